@@ -1,0 +1,45 @@
+"""Configuration: one frozen dataclass per yaml section, the same overrides for every entry point.
+
+    defaults of the dataclasses  <  base yaml  <  yaml  <  section.key=value on the command line
+
+A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one search finds all three.
+"""
+
+from meap.config.command import run_command
+from meap.config.loading import load_config, load_resolved, save_config, to_yaml
+from meap.config.prep import PrepConfig
+from meap.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    ExportConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SchedulerConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+from meap.config.training import TrainingConfig
+
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "EvalConfig",
+    "ExportConfig",
+    "MaskingConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PrepConfig",
+    "RunConfig",
+    "SchedulerConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "TrainingConfig",
+    "load_config",
+    "load_resolved",
+    "run_command",
+    "save_config",
+    "to_yaml",
+]

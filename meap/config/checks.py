@@ -1,0 +1,47 @@
+"""Checks shared by the sections: each raises a `ConfigError` with the value, what is allowed, and the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from meap.errors import ConfigError
+
+__all__ = ["require_at_least", "require_duration", "require_interval", "require_one_of", "require_ratio"]
+
+_BATCHES = re.compile(r"[1-9]\d*ba")
+_DURATION = re.compile(r"[1-9]\d*(ba|tok|ep|sp)")
+
+
+def require_at_least(key: str, value: float, bound: float) -> None:
+    """Raise unless `value` >= `bound`."""
+    if not value >= bound:
+        raise ConfigError(f"{key}={value} is too small: it must be at least {bound}")
+
+
+def require_ratio(key: str, value: float, *, remedy: str) -> None:
+    """Raise unless 0 <= `value` < 1."""
+    if not 0.0 <= value < 1.0:
+        raise ConfigError(f"{key}={value} is out of range: it must be in [0, 1). {remedy}")
+
+
+def require_one_of(key: str, value: str, allowed: Collection[str]) -> None:
+    """Raise unless `value` is among `allowed`."""
+    if value not in allowed:
+        raise ConfigError(f"{key}={value!r} is not known: choose one of {', '.join(sorted(allowed))}")
+
+
+def require_duration(key: str, value: str) -> None:
+    """Raise unless `value` is a Composer duration in batches, tokens, samples or epochs."""
+    if not _DURATION.fullmatch(value):
+        raise ConfigError(f"{key}={value!r} is not a duration: write for example 1000ba (batches), 200000tok or 1ep")
+
+
+def require_interval(key: str, value: str) -> None:
+    """Raise unless `value` counts batches.
+
+    Intervals in epochs are refused: a checkpoint taken exactly at the end of an epoch makes streaming 0.13 replay
+    that epoch after a resume, silently.
+    """
+    if not _BATCHES.fullmatch(value):
+        raise ConfigError(f"{key}={value!r} is not an interval in batches: write for example 100ba")

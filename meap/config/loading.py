@@ -1,0 +1,136 @@
+"""Read a configuration: defaults < base yaml < yaml < overrides, strict about every key and type."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from meap.errors import ConfigError
+
+__all__ = ["config_keys", "load_config", "load_resolved", "save_config", "to_yaml"]
+
+ConfigT = TypeVar("ConfigT")
+
+_BASE_KEY = "base"
+
+
+def load_config(config_class: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
+    """Build a `config_class` from its defaults, a yaml and command-line overrides.
+
+    Args:
+        config_class: A frozen dataclass, such as `TrainingConfig`.
+        path: A yaml file. Its key ``base`` names another yaml, relative to it, whose values it changes.
+        overrides: ``section.key=value`` strings; the value is read as yaml.
+
+    Raises:
+        ConfigError: A file is missing or malformed, a key is unknown, or a value has the wrong type or range.
+    """
+    layers = [(Path(path), _read_yaml(Path(path)))] if path is not None else []
+    while layers and _BASE_KEY in layers[0][1]:
+        child, values = layers[0]
+        base = child.parent / str(values.pop(_BASE_KEY))
+        if base in (seen for seen, _ in layers):
+            raise ConfigError(f"{child}: base {base} leads back to itself: remove one of the two `base:` lines")
+        layers.insert(0, (base, _read_yaml(base)))
+
+    merged = cast(DictConfig, OmegaConf.structured(config_class))
+    _make_writable(merged)
+    for origin, values in layers:
+        _merge(config_class, merged, values, origin=str(origin))
+    for override in overrides:
+        _merge(config_class, merged, _parse_override(override), origin=f"override {override!r}")
+    try:
+        return cast(ConfigT, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+
+
+def config_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of `config_class`, sections included."""
+    hints = get_type_hints(config_class)
+    for item in dataclasses.fields(config_class):
+        yield prefix + item.name
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from config_keys(cast(type[Any], hints[item.name]), f"{prefix}{item.name}.")
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as yaml that `load_resolved` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write the resolved configuration to `path`, creating its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_yaml(config), encoding="utf-8")
+
+
+def load_resolved(config_class: type[ConfigT], path: Path) -> ConfigT:
+    """Read back what `save_config` wrote."""
+    return load_config(config_class, path)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        nearby = sorted(str(other) for other in path.parent.glob("*.yaml"))
+        hint = f"; there are {', '.join(nearby)}" if nearby else ""
+        raise ConfigError(f"no configuration file at {path}{hint}")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise ConfigError(f"{path} is not valid yaml: {_first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold sections with keys, not {type(values).__name__}")
+    return cast(dict[str, Any], values)
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not an override: write section.key=value")
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+    except Exception as error:
+        raise ConfigError(f"override {override!r} has a value that is not valid yaml: {_first_line(error)}") from error
+
+
+def _merge(config_class: type[Any], merged: DictConfig, values: Mapping[str, Any], *, origin: str) -> None:
+    known = set(config_keys(config_class))
+    for key in _dotted_keys(values):
+        if key not in known:
+            same_name = [other for other in sorted(known) if other.split(".")[-1] == key.split(".")[-1]]
+            close = same_name or difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "run with --help for the list of keys"
+            raise ConfigError(f"{origin}: unknown key {key!r}; {hint}")
+    try:
+        merged.merge_with(OmegaConf.create(dict(values)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{origin}: {_first_line(error)} (key {error.full_key!r})") from error
+
+
+def _dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _dotted_keys(cast(Mapping[str, Any], value), f"{prefix}{name}.")
+
+
+def _make_writable(config: DictConfig) -> None:
+    # OmegaConf marks frozen dataclasses read-only; here they are still being assembled.
+    OmegaConf.set_readonly(config, False)
+    for key in config:
+        if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, str(key)):
+            continue
+        if isinstance(config[key], DictConfig):
+            _make_writable(config[key])
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

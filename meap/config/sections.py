@@ -1,0 +1,261 @@
+"""The sections of a training yaml, in the order in which data flows. Units and bounds stand under each field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meap.config.checks import require_at_least, require_duration, require_interval, require_one_of, require_ratio
+from meap.errors import ConfigError
+
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "EvalConfig",
+    "ExportConfig",
+    "MaskingConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SchedulerConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Who this run is."""
+
+    name: str = "meap"
+    """Name of the run; also the key by which a run is found again when it resumes."""
+    dir: str = "runs/${run.name}"
+    """Local folder that holds everything the run writes."""
+    seed: int = 17
+    """Seed of the weights, of the sample order and of the masks; 0 to 2**32 - 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 32:
+            raise ConfigError(f"run.seed={self.seed} is out of range: it must be in [0, {(1 << 32) - 1}]")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Which tokenizer, and which of its tokens delimit documents and mark masks."""
+
+    name: str | None = None
+    """Local folder with a tokenizer.json, or a name on the Hugging Face hub. Unset: the one that belongs to the data."""
+    bos_token: str | None = None
+    """Token before each document. Unset: the tokenizer's own."""
+    eos_token: str | None = None
+    """Token after each document. Unset: the tokenizer's own."""
+    mask_token: str = "[MASK]"
+    """Token that replaces masked inputs; added to the vocabulary where it is missing."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the rows come from and in which order; everything here is forwarded to streaming's dataset."""
+
+    remote: str = "data/sample/mds"
+    """Folder or URL (s3://, gs://, ...) that data preparation wrote."""
+    cache_dir: str | None = None
+    """Local folder for downloaded shards. Unset: <run.dir>/cache."""
+    seq_len: int = 4096
+    """Input tokens per row; must be what the shards were packed to."""
+    num_canonical_nodes: int = 24
+    """Fixes the sample order whatever the number of nodes; a common multiple of all node counts the run may use."""
+    shuffle: bool = True
+    """Whether training rows are shuffled, anew in each epoch."""
+    shuffle_block_size: int = 262144
+    """Rows within which py1e shuffles; at least 1."""
+    num_workers: int = 2
+    """Loader processes per rank; 0 loads in the training process."""
+    predownload: int | None = None
+    """Rows to download ahead per worker. Unset: eight device batches."""
+    cache_limit: str | None = None
+    """Bound of the local cache, such as 100gb. Unset: no bound."""
+    download_retry: int = 3
+    """Times a failed download of a shard is repeated."""
+    download_timeout: float = 60.0
+    """Seconds without a byte after which a download counts as failed."""
+
+    def __post_init__(self) -> None:
+        require_at_least("data.seq_len", self.seq_len, 2)
+        require_at_least("data.num_canonical_nodes", self.num_canonical_nodes, 1)
+        require_at_least("data.shuffle_block_size", self.shuffle_block_size, 1)
+        require_at_least("data.num_workers", self.num_workers, 0)
+        require_at_least("data.download_retry", self.download_retry, 0)
+        if self.download_timeout <= 0:
+            raise ConfigError(f"data.download_timeout={self.download_timeout} must be more than 0 seconds")
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """The method: which share of the input is masked, and where that is done."""
+
+    ratio: float = 0.15
+    """Share of a row's input tokens replaced by the mask token, in [0, 1); 0 is plain next-token prediction."""
+    mask_last: bool = False
+    """Whether the last input position may be masked (the official code never does)."""
+    site: str = "dataset"
+    """Who masks: `dataset` (the loader's workers) or `algorithm` (the training process); the result is the same."""
+
+    def __post_init__(self) -> None:
+        require_ratio("masking.ratio", self.ratio, remedy="The paper uses 0.15; 0 trains the NTP control.")
+        require_one_of("masking.site", self.site, ("dataset", "algorithm"))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Llama decoder (RMSNorm, RoPE, SwiGLU, grouped-query attention, untied head)."""
+
+    hidden_size: int = 2048
+    intermediate_size: int = 5632
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 2
+    num_hidden_layers: int = 24
+    vocab_multiple: int = 64
+    """Embedding rows are padded up to a multiple of this (32,001 ids become 32,064 rows)."""
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-5
+    attention: str = "auto"
+    """`flash_attention_2`, `sdpa`, or `auto`: flash-attention where it is installed on CUDA, else torch's SDPA."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_multiple"):
+            require_at_least(f"model.{name}", getattr(self, name), 1)
+        require_at_least("model.num_key_value_heads", self.num_key_value_heads, 1)
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ConfigError(
+                f"model.hidden_size={self.hidden_size} does not split into {self.num_attention_heads} heads of even "
+                "size (RoPE rotates pairs): choose a multiple of 2 * model.num_attention_heads"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"model.num_attention_heads={self.num_attention_heads} is not a multiple of "
+                f"model.num_key_value_heads={self.num_key_value_heads}"
+            )
+        require_one_of("model.attention", self.attention, ("auto", "sdpa", "flash_attention_2"))
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW. Weight decay applies to matrices only; norms have none."""
+
+    lr: float = 4e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    grad_clip_norm: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ConfigError(f"optimizer.lr={self.lr} must be more than 0")
+        for beta in self.betas:
+            require_ratio("optimizer.betas", beta, remedy="The paper uses 0.9 and 0.95.")
+        require_at_least("optimizer.weight_decay", self.weight_decay, 0)
+        require_at_least("optimizer.grad_clip_norm", self.grad_clip_norm, 0)
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Linear warm-up, then cosine decay."""
+
+    warmup_ratio: float = 0.1
+    """Share of the training steps in which the learning rate rises from 0 to its peak, in [0, 1)."""
+    final_ratio: float = 0.1
+    """Learning rate at the end as a share of the peak, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        require_ratio("scheduler.warmup_ratio", self.warmup_ratio, remedy="The paper uses 0.1.")
+        require_ratio("scheduler.final_ratio", self.final_ratio, remedy="The paper uses 0.1.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how many rows at once, on what."""
+
+    max_duration: str = "190000ba"
+    """Length of training: batches (`ba`), tokens (`tok`), samples (`sp`) or epochs (`ep`)."""
+    global_batch_size: int = 256
+    """Rows per optimiser step over all devices."""
+    microbatch_size: int = 8
+    """Rows per forward pass on one device; smaller needs less memory and changes nothing else."""
+    device: str = "auto"
+    """`gpu`, `cpu`, or `auto`: a GPU where there is one."""
+    precision: str = "auto"
+    """`fp32`, `amp_bf16`, or `auto`: bf16 on a GPU, fp32 on a CPU."""
+    log_interval: str = "10ba"
+    """How often a line is printed and metrics are logged, in batches."""
+    eval_interval: str = "1000ba"
+    """How often held-out loss is measured during training, in batches."""
+    eval_batches: int = 16
+    """Held-out batches measured each time; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        require_duration("train.max_duration", self.max_duration)
+        require_at_least("train.global_batch_size", self.global_batch_size, 1)
+        require_at_least("train.microbatch_size", self.microbatch_size, 1)
+        require_at_least("train.eval_batches", self.eval_batches, 0)
+        require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
+        require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
+        require_interval("train.log_interval", self.log_interval)
+        require_interval("train.eval_interval", self.eval_interval)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Where and how often the run is saved; a rerun of the same command continues from the newest one."""
+
+    folder: str = "${run.dir}/checkpoints"
+    """Local folder or URL (s3://, ...)."""
+    interval: str = "1000ba"
+    """How often to save, in batches; the end of training is always saved."""
+    keep: int = 3
+    """How many local checkpoints to keep; -1 keeps all."""
+
+    def __post_init__(self) -> None:
+        require_interval("checkpoint.interval", self.interval)
+        if self.keep != -1 and self.keep < 1:
+            raise ConfigError(f"checkpoint.keep={self.keep} is not allowed: it must be at least 1, or -1 for all")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """From a Composer checkpoint to a Hugging Face folder."""
+
+    checkpoint: str | None = None
+    """Checkpoint to export. Unset: the run's newest."""
+    out_dir: str = "${run.dir}/hf"
+    """Folder to write."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured on an exported model."""
+
+    model: str = "${export.out_dir}"
+    """Hugging Face folder or name of the model to evaluate."""
+    out_dir: str = "${run.dir}/eval"
+    """Folder for results (JSON and pictures)."""
+    batch_size: int = 16
+    """Rows or prompts per forward pass."""
+    perplexity_rows: int = 256
+    """Held-out rows scored for perplexity; 0 scores all."""
+    num_examples: int = 200
+    """Key-retrieval prompts."""
+    num_facts: int = 4
+    """Facts per key-retrieval prompt; guessing scores 1 / num_facts. At least 2."""
+    num_sentences: int = 8
+    """Filler sentences per key-retrieval prompt."""
+    seed: int = 1234
+    """Seed of the prompts."""
+
+    def __post_init__(self) -> None:
+        require_at_least("eval.batch_size", self.batch_size, 1)
+        require_at_least("eval.perplexity_rows", self.perplexity_rows, 0)
+        require_at_least("eval.num_examples", self.num_examples, 1)
+        require_at_least("eval.num_facts", self.num_facts, 2)
+        require_at_least("eval.num_sentences", self.num_sentences, 1)

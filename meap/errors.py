@@ -1,0 +1,50 @@
+"""Every error this project raises for a user, in one tree.
+
+    MeapError                 catch this to catch them all
+    ├── ConfigError           a key or a value of the configuration (also a ValueError)
+    ├── DataError             raw text, shards or manifests that are missing, damaged or of another kind
+    │   ├── BadInputError     a raw file or line that cannot be read
+    │   ├── IncompleteError   a data set or run that has not been finished
+    │   └── MismatchError     two things that do not belong together (shards and tokenizer, say)
+    └── CheckpointError       a checkpoint or exported model that is missing, damaged or unsafe
+
+A message names the value that was given, what is allowed, and what to do about it.
+"""
+
+__all__ = [
+    "BadInputError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "IncompleteError",
+    "MeapError",
+    "MismatchError",
+]
+
+
+class MeapError(Exception):
+    """Base of all errors raised for users of this project."""
+
+
+class ConfigError(MeapError, ValueError):
+    """A configuration key or value is not allowed."""
+
+
+class DataError(MeapError):
+    """Raw text, shards or a manifest cannot be used."""
+
+
+class BadInputError(DataError):
+    """A raw file or a line in it cannot be read."""
+
+
+class IncompleteError(DataError):
+    """A data set was never finished, or not all of it is there."""
+
+
+class MismatchError(DataError):
+    """Two artefacts do not belong together, such as shards and a tokenizer."""
+
+
+class CheckpointError(MeapError):
+    """A checkpoint or exported model is missing, damaged or unsafe to load."""

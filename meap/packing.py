@@ -1,0 +1,49 @@
+"""Documents -> fixed-length rows, back to back, without padding.
+
+Each document becomes ``BOS + tokens + EOS``; the stream is cut into rows of ``seq_len + 1`` tokens (METHOD: inputs are
+``row[:-1]``, labels ``row[1:]``, attention is not reset at document borders). What does not fill a last row stays in
+`RowPacker.tail`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["RowPacker"]
+
+TokenArray = NDArray[np.integer[Any]]
+
+
+class RowPacker:
+    """Packs token arrays into rows.
+
+    Args:
+        row_len: Tokens per row (``seq_len + 1``), at least 1.
+        bos_id: Token put before each document.
+        eos_id: Token put after each document.
+        dtype: Integer type of the rows.
+    """
+
+    def __init__(self, row_len: int, *, bos_id: int, eos_id: int, dtype: np.dtype[Any]) -> None:
+        assert row_len >= 1
+        self._row_len = row_len
+        self._bos = np.array([bos_id], dtype)
+        self._eos = np.array([eos_id], dtype)
+        self._dtype = dtype
+        self.tail: TokenArray = np.empty(0, dtype)
+        """Tokens that do not fill a row yet; fewer than `row_len`."""
+
+    def pack(self, documents: Sequence[TokenArray]) -> TokenArray:
+        """Append `documents` and return the rows they complete, as an array (rows, row_len)."""
+        pieces = [self.tail]
+        for tokens in documents:
+            pieces += (self._bos, tokens.astype(self._dtype, copy=False), self._eos)
+        stream = np.concatenate(pieces)
+        num_rows = len(stream) // self._row_len
+        filled = num_rows * self._row_len
+        self.tail = stream[filled:].copy()
+        return stream[:filled].reshape(num_rows, self._row_len)

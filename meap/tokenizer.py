@@ -1,0 +1,209 @@
+"""One tokenizer for the whole flow: loads it, adds the mask token, encodes documents, saves it with every artefact.
+
+The mask token is an additional special token at the end of the vocabulary (Llama-2's 32,000 pieces become 32,001), and
+its id is always looked up. Raw text is encoded by the vocabulary *without* it, so that a document which happens to
+contain the characters ``[MASK]`` can never put the mask id into the training data; every other id is exactly what
+``tokenizers.Tokenizer.encode`` gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as RustTokenizer
+
+from meap.config.sections import TokenizerConfig
+from meap.errors import ConfigError, DataError, MismatchError
+
+__all__ = ["Tokenizer", "load_tokenizer"]
+
+_TOKENIZER_FILE = "tokenizer.json"
+_CONFIG_FILE = "tokenizer_config.json"
+_SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+_FINGERPRINTED = ("added_tokens", "model", "normalizer", "pre_tokenizer")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer whose special ids are known and whose vocabulary holds the mask token."""
+
+    name: str
+    """What it was loaded by."""
+    full: RustTokenizer = field(repr=False)
+    """The vocabulary with the mask token: for decoding, export and inference."""
+    plain: RustTokenizer = field(repr=False)
+    """The vocabulary without the mask token: for encoding raw text."""
+    bos_token: str
+    eos_token: str
+    mask_token: str
+    source_config: dict[str, Any] = field(repr=False)
+    """The tokenizer_config.json it came with, or an empty dictionary."""
+
+    @property
+    def bos_id(self) -> int:
+        """Id of the token before each document."""
+        return _id_of(self.full, self.bos_token)
+
+    @property
+    def eos_id(self) -> int:
+        """Id of the token after each document."""
+        return _id_of(self.full, self.eos_token)
+
+    @property
+    def mask_id(self) -> int:
+        """Id of the mask token."""
+        return _id_of(self.full, self.mask_token)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, the mask token's included (not padded): one more than the largest id."""
+        return max(self.full.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides ids: equal fingerprints mean equal encodings."""
+        definition = json.loads(self.full.to_str())
+        decisive = {key: definition.get(key) for key in _FINGERPRINTED}
+        decisive["special"] = {"bos": self.bos_id, "eos": self.eos_id, "mask": self.mask_id}
+        return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """Ids of each text, without BOS and EOS; exactly those of ``tokenizers.Tokenizer.encode``."""
+        encodings = self.plain.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text, without BOS and EOS."""
+        return self.plain.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """Text of `ids`."""
+        return self.full.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def save(self, folder: Path) -> None:
+        """Write the files that `load_tokenizer` and transformers' ``AutoTokenizer`` read, each atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        special = {"bos_token": self.bos_token, "eos_token": self.eos_token, "mask_token": self.mask_token}
+        inherited = {key: value for key, value in self.source_config.items() if key != "added_tokens_decoder"}
+        # The generic class reads tokenizer.json as it is; a model's own class may rebuild the pre-tokenizer instead.
+        config = inherited | {"tokenizer_class": "PreTrainedTokenizerFast"} | special
+        for name, content in (
+            (_TOKENIZER_FILE, self.full.to_str()),
+            (_SPECIAL_TOKENS_FILE, json.dumps(special, indent=2)),
+            (_CONFIG_FILE, json.dumps(config, indent=2)),
+        ):
+            partial = folder / f"{name}.partial"
+            partial.write_text(content, encoding="utf-8")
+            partial.replace(folder / name)
+
+    def require_fingerprint(self, expected: str, *, owner: str) -> None:
+        """Raise `MismatchError` unless this is the tokenizer whose fingerprint `owner` recorded."""
+        if self.fingerprint != expected:
+            raise MismatchError(
+                f"tokenizer {self.name!r} is not the one {owner} was made with "
+                f"(fingerprint {self.fingerprint[:19]}..., recorded {expected[:19]}...): "
+                "leave tokenizer.name unset to use the one stored with the data, or prepare the data again with this one"
+            )
+
+
+def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """Load a tokenizer by folder or hub name and make sure that it has BOS, EOS and the mask token.
+
+    Args:
+        config: `name` is a local folder holding tokenizer.json, or a repository on the Hugging Face hub.
+
+    Raises:
+        ConfigError: No name, or a special token is not defined or not in the vocabulary.
+        DataError: There are no such files, or they cannot be read.
+    """
+    if config.name is None:
+        raise ConfigError("tokenizer.name is not set: give a local folder with a tokenizer.json, or a hub name")
+    folder = Path(config.name)
+    if not folder.is_dir():
+        if folder.is_absolute() or config.name.startswith(".") or config.name.count("/") > 1:
+            raise DataError(f"tokenizer.name={config.name}: there is no such folder")
+        folder = _download(config.name)
+    tokenizer_file = folder / _TOKENIZER_FILE
+    if not tokenizer_file.is_file():
+        raise DataError(f"tokenizer folder {folder} holds no {_TOKENIZER_FILE}: export it with save_pretrained first")
+    try:
+        definition = cast(dict[str, Any], json.loads(tokenizer_file.read_text(encoding="utf-8")))
+        # Padding and truncation belong to a caller, not to a vocabulary.
+        definition |= {"padding": None, "truncation": None}
+        full = RustTokenizer.from_str(json.dumps(definition))
+        plain = RustTokenizer.from_str(json.dumps(_without_token(definition, config.mask_token)))
+    except Exception as error:
+        raise DataError(f"{tokenizer_file} is not a readable tokenizer: {error}") from error
+
+    full.add_special_tokens([AddedToken(config.mask_token, special=True, normalized=False)])
+    source_config = _read_json(folder / _SPECIAL_TOKENS_FILE) | _read_json(folder / _CONFIG_FILE)
+    return Tokenizer(
+        name=config.name,
+        full=full,
+        plain=plain,
+        bos_token=_special_token("bos_token", config.bos_token, source_config, full, config.name),
+        eos_token=_special_token("eos_token", config.eos_token, source_config, full, config.name),
+        mask_token=config.mask_token,
+        source_config=source_config,
+    )
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    files = [_TOKENIZER_FILE, _CONFIG_FILE, _SPECIAL_TOKENS_FILE]
+    try:
+        return Path(snapshot_download(name, allow_patterns=files))
+    except Exception as error:
+        raise DataError(
+            f"tokenizer.name={name!r} is neither a local folder nor to be had from the Hugging Face hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); "
+            "for a gated repository log in with `hf auth login`"
+        ) from error
+
+
+def _special_token(
+    role: str, asked: str | None, source_config: dict[str, Any], vocabulary: RustTokenizer, name: str
+) -> str:
+    defined = source_config.get(role)
+    token = asked or (cast(dict[str, str], defined)["content"] if isinstance(defined, dict) else defined)
+    if not token:
+        raise ConfigError(
+            f"tokenizer {name!r} defines no {role}: set tokenizer.{role} to one of its special tokens, "
+            "for example '<|endoftext|>'"
+        )
+    if vocabulary.token_to_id(token) is None:
+        raise ConfigError(f"tokenizer.{role}={token!r} is not in the vocabulary of tokenizer {name!r}")
+    return cast(str, token)
+
+
+def _without_token(definition: dict[str, Any], token: str) -> dict[str, Any]:
+    """`definition` without an *added* token; a token of the model's own vocabulary stays."""
+    if token in definition["model"].get("vocab", {}):
+        return definition
+    return definition | {"added_tokens": [each for each in definition["added_tokens"] if each["content"] != token]}
+
+
+def _id_of(vocabulary: RustTokenizer, token: str) -> int:
+    token_id = vocabulary.token_to_id(token)
+    assert token_id is not None
+    return token_id
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not os.path.isfile(path):
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from error
+    return cast(dict[str, Any], content)
