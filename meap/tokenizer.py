@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,27 +49,27 @@ class Tokenizer:
     source_config: dict[str, Any] = field(repr=False)
     """The tokenizer_config.json it came with, or an empty dictionary."""
 
-    @property
+    @cached_property
     def bos_id(self) -> int:
         """Id of the token before each document."""
         return _id_of(self.full, self.bos_token)
 
-    @property
+    @cached_property
     def eos_id(self) -> int:
         """Id of the token after each document."""
         return _id_of(self.full, self.eos_token)
 
-    @property
+    @cached_property
     def mask_id(self) -> int:
         """Id of the mask token."""
         return _id_of(self.full, self.mask_token)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Number of ids, the mask token's included (not padded): one more than the largest id."""
         return max(self.full.get_vocab(with_added_tokens=True).values()) + 1
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides ids: equal fingerprints mean equal encodings."""
         definition = json.loads(self.full.to_str())

@@ -1,0 +1,101 @@
+"""The manifest: what a finished split of shards says about itself, beside its ``index.json``.
+
+`meap.prep` writes it, `meap.data` refuses to train without it. It is written before the index, and the index last of
+all, so that a folder with an index is a whole data set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+from meap.errors import DataError
+
+__all__ = ["FORMAT_VERSION", "Manifest", "ShardRecord", "TokenizerRecord"]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TokenizerRecord:
+    """Which tokenizer made the ids."""
+
+    name: str
+    fingerprint: str
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+    mask_id: int
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One shard file as stored (compressed where the data set is)."""
+
+    basename: str
+    bytes: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Facts about one split."""
+
+    split: str
+    seq_len: int
+    """Input tokens per row; rows hold one more."""
+    dtype: str
+    """Integer type of the ``tokens`` column."""
+    hash_algorithm: str
+    """The hash in ``index.json`` that readers validate shards with."""
+    documents: int
+    tokens: int
+    """Tokens of all documents, BOS and EOS included: rows * (seq_len + 1) + dropped_tail_tokens."""
+    rows: int
+    dropped_tail_tokens: int
+    """Tokens at the end of each task that did not fill a row."""
+    bad_lines: int
+    """Unreadable lines that were counted, reported and left out (of the whole job, the same in every split)."""
+    tokenizer: TokenizerRecord
+    shards: tuple[ShardRecord, ...]
+    sources: tuple[str, ...]
+    """Input files in the order in which they were read."""
+    config: dict[str, Any]
+    """The resolved configuration."""
+    versions: dict[str, str]
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The manifest as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, origin: str) -> Manifest:
+        """Parse what `to_json` wrote.
+
+        Args:
+            text: JSON text.
+            origin: Path or URL it was read from, for the error message.
+
+        Raises:
+            DataError: The text is not a manifest, or one of another format version.
+        """
+        remedy = "prepare the data again"
+        try:
+            values = cast(dict[str, Any], json.loads(text))
+            version = values["format_version"]
+            if version != FORMAT_VERSION:
+                raise DataError(f"{origin} has format version {version}, this program reads {FORMAT_VERSION}: {remedy}")
+            return cls(
+                **values
+                | {
+                    "tokenizer": TokenizerRecord(**values["tokenizer"]),
+                    "shards": tuple(ShardRecord(**shard) for shard in values["shards"]),
+                    "sources": tuple(values["sources"]),
+                }
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{origin} is not a manifest ({type(error).__name__}: {error}): {remedy}") from error
