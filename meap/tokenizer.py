@@ -25,11 +25,14 @@ from tokenizers import Tokenizer as RustTokenizer
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError
 
-__all__ = ["Tokenizer", "load_tokenizer"]
+__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer"]
 
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+TOKENIZER_FILES = (_TOKENIZER_FILE, _CONFIG_FILE, _SPECIAL_TOKENS_FILE)
+"""What `Tokenizer.save` writes."""
+
 _FINGERPRINTED = ("added_tokens", "model", "normalizer", "pre_tokenizer")
 
 
@@ -161,9 +164,8 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    files = [_TOKENIZER_FILE, _CONFIG_FILE, _SPECIAL_TOKENS_FILE]
     try:
-        return Path(snapshot_download(name, allow_patterns=files))
+        return Path(snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
     except Exception as error:
         raise DataError(
             f"tokenizer.name={name!r} is neither a local folder nor to be had from the Hugging Face hub "

@@ -1,0 +1,87 @@
+"""The few places where our rows meet Composer's Trainer: token counting, checkpoint settings, and the fit itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer import DataSpec, Trainer
+from composer.core import Evaluator
+from composer.core.time import TimeUnit
+
+from meap.config import CheckpointConfig, RunConfig, TrainConfig, TrainingConfig
+from meap.data import Shards
+from meap.errors import MeapError
+from meap.schema import Batch
+from meap.train.machine import Machine
+from meap.train.model import NextTokenModel
+
+__all__ = ["checkpointing", "count_tokens", "describe", "fit", "heldout_evaluator", "packed_rows"]
+
+
+def packed_rows(loader: Any) -> DataSpec:
+    """A loader of packed rows, with the token count by which Composer weighs ranks and micro-batches."""
+    return DataSpec(loader, get_num_tokens_in_batch=count_tokens)
+
+
+def count_tokens(batch: Batch) -> dict[str, int]:
+    """Tokens of a batch. Every position of a packed row is scored, so no device needs to be asked."""
+    num_tokens = int(batch["labels"].numel())
+    return {"total": num_tokens, "loss_generating": num_tokens}
+
+
+def heldout_evaluator(loader: Any, config: TrainConfig) -> Evaluator:
+    """Held-out loss every `eval_interval`, on `eval_batches` batches."""
+    return Evaluator(
+        label="heldout",
+        dataloader=packed_rows(loader),
+        metric_names=["loss"],
+        subset_num_batches=config.eval_batches,
+        eval_interval=config.eval_interval,
+    )
+
+
+def checkpointing(config: CheckpointConfig, run: RunConfig) -> dict[str, Any]:
+    """Composer's settings for saving, and for continuing by running the same command again."""
+    return {
+        "run_name": run.name,
+        "save_folder": config.folder,
+        "save_filename": "ba{batch}.pt",
+        "save_latest_filename": "latest.pt",
+        "save_interval": config.interval,
+        "save_num_checkpoints_to_keep": config.keep,
+        "autoresume": True,
+        # After a crash between an upload and its symlink, the same file is written again.
+        "save_overwrite": True,
+    }
+
+
+def fit(trainer: Trainer) -> None:
+    """Train until the maximum duration, which a resumed run may have reached already."""
+    duration = trainer.state.max_duration
+    assert duration is not None
+    done = trainer.state.timestamp.get(duration.unit)
+    if done >= duration:
+        unit = {TimeUnit.BATCH: "batches", TimeUnit.TOKEN: "tokens"}.get(duration.unit, duration.unit.value)
+        print(f"already trained for {done.value:,} of {duration.value:,} {unit}: nothing to do", flush=True)
+        return
+    trainer.fit()
+    if trainer.state.timestamp < duration:
+        raise MeapError(f"training ended at {trainer.state.timestamp.batch} before {duration}: see the log above")
+
+
+def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: NextTokenModel) -> None:
+    """Print what is about to be trained on what, once."""
+    if not machine.is_leader:
+        return
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    tokens_per_step = config.train.global_batch_size * config.data.seq_len
+    method = f"MEAP, ratio {config.masking.ratio:g}" if config.masking.ratio else "plain next-token prediction (ratio 0)"
+    print(
+        f"run        {config.run.name}: {method}, masks written by the {config.masking.site}\n"
+        f"model      {num_parameters:,} parameters, attention {model.config._attn_implementation}\n"  # noqa: SLF001
+        f"data       {shards.manifest.rows:,} rows of {config.data.seq_len:,} tokens from {shards.remote}\n"
+        f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step\n"
+        f"machine    {machine.world_size} x {machine.device}, {machine.precision}\n"
+        f"writes     {config.run.dir}",
+        flush=True,
+    )

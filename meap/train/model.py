@@ -1,0 +1,152 @@
+"""A Hugging Face Llama in a thin ComposerModel: hidden states, head and token losses in one forward pass.
+
+Composer's own `HuggingFaceModel` drops batch keys that the model's signature lacks, ``labels`` shifted beforehand among
+them; rows of ``T + 1`` tokens would lose their last target. Here labels arrive shifted and every position is scored.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypedDict
+
+import torch
+import torch.nn.functional as F
+from composer.models import ComposerModel
+from torchmetrics import Metric
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from meap.config import ModelConfig
+from meap.schema import IGNORE_INDEX, Batch
+
+__all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "llama_config", "padded_vocab_size"]
+
+
+class ModelOutput(TypedDict):
+    """What a forward pass returns."""
+
+    loss: torch.Tensor
+    """Mean cross-entropy over scored positions, in nats; scalar."""
+    losses_BT: torch.Tensor
+    """Cross-entropy of each position, detached; 0 where the label is `IGNORE_INDEX`."""
+
+
+def padded_vocab_size(vocab_size: int, multiple: int) -> int:
+    """Embedding rows for `vocab_size` ids: the next multiple (32,001 becomes 32,064 for 64; METHOD of the paper)."""
+    return math.ceil(vocab_size / multiple) * multiple
+
+
+def llama_config(
+    config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int | None = None, eos_id: int | None = None
+) -> LlamaConfig:
+    """Transformers' description of the architecture; `vocab_size` is the tokenizer's, unpadded."""
+    return LlamaConfig(
+        vocab_size=padded_vocab_size(vocab_size, config.vocab_multiple),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        max_position_embeddings=seq_len,
+        rms_norm_eps=config.rms_norm_eps,
+        rope_theta=config.rope_theta,
+        hidden_act="silu",
+        attention_bias=False,
+        mlp_bias=False,
+        attention_dropout=0.0,
+        tie_word_embeddings=False,
+        use_cache=False,
+        bos_token_id=bos_id,
+        eos_token_id=eos_id,
+        pad_token_id=None,
+    )
+
+
+def build_model(config: LlamaConfig, *, attention: str, seed: int) -> NextTokenModel:
+    """A freshly initialised model on the CPU.
+
+    Weights follow the official code: linear and embedding weights normal(0, sqrt(2 / (5 * hidden))), the output
+    projections of attention and MLP normal(0, 1 / (sqrt(hidden) * layers)), norms one.
+
+    Args:
+        config: Architecture, see `llama_config`.
+        attention: Name from `meap.train.attention.choose_attention`.
+        seed: Seed of the weights; the same seed gives the same weights on any machine.
+    """
+    config._attn_implementation = attention  # noqa: SLF001 (transformers offers no public setter)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        _initialise(model)
+    return NextTokenModel(model)
+
+
+class NextTokenModel(ComposerModel):
+    """Next-token prediction on pre-shifted labels.
+
+    Args:
+        model: A decoder with the shape of transformers' ``*ForCausalLM``: a backbone ``model`` and an ``lm_head``.
+    """
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.model = model
+        self.config = model.config
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
+        # use_cache=False: transformers' default of True breaks compiled graphs and keeps keys and values alive.
+        hidden_BTD = self.model.model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
+        logits_BTV = self.model.lm_head(hidden_BTD)
+        labels_BT = batch["labels"]
+        losses_BT = F.cross_entropy(
+            logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+        ).view_as(labels_BT)
+        num_scored = (labels_BT != IGNORE_INDEX).sum().clamp(min=1)
+        return {"loss": losses_BT.sum() / num_scored, "losses_BT": losses_BT.detach()}
+
+    def loss(self, outputs: ModelOutput, batch: Batch, *_: Any, **__: Any) -> torch.Tensor:
+        """The mean loss computed by `forward`."""
+        return outputs["loss"]
+
+    def eval_forward(self, batch: Batch, outputs: ModelOutput | None = None) -> ModelOutput:
+        """Losses of a held-out batch."""
+        return outputs if outputs is not None else self.forward(batch)
+
+    def get_metrics(self, is_train: bool = False) -> dict[str, Metric]:
+        """Held-out loss over tokens. Training has none: Composer would compute the loss a second time."""
+        return {} if is_train else {"loss": TokenLoss()}
+
+    def update_metric(self, batch: Batch, outputs: ModelOutput, metric: Metric) -> None:
+        """Add a batch to the held-out loss."""
+        metric.update(outputs["losses_BT"], batch["labels"])
+
+
+class TokenLoss(Metric):
+    """Cross-entropy averaged over tokens across batches and ranks, in nats."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, losses_BT: torch.Tensor, labels_BT: torch.Tensor) -> None:
+        """Add the losses of a batch, 0 where the label is not scored."""
+        self.total += losses_BT.sum(dtype=torch.float64)
+        self.count += (labels_BT != IGNORE_INDEX).sum()
+
+    def compute(self) -> torch.Tensor:
+        """Mean loss per scored token."""
+        return self.total / self.count
+
+
+def _initialise(model: LlamaForCausalLM) -> None:
+    hidden, layers = model.config.hidden_size, model.config.num_hidden_layers
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            torch.nn.init.ones_(parameter)
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            torch.nn.init.normal_(parameter, std=1 / (math.sqrt(hidden) * layers))
+        else:
+            torch.nn.init.normal_(parameter, std=math.sqrt(2 / (5 * hidden)))

@@ -1,0 +1,65 @@
+"""The folder of a run: its resolved configuration, metrics and checkpoints; guards a resumed run against changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from meap.config import TrainingConfig, load_resolved, save_config
+from meap.errors import MismatchError
+
+__all__ = ["CONFIG_NAME", "METRICS_NAME", "open_run"]
+
+CONFIG_NAME = "config.yaml"
+METRICS_NAME = "metrics.jsonl"
+
+# A resumed run must be the same run: these keys decide its order of samples, its masks, its weights or its updates.
+_FIXED = (
+    "run.seed",
+    "tokenizer",
+    "data.remote",
+    "data.seq_len",
+    "data.num_canonical_nodes",
+    "data.shuffle",
+    "data.shuffle_block_size",
+    "masking.ratio",
+    "masking.mask_last",
+    "model",
+    "optimizer",
+    "scheduler",
+    "train.global_batch_size",
+)
+
+
+def open_run(config: TrainingConfig, *, is_leader: bool) -> Path:
+    """Create the run's folder and store the configuration; refuse to continue a run under other settings.
+
+    Args:
+        config: The whole configuration.
+        is_leader: Whether this process writes; the others only learn the path.
+
+    Raises:
+        MismatchError: The folder holds a run with another value of a key that must not change.
+    """
+    folder = Path(config.run.dir)
+    if not is_leader:
+        return folder
+    stored = folder / CONFIG_NAME
+    if stored.is_file():
+        before, now = _flat(load_resolved(TrainingConfig, stored)), _flat(config)
+        for key in sorted(key for key in now if now[key] != before[key]):
+            if key.startswith(_FIXED):
+                raise MismatchError(
+                    f"{folder} holds a run with {key}={before[key]}, not {now[key]}: "
+                    "give this run another run.name, or delete the folder"
+                )
+            print(f"continuing {folder} with {key}={now[key]} (was {before[key]})", flush=True)
+    save_config(config, stored)
+    return folder
+
+
+def _flat(config: TrainingConfig) -> dict[str, Any]:
+    sections = cast("dict[str, dict[str, Any]]", OmegaConf.to_container(OmegaConf.structured(config)))
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}

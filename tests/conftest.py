@@ -1,0 +1,129 @@
+"""Shared fixtures: a small tokenizer and small shards, made as data preparation makes them but in milliseconds."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from meap.config import TokenizerConfig
+from meap.manifest import Manifest, ShardRecord, TokenizerRecord
+from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TOKENS_COLUMN, mds_columns
+from meap.tokenizer import Tokenizer, load_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+_TEXTS = (
+    "The harbour lay quiet under a grey sky, and the boats rocked without a sound.",
+    "Nobody in the village could remember a summer as dry as this one; even the deep well had run low.",
+    "She counted the letters twice, tied them with a ribbon and put them back into the drawer.",
+)
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real text and tokenizers are not here: no folder {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = RustTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXTS, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_dir: Path) -> Tokenizer:
+    return load_tokenizer(TokenizerConfig(name=str(tokenizer_dir)))
+
+
+@pytest.fixture(scope="session")
+def write_shards(tokenizer: Tokenizer) -> Callable[..., Path]:
+    """Write `rows` random rows per split, each different, with the tokenizer and manifests beside them."""
+
+    def write(
+        remote: Path, *, rows: int = 96, seq_len: int = 16, validation_rows: int = 48, compression: str | None = "zstd"
+    ) -> Path:
+        from streaming import MDSWriter
+
+        random = np.random.default_rng(0)
+        for split, count in (("train", rows), ("validation", validation_rows)):
+            if not count:
+                continue
+            folder = remote / split
+            with MDSWriter(
+                columns=mds_columns(seq_len, tokenizer.vocab_size),
+                out=str(folder),
+                compression=compression,
+                hashes=["xxh3_64"],
+                size_limit=8 * (seq_len + 1) * 2,
+            ) as writer:
+                for _ in range(count):
+                    row = random.integers(2, tokenizer.vocab_size - 1, seq_len + 1).astype(np.uint16)
+                    writer.write({TOKENS_COLUMN: row})
+            index = json.loads((folder / "index.json").read_text())
+            shards = tuple(
+                ShardRecord(name, len(content), hashlib.sha256(content).hexdigest(), shard["samples"])
+                for shard in index["shards"]
+                for name in [(shard["zip_data"] or shard["raw_data"])["basename"]]
+                for content in [(folder / name).read_bytes()]
+            )
+            manifest = Manifest(
+                split=split,
+                seq_len=seq_len,
+                dtype="uint16",
+                hash_algorithm="xxh3_64",
+                documents=count,
+                tokens=count * (seq_len + 1),
+                rows=count,
+                dropped_tail_tokens=0,
+                bad_lines=0,
+                tokenizer=TokenizerRecord(
+                    tokenizer.name,
+                    tokenizer.fingerprint,
+                    tokenizer.vocab_size,
+                    tokenizer.bos_id,
+                    tokenizer.eos_id,
+                    tokenizer.mask_id,
+                ),
+                shards=shards,
+                sources=(),
+                config={},
+                versions={},
+            )
+            (folder / MANIFEST_NAME).write_text(manifest.to_json())
+        tokenizer.save(remote / TOKENIZER_DIR)
+        return remote
+
+    return write
+
+
+@pytest.fixture
+def quiet_environment() -> dict[str, str]:
+    """Environment for subprocesses: no rank variables of a surrounding launcher, one thread each."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RANK", "WORLD_", "LOCAL_"))}
+    return environment | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
