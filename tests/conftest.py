@@ -80,7 +80,7 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., Path]:
                 out=str(folder),
                 compression=compression,
                 hashes=["xxh3_64"],
-                size_limit=8 * (seq_len + 1) * 2,
+                size_limit=400 + 8 * ((seq_len + 1) * 2 + 4),  # about eight rows a shard
             ) as writer:
                 for _ in range(count):
                     row = random.integers(2, tokenizer.vocab_size - 1, seq_len + 1).astype(np.uint16)

@@ -22,8 +22,8 @@ class PrepConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     seq_len: int | None = None
     """Input tokens per row (rows hold one more). Unset: what the corpus names, 4096 for files."""
-    text_key: str = "text"
-    """Field of a JSON line that holds the document."""
+    text_key: str | None = None
+    """Field of a JSON line that holds the document. Unset: what the corpus names, text for files."""
     heldout_ratio: float = 0.01
     """Share of documents kept for validation, chosen by a hash of their text; in [0, 1)."""
     max_bad_lines: int = 100

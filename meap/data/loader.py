@@ -63,7 +63,7 @@ def build_loader(
         shuffle_block_size=data.shuffle_block_size,
         predownload=data.predownload,
         cache_limit=data.cache_limit,
-        download_retry=data.download_retry,
+        download_retry=data.download_retry + 1,  # streaming counts attempts, not repetitions
         download_timeout=data.download_timeout,
         validate_hash=shards.manifest.hash_algorithm,
     )

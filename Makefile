@@ -1,0 +1,47 @@
+# make install   set-up alone: .venv with the locked packages and this project
+# make demo      the whole flow on a sample corpus, about three minutes on two CPU cores
+# make test      all tests;  make test-fast  without the slow ones
+# make lint      ruff and pyright;  make lock  resolve requirements.lock again (needs uv)
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# uv is used where it is installed already: the same locked set, in a tenth of the time.
+INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+
+.PHONY: install demo test test-fast lint format lock clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"Python {v[0]}.{v[1]} is not supported: use 3.10 to 3.12, for example make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the locked packages (several GB with torch; minutes on a first run) ..."
+	$(INSTALL) --no-deps --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install
+	$(BIN)/python recipes/demo.py
+
+test: install
+	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:
+	uv pip compile pyproject.toml --extra prep --extra train --extra eval --extra dev --universal --python-version 3.10 \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) data runs

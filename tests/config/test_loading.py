@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+
+from meap.config import PrepConfig, TrainingConfig, load_config, load_resolved, save_config, to_yaml
+from meap.config.loading import config_keys
+from meap.errors import ConfigError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_precedence_is_defaults_base_yaml_command_line(tmp_path: Path):
+    write(tmp_path / "base.yaml", "masking: {ratio: 0.2}\nrun: {name: base, seed: 3}\n")
+    write(tmp_path / "middle.yaml", "base: base.yaml\nrun: {name: middle}\noptimizer: {lr: 0.1}\n")
+    top = write(tmp_path / "top.yaml", "base: middle.yaml\noptimizer: {lr: 0.2}\n")
+    config = load_config(TrainingConfig, top, ["run.seed=9"])
+    assert (config.masking.ratio, config.run.name, config.optimizer.lr, config.run.seed) == (0.2, "middle", 0.2, 9)
+    assert config.train.global_batch_size == TrainingConfig().train.global_batch_size
+    assert config.checkpoint.folder == "runs/middle/checkpoints"
+
+
+def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
+    config = load_config(TrainingConfig, None, ["run.name=x", "optimizer.betas=[0.8,0.9]", "data.cache_limit=10gb"])
+    save_config(config, tmp_path / "deep/config.yaml")
+    assert load_resolved(TrainingConfig, tmp_path / "deep/config.yaml") == config
+    assert "${" not in to_yaml(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("masking.ratoi=0.2", "unknown key 'masking.ratoi'; did you mean 'masking.ratio'"),
+        ("ratio=0.2", "unknown key 'ratio'; did you mean 'masking.ratio'"),
+        ("zzz=1", "unknown key 'zzz'; run with --help"),
+        ("masking.ratio=1.5", r"masking.ratio=1.5 is out of range: it must be in \[0, 1\). The paper uses 0.15"),
+        ("masking.ratio=-0.1", "masking.ratio=-0.1 is out of range"),
+        ("masking.ratio=.nan", "masking.ratio=nan is out of range"),
+        ("masking.ratio=many", "could not be converted to Float"),
+        ("masking.site=nowhere", "masking.site='nowhere' is not known: choose one of algorithm, dataset"),
+        ("run.seed=-1", "run.seed=-1 is out of range"),
+        ("run.name", "'run.name' is not an override: write section.key=value"),
+        ("data=3", "override 'data=3'"),
+        ("data.seq_len=1", "data.seq_len=1 is too small: it must be at least 2"),
+        ("data.num_canonical_nodes=0", "data.num_canonical_nodes=0 is too small"),
+        ("data.num_canonical_nodes=null", "data.num_canonical_nodes"),
+        ("data.download_timeout=0", "data.download_timeout=0.0 must be more than 0 seconds"),
+        ("model.hidden_size=63", "model.hidden_size=63 does not split into 32 heads"),
+        ("model.num_key_value_heads=5", "model.num_attention_heads=32 is not a multiple"),
+        ("model.attention=fast", "model.attention='fast' is not known"),
+        ("optimizer.lr=0", "optimizer.lr=0.0 must be more than 0"),
+        ("optimizer.betas=[0.9,1.0]", "optimizer.betas=1.0 is out of range"),
+        ("train.max_duration=forever", "train.max_duration='forever' is not a duration"),
+        ("train.device=tpu", "train.device='tpu' is not known"),
+        ("checkpoint.interval=1ep", "checkpoint.interval='1ep' is not an interval in batches"),
+        ("checkpoint.keep=0", "checkpoint.keep=0 is not allowed"),
+        ("eval.num_facts=1", "eval.num_facts=1 is too small"),
+    ],
+)
+def test_each_bad_value_gets_one_clear_error(override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainingConfig, None, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("heldout_ratio=1.0", r"heldout_ratio=1.0 is out of range"),
+        ("tasks=0", "tasks=0 is too small"),
+        ("workers=-1", "workers=-1 is too small"),
+        ("seq_len=1", "seq_len=1 is too small"),
+        ("seed=-1", "seed=-1 is out of range"),
+        ("progress_interval=0", "progress_interval=0.0 must be more than 0"),
+        ("tokenizer.nam=x", "did you mean 'tokenizer.name'"),
+    ],
+)
+def test_each_bad_preparation_value_gets_one_clear_error(override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(PrepConfig, None, [override])
+
+
+def test_a_missing_yaml_names_those_beside_it(tmp_path: Path):
+    write(tmp_path / "there.yaml", "")
+    with pytest.raises(ConfigError, match=r"no configuration file at .*gone\.yaml; there are .*there\.yaml"):
+        load_config(TrainingConfig, tmp_path / "gone.yaml")
+
+
+def test_a_malformed_yaml_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"bad\.yaml is not valid yaml"):
+        load_config(TrainingConfig, write(tmp_path / "bad.yaml", "run: [unclosed"))
+    with pytest.raises(ConfigError, match=r"list\.yaml must hold sections"):
+        load_config(TrainingConfig, write(tmp_path / "list.yaml", "- 1\n"))
+
+
+def test_a_yaml_that_is_its_own_base_is_refused(tmp_path: Path):
+    loop = write(tmp_path / "loop.yaml", "base: loop.yaml\n")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        load_config(TrainingConfig, loop)
+
+
+def test_an_unknown_key_in_a_yaml_names_the_file(tmp_path: Path):
+    path = write(tmp_path / "x.yaml", "masking: {ratoi: 0.1}\n")
+    with pytest.raises(ConfigError, match=r"x\.yaml: unknown key 'masking\.ratoi'"):
+        load_config(TrainingConfig, path)
+
+
+def test_keys_are_listed_with_their_sections():
+    assert {"run", "run.seed", "masking.ratio", "eval.seed"} <= set(config_keys(TrainingConfig))

@@ -1,0 +1,157 @@
+"""Properties of the samples: exact masks, clean labels, every row once, the same whatever the workers."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from meap.config import DataConfig, MaskingConfig
+from meap.data import StreamingMaskedDataset, build_loader, open_shards
+from meap.errors import ConfigError, DataError
+from meap.masking import mask_inputs
+
+ROWS, SEQ_LEN, BATCH = 96, 16, 8
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory, write_shards) -> Path:
+    return write_shards(tmp_path_factory.mktemp("remote"), rows=ROWS, seq_len=SEQ_LEN)
+
+
+def load(remote: Path, cache: Path, *, ratio: float | None = 0.25, workers: int = 0, shuffle: bool = True, **changed):
+    data = DataConfig(remote=str(remote), seq_len=SEQ_LEN, num_canonical_nodes=4, num_workers=workers, **changed)
+    return build_loader(
+        data,
+        open_shards(data, "train"),
+        masking=None if ratio is None else MaskingConfig(ratio=ratio),
+        seed=17,
+        global_batch_size=BATCH,
+        world_size=1,
+        cache_dir=cache,
+        shuffle=shuffle,
+    )
+
+
+def epochs(loader, count: int) -> list[dict[str, torch.Tensor]]:
+    collected = []
+    for _ in range(count):
+        batches = list(loader)
+        collected.append({key: torch.cat([batch[key] for batch in batches]) for key in batches[0]})
+    return collected
+
+
+@pytest.fixture(scope="module")
+def clean_rows(remote, tmp_path_factory) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    (epoch,) = epochs(load(remote, tmp_path_factory.mktemp("clean"), ratio=None, shuffle=False), 1)
+    return {
+        int(sample): (inputs.numpy(), labels.numpy())
+        for sample, inputs, labels in zip(epoch["sample_id"], epoch["input_ids"], epoch["labels"], strict=True)
+    }
+
+
+def test_without_masking_inputs_and_labels_are_the_shifted_row(clean_rows):
+    assert sorted(clean_rows) == list(range(ROWS))
+    for inputs, labels in clean_rows.values():
+        np.testing.assert_array_equal(inputs[1:], labels[:-1])
+
+
+def test_every_epoch_is_a_permutation_with_clean_labels_and_its_own_exact_masks(
+    remote, tmp_path, tokenizer, clean_rows
+):
+    first, second = epochs(load(remote, tmp_path), 2)
+    for epoch, samples in enumerate((first, second)):
+        assert sorted(samples["sample_id"].tolist()) == list(range(ROWS))
+        assert ((samples["input_ids"] == tokenizer.mask_id).sum(1) == int(SEQ_LEN * 0.25)).all()
+        for sample, inputs, labels in zip(samples["sample_id"], samples["input_ids"], samples["labels"], strict=True):
+            clean_inputs, clean_labels = clean_rows[int(sample)]
+            np.testing.assert_array_equal(labels.numpy(), clean_labels)
+            expected = mask_inputs(
+                clean_inputs[None], np.array([int(sample)]), mask_id=tokenizer.mask_id, ratio=0.25, seed=17, epoch=epoch
+            )
+            np.testing.assert_array_equal(inputs.numpy(), expected[0])
+    assert first["sample_id"].tolist() != second["sample_id"].tolist()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_workers_change_nothing(remote, tmp_path, workers):
+    alone = epochs(load(remote, tmp_path / "a"), 2)
+    shared = epochs(load(remote, tmp_path / "b", workers=workers), 2)
+    for one, other in zip(alone, shared, strict=True):
+        for key in one:
+            torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
+
+
+def test_a_resumed_epoch_continues_with_the_same_samples_and_masks(remote, tmp_path):
+    uninterrupted = epochs(load(remote, tmp_path / "a"), 2)[1]
+    loader = load(remote, tmp_path / "b")
+    loader.dataset.load_state_dict(
+        {"epoch": 1, "sample_in_epoch": 40, "num_canonical_nodes": 4, "shuffle_seed": 17, "initial_physical_nodes": 1}
+    )
+    (resumed,) = epochs(loader, 1)
+    for key, values in uninterrupted.items():
+        torch.testing.assert_close(resumed[key], values[40:], rtol=0, atol=0)
+
+
+def test_ratio_zero_yields_clean_rows(remote, tmp_path, clean_rows):
+    (epoch,) = epochs(load(remote, tmp_path, ratio=0.0), 1)
+    for sample, inputs in zip(epoch["sample_id"], epoch["input_ids"], strict=True):
+        np.testing.assert_array_equal(inputs.numpy(), clean_rows[int(sample)][0])
+
+
+def test_rows_can_be_read_by_number(remote, tmp_path, clean_rows):
+    dataset = load(remote, tmp_path, ratio=None).dataset
+    np.testing.assert_array_equal(dataset[5]["input_ids"].numpy(), clean_rows[5][0])
+
+
+def test_what_decides_the_order_must_be_set(remote, tmp_path):
+    with pytest.raises(ConfigError, match="num_canonical_nodes must be set"):
+        StreamingMaskedDataset(
+            masking=None, mask_id=1, mask_seed=0, remote=str(remote), local=str(tmp_path), batch_size=2
+        )
+
+
+def test_a_batch_that_does_not_divide_is_refused(remote, tmp_path):
+    data = DataConfig(remote=str(remote), seq_len=SEQ_LEN)
+    with pytest.raises(ConfigError, match=r"train\.global_batch_size=10 does not divide by 4 ranks"):
+        build_loader(
+            data,
+            open_shards(data, "train"),
+            masking=None,
+            seed=0,
+            global_batch_size=10,
+            world_size=4,
+            cache_dir=tmp_path,
+            shuffle=True,
+        )
+
+
+def test_too_few_rows_for_one_round_are_refused(remote, tmp_path):
+    data = DataConfig(remote=str(remote), seq_len=SEQ_LEN, num_canonical_nodes=7)
+    with pytest.raises(ConfigError, match=r"has 96 rows, fewer than one round of 112"):
+        build_loader(
+            data,
+            open_shards(data, "train"),
+            masking=None,
+            seed=0,
+            global_batch_size=16,
+            world_size=1,
+            cache_dir=tmp_path,
+            shuffle=True,
+        )
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("fault", ["missing", "flipped"])
+def test_a_shard_that_cannot_be_read_never_ends_the_epoch_as_if_it_were_over(remote, tmp_path, fault):
+    broken = shutil.copytree(remote, tmp_path / "broken")
+    shard = sorted((broken / "train").glob("*.zstd"))[3]
+    if fault == "missing":
+        shard.unlink()
+    else:
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+    with pytest.raises(DataError, match="a shard of .* could not be read .* run the same command again"):
+        epochs(load(broken, tmp_path / "cache", download_retry=0), 1)

@@ -1,0 +1,73 @@
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from meap.config import DataConfig, TokenizerConfig
+from meap.data import open_shards, open_tokenizer
+from meap.errors import DataError, IncompleteError, MismatchError
+from meap.schema import MANIFEST_NAME
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory, write_shards) -> Path:
+    return write_shards(tmp_path_factory.mktemp("remote"), rows=8, seq_len=16, validation_rows=0)
+
+
+def config(remote: Path, **changed) -> DataConfig:
+    return DataConfig(remote=str(remote), **{"seq_len": 16} | changed)
+
+
+def test_the_manifest_and_the_tokenizer_come_with_the_shards(remote, tokenizer):
+    shards = open_shards(config(remote), "train")
+    assert shards.manifest.rows == 8
+    opened = open_tokenizer(TokenizerConfig(), shards)
+    assert (opened.fingerprint, opened.mask_id, opened.name) == (tokenizer.fingerprint, tokenizer.mask_id, tokenizer.name)
+
+
+def test_the_same_tokenizer_may_be_named(remote, tokenizer_dir, tokenizer):
+    shards = open_shards(config(remote), "train")
+    assert open_tokenizer(TokenizerConfig(name=str(tokenizer_dir)), shards).fingerprint == tokenizer.fingerprint
+
+
+def test_another_tokenizer_is_refused(remote, tokenizer_dir):
+    shards = open_shards(config(remote), "train")
+    with pytest.raises(MismatchError, match="is not the one .* was made with"):
+        open_tokenizer(TokenizerConfig(name=str(tokenizer_dir), eos_token="<s>"), shards)
+    with pytest.raises(MismatchError, match="is not the one .* was made with"):
+        open_tokenizer(TokenizerConfig(mask_token="<mask>"), shards)
+
+
+def test_another_row_length_is_refused(remote):
+    with pytest.raises(MismatchError, match=r"data\.seq_len=32, but the rows of .* were packed to 16 tokens"):
+        open_shards(config(remote, seq_len=32), "train")
+
+
+def test_nothing_there_says_what_to_run(tmp_path):
+    with pytest.raises(IncompleteError, match=r"holds no finished 'train' split .* run dataprep/c4_to_mds\.py"):
+        open_shards(config(tmp_path), "train")
+
+
+def test_a_split_that_was_never_made_is_named(remote):
+    with pytest.raises(IncompleteError, match="holds no finished 'validation' split"):
+        open_shards(config(remote), "validation")
+
+
+def test_an_index_without_manifest_is_not_a_data_set(remote, tmp_path):
+    copy = shutil.copytree(remote, tmp_path / "copy")
+    (copy / "train" / MANIFEST_NAME).unlink()
+    with pytest.raises(IncompleteError, match=r"manifest\.json is missing"):
+        open_shards(config(copy), "train")
+
+
+def test_a_damaged_manifest_is_named(remote, tmp_path):
+    copy = shutil.copytree(remote, tmp_path / "copy")
+    (copy / "train" / MANIFEST_NAME).write_text("{")
+    with pytest.raises(DataError, match=r"train/manifest\.json is not a manifest"):
+        open_shards(config(copy), "train")
+
+
+def test_an_unknown_protocol_is_one_error():
+    with pytest.raises(DataError, match=r"cannot look into nowhere://x/train/index\.json"):
+        open_shards(dataclasses.replace(config(Path("x")), remote="nowhere://x"), "train")

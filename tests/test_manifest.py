@@ -1,0 +1,40 @@
+import dataclasses
+import json
+
+import pytest
+
+from meap.errors import DataError
+from meap.manifest import Manifest, ShardRecord, TokenizerRecord
+
+MANIFEST = Manifest(
+    split="train",
+    seq_len=8,
+    dtype="uint16",
+    hash_algorithm="xxh3_64",
+    documents=3,
+    tokens=20,
+    rows=2,
+    dropped_tail_tokens=2,
+    bad_lines=0,
+    tokenizer=TokenizerRecord("t", "sha256:0", 301, 0, 1, 300),
+    shards=(ShardRecord("shard.00000.00000.mds", 10, "00", 2),),
+    sources=("a.json.gz",),
+    config={"seq_len": 8},
+    versions={"meap": "0"},
+)
+
+
+def test_json_round_trip():
+    assert Manifest.from_json(MANIFEST.to_json(), origin="here") == MANIFEST
+
+
+def test_another_format_version_is_refused():
+    text = dataclasses.replace(MANIFEST, format_version=99).to_json()
+    with pytest.raises(DataError, match="here has format version 99, this program reads 1: prepare the data again"):
+        Manifest.from_json(text, origin="here")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"format_version": 1, "split": "train"})])
+def test_what_is_not_a_manifest_is_refused(text: str):
+    with pytest.raises(DataError, match="here is not a manifest"):
+        Manifest.from_json(text, origin="here")

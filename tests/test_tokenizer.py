@@ -1,0 +1,110 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as RustTokenizer
+
+from meap.config import TokenizerConfig
+from meap.errors import ConfigError, DataError, MismatchError
+from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
+
+
+def test_the_mask_token_is_added_at_the_end_and_looked_up(tokenizer: Tokenizer, tokenizer_dir: Path):
+    original = RustTokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    assert tokenizer.mask_id == original.get_vocab_size()
+    assert tokenizer.vocab_size == original.get_vocab_size() + 1
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
+
+
+@given(st.lists(st.text(), max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_ids_are_those_of_the_original_tokenizer(tokenizer: Tokenizer, tokenizer_dir: Path, texts: list[str]):
+    original = RustTokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == [
+        original.encode(text, add_special_tokens=False).ids for text in texts
+    ]
+
+
+def test_text_that_looks_like_the_mask_token_never_becomes_it(tokenizer: Tokenizer, tmp_path: Path):
+    tokenizer.save(tmp_path)
+    for each in (tokenizer, load_tokenizer(TokenizerConfig(name=str(tmp_path)))):
+        assert each.mask_id not in each.encode("a [MASK] in the text")
+        assert each.decode(each.encode("a [MASK] in the text")) == "a [MASK] in the text"
+
+
+def test_what_is_saved_loads_as_the_same_tokenizer(tokenizer: Tokenizer, tmp_path: Path):
+    tokenizer.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(TOKENIZER_FILES)
+    loaded = load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert loaded.mask_id == tokenizer.mask_id
+    assert loaded.encode("The harbour") == tokenizer.encode("The harbour")
+
+
+def test_transformers_reads_what_is_saved(tokenizer: Tokenizer, tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    tokenizer.save(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.mask_token_id == tokenizer.mask_id
+    assert (loaded.bos_token_id, loaded.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert loaded("The harbour", add_special_tokens=False).input_ids == tokenizer.encode("The harbour")
+
+
+def test_llama2_gets_32001_ids(shared_data: Path):
+    llama = load_tokenizer(TokenizerConfig(name=str(shared_data / "tokenizers/llama2")))
+    assert (llama.bos_id, llama.eos_id, llama.mask_id, llama.vocab_size) == (1, 2, 32_000, 32_001)
+
+
+def test_the_fingerprint_tells_tokenizers_apart(tokenizer: Tokenizer, tokenizer_dir: Path):
+    swapped = load_tokenizer(TokenizerConfig(name=str(tokenizer_dir), bos_token="</s>"))
+    assert swapped.fingerprint != tokenizer.fingerprint
+    with pytest.raises(MismatchError, match="is not the one data/x was made with .* leave tokenizer.name unset"):
+        swapped.require_fingerprint(tokenizer.fingerprint, owner="data/x")
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"name": None}, ConfigError, "tokenizer.name is not set: give a local folder"),
+        ({"name": "/no/such/folder"}, DataError, "tokenizer.name=/no/such/folder: there is no such folder"),
+        ({"bos_token": "<nope>"}, ConfigError, "tokenizer.bos_token='<nope>' is not in the vocabulary"),
+    ],
+)
+def test_bad_configuration_gets_one_clear_error(tokenizer_dir: Path, changed, error, message):
+    config = dataclasses.replace(TokenizerConfig(name=str(tokenizer_dir)), **changed)
+    with pytest.raises(error, match=message):
+        load_tokenizer(config)
+
+
+def test_a_folder_without_tokenizer_json_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"holds no tokenizer\.json"):
+        load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+
+
+def test_a_damaged_tokenizer_json_is_refused(tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match="is not a readable tokenizer"):
+        load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+
+
+def test_a_tokenizer_without_bos_asks_for_one(tokenizer_dir: Path, tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>"}}))
+    with pytest.raises(ConfigError, match=r"defines no bos_token: set tokenizer\.bos_token"):
+        load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    assert load_tokenizer(TokenizerConfig(name=str(tmp_path), bos_token="<s>")).eos_id == 1
+
+
+def test_an_unreachable_hub_name_is_explained(monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub
+
+    def offline(*_args, **_kwargs):
+        raise OSError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(DataError, match="neither a local folder nor to be had from the Hugging Face hub"):
+        load_tokenizer(TokenizerConfig(name="some/model"))
