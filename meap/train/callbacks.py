@@ -136,8 +136,10 @@ class ProgressLines(LoggerDestination):
         if ratio is None:
             return ""
         masked = self._metrics.get("masking/loss_masked_targets")
-        losses = f" (targets: masked {masked:.4f}, clean {self._metrics['masking/loss_clean_targets']:.4f})"
-        return f"masked {ratio:.1%}" + (losses if masked is not None else "")
+        if masked is None:
+            return f"masked {ratio:.1%}"
+        clean = self._metrics["masking/loss_clean_targets"]
+        return f"masked {ratio:.1%} (targets: masked {masked:.4f}, clean {clean:.4f})"
 
 
 class MetricsFile(LoggerDestination):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from composer import DataSpec, Trainer
@@ -64,7 +65,10 @@ def fit(trainer: Trainer) -> None:
         unit = {TimeUnit.BATCH: "batches", TimeUnit.TOKEN: "tokens"}.get(duration.unit, duration.unit.value)
         print(f"already trained for {done.value:,} of {duration.value:,} {unit}: nothing to do", flush=True)
         return
-    trainer.fit()
+    with warnings.catch_warnings():
+        # A run that resumes exactly at the end of an epoch finds that epoch empty and goes on to the next: all is well.
+        warnings.filterwarnings("ignore", message="No batches were trained for global rank")
+        trainer.fit()
     if trainer.state.timestamp < duration:
         raise MeapError(f"training ended at {trainer.state.timestamp.batch} before {duration}: see the log above")
 

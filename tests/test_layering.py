@@ -1,0 +1,114 @@
+"""Who may import whom: data flows one way, and so do imports. Also: importing the library has no side effects."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = sorted((ROOT / "meap").rglob("*.py"))
+
+CORE = {"errors", "schema", "masking", "packing", "manifest", "synthetic", "synthetic_words", "storage"}
+CONFIGURED_CORE = CORE | {"config", "tokenizer"}
+ALLOWED = {
+    **dict.fromkeys(CORE, CORE),
+    "config": {"config", "errors"},
+    "tokenizer": {"config", "errors"},
+    "prep": CONFIGURED_CORE | {"prep"},
+    "data": CONFIGURED_CORE | {"data"},
+    "train": CONFIGURED_CORE | {"data", "export", "train"},
+    "export": CONFIGURED_CORE | {"export"},
+    "evals": CONFIGURED_CORE | {"evals"},
+    "__init__": set(),
+}
+
+THIRD_PARTY_HOMES = {
+    "datatrove": {"prep"},
+    "composer": {"train"},
+    "streaming": {"prep", "data"},
+    "torch": {"data", "train", "export", "evals"},
+    "transformers": {"train", "export", "evals"},
+    "omegaconf": {"config", "train"},
+    "tokenizers": {"tokenizer", "prep"},
+    "matplotlib": {"evals"},
+}
+CORE_LIBRARIES = {"numpy"}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "meap").parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+def test_every_part_has_a_rule():
+    assert {part_of(path) for path in LIBRARY} <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_flow_one_way(path: Path):
+    part = part_of(path)
+    for module in imported_modules(path):
+        top, *below = module.split(".")
+        assert top not in {"dataprep", "recipes", "benchmarks", "tests"}, f"{path} imports an entry point: {module}"
+        if top == "meap" and below and below[0] != "__version__":
+            assert below[0] in ALLOWED[part], f"{path} ({part}) may not import meap.{below[0]}"
+        if top in THIRD_PARTY_HOMES:
+            assert part in THIRD_PARTY_HOMES[top], f"{path} ({part}) may not import {top}"
+        if part in CORE and top not in sys.stdlib_module_names | CORE_LIBRARIES | {"meap"}:
+            raise AssertionError(f"{path} is core and may not import {top}")
+
+
+@pytest.mark.parametrize("folder", ["dataprep", "recipes"])
+def test_nothing_imports_entry_points_and_they_import_heavy_libraries_late(folder: str):
+    for path in (ROOT / folder).glob("*.py"):
+        top_level = {
+            name
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        }
+        heavy = {name for name in top_level if name and name.split(".")[0] not in sys.stdlib_module_names}
+        assert heavy <= {"meap.config"}, f"{path} imports {heavy} before it has read its arguments"
+
+
+def test_importing_the_core_is_light_and_changes_nothing():
+    probe = (
+        "import os, sys, random\n"
+        "before = dict(os.environ), random.getstate()\n"
+        "import meap.masking, meap.packing, meap.schema, meap.manifest, meap.config, meap.tokenizer, meap.synthetic\n"
+        "assert before == (dict(os.environ), random.getstate())\n"
+        "heavy = {'torch', 'composer', 'streaming', 'datatrove', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False, timeout=60)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_is_and_exports(path: Path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if not tree.body:
+        return
+    assert ast.get_docstring(tree), f"{path} has no docstring"
+    exported = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["__all__"]
+    ]
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    public = {name for name in defined if not name.startswith("_")}
+    if public:
+        assert exported, f"{path} defines {sorted(public)} but has no __all__"
+        assert public <= set(exported[0]), f"{path} does not export {sorted(public - set(exported[0]))}"

@@ -1,0 +1,69 @@
+"""The README tells the truth: its commands, files, keys and yamls exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from meap.config import PrepConfig, TrainingConfig, load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if re.match(r"(make|python|composer) ", line.strip())]
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= 8
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_name_real_files_targets_and_keys(command: str):
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        return
+    scripts = [word for word in words if word.endswith(".py")]
+    yamls = [word for word in words if word.endswith(".yaml") and "=" not in word]
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    for each in scripts + yamls:
+        assert (ROOT / each).is_file(), each
+    config_class = PrepConfig if scripts[0].startswith("dataprep/") else TrainingConfig
+    load_config(config_class, ROOT / yamls[0] if yamls else None, overrides)
+
+
+def test_the_tree_is_the_tree():
+    (tree,) = [block for block in BLOCKS if block.startswith("README.md ")]
+    top_level = {line.split()[0].rstrip("/") for line in tree.splitlines() if line and not line.startswith(" ")}
+    for entry in top_level:
+        assert (ROOT / entry).exists(), entry
+    folder = ROOT
+    for line in tree.splitlines():
+        entry = line.split()[0]
+        if not line.startswith(" "):
+            folder = ROOT / entry
+        else:
+            assert (folder / entry).exists(), f"{folder.name}/{entry}"
+    parts = {path.name for path in (ROOT / "meap").iterdir() if not path.name.startswith("_")}
+    shown = {line.split()[0].rstrip("/") for line in tree.split("meap/ ")[1].split("recipes/")[0].splitlines()[1:] if line}
+    assert parts - {"synthetic_words.py"} == shown
+
+
+def test_what_to_edit_exists():
+    for path in re.findall(r"`((?:meap|recipes|dataprep|yamls|tests)/[\w/.]*)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_link_to_a_file_resolves():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_yaml_table_lists_every_training_yaml_with_its_size():
+    listed = set(re.findall(r"`([\w.]+\.yaml)`", README))
+    assert {path.name for path in (ROOT / "yamls").glob("*.yaml") if not path.name.startswith("prep_")} <= listed

@@ -1,0 +1,67 @@
+"""Training runs for tests: the real recipe, in this process, on shards of random tokens."""
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meap.config import TrainingConfig, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALL = (
+    "data.seq_len=16",
+    "data.num_canonical_nodes=4",
+    "data.num_workers=0",
+    "model.hidden_size=16",
+    "model.intermediate_size=32",
+    "model.num_attention_heads=2",
+    "model.num_key_value_heads=1",
+    "model.num_hidden_layers=2",
+    "optimizer.lr=0.01",
+    "train.global_batch_size=8",
+    "train.microbatch_size=4",
+    "train.log_interval=1ba",
+    "train.eval_batches=0",
+    "train.device=cpu",
+    "checkpoint.interval=4ba",
+)
+
+
+@pytest.fixture(scope="session")
+def remote(tmp_path_factory: pytest.TempPathFactory, write_shards: Callable[..., Path]) -> Path:
+    return write_shards(tmp_path_factory.mktemp("shards"), rows=64, seq_len=16, validation_rows=16)
+
+
+@pytest.fixture(scope="session")
+def small_config(remote: Path) -> Callable[..., TrainingConfig]:
+    def make(run_dir: Path, *overrides: str) -> TrainingConfig:
+        given = (*SMALL, f"data.remote={remote}", f"run.dir={run_dir}", f"run.name={run_dir.name}", *overrides)
+        return load_config(TrainingConfig, None, given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train(small_config) -> Callable[..., list[float]]:
+    """Run the recipe and return the loss of each step."""
+    main = runpy.run_path(str(ROOT / "recipes/meap_1b.py"))["main"]
+
+    def run(run_dir: Path, *overrides: str) -> list[float]:
+        main(small_config(run_dir, *overrides))
+        return losses(run_dir)
+
+    return run
+
+
+def losses(run_dir: Path) -> list[float]:
+    """Loss of each step, in order; a step that was run again after a resumption counts once."""
+    by_step = {}
+    for line in (run_dir / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if "loss/train/total" in record:
+            by_step[record["step"]] = record["loss/train/total"]
+    assert sorted(by_step) == list(range(1, len(by_step) + 1))
+    return [by_step[step] for step in sorted(by_step)]

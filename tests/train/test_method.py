@@ -1,0 +1,120 @@
+"""The Algorithm, the monitor, the optimiser and its schedule."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from composer.core import Event, Time, Timestamp
+
+from meap.config import MaskingConfig, OptimizerConfig, SchedulerConfig
+from meap.errors import ConfigError
+from meap.masking import mask_inputs
+from meap.schema import IGNORE_INDEX
+from meap.train.algorithm import InputMasking
+from meap.train.callbacks import MaskingMonitor
+from meap.train.fitting import count_tokens
+from meap.train.optim import build_optimizer, build_scheduler
+
+MASK = 99
+
+
+def make_batch(num_rows: int = 4, num_tokens: int = 32) -> dict[str, torch.Tensor]:
+    tokens = torch.randint(0, MASK, (num_rows, num_tokens + 1), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:].clone(), "sample_id": torch.arange(num_rows) + 10}
+
+
+def apply(algorithm: InputMasking, batch, epoch: int = 0):
+    state = SimpleNamespace(batch=batch, timestamp=Timestamp(epoch=epoch))
+    assert algorithm.match(Event.AFTER_DATALOADER, state)  # pyright: ignore
+    algorithm.apply(Event.AFTER_DATALOADER, state, None)  # pyright: ignore
+    return state.batch
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_the_algorithm_masks_as_the_dataset_does(epoch):
+    batch = make_batch()
+    algorithm = InputMasking(MaskingConfig(ratio=0.25), mask_id=MASK, seed=5)
+    masked = apply(algorithm, batch, epoch)
+    expected = mask_inputs(
+        batch["input_ids"].numpy(), batch["sample_id"].numpy(), mask_id=MASK, ratio=0.25, seed=5, epoch=epoch
+    )
+    np.testing.assert_array_equal(masked["input_ids"].numpy(), expected)
+    assert masked["labels"] is batch["labels"]
+
+
+def test_the_algorithm_runs_once_per_device_batch():
+    algorithm = InputMasking(MaskingConfig(), mask_id=MASK, seed=5)
+    assert [event for event in Event if algorithm.match(event, None)] == [Event.AFTER_DATALOADER]  # pyright: ignore
+
+
+def test_a_batch_is_never_masked_twice():
+    algorithm = InputMasking(MaskingConfig(ratio=0.25), mask_id=MASK, seed=5)
+    with pytest.raises(ConfigError, match="masked already: masking.site must be either dataset or algorithm"):
+        apply(algorithm, apply(algorithm, make_batch()))
+
+
+def test_a_loader_without_sample_ids_is_refused():
+    batch = make_batch()
+    del batch["sample_id"]
+    with pytest.raises(ConfigError, match="needs a loader whose batches hold 'sample_id'"):
+        apply(InputMasking(MaskingConfig(), mask_id=MASK, seed=5), batch)
+
+
+def test_the_monitor_logs_the_realised_ratio_and_both_losses():
+    logged = {}
+    logger = SimpleNamespace(log_metrics=logged.update)
+    monitor = MaskingMonitor(mask_id=MASK, interval=2)
+    inputs = torch.tensor([[1, MASK, 3, MASK], [5, 6, 7, MASK]])
+    labels = torch.tensor([[2, 3, 4, 5], [6, 7, IGNORE_INDEX, 9]])
+    losses = torch.tensor([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 0.0, 64.0]])
+    state = SimpleNamespace(
+        batch={"input_ids": inputs, "labels": labels}, outputs={"losses_BT": losses}, timestamp=Timestamp(batch=1)
+    )
+    for batch in (1, 2):
+        monitor.after_forward(state, logger)  # pyright: ignore
+        state.timestamp = Timestamp(batch=batch)
+        monitor.batch_end(state, logger)  # pyright: ignore
+        assert bool(logged) == (batch == 2)
+    assert logged["masking/ratio"] == 3 / 8
+    assert logged["masking/loss_masked_targets"] == pytest.approx((1.0 + 4.0) / 2)  # the third is not scored
+    assert logged["masking/loss_clean_targets"] == pytest.approx((2.0 + 8.0 + 16.0 + 32.0 + 64.0) / 5)
+
+
+def test_the_monitor_of_a_control_run_has_no_masked_targets():
+    logged = {}
+    batch = make_batch()
+    state = SimpleNamespace(batch=batch, outputs={"losses_BT": torch.ones(4, 32)}, timestamp=Timestamp(batch=1))
+    monitor = MaskingMonitor(mask_id=MASK, interval=1)
+    monitor.after_forward(state, None)  # pyright: ignore
+    monitor.batch_end(state, SimpleNamespace(log_metrics=logged.update))  # pyright: ignore
+    assert logged == {"masking/ratio": 0.0, "masking/loss_clean_targets": 1.0}
+
+
+def test_every_position_of_a_packed_row_generates_loss():
+    assert count_tokens(make_batch()) == {"total": 128, "loss_generating": 128}  # pyright: ignore
+
+
+def test_matrices_decay_and_norms_do_not():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.RMSNorm(4))
+    optimizer = build_optimizer(OptimizerConfig(weight_decay=0.05), model, fused=False)
+    decay = {parameter.ndim: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert decay == {2: 0.05, 1: 0.0}
+    assert optimizer.defaults["betas"] == (0.9, 0.95)
+
+
+@pytest.mark.parametrize("step", [0, 1, 50, 99, 100, 101, 300, 550, 999, 1000])
+def test_the_learning_rate_is_linear_warm_up_then_cosine(step):
+    scheduler = build_scheduler(SchedulerConfig(warmup_ratio=0.1, final_ratio=0.1))
+    state = SimpleNamespace(
+        max_duration=Time.from_batch(1000),
+        timestamp=Timestamp(batch=step),
+        dataloader_len=None,
+        get_elapsed_duration=lambda: Time(step / 1000, "dur"),
+    )
+    if step < 100:
+        expected = step / 100
+    else:
+        expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - 100) / 900))
+    assert scheduler(state) == pytest.approx(expected, abs=1e-12)  # pyright: ignore

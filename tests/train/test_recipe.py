@@ -1,0 +1,233 @@
+"""The recipe as a whole: what a run promises, tried with real runs."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from meap.config import TokenizerConfig
+from meap.data import build_loader, open_shards, open_tokenizer
+from meap.errors import ConfigError, IncompleteError, MismatchError
+from meap.schema import VALIDATION_SPLIT
+from meap.train.attention import choose_attention
+from meap.train.model import build_model, llama_config
+from meap.train.optim import build_optimizer
+
+from .conftest import losses
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCH = 8  # steps
+
+
+def test_two_runs_with_the_same_seed_are_identical_and_another_seed_differs(train, tmp_path):
+    first, second = (train(tmp_path / name, "train.max_duration=6ba") for name in "ab")
+    assert first == second
+    assert train(tmp_path / "c", "train.max_duration=6ba", "run.seed=18") != first
+
+
+def test_both_sites_and_any_microbatch_give_the_same_run(train, tmp_path):
+    by_dataset = train(tmp_path / "dataset", "train.max_duration=10ba")
+    assert train(tmp_path / "algorithm", "train.max_duration=10ba", "masking.site=algorithm") == by_dataset
+    split = train(tmp_path / "split", "train.max_duration=10ba", "train.microbatch_size=2")
+    assert split == pytest.approx(by_dataset, abs=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.15])
+def test_training_lowers_the_loss_with_and_without_masking(train, tmp_path, ratio):
+    history = train(tmp_path / "run", f"train.max_duration={EPOCH * 4}ba", f"masking.ratio={ratio}")
+    assert history[-1] < history[0] - 0.1
+
+
+def test_ratio_zero_is_plain_next_token_prediction_bit_for_bit(train, small_config, tmp_path):
+    """Against a bare torch loop that has never heard of masks, clipping and schedule included."""
+    steps, config = 10, small_config(tmp_path / "x", "masking.ratio=0", "train.microbatch_size=8")
+    history = train(
+        tmp_path / "run", "masking.ratio=0", "train.microbatch_size=8", f"train.max_duration={steps}ba"
+    )
+
+    shards = open_shards(config.data, "train")
+    tokenizer = open_tokenizer(TokenizerConfig(), shards)
+    loader = build_loader(
+        config.data,
+        shards,
+        masking=None,
+        seed=config.run.seed,
+        global_batch_size=8,
+        world_size=1,
+        cache_dir=tmp_path / "cache",
+        shuffle=True,
+    )
+    attention = choose_attention("auto", on_gpu=False, bf16=False)
+    architecture = llama_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
+    model = build_model(architecture, attention=attention, seed=config.run.seed)
+    optimizer = build_optimizer(config.optimizer, model, fused=False)
+    plain = []
+    while len(plain) < steps:
+        for batch in loader:
+            step = len(plain)
+            if step == steps:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = config.optimizer.lr * learning_rate_factor(step, steps)
+            optimizer.zero_grad()
+            loss = model(batch)["loss"]
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            plain.append(float(loss.detach()))
+    assert history == plain
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    import math
+
+    warmup = steps // 10
+    if step < warmup:
+        return step / warmup
+    return 0.1 + 0.9 * (1 + math.cos((step - warmup) / (steps - warmup) * math.pi)) / 2
+
+
+def test_held_out_loss_is_measured_on_clean_rows(train, tmp_path, small_config, capsys):
+    train(tmp_path / "run", "train.max_duration=4ba", "train.eval_batches=2", "train.eval_interval=4ba")
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if "heldout loss" in line]
+    measured = float(line.split()[-1])
+
+    config = small_config(tmp_path / "x")
+    shards = open_shards(config.data, VALIDATION_SPLIT)
+    loader = build_loader(
+        config.data,
+        shards,
+        masking=None,
+        seed=17,
+        global_batch_size=8,
+        world_size=1,
+        cache_dir=tmp_path / "cache",
+        shuffle=False,
+    )
+    tokenizer = open_tokenizer(TokenizerConfig(), shards)
+    from meap.train.trust import load_checkpoint
+
+    model = build_model(
+        llama_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16),
+        attention=choose_attention("auto", on_gpu=False, bf16=False),
+        seed=0,
+    )
+    model.load_state_dict(load_checkpoint(str(tmp_path / "run/checkpoints/ba4.pt"))["state"]["model"])
+    with torch.no_grad():
+        expected = torch.cat([model(batch)["losses_BT"].flatten() for batch in loader]).mean()
+    assert measured == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_finished_run_is_not_trained_again(train, tmp_path, capsys):
+    once = train(tmp_path / "run", "train.max_duration=4ba")
+    assert train(tmp_path / "run", "train.max_duration=4ba") == once
+    assert "already trained for 4 of 4 batches: nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [4, EPOCH])
+def test_a_longer_run_continues_from_the_checkpoint_with_nothing_lost_or_repeated(train, tmp_path, stop):
+    """Constant learning rate, so that the shorter run is the beginning of the longer one; stops inside and at an epoch."""
+    constant = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")
+    whole = train(tmp_path / "whole", "train.max_duration=20ba", *constant)
+    train(tmp_path / "parts", f"train.max_duration={stop}ba", *constant)
+    assert train(tmp_path / "parts", "train.max_duration=20ba", *constant) == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_run_is_not_continued_under_other_settings(train, tmp_path):
+    train(tmp_path / "run", "train.max_duration=2ba")
+    with pytest.raises(MismatchError, match=r"holds a run with masking\.ratio=0\.15, not 0\.2: give this run another"):
+        train(tmp_path / "run", "train.max_duration=2ba", "masking.ratio=0.2")
+
+
+def test_allowed_changes_are_logged(train, tmp_path, capsys):
+    train(tmp_path / "run", "train.max_duration=2ba")
+    train(tmp_path / "run", "train.max_duration=2ba", "train.microbatch_size=8")
+    assert "with train.microbatch_size=8 (was 4)" in capsys.readouterr().out
+
+
+def test_missing_shards_say_what_to_run(train, tmp_path):
+    with pytest.raises(IncompleteError, match="holds no finished 'train' split"):
+        train(tmp_path / "run", f"data.remote={tmp_path}")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(train, tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.device=gpu, but torch sees no CUDA device"):
+        train(tmp_path / "run", "train.device=gpu")
+
+
+class Payload:
+    """Unpickling this would create the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_malicious_checkpoint_is_never_executed(train, tmp_path):
+    train(tmp_path / "run", "train.max_duration=4ba")
+    checkpoint = tmp_path / "run/checkpoints/ba4.pt"
+    checkpoint.unlink()
+    torch.save({"state": Payload(tmp_path / "touched")}, checkpoint)
+    with pytest.raises(Exception, match="[Ww]eights only"):
+        train(tmp_path / "run", "train.max_duration=8ba")
+    assert not (tmp_path / "touched").exists()
+
+
+def launch(environment, num_ranks: int, config_file: Path) -> subprocess.Popen[str]:
+    composer = Path(sys.executable).with_name("composer")
+    return subprocess.Popen(
+        [str(composer), "-n", str(num_ranks), str(ROOT / "recipes/meap_1b.py"), str(config_file)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture
+def config_file(small_config, tmp_path):
+    from meap.config import save_config
+
+    def write(run_dir: Path, *overrides: str) -> Path:
+        path = tmp_path / f"{run_dir.name}.yaml"
+        save_config(small_config(run_dir, *overrides), path)
+        return path
+
+    return write
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_losses_as_one(train, config_file, tmp_path, quiet_environment):
+    alone = train(tmp_path / "alone", "train.max_duration=12ba")
+    process = launch(quiet_environment, 2, config_file(tmp_path / "two", "train.max_duration=12ba"))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert losses(tmp_path / "two") == pytest.approx(alone, abs=1e-5)
+    assert "machine    2 x cpu" in output
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_bit_for_bit(train, config_file, tmp_path, quiet_environment):
+    whole = train(tmp_path / "whole", "train.max_duration=20ba")
+    config = config_file(tmp_path / "killed", "train.max_duration=20ba")
+    process = launch(quiet_environment, 1, config)
+    assert process.stdout is not None
+    # Step 11 lies between the checkpoint at 8 and the one at 12, in the second epoch.
+    for line in process.stdout:
+        if line.startswith("step     11/20"):
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.wait(timeout=60)
+    process.stdout.close()
+    assert process.returncode != 0
+    assert len(losses(tmp_path / "killed")) < 20
+    assert train(tmp_path / "killed", "train.max_duration=20ba") == whole
