@@ -26,9 +26,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["CLEAN_VIEW", "MASKED_VIEW", "choose_masked", "count_masked", "mask_inputs", "philox4x32"]
 
@@ -166,26 +168,32 @@ def philox4x32(counters: Sequence[Array], key: tuple[int, int], rounds: int = _P
     """The Philox4x32 counter-based generator (Salmon et al., SC'11), on int64 arrays that hold 32-bit words.
 
     Args:
-        counters: Four int64 arrays of words in [0, 2**32), of shapes that broadcast.
+        counters: Four int64 arrays of words in [0, 2**32), of the same shape.
         key: Two words.
         rounds: 10 is the published default.
 
     Returns:
         Four int64 arrays of words in [0, 2**32).
     """
-    word0, word1, word2, word3 = counters
-    key0, key1 = key
-    for _ in range(rounds):
-        # int64 products wrap around, which keeps all 64 bits; the mask makes the arithmetic shift a logical one.
-        product0 = word0 * _PHILOX_MULTIPLIERS[0]
-        product1 = word2 * _PHILOX_MULTIPLIERS[1]
-        word0 = (product1 >> 32 & _LOW_32) ^ word1 ^ key0
-        word2 = (product0 >> 32 & _LOW_32) ^ word3 ^ key1
-        word1 = product1 & _LOW_32
-        word3 = product0 & _LOW_32
-        key0 = key0 + _PHILOX_WEYL[0] & _LOW_32
-        key1 = key1 + _PHILOX_WEYL[1] & _LOW_32
-    return word0, word1, word2, word3
+    # Both halves of a round run as one array: words 0 and 2 are multiplied, words 1 and 3 are mixed in.
+    multiplied, mixed = _stack((counters[0], counters[2])), _stack((counters[1], counters[3]))
+    pair_shape = (2,) + (1,) * (multiplied.ndim - 1)
+    multipliers = _like(_PHILOX_MULTIPLIERS, multiplied).reshape(pair_shape)
+    for keys in _like(_round_keys(key, rounds), multiplied).reshape(rounds, *pair_shape):
+        # The product wraps around and keeps all 64 bits. Its low word needs no masking before it is mixed in, and the
+        # one mask also undoes the sign that the arithmetic shift has spread: five operations a round.
+        product = multiplied * multipliers
+        multiplied = (_swap(product >> 32) ^ mixed ^ keys) & _LOW_32
+        mixed = _swap(product)
+    mixed = mixed & _LOW_32
+    return multiplied[0], mixed[0], multiplied[1], mixed[1]
+
+
+@lru_cache(maxsize=64)
+def _round_keys(key: tuple[int, int], rounds: int) -> NDArray[np.int64]:
+    """The key of each round, (rounds, 2): a Weyl sequence."""
+    steps = np.arange(rounds, dtype=np.int64)[:, None]
+    return (np.array(key, np.int64) + steps * np.array(_PHILOX_WEYL, np.int64)) & _LOW_32
 
 
 def _draw_distinct(
@@ -223,13 +231,14 @@ def _enough_draws(choices: int, chosen: int) -> int:
 
 def _draw_words(sample_ids_B: Array, num_words: int, seed: int, epoch: int, view: int) -> Array:
     """Uniform 32-bit words (B, num_words), as int64: word w of a row is lane w % 4 of block w // 4."""
-    num_blocks = -(-num_words // _WORDS_PER_BLOCK)
-    blocks_1N = _arange(num_blocks, like=sample_ids_B)[None, :]
+    num_rows, num_blocks = sample_ids_B.shape[0], -(-num_words // _WORDS_PER_BLOCK)
+    blocks = _full((num_rows, num_blocks), 0, like=sample_ids_B) + _arange(num_blocks, like=sample_ids_B)
     sample_B1 = sample_ids_B[:, None]
-    high_and_view_B1 = (sample_B1 >> 32 & 0xFFFFFF) | view << 24
-    lanes = philox4x32((blocks_1N, sample_B1 & _LOW_32, high_and_view_B1, blocks_1N * 0 + epoch), (seed & _LOW_32, 0))
-    # Blocks in order, (B, N, 4): a longer draw begins with the shorter one.
-    return _stack(lanes).reshape(sample_ids_B.shape[0], -1)[:, :num_words]
+    low, high_and_view = sample_B1 & _LOW_32, (sample_B1 >> 32 & 0xFFFFFF) | view << 24
+    zeros = blocks * 0
+    lanes = philox4x32((blocks, zeros + low, zeros + high_and_view, zeros + epoch), (seed & _LOW_32, 0))
+    # Blocks in order, (4, B, N) -> (B, 4 * N) lane by lane within a block: a longer draw begins with the shorter one.
+    return _blocks_in_order(lanes)[:, :num_words]
 
 
 # What numpy and torch do not spell the same way. torch is never imported here: whoever passes a tensor has done so.
@@ -256,11 +265,20 @@ def _full(shape: tuple[int, ...], value: bool | int, *, like: Array) -> Array:
 
 
 def _like(values: Any, like: Array) -> Array:
-    return values if _is_numpy(like) else _torch().as_tensor(values, device=like.device)
+    return np.asarray(values) if _is_numpy(like) else _torch().as_tensor(values, device=like.device)
 
 
-def _stack(lanes: Sequence[Array]) -> Array:
-    return np.stack(lanes, axis=-1) if _is_numpy(lanes[0]) else _torch().stack(tuple(lanes), dim=-1)
+def _stack(arrays: Sequence[Array]) -> Array:
+    return np.array(arrays) if _is_numpy(arrays[0]) else _torch().stack(tuple(arrays))
+
+
+def _swap(pair: Array) -> Array:
+    return pair[::-1] if _is_numpy(pair) else pair.flip(0)
+
+
+def _blocks_in_order(lanes: Sequence[Array]) -> Array:
+    library = np if _is_numpy(lanes[0]) else _torch()
+    return library.stack(tuple(lanes), -1).reshape(lanes[0].shape[0], -1)
 
 
 def _first_occurrences(slots: Array, num_slots: int) -> Array:

@@ -17,6 +17,8 @@ unique in a text. Words that break the rule "an before a vowel letter" (one, use
 
 from __future__ import annotations
 
+__all__ = ["rules"]
+
 
 def _split(words: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in words.split(","))
