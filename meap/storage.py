@@ -1,21 +1,59 @@
-"""One object-storage endpoint for every library: each reads a variable of its own."""
+"""Remote storage: one endpoint for every library, and no secrets in URLs."""
 
 from __future__ import annotations
 
 import os
+import re
+from urllib.parse import urlsplit
 
-__all__ = ["use_one_s3_endpoint"]
+from meap.errors import ConfigError
+
+__all__ = ["is_url", "require_plain_url", "use_one_s3_endpoint"]
 
 _ENDPOINT_VARIABLES = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
+_QUERY = re.compile(r"\?[^/]*=")
 
 
 def use_one_s3_endpoint() -> None:
-    """Copy the S3 endpoint between ``S3_ENDPOINT_URL`` (streaming, Composer) and ``AWS_ENDPOINT_URL`` (s3fs, boto3).
+    """Make an S3 endpoint that is set for some libraries hold for all: call it first in an entry point's run function.
 
-    Changes the environment of this process and of those it starts; call it from an entry point, before any of those
-    libraries connects. Does nothing where neither is set or both are.
+    Streaming and Composer read ``S3_ENDPOINT_URL``; s3fs (datatrove) and boto3 read ``AWS_ENDPOINT_URL`` and would
+    otherwise talk to Amazon in silence. Changes this process's environment, which its children inherit.
+
+    Raises:
+        ConfigError: Both are set, and differ.
     """
-    endpoint = next((os.environ[name] for name in _ENDPOINT_VARIABLES if os.environ.get(name)), None)
-    if endpoint is not None:
+    endpoints = {os.environ[name] for name in _ENDPOINT_VARIABLES if os.environ.get(name)}
+    if len(endpoints) > 1:
+        raise ConfigError(
+            f"{' and '.join(_ENDPOINT_VARIABLES)} name two different S3 stores: unset one of them, it is filled in "
+            "from the other"
+        )
+    for endpoint in endpoints:
         for name in _ENDPOINT_VARIABLES:
-            os.environ.setdefault(name, endpoint)
+            os.environ[name] = endpoint
+
+
+def is_url(location: str) -> bool:
+    """Whether `location` is a URL rather than a local path."""
+    return "://" in location
+
+
+def require_plain_url(key: str, location: str) -> None:
+    """Raise `ConfigError` if `location` is a URL with a password or a query, since configurations are stored.
+
+    The message does not repeat the URL.
+    """
+    if not is_url(location):
+        return
+    parts = urlsplit(location)
+    if "@" in parts.netloc:
+        raise ConfigError(
+            f"{key} is a URL with a user or password in it, which would be stored with the data: leave out what stands "
+            "before the @ and give credentials through the environment"
+        )
+    if _QUERY.search(location) or (parts.scheme in {"http", "https"} and "?" in location):
+        raise ConfigError(
+            f"{key} is a URL with a query (?...), which may hold a key and would be stored with the data: leave the "
+            "query out and give credentials through the environment"
+        )

@@ -1,0 +1,6 @@
+"""Checkpoint -> Hugging Face folder.
+
+checkpoint   find it, read it as data, put its weights into a model
+hf           write the folder, prove that transformers computes the same from it, move it into place
+card         the README.md in the folder
+"""

@@ -1,0 +1,64 @@
+"""Turn C4, or any JSON lines of text, into shards of fixed-length rows.
+
+    python dataprep/c4_to_mds.py                                              # the built-in sample, no network needed
+    python dataprep/c4_to_mds.py yamls/prep_c4.yaml remote=s3://bucket/c4     # English C4 from the Hugging Face hub
+    python dataprep/c4_to_mds.py source='crawl/*.jsonl.gz' remote=data/crawl/mds tokenizer.name=meta-llama/Llama-2-7b-hf
+
+Writes <remote>/train, <remote>/validation and <remote>/tokenizer; an index.json stands for a complete data set. The
+same command continues after an interruption, and does nothing when all is done. The output depends on the input files
+and the configuration alone, never on the number of workers.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from meap.config import PrepConfig, run_command
+
+
+def prepare(config: PrepConfig) -> None:
+    from meap.prep.job import open_job
+    from meap.prep.pipeline import TaskExecutor
+    from meap.prep.reader import StrictJsonlReader
+    from meap.prep.shards import WriteShards, publish
+    from meap.prep.steps import PackRows
+    from meap.schema import mds_columns
+    from meap.storage import use_one_s3_endpoint
+
+    use_one_s3_endpoint()
+    with open_job(config) as job:
+        if not job.is_published:
+            steps = [
+                StrictJsonlReader(job.inputs, job.tally, text_key=job.text_key, max_bad_lines=config.max_bad_lines),
+                PackRows(
+                    job.tokenizer,
+                    job.tally,
+                    seq_len=job.seq_len,
+                    heldout_ratio=config.heldout_ratio,
+                    seed=config.seed,
+                ),
+                WriteShards(
+                    job.folder,
+                    job.tally,
+                    staging_dir=job.scratch_dir,
+                    files=job.task_files,
+                    columns=mds_columns(job.seq_len, job.tokenizer.vocab_size),
+                    compression=config.compression,
+                    shard_size=config.shard_size,
+                ),
+            ]
+            executor = TaskExecutor(
+                steps,
+                tasks=job.num_tasks,
+                workers=job.num_workers,
+                logging_dir=job.logging_dir,
+                completed=job.completed,
+            )
+            with job.progress.shown():
+                executor.run()
+            publish(job)
+        print(job.summary())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(PrepConfig, prepare, doc=__doc__))

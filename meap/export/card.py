@@ -1,0 +1,83 @@
+"""The model card: what a folder holds and how to use it, with nothing claimed that was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["model_card"]
+
+_TEMPLATE = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- meap
+---
+
+# {run}
+
+A Llama base model with {parameters:,} parameters, trained from scratch with {method}.
+
+| | |
+|---|---|
+| layers, hidden size, heads (key/value heads) | {layers}, {hidden}, {heads} ({kv_heads}) |
+| context | {context:,} tokens |
+| vocabulary | {vocab_size:,} ids in {vocab_rows:,} rows, `{mask_token}` is {mask_id} |
+| trained for | {trained} |
+| checkpoint | `{checkpoint}` |
+| weights | fp32; logits agree with the training model to {max_abs_diff:.1e} |
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
+text = tokenizer.bos_token + "Once upon a time"  # every training document begins with this token
+inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40, do_sample=False)[0]))
+```
+
+{mask_note}
+
+## Limits
+
+It continues text; it was not tuned to follow instructions or to be safe, and repeats what its training text holds.
+Quality was not measured by the export: run `recipes/evaluate.py`. Inputs longer than the context are out of its reach.
+"""
+
+
+def model_card(record: Mapping[str, Any], config: Any) -> str:
+    """Markdown for the folder's README.md.
+
+    Args:
+        record: `meap.export.hf.ExportRecord` as a dictionary.
+        config: The transformers configuration of the model.
+    """
+    source = record["source"]
+    ratio = source["masking_ratio"]
+    token = record["mask_token"]
+    counts = ((source["step"], "steps"), (source["tokens"], "tokens"))
+    return _TEMPLATE.format(
+        run=source["run"],
+        checkpoint=source["checkpoint"],
+        method=(
+            f"Mask-Enhanced Autoregressive Prediction ([arXiv 2502.07490](https://arxiv.org/abs/2502.07490)): "
+            f"next-token prediction with {ratio:.0%} of the input tokens masked"
+            if ratio
+            else "plain next-token prediction (masking ratio 0)"
+        ),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        context=config.max_position_embeddings,
+        vocab_rows=config.vocab_size,
+        trained=", ".join(f"{count:,} {unit}" for count, unit in counts if count is not None) or "not recorded",
+        mask_note=(
+            f"`{token}` stood for hidden inputs in training only. Prompts need none, and `generate` never writes it."
+        ),
+        **{key: record[key] for key in ("parameters", "vocab_size", "mask_token", "mask_id", "max_abs_diff")},
+    )

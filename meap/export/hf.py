@@ -1,0 +1,226 @@
+"""A trained model as a Hugging Face folder that needs nothing of this project to be used.
+
+The folder is written beside its place, loaded back with transformers' own attention, compared with the model in memory,
+and only then moved into place: a folder that exists is a folder that was verified.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from meap import __version__
+from meap.config import TokenizerConfig
+from meap.errors import CheckpointError, ConfigError
+from meap.export.card import model_card
+from meap.storage import is_url
+from meap.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = [
+    "RECORD_NAME",
+    "TOLERANCE",
+    "ExportRecord",
+    "ExportSource",
+    "export_model",
+    "read_export_record",
+    "require_replaceable",
+]
+
+RECORD_NAME: Final = "meap_export.json"
+"""Says where an exported folder came from; its presence marks a folder that an export may replace."""
+
+TOLERANCE: Final = 1e-5
+"""Largest difference of a logit, in fp32, between the folder as loaded by transformers and the model in memory."""
+
+_COMPARED_ROWS = 3
+_COMPARED_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """Where a model came from."""
+
+    run: str
+    """Name of the run."""
+    checkpoint: str
+    """File name of the checkpoint."""
+    step: int | None
+    """Optimiser steps taken."""
+    tokens: int | None
+    """Input tokens seen in training."""
+    masking_ratio: float
+    """Share of input tokens that training masked; 0 is plain next-token prediction."""
+
+
+@dataclass(frozen=True)
+class ExportRecord:
+    """What ``meap_export.json`` holds."""
+
+    source: ExportSource
+    parameters: int
+    vocab_size: int
+    """Ids of the tokenizer; the embedding has more rows, padded."""
+    tokenizer_fingerprint: str
+    mask_token: str
+    mask_id: int
+    max_abs_diff: float
+    """Largest difference of a logit found by the verification."""
+    versions: dict[str, str]
+
+
+def read_export_record(folder: Path) -> dict[str, Any] | None:
+    """What the export said of `folder`, an `ExportRecord` as a dictionary; None where it is not an export of ours."""
+    try:
+        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+        return record if record["source"]["run"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def require_replaceable(out_dir: str, run: str) -> Path:
+    """The folder to write; call it before the work starts.
+
+    Raises:
+        ConfigError: It is a URL or a file.
+        CheckpointError: It holds other things than an export, or the export of another run.
+    """
+    folder = Path(out_dir)
+    if is_url(out_dir):
+        raise ConfigError(f"export.out_dir={out_dir} is a URL: export to a local folder, then copy it")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"export.out_dir={out_dir} is a file: choose another folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return folder
+    record = read_export_record(folder)
+    if record is None:
+        raise CheckpointError(
+            f"export.out_dir={out_dir} holds files that are not an export (no readable {RECORD_NAME}) and would be "
+            "lost: choose another folder, or empty it yourself"
+        )
+    owner = record["source"]["run"]
+    if owner != run:
+        raise CheckpointError(
+            f"export.out_dir={out_dir} holds the export of run {owner!r}, not of {run!r}: choose another folder, or "
+            "remove it yourself"
+        )
+    return folder
+
+
+def export_model(model: PreTrainedModel, tokenizer: Tokenizer, out_dir: Path, source: ExportSource) -> ExportRecord:
+    """Write `model` and `tokenizer` to `out_dir`, verified, replacing the run's earlier export.
+
+    Args:
+        model: A transformers causal language model in fp32, with any attention.
+        tokenizer: The tokenizer it was trained with, mask token included.
+        out_dir: Folder that `require_replaceable` accepted.
+        source: Where the model came from.
+
+    Raises:
+        CheckpointError: The folder, loaded back, computes other logits than `model`.
+    """
+    draft = out_dir.with_name(f".{out_dir.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        _write_weights(model, draft)
+        _write_configs(model, tokenizer, draft)
+        _write_tokenizer(tokenizer, draft)
+        record = ExportRecord(
+            source=source,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            vocab_size=tokenizer.vocab_size,
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            mask_token=tokenizer.mask_token,
+            mask_id=tokenizer.mask_id,
+            max_abs_diff=_verify(model, tokenizer, draft),
+            versions={"meap": __version__, "torch": torch.__version__, "transformers": version("transformers")},
+        )
+        (draft / "README.md").write_text(model_card(dataclasses.asdict(record), model.config), encoding="utf-8")
+        (draft / RECORD_NAME).write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
+        _move_into_place(draft, out_dir)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return record
+
+
+def _write_weights(model: PreTrainedModel, folder: Path) -> None:
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    written = folder / "model.safetensors"
+    # transformers refuses a file that does not say which framework wrote it.
+    save_file(weights, written, metadata={"format": "pt"})
+    # safetensors lets only the owner read; the folder's mode follows the user's umask.
+    written.chmod(folder.stat().st_mode & 0o666)
+
+
+def _write_configs(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
+    config = copy.deepcopy(model.config)
+    config.use_cache = True  # training turns it off; generation is slow without it
+    config.architectures = [type(model).__name__]
+    config.dtype = torch.float32
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_id, tokenizer.eos_id
+    config.save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # Readers older than transformers 4.56 know `dtype` by its former name.
+    (folder / "config.json").write_text(json.dumps(written | {"torch_dtype": "float32"}, indent=2, sort_keys=True))
+    GenerationConfig(
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.eos_id,  # without one, generate() warns each time and takes the same
+        suppress_tokens=[tokenizer.mask_id],  # an input symbol: it is never a target in training
+    ).save_pretrained(folder)
+
+
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    # The generic tokenizer class would also return token_type_ids, which Llama's generate() refuses.
+    inputs: dict[str, Any] = {"model_input_names": ["input_ids", "attention_mask"]}
+    dataclasses.replace(tokenizer, source_config=tokenizer.source_config | inputs).save(folder)
+    stored = load_tokenizer(TokenizerConfig(name=str(folder), mask_token=tokenizer.mask_token))
+    stored.require_fingerprint(tokenizer.fingerprint, owner="the exported model")
+
+
+@torch.inference_mode()
+def _verify(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> float:
+    """Largest difference of a logit between `model` and the folder as transformers loads it."""
+    loaded = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="sdpa", dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    num_tokens = min(_COMPARED_TOKENS, model.config.max_position_embeddings)
+    generator = torch.Generator().manual_seed(0)
+    rows_BT = torch.randint(tokenizer.vocab_size, (_COMPARED_ROWS, num_tokens), generator=generator)
+    rows_BT[:, 1::7] = tokenizer.mask_id
+    was_training = model.training
+    model.eval()
+    differences = [(model(row_BT).logits.float() - loaded(row_BT).logits).abs().max() for row_BT in rows_BT.split(1)]
+    model.train(was_training)
+    largest = float(torch.stack(differences).max())
+    # Also false for NaN.
+    if not largest < TOLERANCE:
+        raise CheckpointError(
+            f"the exported model differs from the trained one by {largest:.2e} in a logit, {TOLERANCE:.0e} is allowed: "
+            "nothing was exported. Check that the checkpoint is whole, and the transformers version"
+        )
+    return largest
+
+
+def _move_into_place(draft: Path, out_dir: Path) -> None:
+    previous = out_dir.with_name(f".{out_dir.name}.previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    if out_dir.exists():
+        out_dir.rename(previous)
+    try:
+        draft.rename(out_dir)
+    except OSError:
+        if previous.exists():
+            previous.rename(out_dir)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)

@@ -1,0 +1,201 @@
+"""The folder that preparation writes to, local or remote, with atomic writes and one error for each way it can fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from meap.errors import DataError, MeapError
+
+__all__ = ["OutputFolder", "open_filesystem", "storage_errors"]
+
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
+_MAX_DESCRIPTION = 240
+_OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+"""No file system raises these unless the program is wrong; they keep their traceback."""
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def storage_errors(location: str) -> Iterator[None]:
+    """Turn whatever a file system raises into one `DataError` that names `location` and the remedy, without secrets."""
+    try:
+        yield
+    except (MeapError, *_OUR_MISTAKES):
+        raise
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{location} does not exist, or its bucket does not: check the spelling or create it"
+        ) from error
+    except PermissionError as error:
+        raise DataError(
+            f"{location}: access denied ({_describe(error)}): check the permissions, or the credentials in the "
+            "environment"
+        ) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise DataError(_disk_full(location, error)) from error
+        if "Credentials" in type(error).__name__:
+            raise DataError(
+                f"{location}: no credentials found ({_describe(error)}): set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            ) from error
+        if isinstance(error, ImportError):
+            raise DataError(f"{location}: a package for this kind of URL is missing ({_describe(error)})") from error
+        raise DataError(
+            f"{location} cannot be used ({_describe(error)}): run the same command again to retry"
+        ) from error
+
+
+def open_filesystem(location: str) -> tuple[AbstractFileSystem, str]:
+    """The file system behind `location` and the path in it."""
+    with storage_errors(location):
+        return cast("tuple[AbstractFileSystem, str]", url_to_fs(location))
+
+
+class OutputFolder:
+    """Files below a folder or URL. Names are relative and use ``/``; every write appears whole or not at all."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/") or url
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's file systems."""
+        return isinstance(self._open()[0], LocalFileSystem)
+
+    def local_path(self, name: str = "") -> Path:
+        """Path of `name`; only for a local folder."""
+        filesystem, root = self._open()
+        assert isinstance(filesystem, LocalFileSystem)
+        return Path(root) / name
+
+    def url_of(self, name: str) -> str:
+        """`name` as shown to users."""
+        return f"{self.url}/{name}"
+
+    def require_bucket(self) -> None:
+        """Raise `DataError` unless a remote folder's bucket is there: a mere write may otherwise create it."""
+        filesystem, root = self._open()
+        if not isinstance(filesystem, LocalFileSystem):
+            with storage_errors(self.url):
+                filesystem.info(root.split("/", 1)[0])
+
+    def entries(self) -> list[str]:
+        """Names directly below the folder; empty where it does not exist."""
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with storage_errors(self.url):
+            try:
+                listed = cast("list[str]", filesystem.ls(root, detail=False))
+            except FileNotFoundError:
+                return []
+            except NotADirectoryError as error:
+                raise DataError(f"{self.url} is a file: choose a folder as remote") from error
+            if isinstance(filesystem, LocalFileSystem) and Path(root).is_file():
+                raise DataError(f"{self.url} is a file: choose a folder as remote")
+        return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in listed if path.strip("/") != root.strip("/")})
+
+    def sizes(self, subfolder: str) -> dict[str, int]:
+        """Bytes of each file directly below `subfolder`, by name."""
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with storage_errors(self.url_of(subfolder)):
+            found = cast("dict[str, Any]", filesystem.find(f"{root}/{subfolder}", maxdepth=1, detail=True))
+        return {path.rsplit("/", 1)[-1]: int(info["size"]) for path, info in found.items()}
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a file, or None where there is none."""
+        return self.read_all([name]).get(name)
+
+    def read_all(self, names: list[str]) -> dict[str, bytes]:
+        """Content of those of `names` that exist; remote ones are fetched at the same time."""
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with storage_errors(self.url):
+            paths = [f"{root}/{name}" for name in names]
+            found = cast("dict[str, Any]", filesystem.cat(paths, on_error="return")) if paths else {}
+            for content in found.values():
+                if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
+                    raise content
+        by_name = {path[len(root) + 1 :]: content for path, content in found.items()}
+        return {name: content for name, content in by_name.items() if isinstance(content, bytes)}
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        filesystem, root = self._open()
+        with storage_errors(self.url_of(name)):
+            if not isinstance(filesystem, LocalFileSystem):
+                filesystem.pipe_file(f"{root}/{name}", content)
+                return
+            path = Path(root) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Always the same name: what a killed command has left, the next one overwrites and moves.
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_bytes(content)
+            _move(partial, path)
+
+    def store(self, file: Path, name: str) -> None:
+        """Move the finished local `file` to `name`, and check that all of it arrived."""
+        filesystem, root = self._open()
+        with storage_errors(self.url_of(name)):
+            size = file.stat().st_size
+            if isinstance(filesystem, LocalFileSystem):
+                path = Path(root) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _move(file, path)
+                return
+            filesystem.put_file(str(file), f"{root}/{name}")
+            filesystem.invalidate_cache()
+            stored = int(filesystem.info(f"{root}/{name}")["size"])
+            if stored != size:
+                raise DataError(
+                    f"{self.url_of(name)} has {stored} bytes after an upload of {size}: run the same command again"
+                )
+            file.unlink()
+
+    def _open(self) -> tuple[AbstractFileSystem, str]:
+        # fsspec keeps its file systems, one per process: nothing to hold, nothing to pickle.
+        filesystem, root = open_filesystem(self.url)
+        return filesystem, root.rstrip("/") or root
+
+
+def _move(file: Path, path: Path) -> None:
+    """Rename within a file system, so that `path` holds the whole content even after a power cut."""
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+    file.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _disk_full(location: str, error: OSError) -> str:
+    place = Path(cast("str", error.filename) if error.filename else location).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return (
+        f"no space left for {error.filename or location} ({free:,} bytes free on its disk): "
+        "free space and run the same command again"
+    )
+
+
+def _describe(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    for variable in _SECRET_VARIABLES:
+        if secret := os.environ.get(variable):
+            text = text.replace(secret, "***")
+    return text if len(text) <= _MAX_DESCRIPTION else text[:_MAX_DESCRIPTION] + "..."

@@ -1,0 +1,289 @@
+"""What a folder is being prepared from: a job has an identity, and a rerun of the same one continues it."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from meap.config.prep import PrepConfig
+from meap.errors import DataError, MismatchError
+from meap.manifest import FORMAT_VERSION
+from meap.prep.corpora import InputFiles, resolve
+from meap.prep.folder import OutputFolder, storage_errors
+from meap.prep.progress import Progress, Tally
+from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord, task_record_name
+from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
+from meap.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["Job", "open_job"]
+
+_PREP_DIR = ".prep"
+_JOB_NAME = f"{_PREP_DIR}/job.json"
+_PASSING_KEYS = ("remote", "workers", "progress_interval")
+"""Keys that leave no trace in what is written."""
+_PATIENCE_KEY = "max_bad_lines"
+"""Decides whether a task succeeds, not what it writes: a rerun may raise it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything the steps need, with nothing left to default."""
+
+    config: PrepConfig
+    """Resolved: every key has a value."""
+    inputs: InputFiles
+    tokenizer: Tokenizer
+    folder: OutputFolder
+    scratch_dir: Path
+    """Local folder that is gone when the command ends."""
+    completed: frozenset[int]
+    """Tasks that an earlier command has finished."""
+    is_published: bool
+    """Whether an earlier command has finished them all."""
+    progress: Progress
+
+    @property
+    def seq_len(self) -> int:
+        """Input tokens per row."""
+        return cast("int", self.config.seq_len)
+
+    @property
+    def text_key(self) -> str:
+        """Field that holds a document."""
+        return cast("str", self.config.text_key)
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks of the whole job."""
+        return cast("int", self.config.tasks)
+
+    @property
+    def num_workers(self) -> int:
+        """Tasks to run at the same time."""
+        # The cores this process may use, which a scheduler may have made fewer than there are.
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(self.config.workers or num_cores, self.num_tasks)
+
+    @property
+    def logging_dir(self) -> str:
+        """Where datatrove puts its folders logs, stats and completions."""
+        return str(self.folder.local_path(_PREP_DIR)) if self.folder.is_local else self.folder.url_of(_PREP_DIR)
+
+    @property
+    def task_files(self) -> list[list[str]]:
+        """Input files of each task."""
+        urls = self.inputs.urls
+        return [[urls[n] for n in self.inputs.of_task(task, self.num_tasks)] for task in range(self.num_tasks)]
+
+    @cached_property
+    def tally(self) -> Tally:
+        """What the steps count into."""
+        return Tally(self.progress.folder)
+
+    @property
+    def lasting_config(self) -> dict[str, Any]:
+        """The keys that decide what is written, for the manifest and the job's identity."""
+        return _lasting_config(self.config)
+
+    def records(self) -> dict[int, TaskRecord]:
+        """Records of the tasks whose shards are all in place, by task."""
+        return _valid_records(self.folder, self.num_tasks)
+
+    def summary(self) -> str:
+        """One line about the published data set, and this command's speed where it did anything."""
+        records = self.records()
+        splits = [record.splits[split] for record in records.values() for split in SPLITS]
+        documents, tokens = sum(each.documents for each in splits), sum(each.tokens for each in splits)
+        heldout_rows = sum(record.splits[VALIDATION_SPLIT].rows for record in records.values())
+        stored = sum(shard.bytes for each in splits for shard in each.shards)
+        line = (
+            f"{documents:,} documents, {tokens:,} tokens, {sum(each.rows for each in splits):,} rows "
+            f"({heldout_rows:,} of them for validation), {stored / 1e6:,.1f} MB at {self.folder.url}"
+        )
+        if self.is_published:
+            return f"already complete: {line}"
+        bad_lines = sum(record.bad_lines for record in records.values())
+        seconds = self.progress.seconds or 1e-9
+        speed = f"{self.progress.text_bytes / 1e6 / seconds:,.2f} MB of text/s"
+        return (
+            f"complete: {line}; {bad_lines:,} bad lines left out; {seconds:,.1f} s, {speed}, "
+            f"{self.progress.tokens / seconds:,.0f} tokens/s"
+        )
+
+
+@contextmanager
+def open_job(config: PrepConfig) -> Iterator[Job]:
+    """Resolve the configuration and claim the output folder: new, or begun by the same job.
+
+    Raises:
+        ConfigError: The configuration is incomplete or contradicts itself.
+        DataError: The input or the folder cannot be used, or another process is at work on it.
+        MismatchError: The folder holds something else.
+    """
+    config, inputs = resolve(config)
+    tokenizer = load_tokenizer(config.tokenizer)
+    folder = OutputFolder(cast("str", config.remote))
+    with ExitStack() as stack:
+        _refuse_foreign(folder)
+        if folder.is_local:
+            stack.enter_context(_locked(folder))
+        _claim(folder, _identity(config, inputs, tokenizer))
+        scratch_dir = stack.enter_context(_scratch(folder))
+        (tally_dir := scratch_dir / "progress").mkdir()
+        num_tasks = cast("int", config.tasks)
+        completed = frozenset(_valid_records(folder, num_tasks))
+        done_files = [number for task in completed for number in inputs.of_task(task, num_tasks)]
+        yield Job(
+            config=config,
+            inputs=inputs,
+            tokenizer=tokenizer,
+            folder=folder,
+            scratch_dir=scratch_dir,
+            completed=completed,
+            is_published=len(completed) == num_tasks and folder.read(f"{TRAIN_SPLIT}/{INDEX_NAME}") is not None,
+            progress=Progress(
+                tally_dir,
+                tasks=num_tasks,
+                done_tasks=len(completed),
+                total_bytes=sum(inputs.sizes),
+                done_bytes=sum(inputs.sizes[number] for number in done_files),
+                interval=config.progress_interval,
+            ),
+        )
+
+
+def _lasting_config(config: PrepConfig) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in _PASSING_KEYS}
+
+
+def _identity(config: PrepConfig, inputs: InputFiles, tokenizer: Tokenizer) -> dict[str, Any]:
+    identity: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "config": {key: value for key, value in _lasting_config(config).items() if key != _PATIENCE_KEY},
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "inputs": [list(each) for each in zip(inputs.urls, inputs.sizes, strict=True)],
+    }
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return identity | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
+
+
+def _refuse_foreign(folder: OutputFolder) -> None:
+    folder.require_bucket()
+    entries = folder.entries()
+    if set(entries) - {_PREP_DIR} and folder.read(_JOB_NAME) is None:
+        raise MismatchError(
+            f"{folder.url} is not empty and was not begun by this program (it holds {', '.join(entries[:5])}): choose "
+            "another remote, or delete the folder"
+        )
+
+
+def _claim(folder: OutputFolder, identity: dict[str, Any]) -> None:
+    content = folder.read(_JOB_NAME)
+    if content is None:
+        folder.write(_JOB_NAME, json.dumps(identity, indent=1, sort_keys=True).encode())
+        return
+    try:
+        stored = cast("dict[str, Any]", json.loads(content))
+        if stored["identity"] == identity["identity"]:
+            return
+        differences = _differences(stored, identity)
+    except (ValueError, KeyError, TypeError) as error:
+        raise MismatchError(
+            f"{folder.url_of(_JOB_NAME)} is not readable ({type(error).__name__}: {error}): choose another remote, or "
+            "delete the folder"
+        ) from error
+    raise MismatchError(
+        f"{folder.url} holds another data set; {'; '.join(differences)}: choose another remote, or delete the folder"
+    )
+
+
+def _differences(stored: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    before, now = _flatten(stored["config"]), _flatten(ours["config"])
+    found = [
+        f"{key}={before.get(key)} there, {key}={now.get(key)} here"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if stored["inputs"] != ours["inputs"]:
+        there, here = ({url: size for url, size in each["inputs"]} for each in (stored, ours))  # noqa: C416  checks pairs
+        url = next(url for url in sorted(there.keys() | here.keys()) if there.get(url) != here.get(url))
+        found.append(
+            f"{len(there)} input files there, {len(here)} here, of which {url} is the first that differs "
+            f"({_bytes(there.get(url))} there, {_bytes(here.get(url))} here)"
+        )
+    if stored["tokenizer_fingerprint"] != ours["tokenizer_fingerprint"]:
+        found.append("the tokenizers give different ids")
+    if stored["format_version"] != ours["format_version"]:
+        found.append(f"format version {stored['format_version']} there, {ours['format_version']} here")
+    return found or ["its record has been changed"]
+
+
+def _bytes(size: int | None) -> str:
+    return "none" if size is None else f"{size} bytes"
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _valid_records(folder: OutputFolder, num_tasks: int) -> dict[int, TaskRecord]:
+    contents = folder.read_all([task_record_name(task) for task in range(num_tasks)])
+    sizes = {split: folder.sizes(split) for split in SPLITS} if contents else {}
+    records: dict[int, TaskRecord] = {}
+    for task in range(num_tasks):
+        try:
+            record = TaskRecord.from_json(contents[task_record_name(task)])
+        except (ValueError, KeyError, TypeError):
+            continue  # absent or damaged: the task is done again
+        shards = ((split, shard) for split in SPLITS for shard in record.splits[split].shards)
+        if all(sizes[split].get(shard.basename) == shard.bytes for split, shard in shards):
+            records[task] = record
+    return records
+
+
+@contextmanager
+def _locked(folder: OutputFolder) -> Iterator[None]:
+    """Keep other processes off a local folder; the kernel lets go of the lock when this one ends, however it ends."""
+    with storage_errors(folder.url):
+        path = folder.local_path(_PREP_DIR) / "lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("w")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{folder.url} is being prepared by another process: wait for it, or end it") from error
+        except OSError:
+            pass  # some network file systems have no locks; two equal jobs would write equal bytes
+        yield
+
+
+@contextmanager
+def _scratch(folder: OutputFolder) -> Iterator[Path]:
+    if not folder.is_local:
+        with tempfile.TemporaryDirectory(prefix="meap-prep-", ignore_cleanup_errors=True) as path:
+            yield Path(path)
+        return
+    # On the disk of the shards, so that finished ones are renamed; what a killed command left there is removed.
+    path = folder.local_path(_PREP_DIR) / "scratch"
+    with storage_errors(folder.url):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

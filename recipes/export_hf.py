@@ -1,0 +1,78 @@
+"""Export a run's checkpoint as a Hugging Face folder, which inference needs nothing of this project to use.
+
+    python recipes/export_hf.py yamls/tiny.yaml                                          # the run's newest checkpoint
+    python recipes/export_hf.py yamls/tiny.yaml export.checkpoint=runs/tiny/checkpoints/ba200.pt
+    python recipes/export_hf.py yamls/1b.yaml checkpoint.folder=s3://bucket/1b export.out_dir=/models/meap-1b
+
+Reads a checkpoint and the configuration stored with its run, which alone decides the architecture and names the data
+whose tokenizer is exported. Writes <export.out_dir>: model.safetensors (fp32), config.json, generation_config.json, the
+tokenizer with its mask token, README.md and meap_export.json; loaded back and compared before it is moved into place.
+"""
+
+import sys
+from pathlib import Path
+
+from meap.config import TrainingConfig, load_resolved, run_command
+
+
+def main(cfg: TrainingConfig) -> None:
+    """Find, load, write, verify."""
+    from meap.data import open_shards, open_tokenizer
+    from meap.errors import MismatchError
+    from meap.export.checkpoint import find_checkpoint, find_run_config, load_weights, local_copy, read_checkpoint
+    from meap.export.hf import ExportSource, export_model, require_replaceable
+    from meap.schema import TRAIN_SPLIT
+    from meap.storage import require_plain_url, use_one_s3_endpoint
+    from meap.train.attention import choose_attention
+    from meap.train.model import build_model, llama_config
+    from meap.train.run_folder import CONFIG_NAME
+    from meap.train.trust import load_checkpoint
+
+    use_one_s3_endpoint()
+
+    # The run: its checkpoint, and the configuration it was trained with whatever the yaml says today.
+    require_plain_url("checkpoint.folder", cfg.checkpoint.folder)
+    require_plain_url("export.checkpoint", cfg.export.checkpoint or "")
+    location = cfg.export.checkpoint or find_checkpoint(cfg.checkpoint.folder)
+    stored = find_run_config(location, run_dir=cfg.run.dir, config_name=CONFIG_NAME)
+    run = load_resolved(TrainingConfig, stored)
+    out_dir = require_replaceable(cfg.export.out_dir, run.run.name)
+    print(f"checkpoint  {location}\nrun         {run.run.name}, as stored in {stored}", flush=True)
+    with local_copy(location) as path:
+        checkpoint = read_checkpoint(path, load_checkpoint)
+    if checkpoint.run_name not in {None, run.run.name}:
+        raise MismatchError(
+            f"{location} was written by run {checkpoint.run_name!r}, but {stored} belongs to {run.run.name!r}: "
+            "set run.name or run.dir to the run of the checkpoint"
+        )
+
+    # The model as it was trained, with its own attention: what the exported folder is compared with.
+    tokenizer = open_tokenizer(run.tokenizer, open_shards(run.data, TRAIN_SPLIT))
+    architecture = llama_config(
+        run.model,
+        vocab_size=tokenizer.vocab_size,
+        seq_len=run.data.seq_len,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+    )
+    model = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=run.run.seed)
+    load_weights(model, checkpoint)
+
+    source = ExportSource(
+        run=run.run.name,
+        checkpoint=checkpoint.name,
+        step=checkpoint.step,
+        tokens=checkpoint.tokens,
+        masking_ratio=run.masking.ratio,
+    )
+    record = export_model(model.model, tokenizer, Path(out_dir), source)
+    print(
+        f"model       {record.parameters:,} parameters, step {checkpoint.step}\n"
+        f"verified    largest difference of a logit {record.max_abs_diff:.1e} (transformers' sdpa against training's)\n"
+        f"written     {out_dir}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(TrainingConfig, main, doc=__doc__))

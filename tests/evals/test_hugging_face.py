@@ -1,0 +1,150 @@
+"""The protocol on a real model: batching, padding and positions change nothing."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from meap.config import TokenizerConfig
+from meap.errors import CheckpointError, ConfigError
+from meap.evals import hugging_face
+from meap.evals.hugging_face import HuggingFaceLM, load_model
+
+LENGTHS = (30, 5, 17, 2, 64, 30, 9)
+
+
+def rows(tokenizer, lengths=LENGTHS):
+    rng = np.random.default_rng(0)
+    return [rng.integers(2, tokenizer.vocab_size - 1, length) for length in lengths]
+
+
+def test_loglikelihoods_are_those_of_each_row_alone(lm, llama, tokenizer):
+    found = lm.loglikelihoods(rows(tokenizer))
+    for row, loglikelihoods in zip(rows(tokenizer), found, strict=True):
+        with torch.inference_mode():
+            logits = llama(torch.from_numpy(row)[None]).logits[0]
+        expected = logits.log_softmax(-1)[torch.arange(len(row) - 1), torch.from_numpy(row[1:])]
+        assert loglikelihoods == pytest.approx(expected.numpy(), abs=1e-4)
+
+
+def test_a_small_memory_changes_batches_only(lm, tokenizer, monkeypatch):
+    whole = lm.loglikelihoods(rows(tokenizer))
+    monkeypatch.setattr(hugging_face, "_NUM_LOGITS", 1)
+    for before, after in zip(whole, lm.loglikelihoods(rows(tokenizer)), strict=True):
+        assert after == pytest.approx(before, abs=1e-4)
+
+
+def greedy(llama, prompt, banned, eos_id, max_new_tokens):
+    """Without batches, cache and padding."""
+    ids = list(prompt)
+    for _ in range(max_new_tokens):
+        with torch.inference_mode():
+            logits = llama(torch.tensor([ids])).logits[0, -1].clone()
+            logits[banned] = -torch.inf
+        ids.append(int(logits.argmax()))
+        if ids[-1] == eos_id:
+            return ids[len(prompt) : -1]
+    return ids[len(prompt) :]
+
+
+def test_generation_is_greedy_for_each_prompt_alone(lm, llama, tokenizer):
+    prompts = [row.tolist() for row in rows(tokenizer)]
+    banned = [tokenizer.mask_id, tokenizer.bos_id, *range(tokenizer.vocab_size, 320)]
+    expected = [greedy(llama, prompt, banned, tokenizer.eos_id, 12) for prompt in prompts]
+    assert lm.generate(prompts, max_new_tokens=12) == expected
+    assert len({tuple(ids) for ids in expected}) > 3
+
+
+def test_banned_ids_are_never_generated(llama, tokenizer):
+    bias = torch.zeros(320)
+    bias[[tokenizer.mask_id, tokenizer.bos_id, 319]] = 1e6
+    hook = llama.lm_head.register_forward_hook(lambda module, arguments, logits: logits + bias)
+    try:
+        lm = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3)
+        (ids,) = lm.generate([[5, 6]], max_new_tokens=8)
+    finally:
+        hook.remove()
+    assert len(ids) == 8
+    assert not {tokenizer.mask_id, tokenizer.bos_id, 319} & set(ids)
+
+
+def test_generation_ends_before_the_end_of_text(llama, tokenizer):
+    bias = torch.zeros(320)
+    bias[tokenizer.eos_id] = 1e6
+    hook = llama.lm_head.register_forward_hook(lambda module, arguments, logits: logits + bias)
+    try:
+        lm = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3)
+        assert lm.generate([[5, 6], [7]], max_new_tokens=8) == [[], []]
+    finally:
+        hook.remove()
+
+
+def test_one_token_for_both_ends_may_be_generated(llama, tokenizer):
+    both = dataclasses.replace(tokenizer, bos_token="</s>")
+    assert tokenizer.eos_id not in HuggingFaceLM(llama, both, name="small", batch_size=1)._banned_ids
+
+
+def test_too_long_is_refused(lm, tokenizer):
+    with pytest.raises(ConfigError, match="a row to score takes 129 tokens, but model small was made for 128"):
+        lm.loglikelihoods(rows(tokenizer, (130,)))
+    with pytest.raises(ConfigError, match="a prompt and its continuation takes 130 tokens"):
+        lm.generate([[3] * 120], max_new_tokens=10)
+    assert len(lm.loglikelihoods(rows(tokenizer, (129,)))[0]) == 128
+
+
+def test_a_model_that_diverged_is_reported(llama, tokenizer, lm):
+    hook = llama.lm_head.register_forward_hook(lambda module, arguments, logits: logits * float("nan"))
+    try:
+        with pytest.raises(CheckpointError, match="model small computes log-likelihoods that are not finite"):
+            lm.loglikelihoods(rows(tokenizer))
+    finally:
+        hook.remove()
+
+
+# --- loading ---
+
+
+@pytest.fixture(scope="module")
+def folder(llama, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "hf"
+    llama.save_pretrained(folder)
+    tokenizer.save(folder)
+    return folder
+
+
+def test_a_folder_is_loaded_with_its_tokenizer(folder, lm, tokenizer):
+    loaded = load_model(str(folder), TokenizerConfig(name="of the data, not of the model"), batch_size=4)
+    assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
+    assert loaded.max_positions == 128
+    assert loaded.describe()["name"] == str(folder)
+    if loaded.describe()["device"] == "cpu":
+        assert loaded.describe()["dtype"] == "float32"
+        for ours, theirs in zip(
+            loaded.loglikelihoods(rows(tokenizer)), lm.loglikelihoods(rows(tokenizer)), strict=True
+        ):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_a_missing_model_is_reported(tmp_path):
+    for name in (str(tmp_path), str(tmp_path / "none"), "runs/tiny/hf", "./hf"):
+        with pytest.raises(CheckpointError, match=r"holds no exported model \(no config.json\): run recipes/export_hf"):
+            load_model(name, TokenizerConfig(), batch_size=1)
+
+
+def test_a_damaged_model_is_reported(folder, tmp_path):
+    damaged = tmp_path / "hf"
+    shutil.copytree(folder, damaged)
+    (damaged / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"cannot be loaded \(\w+: .*\): export it again"):
+        load_model(str(damaged), TokenizerConfig(), batch_size=1)
+
+
+def test_weights_in_a_pickle_are_not_loaded(folder, tmp_path, llama):
+    pickled = tmp_path / "hf"
+    shutil.copytree(folder, pickled)
+    (pickled / "model.safetensors").unlink()
+    torch.save(llama.state_dict(), pickled / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_model(str(pickled), TokenizerConfig(), batch_size=1)

@@ -1,0 +1,171 @@
+"""Finding checkpoints, reading them as data, and putting their weights into a model."""
+
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from meap.errors import CheckpointError
+from meap.export.checkpoint import find_checkpoint, find_run_config, load_weights, local_copy, read_checkpoint
+from meap.train.trust import load_checkpoint
+
+
+@pytest.fixture
+def store():
+    filesystem = fsspec.filesystem("memory")
+    yield filesystem
+    filesystem.rm("/bucket", recursive=True) if filesystem.exists("/bucket") else None
+
+
+# --- which one ---
+
+
+def test_latest_is_followed(tmp_path):
+    for step in (20, 40):
+        (tmp_path / f"ba{step}.pt").touch()
+    (tmp_path / "latest.pt").symlink_to("ba20.pt")
+    assert find_checkpoint(f"{tmp_path}/") == f"{tmp_path}/ba20.pt"
+
+
+def test_without_a_whole_latest_the_highest_step_is_taken(tmp_path):
+    for name in ("ba9.pt", "ba100.pt", "ba20.pt", "ba200.pt.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / "latest.pt").symlink_to("ba300.pt")
+    assert find_checkpoint(str(tmp_path)) == f"{tmp_path}/ba100.pt"
+
+
+def test_in_a_store_the_symlink_object_is_followed(store):
+    store.pipe("/bucket/run/ba20.pt", b"")
+    store.pipe("/bucket/run/ba40.pt", b"")
+    assert find_checkpoint("memory://bucket/run") == "memory://bucket/run/ba40.pt"
+    store.pipe("/bucket/run/latest.pt.symlink", b"run/ba20.pt\n")
+    assert find_checkpoint("memory://bucket/run") == "memory://bucket/run/ba20.pt"
+
+
+@pytest.mark.parametrize("folder", ["empty", "missing"])
+def test_no_checkpoint_is_reported(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint \(no latest.pt, no ba<step>.pt\): train first"):
+        find_checkpoint(str(tmp_path / folder))
+
+
+def test_an_unreadable_folder_is_reported():
+    with pytest.raises(CheckpointError, match=r"cannot look into checkpoint.folder=nosuch://x .*check the address"):
+        find_checkpoint("nosuch://x")
+
+
+def test_the_configuration_beside_the_checkpoints_comes_first(tmp_path):
+    for run in ("mine", "other"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "config.yaml").touch()
+    place = {"run_dir": str(tmp_path / "mine"), "config_name": "config.yaml"}
+    other = tmp_path / "other" / "checkpoints" / "ba1.pt"
+    assert find_run_config(str(other), **place) == tmp_path / "other" / "config.yaml"
+    assert find_run_config("s3://bucket/run/ba1.pt", **place) == tmp_path / "mine" / "config.yaml"
+
+
+def test_a_run_without_configuration_is_reported(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no .*config.yaml, so the architecture of s3://.* is not known"):
+        find_run_config("s3://bucket/run/ba1.pt", run_dir=str(tmp_path), config_name="config.yaml")
+
+
+# --- getting it ---
+
+
+def test_a_download_is_removed_again(store):
+    store.pipe("/bucket/run/ba20.pt", b"content")
+    with local_copy("memory://bucket/run/ba20.pt") as path:
+        assert path.name == "ba20.pt"
+        assert path.read_bytes() == b"content"
+    assert not path.exists()
+
+
+def test_what_cannot_be_had_is_reported(tmp_path):
+    for location, message in (
+        (str(tmp_path / "ba1.pt"), "does not exist: correct export.checkpoint"),
+        (str(tmp_path), r"is a folder \(sharded\?\): give a single .pt file"),
+        ("memory://bucket/none/ba1.pt", r"cannot be downloaded \(FileNotFoundError"),
+    ):
+        with pytest.raises(CheckpointError, match=message), local_copy(location):
+            pass
+
+
+# --- reading it ---
+
+
+def test_a_checkpoint_is_read(tmp_path, write_checkpoint):
+    path = write_checkpoint(tmp_path / "ba7.pt", {"model.a": torch.ones(2)})
+    found = read_checkpoint(path, load_checkpoint)
+    assert (found.name, found.run_name, found.step, found.tokens) == ("ba7.pt", "small", 7, 700)
+    assert torch.equal(found.weights["model.a"], torch.ones(2))
+
+
+class Payload:
+    """Runs a program when it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def __reduce__(self):
+        return os.system, (self._command,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_that_would_run_a_program_is_refused(tmp_path, zipped):
+    touched = tmp_path / "touched"
+    hostile = tmp_path / "ba1.pt"
+    torch.save(
+        {"state": {"model": {"w": torch.ones(1)}, "callbacks": Payload(f"touch {touched}")}},
+        hostile,
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(CheckpointError, match=r"ba1.pt asks for posix.system: loading it could run a program"):
+        read_checkpoint(hostile, load_checkpoint)
+    assert not touched.exists()
+    torch.load(hostile, weights_only=False)
+    assert touched.exists(), "the payload was harmless, so the test proved nothing"
+
+
+def test_a_damaged_checkpoint_is_reported(tmp_path, write_checkpoint):
+    path = write_checkpoint(tmp_path / "ba7.pt", {"a": torch.ones(1000)})
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match=r"ba7.pt is damaged \(\w+Error.*use an older one"):
+        read_checkpoint(path, load_checkpoint)
+
+
+@pytest.mark.parametrize("content", [{"weights": {}}, {"state": {"optimizers": {}}}, [1, 2]])
+def test_another_programs_file_is_reported(tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other.pt has no state/model, so it is not one that Composer wrote"):
+        read_checkpoint(tmp_path / "other.pt", load_checkpoint)
+
+
+# --- using it ---
+
+
+def loaded(write_checkpoint, path: Path, weights, model):
+    load_weights(model, read_checkpoint(write_checkpoint(path, weights), load_checkpoint))
+    return model
+
+
+def test_weights_arrive_without_their_wrappers(tmp_path, write_checkpoint):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    weights = {"module.0._orig_mod.weight": torch.full((3, 2), 5.0), "module.0._orig_mod.bias": torch.zeros(3)}
+    loaded(write_checkpoint, tmp_path / "ba7.pt", weights, model)
+    assert torch.equal(model[0].weight, torch.full((3, 2), 5.0))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"weight": torch.zeros(3, 2)},
+        {"weight": torch.zeros(4, 2), "bias": torch.zeros(3)},
+        {"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "extra": torch.zeros(1)},
+    ],
+    ids=["missing", "shape", "extra"],
+)
+def test_weights_that_do_not_fit_are_reported(tmp_path, write_checkpoint, weights):
+    with pytest.raises(CheckpointError, match=r"ba7.pt does not fit the run's configuration \(.*(bias|weight|extra)"):
+        loaded(write_checkpoint, tmp_path / "ba7.pt", weights, torch.nn.Linear(2, 3))

@@ -1,0 +1,100 @@
+"""The entry point, from a checkpoint on disk to a folder that transformers loads."""
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from meap.config import ModelConfig, TrainingConfig, load_config, save_config
+
+MODEL = ModelConfig(
+    hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2
+)
+
+
+@pytest.fixture(scope="module")
+def main(project_root):
+    spec = importlib.util.spec_from_file_location("export_hf_recipe", project_root / "recipes" / "export_hf.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, write_shards, tokenizer, write_checkpoint):
+    """A run's folder, with one checkpoint; returns the model whose weights it holds."""
+    from meap.train.attention import choose_attention
+    from meap.train.model import build_model, llama_config
+
+    monkeypatch.chdir(tmp_path)
+    write_shards(tmp_path / "mds", seq_len=16)
+    config = load_config(TrainingConfig, None, ["run.name=small", "data.remote=mds", "data.seq_len=16"])
+    config = dataclasses.replace(config, model=MODEL)
+    save_config(config, tmp_path / "runs" / "small" / "config.yaml")
+    architecture = llama_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
+    model = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=3)
+    write_checkpoint(tmp_path / "runs" / "small" / "checkpoints" / "ba7.pt", model.state_dict())
+    return model
+
+
+def test_the_newest_checkpoint_is_exported_by_the_stored_configuration(main, run, capsys):
+    # The yaml says 24 layers: what counts is what was trained.
+    main(load_config(TrainingConfig, None, ["run.name=small"]))
+    printed = capsys.readouterr().out
+    assert "checkpoint  runs/small/checkpoints/ba7.pt" in printed
+    assert "verified    largest difference of a logit" in printed
+    loaded = AutoModelForCausalLM.from_pretrained("runs/small/hf")
+    assert loaded.config.num_hidden_layers == 2
+    assert loaded.config.max_position_embeddings == 16
+    assert (loaded.lm_head.weight == run.model.lm_head.weight).all()
+
+
+def test_a_checkpoint_of_another_run_is_refused(main, run, write_checkpoint, tmp_path):
+    from meap.errors import MismatchError
+
+    other = write_checkpoint(tmp_path / "moved" / "ba9.pt", run.state_dict(), run_name="other")
+    with pytest.raises(MismatchError, match=r"ba9.pt was written by run 'other', but .* belongs to 'small'"):
+        main(load_config(TrainingConfig, None, ["run.name=small", f"export.checkpoint={other}"]))
+
+
+def test_help_is_quick(project_root, quiet_environment):
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, project_root / "recipes" / "export_hf.py", "--help"],
+        env=quiet_environment | {"PYTHONPATH": str(project_root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Measured at 0.3 s; more is left for machines that are busy, and heavy imports alone take longer.
+    assert time.perf_counter() - started < 3
+    assert "export.out_dir" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_the_trainer_is_exported(tmp_path, project_root, write_shards, quiet_environment):
+    write_shards(tmp_path / "mds", seq_len=16)
+    arguments = [
+        *(f"model.{item.name}={getattr(MODEL, item.name)}" for item in dataclasses.fields(MODEL) if item.type == "int"),
+        *("run.name=small", "data.remote=mds", "data.seq_len=16", "data.num_canonical_nodes=8", "data.num_workers=0"),
+        *("train.max_duration=3ba", "train.global_batch_size=8", "train.eval_batches=0", "train.device=cpu"),
+    ]
+    environment = quiet_environment | {"PYTHONPATH": str(project_root), "PATH": os.environ["PATH"]}
+    for recipe in ("meap_1b.py", "export_hf.py"):
+        done = subprocess.run(
+            [sys.executable, project_root / "recipes" / recipe, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "step 3" in done.stdout
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "runs" / "small" / "hf").config.num_hidden_layers == 2

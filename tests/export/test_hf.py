@@ -1,0 +1,202 @@
+"""The exported folder: what it holds, that it was verified, that it needs nothing of this project."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from meap.config import TokenizerConfig
+from meap.errors import CheckpointError, ConfigError
+from meap.export.hf import ExportSource, export_model, read_export_record, require_replaceable
+from meap.tokenizer import load_tokenizer
+
+SOURCE = ExportSource(run="small", checkpoint="ba7.pt", step=7, tokens=700, masking_ratio=0.15)
+
+GENERATE = """
+import importlib.abc, sys
+
+class NoMeap(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("meap", "composer", "streaming"):
+            raise ImportError(f"{name} must not be needed")
+
+sys.meta_path.insert(0, NoMeap())
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+inputs = tokenizer(tokenizer.bos_token + "The harbour", return_tensors="pt", add_special_tokens=False)
+ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0]
+assert ids[0] == tokenizer.bos_token_id and tokenizer.mask_token_id not in ids
+assert not [name for name in sys.modules if name.split(".")[0] == "meap"]
+print(tokenizer.decode(ids))
+"""
+
+
+@pytest.fixture
+def exported(model, tokenizer, tmp_path):
+    export_model(model, tokenizer, tmp_path / "hf", SOURCE)
+    return tmp_path / "hf"
+
+
+def test_the_folder_holds_what_loading_needs_and_nothing_else_is_left(exported):
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "meap_export.json",
+        "model.safetensors",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert [path.name for path in exported.parent.iterdir()] == ["hf"]
+    assert (exported / "model.safetensors").stat().st_mode == (exported / "config.json").stat().st_mode
+
+
+def test_the_configuration_is_for_inference_and_names_nothing_of_ours(exported, tokenizer):
+    config = json.loads((exported / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["use_cache"] is True
+    assert config["torch_dtype"] == config["dtype"] == "float32"
+    assert (config["bos_token_id"], config["eos_token_id"]) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert config["vocab_size"] == 320
+    assert "meap" not in (exported / "config.json").read_text()
+    generation = json.loads((exported / "generation_config.json").read_text())
+    assert generation["suppress_tokens"] == [tokenizer.mask_id]
+
+
+def test_the_model_in_memory_is_left_as_it_was(model, exported):
+    assert model.config.use_cache is False
+    assert model.config._attn_implementation == "meap_sdpa"
+    assert model.training
+
+
+def test_weights_come_back_exactly(model, exported):
+    loaded = AutoModelForCausalLM.from_pretrained(exported)
+    assert loaded.dtype == torch.float32
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+
+
+def test_the_tokenizer_comes_with_its_mask_token(exported, tokenizer):
+    assert load_tokenizer(TokenizerConfig(name=str(exported))).fingerprint == tokenizer.fingerprint
+    theirs = AutoTokenizer.from_pretrained(exported)
+    assert theirs.mask_token_id == tokenizer.mask_id
+    text = "The harbour lay quiet."
+    assert theirs(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
+    assert set(theirs(text)) == {"input_ids", "attention_mask"}
+
+
+def test_the_record_says_where_it_came_from(exported, tokenizer):
+    record = read_export_record(exported)
+    assert record["source"] == {
+        "run": "small",
+        "checkpoint": "ba7.pt",
+        "step": 7,
+        "tokens": 700,
+        "masking_ratio": 0.15,
+    }
+    assert record["tokenizer_fingerprint"] == tokenizer.fingerprint
+    assert record["parameters"] == 320 * 32 * 2 + 2 * (32 * 32 * 3 + 32 * 48 * 3 + 32 * 2) + 32
+    assert 0 <= record["max_abs_diff"] < 1e-5
+    assert set(record["versions"]) == {"meap", "torch", "transformers"}
+
+
+@pytest.mark.parametrize(("ratio", "method"), [(0.15, "15% of the input tokens masked"), (0.0, "plain next-token")])
+def test_the_card_tells_the_method(model, tokenizer, tmp_path, ratio, method):
+    source = ExportSource(run="small", checkpoint="ba7.pt", step=None, tokens=None, masking_ratio=ratio)
+    export_model(model, tokenizer, tmp_path / "hf", source)
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert method in card
+    assert "| trained for | not recorded |" in card
+
+
+def test_generation_needs_nothing_of_this_project(exported, quiet_environment):
+    environment = {key: value for key, value in quiet_environment.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", GENERATE, str(exported)],
+        cwd=exported.parent,
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("<s>The harbour")
+
+
+# --- atomic, and careful with what is there ---
+
+
+def test_a_model_that_computes_something_else_is_not_exported(model, tokenizer, exported):
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    model.lm_head.register_forward_hook(lambda module, arguments, logits: logits + 1e-3)
+    with pytest.raises(CheckpointError, match=r"differs from the trained one by 1.00e-03 in a logit, 1e-05 is allowed"):
+        export_model(model, tokenizer, exported, SOURCE)
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+    assert [path.name for path in exported.parent.iterdir()] == ["hf"]
+
+
+def test_a_model_that_computes_nothing_finite_is_not_exported(model, tokenizer, tmp_path):
+    torch.nn.init.constant_(model.lm_head.weight, float("nan"))
+    with pytest.raises(CheckpointError, match="differs from the trained one by nan"):
+        export_model(model, tokenizer, tmp_path / "hf", SOURCE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_export_of_the_run_is_replaced(model, tokenizer, exported):
+    (exported / "stray.txt").touch()
+    torch.nn.init.normal_(model.lm_head.weight)
+    export_model(model, tokenizer, require_replaceable(str(exported), "small"), SOURCE)
+    assert not (exported / "stray.txt").exists()
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(exported).lm_head.weight, model.lm_head.weight)
+
+
+def test_what_an_interrupted_export_left_is_replaced(model, tokenizer, tmp_path):
+    (tmp_path / ".hf.partial").mkdir()
+    (tmp_path / ".hf.partial" / "stray.txt").touch()
+    export_model(model, tokenizer, tmp_path / "hf", SOURCE)
+    assert not (tmp_path / "hf" / "stray.txt").exists()
+
+
+def test_an_older_export_survives_a_failed_move(model, tokenizer, exported, monkeypatch):
+    from pathlib import Path
+
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name == ".hf.partial":
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no"):
+        export_model(model, tokenizer, exported, SOURCE)
+    assert read_export_record(exported) is not None
+
+
+def test_new_and_empty_folders_may_be_written(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        assert require_replaceable(str(tmp_path / name), "small") == tmp_path / name
+
+
+def test_other_folders_are_refused(tmp_path, exported):
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    with pytest.raises(CheckpointError, match=r"holds files that are not an export \(no readable meap_export.json\)"):
+        require_replaceable(str(other), "small")
+    (other / "meap_export.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="holds files that are not an export"):
+        require_replaceable(str(other), "small")
+    with pytest.raises(CheckpointError, match="holds the export of run 'small', not of 'large'"):
+        require_replaceable(str(exported), "large")
+    with pytest.raises(ConfigError, match="is a file: choose another folder"):
+        require_replaceable(str(other / "thesis.tex"), "small")
+    with pytest.raises(ConfigError, match="is a URL: export to a local folder"):
+        require_replaceable("s3://bucket/hf", "small")

@@ -1,0 +1,29 @@
+"""Runs the command many times with its slow imports done once: each line read is forked into a command of its own.
+
+Reads lines ``{"cwd": ..., "arguments": [...]}`` from stdin; for each it prints the child's pid, which is its process
+group too, and then, when it has ended, its wait status.
+"""
+
+import json
+import os
+import runpy
+import sys
+
+import datatrove.executor  # noqa: F401
+import streaming  # noqa: F401
+
+from meap.config import PrepConfig, run_command
+
+prepare = runpy.run_path(sys.argv[1])["prepare"]
+for line in sys.stdin:
+    order = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os.chdir(order["cwd"])
+        log = os.open("command.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os._exit(run_command(PrepConfig, prepare, doc=None, argv=order["arguments"]))
+    print(pid, flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)

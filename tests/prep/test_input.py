@@ -1,0 +1,263 @@
+"""Every kind of bad input has one clear error, or is counted with its place."""
+
+import gzip
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from meap.config import PrepConfig
+from meap.errors import BadInputError, ConfigError, DataError
+from meap.prep.corpora import CORPORA, InputFiles, find_inputs, resolve
+from meap.prep.progress import Tally
+from meap.prep.reader import StrictJsonlReader, ZstdStream
+
+
+def _read(source: Path, tmp_path: Path, *, text_key="text", max_bad_lines=100) -> tuple[list[str], Tally]:
+    tally = Tally(tmp_path)
+    reader = StrictJsonlReader(find_inputs(str(source)), tally, text_key=text_key, max_bad_lines=max_bad_lines)
+    return [document.text for document in reader.run()], tally
+
+
+def test_bad_lines_are_counted_with_file_and_line(tmp_path, write_lines):
+    lines = [
+        "first",
+        b"{broken",
+        b'["a list"]',
+        b'{"no text": 1}',
+        b'{"text": null}',
+        b'{"text": "\xff"}',
+        b'{"text": ""}',
+        b"",
+        "last",
+    ]
+    path = write_lines(tmp_path / "in" / "a.json.gz", lines)
+    texts, tally = _read(path, tmp_path)
+    assert texts == ["first", "last"]
+    assert (tally.bad_lines, tally.empty_documents) == (5, 1)
+    assert [(each.file, each.line) for each in tally.kept_bad_lines] == [(str(path), n) for n in range(2, 7)]
+    reasons = [each.reason for each in tally.kept_bad_lines]
+    assert reasons[1] == "not a JSON object but list"
+    assert reasons[2] == "no field 'text'"
+    assert reasons[3] == "field 'text' is not a string but NoneType"
+    assert tally.input_bytes == path.stat().st_size
+
+
+def test_bad_lines_are_recorded_and_warned_of(prepare, tmp_path, tokenizer_dir, make_texts, write_lines, capfd):
+    write_lines(tmp_path / "in.jsonl", [*make_texts(40), *[b"bad"] * 5, ""])
+    prepare("source=in.jsonl", "remote=out", f"tokenizer.name={tokenizer_dir}", "seq_len=15")
+    record = json.loads((tmp_path / "out" / ".prep" / "tasks" / "00000.json").read_text())
+    assert (record["bad_lines"], record["empty_documents"]) == (5, 1)
+    assert [(each["file"], each["line"]) for each in record["kept_bad_lines"]] == [
+        ("in.jsonl", n) for n in range(41, 46)
+    ]
+    assert json.loads((tmp_path / "out" / "train" / "manifest.json").read_text())["bad_lines"] == 5
+    out, err = capfd.readouterr()
+    assert "5 bad lines left out" in out
+    warned = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert warned[0].startswith("warning: left out in.jsonl:41: not valid JSON")
+    assert warned[3:] == ["warning: more bad lines in task 0 are only counted and recorded"]
+    assert len(warned) == len(err.splitlines()), "datatrove's log belongs into files"
+
+
+def test_too_many_bad_lines_are_fatal(tmp_path, write_lines):
+    path = write_lines(tmp_path / "a.jsonl", ["good", b"bad", "good", b"bad"])
+    assert _read(path, tmp_path, max_bad_lines=2)[1].bad_lines == 2
+    with pytest.raises(BadInputError, match=r"a.jsonl:4: not valid JSON .*bad line 2 of task 0.*max_bad_lines=1 are"):
+        _read(path, tmp_path, max_bad_lines=1)
+    with pytest.raises(BadInputError, match=r"a.jsonl:2: .*max_bad_lines=0 are allowed: repair the file, or raise"):
+        _read(path, tmp_path, max_bad_lines=0)
+
+
+def test_a_task_that_failed_on_bad_lines_goes_on_when_more_are_allowed(
+    prepare, tmp_path, tokenizer_dir, make_texts, write_lines
+):
+    write_lines(tmp_path / "in.jsonl", [*make_texts(40), b"bad"])
+    arguments = ("source=in.jsonl", "remote=out", f"tokenizer.name={tokenizer_dir}", "seq_len=15")
+    with pytest.raises(BadInputError, match=r"in.jsonl:41"):
+        prepare(*arguments, "max_bad_lines=0")
+    assert not (tmp_path / "out" / "train").exists()
+    prepare(*arguments, "max_bad_lines=1")
+    assert (tmp_path / "out" / "train" / "index.json").is_file()
+
+
+def test_wrong_text_key_is_fatal_at_once_and_lists_the_fields(tmp_path, write_lines):
+    path = write_lines(
+        tmp_path / "a.jsonl", ["some text that is longer than its address, as texts are"] * 9, key="content"
+    )
+    with pytest.raises(
+        BadInputError, match=r"a.jsonl:1: there is no field 'text': .*'content', 'url'; did you mean text_key=content\?"
+    ):
+        _read(path, tmp_path)
+    assert len(_read(path, tmp_path, text_key="content")[0]) == 9
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_truncated_files_are_refused(tmp_path, make_texts, suffix):
+    content = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in make_texts(20_000, words=4))
+    packed = gzip.compress(content) if suffix == "gz" else zstandard.ZstdCompressor().compress(content)
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(packed)
+    assert len(_read(path, tmp_path)[0]) == 20_000
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(
+        BadInputError, match=r"a.jsonl.\w+ is damaged after line [\d,]+, near byte .*: fetch the file again"
+    ):
+        _read(path, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_corrupt_files_and_files_of_another_kind_are_refused(tmp_path, make_texts, suffix):
+    content = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in make_texts(2_000))
+    packed = bytearray(
+        gzip.compress(content) if suffix == "gz" else zstandard.ZstdCompressor(write_checksum=True).compress(content)
+    )
+    packed[len(packed) // 2] ^= 0x55
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(packed)
+    # deflate may still decode to something: then a bad line or the checksum at the end tells
+    with pytest.raises(BadInputError, match=r"a.jsonl.\w+ is damaged after line|is bad line|there is no field"):
+        _read(path, tmp_path, max_bad_lines=0)
+    path.write_bytes(content)
+    with pytest.raises(BadInputError, match=r"a.jsonl.\w+ is damaged after line 0, near byte"):
+        _read(path, tmp_path)
+
+
+def test_zstd_files_of_several_frames_are_read_to_the_end(tmp_path, make_texts):
+    texts = make_texts(500)
+    frames = [
+        zstandard.ZstdCompressor().compress("".join(json.dumps({"text": text}) + "\n" for text in part).encode())
+        for part in (texts[:100], texts[100:], [])
+    ]
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
+    assert _read(tmp_path / "a.jsonl.zst", tmp_path)[0] == texts
+    with (tmp_path / "a.jsonl.zst").open("rb") as raw:
+        assert ZstdStream(raw).readable()
+
+
+def test_byte_order_mark_and_blank_lines_are_no_bad_lines(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n{"text": "two"}\n  \n{"text": "three"}')
+    texts, tally = _read(tmp_path / "a.jsonl", tmp_path)
+    assert texts == ["one", "two", "three"]
+    assert tally.bad_lines == 0
+
+
+def test_tasks_read_contiguous_ranges_that_cover_all_files():
+    for count in (1, 4, 7, 1024):
+        files = InputFiles("in", tuple(f"{n:04d}" for n in range(count)), (1,) * count)
+        for tasks in {1, 2, 3, count} & set(range(1, count + 1)):
+            ranges = [list(files.of_task(task, tasks)) for task in range(tasks)]
+            assert [number for each in ranges for number in each] == list(range(count))
+            assert all(ranges)
+
+
+def test_sources_are_files_globs_and_folders(tmp_path, write_lines, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.jsonl", "a.json.gz", "c.jsonl.zst", "d.json", "e.jsonl.gz", "notes.txt", "odd[1].jsonl"):
+        write_lines(tmp_path / "in" / name, ["text"])
+    write_lines(tmp_path / "in" / "deeper" / "f.jsonl", ["text"])
+    everything = ("a.json.gz", "b.jsonl", "c.jsonl.zst", "d.json", "e.jsonl.gz", "odd[1].jsonl")
+    for source in ("in", "in/", f"{tmp_path}/in", f"file://{tmp_path}/in"):
+        assert find_inputs(source).names == everything
+    assert find_inputs("in").urls[0] == "in/a.json.gz"
+    assert find_inputs("in/*.jsonl").urls == ("in/b.jsonl", "in/odd[1].jsonl")
+    assert find_inputs("in/odd[1].jsonl").urls == ("in/odd[1].jsonl",)
+    assert find_inputs("i*/d*/f.jsonl").urls == ("in/deeper/f.jsonl",)
+    assert find_inputs(f"{tmp_path}/in/b.jsonl").urls == (f"{tmp_path}/in/b.jsonl",)
+    monkeypatch.chdir(tmp_path / "in")
+    assert find_inputs("b.jsonl").urls == ("b.jsonl",)
+    assert find_inputs(".").urls == everything
+    assert find_inputs("*.json").urls == ("d.json",)
+    assert find_inputs("b.jsonl").sizes == ((tmp_path / "in" / "b.jsonl").stat().st_size,)
+
+
+def test_source_that_matches_nothing_names_the_known_corpora(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source in ("c5", "nowhere/*.json.gz", str(tmp_path)):
+        with pytest.raises(DataError, match=r"source=.* matches no file: .*sample: .*c4: .*c4_realnewslike: "):
+            find_inputs(source)
+    with pytest.raises(DataError, match=r"s4://bucket/x.jsonl cannot be used \(ValueError: Protocol not known: s4"):
+        find_inputs("s4://bucket/x.jsonl")
+
+
+def _config(**values) -> PrepConfig:
+    from meap.config import TokenizerConfig
+
+    return PrepConfig(**{"source": "in", "remote": "out", "tokenizer": TokenizerConfig(name="t")} | values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"remote": None}, r"remote is not set: for source=in say where to write"),
+        ({"tokenizer": PrepConfig().tokenizer}, r"tokenizer.name is not set: for source=in give a local folder"),
+        ({"tasks": 3}, r"tasks=3 is more than the 2 input files: .*tasks=2 is the most"),
+        ({"shard_size": "64 megs"}, r"shard_size='64 megs' is not a size: write for example 64mb"),
+        ({"shard_size": "1kb"}, r"shard_size=1kb is out of range: with seq_len=4096 it must be at least 20484"),
+        ({"shard_size": "4gb"}, r"shard_size=4gb is out of range: .* less than 4gb"),
+        ({"compression": "zip"}, r"compression='zip' is not known: use zstd, zstd:1 to zstd:22, or null"),
+        ({"compression": "zstd:23"}, r"compression='zstd:23' is not known"),
+        ({"source": "s3://user:pass@host/x.json"}, r"source is a URL with a user or password in it"),
+        ({"remote": "s3://key@host/x"}, r"remote is a URL with a user or password in it"),
+        ({"source": "https://host/x.json?token=s3cret"}, r"source is a URL with a query"),
+    ],
+)
+def test_configurations_that_cannot_work_are_refused(tmp_path, monkeypatch, write_lines, values, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl"):
+        write_lines(tmp_path / "in" / name, ["text"])
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve(_config(**values))
+    assert "pass@" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_resolve_leaves_nothing_to_default(tmp_path, monkeypatch, write_lines):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl"):
+        write_lines(tmp_path / "in" / name, ["text"])
+    config, inputs = resolve(_config())
+    assert (config.seq_len, config.text_key, config.tasks, config.remote) == (4096, "text", 1, "out")
+    assert resolve(config) == (config, inputs)
+    # a wildcard is no query
+    from meap.storage import require_plain_url
+
+    require_plain_url("source", "s3://bucket/c4-train.0000?.json.gz")
+    require_plain_url("source", "hf://datasets/allenai/c4@main/en/*.json.gz")
+
+
+def test_default_tasks_follow_the_size_of_the_input(monkeypatch):
+    for sizes, tasks in (((1,) * 9, 1), ((256_000_000,) * 9, 9), ((300_000_000,) * 9, 9), ((100_000_000,) * 9, 4)):
+        inputs = InputFiles("in", tuple(f"{n}.json" for n in range(9)), sizes)
+        monkeypatch.setattr("meap.prep.corpora.find_inputs", lambda _, inputs=inputs: inputs)
+        assert resolve(_config())[0].tasks == tasks
+
+
+def test_corpora_are_named_as_files_of_the_hub():
+    assert CORPORA["c4"].files == "hf://datasets/allenai/c4/en/c4-train.*.json.gz"
+    assert CORPORA["sample"].seq_len == 256
+    assert all(corpus.about for corpus in CORPORA.values())
+
+
+def test_progress_lines_tell_what_is_left(tmp_path):
+    import io
+
+    from meap.prep.progress import Progress
+
+    tally = Tally(tmp_path)
+    tally.start(3)
+    tally.documents["train"], tally.tokens["train"], tally.input_bytes = 1_000, 50_000, 25_000_000
+    tally.report(now=True)
+    console = io.StringIO()
+    progress = Progress(
+        tmp_path, tasks=4, done_tasks=1, total_bytes=100_000_000, done_bytes=25_000_000, interval=0.01, console=console
+    )
+    printed = threading.Event()
+    console.write = lambda text: printed.set() or io.StringIO.write(console, text)
+    with progress.shown():
+        assert printed.wait(30)
+    line = console.getvalue().splitlines()[0]
+    assert line.startswith("1,000 documents | 50.0 of 100.0 MB read | 50,000 tokens | ")
+    assert " tokens/s | 1 of 4 tasks | time left: 0:00:0" in line

@@ -1,0 +1,387 @@
+"""A job is done once, whatever happens on the way: same bytes for any number of workers, after any kill."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from meap.errors import DataError, IncompleteError, MismatchError
+
+
+@pytest.fixture
+def arguments(tmp_path, tokenizer_dir, make_texts, write_lines) -> tuple[str, ...]:
+    """Four files, four tasks, several shards each."""
+    for number in range(4):
+        write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(150, seed=number))
+    return (
+        "source=in",
+        f"tokenizer.name={tokenizer_dir}",
+        "seq_len=31",
+        "shard_size=8kb",
+        "heldout_ratio=0.05",
+        "tasks=4",
+    )
+
+
+@pytest.mark.slow
+def test_output_is_the_same_for_any_number_of_workers(run_command_line, prepare, tmp_path, arguments, hashes_of):
+    prepare(*arguments, "remote=one")
+    expected = hashes_of(tmp_path / "one")
+    assert len([name for name in expected if name.startswith("train/shard.")]) > 8
+    for workers in (2, 3):
+        done = run_command_line(*arguments, f"remote={workers}", f"workers={workers}")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == "" or " tokens/s | " in done.stderr
+        assert hashes_of(tmp_path / str(workers)) == expected
+
+
+def test_tasks_change_the_cut_but_not_the_order(prepare, tmp_path, arguments, read_rows):
+    prepare(*arguments, "remote=four")
+    prepare(*arguments[:-1], "remote=one")
+    one, four = (read_rows(tmp_path / name / "train").ravel().tolist() for name in ("one", "four"))
+    assert one[: len(four) // 8] == four[: len(four) // 8]
+    names = [shard["raw_data"]["basename"] for shard in _index(tmp_path / "four")]
+    assert names == sorted(names)
+    assert {name.split(".")[1] for name in names} == {"00000", "00001", "00002", "00003"}
+    assert {path.name for path in (tmp_path / "four" / "train").iterdir()} == {
+        "index.json",
+        "manifest.json",
+        *(shard["zip_data"]["basename"] for shard in _index(tmp_path / "four")),
+    }
+
+
+def test_a_complete_job_is_not_done_again(prepare, tmp_path, arguments, hashes_of, capsys):
+    prepare(*arguments, "remote=out")
+    first = capsys.readouterr().out
+    assert first.startswith("complete: 600 documents, ")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "train").iterdir()}
+    prepare(*arguments, "remote=out", "workers=2", "progress_interval=1")
+    again = capsys.readouterr().out
+    assert again.startswith("already complete: 600 documents, ")
+    assert again.split(": ")[1].strip() == first.split(";")[0].removeprefix("complete: ")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "train").iterdir()} == before
+    assert not (tmp_path / "out" / ".prep" / "scratch").exists()
+
+
+def test_another_data_set_in_the_folder_is_refused_key_by_key(prepare, tmp_path, arguments, tokenizer_dir, write_lines):
+    prepare(*arguments, "remote=out")
+    start = r"out holds another data set; "
+    end = r": choose another remote, or delete the folder"
+    with pytest.raises(MismatchError, match=rf"{start}seq_len=31 there, seq_len=63 here{end}"):
+        prepare(*arguments, "remote=out", "seq_len=63")
+    with pytest.raises(MismatchError, match=rf"{start}tasks=4 there, tasks=2 here{end}"):
+        prepare(*arguments, "remote=out", "tasks=2")
+    with pytest.raises(MismatchError, match=rf"{start}seed=0 there, seed=1 here; shard_size=8kb there, shard_size=9kb"):
+        prepare(*arguments, "remote=out", "seed=1", "shard_size=9kb")
+    definition = json.loads((tokenizer_dir / "tokenizer.json").read_text())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer_config.json").write_text((tokenizer_dir / "tokenizer_config.json").read_text())
+    definition["model"]["merges"].pop()
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(MismatchError, match=rf"{start}tokenizer.name=.*; the tokenizers give different ids{end}"):
+        prepare(*arguments, "remote=out", "tokenizer.name=other")
+    write_lines(tmp_path / "in" / "2.json.gz", ["another text"])
+    with pytest.raises(MismatchError, match=rf"{start}4 input files there, 4 here, of which in/2.json.gz is the first"):
+        prepare(*arguments, "remote=out")
+    (tmp_path / "in" / "2.json.gz").unlink()
+    with pytest.raises(MismatchError, match=r"tasks=4 there, tasks=3 here; 4 input files there, 3 here"):
+        prepare(*arguments, "remote=out", "tasks=3")
+
+
+def test_a_folder_of_something_else_is_refused(prepare, tmp_path, arguments):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("irreplaceable")
+    with pytest.raises(
+        MismatchError, match=r"out is not empty and was not begun by this program \(it holds thesis.tex\)"
+    ):
+        prepare(*arguments, "remote=out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+    with pytest.raises(DataError, match=r"out/thesis.tex is a file: choose a folder as remote"):
+        prepare(*arguments, "remote=out/thesis.tex")
+
+
+def test_damaged_job_record_is_refused(prepare, tmp_path, arguments):
+    prepare(*arguments, "remote=out")
+    (tmp_path / "out" / ".prep" / "job.json").write_text("{")
+    with pytest.raises(MismatchError, match=r"out/.prep/job.json is not readable .*: choose another remote, or delete"):
+        prepare(*arguments, "remote=out")
+
+
+def test_completion_markers_without_a_record_do_not_count(prepare, tmp_path, arguments, hashes_of):
+    prepare(*arguments, "remote=out")
+    expected = hashes_of(tmp_path / "out")
+    (tmp_path / "out" / ".prep" / "tasks" / "00002.json").unlink()
+    assert len(list((tmp_path / "out" / ".prep" / "completions").iterdir())) == 4
+    prepare(*arguments, "remote=out")
+    assert hashes_of(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_a_record_whose_shards_are_not_in_place_does_not_count(prepare, tmp_path, arguments, hashes_of, damage):
+    prepare(*arguments, "remote=out")
+    expected = hashes_of(tmp_path / "out")
+    shard = tmp_path / "out" / "train" / "shard.00001.00000.mds.zstd"
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-1])
+    prepare(*arguments, "remote=out")
+    assert hashes_of(tmp_path / "out") == expected
+
+
+def test_nothing_is_published_before_every_task_is_done(prepare, tmp_path, arguments, write_lines, monkeypatch):
+    from meap.prep import shards
+
+    published = []
+    real_publish = shards.publish
+    monkeypatch.setattr(shards, "publish", lambda job: published.append(job) or real_publish(job))
+    write_lines(tmp_path / "in" / "3.json.gz", ["one", b"bad"])
+    with pytest.raises(DataError, match=r"in/3.json.gz:2: not valid JSON"):
+        prepare(*arguments, "remote=out", "max_bad_lines=0")
+    assert not published
+    assert len(list((tmp_path / "out" / ".prep" / "tasks").iterdir())) == 3
+    assert not list((tmp_path / "out").rglob("index.json"))
+    assert not list((tmp_path / "out").rglob("manifest.json"))
+
+    # and publish itself looks: here a shard goes away under its feet
+    def lose_a_shard(job):
+        (tmp_path / "out" / "train" / "shard.00000.00000.mds.zstd").unlink()
+        real_publish(job)
+
+    monkeypatch.setattr(shards, "publish", lose_a_shard)
+    with pytest.raises(IncompleteError, match=r"out: task 0 and 0 more of 4 are not complete .*: run the same command"):
+        prepare(*arguments, "remote=out", "max_bad_lines=1")
+    assert not list((tmp_path / "out").rglob("index.json"))
+    monkeypatch.setattr(shards, "publish", real_publish)
+    prepare(*arguments, "remote=out", "max_bad_lines=1")
+    assert (tmp_path / "out" / "train" / "index.json").is_file()
+
+
+def test_the_index_of_train_is_the_last_file(prepare, tmp_path, arguments, monkeypatch):
+    from meap.prep import folder
+
+    order = []
+    real_move = folder._move
+    monkeypatch.setattr(folder, "_move", lambda file, path: order.append(path) or real_move(file, path))
+    prepare(*arguments, "remote=out")
+    names = [str(path.relative_to(tmp_path / "out")) for path in order if ".prep" not in path.parts]
+    assert names[-5:] == [
+        "tokenizer/tokenizer_config.json",
+        "validation/manifest.json",
+        "train/manifest.json",
+        "validation/index.json",
+        "train/index.json",
+    ]
+    for number in range(4):
+        record = order.index(tmp_path / "out" / ".prep" / "tasks" / f"{number:05d}.json")
+        assert all(order.index(path) < record for path in order if path.name.startswith(f"shard.{number:05d}."))
+
+
+def test_no_row_at_all_is_an_error(prepare, tmp_path, tokenizer_dir, write_lines):
+    write_lines(tmp_path / "in.jsonl", ["short"])
+    with pytest.raises(
+        DataError, match=r"not a single row: \d+ tokens in 1 tasks, and a row takes 4097: choose a smaller"
+    ):
+        prepare("source=in.jsonl", "remote=out", f"tokenizer.name={tokenizer_dir}", "heldout_ratio=0")
+    assert not (tmp_path / "out" / "train").exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["meap.prep.folder._move", "streaming.base.format.base.writer.JointWriter.flush_shard"]
+)
+def test_full_disk_names_the_place_and_the_remedy(prepare, tmp_path, arguments, monkeypatch, hashes_of, place):
+    prepare(*arguments, "remote=expected")
+    written = []
+
+    def fail_after_some(*values, **_):
+        written.append(values)
+        if len(written) > 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*values)
+
+    module, _, name = place.rpartition(".")
+    owner = __import__("pkgutil").resolve_name(module)
+    real = getattr(owner, name)
+    monkeypatch.setattr(owner, name, fail_after_some)
+    with pytest.raises(
+        DataError, match=r"no space left for .*out.* \([\d,]+ bytes free on its disk\): free space and run"
+    ):
+        prepare(*arguments, "remote=out")
+    assert not list((tmp_path / "out").rglob("index.json"))
+    assert not (tmp_path / "out" / ".prep" / "scratch").exists()
+    monkeypatch.setattr(owner, name, real)
+    prepare(*arguments, "remote=out")
+    assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
+
+
+def test_a_fault_of_ours_is_one_error_with_the_log(prepare, tmp_path, arguments, monkeypatch):
+    from meap.prep.steps import PackRows
+
+    monkeypatch.setattr(PackRows, "_refuse_mask_id", lambda *_: 1 / 0)
+    with pytest.raises(
+        DataError, match=r"task 0 failed with ZeroDivisionError: division by zero \(the log is .*00000.log"
+    ):
+        prepare(*arguments, "remote=out")
+    log = (tmp_path / "out" / ".prep" / "logs" / "task_00000.log").read_text()
+    assert "ZeroDivisionError" in log
+    assert "Traceback" in log
+
+
+def test_two_processes_do_not_write_to_one_folder(prepare, tmp_path, arguments, monkeypatch):
+    from meap.prep import shards
+
+    def try_again(_):
+        prepare(*arguments, "remote=out")
+
+    monkeypatch.setattr(shards, "publish", try_again)
+    with pytest.raises(DataError, match=r"out is being prepared by another process: wait for it, or end it"):
+        prepare(*arguments, "remote=out")
+
+
+@pytest.mark.slow
+def test_killed_at_any_point_it_continues_to_the_same_bytes(
+    forked_commands, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until
+):
+    for number in range(6):
+        write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(500, seed=number))
+    arguments = ("source=in", f"tokenizer.name={tokenizer_dir}", "seq_len=63", "shard_size=16kb", "tasks=6")
+    prepare(*arguments, "remote=expected")
+    out = tmp_path / "out"
+    rng = random.Random(4)
+
+    def num_files(pattern: str) -> int:
+        return len(list(out.glob(pattern)))
+
+    events = {
+        "claimed": (out / ".prep" / "job.json").exists,
+        "first shards": lambda: num_files(".prep/scratch/0*/train/shard.*") >= rng.randint(1, 3),
+        "shards in place": lambda: num_files("train/shard.*") >= 1,
+        "first record": lambda: num_files(".prep/tasks/*.json") >= 1,
+        "third task": lambda: num_files(".prep/tasks/*.json") >= 2 and num_files(".prep/scratch/0*/train/shard.*") >= 1,
+        "more shards": lambda: num_files("train/shard.*") > 3 * num_files("train/shard.00000.*"),
+        "last record": lambda: num_files(".prep/tasks/*.json") == 6,
+        "publishing": (out / "train" / "manifest.json").exists,
+    }
+    killed = []
+    for name, event in events.items():
+        shutil.rmtree(out / ".prep" / "scratch", ignore_errors=True)  # so that the event is this command's own
+        with forked_commands(*arguments, "remote=out", "workers=1") as group:
+            wait_until(lambda event=event, group=group: event() or not _is_running(group))
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        killed += [name] if forked_commands.status == -signal.SIGKILL else []
+        assert num_files(".prep/tasks/*.json") == 6 or not num_files("*/index.json"), f"published too early: {name}"
+    assert len(killed) >= 5, killed
+    with forked_commands(*arguments, "remote=out", "workers=1"):
+        pass
+    assert forked_commands.status == 0
+    assert "complete: 3,000 documents, " in (tmp_path / "command.log").read_text()
+    assert hashes_of(out) == hashes_of(tmp_path / "expected")
+    assert not (out / ".prep" / "scratch").exists()
+
+
+@pytest.mark.slow
+def test_with_workers_it_survives_a_kill_an_interrupt_and_the_loss_of_a_worker(
+    start_command, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until
+):
+    for number in range(5):
+        write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(2000, seed=number))
+    arguments = ("source=in", f"tokenizer.name={tokenizer_dir}", "seq_len=63", "shard_size=32kb", "tasks=5")
+    arguments += ("progress_interval=600",)
+    prepare(*arguments, "remote=expected")
+    prep = tmp_path / "out" / ".prep"
+
+    process = start_command(*arguments, "remote=out", "workers=2")
+    wait_until(lambda: list(prep.glob("tasks/*.json")))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not list((tmp_path / "out").glob("*/index.json"))
+
+    shutil.rmtree(prep / "scratch", ignore_errors=True)
+    process = start_command(*arguments, "remote=out", "workers=2")
+    wait_until(lambda: list(prep.glob("scratch/0*/train/shard.*")))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process of the group
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "interrupted: run the same command again to continue\n"
+
+    shutil.rmtree(prep / "scratch", ignore_errors=True)
+    process = start_command(*arguments, "remote=out", "workers=2")
+    wait_until(lambda: list(prep.glob("scratch/0*/train/shard.*")))
+    running = [json.loads(path.read_text()) for path in prep.glob("scratch/progress/*.json")]
+    victim = next(each["pid"] for each in running if not each["is_done"])
+    assert victim != process.pid
+    os.kill(victim, signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith(f"error: the worker process {victim} of task ")
+    assert err.endswith("Run the same command again to continue, with fewer workers if it was memory\n")
+    assert err.count("\n") == 1
+
+    prepare(*arguments, "remote=out")
+    assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
+
+
+@pytest.mark.slow
+def test_failure_in_a_worker_is_one_line(run_command_line, tmp_path, arguments, write_lines):
+    (tmp_path / "in" / "2.json.gz").write_bytes((tmp_path / "in" / "2.json.gz").read_bytes()[:2000])
+    done = run_command_line(*arguments, "remote=out", "workers=2", "progress_interval=600")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: in/2.json.gz is damaged after line ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_bare_command_prepares_the_sample(run_command_line, tmp_path):
+    done = run_command_line()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("complete: ")
+    manifest = json.loads((tmp_path / "data" / "sample" / "mds" / "train" / "manifest.json").read_text())
+    assert manifest["seq_len"] == 256
+    assert manifest["rows"] > 5000
+    assert manifest["config"]["source"] == "sample"
+    assert manifest["config"]["tokenizer"]["name"] == "data/sample/tokenizer"
+    assert not {"remote", "workers", "progress_interval"} & manifest["config"].keys()
+    assert run_command_line().stdout.startswith("already complete: ")
+
+
+def test_help_needs_no_heavy_library(command_path, project_root):
+    import subprocess
+
+    heavy = {"datatrove", "streaming", "torch", "tokenizers", "fsspec", "numpy"}
+    program = (
+        "import runpy, sys; sys.argv = ['c4_to_mds.py', '--help']\n"
+        f"try: runpy.run_path({str(command_path)!r}, run_name='__main__')\n"
+        f"except SystemExit: print('loaded', {heavy!r} & set(sys.modules))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(project_root)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "loaded set()" in done.stdout
+    assert "max_bad_lines=100" in done.stdout
+
+
+def test_the_yaml_for_c4_is_valid(project_root: Path):
+    from meap.config import PrepConfig, load_config
+
+    config = load_config(PrepConfig, project_root / "yamls" / "prep_c4.yaml")
+    assert (config.source, config.seq_len) == ("c4", 4096)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def _index(remote: Path) -> list[dict]:
+    return json.loads((remote / "train" / "index.json").read_text())["shards"]

@@ -1,0 +1,117 @@
+"""From S3 and to S3, against moto's server on the loopback interface."""
+
+import os
+
+import pytest
+
+from meap.errors import ConfigError
+from meap.storage import use_one_s3_endpoint
+
+pytestmark = pytest.mark.slow
+
+_KEYS = {"AWS_ACCESS_KEY_ID": "testkeyid", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
+_NO_KEYS = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nowhere"}
+
+
+@pytest.fixture
+def server():
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server):
+    import boto3
+
+    resource = boto3.resource(
+        "s3",
+        endpoint_url=server,
+        region_name="us-east-1",
+        aws_access_key_id="testkeyid",
+        aws_secret_access_key="testsecret",
+    )
+    return resource.create_bucket(Bucket="corpus")
+
+
+def test_from_s3_to_s3_gives_the_shards_of_local_folders(
+    run_command_line, prepare, tmp_path, server, bucket, tokenizer_dir, make_texts, write_lines
+):
+    for number in range(3):
+        path = write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(150, seed=number))
+        bucket.upload_file(str(path), f"raw/{path.name}")
+    arguments = (f"tokenizer.name={tokenizer_dir}", "seq_len=31", "shard_size=8kb", "heldout_ratio=0.05", "tasks=3")
+    prepare("source=in/*.json.gz", "remote=out", *arguments)
+
+    remote = ("source=s3://corpus/raw/*.json.gz", "remote=s3://corpus/mds", *arguments)
+    done = run_command_line(*remote, "workers=2", **_KEYS, S3_ENDPOINT_URL=server)
+    assert done.returncode == 0, done.stderr
+    assert "complete: 450 documents, " in done.stdout
+    stored = {each.key: each.get()["Body"].read() for each in bucket.objects.filter(Prefix="mds/")}
+    local = {
+        f"mds/{path.relative_to(tmp_path / 'out')}": path for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    published = {key for key in stored if ".prep" not in key}
+    assert published == {key for key in local if ".prep" not in key}
+    for key in published:
+        # the manifest names the source
+        assert key.endswith("manifest.json") or stored[key] == local[key].read_bytes(), key
+
+    again = run_command_line(*remote, **_KEYS, AWS_ENDPOINT_URL=server)
+    assert again.stdout.startswith("already complete: 450 documents, ")
+    other = run_command_line(*remote, "seq_len=63", **_KEYS, AWS_ENDPOINT_URL=server)
+    assert other.returncode == 1
+    assert "s3://corpus/mds holds another data set; seq_len=31 there, seq_len=63 here" in other.stderr
+
+
+def test_s3_troubles_are_one_error_without_secrets(
+    run_command_line, tmp_path, server, bucket, tokenizer_dir, make_texts, write_lines
+):
+    path = write_lines(tmp_path / "in.json.gz", make_texts(20))
+    bucket.upload_file(str(path), "raw/in.json.gz")
+    tokenizer = f"tokenizer.name={tokenizer_dir}"
+    here = {"AWS_ENDPOINT_URL": server}
+
+    def error_of(*arguments: str, **environment: str) -> str:
+        done = run_command_line(*arguments, tokenizer, "seq_len=15", "workers=1", **environment)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert "testsecret" not in done.stderr
+        return done.stderr
+
+    assert "s3://nobucket/mds does not exist, or its bucket does not: check the spelling or create it" in error_of(
+        "source=in.json.gz", "remote=s3://nobucket/mds", **_KEYS, **here
+    )
+    assert "source=s3://nobucket/raw/*.gz matches no file" in error_of(
+        "source=s3://nobucket/raw/*.gz", "remote=out", **_KEYS, **here
+    )
+    for arguments in (
+        ("source=s3://corpus/raw/in.json.gz", "remote=out"),
+        ("source=in.json.gz", "remote=s3://corpus/mds"),
+    ):
+        message = error_of(*arguments, **_NO_KEYS, **here)
+        assert "s3://corpus/" in message
+        assert "no credentials found" in message
+        assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in message
+
+
+def test_endpoints_are_made_one(monkeypatch):
+    for ours, theirs in (("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL"), ("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL")):
+        monkeypatch.setenv(ours, "http://127.0.0.1:9")
+        monkeypatch.delenv(theirs, raising=False)
+        use_one_s3_endpoint()
+        assert os.environ[theirs] == "http://127.0.0.1:9"
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:10")
+    with pytest.raises(
+        ConfigError, match=r"S3_ENDPOINT_URL and AWS_ENDPOINT_URL name two different S3 stores: unset one"
+    ):
+        use_one_s3_endpoint()
+    for name in ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    use_one_s3_endpoint()
+    assert not {"S3_ENDPOINT_URL", "AWS_ENDPOINT_URL"} & os.environ.keys()
