@@ -85,7 +85,7 @@ class Manifest:
         """
         remedy = "prepare the data again"
         try:
-            values = cast(dict[str, Any], json.loads(text))
+            values = cast("dict[str, Any]", json.loads(text))
             version = values["format_version"]
             if version != FORMAT_VERSION:
                 raise DataError(f"{origin} has format version {version}, this program reads {FORMAT_VERSION}: {remedy}")

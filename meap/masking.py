@@ -8,7 +8,7 @@ runs on numpy arrays (loader workers) and torch tensors (training process, CPU o
 Invariants, one test per number:
 
 1. Labels are the clean tokens: masking returns new inputs and never touches its arguments.
-2. The count is exact: ``max(1, int(T * ratio))`` distinct positions of T tokens in scope (official code), not Bernoulli.
+2. The count is exact: ``max(1, int(T * ratio))`` distinct positions of T in scope (official code), not Bernoulli.
 3. Protected ids and, unless `mask_last`, the last input position are never chosen.
 4. The choice depends on the address alone: not on batch, rank, worker, order, or the token values.
 5. Both sites agree: numpy and torch give the same positions bit for bit.

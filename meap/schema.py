@@ -13,8 +13,8 @@ import numpy as np
 __all__ = [
     "IGNORE_INDEX",
     "MANIFEST_NAME",
-    "TOKENS_COLUMN",
     "TOKENIZER_DIR",
+    "TOKENS_COLUMN",
     "TRAIN_SPLIT",
     "VALIDATION_SPLIT",
     "Batch",

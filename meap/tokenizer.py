@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -115,7 +114,7 @@ class Tokenizer:
             raise MismatchError(
                 f"tokenizer {self.name!r} is not the one {owner} was made with "
                 f"(fingerprint {self.fingerprint[:19]}..., recorded {expected[:19]}...): "
-                "leave tokenizer.name unset to use the one stored with the data, or prepare the data again with this one"
+                "leave tokenizer.name unset to use the one stored with the data, or prepare the data again"
             )
 
 
@@ -140,7 +139,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     if not tokenizer_file.is_file():
         raise DataError(f"tokenizer folder {folder} holds no {_TOKENIZER_FILE}: export it with save_pretrained first")
     try:
-        definition = cast(dict[str, Any], json.loads(tokenizer_file.read_text(encoding="utf-8")))
+        definition = cast("dict[str, Any]", json.loads(tokenizer_file.read_text(encoding="utf-8")))
         # Padding and truncation belong to a caller, not to a vocabulary.
         definition |= {"padding": None, "truncation": None}
         full = RustTokenizer.from_str(json.dumps(definition))
@@ -178,7 +177,7 @@ def _special_token(
     role: str, asked: str | None, source_config: dict[str, Any], vocabulary: RustTokenizer, name: str
 ) -> str:
     defined = source_config.get(role)
-    token = asked or (cast(dict[str, str], defined)["content"] if isinstance(defined, dict) else defined)
+    token = asked or (cast("dict[str, str]", defined)["content"] if isinstance(defined, dict) else defined)
     if not token:
         raise ConfigError(
             f"tokenizer {name!r} defines no {role}: set tokenizer.{role} to one of its special tokens, "
@@ -186,7 +185,7 @@ def _special_token(
         )
     if vocabulary.token_to_id(token) is None:
         raise ConfigError(f"tokenizer.{role}={token!r} is not in the vocabulary of tokenizer {name!r}")
-    return cast(str, token)
+    return cast("str", token)
 
 
 def _without_token(definition: dict[str, Any], token: str) -> dict[str, Any]:
@@ -203,10 +202,10 @@ def _id_of(vocabulary: RustTokenizer, token: str) -> int:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not os.path.isfile(path):
+    if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
-    return cast(dict[str, Any], content)
+    return cast("dict[str, Any]", content)

@@ -2,8 +2,8 @@
 
     python recipes/demo.py
 
-Runs the four commands a user would run, shows what they print, and ends in a table. A stage whose command, yaml and code
-have not changed since it finished is not run again.
+Runs the four commands a user would run, shows what they print, and ends in a table. A stage whose command, yaml and
+code have not changed since it finished is not run again.
 """
 
 import hashlib

@@ -20,7 +20,7 @@ def main(cfg: TrainingConfig) -> None:
     from composer import Trainer
     from composer.algorithms import GradientClipping
     from composer.callbacks import LRMonitor, SpeedMonitor
-    from composer.core import Time
+    from composer.core import Algorithm, Time
 
     from meap.data import build_loader, open_shards, open_tokenizer
     from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
@@ -33,7 +33,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.train.model import build_model, llama_config
     from meap.train.optim import build_optimizer, build_scheduler
     from meap.train.run_folder import METRICS_NAME, open_run
-    from meap.train.trust import forbid_unpickling
+    from meap.train.trust import forbid_unpickling, named_checkpoint_errors
 
     forbid_unpickling()
     use_one_s3_endpoint()
@@ -55,9 +55,7 @@ def main(cfg: TrainingConfig) -> None:
     train_loader = load(shards, masking=cfg.masking if masked_by_dataset else None, shuffle=cfg.data.shuffle)
 
     # Model and optimiser.
-    attention = choose_attention(
-        cfg.model.attention, on_gpu=machine.on_gpu, bf16=machine.precision == "amp_bf16"
-    )
+    attention = choose_attention(cfg.model.attention, on_gpu=machine.on_gpu, bf16=machine.precision == "amp_bf16")
     architecture = llama_config(
         cfg.model,
         vocab_size=tokenizer.vocab_size,
@@ -69,7 +67,9 @@ def main(cfg: TrainingConfig) -> None:
     optimizer = build_optimizer(cfg.optimizer, model, fused=machine.on_gpu)
 
     # The method, and what is watched.
-    algorithms = [GradientClipping("norm", cfg.optimizer.grad_clip_norm)] if cfg.optimizer.grad_clip_norm else []
+    algorithms: list[Algorithm] = (
+        [GradientClipping("norm", cfg.optimizer.grad_clip_norm)] if cfg.optimizer.grad_clip_norm else []
+    )
     if not masked_by_dataset:
         algorithms.append(InputMasking(cfg.masking, mask_id=tokenizer.mask_id, seed=cfg.run.seed))
     interval = Time.from_timestring(cfg.train.log_interval).value
@@ -78,34 +78,35 @@ def main(cfg: TrainingConfig) -> None:
         heldout = load(open_shards(cfg.data, VALIDATION_SPLIT), masking=None, shuffle=False)
         evaluators.append(heldout_evaluator(heldout, cfg.train))
 
-    trainer = Trainer(
-        model=model,
-        train_dataloader=packed_rows(train_loader),
-        eval_dataloader=evaluators,
-        max_duration=cfg.train.max_duration,
-        optimizers=optimizer,
-        schedulers=build_scheduler(cfg.scheduler),
-        algorithms=algorithms,
-        callbacks=[
-            MaskingMonitor(mask_id=tokenizer.mask_id, interval=interval),
-            LRMonitor(),
-            SpeedMonitor(window_size=10),
-        ],
-        loggers=[
-            ProgressLines(interval=interval, tokens_per_batch=cfg.train.global_batch_size * cfg.data.seq_len),
-            MetricsFile(run_dir / METRICS_NAME),
-        ],
-        device=machine.device,
-        precision=machine.precision,
-        device_train_microbatch_size=min(
-            cfg.train.microbatch_size, cfg.train.global_batch_size // machine.world_size
-        ),
-        accumulate_train_batch_on_tokens=True,
-        step_schedulers_every_batch=True,
-        seed=cfg.run.seed,
-        progress_bar=False,
-        **checkpointing(cfg.checkpoint, cfg.run),
-    )
+    with named_checkpoint_errors(cfg.checkpoint.folder):
+        trainer = Trainer(
+            model=model,
+            train_dataloader=packed_rows(train_loader),
+            eval_dataloader=evaluators,
+            max_duration=cfg.train.max_duration,
+            optimizers=optimizer,
+            schedulers=build_scheduler(cfg.scheduler),
+            algorithms=algorithms,
+            callbacks=[
+                MaskingMonitor(mask_id=tokenizer.mask_id, interval=interval),
+                LRMonitor(),
+                SpeedMonitor(window_size=10),
+            ],
+            loggers=[
+                ProgressLines(interval=interval, tokens_per_batch=cfg.train.global_batch_size * cfg.data.seq_len),
+                MetricsFile(run_dir / METRICS_NAME),
+            ],
+            device=machine.device,
+            precision=machine.precision,
+            device_train_microbatch_size=min(
+                cfg.train.microbatch_size, cfg.train.global_batch_size // machine.world_size
+            ),
+            accumulate_train_batch_on_tokens=True,
+            step_schedulers_every_batch=True,
+            seed=cfg.run.seed,
+            progress_bar=False,
+            **checkpointing(cfg.checkpoint, cfg.run),
+        )
     describe(cfg, machine, shards, model)
     fit(trainer)
     trainer.close()

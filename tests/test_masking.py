@@ -32,9 +32,7 @@ def test_1_labels_are_the_clean_tokens():
 )
 @settings(max_examples=150, deadline=None)
 def test_2_the_count_is_exact(num_tokens: int, ratio: float, sample: int, mask_last: bool):
-    chosen = choose_masked(
-        np.array([sample]), num_tokens=num_tokens, ratio=ratio, seed=1, epoch=0, mask_last=mask_last
-    )
+    chosen = choose_masked(np.array([sample]), num_tokens=num_tokens, ratio=ratio, seed=1, epoch=0, mask_last=mask_last)
     wanted = max(1, int(num_tokens * ratio)) if ratio > 0 else 0
     assert chosen.sum() == min(wanted, num_tokens if mask_last else num_tokens - 1)
 
@@ -82,7 +80,9 @@ def test_4_the_choice_depends_on_the_address_alone():
         assert (choose([5], **changed) != together[:1]).any()
     assert (together[0] != together[1]).any()
 
-    tokens = [mask_inputs(rows(1, 128, seed), np.array([5]), mask_id=MASK, ratio=0.15, seed=3, epoch=1) for seed in (1, 2)]
+    tokens = [
+        mask_inputs(rows(1, 128, seed), np.array([5]), mask_id=MASK, ratio=0.15, seed=3, epoch=1) for seed in (1, 2)
+    ]
     np.testing.assert_array_equal(tokens[0] == MASK, tokens[1] == MASK)
 
 

@@ -50,7 +50,9 @@ def test_the_tree_is_the_tree():
         else:
             assert (folder / entry).exists(), f"{folder.name}/{entry}"
     parts = {path.name for path in (ROOT / "meap").iterdir() if not path.name.startswith("_")}
-    shown = {line.split()[0].rstrip("/") for line in tree.split("meap/ ")[1].split("recipes/")[0].splitlines()[1:] if line}
+    shown = {
+        line.split()[0].rstrip("/") for line in tree.split("meap/ ")[1].split("recipes/")[0].splitlines()[1:] if line
+    }
     assert parts - {"synthetic_words.py"} == shown
 
 

@@ -8,6 +8,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar, cast, get_type_hints
 
 from meap.config.loading import load_config
@@ -60,7 +61,7 @@ def describe_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
         if dataclasses.is_dataclass(section):
             summary = (inspect.getdoc(section) or "").splitlines()[0]
             yield f"{key}: {summary}"
-            yield from (f"  {line}" for line in describe_keys(cast(type[Any], section), f"{key}."))
+            yield from (f"  {line}" for line in describe_keys(cast("type[Any]", section), f"{key}."))
             continue
         default = "" if item.default is None else item.default
         yield f"{key}={default}"
@@ -82,9 +83,9 @@ def _parse(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
 def _field_docs(config_class: type[Any]) -> dict[str, str]:
     """The string literals under the fields of a dataclass, which Python itself does not keep."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(config_class)))
-    body = cast(ast.ClassDef, tree.body[0]).body
+    body = cast("ast.ClassDef", tree.body[0]).body
     documented: dict[str, str] = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(statement.target, ast.Name)

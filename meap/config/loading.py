@@ -39,14 +39,14 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
             raise ConfigError(f"{child}: base {base} leads back to itself: remove one of the two `base:` lines")
         layers.insert(0, (base, _read_yaml(base)))
 
-    merged = cast(DictConfig, OmegaConf.structured(config_class))
+    merged = cast("DictConfig", OmegaConf.structured(config_class))
     _make_writable(merged)
     for origin, values in layers:
         _merge(config_class, merged, values, origin=str(origin))
     for override in overrides:
         _merge(config_class, merged, _parse_override(override), origin=f"override {override!r}")
     try:
-        return cast(ConfigT, OmegaConf.to_object(merged))
+        return cast("ConfigT", OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
 
@@ -57,7 +57,7 @@ def config_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
     for item in dataclasses.fields(config_class):
         yield prefix + item.name
         if dataclasses.is_dataclass(hints[item.name]):
-            yield from config_keys(cast(type[Any], hints[item.name]), f"{prefix}{item.name}.")
+            yield from config_keys(cast("type[Any]", hints[item.name]), f"{prefix}{item.name}.")
 
 
 def to_yaml(config: Any) -> str:
@@ -87,7 +87,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid yaml: {_first_line(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold sections with keys, not {type(values).__name__}")
-    return cast(dict[str, Any], values)
+    return cast("dict[str, Any]", values)
 
 
 def _parse_override(override: str) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     if not equals or not key:
         raise ConfigError(f"{override!r} is not an override: write section.key=value")
     try:
-        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+        return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist([override])))
     except Exception as error:
         raise ConfigError(f"override {override!r} has a value that is not valid yaml: {_first_line(error)}") from error
 
@@ -118,7 +118,7 @@ def _dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in values.items():
         yield f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from _dotted_keys(cast(Mapping[str, Any], value), f"{prefix}{name}.")
+            yield from _dotted_keys(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
 
 
 def _make_writable(config: DictConfig) -> None:

@@ -16,7 +16,7 @@ class PrepConfig:
     """Everything that decides what is written; `workers` is the only key that does not change the output."""
 
     source: str = "sample"
-    """A corpus by name (see meap/prep/corpora.py), or files: a path, glob or URL (hf://, s3://, gs://) of JSON lines."""
+    """A corpus by name (meap/prep/corpora.py), or files: a path, glob or URL (hf://, s3://, gs://) of JSON lines."""
     remote: str | None = None
     """Folder or URL (s3://, ...) to write. Unset: data/sample/mds, for the built-in sample only."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

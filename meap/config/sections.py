@@ -43,12 +43,12 @@ class TokenizerConfig:
     """Which tokenizer, and which of its tokens delimit documents and mark masks."""
 
     name: str | None = None
-    """Local folder with a tokenizer.json, or a name on the Hugging Face hub. Unset: the one that belongs to the data."""
+    """Local folder with a tokenizer.json, or a name on the Hugging Face hub. Unset: the one stored with the data."""
     bos_token: str | None = None
     """Token before each document. Unset: the tokenizer's own."""
     eos_token: str | None = None
     """Token after each document. Unset: the tokenizer's own."""
-    mask_token: str = "[MASK]"
+    mask_token: str = "[MASK]"  # noqa: S105 (not a secret)
     """Token that replaces masked inputs; added to the vocabulary where it is missing."""
 
 

@@ -1,8 +1,8 @@
 """Shards -> samples -> masked batches.
 
-    open_shards   reads a split's manifest, refuses what does not fit the configuration
-    open_tokenizer   the tokenizer that belongs to the shards
-    build_loader     a torch DataLoader over `StreamingMaskedDataset`
+open_shards   reads a split's manifest, refuses what does not fit the configuration
+open_tokenizer   the tokenizer that belongs to the shards
+build_loader     a torch DataLoader over `StreamingMaskedDataset`
 """
 
 from meap.data.dataset import StreamingMaskedDataset

@@ -87,6 +87,6 @@ class StreamingMaskedDataset(StreamingDataset):
         super().on_exception(future)
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
-        # Called in every worker at the start of each epoch, also after a resumption: the one place that knows the epoch.
+        # Called in every worker when an epoch starts, also after a resumption: the one place that knows its number.
         self._epoch = epoch
         return super()._get_work(epoch, sample_in_epoch)

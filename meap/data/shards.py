@@ -79,7 +79,9 @@ def _exists(url: str) -> bool:
         filesystem, path = fsspec.core.url_to_fs(url)
         return bool(filesystem.exists(path))
     except Exception as error:
-        raise DataError(f"cannot look into {url} ({type(error).__name__}): check the address and credentials") from error
+        raise DataError(
+            f"cannot look into {url} ({type(error).__name__}): check the address and credentials"
+        ) from error
 
 
 def _read(url: str) -> bytes:

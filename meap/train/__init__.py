@@ -1,7 +1,7 @@
 """Masked batches -> loss -> checkpoint, on Composer.
 
-    machine      device, precision, ranks        attention, model    the network and its loss
-    algorithm    masking in the training process callbacks           what a run says about itself
-    optim        AdamW and its schedule          fitting             checkpoints, token counts, fit
-    run_folder   what a resumed run must not change                  trust    checkpoints never run code
+machine      device, precision, ranks        attention, model    the network and its loss
+algorithm    masking in the training process callbacks           what a run says about itself
+optim        AdamW and its schedule          fitting             checkpoints, token counts, fit
+run_folder   what a resumed run must not change                  trust    checkpoints never run code
 """

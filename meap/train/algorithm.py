@@ -46,7 +46,7 @@ class InputMasking(Algorithm):
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Mask ``state.batch``."""
-        batch = cast(Batch, state.batch)
+        batch = cast("Batch", state.batch)
         if "sample_id" not in batch:
             raise ConfigError("masking.site=algorithm needs a loader whose batches hold 'sample_id'")
         # Prepared rows never hold the mask id, so finding it means that somebody has masked before.

@@ -44,7 +44,7 @@ class MaskingMonitor(Callback):
 
     def after_forward(self, state: State, logger: Logger) -> None:
         """Add a micro-batch to the sums, without reading them."""
-        batch, outputs = cast(Batch, state.batch), cast(ModelOutput, state.outputs)
+        batch, outputs = cast("Batch", state.batch), cast("ModelOutput", state.outputs)
         is_mask_BT = batch["input_ids"] == self._mask_id
         scored_BT = batch["labels"] != IGNORE_INDEX
         # The label at t is the input at t + 1; the last label lies beyond the row's inputs and is never masked.
@@ -128,7 +128,9 @@ class ProgressLines(LoggerDestination):
         """Print held-out losses, and leave the evaluation's time out of the training speed."""
         for name, metrics in state.eval_metrics.items():
             for metric in metrics.values():
-                _print_on_rank_zero(f"step {int(state.timestamp.batch):>6,} | {name} loss {float(metric.compute()):.4f}")
+                _print_on_rank_zero(
+                    f"step {int(state.timestamp.batch):>6,} | {name} loss {float(metric.compute()):.4f}"
+                )
         self._mark = (time.perf_counter(), int(state.timestamp.batch))
 
     def _masking_part(self) -> str:

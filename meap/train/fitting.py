@@ -79,10 +79,12 @@ def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: Ne
         return
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
-    method = f"MEAP, ratio {config.masking.ratio:g}" if config.masking.ratio else "plain next-token prediction (ratio 0)"
+    method = (
+        f"MEAP, ratio {config.masking.ratio:g}" if config.masking.ratio else "plain next-token prediction (ratio 0)"
+    )
     print(
         f"run        {config.run.name}: {method}, masks written by the {config.masking.site}\n"
-        f"model      {num_parameters:,} parameters, attention {model.config._attn_implementation}\n"  # noqa: SLF001
+        f"model      {num_parameters:,} parameters, attention {model.config._attn_implementation}\n"
         f"data       {shards.manifest.rows:,} rows of {config.data.seq_len:,} tokens from {shards.remote}\n"
         f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step\n"
         f"machine    {machine.world_size} x {machine.device}, {machine.precision}\n"

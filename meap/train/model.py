@@ -36,7 +36,7 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
 
 
 def llama_config(
-    config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int | None = None, eos_id: int | None = None
+    config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int = 1, eos_id: int = 2
 ) -> LlamaConfig:
     """Transformers' description of the architecture; `vocab_size` is the tokenizer's, unpadded."""
     return LlamaConfig(
@@ -72,7 +72,7 @@ def build_model(config: LlamaConfig, *, attention: str, seed: int) -> NextTokenM
         attention: Name from `meap.train.attention.choose_attention`.
         seed: Seed of the weights; the same seed gives the same weights on any machine.
     """
-    config._attn_implementation = attention  # noqa: SLF001 (transformers offers no public setter)
+    config._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
@@ -128,6 +128,8 @@ class TokenLoss(Metric):
 
     def __init__(self) -> None:
         super().__init__()
+        self.total: torch.Tensor
+        self.count: torch.Tensor
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 

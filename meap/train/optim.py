@@ -12,7 +12,7 @@ __all__ = ["build_optimizer", "build_scheduler"]
 
 
 def build_optimizer(config: OptimizerConfig, model: torch.nn.Module, *, fused: bool) -> AdamW:
-    """torch's AdamW; matrices decay, norm weights do not (decay would only pull their scale towards zero).
+    """Torch's AdamW; matrices decay, norm weights do not (decay would only pull their scale towards zero).
 
     Composer's DecoupledAdamW is not used: it does not multiply the decay by the learning rate, so that the paper's
     0.05 would mean something else.

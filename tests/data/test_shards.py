@@ -23,7 +23,11 @@ def test_the_manifest_and_the_tokenizer_come_with_the_shards(remote, tokenizer):
     shards = open_shards(config(remote), "train")
     assert shards.manifest.rows == 8
     opened = open_tokenizer(TokenizerConfig(), shards)
-    assert (opened.fingerprint, opened.mask_id, opened.name) == (tokenizer.fingerprint, tokenizer.mask_id, tokenizer.name)
+    assert (opened.fingerprint, opened.mask_id, opened.name) == (
+        tokenizer.fingerprint,
+        tokenizer.mask_id,
+        tokenizer.name,
+    )
 
 
 def test_the_same_tokenizer_may_be_named(remote, tokenizer_dir, tokenizer):

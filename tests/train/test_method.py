@@ -27,8 +27,8 @@ def make_batch(num_rows: int = 4, num_tokens: int = 32) -> dict[str, torch.Tenso
 
 def apply(algorithm: InputMasking, batch, epoch: int = 0):
     state = SimpleNamespace(batch=batch, timestamp=Timestamp(epoch=epoch))
-    assert algorithm.match(Event.AFTER_DATALOADER, state)  # pyright: ignore
-    algorithm.apply(Event.AFTER_DATALOADER, state, None)  # pyright: ignore
+    assert algorithm.match(Event.AFTER_DATALOADER, state)
+    algorithm.apply(Event.AFTER_DATALOADER, state, None)
     return state.batch
 
 
@@ -46,7 +46,7 @@ def test_the_algorithm_masks_as_the_dataset_does(epoch):
 
 def test_the_algorithm_runs_once_per_device_batch():
     algorithm = InputMasking(MaskingConfig(), mask_id=MASK, seed=5)
-    assert [event for event in Event if algorithm.match(event, None)] == [Event.AFTER_DATALOADER]  # pyright: ignore
+    assert [event for event in Event if algorithm.match(event, None)] == [Event.AFTER_DATALOADER]
 
 
 def test_a_batch_is_never_masked_twice():
@@ -73,9 +73,9 @@ def test_the_monitor_logs_the_realised_ratio_and_both_losses():
         batch={"input_ids": inputs, "labels": labels}, outputs={"losses_BT": losses}, timestamp=Timestamp(batch=1)
     )
     for batch in (1, 2):
-        monitor.after_forward(state, logger)  # pyright: ignore
+        monitor.after_forward(state, logger)
         state.timestamp = Timestamp(batch=batch)
-        monitor.batch_end(state, logger)  # pyright: ignore
+        monitor.batch_end(state, logger)
         assert bool(logged) == (batch == 2)
     assert logged["masking/ratio"] == 3 / 8
     assert logged["masking/loss_masked_targets"] == pytest.approx((1.0 + 4.0) / 2)  # the third is not scored
@@ -87,13 +87,13 @@ def test_the_monitor_of_a_control_run_has_no_masked_targets():
     batch = make_batch()
     state = SimpleNamespace(batch=batch, outputs={"losses_BT": torch.ones(4, 32)}, timestamp=Timestamp(batch=1))
     monitor = MaskingMonitor(mask_id=MASK, interval=1)
-    monitor.after_forward(state, None)  # pyright: ignore
-    monitor.batch_end(state, SimpleNamespace(log_metrics=logged.update))  # pyright: ignore
+    monitor.after_forward(state, None)
+    monitor.batch_end(state, SimpleNamespace(log_metrics=logged.update))
     assert logged == {"masking/ratio": 0.0, "masking/loss_clean_targets": 1.0}
 
 
 def test_every_position_of_a_packed_row_generates_loss():
-    assert count_tokens(make_batch()) == {"total": 128, "loss_generating": 128}  # pyright: ignore
+    assert count_tokens(make_batch()) == {"total": 128, "loss_generating": 128}
 
 
 def test_matrices_decay_and_norms_do_not():
@@ -117,4 +117,4 @@ def test_the_learning_rate_is_linear_warm_up_then_cosine(step):
         expected = step / 100
     else:
         expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - 100) / 900))
-    assert scheduler(state) == pytest.approx(expected, abs=1e-12)  # pyright: ignore
+    assert scheduler(state) == pytest.approx(expected, abs=1e-12)

@@ -60,7 +60,7 @@ def test_no_scored_label_gives_zero_not_nan(model, batch):
 
 
 def test_the_causal_path_is_taken_without_a_mask(model, batch, monkeypatch):
-    """The flash kernels need attn_mask=None; transformers' own sdpa path would build a (B, 1, T, T) mask in training."""
+    """The flash kernels need attn_mask=None; transformers' own sdpa would build a (B, 1, T, T) mask in training."""
     calls = []
     original = F.scaled_dot_product_attention
 

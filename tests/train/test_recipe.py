@@ -1,5 +1,6 @@
 """The recipe as a whole: what a run promises, tried with real runs."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import torch
 
 from meap.config import TokenizerConfig
 from meap.data import build_loader, open_shards, open_tokenizer
-from meap.errors import ConfigError, IncompleteError, MismatchError
+from meap.errors import CheckpointError, ConfigError, IncompleteError, MismatchError
 from meap.schema import VALIDATION_SPLIT
 from meap.train.attention import choose_attention
 from meap.train.model import build_model, llama_config
@@ -45,9 +46,7 @@ def test_training_lowers_the_loss_with_and_without_masking(train, tmp_path, rati
 def test_ratio_zero_is_plain_next_token_prediction_bit_for_bit(train, small_config, tmp_path):
     """Against a bare torch loop that has never heard of masks, clipping and schedule included."""
     steps, config = 10, small_config(tmp_path / "x", "masking.ratio=0", "train.microbatch_size=8")
-    history = train(
-        tmp_path / "run", "masking.ratio=0", "train.microbatch_size=8", f"train.max_duration={steps}ba"
-    )
+    history = train(tmp_path / "run", "masking.ratio=0", "train.microbatch_size=8", f"train.max_duration={steps}ba")
 
     shards = open_shards(config.data, "train")
     tokenizer = open_tokenizer(TokenizerConfig(), shards)
@@ -83,8 +82,6 @@ def test_ratio_zero_is_plain_next_token_prediction_bit_for_bit(train, small_conf
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    import math
-
     warmup = steps // 10
     if step < warmup:
         return step / warmup
@@ -131,7 +128,7 @@ def test_a_finished_run_is_not_trained_again(train, tmp_path, capsys):
 
 @pytest.mark.parametrize("stop", [4, EPOCH])
 def test_a_longer_run_continues_from_the_checkpoint_with_nothing_lost_or_repeated(train, tmp_path, stop):
-    """Constant learning rate, so that the shorter run is the beginning of the longer one; stops inside and at an epoch."""
+    """At a constant learning rate, so that the shorter run begins the longer; stops inside and at the end of an epoch."""
     constant = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")
     whole = train(tmp_path / "whole", "train.max_duration=20ba", *constant)
     train(tmp_path / "parts", f"train.max_duration={stop}ba", *constant)
@@ -176,7 +173,9 @@ def test_a_malicious_checkpoint_is_never_executed(train, tmp_path):
     checkpoint = tmp_path / "run/checkpoints/ba4.pt"
     checkpoint.unlink()
     torch.save({"state": Payload(tmp_path / "touched")}, checkpoint)
-    with pytest.raises(Exception, match="[Ww]eights only"):
+    with pytest.raises(
+        CheckpointError, match="holds more than tensors and plain values, or is damaged; nothing in it was"
+    ):
         train(tmp_path / "run", "train.max_duration=8ba")
     assert not (tmp_path / "touched").exists()
 
