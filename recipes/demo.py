@@ -107,8 +107,8 @@ def _summarise_evaluation() -> str:
     tasks = json.loads((RUN_DIR / "eval/results.json").read_text())["tasks"]
     perplexity, retrieval = tasks["perplexity"], tasks["key_retrieval"]
     return (
-        f"perplexity {perplexity['perplexity']:.1f}; key retrieval {retrieval['accuracy']:.1%} "
-        f"(chance {retrieval['chance']:.1%})"
+        f"held-out perplexity {perplexity['perplexity']:.1f}; key retrieval {retrieval['ranking']['value']:.0%} "
+        f"(chance {retrieval['chance']:.0%})"
     )
 
 

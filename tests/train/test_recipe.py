@@ -128,7 +128,7 @@ def test_a_finished_run_is_not_trained_again(train, tmp_path, capsys):
 
 @pytest.mark.parametrize("stop", [4, EPOCH])
 def test_a_longer_run_continues_from_the_checkpoint_with_nothing_lost_or_repeated(train, tmp_path, stop):
-    """At a constant learning rate, so that the shorter run begins the longer; stops inside and at the end of an epoch."""
+    """At a constant learning rate the shorter run begins the longer one; stops inside and at the end of an epoch."""
     constant = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")
     whole = train(tmp_path / "whole", "train.max_duration=20ba", *constant)
     train(tmp_path / "parts", f"train.max_duration={stop}ba", *constant)
