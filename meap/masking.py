@@ -9,22 +9,29 @@ Invariants, one test per number:
 
 1. Labels are the clean tokens: masking returns new inputs and never touches its arguments.
 2. The count is exact: ``max(1, int(T * ratio))`` distinct positions of T in scope (official code), not Bernoulli.
-3. Protected ids and, unless `mask_last`, the last input position are never chosen.
+3. Tokens out of scope, protected ids and, unless `mask_last`, the last input position are never chosen.
 4. The choice depends on the address alone: not on batch, rank, worker, order, or the token values.
 5. Both sites agree: numpy and torch give the same positions bit for bit.
 6. The first view is clean: view 0 is never masked.
 7. Ratio 0 is plain next-token prediction: inputs come back equal.
-8. Every set of positions is equally likely: position frequencies are flat.
+8. Every feasible placement is equally likely: of single tokens, and of spans that do not overlap.
 
-Positions are the first distinct values of a stream of uniform indices, drawn from Philox4x32-10 (Salmon, Moraes, Dror,
-Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11) keyed by the seed and counted by the rest of the address.
-An index is ``word * n >> 32`` of a 32-bit word, which is uniform up to a relative 2**-16 for n <= 65,536.
+Single positions are the first distinct values of a stream of uniform indices; an index is ``word * n >> 32`` of a
+32-bit word, uniform up to a relative 2**-16 for n <= 65,536. Spans are drawn as single positions among the slots that
+remain when every span is shrunk to one slot, and then grown again, which makes every placement equally likely. Spans
+lie among the choosable tokens: one may reach across a token that is out of scope.
+
+Words come from Philox4x64-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11), keyed
+by (seed, epoch) and counted by (block, sample id, view, purpose). numpy has it in C; on tensors `philox4x64` computes
+the same.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import sys
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -32,7 +39,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLEAN_VIEW", "MASKED_VIEW", "choose_masked", "count_masked", "mask_inputs", "philox4x32"]
+__all__ = [
+    "CLEAN_VIEW",
+    "MASKED_VIEW",
+    "choose_masked",
+    "count_masked",
+    "mask_inputs",
+    "official_positions",
+    "philox4x64",
+]
 
 Array: TypeAlias = Any
 """A numpy array or a torch tensor."""
@@ -40,11 +55,18 @@ Array: TypeAlias = Any
 CLEAN_VIEW = 0
 MASKED_VIEW = 1
 
-_PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
-_PHILOX_ROUNDS = 10
-_WORDS_PER_BLOCK = 4
+_POSITIONS, _SHORT_SPAN = 0, 1
+"""What words are drawn for: the last word of the counter."""
+
 _LOW_32 = 0xFFFFFFFF
+_PHILOX_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+_PHILOX_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+_PHILOX_ROUNDS = 10
+_WORDS_PER_BLOCK = 8
+"""32-bit words: four of 64 bits."""
+
+_OFFICIAL_PATTERNS = 51
+_OFFICIAL_FIRST_SEED = 50
 
 
 def count_masked(num_tokens: int, ratio: float) -> int:
@@ -53,6 +75,9 @@ def count_masked(num_tokens: int, ratio: float) -> int:
     Args:
         num_tokens: Input tokens in scope; for a pre-training row all of them (4,096 at 0.15 gives 614).
         ratio: Share of tokens to mask, in [0, 1).
+
+    Raises:
+        ValueError: `ratio` is outside [0, 1).
     """
     if not 0.0 <= ratio < 1.0:
         raise ValueError(f"masking ratio {ratio} is out of range: it must be in [0, 1)")
@@ -68,8 +93,10 @@ def mask_inputs(
     seed: int,
     epoch: int,
     view: int = MASKED_VIEW,
+    span_length: int = 1,
     mask_last: bool = False,
     protected_ids: Sequence[int] = (),
+    in_scope_BT: Array | None = None,
 ) -> Array:
     """Replace the chosen input tokens by the mask token; labels are the caller's and stay clean.
 
@@ -81,18 +108,19 @@ def mask_inputs(
         seed: The run's seed, in [0, 2**32).
         epoch: Epoch number, from 0.
         view: `CLEAN_VIEW` is returned unmasked; pre-training has the masked view only.
+        span_length: Tokens per span; 1 masks single tokens.
         mask_last: Whether the last input position may be chosen.
         protected_ids: Token ids that are never masked; they do not count as input tokens in scope.
+        in_scope_BT: Boolean (B, T), True where a token may be masked; all may be where it is None.
 
     Returns:
         Masked token ids (B, T), of the same type as `input_ids_BT`.
 
     Raises:
-        ValueError: `ratio` is outside [0, 1).
+        ValueError: `ratio` is outside [0, 1), or `span_length` is below 1.
 
-    Source: paper section 3; the counting rule is the official code's.
+    Source: paper section 3 and Table 15 (spans); the counting rule is the official code's.
     """
-    in_scope_BT = None
     for token_id in protected_ids:
         allowed_BT = input_ids_BT != token_id
         in_scope_BT = allowed_BT if in_scope_BT is None else in_scope_BT & allowed_BT
@@ -103,6 +131,7 @@ def mask_inputs(
         seed=seed,
         epoch=epoch,
         view=view,
+        span_length=span_length,
         mask_last=mask_last,
         in_scope_BT=in_scope_BT,
     )
@@ -119,6 +148,7 @@ def choose_masked(
     seed: int,
     epoch: int,
     view: int = MASKED_VIEW,
+    span_length: int = 1,
     mask_last: bool = False,
     in_scope_BT: Array | None = None,
 ) -> Array:
@@ -131,84 +161,140 @@ def choose_masked(
         seed: The run's seed, in [0, 2**32).
         epoch: Epoch number, from 0.
         view: `CLEAN_VIEW` chooses nothing.
+        span_length: Tokens per span, at least 1; where the count does not divide, one span is shorter.
         mask_last: Whether the last input position may be chosen.
         in_scope_BT: Boolean (B, T), True where a token may be masked; all may be where it is None.
 
     Returns:
         Boolean (B, T), True at masked positions.
+
+    Raises:
+        ValueError: `ratio` is outside [0, 1), or `span_length` is below 1.
     """
-    num_rows = sample_ids_B.shape[0]
+    if span_length < 1:
+        raise ValueError(f"span length {span_length} is too small: it must be at least 1")
     ratio = 0.0 if view == CLEAN_VIEW else ratio
+    num_rows = sample_ids_B.shape[0]
+    key = (seed, epoch)
     if in_scope_BT is None:
         num_choices = num_tokens if mask_last else num_tokens - 1
         num_chosen = min(count_masked(num_tokens, ratio), num_choices)
-        chosen_BT = _full((num_rows, num_tokens), False, like=sample_ids_B)
-        if num_chosen > 0:
-            ranks = _draw_distinct(sample_ids_B, [num_choices] * num_rows, [num_chosen] * num_rows, seed, epoch, view)
-            chosen_BT[:, :num_choices] = ranks
-        return chosen_BT
+        if num_chosen == 0:
+            return _full((num_rows, num_tokens), False, like=sample_ids_B)
+        drawn = _draw(sample_ids_B, [num_choices] * num_rows, [num_chosen] * num_rows, key, view, span_length)
+        return drawn if mask_last else _append_false(drawn)
 
-    count_masked(0, ratio)  # the range check, also where every row is empty
-    choosable_BT = _copy(in_scope_BT)
-    if not mask_last:
-        choosable_BT[:, -1] = False
-    scope_sizes = [int(size) for size in in_scope_BT.sum(1)]
-    choices = [int(size) for size in choosable_BT.sum(1)]
+    choosable_BT = in_scope_BT if mask_last else _without_last(in_scope_BT)
+    scope_sizes, choices = ([int(size) for size in each.sum(1)] for each in (in_scope_BT, choosable_BT))
     chosen = [min(count_masked(size, ratio), most) for size, most in zip(scope_sizes, choices, strict=True)]
     if max(chosen, default=0) == 0:
         return _full((num_rows, num_tokens), False, like=sample_ids_B)
     # The draw is among ranks: the r-th choosable position of a row is masked where rank r was drawn.
-    ranks = _draw_distinct(sample_ids_B, choices, chosen, seed, epoch, view)
-    rank_of_position_BT = (choosable_BT.cumsum(1) - 1).clip(0, ranks.shape[1] - 1)
+    drawn = _draw(sample_ids_B, choices, chosen, key, view, span_length)
+    rank_of_position_BT = (choosable_BT.cumsum(1) - 1).clip(0, drawn.shape[1] - 1)
     row_B1 = _arange(num_rows, like=sample_ids_B)[:, None]
-    return ranks[row_B1, rank_of_position_BT] & choosable_BT
+    return drawn[row_B1, rank_of_position_BT] & choosable_BT
 
 
-def philox4x32(counters: Sequence[Array], key: tuple[int, int], rounds: int = _PHILOX_ROUNDS) -> tuple[Array, ...]:
-    """The Philox4x32 counter-based generator (Salmon et al., SC'11), on int64 arrays that hold 32-bit words.
+@lru_cache(maxsize=2 * _OFFICIAL_PATTERNS)
+def _official_pattern(pattern_seed: int, num_choices: int, num_chosen: int) -> tuple[int, ...]:
+    return tuple(sorted(random.Random(pattern_seed).sample(range(num_choices), num_chosen)))  # noqa: S311
+
+
+def official_positions(step: int, *, num_tokens: int, ratio: float) -> tuple[int, ...]:
+    """The positions that the official code masks at a training step, in every row alike, ascending.
+
+    Their shuffle is reseeded with ``50 + step % 51``, so that a whole run has 51 patterns (scitix/MEAP at 0f5e837).
 
     Args:
-        counters: Four int64 arrays of words in [0, 2**32), of the same shape.
-        key: Two words.
+        step: Training step, from 0.
+        num_tokens: Input tokens per row; the last is never masked.
+        ratio: Share of tokens to mask, in [0, 1).
+    """
+    num_choices = num_tokens - 1
+    num_chosen = min(count_masked(num_tokens, ratio), num_choices)
+    return _official_pattern(_OFFICIAL_FIRST_SEED + step % _OFFICIAL_PATTERNS, num_choices, num_chosen)
+
+
+def philox4x64(counters: Sequence[Array], key: tuple[int, int], rounds: int = _PHILOX_ROUNDS) -> tuple[Array, ...]:
+    """The Philox4x64 counter-based generator (Salmon et al., SC'11), on int64 arrays that hold 64-bit words.
+
+    Args:
+        counters: Four int64 arrays of the same shape; bit patterns of unsigned words.
+        key: Two unsigned words.
         rounds: 10 is the published default.
 
     Returns:
-        Four int64 arrays of words in [0, 2**32).
+        Four int64 arrays; bit patterns of unsigned words.
     """
-    # Both halves of a round run as one array: words 0 and 2 are multiplied, words 1 and 3 are mixed in.
-    multiplied, mixed = _stack((counters[0], counters[2])), _stack((counters[1], counters[3]))
-    pair_shape = (2,) + (1,) * (multiplied.ndim - 1)
-    multipliers = _like(_PHILOX_MULTIPLIERS, multiplied).reshape(pair_shape)
-    for keys in _like(_round_keys(key, rounds), multiplied).reshape(rounds, *pair_shape):
-        # The product wraps around and keeps all 64 bits. Its low word needs no masking before it is mixed in, and the
-        # one mask also undoes the sign that the arithmetic shift has spread: five operations a round.
-        product = multiplied * multipliers
-        multiplied = (_swap(product >> 32) ^ mixed ^ keys) & _LOW_32
-        mixed = _swap(product)
-    mixed = mixed & _LOW_32
-    return multiplied[0], mixed[0], multiplied[1], mixed[1]
+    word0, word1, word2, word3 = counters
+    key0, key1 = key
+    for _ in range(rounds):
+        high0, low0 = _multiply(word0, _PHILOX_MULTIPLIERS[0])
+        high1, low1 = _multiply(word2, _PHILOX_MULTIPLIERS[1])
+        word0, word1, word2, word3 = high1 ^ word1 ^ _signed(key0), low1, high0 ^ word3 ^ _signed(key1), low0
+        key0, key1 = key0 + _PHILOX_WEYL[0], key1 + _PHILOX_WEYL[1]
+    return word0, word1, word2, word3
 
 
-@lru_cache(maxsize=64)
-def _round_keys(key: tuple[int, int], rounds: int) -> NDArray[np.int64]:
-    """The key of each round, (rounds, 2): a Weyl sequence."""
-    steps = np.arange(rounds, dtype=np.int64)[:, None]
-    return (np.array(key, np.int64) + steps * np.array(_PHILOX_WEYL, np.int64)) & _LOW_32
+def _multiply(words: Array, multiplier: int) -> tuple[Array, Array]:
+    """High and low 64 bits of unsigned products, from 32-bit halves; int64 wraps around and keeps the low 64 bits."""
+    low, high = words & _LOW_32, words >> 32 & _LOW_32
+    by_low, by_high = multiplier & _LOW_32, multiplier >> 32
+    low_low, low_high, high_low = low * by_low, low * by_high, high * by_low
+    carry = (low_low >> 32 & _LOW_32) + (low_high & _LOW_32) + (high_low & _LOW_32)
+    upper = high * by_high + (low_high >> 32 & _LOW_32) + (high_low >> 32 & _LOW_32) + (carry >> 32)
+    return upper, words * _signed(multiplier)
+
+
+def _signed(word: int) -> int:
+    """An unsigned 64-bit word as the int64 of the same bits."""
+    word &= (1 << 64) - 1
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _draw(
+    sample_ids_B: Array,
+    choices: Sequence[int],
+    chosen: Sequence[int],
+    key: tuple[int, int],
+    view: int,
+    span_length: int,
+) -> Array:
+    """For each row mark `chosen` of its `choices`, in spans: boolean (B, max choices), False beyond a row's choices."""
+    if span_length == 1:
+        return _draw_distinct(sample_ids_B, choices, chosen, key, view)
+    spans = [-(-count // span_length) for count in chosen]
+    slots = [most - count + number for most, count, number in zip(choices, chosen, spans, strict=True)]
+    slots_BS = _draw_distinct(sample_ids_B, slots, spans, key, view)
+
+    # Grow the spans again: a free slot is one position wide, a span as wide as it is long, and one span is shorter.
+    column = _like(np.array([choices, chosen, slots, spans]), sample_ids_B)[:, :, None]
+    choices_B1, chosen_B1, slots_B1, spans_B1 = column
+    short_B1 = _draw_words(sample_ids_B, 1, key, view, _SHORT_SPAN) * spans_B1 >> 32
+    short_length_B1 = chosen_B1 - (spans_B1 - 1) * span_length
+    is_short_BS = (slots_BS.cumsum(1) - 1 == short_B1) & slots_BS
+    slot_1S = _arange(slots_BS.shape[1], like=sample_ids_B)[None, :]
+    width_BS = (slot_1S < slots_B1) + slots_BS * (span_length - 1) + is_short_BS * (short_length_B1 - span_length)
+    # A last slot fills every row up to the longest, so that all rows end where the next begins.
+    most = max(choices)
+    width_BS = _concatenate([width_BS, most - choices_B1])
+    grown = _repeat(_append_false(slots_BS).reshape(-1), width_BS.reshape(-1))
+    return grown.reshape(len(choices), most)
 
 
 def _draw_distinct(
-    sample_ids_B: Array, choices: Sequence[int], chosen: Sequence[int], seed: int, epoch: int, view: int
+    sample_ids_B: Array, choices: Sequence[int], chosen: Sequence[int], key: tuple[int, int], view: int
 ) -> Array:
     """For each row draw `chosen` distinct values below `choices`: boolean (B, max choices), True where drawn."""
     num_rows, width = len(choices), max(choices)
-    chosen_B1 = _like(np.array(chosen)[:, None], sample_ids_B)
-    choices_B1 = _like(np.array(choices)[:, None], sample_ids_B)
-    row_offsets_B1 = _arange(num_rows, like=sample_ids_B)[:, None] * width
-
-    num_draws = max(_enough_draws(most, wanted) for most, wanted in zip(choices, chosen, strict=True))
+    num_draws = max(map(_enough_draws, choices, chosen))
+    choices_B1, chosen_B1 = _like(np.array([choices, chosen]), sample_ids_B)[:, :, None]
     while True:
-        words = _draw_words(sample_ids_B, num_draws, seed, epoch, view)
-        slots = (words * choices_B1 >> 32) + row_offsets_B1
+        words = _draw_words(sample_ids_B, num_draws, key, view, _POSITIONS)
+        slots = words * choices_B1 >> 32
+        if num_rows > 1:
+            slots = slots + _arange(num_rows, like=sample_ids_B)[:, None] * width
         is_first = _first_occurrences(slots, num_rows * width)
         order = is_first.cumsum(1)
         if bool((order[:, -1:] >= chosen_B1).all()):
@@ -219,6 +305,7 @@ def _draw_distinct(
     return drawn.reshape(num_rows, width)
 
 
+@lru_cache(maxsize=4096)
 def _enough_draws(choices: int, chosen: int) -> int:
     """Uniform draws below `choices` that almost surely hold `chosen` distinct values (coupon collector, 6 sigma)."""
     if chosen == 0:
@@ -229,16 +316,48 @@ def _enough_draws(choices: int, chosen: int) -> int:
     return min(math.ceil(mean + 6 * deviation * (mean - chosen + 1) / mean) + 8, 16 * choices)
 
 
-def _draw_words(sample_ids_B: Array, num_words: int, seed: int, epoch: int, view: int) -> Array:
-    """Uniform 32-bit words (B, num_words), as int64: word w of a row is lane w % 4 of block w // 4."""
-    num_rows, num_blocks = sample_ids_B.shape[0], -(-num_words // _WORDS_PER_BLOCK)
-    blocks = _full((num_rows, num_blocks), 0, like=sample_ids_B) + _arange(num_blocks, like=sample_ids_B)
-    sample_B1 = sample_ids_B[:, None]
-    low, high_and_view = sample_B1 & _LOW_32, (sample_B1 >> 32 & 0xFFFFFF) | view << 24
-    zeros = blocks * 0
-    lanes = philox4x32((blocks, zeros + low, zeros + high_and_view, zeros + epoch), (seed & _LOW_32, 0))
-    # Blocks in order, (4, B, N) -> (B, 4 * N) lane by lane within a block: a longer draw begins with the shorter one.
-    return _blocks_in_order(lanes)[:, :num_words]
+def _draw_words(sample_ids_B: Array, num_words: int, key: tuple[int, int], view: int, purpose: int) -> Array:
+    """Uniform 32-bit words (B, num_words), as int64: low and high halves of the 64-bit words of blocks 1, 2, ..."""
+    num_blocks = -(-num_words // _WORDS_PER_BLOCK)
+    if _is_numpy(sample_ids_B):
+        rows = [_numpy_words(int(sample), num_blocks, key, view, purpose) for sample in sample_ids_B]
+        return np.concatenate(rows).reshape(len(rows), -1)[:, :num_words].astype(np.int64)
+    blocks = _arange(num_blocks, like=sample_ids_B)[None, :] + 1
+    zeros = (blocks * 0) + (sample_ids_B[:, None] * 0)
+    lanes = philox4x64((zeros + blocks, zeros + sample_ids_B[:, None], zeros + view, zeros + purpose), key)
+    words = _torch().stack(lanes, -1)  # (B, N, 4)
+    halves = _torch().stack((words & _LOW_32, words >> 32 & _LOW_32), -1)  # (B, N, 4, 2)
+    return halves.reshape(sample_ids_B.shape[0], -1)[:, :num_words]
+
+
+class _Generator(threading.local):
+    """numpy's Philox4x64-10, one per thread; setting its state is several times cheaper than making another."""
+
+    def __init__(self) -> None:
+        self.philox = np.random.Philox(key=0)
+
+
+_generator = _Generator()
+
+
+def _numpy_words(sample: int, num_blocks: int, key: tuple[int, int], view: int, purpose: int) -> NDArray[np.uint32]:
+    # numpy counts on before it computes a block, so the counter starts at 0 for block 1.
+    _generator.philox.state = {
+        "bit_generator": "Philox",
+        "state": {
+            "counter": np.array((0, sample, view, purpose), np.uint64),
+            "key": np.array(key, np.uint64),
+        },
+        "buffer": _EMPTY_BUFFER,
+        "buffer_pos": 4,
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    words = _generator.philox.random_raw(4 * num_blocks)
+    return words.astype("<u8", copy=False).view("<u4")
+
+
+_EMPTY_BUFFER = np.zeros(4, np.uint64)
 
 
 # What numpy and torch do not spell the same way. torch is never imported here: whoever passes a tensor has done so.
@@ -260,25 +379,29 @@ def _arange(stop: int, *, like: Array) -> Array:
     return np.arange(stop, dtype=np.int64) if _is_numpy(like) else _torch().arange(stop, device=like.device)
 
 
-def _full(shape: tuple[int, ...], value: bool | int, *, like: Array) -> Array:
+def _full(shape: tuple[int, ...], value: bool, *, like: Array) -> Array:
     return np.full(shape, value) if _is_numpy(like) else _torch().full(shape, value, device=like.device)
 
 
-def _like(values: Any, like: Array) -> Array:
-    return np.asarray(values) if _is_numpy(like) else _torch().as_tensor(values, device=like.device)
+def _like(values: NDArray[Any], like: Array) -> Array:
+    return values if _is_numpy(like) else _torch().as_tensor(values, device=like.device)
 
 
-def _stack(arrays: Sequence[Array]) -> Array:
-    return np.array(arrays) if _is_numpy(arrays[0]) else _torch().stack(tuple(arrays))
+def _concatenate(columns: Sequence[Array]) -> Array:
+    return np.concatenate(columns, 1) if _is_numpy(columns[0]) else _torch().cat(tuple(columns), 1)
 
 
-def _swap(pair: Array) -> Array:
-    return pair[::-1] if _is_numpy(pair) else pair.flip(0)
+def _repeat(values: Array, times: Array) -> Array:
+    return np.repeat(values, times) if _is_numpy(values) else _torch().repeat_interleave(values, times)
 
 
-def _blocks_in_order(lanes: Sequence[Array]) -> Array:
-    library = np if _is_numpy(lanes[0]) else _torch()
-    return library.stack(tuple(lanes), -1).reshape(lanes[0].shape[0], -1)
+def _append_false(chosen: Array) -> Array:
+    """One more column, of False."""
+    return _concatenate([chosen, _full((chosen.shape[0], 1), False, like=chosen)])
+
+
+def _without_last(chosen: Array) -> Array:
+    return _append_false(chosen[:, :-1])
 
 
 def _first_occurrences(slots: Array, num_slots: int) -> Array:

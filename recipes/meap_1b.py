@@ -85,9 +85,9 @@ def main(cfg: TrainingConfig) -> None:
             eval_dataloader=evaluators,
             max_duration=cfg.train.max_duration,
             optimizers=optimizer,
-            schedulers=build_scheduler(cfg.scheduler),
             algorithms=algorithms,
             callbacks=[
+                build_scheduler(cfg.scheduler),
                 MaskingMonitor(mask_id=tokenizer.mask_id, interval=interval),
                 LRMonitor(),
                 SpeedMonitor(window_size=10),
@@ -102,7 +102,6 @@ def main(cfg: TrainingConfig) -> None:
                 cfg.train.microbatch_size, cfg.train.global_batch_size // machine.world_size
             ),
             accumulate_train_batch_on_tokens=True,
-            step_schedulers_every_batch=True,
             seed=cfg.run.seed,
             progress_bar=False,
             **checkpointing(cfg.checkpoint, cfg.run),

@@ -1,12 +1,17 @@
 """The invariants of `meap.masking`, one test per number of its docstring, and what they rest on."""
 
+import math
+import random
+from collections import Counter
+from itertools import combinations, permutations
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meap.masking import CLEAN_VIEW, choose_masked, count_masked, mask_inputs, philox4x32
+from meap.masking import CLEAN_VIEW, choose_masked, count_masked, mask_inputs, official_positions, philox4x64
 
 MASK = 32_000
 
@@ -28,11 +33,21 @@ def test_1_labels_are_the_clean_tokens():
     num_tokens=st.integers(1, 300),
     ratio=st.floats(0.0, 1.0, exclude_max=True),
     sample=st.integers(0, 2**40),
+    span_length=st.sampled_from([1, 2, 5, 50, 1000]),
     mask_last=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
-def test_2_the_count_is_exact(num_tokens: int, ratio: float, sample: int, mask_last: bool):
-    chosen = choose_masked(np.array([sample]), num_tokens=num_tokens, ratio=ratio, seed=1, epoch=0, mask_last=mask_last)
+@settings(max_examples=250, deadline=None)
+def test_2_the_count_is_exact(num_tokens: int, ratio: float, sample: int, span_length: int, mask_last: bool):
+    chosen = choose_masked(
+        np.array([sample]),
+        num_tokens=num_tokens,
+        ratio=ratio,
+        seed=1,
+        epoch=0,
+        span_length=span_length,
+        mask_last=mask_last,
+    )
+    assert chosen.shape == (1, num_tokens)
     wanted = max(1, int(num_tokens * ratio)) if ratio > 0 else 0
     assert chosen.sum() == min(wanted, num_tokens if mask_last else num_tokens - 1)
 
@@ -78,6 +93,8 @@ def test_4_the_choice_depends_on_the_address_alone():
     np.testing.assert_array_equal(together[::-1], choose([9, 2**35 + 5, 5]))
     for changed in ({"seed": 4}, {"epoch": 2}, {"view": 2}):
         assert (choose([5], **changed) != together[:1]).any()
+    spans = choose([5, 9, 12], span_length=5, ratio=0.3)
+    np.testing.assert_array_equal(spans[1:2], choose([9], span_length=5, ratio=0.3))
     assert (together[0] != together[1]).any()
 
     tokens = [
@@ -88,16 +105,19 @@ def test_4_the_choice_depends_on_the_address_alone():
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 17, 256, 4096, 65_536])
 @pytest.mark.parametrize("ratio", [0.0, 0.15, 0.97])
-def test_5_numpy_and_torch_agree_bit_for_bit(num_tokens: int, ratio: float):
+@pytest.mark.parametrize("span_length", [1, 5, 50])
+def test_5_numpy_and_torch_agree_bit_for_bit(num_tokens: int, ratio: float, span_length: int):
     inputs, samples = rows(3, num_tokens), np.array([0, 77, 2**40 + 1])
-    arguments = {"mask_id": MASK, "ratio": ratio, "seed": 2**32 - 1, "epoch": 6}
+    arguments = {"mask_id": MASK, "ratio": ratio, "seed": 2**32 - 1, "epoch": 6, "span_length": span_length}
     by_torch = mask_inputs(torch.from_numpy(inputs), torch.from_numpy(samples), **arguments)
     np.testing.assert_array_equal(mask_inputs(inputs, samples, **arguments), by_torch.numpy())
 
 
-def test_5_numpy_and_torch_agree_with_protected_ids():
+@pytest.mark.parametrize("span_length", [1, 7])
+def test_5_numpy_and_torch_agree_with_protected_ids(span_length: int):
     inputs, samples = rows(6, 200) % 9, np.arange(6)
     arguments = {"mask_id": MASK, "ratio": 0.4, "seed": 8, "epoch": 0, "protected_ids": (1, 2)}
+    arguments["span_length"] = span_length
     by_torch = mask_inputs(torch.from_numpy(inputs), torch.from_numpy(samples), **arguments)
     np.testing.assert_array_equal(mask_inputs(inputs, samples, **arguments), by_torch.numpy())
 
@@ -117,15 +137,89 @@ def test_7_ratio_zero_is_plain_next_token_prediction():
 
 @pytest.mark.parametrize(("num_tokens", "ratio"), [(65, 0.15), (33, 0.6)])
 def test_8_every_position_is_equally_likely(num_tokens: int, ratio: float):
-    num_rows, choices = 20_000, num_tokens - 1
+    num_rows, choices = 100_000, num_tokens - 1
     chosen = choose_masked(np.arange(num_rows), num_tokens=num_tokens, ratio=ratio, seed=11, epoch=0)
     share = count_masked(num_tokens, ratio) / choices
-    sigma = np.sqrt(num_rows * share * (1 - share))
-    assert np.abs(chosen[:, :choices].sum(0) - num_rows * share).max() < 4.5 * sigma
+    sigma = math.sqrt(num_rows * share * (1 - share))
+    assert np.abs(chosen[:, :choices].sum(0) - num_rows * share).max() < 4 * sigma
     # Pairs too: drawing without replacement from few positions leaves a known covariance, nothing more.
     together = (chosen[:, 0] & chosen[:, 1]).sum()
     pair = share * (count_masked(num_tokens, ratio) - 1) / (choices - 1)
-    assert abs(together - num_rows * pair) < 4.5 * np.sqrt(num_rows * pair * (1 - pair))
+    assert abs(together - num_rows * pair) < 4 * math.sqrt(num_rows * pair * (1 - pair))
+
+
+def chi_square_is_plausible(observed: list[int], expected: list[float]) -> bool:
+    """Whether Pearson's statistic lies within 4 sigma of its mean, the degrees of freedom."""
+    statistic = sum((seen - wanted) ** 2 / wanted for seen, wanted in zip(observed, expected, strict=True))
+    freedom = len(observed) - 1
+    return abs(statistic - freedom) < 4 * math.sqrt(2 * freedom)
+
+
+def test_8_gaps_between_masked_tokens_have_their_exact_distribution():
+    """The first masked position of k among n is g with probability C(n - g - 1, k - 1) / C(n, k)."""
+    num_rows, choices, count = 100_000, 64, 9
+    chosen = choose_masked(np.arange(num_rows), num_tokens=65, ratio=0.15, seed=2, epoch=0)[:, :choices]
+    assert (chosen.sum(1) == count).all()
+    positions = np.nonzero(chosen)[1].reshape(num_rows, count)
+    for gaps in (positions[:, 0], positions[:, 4] - positions[:, 3] - 1):  # every gap is distributed alike
+        expected = [num_rows * math.comb(choices - gap - 1, count - 1) / math.comb(choices, count) for gap in range(20)]
+        observed = [int((gaps == gap).sum()) for gap in range(20)]
+        rest = [num_rows - sum(observed)], [num_rows - sum(expected)]
+        assert chi_square_is_plausible(observed + rest[0], expected + rest[1])
+
+
+def test_8_every_placement_of_spans_is_equally_likely():
+    """Eleven positions, two spans of three and one of two: every order and placement without overlap, counted."""
+    num_rows, choices, count, span_length = 100_000, 11, 8, 3
+    chosen = choose_masked(
+        np.arange(num_rows),
+        num_tokens=choices,
+        ratio=count / choices + 1e-9,
+        seed=3,
+        epoch=0,
+        span_length=3,
+        mask_last=True,
+    )
+    lengths = [span_length, span_length, count - 2 * span_length]
+    placements: Counter[tuple[bool, ...]] = Counter()
+    num_slots = choices - count + len(lengths)
+    for slots in combinations(range(num_slots), len(lengths)):
+        for order in set(permutations(lengths)):
+            row = [False] * choices
+            grown = 0
+            for slot, length in zip(slots, order, strict=True):
+                row[slot + grown : slot + grown + length] = [True] * length
+                grown += length - 1
+            placements[tuple(row)] += 1
+    total = sum(placements.values())
+    observed = Counter(map(tuple, chosen.tolist()))
+    assert set(observed) == set(placements)
+    kinds = sorted(placements)
+    expected = [num_rows * placements[kind] / total for kind in kinds]
+    assert chi_square_is_plausible([observed[kind] for kind in kinds], expected)
+
+
+@pytest.mark.parametrize("span_length", [5, 50])
+def test_8_spans_keep_their_length_and_the_paper_s_count(span_length: int):
+    chosen = choose_masked(np.arange(50), num_tokens=4096, ratio=0.15, seed=3, epoch=0, span_length=span_length)
+    assert (chosen.sum(1) == 614).all()
+    for row in chosen:
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
+        runs = edges[1::2] - edges[::2]
+        # Spans may touch; what is left over is the one short span.
+        assert sorted(runs % span_length)[-2:] <= [614 % span_length] * 2
+        assert sum(runs % span_length) % span_length == 614 % span_length
+
+
+def test_the_official_preset_repeats_the_official_patterns():
+    for step in range(200):
+        expected = random.Random(50 + step % 51).sample(range(4095), 614)
+        assert official_positions(step, num_tokens=4096, ratio=0.15) == tuple(sorted(expected))
+
+
+def test_a_span_without_length_is_refused():
+    with pytest.raises(ValueError, match="span length 0 is too small: it must be at least 1"):
+        choose_masked(np.array([0]), num_tokens=8, ratio=0.5, seed=0, epoch=0, span_length=0)
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan")])
@@ -134,20 +228,37 @@ def test_a_ratio_out_of_range_is_refused(ratio: float):
         mask_inputs(rows(1, 8), np.array([0]), mask_id=MASK, ratio=ratio, seed=0, epoch=0)
 
 
-# Known-answer vectors published with the generator (Random123 distribution, kat_vectors, philox4x32 10).
+# Known-answer vectors published with the generator (Random123 distribution, kat_vectors, philox4x64 10).
+ALL_ONES = (1 << 64) - 1
 KNOWN_ANSWERS = [
-    ([0, 0, 0, 0], (0, 0), [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
-    ([0xFFFFFFFF] * 4, (0xFFFFFFFF, 0xFFFFFFFF), [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
     (
-        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
-        (0xA4093822, 0x299F31D0),
-        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        [0, 0, 0, 0],
+        (0, 0),
+        [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B],
+    ),
+    (
+        [ALL_ONES] * 4,
+        (ALL_ONES, ALL_ONES),
+        [0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0],
+    ),
+    (
+        [0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89],
+        (0x452821E638D01377, 0xBE5466CF34E90C6C),
+        [0xA528F45403E61D95, 0x38C72DBD566E9788, 0xA5A1610E72FD18B5, 0x57BD43B5E52B7FE6],
     ),
 ]
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
-@pytest.mark.parametrize("array", [np.array, torch.tensor], ids=["numpy", "torch"])
-def test_the_generator_gives_its_published_answers(array, counter, key, expected):
-    words = philox4x32([array([word]) for word in counter], key)
-    assert [int(word[0]) for word in words] == expected
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_the_generator_gives_its_published_answers(library, counter, key, expected):
+    words = [np.array([word], np.uint64).view(np.int64) for word in counter]
+    words = [torch.from_numpy(word) for word in words] if library == "torch" else words
+    assert [int(word[0]) & ALL_ONES for word in philox4x64(words, key)] == expected
+
+
+def test_numpy_s_own_generator_is_the_same_one():
+    key, counter = (2**32 - 1, 7), (41, 2**40 + 3, 1, 0)
+    generator = np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
+    expected = philox4x64([np.array([word + (n == 0)]) for n, word in enumerate(counter)], key)  # numpy counts on first
+    assert generator.random_raw(4).view(np.int64).tolist() == [int(word[0]) for word in expected]

@@ -127,7 +127,8 @@ def test_a_folder_is_loaded_with_its_tokenizer(folder, lm, tokenizer):
             assert ours == pytest.approx(theirs, abs=1e-5)
 
 
-def test_a_missing_model_is_reported(tmp_path):
+def test_a_missing_model_is_reported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no demo has left a model
     for name in (str(tmp_path), str(tmp_path / "none"), "runs/tiny/hf", "./hf"):
         with pytest.raises(CheckpointError, match=r"holds no exported model \(no config.json\): run recipes/export_hf"):
             load_model(name, TokenizerConfig(), batch_size=1)

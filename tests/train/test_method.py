@@ -117,4 +117,8 @@ def test_the_learning_rate_is_linear_warm_up_then_cosine(step):
         expected = step / 100
     else:
         expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - 100) / 900))
-    assert scheduler(state) == pytest.approx(expected, abs=1e-12)
+    assert scheduler.factor(state) == pytest.approx(expected, abs=1e-12)
+    optimizer = torch.optim.AdamW([torch.zeros(2)], lr=0.5)
+    state.optimizers = [optimizer]
+    scheduler.batch_start(state, None)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * expected)
