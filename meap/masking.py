@@ -33,6 +33,7 @@ import random
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -42,6 +43,7 @@ from numpy.typing import NDArray
 __all__ = [
     "CLEAN_VIEW",
     "MASKED_VIEW",
+    "MaskRule",
     "choose_masked",
     "count_masked",
     "mask_inputs",
@@ -82,6 +84,32 @@ def count_masked(num_tokens: int, ratio: float) -> int:
     if not 0.0 <= ratio < 1.0:
         raise ValueError(f"masking ratio {ratio} is out of range: it must be in [0, 1)")
     return max(1, int(num_tokens * ratio)) if ratio > 0.0 and num_tokens > 0 else 0
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """What stays the same over a run, for both sites: everything of `mask_inputs` but the row and its address."""
+
+    mask_id: int
+    ratio: float
+    seed: int
+    span_length: int = 1
+    mask_last: bool = False
+    protected_ids: tuple[int, ...] = ()
+
+    def apply(self, input_ids_BT: Array, sample_ids_B: Array, *, epoch: int) -> Array:
+        """Mask rows (B, T) as `mask_inputs` does."""
+        return mask_inputs(
+            input_ids_BT,
+            sample_ids_B,
+            mask_id=self.mask_id,
+            ratio=self.ratio,
+            seed=self.seed,
+            epoch=epoch,
+            span_length=self.span_length,
+            mask_last=self.mask_last,
+            protected_ids=self.protected_ids,
+        )
 
 
 def mask_inputs(

@@ -48,9 +48,7 @@ def main(cfg: TrainingConfig) -> None:
     # A cache of its own: a training run that is still going on owns the other one.
     with tempfile.TemporaryDirectory(prefix="meap-eval-") as cache_dir:
         dataset = StreamingMaskedDataset(
-            masking=None,
-            mask_id=model.tokenizer.mask_id,
-            mask_seed=0,
+            rule=None,
             remote=shards.remote,
             local=cache_dir,
             split=shards.split,

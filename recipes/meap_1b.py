@@ -22,7 +22,7 @@ def main(cfg: TrainingConfig) -> None:
     from composer.callbacks import LRMonitor, SpeedMonitor
     from composer.core import Algorithm, Time
 
-    from meap.data import build_loader, open_shards, open_tokenizer
+    from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
     from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
     from meap.storage import use_one_s3_endpoint
     from meap.train.algorithm import InputMasking
@@ -52,7 +52,8 @@ def main(cfg: TrainingConfig) -> None:
         cache_dir=Path(cfg.data.cache_dir or run_dir / "cache"),
     )
     masked_by_dataset = cfg.masking.site == "dataset"
-    train_loader = load(shards, masking=cfg.masking if masked_by_dataset else None, shuffle=cfg.data.shuffle)
+    rule = build_mask_rule(cfg.masking, shards.manifest.tokenizer, seed=cfg.run.seed)
+    train_loader = load(shards, rule=rule if masked_by_dataset else None, shuffle=cfg.data.shuffle)
 
     # Model and optimiser.
     attention = choose_attention(cfg.model.attention, on_gpu=machine.on_gpu, bf16=machine.precision == "amp_bf16")
@@ -71,11 +72,11 @@ def main(cfg: TrainingConfig) -> None:
         [GradientClipping("norm", cfg.optimizer.grad_clip_norm)] if cfg.optimizer.grad_clip_norm else []
     )
     if not masked_by_dataset:
-        algorithms.append(InputMasking(cfg.masking, mask_id=tokenizer.mask_id, seed=cfg.run.seed))
+        algorithms.append(InputMasking(rule, preset=cfg.masking.preset))
     interval = Time.from_timestring(cfg.train.log_interval).value
     evaluators = []
     if cfg.train.eval_batches:
-        heldout = load(open_shards(cfg.data, VALIDATION_SPLIT), masking=None, shuffle=False)
+        heldout = load(open_shards(cfg.data, VALIDATION_SPLIT), rule=None, shuffle=False)
         evaluators.append(heldout_evaluator(heldout, cfg.train))
 
     with named_checkpoint_errors(cfg.checkpoint.folder):

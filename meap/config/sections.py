@@ -95,14 +95,37 @@ class MaskingConfig:
 
     ratio: float = 0.15
     """Share of a row's input tokens replaced by the mask token, in [0, 1); 0 is plain next-token prediction."""
+    strategy: str = "random"
+    """`random` masks single tokens, `span` runs of `span_length` (Table 15); the count is the same."""
+    span_length: int = 5
+    """Tokens per span, at least 1; only read where strategy is `span`."""
     mask_last: bool = False
     """Whether the last input position may be masked (the official code never does)."""
+    protected: tuple[str, ...] = ()
+    """Tokens that are never masked, by role: any of bos, eos. The paper protects none in pre-training."""
+    preset: str | None = None
+    """`official` repeats the 51 mask patterns of the official code, the same for every row; needs site=algorithm."""
     site: str = "dataset"
     """Who masks: `dataset` (the loader's workers) or `algorithm` (the training process); the result is the same."""
 
     def __post_init__(self) -> None:
         require_ratio("masking.ratio", self.ratio, remedy="The paper uses 0.15; 0 trains the NTP control.")
+        require_one_of("masking.strategy", self.strategy, ("random", "span"))
+        require_at_least("masking.span_length", self.span_length, 1)
+        for role in self.protected:
+            require_one_of("masking.protected", role, ("bos", "eos"))
         require_one_of("masking.site", self.site, ("dataset", "algorithm"))
+        if self.preset is not None:
+            require_one_of("masking.preset", self.preset, ("official",))
+            if self.site != "algorithm":
+                raise ConfigError(
+                    "masking.preset=official masks by training step, which loader workers do not know: "
+                    "set masking.site=algorithm"
+                )
+            if self.strategy != "random" or self.mask_last or self.protected:
+                raise ConfigError(
+                    "masking.preset=official fixes the rule: leave masking.strategy, mask_last and protected unset"
+                )
 
 
 @dataclass(frozen=True)

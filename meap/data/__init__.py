@@ -1,12 +1,14 @@
 """Shards -> samples -> masked batches.
 
-open_shards   reads a split's manifest, refuses what does not fit the configuration
-open_tokenizer   the tokenizer that belongs to the shards
-build_loader     a torch DataLoader over `StreamingMaskedDataset`
+- `open_shards` reads a split's manifest and refuses what does not fit the configuration.
+- `open_tokenizer` gives the tokenizer that belongs to the shards.
+- `build_mask_rule` says what is masked, for the dataset or for the training process.
+- `build_loader` makes a torch DataLoader over `StreamingMaskedDataset`.
 """
 
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.loader import build_loader
+from meap.data.rule import build_mask_rule
 from meap.data.shards import Shards, open_shards, open_tokenizer
 
-__all__ = ["Shards", "StreamingMaskedDataset", "build_loader", "open_shards", "open_tokenizer"]
+__all__ = ["Shards", "StreamingMaskedDataset", "build_loader", "build_mask_rule", "open_shards", "open_tokenizer"]

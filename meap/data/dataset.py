@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from streaming import StreamingDataset
 
-from meap.config import MaskingConfig
 from meap.errors import ConfigError, DataError
-from meap.masking import mask_inputs
+from meap.masking import MaskRule
 from meap.schema import TOKENS_COLUMN
 
 __all__ = ["StreamingMaskedDataset"]
@@ -23,9 +22,7 @@ class StreamingMaskedDataset(StreamingDataset):
     """Rows as ``input_ids``, ``labels`` and ``sample_id``, inputs masked by (seed, epoch, sample id).
 
     Args:
-        masking: How to mask, or None for clean rows (evaluation, or masking in the training process).
-        mask_id: Id of the mask token.
-        mask_seed: Seed of the masks, in [0, 2**32).
+        rule: How to mask, or None for clean rows (evaluation, or masking in the training process).
         streaming_arguments: Everything `streaming.StreamingDataset` takes. ``num_canonical_nodes`` and ``batch_size``
             must be given: without the first the sample order depends on the number of nodes.
 
@@ -37,16 +34,12 @@ class StreamingMaskedDataset(StreamingDataset):
         DataError: A shard could not be read while iterating.
     """
 
-    def __init__(
-        self, *, masking: MaskingConfig | None, mask_id: int, mask_seed: int, **streaming_arguments: Any
-    ) -> None:
+    def __init__(self, *, rule: MaskRule | None, **streaming_arguments: Any) -> None:
         for required in ("num_canonical_nodes", "batch_size"):
             if not streaming_arguments.get(required):
                 raise ConfigError(f"{required} must be set: the sample order would depend on the machines otherwise")
         super().__init__(**streaming_arguments)
-        self._masking = masking if masking is not None and masking.ratio > 0.0 else None
-        self._mask_id = mask_id
-        self._mask_seed = mask_seed
+        self._rule = rule if rule is not None and rule.ratio > 0.0 else None
         self._epoch = 0
         self._background_error: BaseException | None = None
 
@@ -54,16 +47,8 @@ class StreamingMaskedDataset(StreamingDataset):
         """Sample `sample_id`, masked for the epoch being iterated."""
         row = super().get_item(sample_id, retry)[TOKENS_COLUMN].astype(np.int64)
         inputs, labels = row[:-1], row[1:]
-        if self._masking is not None:
-            inputs = mask_inputs(
-                inputs[None],
-                np.array([sample_id]),
-                mask_id=self._mask_id,
-                ratio=self._masking.ratio,
-                seed=self._mask_seed,
-                epoch=self._epoch,
-                mask_last=self._masking.mask_last,
-            )[0]
+        if self._rule is not None:
+            inputs = self._rule.apply(inputs[None], np.array([sample_id]), epoch=self._epoch)[0]
         return {
             "input_ids": torch.from_numpy(inputs),
             "labels": torch.from_numpy(labels),

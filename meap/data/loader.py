@@ -8,10 +8,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from meap.config import DataConfig, MaskingConfig
+from meap.config import DataConfig
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.shards import Shards
 from meap.errors import ConfigError
+from meap.masking import MaskRule
 
 __all__ = ["build_loader"]
 
@@ -20,7 +21,7 @@ def build_loader(
     data: DataConfig,
     shards: Shards,
     *,
-    masking: MaskingConfig | None,
+    rule: MaskRule | None,
     seed: int,
     global_batch_size: int,
     world_size: int,
@@ -32,8 +33,8 @@ def build_loader(
     Args:
         data: Section `data` of the configuration.
         shards: The split to read.
-        masking: How the dataset masks; None yields clean rows.
-        seed: Seed of the sample order and of the masks.
+        rule: How the dataset masks; None yields clean rows.
+        seed: Seed of the sample order.
         global_batch_size: Rows per step over all ranks.
         world_size: Number of ranks.
         cache_dir: Local folder for downloaded shards.
@@ -48,9 +49,7 @@ def build_loader(
         )
     batch_size = global_batch_size // world_size
     dataset = StreamingMaskedDataset(
-        masking=masking,
-        mask_id=shards.manifest.tokenizer.mask_id,
-        mask_seed=seed,
+        rule=rule,
         remote=shards.remote,
         local=str(cache_dir),
         split=shards.split,

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 
-from meap.config import MaskingConfig
 from meap.errors import ConfigError
-from meap.masking import mask_inputs
+from meap.masking import MaskRule, official_positions
 from meap.schema import Batch
 
 __all__ = ["InputMasking"]
@@ -27,18 +27,16 @@ class InputMasking(Algorithm):
     """Replace a share of each training batch's input tokens by the mask token.
 
     Args:
-        masking: How to mask.
-        mask_id: Id of the mask token.
-        seed: Seed of the masks, in [0, 2**32).
+        rule: How to mask.
+        preset: ``official`` repeats the official code's mask patterns, step by step, whatever the rule's seed.
 
     Raises:
         ConfigError: A batch arrives masked already, or without sample ids.
     """
 
-    def __init__(self, masking: MaskingConfig, *, mask_id: int, seed: int) -> None:
-        self._masking = masking
-        self._mask_id = mask_id
-        self._seed = seed
+    def __init__(self, rule: MaskRule, *, preset: str | None = None) -> None:
+        self._rule = rule
+        self._preset = preset
 
     def match(self, event: Event, state: State) -> bool:
         """Run on whole training batches; Composer has no such event in evaluation."""
@@ -50,15 +48,15 @@ class InputMasking(Algorithm):
         if "sample_id" not in batch:
             raise ConfigError("masking.site=algorithm needs a loader whose batches hold 'sample_id'")
         # Prepared rows never hold the mask id, so finding it means that somebody has masked before.
-        if bool((batch["input_ids"] == self._mask_id).any()):
+        if bool((batch["input_ids"] == self._rule.mask_id).any()):
             raise ConfigError("the batch is masked already: masking.site must be either dataset or algorithm, not both")
-        masked_BT = mask_inputs(
-            batch["input_ids"],
-            batch["sample_id"],
-            mask_id=self._mask_id,
-            ratio=self._masking.ratio,
-            seed=self._seed,
-            epoch=int(state.timestamp.epoch),
-            mask_last=self._masking.mask_last,
-        )
-        state.batch = {**batch, "input_ids": masked_BT}
+        state.batch = {**batch, "input_ids": self._mask(batch, state)}
+
+    def _mask(self, batch: Batch, state: State) -> torch.Tensor:
+        if self._preset is None:
+            return self._rule.apply(batch["input_ids"], batch["sample_id"], epoch=int(state.timestamp.epoch))
+        masked_BT = batch["input_ids"].clone()
+        if self._rule.ratio > 0.0:
+            num_tokens, step = masked_BT.shape[1], int(state.timestamp.batch)
+            masked_BT[:, official_positions(step, num_tokens=num_tokens, ratio=self._rule.ratio)] = self._rule.mask_id
+        return masked_BT

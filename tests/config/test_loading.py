@@ -40,6 +40,11 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
         ("masking.ratio=.nan", "masking.ratio=nan is out of range"),
         ("masking.ratio=many", "could not be converted to Float"),
         ("masking.site=nowhere", "masking.site='nowhere' is not known: choose one of algorithm, dataset"),
+        ("masking.strategy=block", "masking.strategy='block' is not known: choose one of random, span"),
+        ("masking.span_length=0", "masking.span_length=0 is too small"),
+        ("masking.protected=[pad]", "masking.protected='pad' is not known"),
+        ("masking.preset=theirs", "masking.preset='theirs' is not known"),
+        ("masking.preset=official", "set masking.site=algorithm"),
         ("run.seed=-1", "run.seed=-1 is out of range"),
         ("run.name", "'run.name' is not an override: write section.key=value"),
         ("data=3", "override 'data=3'"),
@@ -62,6 +67,13 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
 def test_each_bad_value_gets_one_clear_error(override: str, message: str):
     with pytest.raises(ConfigError, match=message):
         load_config(TrainingConfig, None, [override])
+
+
+def test_the_official_preset_fixes_the_rule():
+    overrides = ["masking.preset=official", "masking.site=algorithm"]
+    assert load_config(TrainingConfig, None, overrides).masking.preset == "official"
+    with pytest.raises(ConfigError, match="masking.preset=official fixes the rule"):
+        load_config(TrainingConfig, None, [*overrides, "masking.strategy=span"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from meap.config import DataConfig, MaskingConfig
-from meap.data import StreamingMaskedDataset, build_loader, open_shards
+from meap.data import StreamingMaskedDataset, build_loader, build_mask_rule, open_shards
 from meap.errors import ConfigError, DataError
 from meap.masking import mask_inputs
 
@@ -22,10 +22,11 @@ def remote(tmp_path_factory, write_shards) -> Path:
 
 def load(remote: Path, cache: Path, *, ratio: float | None = 0.25, workers: int = 0, shuffle: bool = True, **changed):
     data = DataConfig(remote=str(remote), seq_len=SEQ_LEN, num_canonical_nodes=4, num_workers=workers, **changed)
+    shards = open_shards(data, "train")
     return build_loader(
         data,
-        open_shards(data, "train"),
-        masking=None if ratio is None else MaskingConfig(ratio=ratio),
+        shards,
+        rule=None if ratio is None else build_mask_rule(MaskingConfig(ratio=ratio), shards.manifest.tokenizer, seed=17),
         seed=17,
         global_batch_size=BATCH,
         world_size=1,
@@ -107,9 +108,7 @@ def test_rows_can_be_read_by_number(remote, tmp_path, clean_rows):
 
 def test_what_decides_the_order_must_be_set(remote, tmp_path):
     with pytest.raises(ConfigError, match="num_canonical_nodes must be set"):
-        StreamingMaskedDataset(
-            masking=None, mask_id=1, mask_seed=0, remote=str(remote), local=str(tmp_path), batch_size=2
-        )
+        StreamingMaskedDataset(rule=None, remote=str(remote), local=str(tmp_path), batch_size=2)
 
 
 def test_a_batch_that_does_not_divide_is_refused(remote, tmp_path):
@@ -118,7 +117,7 @@ def test_a_batch_that_does_not_divide_is_refused(remote, tmp_path):
         build_loader(
             data,
             open_shards(data, "train"),
-            masking=None,
+            rule=None,
             seed=0,
             global_batch_size=10,
             world_size=4,
@@ -133,7 +132,7 @@ def test_too_few_rows_for_one_round_are_refused(remote, tmp_path):
         build_loader(
             data,
             open_shards(data, "train"),
-            masking=None,
+            rule=None,
             seed=0,
             global_batch_size=16,
             world_size=1,

@@ -1,6 +1,7 @@
 """The Algorithm, the monitor, the optimiser and its schedule."""
 
 import math
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 import torch
 from composer.core import Event, Time, Timestamp
 
-from meap.config import MaskingConfig, OptimizerConfig, SchedulerConfig
+from meap.config import OptimizerConfig, SchedulerConfig
 from meap.errors import ConfigError
-from meap.masking import mask_inputs
+from meap.masking import MaskRule, mask_inputs
 from meap.schema import IGNORE_INDEX
 from meap.train.algorithm import InputMasking
 from meap.train.callbacks import MaskingMonitor
@@ -18,6 +19,7 @@ from meap.train.fitting import count_tokens
 from meap.train.optim import build_optimizer, build_scheduler
 
 MASK = 99
+RULE = MaskRule(mask_id=MASK, ratio=0.25, seed=5)
 
 
 def make_batch(num_rows: int = 4, num_tokens: int = 32) -> dict[str, torch.Tensor]:
@@ -35,7 +37,7 @@ def apply(algorithm: InputMasking, batch, epoch: int = 0):
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_the_algorithm_masks_as_the_dataset_does(epoch):
     batch = make_batch()
-    algorithm = InputMasking(MaskingConfig(ratio=0.25), mask_id=MASK, seed=5)
+    algorithm = InputMasking(RULE)
     masked = apply(algorithm, batch, epoch)
     expected = mask_inputs(
         batch["input_ids"].numpy(), batch["sample_id"].numpy(), mask_id=MASK, ratio=0.25, seed=5, epoch=epoch
@@ -44,13 +46,22 @@ def test_the_algorithm_masks_as_the_dataset_does(epoch):
     assert masked["labels"] is batch["labels"]
 
 
+@pytest.mark.parametrize("step", [0, 7, 51, 120])
+def test_the_official_preset_masks_every_row_as_the_official_code_does(step):
+    state = SimpleNamespace(batch=make_batch(), timestamp=Timestamp(batch=step))
+    InputMasking(RULE, preset="official").apply(Event.AFTER_DATALOADER, state, None)
+    expected = torch.zeros(4, 32, dtype=torch.bool)
+    expected[:, random.Random(50 + step % 51).sample(range(31), 8)] = True
+    assert torch.equal(state.batch["input_ids"] == MASK, expected)
+
+
 def test_the_algorithm_runs_once_per_device_batch():
-    algorithm = InputMasking(MaskingConfig(), mask_id=MASK, seed=5)
+    algorithm = InputMasking(RULE)
     assert [event for event in Event if algorithm.match(event, None)] == [Event.AFTER_DATALOADER]
 
 
 def test_a_batch_is_never_masked_twice():
-    algorithm = InputMasking(MaskingConfig(ratio=0.25), mask_id=MASK, seed=5)
+    algorithm = InputMasking(RULE)
     with pytest.raises(ConfigError, match="masked already: masking.site must be either dataset or algorithm"):
         apply(algorithm, apply(algorithm, make_batch()))
 
@@ -59,7 +70,7 @@ def test_a_loader_without_sample_ids_is_refused():
     batch = make_batch()
     del batch["sample_id"]
     with pytest.raises(ConfigError, match="needs a loader whose batches hold 'sample_id'"):
-        apply(InputMasking(MaskingConfig(), mask_id=MASK, seed=5), batch)
+        apply(InputMasking(RULE), batch)
 
 
 def test_the_monitor_logs_the_realised_ratio_and_both_losses():

@@ -37,6 +37,15 @@ def test_both_sites_and_any_microbatch_give_the_same_run(train, tmp_path):
     assert split == pytest.approx(by_dataset, abs=1e-5)
 
 
+@pytest.mark.parametrize("override", ["masking.strategy=span", "masking.protected=[bos,eos]", "masking.mask_last=true"])
+def test_every_rule_is_the_same_at_both_sites_and_a_run_of_its_own(train, tmp_path, override):
+    by_dataset = train(tmp_path / "dataset", "train.max_duration=3ba", "masking.ratio=0.4", override)
+    by_algorithm = ("train.max_duration=3ba", "masking.ratio=0.4", override, "masking.site=algorithm")
+    assert train(tmp_path / "algorithm", *by_algorithm) == by_dataset
+    plain = train(tmp_path / "plain", "train.max_duration=3ba", "masking.ratio=0.4")
+    assert (plain != by_dataset) == ("protected" not in override)  # the random rows of this test hold no BOS or EOS
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.15])
 def test_training_lowers_the_loss_with_and_without_masking(train, tmp_path, ratio):
     history = train(tmp_path / "run", f"train.max_duration={EPOCH * 4}ba", f"masking.ratio={ratio}")
@@ -53,7 +62,7 @@ def test_ratio_zero_is_plain_next_token_prediction_bit_for_bit(train, small_conf
     loader = build_loader(
         config.data,
         shards,
-        masking=None,
+        rule=None,
         seed=config.run.seed,
         global_batch_size=8,
         world_size=1,
@@ -99,7 +108,7 @@ def test_held_out_loss_is_measured_on_clean_rows(train, tmp_path, small_config, 
     loader = build_loader(
         config.data,
         shards,
-        masking=None,
+        rule=None,
         seed=17,
         global_batch_size=8,
         world_size=1,

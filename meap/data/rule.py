@@ -1,0 +1,28 @@
+"""The mask rule of a run, from its configuration and the tokenizer of its data."""
+
+from __future__ import annotations
+
+from meap.config import MaskingConfig
+from meap.manifest import TokenizerRecord
+from meap.masking import MaskRule
+
+__all__ = ["build_mask_rule"]
+
+
+def build_mask_rule(config: MaskingConfig, tokenizer: TokenizerRecord, *, seed: int) -> MaskRule:
+    """The rule that both sites apply.
+
+    Args:
+        config: Section `masking` of the configuration.
+        tokenizer: Special ids of the tokenizer the rows were made with.
+        seed: Seed of the masks, in [0, 2**32).
+    """
+    ids_by_role = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+    return MaskRule(
+        mask_id=tokenizer.mask_id,
+        ratio=config.ratio,
+        seed=seed,
+        span_length=config.span_length if config.strategy == "span" else 1,
+        mask_last=config.mask_last,
+        protected_ids=tuple(ids_by_role[role] for role in config.protected),
+    )

@@ -1,0 +1,23 @@
+import pytest
+
+from meap.config import MaskingConfig
+from meap.data import build_mask_rule
+from meap.manifest import TokenizerRecord
+from meap.masking import MaskRule
+
+TOKENIZER = TokenizerRecord("t", "sha256:0", vocab_size=10, bos_id=1, eos_id=2, mask_id=9)
+
+
+@pytest.mark.parametrize(
+    ("config", "rule"),
+    [
+        (MaskingConfig(), MaskRule(mask_id=9, ratio=0.15, seed=3)),
+        (MaskingConfig(span_length=50), MaskRule(mask_id=9, ratio=0.15, seed=3)),
+        (
+            MaskingConfig(ratio=0.2, strategy="span", span_length=50, mask_last=True, protected=("eos", "bos")),
+            MaskRule(mask_id=9, ratio=0.2, seed=3, span_length=50, mask_last=True, protected_ids=(2, 1)),
+        ),
+    ],
+)
+def test_the_rule_is_the_configuration_with_the_ids_of_the_data(config: MaskingConfig, rule: MaskRule):
+    assert build_mask_rule(config, TOKENIZER, seed=3) == rule
