@@ -66,6 +66,15 @@ class StreamingMaskedDataset(StreamingDataset):
                 f"({type(cause).__name__}: {cause}): check the storage, then run the same command again"
             ) from cause
 
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """Where this epoch stands after `num_samples` rows, for a checkpoint."""
+        state = super().state_dict(num_samples, from_beginning)
+        if from_beginning and num_samples == 0:
+            # At the end of an epoch the trainer has gone on to the next one, but streaming still names the one that is
+            # over: a run resumed from there would replay it, and stay one epoch behind for ever.
+            state["epoch"] = max(state["epoch"], self.next_epoch)
+        return state
+
     def on_exception(self, future: Future[Any]) -> None:
         """Keep the cause of a background failure for `__iter__` to raise."""
         self._background_error = future.exception() or self._background_error
