@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from typing import Any
 
@@ -65,6 +66,9 @@ def fit(trainer: Trainer) -> None:
         unit = {TimeUnit.BATCH: "batches", TimeUnit.TOKEN: "tokens"}.get(duration.unit, duration.unit.value)
         print(f"already trained for {done.value:,} of {duration.value:,} {unit}: nothing to do", flush=True)
         return
+    # What start-up has made stays, and need not be looked at again; what training makes is collected as usual.
+    gc.freeze()
+    gc.set_threshold(700, 10, 10)
     with warnings.catch_warnings():
         # A run that resumes exactly at the end of an epoch finds that epoch empty and goes on to the next: all is well.
         warnings.filterwarnings("ignore", message="No batches were trained for global rank")
