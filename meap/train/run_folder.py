@@ -46,7 +46,8 @@ def open_run(config: TrainingConfig, *, is_leader: bool) -> Path:
     if not is_leader:
         return folder
     stored = folder / CONFIG_NAME
-    if stored.is_file():
+    # A run that never finished a step has nothing to contradict.
+    if stored.is_file() and (folder / METRICS_NAME).is_file():
         before, now = _flat(load_resolved(TrainingConfig, stored)), _flat(config)
         for key in sorted(key for key in now if now[key] != before[key]):
             if key.startswith(_FIXED):
