@@ -1,0 +1,133 @@
+"""Shards streamed from S3, against moto's server on the loopback interface: the same samples as from a local folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+KEYS = {"AWS_ACCESS_KEY_ID": "testkeyid", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+# In a process of its own: object-storage clients keep their endpoint and credentials for as long as they live.
+READ_EPOCH = """
+import hashlib, json, sys
+from pathlib import Path
+from meap.config import DataConfig, MaskingConfig
+from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
+from meap.config import TokenizerConfig
+from meap.errors import MeapError
+from meap.storage import use_one_s3_endpoint
+
+def main():
+    remote, cache, workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    use_one_s3_endpoint()
+    data = DataConfig(
+        remote=remote, seq_len=16, num_canonical_nodes=4, num_workers=workers, download_retry=0, download_timeout=5.0
+    )
+    try:
+        shards = open_shards(data, "train")
+        mask_id = open_tokenizer(TokenizerConfig(), shards).mask_id
+        rule = build_mask_rule(MaskingConfig(ratio=0.25), shards.manifest.tokenizer, seed=17)
+        assert rule.mask_id == mask_id
+        loader = build_loader(
+            data, shards, rule=rule, seed=17, global_batch_size=8, world_size=1, cache_dir=cache, shuffle=True
+        )
+        rows = [
+            (int(sample), hashlib.sha256(row.numpy().tobytes()).hexdigest())
+            for batch in loader
+            for sample, row in zip(batch["sample_id"], batch["input_ids"])
+        ]
+    except MeapError as error:
+        print(json.dumps({"error": str(error)}))
+        return
+    print(json.dumps({"rows": rows}))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture
+def server():
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server):
+    import boto3
+
+    resource = boto3.resource(
+        "s3",
+        endpoint_url=server,
+        region_name="us-east-1",
+        aws_access_key_id="testkeyid",
+        aws_secret_access_key="testsecret",
+    )
+    return resource.create_bucket(Bucket="rows")
+
+
+@pytest.fixture
+def read_epoch(tmp_path: Path, quiet_environment, server):
+    script = tmp_path / "read_epoch.py"
+    script.write_text(READ_EPOCH)
+
+    def read(remote: str, name: str, *, workers: int = 0, **environment: str) -> dict:
+        finished = subprocess.run(
+            [sys.executable, "-W", "ignore", str(script), remote, str(tmp_path / name), str(workers)],
+            env=quiet_environment | KEYS | {"S3_ENDPOINT_URL": server} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert KEYS["AWS_SECRET_ACCESS_KEY"] not in finished.stdout + finished.stderr
+        return json.loads(finished.stdout.splitlines()[-1])
+
+    return read
+
+
+def upload(bucket, folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            bucket.upload_file(str(path), f"{folder.name}/{path.relative_to(folder)}")
+
+
+@pytest.mark.parametrize(("compression", "workers"), [("zstd", 2), (None, 0)])
+def test_an_epoch_from_s3_is_the_epoch_from_a_local_folder(
+    bucket, read_epoch, write_shards, tmp_path, compression, workers
+):
+    folder = write_shards(tmp_path / "mds", compression=compression, validation_rows=0)
+    upload(bucket, folder)
+    local = read_epoch(str(folder), "local")
+    assert len(local["rows"]) == 96
+    assert read_epoch("s3://rows/mds", "remote", workers=workers) == local
+
+
+def test_a_byte_flipped_in_the_store_is_never_used(bucket, read_epoch, write_shards, tmp_path):
+    folder = write_shards(tmp_path / "mds", compression=None, validation_rows=0)
+    shard = sorted((folder / "train").glob("*.mds"))[2]
+    content = bytearray(shard.read_bytes())
+    content[-5] ^= 1
+    shard.write_bytes(content)
+    upload(bucket, folder)
+    assert "could not be read" in read_epoch("s3://rows/mds", "remote")["error"]
+
+
+def test_what_is_not_there_is_one_clear_error(bucket, read_epoch):
+    assert "holds no finished 'train' split" in read_epoch("s3://rows/nothing", "remote")["error"]
+
+
+def test_wrong_credentials_or_place_are_one_clear_error_without_the_secret(read_epoch):
+    error = read_epoch("s3://no-such-bucket/mds", "remote", S3_ENDPOINT_URL="http://127.0.0.1:9")["error"]
+    assert "cannot look into s3://no-such-bucket/mds" in error
+    assert "check the address and credentials" in error
