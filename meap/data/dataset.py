@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from streaming import StreamingDataset
+from streaming.base.dataset import _ShardState  # the states have no public name
 
 from meap.errors import ConfigError, DataError
 from meap.masking import MaskRule
@@ -45,7 +47,12 @@ class StreamingMaskedDataset(StreamingDataset):
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Sample `sample_id`, masked for the epoch being iterated."""
-        row = super().get_item(sample_id, retry)[TOKENS_COLUMN].astype(np.int64)
+        try:
+            row = super().get_item(sample_id, retry)[TOKENS_COLUMN].astype(np.int64)
+        except IndexError:
+            raise
+        except Exception as error:
+            raise self._unreadable(error) from error
         inputs, labels = row[:-1], row[1:]
         if self._rule is not None:
             inputs = self._rule.apply(inputs[None], np.array([sample_id]), epoch=self._epoch)[0]
@@ -60,11 +67,15 @@ class StreamingMaskedDataset(StreamingDataset):
         yield from super().__iter__()
         # When a download fails, streaming's iterator just stops, as if the epoch were over.
         if hasattr(self, "_event") and self._event.is_set():
-            cause = self._background_error
-            raise DataError(
-                f"a shard of {[stream.remote or stream.local for stream in self.streams]} could not be read "
-                f"({type(cause).__name__}: {cause}): check the storage, then run the same command again"
-            ) from cause
+            raise self._unreadable(self._background_error) from self._background_error
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Download a shard; if that fails, leave nothing of it behind and nobody waiting for it."""
+        try:
+            super().prepare_shard(shard_id, blocking)
+        except Exception:
+            self._discard_shard(shard_id)
+            raise
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         """Where this epoch stands after `num_samples` rows, for a checkpoint."""
@@ -79,6 +90,22 @@ class StreamingMaskedDataset(StreamingDataset):
         """Keep the cause of a background failure for `__iter__` to raise."""
         self._background_error = future.exception() or self._background_error
         super().on_exception(future)
+
+    def _discard_shard(self, shard_id: int) -> None:
+        stream = self.streams[self.stream_per_shard[shard_id]]
+        if stream.remote is not None:  # else the files are the only ones there are
+            # streaming would keep a file that has failed its hash, and trust it at the next start.
+            for file in (info for pair in self.shards[shard_id].file_pairs for info in pair if info is not None):
+                Path(stream.local, stream.split, file.basename).unlink(missing_ok=True)
+        # streaming would leave the shard "in preparation", and other workers waiting for ever. A present shard without
+        # files is fetched again by whoever needs it, who then succeeds or fails for himself.
+        self._shard_states[shard_id] = _ShardState.LOCAL
+
+    def _unreadable(self, cause: BaseException | None) -> DataError:
+        return DataError(
+            f"a shard of {', '.join(str(stream.remote or stream.local) for stream in self.streams)} could not be read "
+            f"({type(cause).__name__}: {cause}): check the storage, then run the same command again"
+        )
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         # Called in every worker when an epoch starts, also after a resumption: the one place that knows its number.

@@ -48,6 +48,11 @@ def build_loader(
             f"train.global_batch_size={global_batch_size} does not divide by {world_size} ranks: choose a multiple"
         )
     batch_size = global_batch_size // world_size
+    if Path(shards.remote).resolve() == cache_dir.resolve():
+        raise ConfigError(
+            f"data.cache_dir={cache_dir} is data.remote itself: choose another folder, or evicting a shard "
+            "from the cache would delete the only copy of it"
+        )
     dataset = StreamingMaskedDataset(
         rule=rule,
         remote=shards.remote,
@@ -56,6 +61,8 @@ def build_loader(
         batch_size=batch_size,
         epoch_size=_rows_per_epoch(data, shards, global_batch_size),
         num_canonical_nodes=data.num_canonical_nodes,
+        # Rows left out of an epoch are chosen in runs of this length; one by one takes a minute per epoch at 50 M rows.
+        sampling_granularity=64,
         shuffle=shuffle,
         shuffle_algo="py1e",
         shuffle_seed=seed,
