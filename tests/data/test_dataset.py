@@ -143,7 +143,7 @@ def test_too_few_rows_for_one_round_are_refused(remote, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", ["missing", "flipped"])
 def test_a_shard_that_cannot_be_read_ends_in_an_error_not_in_a_short_epoch_or_a_hang(remote, tmp_path, fault, workers):
     broken = shutil.copytree(remote, tmp_path / "broken")
