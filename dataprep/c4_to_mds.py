@@ -17,6 +17,7 @@ from meap.config import PrepConfig, run_command
 
 
 def prepare(config: PrepConfig) -> None:
+    from meap.prep.corpora import resolve
     from meap.prep.job import open_job
     from meap.prep.pipeline import TaskExecutor
     from meap.prep.reader import StrictJsonlReader
@@ -24,14 +25,17 @@ def prepare(config: PrepConfig) -> None:
     from meap.prep.steps import PackRows
     from meap.schema import mds_columns
     from meap.storage import use_one_s3_endpoint
+    from meap.tokenizer import load_tokenizer
 
     use_one_s3_endpoint()
-    with open_job(config) as job:
+    config, inputs = resolve(config)
+    tokenizer = load_tokenizer(config.tokenizer)
+    with open_job(config, inputs, tokenizer) as job:
         if not job.is_published:
             steps = [
-                StrictJsonlReader(job.inputs, job.tally, text_key=job.text_key, max_bad_lines=config.max_bad_lines),
+                StrictJsonlReader(inputs, job.tally, text_key=job.text_key, max_bad_lines=config.max_bad_lines),
                 PackRows(
-                    job.tokenizer,
+                    tokenizer,
                     job.tally,
                     seq_len=job.seq_len,
                     heldout_ratio=config.heldout_ratio,
@@ -42,7 +46,7 @@ def prepare(config: PrepConfig) -> None:
                     job.tally,
                     staging_dir=job.scratch_dir,
                     files=job.task_files,
-                    columns=mds_columns(job.seq_len, job.tokenizer.vocab_size),
+                    columns=mds_columns(job.seq_len, tokenizer.vocab_size),
                     compression=config.compression,
                     shard_size=config.shard_size,
                 ),

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from meap.errors import DataError
 
-__all__ = ["FORMAT_VERSION", "Manifest", "ShardRecord", "TokenizerRecord"]
+__all__ = ["CONVERSATIONS", "FORMAT_VERSION", "ROWS", "Manifest", "ShardRecord", "TokenizerRecord"]
 
 FORMAT_VERSION = 1
+
+ROWS, CONVERSATIONS = "rows", "conversations"
+"""What a split holds: packed rows of documents, or packed rows of whole conversations for fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class Manifest:
     config: dict[str, Any]
     """The resolved configuration."""
     versions: dict[str, str]
+    kind: str = ROWS
+    """`rows` or `conversations`; of the latter `documents` counts conversations, and `tokens` their originals'."""
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    """What else preparation counted, such as conversations cut to length."""
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:

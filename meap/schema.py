@@ -11,13 +11,18 @@ from typing import Any, Final, TypedDict
 import numpy as np
 
 __all__ = [
+    "ANSWER_COLUMN",
+    "COPIED_COLUMN",
     "IGNORE_INDEX",
+    "LENGTHS_COLUMN",
     "MANIFEST_NAME",
     "TOKENIZER_DIR",
     "TOKENS_COLUMN",
     "TRAIN_SPLIT",
     "VALIDATION_SPLIT",
     "Batch",
+    "SftBatch",
+    "conversation_columns",
     "mds_columns",
     "token_dtype",
 ]
@@ -26,7 +31,17 @@ IGNORE_INDEX: Final = -100
 """Label of a position that is not scored (the value torch's cross-entropy ignores by default)."""
 
 TOKENS_COLUMN: Final = "tokens"
-"""The one MDS column: an integer array of ``seq_len + 1`` token ids."""
+"""Pre-training rows have this MDS column only: an integer array of ``seq_len + 1`` token ids.
+
+Rows of fine-tuning data hold the tokens of whole conversations, back to back, and the columns below.
+"""
+
+ANSWER_COLUMN: Final = "answer"
+"""uint8, one per token: 1 where it belongs to an assistant's answer, its end-of-turn token included."""
+LENGTHS_COLUMN: Final = "lengths"
+"""uint32: tokens of each conversation of the row, in order."""
+COPIED_COLUMN: Final = "copied"
+"""uint8, one per conversation: 1 where the row has room for a masked copy of it."""
 
 TRAIN_SPLIT: Final = "train"
 VALIDATION_SPLIT: Final = "validation"
@@ -50,6 +65,17 @@ class Batch(TypedDict):
     """int64 tensor (B,): the row's number in the data set."""
 
 
+class SftBatch(Batch):
+    """What the loader of fine-tuning rows yields: every position of every row, padding included."""
+
+    position_ids: Any
+    """int64 tensor (B, T): where a position stands in its segment, for rotary embeddings; 0 in padding."""
+    segment_ids: Any
+    """int64 tensor (B, T): attention stays within equal numbers, which are contiguous from 1; 0 is padding."""
+    num_targets: list[int]
+    """Scored positions of each row, on the host: counting them needs no device."""
+
+
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """The smallest of ``uint16`` and ``uint32`` that holds every token id below `vocab_size`."""
     return np.dtype(np.uint16 if vocab_size <= _MAX_UINT16_VOCAB else np.uint32)
@@ -58,3 +84,13 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 def mds_columns(seq_len: int, vocab_size: int) -> dict[str, str]:
     """MDS column encodings of a row of `seq_len` + 1 tokens, as `streaming.MDSWriter` takes them."""
     return {TOKENS_COLUMN: f"ndarray:{token_dtype(vocab_size).name}:{seq_len + 1}"}
+
+
+def conversation_columns(vocab_size: int) -> dict[str, str]:
+    """MDS column encodings of a row of whole conversations; the arrays' lengths differ from row to row."""
+    return {
+        TOKENS_COLUMN: f"ndarray:{token_dtype(vocab_size).name}",
+        ANSWER_COLUMN: "ndarray:uint8",
+        LENGTHS_COLUMN: "ndarray:uint32",
+        COPIED_COLUMN: "ndarray:uint8",
+    }

@@ -29,6 +29,7 @@ __all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer"]
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+_CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILES = (_TOKENIZER_FILE, _CONFIG_FILE, _SPECIAL_TOKENS_FILE)
 """What `Tokenizer.save` writes."""
 
@@ -149,6 +150,8 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
     full.add_special_tokens([AddedToken(config.mask_token, special=True, normalized=False)])
     source_config = _read_json(folder / _SPECIAL_TOKENS_FILE) | _read_json(folder / _CONFIG_FILE)
+    if (chat_template := folder / _CHAT_TEMPLATE_FILE).is_file():
+        source_config |= {"chat_template": chat_template.read_text(encoding="utf-8")}
     return Tokenizer(
         name=config.name,
         full=full,
@@ -164,7 +167,7 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
+        return Path(snapshot_download(name, allow_patterns=[*TOKENIZER_FILES, _CHAT_TEMPLATE_FILE]))
     except Exception as error:
         raise DataError(
             f"tokenizer.name={name!r} is neither a local folder nor to be had from the Hugging Face hub "

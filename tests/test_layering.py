@@ -29,7 +29,7 @@ THIRD_PARTY_HOMES = {
     "composer": {"train"},
     "streaming": {"prep", "data"},
     "torch": {"data", "train", "export", "evals"},
-    "transformers": {"train", "export", "evals"},
+    "transformers": {"prep", "train", "export", "evals"},
     "omegaconf": {"config", "train"},
     "tokenizers": {"tokenizer", "prep"},
     "matplotlib": {"evals"},

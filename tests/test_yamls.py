@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import PrepConfig, TrainingConfig, load_config
+from meap.config import PrepConfig, SftPrepConfig, TrainingConfig, load_config
 
 YAMLS = sorted((Path(__file__).resolve().parent.parent / "yamls").glob("*.yaml"))
 PREPARATION = [path for path in YAMLS if path.name.startswith("prep_")]
@@ -29,7 +29,8 @@ def count_parameters(hidden: int, layers: int, heads: int, kv_heads: int, interm
 
 @pytest.mark.parametrize("path", PREPARATION, ids=lambda path: path.name)
 def test_preparation_yamls_load(path: Path):
-    assert load_config(PrepConfig, path).source
+    config_class = SftPrepConfig if path.name == "prep_alpaca.yaml" else PrepConfig
+    assert load_config(config_class, path).source
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.name)

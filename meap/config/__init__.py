@@ -21,6 +21,7 @@ from meap.config.sections import (
     TokenizerConfig,
     TrainConfig,
 )
+from meap.config.sft_prep import SftPrepConfig
 from meap.config.training import TrainingConfig
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "PrepConfig",
     "RunConfig",
     "SchedulerConfig",
+    "SftPrepConfig",
     "TokenizerConfig",
     "TrainConfig",
     "TrainingConfig",

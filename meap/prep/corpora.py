@@ -17,11 +17,21 @@ from typing import Any, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from meap.config.prep import PrepConfig
+from meap.config.sft_prep import SftPrepConfig
 from meap.errors import ConfigError, DataError
 from meap.prep.folder import open_filesystem, storage_errors
 from meap.storage import is_url, require_plain_url
 
-__all__ = ["CORPORA", "Corpus", "InputFiles", "find_inputs", "resolve"]
+__all__ = [
+    "CORPORA",
+    "SAMPLE_DIR",
+    "Corpus",
+    "InputFiles",
+    "check_shards",
+    "find_inputs",
+    "make_sample",
+    "resolve",
+]
 
 SAMPLE_DIR = Path("data/sample")
 
@@ -49,7 +59,8 @@ class Corpus:
     """Makes the files where they are not downloaded, and returns the folder of a tokenizer for them."""
 
 
-def _make_sample(config: PrepConfig) -> Path:
+def make_sample(config: PrepConfig) -> Path:
+    """Make the built-in corpus and its tokenizer where they are not there yet; the tokenizer's folder."""
     from meap.prep.sample import train_sample_tokenizer, write_sample_corpus
 
     files = write_sample_corpus(SAMPLE_DIR / "corpus", seed=config.seed)
@@ -64,7 +75,7 @@ CORPORA = {
         "built in, 6 MB of synthetic English: for trying the whole flow without a network",
         seq_len=256,
         remote=f"{SAMPLE_DIR}/mds",
-        make=_make_sample,
+        make=make_sample,
     ),
     "c4": Corpus(f"{_C4}/en/c4-train.*.json.gz", "English C4, 365 M documents in 1,024 files (305 GB): the paper's"),
     "c4_validation": Corpus(f"{_C4}/en/c4-validation.*.json.gz", "C4's own validation set, 365 thousand documents"),
@@ -123,7 +134,7 @@ def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
             "hub name such as tokenizer.name=meta-llama/Llama-2-7b-hf"
         )
     seq_len = config.seq_len or corpus.seq_len
-    _check_shards(config, seq_len)
+    check_shards(config, row_bytes=4 * (seq_len + 1), seq_len=seq_len)
 
     if corpus.make is not None:
         made = corpus.make(config)
@@ -144,8 +155,13 @@ def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
     )
 
 
-def find_inputs(source: str) -> InputFiles:
+def find_inputs(source: str, *, suffixes: tuple[str, ...] = _FOLDER_SUFFIXES, kind: str | None = None) -> InputFiles:
     """List the files that a path, glob, folder or URL stands for, sorted, with their sizes.
+
+    Args:
+        source: As the user wrote it.
+        suffixes: What names of files in a folder end in.
+        kind: What the files hold, for the error message; JSON lines or a known corpus where unset.
 
     Raises:
         DataError: There are none, or the place cannot be listed.
@@ -160,7 +176,7 @@ def find_inputs(source: str) -> InputFiles:
         elif filesystem.isdir(path):
             root = shown.rstrip("/") or shown
             files = _list(filesystem, f"{path.rstrip('/')}/*")
-            found = {name: size for name, size in files.items() if name.endswith(_FOLDER_SUFFIXES)}
+            found = {name: size for name, size in files.items() if name.endswith(suffixes)}
         elif filesystem.exists(path):
             root, _, _ = shown.rpartition("/")
             found = {path: int(filesystem.info(path).get("size") or 0)}
@@ -169,8 +185,8 @@ def find_inputs(source: str) -> InputFiles:
     if not found:
         names = "; ".join(f"{name}: {corpus.about}" for name, corpus in CORPORA.items())
         raise DataError(
-            f"source={source} matches no file: give a path, glob, folder (of {', '.join(_FOLDER_SUFFIXES)}) or URL of "
-            f"JSON lines, or one of the known corpora ({names})"
+            f"source={source} matches no file: give a path, glob, folder (of {', '.join(suffixes)}) or URL of "
+            + (kind or f"JSON lines, or one of the known corpora ({names})")
         )
     base = cast("str", filesystem._strip_protocol(root or ".")).rstrip("/") + "/"
     names_and_sizes = sorted((name.removeprefix(base), size) for name, size in found.items())
@@ -194,14 +210,24 @@ def _split_glob(pattern: str) -> tuple[str, str]:
     return root or ("/" if pattern.startswith("/") else "."), "/".join(parts[first:])
 
 
-def _check_shards(config: PrepConfig, seq_len: int) -> None:
+def check_shards(config: PrepConfig | SftPrepConfig, *, row_bytes: int, seq_len: int) -> None:
+    """Check the form of shards.
+
+    Args:
+        config: `compression` and `shard_size` are looked at.
+        row_bytes: Bytes of the largest row.
+        seq_len: Its input tokens, for the error message.
+
+    Raises:
+        ConfigError: A value is not known, or no row would fit.
+    """
     if config.compression is not None and not _COMPRESSION.fullmatch(config.compression):
         raise ConfigError(f"compression={config.compression!r} is not known: use zstd, zstd:1 to zstd:22, or null")
     size = _SIZE.fullmatch(config.shard_size.lower())
     if size is None:
         raise ConfigError(f"shard_size={config.shard_size!r} is not a size: write for example 64mb")
     num_bytes = int(float(size.group(1)) * _SIZE_UNITS[size.group(2)])
-    smallest = 4 * (seq_len + 1) + _SHARD_OVERHEAD
+    smallest = row_bytes + _SHARD_OVERHEAD
     if not smallest <= num_bytes < 1 << 32:
         raise ConfigError(
             f"shard_size={config.shard_size} is out of range: with seq_len={seq_len} it must be at least {smallest} "

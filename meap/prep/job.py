@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,14 +18,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from meap.config.prep import PrepConfig
+from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError, MismatchError
-from meap.manifest import FORMAT_VERSION
-from meap.prep.corpora import InputFiles, resolve
+from meap.manifest import CONVERSATIONS, FORMAT_VERSION, ROWS
+from meap.prep.corpora import InputFiles
 from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.progress import Progress, Tally
 from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord, task_record_name
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
-from meap.tokenizer import Tokenizer, load_tokenizer
+from meap.tokenizer import Tokenizer
 
 __all__ = ["Job", "open_job"]
 
@@ -32,15 +34,15 @@ _PREP_DIR = ".prep"
 _JOB_NAME = f"{_PREP_DIR}/job.json"
 _PASSING_KEYS = ("remote", "workers", "progress_interval")
 """Keys that leave no trace in what is written."""
-_PATIENCE_KEY = "max_bad_lines"
-"""Decides whether a task succeeds, not what it writes: a rerun may raise it."""
+_PATIENCE_KEYS = ("max_bad_lines", "max_bad_records")
+"""Decide whether a task succeeds, not what it writes: a rerun may raise them."""
 
 
 @dataclass(frozen=True)
 class Job:
     """Everything the steps need, with nothing left to default."""
 
-    config: PrepConfig
+    config: PrepConfig | SftPrepConfig
     """Resolved: every key has a value."""
     inputs: InputFiles
     tokenizer: Tokenizer
@@ -52,6 +54,8 @@ class Job:
     is_published: bool
     """Whether an earlier command has finished them all."""
     progress: Progress
+    kind: str
+    """What is made of the inputs, see `meap.manifest`."""
 
     @property
     def seq_len(self) -> int:
@@ -61,7 +65,7 @@ class Job:
     @property
     def text_key(self) -> str:
         """Field that holds a document."""
-        return cast("str", self.config.text_key)
+        return cast("str", cast("PrepConfig", self.config).text_key)
 
     @property
     def num_tasks(self) -> int:
@@ -102,43 +106,51 @@ class Job:
 
     def summary(self) -> str:
         """One line about the published data set, and this command's speed where it did anything."""
+        noun, things = ("documents", "lines") if self.kind == ROWS else ("conversations", "records")
         records = self.records()
         splits = [record.splits[split] for record in records.values() for split in SPLITS]
         documents, tokens = sum(each.documents for each in splits), sum(each.tokens for each in splits)
         heldout_rows = sum(record.splits[VALIDATION_SPLIT].rows for record in records.values())
         stored = sum(shard.bytes for each in splits for shard in each.shards)
         line = (
-            f"{documents:,} documents, {tokens:,} tokens, {sum(each.rows for each in splits):,} rows "
+            f"{documents:,} {noun}, {tokens:,} tokens, {sum(each.rows for each in splits):,} rows "
             f"({heldout_rows:,} of them for validation), {stored / 1e6:,.1f} MB at {self.folder.url}"
         )
+        for name, count in sum((Counter(each.counts) for each in splits), Counter[str]()).items():
+            line += f", {count:,} {name.replace('_', ' ')}"
         if self.is_published:
             return f"already complete: {line}"
         bad_lines = sum(record.bad_lines for record in records.values())
         seconds = self.progress.seconds or 1e-9
         speed = f"{self.progress.text_bytes / 1e6 / seconds:,.2f} MB of text/s"
         return (
-            f"complete: {line}; {bad_lines:,} bad lines left out; {seconds:,.1f} s, {speed}, "
+            f"complete: {line}; {bad_lines:,} bad {things} left out; {seconds:,.1f} s, {speed}, "
             f"{self.progress.tokens / seconds:,.0f} tokens/s"
         )
 
 
 @contextmanager
-def open_job(config: PrepConfig) -> Iterator[Job]:
-    """Resolve the configuration and claim the output folder: new, or begun by the same job.
+def open_job(
+    config: PrepConfig | SftPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, *, kind: str = ROWS
+) -> Iterator[Job]:
+    """Claim the output folder: new, or begun by the same job.
+
+    Args:
+        config: Resolved: every key has a value.
+        inputs: The raw files.
+        tokenizer: Stored with the data.
+        kind: What is made of them, see `meap.manifest`.
 
     Raises:
-        ConfigError: The configuration is incomplete or contradicts itself.
-        DataError: The input or the folder cannot be used, or another process is at work on it.
+        DataError: The folder cannot be used, or another process is at work on it.
         MismatchError: The folder holds something else.
     """
-    config, inputs = resolve(config)
-    tokenizer = load_tokenizer(config.tokenizer)
     folder = OutputFolder(cast("str", config.remote))
     with ExitStack() as stack:
         _refuse_foreign(folder)
         if folder.is_local:
             stack.enter_context(_locked(folder))
-        _claim(folder, _identity(config, inputs, tokenizer))
+        _claim(folder, _identity(config, inputs, tokenizer, kind))
         scratch_dir = stack.enter_context(_scratch(folder))
         (tally_dir := scratch_dir / "progress").mkdir()
         num_tasks = cast("int", config.tasks)
@@ -152,6 +164,7 @@ def open_job(config: PrepConfig) -> Iterator[Job]:
             scratch_dir=scratch_dir,
             completed=completed,
             is_published=len(completed) == num_tasks and folder.read(f"{TRAIN_SPLIT}/{INDEX_NAME}") is not None,
+            kind=kind,
             progress=Progress(
                 tally_dir,
                 tasks=num_tasks,
@@ -163,17 +176,21 @@ def open_job(config: PrepConfig) -> Iterator[Job]:
         )
 
 
-def _lasting_config(config: PrepConfig) -> dict[str, Any]:
+def _lasting_config(config: PrepConfig | SftPrepConfig) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in _PASSING_KEYS}
 
 
-def _identity(config: PrepConfig, inputs: InputFiles, tokenizer: Tokenizer) -> dict[str, Any]:
+def _identity(
+    config: PrepConfig | SftPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, kind: str
+) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "config": {key: value for key, value in _lasting_config(config).items() if key != _PATIENCE_KEY},
+        "config": {key: value for key, value in _lasting_config(config).items() if key not in _PATIENCE_KEYS},
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "inputs": [list(each) for each in zip(inputs.urls, inputs.sizes, strict=True)],
     }
+    if kind == CONVERSATIONS:
+        identity["chat_template"] = tokenizer.source_config["chat_template"]
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return identity | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
 
@@ -224,6 +241,8 @@ def _differences(stored: dict[str, Any], ours: dict[str, Any]) -> list[str]:
         )
     if stored["tokenizer_fingerprint"] != ours["tokenizer_fingerprint"]:
         found.append("the tokenizers give different ids")
+    if stored.get("chat_template") != ours.get("chat_template"):
+        found.append("the chat templates differ")
     if stored["format_version"] != ours["format_version"]:
         found.append(f"format version {stored['format_version']} there, {ours['format_version']} here")
     return found or ["its record has been changed"]

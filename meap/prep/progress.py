@@ -58,6 +58,8 @@ class Tally:
     """By split, BOS and EOS included."""
     tail_tokens: Counter[str] = field(default_factory=Counter)
     """By split: tokens at the end that did not fill a row."""
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By split and name: what only some kinds of data have."""
     empty_documents: int = 0
     bad_lines: int = 0
     kept_bad_lines: list[BadLine] = field(default_factory=list)

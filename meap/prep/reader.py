@@ -22,11 +22,12 @@ from meap.prep.corpora import InputFiles
 from meap.prep.folder import storage_errors
 from meap.prep.progress import BadLine, Tally
 
-__all__ = ["StrictJsonlReader", "ZstdStream"]
+__all__ = ["DAMAGED", "StrictJsonlReader", "ZstdStream", "decompressed_lines"]
 
 _READ_BYTES = 1 << 20
 _REPORT_LINES = 256
-_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, lzma.LZMAError)
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, lzma.LZMAError)
+"""What decompressors raise for a file that is cut short or not what its name says."""
 
 
 class StrictJsonlReader(JsonlReader):
@@ -73,7 +74,7 @@ class StrictJsonlReader(JsonlReader):
         read_before = self.tally.input_bytes
         with storage_errors(url), self.data_folder.open(filepath, "rb") as opened:
             raw = cast("IO[bytes]", opened)
-            lines = _decompressed_lines(raw, filepath)  # held, since it closes the file when it is let go
+            lines = decompressed_lines(raw, filepath)  # held, since it closes the file when it is let go
             number = 0
             try:
                 for number, line in enumerate(lines, 1):
@@ -83,7 +84,7 @@ class StrictJsonlReader(JsonlReader):
                     text = self._text_of(line, url, number)
                     if text is not None:
                         yield Document(text=text, id=f"{url}:{number}")
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 raise BadInputError(
                     f"{url} is damaged after line {number:,}, near byte {raw.tell():,} of the stored file "
                     f"({type(error).__name__}: {error}): fetch the file again"
@@ -166,7 +167,8 @@ class ZstdStream(io.RawIOBase):
         return size
 
 
-def _decompressed_lines(raw: IO[bytes], name: str) -> Iterable[bytes]:
+def decompressed_lines(raw: IO[bytes], name: str) -> io.BufferedReader:
+    """The lines of an open file, decompressed by what its name ends in."""
     compression = fsspec.utils.infer_compression(name)
     stream: Any = raw
     if compression == "zstd":

@@ -17,25 +17,24 @@ import json
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from datatrove.pipeline.base import PipelineStep
 
 import meap
 from meap.errors import DataError, IncompleteError
-from meap.manifest import Manifest, ShardRecord, TokenizerRecord
+from meap.manifest import ROWS, Manifest, ShardRecord, TokenizerRecord
 from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.progress import Tally
-from meap.prep.steps import RowBatch
 from meap.schema import (
     MANIFEST_NAME,
     TOKENIZER_DIR,
-    TOKENS_COLUMN,
     TRAIN_SPLIT,
     VALIDATION_SPLIT,
     token_dtype,
@@ -44,13 +43,27 @@ from meap.schema import (
 if TYPE_CHECKING:
     from meap.prep.job import Job
 
-__all__ = ["INDEX_NAME", "SPLITS", "SplitRecord", "TaskRecord", "WriteShards", "publish", "task_record_name"]
+__all__ = ["INDEX_NAME", "SPLITS", "Samples", "SplitRecord", "TaskRecord", "WriteShards", "publish", "task_record_name"]
 
 INDEX_NAME = "index.json"
 SPLITS = (TRAIN_SPLIT, VALIDATION_SPLIT)
 HASH_ALGORITHM = "xxh3_64"
 
 _INDEX_VERSION = 2
+
+
+class Samples(Protocol):
+    """What the step before the writer yields: some rows of one split."""
+
+    @property
+    def split(self) -> str:
+        """The split they belong to."""
+        ...
+
+    @property
+    def samples(self) -> Iterable[dict[str, Any]]:
+        """The rows, by column."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,8 @@ class SplitRecord:
     index: list[dict[str, Any]] = field(default_factory=list)
     """Entries of ``index.json``."""
     shards: list[ShardRecord] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    """What else was counted."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +150,7 @@ class WriteShards(PipelineStep):
         self.shard_size = shard_size
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; the last step yields nothing
-        self, data: Iterable[RowBatch], rank: int = 0, world_size: int = 1
+        self, data: Iterable[Samples], rank: int = 0, world_size: int = 1
     ) -> None:
         """Write the shards of task `rank`, then its record.
 
@@ -150,8 +165,8 @@ class WriteShards(PipelineStep):
                 with storage_errors(str(self.staging_dir)):
                     if batch.split not in writers:
                         writers[batch.split] = self._open_writer(attempt / batch.split)
-                    for row in batch.rows:
-                        writers[batch.split].write({TOKENS_COLUMN: row})
+                    for sample in batch.samples:
+                        writers[batch.split].write(sample)
             record = TaskRecord(
                 task=rank,
                 files=list(self.files[rank]),
@@ -207,6 +222,7 @@ class WriteShards(PipelineStep):
             dropped_tail_tokens=self.tally.tail_tokens[split],
             index=index,
             shards=shards,
+            counts={name: count for (of_split, name), count in self.tally.counts.items() if of_split == split},
         )
         self.stat_update("shards", value=len(shards))
         self.stat_update("rows", value=record.rows)
@@ -240,6 +256,9 @@ def publish(job: Job) -> None:
         raise DataError(
             f"not a single row: {manifests[TRAIN_SPLIT].tokens} tokens in {job.num_tasks} tasks, and a row takes "
             f"{job.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
+            if job.kind == ROWS
+            else f"not a single row: no conversation has an answer within max_length={job.lasting_config['max_length']} tokens, "
+            f"{manifests[TRAIN_SPLIT].bad_lines} records were bad: see the warnings above, or raise max_length"
         )
 
     with tempfile.TemporaryDirectory(prefix="meap-tokenizer-", dir=job.scratch_dir) as saved:
@@ -277,6 +296,8 @@ def _manifest(job: Job, split: str, records: Sequence[TaskRecord]) -> Manifest:
             eos_id=tokenizer.eos_id,
             mask_id=tokenizer.mask_id,
         ),
+        kind=job.kind,
+        counts=dict(sum((Counter(part.counts) for part in parts), Counter[str]())),
         shards=tuple(shard for part in parts for shard in part.shards),
         sources=job.inputs.urls,
         config=job.lasting_config,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from meap.errors import DataError
 from meap.packing import RowPacker
 from meap.prep.progress import Tally
-from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT, token_dtype
+from meap.schema import TOKENS_COLUMN, TRAIN_SPLIT, VALIDATION_SPLIT, token_dtype
 from meap.tokenizer import Tokenizer
 
 __all__ = ["PackRows", "RowBatch", "split_of"]
@@ -31,6 +31,11 @@ class RowBatch:
     split: str
     rows: NDArray[np.integer[Any]]
     """(rows, seq_len + 1)"""
+
+    @property
+    def samples(self) -> Iterator[dict[str, NDArray[np.integer[Any]]]]:
+        """The rows as they are written."""
+        return ({TOKENS_COLUMN: row} for row in self.rows)
 
 
 class PackRows(PipelineStep):

@@ -1,0 +1,65 @@
+"""Turn instruction or chat data into shards of packed conversations, with the answers marked.
+
+    python dataprep/sft_to_mds.py                                             # made-up instructions, no network needed
+    python dataprep/sft_to_mds.py yamls/prep_alpaca.yaml remote=s3://bucket/alpaca
+    python dataprep/sft_to_mds.py source='chats/*.jsonl.gz' remote=data/chats/mds tokenizer.name=Qwen/Qwen2.5-14B
+
+Reads Alpaca's instruction/input/output, ShareGPT's conversations and OpenAI's messages, from .json, .jsonl or .parquet.
+Writes <remote>/train, <remote>/validation and <remote>/tokenizer (with the chat template); an index.json stands for a
+complete data set. The same command continues after an interruption, and does nothing when all is done.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from meap.config import SftPrepConfig, run_command
+
+
+def prepare(config: SftPrepConfig) -> None:
+    from meap.manifest import CONVERSATIONS
+    from meap.prep.job import open_job
+    from meap.prep.pipeline import TaskExecutor
+    from meap.prep.sft.records import BadRecords, ReadConversations
+    from meap.prep.sft.rendering import ChatTemplate
+    from meap.prep.sft.source import load_chat_tokenizer, resolve_conversations
+    from meap.prep.sft.steps import PackConversations
+    from meap.prep.shards import WriteShards, publish
+    from meap.schema import conversation_columns
+    from meap.storage import use_one_s3_endpoint
+
+    use_one_s3_endpoint()
+    config, inputs = resolve_conversations(config)
+    config, tokenizer = load_chat_tokenizer(config)
+    with open_job(config, inputs, tokenizer, kind=CONVERSATIONS) as job:
+        if not job.is_published:
+            bad = BadRecords(job.tally, config.max_bad_records)
+            template = ChatTemplate(tokenizer, config.template, tokenizer.source_config["chat_template"])
+            steps = [
+                ReadConversations(inputs, job.tally, bad, form=config.format),
+                PackConversations(template, job.tally, bad, config=config, seq_len=job.seq_len),
+                WriteShards(
+                    job.folder,
+                    job.tally,
+                    staging_dir=job.scratch_dir,
+                    files=job.task_files,
+                    columns=conversation_columns(tokenizer.vocab_size),
+                    compression=config.compression,
+                    shard_size=config.shard_size,
+                ),
+            ]
+            executor = TaskExecutor(
+                steps,
+                tasks=job.num_tasks,
+                workers=job.num_workers,
+                logging_dir=job.logging_dir,
+                completed=job.completed,
+            )
+            with job.progress.shown():
+                executor.run()
+            publish(job)
+        print(job.summary())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(SftPrepConfig, prepare, doc=__doc__))

@@ -1,0 +1,171 @@
+"""Files -> records: JSON arrays, JSON lines and parquet, every bad record counted, every damaged file refused."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+import orjson
+from datatrove.io import get_datafolder
+from datatrove.pipeline.base import PipelineStep
+
+from meap.errors import BadInputError
+from meap.prep.corpora import InputFiles
+from meap.prep.folder import storage_errors
+from meap.prep.progress import BadLine, Tally
+from meap.prep.reader import DAMAGED, decompressed_lines
+from meap.prep.sft.messages import Messages, RecordError, format_of, to_messages
+
+__all__ = ["BadRecords", "Conversation", "ReadConversations"]
+
+_PARQUET_BATCH = 1024
+_REPORT_RECORDS = 256
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A usable record and its place."""
+
+    messages: Messages
+    file: str
+    number: int
+    """Record of the file, counted from 1; of JSON lines the line."""
+
+
+class BadRecords:
+    """Counts the records that are left out, and ends the task when they are too many.
+
+    Args:
+        tally: Where they are counted.
+        allowed: Bad records per task that are not fatal.
+    """
+
+    def __init__(self, tally: Tally, allowed: int) -> None:
+        self.tally = tally
+        self.allowed = allowed
+
+    def leave_out(self, file: str, number: int, reason: str) -> None:
+        """Count one.
+
+        Raises:
+            BadInputError: It is one too many.
+        """
+        self.tally.add_bad_line(bad := BadLine(file, number, reason))
+        if self.tally.bad_lines > self.allowed:
+            raise BadInputError(
+                f"{bad}; that is bad record {self.tally.bad_lines} of task {self.tally.task}, and max_bad_records="
+                f"{self.allowed} are allowed: repair the file, or raise max_bad_records to leave such records out"
+            )
+
+
+class ReadConversations(PipelineStep):
+    """Yields the conversations of a task's files, in order.
+
+    Args:
+        inputs: The files of the whole job; task t of n reads a contiguous range of them.
+        tally: Where records and bytes are counted.
+        bad: Where unusable records are counted.
+        form: `alpaca`, `sharegpt`, `messages`, or `auto` for what each record's fields say.
+    """
+
+    type = "READER"
+    name = "conversations"
+
+    def __init__(self, inputs: InputFiles, tally: Tally, bad: BadRecords, *, form: str) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.tally = tally
+        self.bad = bad
+        self.form = form
+
+    def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
+        self, data: Iterable[Any] | None = None, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Conversation]:
+        """Yield the conversations of task `rank` of `world_size`.
+
+        Raises:
+            BadInputError: A file is damaged, there are too many bad records, or the first record has unknown fields.
+            DataError: A file cannot be opened or fetched.
+        """
+        assert data is None, "a reader is the first step"
+        self.tally.start(rank)
+        is_first = True
+        for index in self.inputs.of_task(rank, world_size):
+            name, url = self.inputs.names[index], self.inputs.url_of(self.inputs.names[index])
+            with storage_errors(url), get_datafolder(self.inputs.location).open(name, "rb") as opened:
+                for number, record in self._records(cast("IO[bytes]", opened), name, url):
+                    messages = self._messages(record, url, number, is_first=is_first)
+                    is_first = False
+                    if messages is not None:
+                        yield Conversation(messages, url, number)
+                    if number % _REPORT_RECORDS == 0:
+                        self.tally.report()
+            self.tally.input_bytes += self.inputs.sizes[index]
+            self.tally.report()
+
+    def _messages(self, record: Any, url: str, number: int, *, is_first: bool) -> Messages | None:
+        if not isinstance(record, dict):
+            self.bad.leave_out(url, number, f"not a JSON object but {type(record).__name__}")
+            return None
+        values = cast("dict[str, Any]", record)
+        form = format_of(values)
+        if form is None or self.form not in {"auto", form}:
+            fields = ", ".join(map(repr, values)) or "no field at all"
+            wanted = "instruction and output, conversations, or messages" if self.form == "auto" else self.form
+            if is_first:
+                raise BadInputError(f"{url}:{number}: the record has {fields}, not those of {wanted}: see format=")
+            self.bad.leave_out(url, number, f"the record has {fields}, not those of {wanted}")
+            return None
+        try:
+            return to_messages(values, form)
+        except RecordError as error:
+            self.bad.leave_out(url, number, str(error))
+            return None
+
+    def _records(self, raw: IO[bytes], name: str, url: str) -> Iterator[tuple[int, Any]]:
+        try:
+            if name.endswith(".parquet"):
+                yield from enumerate(_parquet_records(raw), 1)
+                return
+            with decompressed_lines(raw, name) as lines:
+                if _is_array(lines):
+                    yield from enumerate(cast("list[Any]", orjson.loads(lines.read())), 1)
+                else:
+                    yield from self._json_lines(lines, url)
+        except DAMAGED as error:
+            raise _damaged(url, error) from error
+        except orjson.JSONDecodeError as error:
+            raise BadInputError(f"{url} is not valid JSON ({error}): repair the file or fetch it again") from error
+
+    def _json_lines(self, lines: Iterable[bytes], url: str) -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(lines, 1):
+            if line.isspace():
+                continue
+            try:
+                yield number, orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                self.bad.leave_out(url, number, f"not valid JSON ({error})")
+
+
+def _is_array(lines: io.BufferedReader) -> bool:
+    """Whether a file is one JSON array rather than JSON lines; nothing of it is consumed but a byte-order mark."""
+    if lines.peek(3)[:3] == b"\xef\xbb\xbf":
+        lines.read(3)
+    return lines.peek(1).lstrip()[:1] == b"["
+
+
+def _parquet_records(raw: IO[bytes]) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(raw).iter_batches(_PARQUET_BATCH):
+            yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise EOFError(str(error).splitlines()[0]) from error
+
+
+def _damaged(url: str, error: BaseException) -> BadInputError:
+    return BadInputError(f"{url} is damaged ({type(error).__name__}: {error}): fetch the file again")

@@ -1,0 +1,52 @@
+"""Instruction data in the form of `messages`, with nothing to download: questions about short lists of facts.
+
+Every answer stands in the question; half of them are one sentence and half repeat all facts: short and long answers.
+The system message replaces Alpaca's long first sentence, so that a conversation takes little more than 100 tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from meap.synthetic import NUM_STATEMENT_STYLES, Fact, generate_document
+
+__all__ = ["write_sample_instructions"]
+
+
+def write_sample_instructions(path: Path, *, seed: int = 0, num_records: int = 2000, num_facts: int = 2) -> Path:
+    """Write a JSON array of records with `messages`; the same arguments give the same bytes.
+
+    Args:
+        path: File to write; its folder is made if need be.
+        seed: Which records; any integer.
+        num_records: How many records, at least 1.
+        num_facts: Facts in each question, at least 1.
+    """
+    records: list[dict[str, list[dict[str, str]]]] = []
+    index = 0
+    while len(records) < num_records:
+        facts = generate_document(seed, index).facts
+        index += 1
+        for start in range(0, len(facts) - num_facts + 1, num_facts):
+            number = len(records)
+            records.append(_record(facts[start : start + num_facts], random.Random(f"meap/sft/{seed}/{number}")))  # noqa: S311
+    content = json.dumps(records[:num_records], indent=1).encode()
+    if not path.is_file() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(content)
+        partial.replace(path)
+    return path
+
+
+def _record(facts: tuple[Fact, ...], rng: random.Random) -> dict[str, list[dict[str, str]]]:
+    context = " ".join(fact.statement(int(rng.random() * NUM_STATEMENT_STYLES)) for fact in facts)
+    if rng.random() < 0.5:
+        asked = facts[int(rng.random() * len(facts))]
+        question, answer = f"{context} What is the {asked.attribute} of the {asked.subject}?", asked.statement(0)
+    else:
+        question, answer = f"{context} Repeat every fact.", " ".join(fact.statement(0) for fact in facts)
+    turns = (("system", "Answer from the facts."), ("user", question), ("assistant", answer))
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}

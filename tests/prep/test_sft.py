@@ -1,0 +1,260 @@
+"""Preparation of conversations: every one in exactly one row, every bad record counted, one job per folder."""
+
+import gzip
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meap.config import SftPrepConfig, load_config
+from meap.errors import BadInputError, ConfigError, DataError, MismatchError
+from meap.manifest import CONVERSATIONS, Manifest
+from meap.prep.sft.steps import pack_best_fit
+
+
+@pytest.fixture
+def prepare_sft(project_root: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare):
+    """Run the entry point's steps here, in tmp_path, with the small tokenizer."""
+    del prepare  # its set-up is what is wanted
+    path = project_root / "dataprep" / "sft_to_mds.py"
+    spec = importlib.util.spec_from_file_location("sft_to_mds", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*overrides: str) -> None:
+        given_keys = ("workers=1", f"tokenizer.name={tokenizer_dir}", "remote=out", "heldout_ratio=0")
+        module.prepare(load_config(SftPrepConfig, None, [*given_keys, *overrides]))
+
+    return run
+
+
+def records(count: int, words: int = 6) -> list[dict]:
+    return [
+        {"instruction": f"Say {number}.", "output": " ".join(["boat"] * (1 + number % words)) + f" {number}"}
+        for number in range(count)
+    ]
+
+
+def read_conversations(remote: Path, split: str = "train") -> list[list[tuple[list[int], list[int], bool]]]:
+    from streaming import StreamingDataset
+
+    rows = []
+    for row in StreamingDataset(local=str(remote / split), batch_size=1):
+        ends = np.cumsum(row["lengths"])
+        assert ends[-1] == len(row["tokens"]) == len(row["answer"])
+        rows.append(
+            [
+                (row["tokens"][end - length : end].tolist(), row["answer"][end - length : end].tolist(), bool(copied))
+                for end, length, copied in zip(ends, row["lengths"], row["copied"], strict=True)
+            ]
+        )
+    return rows
+
+
+def read_manifest(remote: Path, split: str = "train") -> Manifest:
+    return Manifest.from_json((remote / split / "manifest.json").read_text(), origin="x")
+
+
+@given(st.lists(st.integers(1, 40), max_size=60))
+def test_packing_puts_every_item_in_one_bin_and_fills_no_bin_over(sizes):
+    bins = pack_best_fit(sizes, 40)
+    assert sorted(number for each in bins for number in each) == list(range(len(sizes)))
+    assert all(sum(sizes[number] for number in each) <= 40 for each in bins)
+    assert sum(sum(sizes[number] for number in each) <= 20 for each in bins) <= 1  # no two bins could be one
+    assert bins == pack_best_fit(sizes, 40)
+
+
+def test_every_conversation_is_in_exactly_one_row(prepare_sft, tmp_path, tokenizer, capsys):
+    (tmp_path / "in.json").write_text(json.dumps(records(50)))
+    prepare_sft("source=in.json", "max_length=160", "min_answer_tokens=14")
+    rows = read_conversations(tmp_path / "out")
+    found = [tokenizer.decode(tokens) for row in rows for tokens, _, _ in row]
+    assert sorted(text.split("Response:\n")[1] for text in found) == sorted(
+        f"{each['output']}</s>" for each in records(50)
+    )
+    for row in rows:
+        for tokens, answer, is_copied in row:
+            assert (
+                tokenizer.decode([t for t, a in zip(tokens, answer, strict=True) if a])
+                == tokenizer.decode(tokens).split("Response:\n")[1]
+            )
+            assert is_copied == (sum(answer) > 14)
+        assert sum(len(tokens) * (1 + is_copied) for tokens, _, is_copied in row) <= 320
+    manifest = read_manifest(tmp_path / "out")
+    num_copied = sum(is_copied for row in rows for _, _, is_copied in row)
+    assert 0 < num_copied < 50
+    assert (manifest.kind, manifest.seq_len, manifest.documents, manifest.rows) == (CONVERSATIONS, 320, 50, len(rows))
+    assert manifest.counts["conversations_copied"] == num_copied
+    assert manifest.tokens == sum(len(tokens) for row in rows for tokens, _, _ in row)
+    assert capsys.readouterr().out.startswith(
+        f"complete: 50 conversations, {manifest.tokens:,} tokens, {len(rows)} rows"
+    )
+
+
+@pytest.mark.parametrize("name", ["in.json", "in.jsonl", "in.jsonl.gz", "in.jsonl.zst", "in.json.zst", "in.parquet"])
+def test_every_kind_of_file_gives_the_same_rows(prepare_sft, tmp_path, name):
+    data = records(12)
+    lines = "".join(json.dumps(each) + "\n" for each in data).encode()
+    if name.endswith(".parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(data), tmp_path / name)
+    else:
+        content = json.dumps(data, indent=1).encode() if ".json" in name and "jsonl" not in name else lines
+        content = gzip.compress(content) if name.endswith("gz") else content
+        (tmp_path / name).write_bytes(zstandard.compress(content) if name.endswith("zst") else content)
+    (tmp_path / "plain.jsonl").write_bytes(lines)
+    prepare_sft(f"source={name}", "max_length=128")
+    prepare_sft("source=plain.jsonl", "max_length=128", "remote=plain")
+    assert read_conversations(tmp_path / "out") == read_conversations(tmp_path / "plain")
+
+
+def test_cutting_keeps_tokens_and_labels_together_and_is_reported(prepare_sft, tmp_path, capsys):
+    data = [
+        {"instruction": "Say it.", "output": "boat " * 200},
+        {"instruction": "x " * 900, "output": "lost"},
+        *records(2),
+    ]
+    (tmp_path / "in.json").write_text(json.dumps(data))
+    prepare_sft("source=in.json", "max_length=4096", "remote=whole", "pack=false")
+    prepare_sft("source=in.json", "max_length=180", "pack=false")
+    whole, cut = ([row[0] for row in read_conversations(tmp_path / name)] for name in ("whole", "out"))
+    kept = [(tokens[:180], answer[:180]) for tokens, answer, _ in whole if any(answer[:180])]
+    assert [(tokens, answer) for tokens, answer, _ in cut] == kept
+    assert len(cut) == 3
+    counts = read_manifest(tmp_path / "out").counts
+    assert (counts["conversations_cut"], counts["conversations_dropped"]) == (2, 1)
+    assert ", 2 conversations cut, 1 conversations dropped" in capsys.readouterr().out
+
+
+def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, capsys):
+    lines = [json.dumps(each).encode() for each in records(3)]
+    lines += [
+        b"{broken",
+        b'["list"]',
+        b'{"instruction": "a", "output": ""}',
+        b'{"other": 1}',
+        b"",
+        b'{"instruction": "</s>", "output": "b"}',
+    ]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+    prepare_sft("source=in.jsonl", "max_length=128", "max_bad_records=5")
+    assert "; 5 bad records left out; " in capsys.readouterr().out
+    (task,) = (tmp_path / "out" / ".prep" / "tasks").iterdir()
+    kept = json.loads(task.read_text())["kept_bad_lines"]
+    assert [(each["file"], each["line"]) for each in kept] == [("in.jsonl", number) for number in (4, 5, 6, 7, 9)]
+    assert [each["reason"].split(" (")[0] for each in kept] == [
+        "not valid JSON",
+        "not a JSON object but list",
+        "an answer is empty",
+        "the record has 'other', not those of instruction and output, conversations, or messages",
+        "a user message contains the special token '</s>'",
+    ]
+    with pytest.raises(
+        BadInputError, match=r"in.jsonl:9: .*; that is bad record 5 of task 0, and max_bad_records=4 are"
+    ):
+        prepare_sft("source=in.jsonl", "max_length=128", "max_bad_records=4", "remote=other")
+    assert not (tmp_path / "other" / "train" / "index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "overrides", "message"),
+    [
+        (
+            "in.jsonl",
+            b'{"question": 1}',
+            (),
+            r"in.jsonl:1: the record has 'question', not those of instruction and output",
+        ),
+        (
+            "in.jsonl",
+            b'{"messages": []}',
+            ("format=alpaca",),
+            r"the record has 'messages', not those of alpaca: see format=",
+        ),
+        ("in.json", b'[{"instruction": ', (), r"in.json is not valid JSON \(.*\): repair the file or fetch it again"),
+        ("in.jsonl.gz", gzip.compress(b'{"a": 1}' * 99)[:-12], (), r"in.jsonl.gz is damaged \(EOFError: .*\): fetch"),
+        ("in.parquet", b"PAR1 and then nothing", (), r"in.parquet is damaged \(EOFError: .*\): fetch the file again"),
+    ],
+)
+def test_input_that_is_of_no_use_is_refused_with_its_name(prepare_sft, tmp_path, name, content, overrides, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInputError, match=message):
+        prepare_sft(f"source={name}", *overrides)
+
+
+def test_configuration_that_does_not_fit_is_refused(prepare_sft, tmp_path):
+    (tmp_path / "in.json").write_text(json.dumps(records(2)))
+    with pytest.raises(ConfigError, match=r"seq_len=100 is too small: with max_length=64 and copies=True .* take 128"):
+        prepare_sft("source=in.json", "max_length=64", "seq_len=100")
+    with pytest.raises(ConfigError, match=r"remote is not set: for source=in.json say where to write"):
+        prepare_sft("source=in.json", "remote=null")
+    with pytest.raises(ConfigError, match=r"tokenizer.name is not set: for source=in.json give the folder or hub name"):
+        prepare_sft("source=in.json", "tokenizer.name=null")
+    with pytest.raises(ConfigError, match=r"tasks=2 is more than the 1 input files"):
+        prepare_sft("source=in.json", "tasks=2")
+    with pytest.raises(DataError, match=r"matches no file: .*\.parquet\) or URL of conversations, or source=sample"):
+        prepare_sft("source=nowhere/*.json")
+    with pytest.raises(DataError, match=r"not a single row: no conversation has an answer within max_length=8 tokens"):
+        prepare_sft("source=in.json", "max_length=8")
+
+
+def test_a_job_is_done_once_and_another_one_is_refused(prepare_sft, tmp_path, capsys, tokenizer_dir):
+    (tmp_path / "in.json").write_text(json.dumps(records(9)))
+    prepare_sft("source=in.json", "max_length=128")
+    capsys.readouterr()
+    prepare_sft("source=in.json", "max_length=128", "max_bad_records=7")
+    assert capsys.readouterr().out.startswith("already complete: 9 conversations, ")
+    with pytest.raises(
+        MismatchError, match=r"holds another data set; copies=True there, copies=False here; seq_len=256"
+    ):
+        prepare_sft("source=in.json", "max_length=128", "copies=false")
+    (tmp_path / "own").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "own" / name).write_bytes((tokenizer_dir / name).read_bytes())
+    arguments = ("source=in.json", "max_length=128", "remote=chat", "tokenizer.name=own")
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+    (tmp_path / "own" / "chat_template.jinja").write_text(template)
+    prepare_sft(*arguments)
+    (tmp_path / "own" / "chat_template.jinja").write_text("{{ bos_token }}" + template)
+    with pytest.raises(MismatchError, match="the chat templates differ"):
+        prepare_sft(*arguments)
+
+
+def test_the_split_is_by_text_and_the_sample_needs_no_file(prepare_sft, tmp_path, tokenizer):
+    prepare_sft("source=sample", "max_length=300", "heldout_ratio=0.1", "tokenizer.bos_token=<s>")
+    train, heldout = (
+        [tuple(tokens) for row in read_conversations(tmp_path / "out", split) for tokens, _, _ in row]
+        for split in ("train", "validation")
+    )
+    assert (
+        len(train)
+        + len(heldout)
+        + sum(read_manifest(tmp_path / "out").counts.get(f"conversations_{x}", 0) for x in ("dropped",))
+        <= 2000
+    )
+    assert not set(train) & set(heldout)
+    assert 100 < len(heldout) < 300
+
+
+def test_help_needs_no_heavy_library(project_root, capsys):
+    import subprocess
+    import sys
+
+    heavy = {"datatrove", "streaming", "torch", "transformers", "numpy"}
+    program = (
+        "import runpy, sys; sys.argv = ['sft_to_mds.py', '--help']\n"
+        f"try: runpy.run_path({str(project_root / 'dataprep' / 'sft_to_mds.py')!r}, run_name='__main__')\n"
+        f"except SystemExit: print('loaded', {heavy!r} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "loaded set()" in done.stdout
+    assert "min_answer_tokens=50" in done.stdout
