@@ -257,7 +257,8 @@ def publish(job: Job) -> None:
             f"not a single row: {manifests[TRAIN_SPLIT].tokens} tokens in {job.num_tasks} tasks, and a row takes "
             f"{job.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
             if job.kind == ROWS
-            else f"not a single row: no conversation has an answer within max_length={job.lasting_config['max_length']} tokens, "
+            else "not a single row: no conversation has an answer within max_length="
+            f"{job.lasting_config['max_length']} tokens, "
             f"{manifests[TRAIN_SPLIT].bad_lines} records were bad: see the warnings above, or raise max_length"
         )
 
