@@ -66,14 +66,17 @@ class Batch(TypedDict):
 
 
 class SftBatch(Batch):
-    """What the loader of fine-tuning rows yields: every position of every row, padding included."""
+    """What the loader of fine-tuning rows yields: every position of every row, padding included.
+
+    The lists stay on the host and hold one entry per row, so that nobody asks a device for them.
+    """
 
     position_ids: Any
     """int64 tensor (B, T): where a position stands in its segment, for rotary embeddings; 0 in padding."""
-    segment_ids: Any
-    """int64 tensor (B, T): attention stays within equal numbers, which are contiguous from 1; 0 is padding."""
+    segment_lengths: list[list[int]]
+    """Tokens of each row's segments, in order; attention stays within a segment, and what they leave is padding."""
     num_targets: list[int]
-    """Scored positions of each row, on the host: counting them needs no device."""
+    """Scored positions of each row."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:

@@ -18,6 +18,7 @@ from meap.config.sections import (
     OptimizerConfig,
     RunConfig,
     SchedulerConfig,
+    SftConfig,
     TokenizerConfig,
     TrainConfig,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "PrepConfig",
     "RunConfig",
     "SchedulerConfig",
+    "SftConfig",
     "SftPrepConfig",
     "TokenizerConfig",
     "TrainConfig",

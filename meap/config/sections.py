@@ -17,6 +17,7 @@ __all__ = [
     "OptimizerConfig",
     "RunConfig",
     "SchedulerConfig",
+    "SftConfig",
     "TokenizerConfig",
     "TrainConfig",
 ]
@@ -129,9 +130,29 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """A Llama decoder (RMSNorm, RoPE, SwiGLU, grouped-query attention, untied head)."""
+class SftConfig:
+    """Fine-tuning only: how a conversation and its masked copy meet in a row, and what of them is scored."""
 
+    layout: str = "concat"
+    """`concat`: the copy attends to its original, positions run on (paper); `separate`: it does not (official code)."""
+    loss: str = "answer+masked"
+    """`answer+masked`: answers of the original and masked tokens of the copy; `masked`: the latter alone."""
+    min_answer_tokens: int | None = None
+    """Only conversations with more answer tokens are copied. Unset: as prepared; may be raised, not lowered."""
+
+    def __post_init__(self) -> None:
+        require_one_of("sft.layout", self.layout, ("concat", "separate"))
+        require_one_of("sft.loss", self.loss, ("answer+masked", "masked"))
+        if self.min_answer_tokens is not None:
+            require_at_least("sft.min_answer_tokens", self.min_answer_tokens, 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A finished model to start from, or a Llama decoder (RMSNorm, RoPE, SwiGLU, GQA, untied head) from scratch."""
+
+    base: str | None = None
+    """Hugging Face folder or hub name whose architecture and weights are the start; sizes below are then unused."""
     hidden_size: int = 2048
     intermediate_size: int = 5632
     num_attention_heads: int = 32
@@ -212,6 +233,10 @@ class TrainConfig:
     """`fp32`, `amp_bf16`, or `auto`: bf16 on a GPU, fp32 on a CPU."""
     log_interval: str = "10ba"
     """How often a line is printed and metrics are logged, in batches."""
+    sharding: str = "none"
+    """FSDP: `none` (every device holds all), `grad_op` (gradients and optimiser spread, ZeRO-2), `full` (ZeRO-3)."""
+    activation_checkpointing: bool = False
+    """Whether each layer is computed again in the backward pass: less memory, about a third more time."""
     eval_interval: str = "1000ba"
     """How often held-out loss is measured during training, in batches."""
     eval_batches: int = 16
@@ -224,6 +249,7 @@ class TrainConfig:
         require_at_least("train.eval_batches", self.eval_batches, 0)
         require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
         require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
+        require_one_of("train.sharding", self.sharding, ("none", "grad_op", "full"))
         require_interval("train.log_interval", self.log_interval)
         require_interval("train.eval_interval", self.eval_interval)
 
@@ -253,6 +279,11 @@ class ExportConfig:
     """Checkpoint to export. Unset: the run's newest."""
     out_dir: str = "${run.dir}/hf"
     """Folder to write."""
+    mask_token: str = "keep"  # noqa: S105 (not a secret)
+    """`keep` exports [MASK] and its embedding; `drop` cuts off what was added, so that the vocabulary is as before."""
+
+    def __post_init__(self) -> None:
+        require_one_of("export.mask_token", self.mask_token, ("keep", "drop"))
 
 
 @dataclass(frozen=True)

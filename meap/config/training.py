@@ -14,6 +14,7 @@ from meap.config.sections import (
     OptimizerConfig,
     RunConfig,
     SchedulerConfig,
+    SftConfig,
     TokenizerConfig,
     TrainConfig,
 )
@@ -29,6 +30,7 @@ class TrainingConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,16 @@ class StreamingMaskedDataset(StreamingDataset):
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Sample `sample_id`, masked for the epoch being iterated."""
         try:
-            row = super().get_item(sample_id, retry)[TOKENS_COLUMN].astype(np.int64)
+            columns = super().get_item(sample_id, retry)
         except IndexError:
             raise
         except Exception as error:
             raise self._unreadable(error) from error
+        return self._compose(columns, sample_id)
+
+    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
+        """The sample, from the columns of a stored row."""
+        row = columns[TOKENS_COLUMN].astype(np.int64)
         inputs, labels = row[:-1], row[1:]
         if self._rule is not None:
             inputs = self._rule.apply(inputs[None], np.array([sample_id]), epoch=self._epoch)[0]

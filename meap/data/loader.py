@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def build_loader(
     world_size: int,
     cache_dir: Path,
     shuffle: bool,
+    make_dataset: Callable[..., StreamingMaskedDataset] = StreamingMaskedDataset,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
     """A loader of this rank's share of each global batch.
 
@@ -39,6 +42,8 @@ def build_loader(
         world_size: Number of ranks.
         cache_dir: Local folder for downloaded shards.
         shuffle: Whether rows are shuffled, anew in each epoch.
+        make_dataset: What makes samples of rows.
+        collate: What makes a batch of samples; torch's own where unset.
 
     Raises:
         ConfigError: The batch does not divide by the ranks, or the split is smaller than one round of batches.
@@ -53,7 +58,7 @@ def build_loader(
             f"data.cache_dir={cache_dir} is data.remote itself: choose another folder, or evicting a shard "
             "from the cache would delete the only copy of it"
         )
-    dataset = StreamingMaskedDataset(
+    dataset = make_dataset(
         rule=rule,
         remote=shards.remote,
         local=str(cache_dir),
@@ -79,6 +84,7 @@ def build_loader(
         num_workers=data.num_workers,
         persistent_workers=data.num_workers > 0,
         drop_last=True,
+        collate_fn=collate,
     )
 
 

@@ -11,14 +11,18 @@ import fsspec
 
 from meap.config import DataConfig, TokenizerConfig
 from meap.errors import DataError, IncompleteError, MismatchError
-from meap.manifest import Manifest
+from meap.manifest import CONVERSATIONS, ROWS, Manifest
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 __all__ = ["Shards", "open_shards", "open_tokenizer"]
 
 _INDEX_NAME = "index.json"
-_PREPARE = "run dataprep/c4_to_mds.py, or the same preparation command again if it was interrupted"
+_PREPARE = (
+    "run dataprep/c4_to_mds.py (for fine-tuning dataprep/sft_to_mds.py), "
+    "or the same preparation command again if it was interrupted"
+)
+_RECIPES = {ROWS: "recipes/meap_1b.py trains on it", CONVERSATIONS: "recipes/meap_sft.py trains on it"}
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,12 @@ class Shards:
     manifest: Manifest
 
 
-def open_shards(config: DataConfig, split: str) -> Shards:
+def open_shards(config: DataConfig, split: str, *, kind: str = ROWS) -> Shards:
     """Read the manifest of `split` and check it against the configuration.
 
     Raises:
         IncompleteError: There is no finished data set at `config.remote`.
-        MismatchError: The rows are not of `config.seq_len`.
+        MismatchError: The rows are not of `config.seq_len`, or of another kind.
         DataError: The place cannot be read, or the manifest is damaged.
     """
     root = config.remote.rstrip("/")
@@ -46,6 +50,10 @@ def open_shards(config: DataConfig, split: str) -> Shards:
         )
     origin = f"{root}/{split}/{MANIFEST_NAME}"
     manifest = Manifest.from_json(_read(origin), origin=origin)
+    if manifest.kind != kind:
+        raise MismatchError(
+            f"data.remote={config.remote} holds {manifest.kind}, not {kind}: {_RECIPES.get(manifest.kind, 'unknown')}"
+        )
     if manifest.seq_len != config.seq_len:
         raise MismatchError(
             f"data.seq_len={config.seq_len}, but the rows of {root}/{split} were packed to {manifest.seq_len} tokens: "

@@ -1,0 +1,197 @@
+"""Rows of whole conversations -> fine-tuning samples: each conversation, and beside it a copy with masked answers.
+
+The paper (section 4.2) puts a sample and its masked copy into one sequence; the official code trains on them as two
+rows. Both are the same row here, [original | copy | original | ...]; they differ in attention and positions only:
+
+    layout    segments                            positions
+    concat    original and copy are one, so that  run on from the original into its copy
+              the copy attends to the original
+    separate  two                                 begin again with the copy
+
+What is scored, by `loss`:
+
+    answer+masked   every answer token of the original, and the masked tokens of the copy
+    masked          the masked tokens of the copy; of a conversation without a copy, every answer token
+
+Masks are drawn among the answer tokens of the copy, for the address (seed, epoch, row * seq_len + place in the row), so
+that they change from epoch to epoch and depend on nothing else; at a ratio of 0 there are no copies. Which
+conversations share a row was decided by data preparation once and for all: a row is a sample, and order, elasticity and
+resumption are those of pre-training rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from meap.config import DataConfig, SftConfig
+from meap.data.dataset import StreamingMaskedDataset
+from meap.data.loader import build_loader
+from meap.data.shards import Shards
+from meap.errors import ConfigError
+from meap.masking import MaskRule, mask_inputs
+from meap.schema import ANSWER_COLUMN, COPIED_COLUMN, IGNORE_INDEX, LENGTHS_COLUMN, TOKENS_COLUMN, SftBatch
+
+__all__ = ["StreamingSFTDataset", "build_sft_loader", "collate_rows", "expand_row"]
+
+
+class StreamingSFTDataset(StreamingMaskedDataset):
+    """Fine-tuning rows, expanded and masked as they are read.
+
+    Args:
+        sft: Layout and loss.
+        seq_len: Positions of a row.
+        rule: How copies are masked; None, or a ratio of 0, yields originals only (evaluation, the NTP control).
+        streaming_arguments: See `StreamingMaskedDataset`.
+
+    Yields:
+        What `expand_row` returns, as tensors.
+    """
+
+    def __init__(self, *, sft: SftConfig, seq_len: int, rule: MaskRule | None, **streaming_arguments: Any) -> None:
+        super().__init__(rule=rule, **streaming_arguments)
+        self._sft = sft
+        self._seq_len = seq_len
+
+    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
+        row = expand_row(columns, sample_id, seq_len=self._seq_len, sft=self._sft, rule=self._rule, epoch=self._epoch)
+        return {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in row.items()
+        }
+
+
+def expand_row(
+    columns: Mapping[str, NDArray[Any]],
+    sample_id: int,
+    *,
+    seq_len: int,
+    sft: SftConfig,
+    rule: MaskRule | None,
+    epoch: int,
+) -> dict[str, Any]:
+    """One row of a batch, from a stored row; pure.
+
+    Args:
+        columns: What `meap.schema.conversation_columns` names: conversations back to back.
+        sample_id: Number of the row in the data set.
+        seq_len: Positions of the row, T.
+        sft: Layout and loss.
+        rule: How copies are masked; None for no copies.
+        epoch: Epoch number, from 0.
+
+    Returns:
+        `input_ids`, `labels`, `position_ids`, each (T,) int64, `sample_id` () int64, and, as plain Python,
+        `segment_lengths` and `num_targets` (`meap.schema.SftBatch`).
+    """
+    input_ids_T, position_ids_T = np.zeros(seq_len, np.int64), np.zeros(seq_len, np.int64)
+    labels_T = np.full(seq_len, IGNORE_INDEX, np.int64)
+    segment_lengths: list[int] = []
+    position = 0
+
+    def place(tokens: NDArray[np.int64], is_scored: NDArray[np.bool_], clean: NDArray[np.int64], first: int) -> None:
+        nonlocal position
+        end = position + len(tokens)
+        input_ids_T[position:end] = tokens
+        position_ids_T[position:end] = np.arange(first, first + len(tokens))
+        # Shifted within the conversation: its last position has no target, also where its copy follows.
+        labels_T[position : end - 1] = np.where(is_scored[1:], clean[1:], IGNORE_INDEX)
+        position = end
+
+    tokens = columns[TOKENS_COLUMN].astype(np.int64)
+    is_answer = columns[ANSWER_COLUMN].astype(bool)
+    borders = pairwise([0, *np.cumsum(columns[LENGTHS_COLUMN]).tolist()])
+    least = sft.min_answer_tokens or 0
+    for number, ((start, end), is_copied) in enumerate(zip(borders, columns[COPIED_COLUMN].tolist(), strict=True)):
+        original, answer = tokens[start:end], is_answer[start:end]
+        has_copy = bool(is_copied) and rule is not None and int(answer[1:].sum()) > least
+        place(original, answer if sft.loss == "answer+masked" or not has_copy else np.zeros_like(answer), original, 0)
+        segment_lengths.append(len(original))
+        if rule is None or not has_copy:
+            continue
+        copy = _masked_copy(original, answer, rule, address=sample_id * seq_len + number, epoch=epoch)
+        place(copy, copy != original, original, len(original) if sft.layout == "concat" else 0)
+        if sft.layout == "concat":
+            segment_lengths[-1] += len(copy)
+        else:
+            segment_lengths.append(len(copy))
+    return {
+        "input_ids": input_ids_T,
+        "labels": labels_T,
+        "sample_id": np.array(sample_id, np.int64),
+        "position_ids": position_ids_T,
+        "segment_lengths": segment_lengths,
+        "num_targets": int((labels_T != IGNORE_INDEX).sum()),
+    }
+
+
+def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
+    """Stack the tensors of rows into a batch; what is plain Python becomes a list."""
+    columns: Any = {name: [row[name] for row in rows] for name in rows[0]}
+    return cast(
+        "SftBatch", {name: torch.stack(each) if torch.is_tensor(each[0]) else each for name, each in columns.items()}
+    )
+
+
+def build_sft_loader(
+    data: DataConfig,
+    shards: Shards,
+    sft: SftConfig,
+    *,
+    rule: MaskRule | None,
+    seed: int,
+    global_batch_size: int,
+    world_size: int,
+    cache_dir: Path,
+    shuffle: bool,
+) -> DataLoader[Any]:
+    """A loader of this rank's share of each global batch; arguments and errors are those of `build_loader`.
+
+    Raises:
+        ConfigError: Also where `sft.min_answer_tokens` asks for copies that the rows have no room for.
+    """
+    prepared = shards.manifest.config["min_answer_tokens"]
+    if sft.min_answer_tokens is not None and sft.min_answer_tokens < prepared:
+        raise ConfigError(
+            f"sft.min_answer_tokens={sft.min_answer_tokens}, but the rows of {shards.remote} have room for copies of "
+            f"answers of more than {prepared} tokens only: leave it unset, or prepare the data with a lower one"
+        )
+    return build_loader(
+        data,
+        shards,
+        rule=rule,
+        seed=seed,
+        global_batch_size=global_batch_size,
+        world_size=world_size,
+        cache_dir=cache_dir,
+        shuffle=shuffle,
+        make_dataset=partial(StreamingSFTDataset, sft=sft, seq_len=shards.manifest.seq_len),
+        collate=collate_rows,
+    )
+
+
+def _masked_copy(
+    original: NDArray[np.int64], answer: NDArray[np.bool_], rule: MaskRule, *, address: int, epoch: int
+) -> NDArray[np.int64]:
+    in_scope = answer.copy()
+    in_scope[0] = False  # nothing stands before the first token that could predict it
+    masked = mask_inputs(
+        original[None],
+        np.array([address]),
+        mask_id=rule.mask_id,
+        ratio=rule.ratio,
+        seed=rule.seed,
+        epoch=epoch,
+        span_length=rule.span_length,
+        mask_last=rule.mask_last,
+        protected_ids=rule.protected_ids,
+        in_scope_BT=in_scope[None],
+    )
+    return masked[0]
