@@ -51,6 +51,8 @@ class Tokenizer:
     mask_token: str
     source_config: dict[str, Any] = field(repr=False)
     """The tokenizer_config.json it came with, or an empty dictionary."""
+    is_mask_new: bool = False
+    """Whether it came without the mask token, so that no model has seen it yet."""
 
     @cached_property
     def bos_id(self) -> int:
@@ -73,6 +75,11 @@ class Tokenizer:
         return max(self.full.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
+    def plain_vocab_size(self) -> int:
+        """Number of ids without the mask token, unless that is a word of the model's own vocabulary."""
+        return max(self.plain.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides ids: equal fingerprints mean equal encodings."""
         definition = json.loads(self.full.to_str())
@@ -93,15 +100,22 @@ class Tokenizer:
         """Text of `ids`."""
         return self.full.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
-    def save(self, folder: Path) -> None:
-        """Write the files that `load_tokenizer` and transformers' ``AutoTokenizer`` read, each atomically."""
+    def save(self, folder: Path, *, with_mask: bool = True) -> None:
+        """Write the files that `load_tokenizer` and transformers' ``AutoTokenizer`` read, each atomically.
+
+        Args:
+            folder: Where to; made if need be.
+            with_mask: Whether the vocabulary has the mask token.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        special = {"bos_token": self.bos_token, "eos_token": self.eos_token, "mask_token": self.mask_token}
-        inherited = {key: value for key, value in self.source_config.items() if key != "added_tokens_decoder"}
+        special = {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        special |= {"mask_token": self.mask_token} if with_mask else {}
+        left_out = {"added_tokens_decoder", "mask_token"}
+        inherited = {key: value for key, value in self.source_config.items() if key not in left_out}
         # The generic class reads tokenizer.json as it is; a model's own class may rebuild the pre-tokenizer instead.
         config = inherited | {"tokenizer_class": "PreTrainedTokenizerFast"} | special
         for name, content in (
-            (_TOKENIZER_FILE, self.full.to_str()),
+            (_TOKENIZER_FILE, (self.full if with_mask else self.plain).to_str()),
             (_SPECIAL_TOKENS_FILE, json.dumps(special, indent=2)),
             (_CONFIG_FILE, json.dumps(config, indent=2)),
         ):
@@ -148,6 +162,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     except Exception as error:
         raise DataError(f"{tokenizer_file} is not a readable tokenizer: {error}") from error
 
+    is_mask_new = full.token_to_id(config.mask_token) is None
     full.add_special_tokens([AddedToken(config.mask_token, special=True, normalized=False)])
     source_config = _read_json(folder / _SPECIAL_TOKENS_FILE) | _read_json(folder / _CONFIG_FILE)
     if (chat_template := folder / _CHAT_TEMPLATE_FILE).is_file():
@@ -160,6 +175,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
         eos_token=_special_token("eos_token", config.eos_token, source_config, full, config.name),
         mask_token=config.mask_token,
         source_config=source_config,
+        is_mask_new=is_mask_new,
     )
 
 

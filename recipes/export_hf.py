@@ -2,11 +2,13 @@
 
     python recipes/export_hf.py yamls/tiny.yaml                                          # the run's newest checkpoint
     python recipes/export_hf.py yamls/tiny.yaml export.checkpoint=runs/tiny/checkpoints/ba200.pt
+    python recipes/export_hf.py yamls/sft_tiny.yaml export.keep_mask=false                # the base's own vocabulary
     python recipes/export_hf.py yamls/1b.yaml checkpoint.folder=s3://bucket/1b export.out_dir=/models/meap-1b
 
 Reads a checkpoint and the configuration stored with its run, which alone decides the architecture and names the data
 whose tokenizer is exported. Writes <export.out_dir>: model.safetensors (fp32), config.json, generation_config.json, the
-tokenizer with its mask token, README.md and meap_export.json; loaded back and compared before it is moved into place.
+tokenizer (by default with its mask token), README.md and meap_export.json; loaded back and compared before it is moved
+into place.
 """
 
 import sys
@@ -24,8 +26,8 @@ def main(cfg: TrainingConfig) -> None:
     from meap.schema import TRAIN_SPLIT
     from meap.storage import require_plain_url, use_one_s3_endpoint
     from meap.train.attention import choose_attention
-    from meap.train.model import build_model, llama_config
     from meap.train.run_folder import CONFIG_NAME
+    from meap.train.start import rows_without_mask, start_model
     from meap.train.trust import load_checkpoint
 
     use_one_s3_endpoint()
@@ -47,15 +49,16 @@ def main(cfg: TrainingConfig) -> None:
         )
 
     # The model as it was trained, with its own attention: what the exported folder is compared with.
-    tokenizer = open_tokenizer(run.tokenizer, open_shards(run.data, TRAIN_SPLIT))
-    architecture = llama_config(
+    shards = open_shards(run.data, TRAIN_SPLIT, kind=None)
+    tokenizer = open_tokenizer(run.tokenizer, shards)
+    model = start_model(
         run.model,
-        vocab_size=tokenizer.vocab_size,
-        seq_len=run.data.seq_len,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
+        tokenizer,
+        attention=choose_attention("sdpa", on_gpu=False, bf16=False),
+        context=run.data.seq_len if run.model.base is None else 0,
+        seed=run.run.seed,
+        weights="any",
     )
-    model = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=run.run.seed)
     load_weights(model, checkpoint)
 
     source = ExportSource(
@@ -64,8 +67,10 @@ def main(cfg: TrainingConfig) -> None:
         step=checkpoint.step,
         tokens=checkpoint.tokens,
         masking_ratio=run.masking.ratio,
+        base=run.model.base,
     )
-    record = export_model(model.model, tokenizer, Path(out_dir), source)
+    drop_mask_to = None if cfg.export.keep_mask else rows_without_mask(run.model, tokenizer)
+    record = export_model(model.model, tokenizer, Path(out_dir), source, drop_mask_to=drop_mask_to)
     print(
         f"model       {record.parameters:,} parameters, step {checkpoint.step}\n"
         f"verified    largest difference of a logit {record.max_abs_diff:.1e} (transformers' sdpa against training's)\n"

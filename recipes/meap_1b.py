@@ -17,22 +17,16 @@ from meap.config import TrainingConfig, run_command
 
 def main(cfg: TrainingConfig) -> None:
     """Train one model, from shards to the last checkpoint."""
-    from composer import Trainer
-    from composer.algorithms import GradientClipping
-    from composer.callbacks import LRMonitor, SpeedMonitor
-    from composer.core import Algorithm, Time
-
     from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
     from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
     from meap.storage import use_one_s3_endpoint
     from meap.train.algorithm import InputMasking
     from meap.train.attention import choose_attention
-    from meap.train.callbacks import MaskingMonitor, MetricsFile, ProgressLines
-    from meap.train.fitting import checkpointing, describe, fit, heldout_evaluator, packed_rows
+    from meap.train.fitting import describe, fit, heldout_evaluator
     from meap.train.machine import join_machine
-    from meap.train.model import build_model, llama_config
-    from meap.train.optim import build_optimizer, build_scheduler
-    from meap.train.run_folder import METRICS_NAME, open_run
+    from meap.train.run_folder import open_run
+    from meap.train.start import start_model
+    from meap.train.trainer import build_trainer
     from meap.train.trust import forbid_unpickling, named_checkpoint_errors
 
     forbid_unpickling()
@@ -55,57 +49,32 @@ def main(cfg: TrainingConfig) -> None:
     rule = build_mask_rule(cfg.masking, shards.manifest.tokenizer, seed=cfg.run.seed)
     train_loader = load(shards, rule=rule if masked_by_dataset else None, shuffle=cfg.data.shuffle)
 
-    # Model and optimiser.
-    attention = choose_attention(cfg.model.attention, on_gpu=machine.on_gpu, bf16=machine.precision == "amp_bf16")
-    architecture = llama_config(
-        cfg.model,
-        vocab_size=tokenizer.vocab_size,
-        seq_len=cfg.data.seq_len,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-    )
-    model = build_model(architecture, attention=attention, seed=cfg.run.seed)
-    optimizer = build_optimizer(cfg.optimizer, model, fused=machine.on_gpu)
-
-    # The method, and what is watched.
-    algorithms: list[Algorithm] = (
-        [GradientClipping("norm", cfg.optimizer.grad_clip_norm)] if cfg.optimizer.grad_clip_norm else []
-    )
-    if not masked_by_dataset:
-        algorithms.append(InputMasking(rule, preset=cfg.masking.preset))
-    interval = Time.from_timestring(cfg.train.log_interval).value
     evaluators = []
     if cfg.train.eval_batches:
         heldout = load(open_shards(cfg.data, VALIDATION_SPLIT), rule=None, shuffle=False)
         evaluators.append(heldout_evaluator(heldout, cfg.train))
 
+    # Model.
+    model = start_model(
+        cfg.model,
+        tokenizer,
+        attention=choose_attention(cfg.model.attention, on_gpu=machine.on_gpu, bf16=machine.precision == "amp_bf16"),
+        context=cfg.data.seq_len,
+        seed=cfg.run.seed,
+        weights=machine.start_weights(cfg.train),
+    )
+
+    # Training.
     with named_checkpoint_errors(cfg.checkpoint.folder):
-        trainer = Trainer(
-            model=model,
-            train_dataloader=packed_rows(train_loader),
-            eval_dataloader=evaluators,
-            max_duration=cfg.train.max_duration,
-            optimizers=optimizer,
-            algorithms=algorithms,
-            callbacks=[
-                build_scheduler(cfg.scheduler),
-                MaskingMonitor(mask_id=tokenizer.mask_id, interval=interval),
-                LRMonitor(),
-                SpeedMonitor(window_size=10),
-            ],
-            loggers=[
-                ProgressLines(interval=interval, tokens_per_batch=cfg.train.global_batch_size * cfg.data.seq_len),
-                MetricsFile(run_dir / METRICS_NAME),
-            ],
-            device=machine.device,
-            precision=machine.precision,
-            device_train_microbatch_size=min(
-                cfg.train.microbatch_size, cfg.train.global_batch_size // machine.world_size
-            ),
-            accumulate_train_batch_on_tokens=True,
-            seed=cfg.run.seed,
-            progress_bar=False,
-            **checkpointing(cfg.checkpoint, cfg.run),
+        trainer = build_trainer(
+            cfg,
+            machine,
+            model,
+            train_loader,
+            evaluators=evaluators,
+            algorithms=[] if masked_by_dataset else [InputMasking(rule, preset=cfg.masking.preset)],
+            mask_id=tokenizer.mask_id,
+            run_dir=run_dir,
         )
     describe(cfg, machine, shards, model)
     fit(trainer)

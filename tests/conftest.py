@@ -1,8 +1,10 @@
 """Shared fixtures: a small tokenizer and small shards, made as data preparation makes them but in milliseconds."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,17 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from meap.config import TokenizerConfig
-from meap.manifest import Manifest, ShardRecord, TokenizerRecord
-from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TOKENS_COLUMN, mds_columns
+from meap.manifest import CONVERSATIONS, Manifest, ShardRecord, TokenizerRecord
+from meap.schema import (
+    ANSWER_COLUMN,
+    COPIED_COLUMN,
+    LENGTHS_COLUMN,
+    MANIFEST_NAME,
+    TOKENIZER_DIR,
+    TOKENS_COLUMN,
+    conversation_columns,
+    mds_columns,
+)
 from meap.tokenizer import Tokenizer, load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +128,60 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., Path]:
             )
             (folder / MANIFEST_NAME).write_text(manifest.to_json())
         tokenizer.save(remote / TOKENIZER_DIR)
+        return remote
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def conversation_rows() -> list[dict[str, np.ndarray]]:
+    """Rows of three random conversations of up to three turns, those with more than 8 answer tokens copied."""
+    random, rows = np.random.default_rng(1), []
+    for _ in range(48):
+        conversations = []
+        for _ in range(3):
+            turns = [(int(random.integers(2, 5)), int(random.integers(1, 9))) for _ in range(random.integers(1, 4))]
+            answer = np.concatenate([np.repeat([0, 1], turn) for turn in turns]).astype(np.uint8)
+            conversations.append((random.integers(3, 90, len(answer)), answer))
+        rows.append(
+            {
+                TOKENS_COLUMN: np.concatenate([tokens for tokens, _ in conversations]).astype(np.uint16),
+                ANSWER_COLUMN: np.concatenate([answer for _, answer in conversations]),
+                LENGTHS_COLUMN: np.array([len(answer) for _, answer in conversations], np.uint32),
+                COPIED_COLUMN: np.array([answer.sum() > 8 for _, answer in conversations], np.uint8),
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def write_conversations(write_shards, conversation_rows, tokenizer: Tokenizer) -> Callable[..., Path]:
+    """Write the rows of conversations as both splits of a data set, with rows of `seq_len` positions."""
+
+    def write(remote: Path, *, seq_len: int) -> Path:
+        from streaming import MDSWriter
+
+        write_shards(remote, rows=8, validation_rows=8)
+        for split in ("train", "validation"):
+            plain = Manifest.from_json((remote / split / MANIFEST_NAME).read_text(), origin="plain")
+            shutil.rmtree(remote / split)
+            with MDSWriter(
+                columns=conversation_columns(tokenizer.vocab_size),
+                out=str(remote / split),
+                compression="zstd",
+                hashes=["xxh3_64"],
+                size_limit=4096,
+            ) as writer:
+                for row in conversation_rows:
+                    writer.write(row)
+            manifest = dataclasses.replace(
+                plain,
+                kind=CONVERSATIONS,
+                seq_len=seq_len,
+                rows=len(conversation_rows),
+                config={"min_answer_tokens": 8, "max_length": seq_len // 2},
+            )
+            (remote / split / MANIFEST_NAME).write_text(manifest.to_json())
         return remote
 
     return write

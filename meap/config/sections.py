@@ -279,11 +279,8 @@ class ExportConfig:
     """Checkpoint to export. Unset: the run's newest."""
     out_dir: str = "${run.dir}/hf"
     """Folder to write."""
-    mask_token: str = "keep"  # noqa: S105 (not a secret)
-    """`keep` exports [MASK] and its embedding; `drop` cuts off what was added, so that the vocabulary is as before."""
-
-    def __post_init__(self) -> None:
-        require_one_of("export.mask_token", self.mask_token, ("keep", "drop"))
+    keep_mask: bool = True
+    """Whether [MASK] and its embedding are exported; false cuts off what was added, so the vocabulary is as before."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.loader import build_loader
 from meap.data.rule import build_mask_rule
-from meap.data.sft import StreamingSFTDataset, build_sft_loader
+from meap.data.sft import StreamingSFTDataset, build_sft_loader, longest_segment
 from meap.data.shards import Shards, open_shards, open_tokenizer
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "build_loader",
     "build_mask_rule",
     "build_sft_loader",
+    "longest_segment",
     "open_shards",
     "open_tokenizer",
 ]

@@ -40,7 +40,7 @@ from meap.errors import ConfigError
 from meap.masking import MaskRule, mask_inputs
 from meap.schema import ANSWER_COLUMN, COPIED_COLUMN, IGNORE_INDEX, LENGTHS_COLUMN, TOKENS_COLUMN, SftBatch
 
-__all__ = ["StreamingSFTDataset", "build_sft_loader", "collate_rows", "expand_row"]
+__all__ = ["StreamingSFTDataset", "build_sft_loader", "collate_rows", "expand_row", "longest_segment"]
 
 
 class StreamingSFTDataset(StreamingMaskedDataset):
@@ -138,6 +138,12 @@ def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
     return cast(
         "SftBatch", {name: torch.stack(each) if torch.is_tensor(each[0]) else each for name, each in columns.items()}
     )
+
+
+def longest_segment(shards: Shards, sft: SftConfig, *, ratio: float) -> int:
+    """Positions that a segment of a row can take: what the model's context must hold."""
+    max_length = int(shards.manifest.config["max_length"])
+    return 2 * max_length if sft.layout == "concat" and ratio > 0.0 else max_length
 
 
 def build_sft_loader(

@@ -35,8 +35,13 @@ class Shards:
     manifest: Manifest
 
 
-def open_shards(config: DataConfig, split: str, *, kind: str = ROWS) -> Shards:
+def open_shards(config: DataConfig, split: str, *, kind: str | None = ROWS) -> Shards:
     """Read the manifest of `split` and check it against the configuration.
+
+    Args:
+        config: Section `data` of the configuration.
+        split: Name of the split.
+        kind: What it must hold, `meap.manifest.ROWS` or `CONVERSATIONS`; None for either.
 
     Raises:
         IncompleteError: There is no finished data set at `config.remote`.
@@ -50,7 +55,7 @@ def open_shards(config: DataConfig, split: str, *, kind: str = ROWS) -> Shards:
         )
     origin = f"{root}/{split}/{MANIFEST_NAME}"
     manifest = Manifest.from_json(_read(origin), origin=origin)
-    if manifest.kind != kind:
+    if kind is not None and manifest.kind != kind:
         raise MismatchError(
             f"data.remote={config.remote} holds {manifest.kind}, not {kind}: {_RECIPES.get(manifest.kind, 'unknown')}"
         )

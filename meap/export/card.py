@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 __all__ = ["model_card"]
@@ -17,13 +18,13 @@ tags:
 
 # {run}
 
-A Llama base model with {parameters:,} parameters, trained from scratch with {method}.
+{origin} with {method}.
 
 | | |
 |---|---|
 | layers, hidden size, heads (key/value heads) | {layers}, {hidden}, {heads} ({kv_heads}) |
 | context | {context:,} tokens |
-| vocabulary | {vocab_size:,} ids in {vocab_rows:,} rows, `{mask_token}` is {mask_id} |
+| vocabulary | {vocab_size:,} ids in {vocab_rows:,} rows, {mask} |
 | trained for | {trained} |
 | checkpoint | `{checkpoint}` |
 | weights | fp32; logits agree with the training model to {max_abs_diff:.1e} |
@@ -44,7 +45,7 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40, do_sample=Fal
 
 ## Limits
 
-It continues text; it was not tuned to follow instructions or to be safe, and repeats what its training text holds.
+{limits}
 Quality was not measured by the export: run `recipes/evaluate.py`. Inputs longer than the context are out of its reach.
 """
 
@@ -58,14 +59,20 @@ def model_card(record: Mapping[str, Any], config: Any) -> str:
     """
     source = record["source"]
     ratio = source["masking_ratio"]
-    token = record["mask_token"]
+    token, base = record["mask_token"], source["base"]
+    size = f"{record['parameters']:,} parameters"
     counts = ((source["step"], "steps"), (source["tokens"], "tokens"))
     return _TEMPLATE.format(
         run=source["run"],
+        origin=(
+            f"A {config.model_type.capitalize()} model with {size}, trained from scratch"
+            if base is None
+            else f"A {config.model_type.capitalize()} model with {size}, `{PurePath(base).name}` trained further"
+        ),
         checkpoint=source["checkpoint"],
         method=(
             f"Mask-Enhanced Autoregressive Prediction ([arXiv 2502.07490](https://arxiv.org/abs/2502.07490)): "
-            f"next-token prediction with {ratio:.0%} of the input tokens masked"
+            f"next-token prediction with {ratio:.0%} of {'the input tokens' if base is None else 'what may be'} masked"
             if ratio
             else "plain next-token prediction (masking ratio 0)"
         ),
@@ -76,8 +83,17 @@ def model_card(record: Mapping[str, Any], config: Any) -> str:
         context=config.max_position_embeddings,
         vocab_rows=config.vocab_size,
         trained=", ".join(f"{count:,} {unit}" for count, unit in counts if count is not None) or "not recorded",
+        mask=f"`{token}` is {record['mask_id']}" if token else "no mask token",
         mask_note=(
             f"`{token}` stood for hidden inputs in training only. Prompts need none, and `generate` never writes it."
+            if token
+            else "The mask token of its training was taken out again."
         ),
-        **{key: record[key] for key in ("parameters", "vocab_size", "mask_token", "mask_id", "max_abs_diff")},
+        limits=(
+            "It continues text; it was not tuned to follow instructions or to be safe, and repeats what its training "
+            "text holds."
+            if base is None
+            else "It has the limits of its base and of the data it was tuned on; nobody tuned it to be safe."
+        ),
+        **{key: record[key] for key in ("vocab_size", "max_abs_diff")},
     )

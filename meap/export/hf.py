@@ -59,7 +59,9 @@ class ExportSource:
     tokens: int | None
     """Input tokens seen in training."""
     masking_ratio: float
-    """Share of input tokens that training masked; 0 is plain next-token prediction."""
+    """Share of input tokens (in fine-tuning: of the copies' answers) masked in training; 0 is plain NTP."""
+    base: str | None = None
+    """The finished model that training started from; None for a model trained from scratch."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ class ExportRecord:
     vocab_size: int
     """Ids of the tokenizer; the embedding has more rows, padded."""
     tokenizer_fingerprint: str
-    mask_token: str
-    mask_id: int
+    mask_token: str | None
+    """None where the mask token was dropped."""
+    mask_id: int | None
     max_abs_diff: float
     """Largest difference of a logit found by the verification."""
     versions: dict[str, str]
@@ -116,7 +119,14 @@ def require_replaceable(out_dir: str, run: str) -> Path:
     return folder
 
 
-def export_model(model: PreTrainedModel, tokenizer: Tokenizer, out_dir: Path, source: ExportSource) -> ExportRecord:
+def export_model(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    out_dir: Path,
+    source: ExportSource,
+    *,
+    drop_mask_to: int | None = None,
+) -> ExportRecord:
     """Write `model` and `tokenizer` to `out_dir`, verified, replacing the run's earlier export.
 
     Args:
@@ -124,25 +134,31 @@ def export_model(model: PreTrainedModel, tokenizer: Tokenizer, out_dir: Path, so
         tokenizer: The tokenizer it was trained with, mask token included.
         out_dir: Folder that `require_replaceable` accepted.
         source: Where the model came from.
+        drop_mask_to: Leave out the mask token and cut the embedding to this many rows (`model` is changed); None keeps
+            both. `meap.train.start.rows_without_mask` gives the number.
 
     Raises:
         CheckpointError: The folder, loaded back, computes other logits than `model`.
     """
+    with_mask = drop_mask_to is None
+    if drop_mask_to is not None and drop_mask_to < model.config.vocab_size:
+        model.resize_token_embeddings(drop_mask_to, mean_resizing=False)
+    num_ids = tokenizer.vocab_size if with_mask else tokenizer.plain_vocab_size
     draft = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         _write_weights(model, draft)
-        _write_configs(model, tokenizer, draft)
-        _write_tokenizer(tokenizer, draft)
+        _write_configs(model, tokenizer, draft, with_mask=with_mask)
+        _write_tokenizer(tokenizer, draft, with_mask=with_mask)
         record = ExportRecord(
             source=source,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            vocab_size=tokenizer.vocab_size,
+            vocab_size=num_ids,
             tokenizer_fingerprint=tokenizer.fingerprint,
-            mask_token=tokenizer.mask_token,
-            mask_id=tokenizer.mask_id,
-            max_abs_diff=_verify(model, tokenizer, draft),
+            mask_token=tokenizer.mask_token if with_mask else None,
+            mask_id=tokenizer.mask_id if with_mask else None,
+            max_abs_diff=_verify(model, draft, num_ids=num_ids, mask_id=tokenizer.mask_id if with_mask else None),
             versions={"meap": __version__, "torch": torch.__version__, "transformers": version("transformers")},
         )
         (draft / "README.md").write_text(model_card(dataclasses.asdict(record), model.config), encoding="utf-8")
@@ -155,6 +171,8 @@ def export_model(model: PreTrainedModel, tokenizer: Tokenizer, out_dir: Path, so
 
 def _write_weights(model: PreTrainedModel, folder: Path) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del weights["lm_head.weight"]  # the embedding's; a file holds a tensor once, and loading ties them again
     written = folder / "model.safetensors"
     # transformers refuses a file that does not say which framework wrote it.
     save_file(weights, written, metadata={"format": "pt"})
@@ -162,7 +180,7 @@ def _write_weights(model: PreTrainedModel, folder: Path) -> None:
     written.chmod(folder.stat().st_mode & 0o666)
 
 
-def _write_configs(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
+def _write_configs(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, *, with_mask: bool) -> None:
     config = copy.deepcopy(model.config)
     config.use_cache = True  # training turns it off; generation is slow without it
     config.architectures = [type(model).__name__]
@@ -176,28 +194,29 @@ def _write_configs(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id,
         pad_token_id=tokenizer.eos_id,  # without one, generate() warns each time and takes the same
-        suppress_tokens=[tokenizer.mask_id],  # an input symbol: it is never a target in training
+        suppress_tokens=[tokenizer.mask_id] if with_mask else None,  # an input symbol: it is never a target in training
     ).save_pretrained(folder)
 
 
-def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path, *, with_mask: bool) -> None:
     # The generic tokenizer class would also return token_type_ids, which Llama's generate() refuses.
     inputs: dict[str, Any] = {"model_input_names": ["input_ids", "attention_mask"]}
-    dataclasses.replace(tokenizer, source_config=tokenizer.source_config | inputs).save(folder)
+    dataclasses.replace(tokenizer, source_config=tokenizer.source_config | inputs).save(folder, with_mask=with_mask)
     stored = load_tokenizer(TokenizerConfig(name=str(folder), mask_token=tokenizer.mask_token))
     stored.require_fingerprint(tokenizer.fingerprint, owner="the exported model")
 
 
 @torch.inference_mode()
-def _verify(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> float:
+def _verify(model: PreTrainedModel, folder: Path, *, num_ids: int, mask_id: int | None) -> float:
     """Largest difference of a logit between `model` and the folder as transformers loads it."""
     loaded = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="sdpa", dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     num_tokens = min(_COMPARED_TOKENS, model.config.max_position_embeddings)
     generator = torch.Generator().manual_seed(0)
-    rows_BT = torch.randint(tokenizer.vocab_size, (_COMPARED_ROWS, num_tokens), generator=generator)
-    rows_BT[:, 1::7] = tokenizer.mask_id
+    rows_BT = torch.randint(num_ids, (_COMPARED_ROWS, num_tokens), generator=generator)
+    if mask_id is not None:
+        rows_BT[:, 1::7] = mask_id
     was_training = model.training
     model.eval()
     differences = [(model(row_BT).logits.float() - loaded(row_BT).logits).abs().max() for row_BT in rows_BT.split(1)]

@@ -1,13 +1,19 @@
 """Causal attention for packed rows, as functions that transformers calls by name.
 
-Rows are packed without padding and attention is not reset at document borders, so the mask is always the plain causal
-one. Transformers' own ``sdpa`` path builds a dense (B, 1, T, T) mask in training and repeats keys and values, which
-rules out the flash kernels. Functions registered under other names are handed no mask at all.
+Pre-training rows are packed without padding and attention is not reset at document borders: the mask is the plain
+causal one. Rows of fine-tuning are block-causal: attention stays within each of a row's segments, and padding attends
+to nothing that counts. No mask is ever built for either, of T x T or any other size.
+
+Transformers' own ``sdpa`` path builds a dense (B, 1, T, T) mask in training and repeats keys and values, which rules
+out the flash kernels. Functions registered under other names are handed no mask at all.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import torch
@@ -16,10 +22,37 @@ from transformers import AttentionInterface
 
 from meap.errors import ConfigError
 
-__all__ = ["causal_flash_attention", "causal_sdpa", "choose_attention"]
+__all__ = ["Segments", "causal_flash_attention", "causal_sdpa", "choose_attention"]
 
 _SDPA_NAME = "meap_sdpa"
 _FLASH_NAME = "meap_flash_attention_2"
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The segments of a batch of rows: known on the host, so that no layer waits for the device."""
+
+    lengths: Sequence[Sequence[int]]
+    """Tokens of each row's segments, in order; what they leave of a row is padding."""
+    borders: torch.Tensor
+    """int32 (number of segments + 1,): where segments begin in the flattened batch, padding being one more of a row."""
+    longest: int
+    """Tokens of the longest segment, padding included."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[Sequence[int]], *, num_tokens: int, device: torch.device) -> Segments:
+        """The segments of rows of `num_tokens` positions.
+
+        Raises:
+            ValueError: A row's segments are longer than the row.
+        """
+        padding = [num_tokens - sum(row) for row in lengths]
+        if min(padding) < 0:
+            raise ValueError(f"segments of {num_tokens - min(padding)} tokens do not fit a row of {num_tokens}")
+        pieces = [[*row, rest] if rest else row for row, rest in zip(lengths, padding, strict=True)]
+        everything = [*chain.from_iterable(pieces)]
+        borders = torch.tensor([0, *accumulate(everything)], dtype=torch.int32)
+        return cls(lengths, borders.to(device, non_blocking=True), max(everything))
 
 
 def causal_sdpa(
@@ -30,14 +63,34 @@ def causal_sdpa(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    segments: Segments | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal grouped-query attention by torch's SDPA; returns (B, T, H, D) and no weights."""
+    """Causal grouped-query attention by torch's SDPA; returns (B, T, H, D) and no weights.
+
+    With `segments`, one call each: work is the sum of their squares, and padding gets zeros.
+    """
     _require_no_mask(attention_mask)
-    output = F.scaled_dot_product_attention(
-        query_BHTD, key_BHTD, value_BHTD, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True
-    )
-    return output.transpose(1, 2).contiguous(), None
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True
+        )
+
+    if segments is None:
+        output_BHTD = attend(query_BHTD, key_BHTD, value_BHTD)
+    else:
+        rows = []
+        for row, lengths in enumerate(segments.lengths):
+            states = [each[row : row + 1] for each in (query_BHTD, key_BHTD, value_BHTD)]
+            pieces = [
+                attend(*(each[:, :, start:end] for each in states))
+                for start, end in pairwise(accumulate(lengths, initial=0))
+            ]
+            padding = torch.zeros_like(states[0][:, :, sum(lengths) :])
+            rows.append(torch.cat([*pieces, padding], dim=2))
+        output_BHTD = torch.cat(rows)
+    return output_BHTD.transpose(1, 2).contiguous(), None
 
 
 def causal_flash_attention(
@@ -48,14 +101,30 @@ def causal_flash_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    segments: Segments | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal grouped-query attention by flash-attention 2; returns (B, T, H, D) and no weights."""
-    from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]
+    """Causal grouped-query attention by flash-attention 2; returns (B, T, H, D) and no weights.
+
+    With `segments`, all of them in one call of its variable-length kernel.
+    """
+    from flash_attn import flash_attn_func, flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
     _require_no_mask(attention_mask)
-    query, key, value = (each.transpose(1, 2) for each in (query_BHTD, key_BHTD, value_BHTD))
-    return flash_attn_func(query, key, value, dropout_p=dropout, softmax_scale=scaling, causal=True), None
+    states = [each.transpose(1, 2) for each in (query_BHTD, key_BHTD, value_BHTD)]
+    if segments is None:
+        return flash_attn_func(*states, dropout_p=dropout, softmax_scale=scaling, causal=True), None
+    output = flash_attn_varlen_func(
+        *(each.flatten(0, 1) for each in states),
+        cu_seqlens_q=segments.borders,
+        cu_seqlens_k=segments.borders,
+        max_seqlen_q=segments.longest,
+        max_seqlen_k=segments.longest,
+        dropout_p=dropout,
+        softmax_scale=scaling,
+        causal=True,
+    )
+    return output.view_as(states[0]), None
 
 
 def choose_attention(wanted: str, *, on_gpu: bool, bf16: bool) -> str:

@@ -12,12 +12,20 @@ from composer.core.time import TimeUnit
 
 from meap.config import CheckpointConfig, RunConfig, TrainConfig, TrainingConfig
 from meap.data import Shards
-from meap.errors import MeapError
-from meap.schema import Batch
+from meap.errors import ConfigError, MeapError
+from meap.schema import Batch, SftBatch
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 
-__all__ = ["checkpointing", "count_tokens", "describe", "fit", "heldout_evaluator", "packed_rows"]
+__all__ = [
+    "checkpointing",
+    "count_tokens",
+    "describe",
+    "fit",
+    "heldout_evaluator",
+    "packed_rows",
+    "require_fine_tuning",
+]
 
 
 def packed_rows(loader: Any) -> DataSpec:
@@ -25,10 +33,12 @@ def packed_rows(loader: Any) -> DataSpec:
     return DataSpec(loader, get_num_tokens_in_batch=count_tokens)
 
 
-def count_tokens(batch: Batch) -> dict[str, int]:
-    """Tokens of a batch. Every position of a packed row is scored, so no device needs to be asked."""
+def count_tokens(batch: Batch | SftBatch) -> dict[str, int]:
+    """Positions of a batch, and how many of them are scored; known on the host, so no device needs to be asked."""
     num_tokens = int(batch["labels"].numel())
-    return {"total": num_tokens, "loss_generating": num_tokens}
+    # Every position of a pre-training row is scored; rows of fine-tuning bring their counts.
+    num_scored = sum(batch["num_targets"]) if "num_targets" in batch else num_tokens
+    return {"total": num_tokens, "loss_generating": num_scored}
 
 
 def heldout_evaluator(loader: Any, config: TrainConfig) -> Evaluator:
@@ -57,6 +67,23 @@ def checkpointing(config: CheckpointConfig, run: RunConfig) -> dict[str, Any]:
     }
 
 
+def require_fine_tuning(config: TrainingConfig) -> None:
+    """Refuse a configuration that is not one of fine-tuning.
+
+    Raises:
+        ConfigError: There is no model to tune, or the training process is to mask.
+    """
+    if config.model.base is None:
+        raise ConfigError(
+            "model.base is not set: fine-tuning starts from a finished model, give its folder or hub name"
+        )
+    if config.masking.site != "dataset":
+        raise ConfigError(
+            f"masking.site={config.masking.site} is for pre-training: copies are made and masked by the loader's "
+            "workers, set masking.site=dataset"
+        )
+
+
 def fit(trainer: Trainer) -> None:
     """Train until the maximum duration, which a resumed run may have reached already."""
     duration = trainer.state.max_duration
@@ -83,15 +110,17 @@ def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: Ne
         return
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
+    start = f"from {config.model.base}" if config.model.base else "from scratch"
+    sharding = "" if config.train.sharding == "none" else f", sharded ({config.train.sharding})"
     method = (
         f"MEAP, ratio {config.masking.ratio:g}" if config.masking.ratio else "plain next-token prediction (ratio 0)"
     )
     print(
         f"run        {config.run.name}: {method}, masks written by the {config.masking.site}\n"
-        f"model      {num_parameters:,} parameters, attention {model.config._attn_implementation}\n"
+        f"model      {num_parameters:,} parameters {start}, attention {model.config._attn_implementation}\n"
         f"data       {shards.manifest.rows:,} rows of {config.data.seq_len:,} tokens from {shards.remote}\n"
         f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step\n"
-        f"machine    {machine.world_size} x {machine.device}, {machine.precision}\n"
+        f"machine    {machine.world_size} x {machine.device}, {machine.precision}{sharding}\n"
         f"writes     {config.run.dir}",
         flush=True,
     )

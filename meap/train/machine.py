@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from composer.utils import dist
@@ -34,6 +35,10 @@ class Machine:
     def is_leader(self) -> bool:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
+
+    def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
+        """Whether this rank loads the weights a run starts from; where they are sharded, the leader hands them out."""
+        return "start" if config.sharding == "none" or self.is_leader else "none"
 
 
 def join_machine(config: TrainConfig) -> Machine:

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from composer.models import ComposerModel
 from torchmetrics import Metric
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from meap.config import ModelConfig
-from meap.schema import IGNORE_INDEX, Batch
+from meap.schema import IGNORE_INDEX, Batch, SftBatch
+from meap.train.attention import Segments
 
 __all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "llama_config", "padded_vocab_size"]
 
@@ -87,16 +88,15 @@ class NextTokenModel(ComposerModel):
         model: A decoder with the shape of transformers' ``*ForCausalLM``: a backbone ``model`` and an ``lm_head``.
     """
 
-    def __init__(self, model: LlamaForCausalLM) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         self.config = model.config
 
-    def forward(self, batch: Batch) -> ModelOutput:
+    def forward(self, batch: Batch | SftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
         # use_cache=False: transformers' default of True breaks compiled graphs and keeps keys and values alive.
-        hidden_BTD = self.model.model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
-        logits_BTV = self.model.lm_head(hidden_BTD)
+        logits_BTV = self.model(input_ids=batch["input_ids"], use_cache=False, **_segment_arguments(batch)).logits
         labels_BT = batch["labels"]
         losses_BT = F.cross_entropy(
             logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
@@ -141,6 +141,15 @@ class TokenLoss(Metric):
     def compute(self) -> torch.Tensor:
         """Mean loss per scored token."""
         return self.total / self.count
+
+
+def _segment_arguments(batch: Batch | SftBatch) -> dict[str, Any]:
+    """What fine-tuning rows tell the model besides their tokens; transformers hands it on to the attention function."""
+    if "segment_lengths" not in batch:
+        return {}
+    input_ids_BT = batch["input_ids"]
+    segments = Segments.of(batch["segment_lengths"], num_tokens=input_ids_BT.shape[1], device=input_ids_BT.device)
+    return {"position_ids": batch["position_ids"], "segments": segments}
 
 
 def _initialise(model: LlamaForCausalLM) -> None:

@@ -25,6 +25,7 @@ _FIXED = (
     "data.shuffle",
     "data.shuffle_block_size",
     "masking",
+    "sft",
     "model",
     "optimizer",
     "scheduler",

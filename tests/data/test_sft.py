@@ -11,9 +11,9 @@ from meap.config import DataConfig, SftConfig
 from meap.data import build_sft_loader, open_shards
 from meap.data.sft import expand_row
 from meap.errors import ConfigError, MismatchError
-from meap.manifest import CONVERSATIONS, Manifest
+from meap.manifest import CONVERSATIONS
 from meap.masking import MaskRule
-from meap.schema import IGNORE_INDEX, conversation_columns
+from meap.schema import IGNORE_INDEX
 
 M, NO = 99, IGNORE_INDEX
 RULE = MaskRule(mask_id=M, ratio=0.25, seed=3, mask_last=True)
@@ -71,25 +71,8 @@ def test_the_last_token_of_a_copy_is_masked_only_if_asked():
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict]:
-    """Rows of random conversations of up to three turns, some copied."""
-    random, made = np.random.default_rng(1), []
-    for _ in range(48):
-        conversations = []
-        for _ in range(3):
-            turns = [(int(random.integers(2, 5)), int(random.integers(1, 9))) for _ in range(random.integers(1, 4))]
-            answer = np.concatenate([np.repeat([0, 1], turn) for turn in turns]).astype(np.uint8)
-            conversations.append((random.integers(3, 90, len(answer)), answer))
-        copied = [answer.sum() > 8 for _, answer in conversations]
-        made.append(
-            {
-                "tokens": np.concatenate([tokens for tokens, _ in conversations]).astype(np.uint16),
-                "answer": np.concatenate([answer for _, answer in conversations]),
-                "lengths": np.array([len(answer) for _, answer in conversations], np.uint32),
-                "copied": np.array(copied, np.uint8),
-            }
-        )
-    return made
+def rows(conversation_rows) -> list[dict]:
+    return conversation_rows
 
 
 WIDE = 256
@@ -144,26 +127,8 @@ def test_masks_change_with_epoch_seed_and_row_and_with_nothing_else(rows):
 
 
 @pytest.fixture(scope="module")
-def remote(rows, write_shards, tmp_path_factory) -> Path:
-    """The random rows as a data set; manifest and tokenizer are those of a small one for pre-training, adapted."""
-    from streaming import MDSWriter
-
-    folder = write_shards(tmp_path_factory.mktemp("sft"), rows=8, validation_rows=0)
-    (folder / "train" / "index.json").rename(folder / "train" / "old.json")
-    manifest = Manifest.from_json((folder / "train" / "manifest.json").read_text(), origin="x")
-    shards = folder / "written"
-    with MDSWriter(
-        columns=conversation_columns(300), out=str(shards), compression="zstd", hashes=["xxh3_64"], size_limit=4096
-    ) as writer:
-        for row in rows:
-            writer.write(row)
-    for path in shards.iterdir():
-        path.replace(folder / "train" / path.name)
-    manifest = dataclasses.replace(
-        manifest, kind=CONVERSATIONS, seq_len=WIDE, rows=len(rows), config={"min_answer_tokens": 8}
-    )
-    (folder / "train" / "manifest.json").write_text(manifest.to_json())
-    return folder
+def remote(write_conversations, tmp_path_factory) -> Path:
+    return write_conversations(tmp_path_factory.mktemp("sft"), seq_len=WIDE)
 
 
 def load(remote: Path, cache: Path, *, workers: int = 0, world_size: int = 1, sft=None, rule=RULE):

@@ -98,6 +98,7 @@ def test_the_record_says_where_it_came_from(exported, tokenizer):
         "step": 7,
         "tokens": 700,
         "masking_ratio": 0.15,
+        "base": None,
     }
     assert record["tokenizer_fingerprint"] == tokenizer.fingerprint
     assert record["parameters"] == 320 * 32 * 2 + 2 * (32 * 32 * 3 + 32 * 48 * 3 + 32 * 2) + 32

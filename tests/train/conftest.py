@@ -44,6 +44,39 @@ def small_config(remote: Path) -> Callable[..., TrainingConfig]:
     return make
 
 
+@pytest.fixture
+def make_base(tmp_path: Path, tokenizer) -> Callable[..., Path]:
+    """Write a finished model of a few thousand parameters with its tokenizer, as a hub folder."""
+
+    def make(model_type: str, *, vocab_rows: int, tied: bool = False, with_mask: bool = False, **more) -> Path:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        more = {"sliding_window": None, "max_position_embeddings": 128} | more
+        config = AutoConfig.for_model(
+            model_type,
+            vocab_size=vocab_rows,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=tied,
+            **more,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config)
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                torch.nn.init.normal_(layer.weight, mean=0.05, std=0.3)
+        folder = tmp_path / f"base-{len(list(tmp_path.iterdir()))}"
+        model.save_pretrained(folder)
+        tokenizer.save(folder, with_mask=with_mask)
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def train(small_config) -> Callable[..., list[float]]:
     """Run the recipe and return the loss of each step."""

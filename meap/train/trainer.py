@@ -1,0 +1,100 @@
+"""Composer's Trainer, put together from a configuration the same way for every recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from composer import Trainer
+from composer.algorithms import GradientClipping
+from composer.callbacks import LRMonitor, SpeedMonitor
+from composer.core import Algorithm, Evaluator, Time
+from composer.utils.parallelism import FSDP2Config
+
+from meap.config import TrainConfig, TrainingConfig
+from meap.train.callbacks import MaskingMonitor, MetricsFile, ProgressLines
+from meap.train.fitting import checkpointing, packed_rows
+from meap.train.machine import Machine
+from meap.train.model import NextTokenModel
+from meap.train.optim import build_optimizer, build_scheduler
+from meap.train.run_folder import METRICS_NAME
+
+__all__ = ["build_trainer"]
+
+
+def build_trainer(
+    config: TrainingConfig,
+    machine: Machine,
+    model: NextTokenModel,
+    train_loader: Any,
+    *,
+    evaluators: Sequence[Evaluator],
+    algorithms: Sequence[Algorithm],
+    mask_id: int,
+    run_dir: Path,
+) -> Trainer:
+    """A Trainer that continues the run from its newest checkpoint, if there is one.
+
+    Args:
+        config: The whole configuration.
+        machine: Device, precision and ranks.
+        model: The model at step 0; with sharding its weights are needed on rank 0 only.
+        train_loader: This rank's share of each batch.
+        evaluators: What is measured during training.
+        algorithms: The method, where the training process applies it.
+        mask_id: Id of the mask token, for the statistics.
+        run_dir: The run's folder.
+    """
+    train = config.train
+    interval = Time.from_timestring(train.log_interval).value
+    clip_norm = config.optimizer.grad_clip_norm
+    if train.activation_checkpointing:
+        model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return Trainer(
+        model=model,
+        train_dataloader=packed_rows(train_loader),
+        eval_dataloader=list(evaluators),
+        max_duration=train.max_duration,
+        optimizers=build_optimizer(config.optimizer, model, fused=machine.on_gpu),
+        algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
+        callbacks=[
+            build_scheduler(config.scheduler),
+            MaskingMonitor(mask_id=mask_id, interval=interval),
+            LRMonitor(),
+            SpeedMonitor(window_size=10),
+        ],
+        loggers=[
+            ProgressLines(interval=interval, tokens_per_batch=train.global_batch_size * config.data.seq_len),
+            MetricsFile(run_dir / METRICS_NAME),
+        ],
+        parallelism_config=_sharding(train, model),
+        device=machine.device,
+        precision=machine.precision,
+        device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
+        accumulate_train_batch_on_tokens=True,
+        seed=config.run.seed,
+        progress_bar=False,
+        **checkpointing(config.checkpoint, config.run),
+    )
+
+
+def _sharding(config: TrainConfig, model: NextTokenModel) -> dict[str, Any] | None:
+    """FSDP 2 over all ranks, a group per decoder layer; torch's own successor of what DeepSpeed calls ZeRO-2 and 3.
+
+    Composer's former DeepSpeed support is gone, and FSDP 1 flattens parameters and is deprecated by torch. Checkpoints
+    are gathered into one file, so that they load at any world size and with any sharding.
+    """
+    if config.sharding == "none":
+        return None
+    layers = set(model.model.model.layers)
+    # Composer asks the child of the ComposerModel which of its modules form a group.
+    model.model.fsdp_wrap_fn = lambda module: module in layers  # type: ignore[assignment]
+    return {
+        "fsdp": FSDP2Config(
+            # Kept gathered between forward and backward pass, weights are sharded outside of steps only (ZeRO-2).
+            reshard_after_forward=config.sharding == "full",
+            state_dict_type="full",
+            load_monolith_rank0_only=True,
+        )
+    }

@@ -1,0 +1,135 @@
+"""Attention of fine-tuning rows: every segment is computed as if it stood alone."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+
+from meap.config import SftConfig
+from meap.data.sft import collate_rows, expand_row
+from meap.masking import MaskRule
+from meap.schema import IGNORE_INDEX
+from meap.train.attention import Segments, choose_attention
+from meap.train.model import NextTokenModel
+
+VOCAB, T = 300, 256
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+CONFIGS = [LlamaConfig(**SIZES), MistralConfig(**SIZES, sliding_window=None), Qwen2Config(**SIZES)]
+RULE = MaskRule(mask_id=299, ratio=0.3, seed=1)
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda config: config.model_type)
+def model(request) -> NextTokenModel:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(request.param)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.1)  # logits that all but vanish would hide a difference
+    model.config._attn_implementation = choose_attention("auto", on_gpu=False, bf16=False)
+    return NextTokenModel(model)
+
+
+def batch_of(rows, layout):
+    sft = SftConfig(layout=layout)
+    samples = [expand_row(row, n, seq_len=T, sft=sft, rule=RULE, epoch=0) for n, row in enumerate(rows[:4])]
+    return collate_rows(
+        [
+            {name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each for name, each in sample.items()}
+            for sample in samples
+        ]
+    )
+
+
+@pytest.mark.parametrize("layout", ["concat", "separate"])
+def test_the_logits_of_a_segment_are_those_of_the_segment_alone(model, conversation_rows, layout):
+    batch = batch_of(conversation_rows, layout)
+    segments = Segments.of(batch["segment_lengths"], num_tokens=T, device=torch.device("cpu"))
+    with torch.no_grad():
+        packed = model.model(
+            batch["input_ids"], position_ids=batch["position_ids"], segments=segments, use_cache=False
+        ).logits
+        model.model.config._attn_implementation = "eager"  # transformers' own reference, with its own mask
+        compared = 0
+        for row, lengths in enumerate(batch["segment_lengths"]):
+            start = 0
+            for length in lengths:
+                alone = model.model(batch["input_ids"][row : row + 1, start : start + length]).logits[0]
+                torch.testing.assert_close(packed[row, start : start + length], alone, rtol=0, atol=1e-5)
+                start += length
+                compared += 1
+    assert compared > (12 if layout == "separate" else 11)
+
+
+def test_one_copy_does_not_see_its_original_in_layout_separate_and_does_in_concat(model, conversation_rows):
+    """Change a token of the first original: which logits of its copy follow?"""
+    rows = [row for row in conversation_rows if row["copied"][0]]
+    first = int(rows[0]["lengths"][0])
+    follows = {}
+    for layout in ("concat", "separate"):
+        batch = batch_of(rows, layout)
+        before = model(batch)["losses_BT"]
+        batch["input_ids"] = batch["input_ids"].clone()
+        batch["input_ids"][0, 0] = 77
+        after = model(batch)["losses_BT"]
+        follows[layout] = bool((before[0, first : 2 * first] != after[0, first : 2 * first]).any())
+        torch.testing.assert_close(before[0, 2 * first :], after[0, 2 * first :], rtol=0, atol=0)
+        torch.testing.assert_close(before[1:], after[1:], rtol=0, atol=0)
+    assert follows == {"concat": True, "separate": False}
+
+
+@pytest.mark.parametrize("layout", ["concat", "separate"])
+def test_loss_and_gradients_are_those_of_the_segments_one_by_one(model, conversation_rows, layout):
+    batch = batch_of(conversation_rows, layout)
+    outputs = model(batch)
+    outputs["loss"].backward()
+    packed = [parameter.grad.clone() for parameter in model.parameters()]
+    assert all(torch.isfinite(gradient).all() for gradient in packed)
+    model.zero_grad()
+    model.model.config._attn_implementation = "eager"
+    losses = []
+    for row, lengths in enumerate(batch["segment_lengths"]):
+        start = 0
+        for length in lengths:
+            here = slice(start, start + length)
+            logits = model.model(batch["input_ids"][row : row + 1, here]).logits[0]
+            losses.append(
+                F.cross_entropy(logits, batch["labels"][row, here], ignore_index=IGNORE_INDEX, reduction="sum")
+            )
+            start += length
+    alone = torch.stack(losses).sum() / sum(batch["num_targets"])
+    torch.testing.assert_close(outputs["loss"], alone, rtol=0, atol=1e-5)
+    alone.backward()
+    for gradient, parameter in zip(packed, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_no_mask_is_built(model, conversation_rows, monkeypatch):
+    shapes = []
+    original = F.scaled_dot_product_attention
+
+    def spy(*args, **kwargs):
+        shapes.append((args[0].shape[2], kwargs.get("attn_mask")))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    batch = batch_of(conversation_rows, "separate")
+    model(batch)
+    lengths = [length for row in batch["segment_lengths"] for length in row]
+    assert shapes == [(length, None) for length in lengths] * SIZES["num_hidden_layers"]
+
+
+def test_borders_count_padding_as_one_more_segment():
+    segments = Segments.of([[3, 4], [10], [1]], num_tokens=10, device=torch.device("cpu"))
+    assert segments.borders.tolist() == [0, 3, 7, 10, 20, 21, 30]
+    assert segments.longest == 10
+    with pytest.raises(ValueError, match="segments of 11 tokens do not fit a row of 10"):
+        Segments.of([[4, 7]], num_tokens=10, device=torch.device("cpu"))

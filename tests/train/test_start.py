@@ -1,0 +1,91 @@
+"""Starting from a finished model: its vocabulary grows by the mask token, and nothing else changes."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from meap.config import ModelConfig, TokenizerConfig
+from meap.errors import ConfigError, DataError, MismatchError
+from meap.tokenizer import load_tokenizer
+from meap.train.attention import choose_attention
+from meap.train.start import rows_without_mask, start_model
+
+
+def start(base, tokenizer, *, weights="start", context=64, multiple=64):
+    attention = choose_attention("auto", on_gpu=False, bf16=False)
+    config = ModelConfig(base=str(base), vocab_multiple=multiple)
+    return start_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights).model
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2"])
+def test_known_ids_keep_their_logits_and_the_mask_token_starts_as_the_mean(make_base, tokenizer, model_type, tied):
+    plain = tokenizer.plain_vocab_size
+    base = make_base(model_type, vocab_rows=plain, tied=tied)
+    before, after = AutoModelForCausalLM.from_pretrained(base), start(base, tokenizer)
+    assert after.config.vocab_size == 320 == after.get_input_embeddings().weight.shape[0]
+    assert (after.get_input_embeddings().weight is after.get_output_embeddings().weight) == tied
+    ids = torch.randint(plain, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(after(ids).logits[..., :plain], before(ids).logits, rtol=0, atol=1e-5)
+    for old, new in (
+        (before.get_input_embeddings(), after.get_input_embeddings()),
+        (before.get_output_embeddings(), after.get_output_embeddings()),
+    ):
+        torch.testing.assert_close(new.weight[tokenizer.mask_id], old.weight.mean(0))
+        assert torch.equal(new.weight[:plain], old.weight)
+
+
+def test_spare_rows_are_used_before_any_are_added(make_base, tokenizer):
+    base = make_base("qwen2", vocab_rows=384)
+    before, after = AutoModelForCausalLM.from_pretrained(base), start(base, tokenizer)
+    assert after.config.vocab_size == 384
+    weight, old = after.get_input_embeddings().weight, before.get_input_embeddings().weight
+    torch.testing.assert_close(weight[tokenizer.mask_id], old.mean(0))
+    kept = [number for number in range(384) if number != tokenizer.mask_id]
+    assert torch.equal(weight[kept], old[kept])
+
+
+def test_a_mask_token_that_was_trained_keeps_its_embedding(make_base, tokenizer):
+    base = make_base("llama", vocab_rows=320, with_mask=True)
+    before, after = AutoModelForCausalLM.from_pretrained(base), start(base, tokenizer)
+    assert torch.equal(after.get_input_embeddings().weight, before.get_input_embeddings().weight)
+    with pytest.raises(ConfigError, match=r"export.keep_mask=false, but .* had '\[MASK\]' before this run"):
+        rows_without_mask(ModelConfig(base=str(base)), tokenizer)
+
+
+def test_without_weights_the_shapes_are_the_same(make_base, tokenizer):
+    base = make_base("llama", vocab_rows=tokenizer.plain_vocab_size)
+    shapes = {name: each.shape for name, each in start(base, tokenizer).state_dict().items()}
+    empty = start(base, tokenizer, weights="none")
+    assert {name: each.shape for name, each in empty.state_dict().items()} == shapes
+    assert {each.device.type for each in empty.parameters()} == {"meta"}
+    assert {name: each.shape for name, each in start(base, tokenizer, weights="any").state_dict().items()} == shapes
+
+
+def test_what_cannot_be_tuned_is_refused(make_base, tokenizer, tokenizer_dir, tmp_path):
+    with pytest.raises(DataError, match=r"model.base=.*nowhere cannot be read"):
+        start(tmp_path / "nowhere", tokenizer)
+    base = make_base("llama", vocab_rows=320)
+    with pytest.raises(ConfigError, match=r"has max_position_embeddings=128, but segments .* can take 256 positions"):
+        start(base, tokenizer, context=256)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    with pytest.raises(ConfigError, match=r"is a 'gpt2' model: .* supported are llama, mistral, qwen2, qwen3"):
+        start(base, tokenizer)
+    base = make_base("mistral", vocab_rows=320, sliding_window=32)
+    with pytest.raises(ConfigError, match=r"has sliding_window=32, but segments of the data can take 64 positions"):
+        start(base, tokenizer)
+
+
+def test_the_base_must_have_the_tokenizer_of_the_data(make_base, tokenizer_dir, tokenizer):
+    base = make_base("llama", vocab_rows=320)
+    other = load_tokenizer(TokenizerConfig(name=str(tokenizer_dir), mask_token="<other>"))
+    definition = json.loads((base / "tokenizer.json").read_text())
+    definition["model"]["merges"] = definition["model"]["merges"][:-1]
+    (base / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(MismatchError, match="is not the one the data was made with"):
+        start(base, tokenizer)
+    assert other.mask_id == tokenizer.mask_id
