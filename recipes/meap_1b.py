@@ -25,7 +25,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
     from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
     from meap.storage import use_one_s3_endpoint
-    from meap.train.algorithm import InputMasking
+    from meap.train.algorithm import build_input_masking
     from meap.train.attention import choose_attention
     from meap.train.callbacks import MaskingMonitor, MetricsFile, ProgressLines
     from meap.train.fitting import checkpointing, describe, fit, heldout_evaluator, packed_rows
@@ -72,7 +72,7 @@ def main(cfg: TrainingConfig) -> None:
         [GradientClipping("norm", cfg.optimizer.grad_clip_norm)] if cfg.optimizer.grad_clip_norm else []
     )
     if not masked_by_dataset:
-        algorithms.append(InputMasking(rule, preset=cfg.masking.preset))
+        algorithms.append(build_input_masking(cfg.masking, rule))
     interval = Time.from_timestring(cfg.train.log_interval).value
     evaluators = []
     if cfg.train.eval_batches:

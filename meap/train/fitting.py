@@ -83,9 +83,10 @@ def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: Ne
         return
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
-    method = (
-        f"MEAP, ratio {config.masking.ratio:g}" if config.masking.ratio else "plain next-token prediction (ratio 0)"
-    )
+    masking = config.masking
+    method = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
+    if masking.final_ratio is not None:
+        method = f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
     print(
         f"run        {config.run.name}: {method}, masks written by the {config.masking.site}\n"
         f"model      {num_parameters:,} parameters, attention {model.config._attn_implementation}\n"
