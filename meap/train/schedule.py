@@ -28,7 +28,7 @@ def scheduled_ratio(start: float, end: float, progress: float, *, shape: str) ->
         shape: `linear`, or `cosine`: half a wave, flat at both ends.
     """
     weight = progress if shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
-    return start * (1 - weight) + end * weight
+    return start + (end - start) * weight if weight < 1 else end
 
 
 @dataclass(frozen=True)
