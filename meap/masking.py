@@ -9,8 +9,8 @@ Invariants, one test per number:
 
 1. Labels are the clean tokens: masking returns new inputs and never touches its arguments.
 2. The count is exact: ``max(1, int(T * ratio))`` distinct positions of T in scope (official code), not Bernoulli.
-3. Tokens out of scope, protected ids and, unless `mask_last`, the last input position are never chosen.
-4. The choice depends on the address alone: not on batch, rank, worker, order, or the token values.
+3. Padding, tokens out of scope, protected ids and, unless `mask_last`, the last input token are never chosen.
+4. The choice depends on the address alone: not on batch, padding, rank, worker, order, or the token values.
 5. Both sites agree: numpy and torch give the same positions bit for bit.
 6. The first view is clean: view 0 is never masked.
 7. Ratio 0 is plain next-token prediction: inputs come back equal.
@@ -97,7 +97,15 @@ class MaskRule:
     mask_last: bool = False
     protected_ids: tuple[int, ...] = ()
 
-    def apply(self, input_ids_BT: Array, sample_ids_B: Array, *, epoch: int) -> Array:
+    def apply(
+        self,
+        input_ids_BT: Array,
+        sample_ids_B: Array,
+        *,
+        epoch: int,
+        in_scope_BT: Array | None = None,
+        is_token_BT: Array | None = None,
+    ) -> Array:
         """Mask rows (B, T) as `mask_inputs` does."""
         return mask_inputs(
             input_ids_BT,
@@ -109,6 +117,8 @@ class MaskRule:
             span_length=self.span_length,
             mask_last=self.mask_last,
             protected_ids=self.protected_ids,
+            in_scope_BT=in_scope_BT,
+            is_token_BT=is_token_BT,
         )
 
 
@@ -125,6 +135,7 @@ def mask_inputs(
     mask_last: bool = False,
     protected_ids: Sequence[int] = (),
     in_scope_BT: Array | None = None,
+    is_token_BT: Array | None = None,
 ) -> Array:
     """Replace the chosen input tokens by the mask token; labels are the caller's and stay clean.
 
@@ -137,9 +148,10 @@ def mask_inputs(
         epoch: Epoch number, from 0.
         view: `CLEAN_VIEW` is returned unmasked; pre-training has the masked view only.
         span_length: Tokens per span; 1 masks single tokens.
-        mask_last: Whether the last input position may be chosen.
+        mask_last: Whether the last input token of a row may be chosen.
         protected_ids: Token ids that are never masked; they do not count as input tokens in scope.
         in_scope_BT: Boolean (B, T), True where a token may be masked; all may be where it is None.
+        is_token_BT: Boolean (B, T), False at padding, which is out of scope; no padding where it is None.
 
     Returns:
         Masked token ids (B, T), of the same type as `input_ids_BT`.
@@ -162,6 +174,7 @@ def mask_inputs(
         span_length=span_length,
         mask_last=mask_last,
         in_scope_BT=in_scope_BT,
+        is_token_BT=is_token_BT,
     )
     masked_BT = _copy(input_ids_BT)
     masked_BT[chosen_BT] = mask_id
@@ -179,6 +192,7 @@ def choose_masked(
     span_length: int = 1,
     mask_last: bool = False,
     in_scope_BT: Array | None = None,
+    is_token_BT: Array | None = None,
 ) -> Array:
     """Choose the masked input positions of each row, from the address alone.
 
@@ -190,8 +204,9 @@ def choose_masked(
         epoch: Epoch number, from 0.
         view: `CLEAN_VIEW` chooses nothing.
         span_length: Tokens per span, at least 1; where the count does not divide, one span is shorter.
-        mask_last: Whether the last input position may be chosen.
+        mask_last: Whether the last input token of a row may be chosen.
         in_scope_BT: Boolean (B, T), True where a token may be masked; all may be where it is None.
+        is_token_BT: Boolean (B, T), False at padding, which is out of scope; no padding where it is None.
 
     Returns:
         Boolean (B, T), True at masked positions.
@@ -204,6 +219,8 @@ def choose_masked(
     ratio = 0.0 if view == CLEAN_VIEW else ratio
     num_rows = sample_ids_B.shape[0]
     key = (seed, epoch)
+    if is_token_BT is not None:
+        in_scope_BT = is_token_BT if in_scope_BT is None else in_scope_BT & is_token_BT
     if in_scope_BT is None:
         num_choices = num_tokens if mask_last else num_tokens - 1
         num_chosen = min(count_masked(num_tokens, ratio), num_choices)
@@ -212,7 +229,7 @@ def choose_masked(
         drawn = _draw(sample_ids_B, [num_choices] * num_rows, [num_chosen] * num_rows, key, view, span_length)
         return drawn if mask_last else _append_false(drawn)
 
-    choosable_BT = in_scope_BT if mask_last else _without_last(in_scope_BT)
+    choosable_BT = in_scope_BT if mask_last else _without_last(in_scope_BT, is_token_BT)
     scope_sizes, choices = ([int(size) for size in each.sum(1)] for each in (in_scope_BT, choosable_BT))
     chosen = [min(count_masked(size, ratio), most) for size, most in zip(scope_sizes, choices, strict=True)]
     if max(chosen, default=0) == 0:
@@ -428,8 +445,11 @@ def _append_false(chosen: Array) -> Array:
     return _concatenate([chosen, _full((chosen.shape[0], 1), False, like=chosen)])
 
 
-def _without_last(chosen: Array) -> Array:
-    return _append_false(chosen[:, :-1])
+def _without_last(in_scope: Array, is_token: Array | None) -> Array:
+    """False also at the last token of each row."""
+    if is_token is None:
+        return _append_false(in_scope[:, :-1])
+    return in_scope & (is_token.cumsum(1) < is_token.sum(1)[:, None])
 
 
 def _first_occurrences(slots: Array, num_slots: int) -> Array:

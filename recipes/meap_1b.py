@@ -20,7 +20,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
     from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
     from meap.storage import use_one_s3_endpoint
-    from meap.train.algorithm import InputMasking
+    from meap.train.algorithm import build_input_masking
     from meap.train.attention import choose_attention
     from meap.train.fitting import describe, fit, heldout_evaluator
     from meap.train.machine import join_machine
@@ -72,7 +72,7 @@ def main(cfg: TrainingConfig) -> None:
             model,
             train_loader,
             evaluators=evaluators,
-            algorithms=[] if masked_by_dataset else [InputMasking(rule, preset=cfg.masking.preset)],
+            algorithms=[] if masked_by_dataset else [build_input_masking(cfg.masking, rule)],
             mask_id=tokenizer.mask_id,
             run_dir=run_dir,
         )

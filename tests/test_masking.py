@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections import Counter
 from itertools import combinations, permutations
 
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meap import masking
 from meap.masking import CLEAN_VIEW, choose_masked, count_masked, mask_inputs, official_positions, philox4x64
 
 MASK = 32_000
@@ -18,6 +20,12 @@ MASK = 32_000
 
 def rows(num_rows: int, num_tokens: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(3, MASK, (num_rows, num_tokens))
+
+
+def test_every_numbered_invariant_has_a_test():
+    assert masking.__doc__ is not None
+    promised = re.findall(r"^(\d+)\. ", masking.__doc__, flags=re.MULTILINE)
+    assert sorted({name.split("_")[1] for name in globals() if re.match(r"test_\d+_", name)}) == promised
 
 
 def test_1_labels_are_the_clean_tokens():
@@ -84,6 +92,50 @@ def test_3_a_row_without_tokens_in_scope_stays_as_it_is():
     assert (masked[1] == MASK).sum() == 4
 
 
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    ratio=st.floats(0.01, 0.95),
+    mask_last=st.booleans(),
+    span_length=st.sampled_from([1, 3]),
+)
+@settings(max_examples=100, deadline=None)
+def test_3_padding_is_never_chosen_and_the_count_is_that_of_the_tokens(lengths, ratio, mask_last, span_length):
+    is_token = np.arange(40)[None, :] < np.array(lengths)[:, None]
+    chosen = choose_masked(
+        np.arange(len(lengths)),
+        num_tokens=40,
+        ratio=ratio,
+        seed=5,
+        epoch=0,
+        span_length=span_length,
+        mask_last=mask_last,
+        is_token_BT=is_token,
+    )
+    assert not (chosen & ~is_token).any()
+    for row, length in zip(chosen, lengths, strict=True):
+        assert row.sum() == min(count_masked(length, ratio), length if mask_last else max(0, length - 1))
+        assert mask_last or length == 0 or not row[length - 1]
+
+
+@pytest.mark.parametrize("span_length", [1, 4])
+def test_4_padding_on_either_side_changes_nothing(span_length: int):
+    arguments = {"ratio": 0.4, "seed": 3, "epoch": 1, "span_length": span_length}
+    alone = choose_masked(np.array([5]), num_tokens=30, **arguments)
+    for left, right in ((0, 0), (0, 1), (9, 0), (3, 50)):
+        is_token = np.concatenate([np.zeros(left, bool), np.ones(30, bool), np.zeros(right, bool)])[None]
+        padded = choose_masked(np.array([5]), num_tokens=is_token.shape[1], is_token_BT=is_token, **arguments)
+        np.testing.assert_array_equal(padded[is_token][None], alone)
+
+
+def test_4_a_scope_of_everything_is_no_scope():
+    everything = np.ones((3, 30), bool)
+    for given_scope in ({"in_scope_BT": everything}, {"is_token_BT": everything}):
+        np.testing.assert_array_equal(
+            choose_masked(np.arange(3), num_tokens=30, ratio=0.4, seed=3, epoch=1, **given_scope),
+            choose_masked(np.arange(3), num_tokens=30, ratio=0.4, seed=3, epoch=1),
+        )
+
+
 def test_4_the_choice_depends_on_the_address_alone():
     def choose(samples, **changed):
         return choose_masked(np.array(samples), **{"num_tokens": 128, "ratio": 0.15, "seed": 3, "epoch": 1} | changed)
@@ -120,6 +172,28 @@ def test_5_numpy_and_torch_agree_with_protected_ids(span_length: int):
     arguments["span_length"] = span_length
     by_torch = mask_inputs(torch.from_numpy(inputs), torch.from_numpy(samples), **arguments)
     np.testing.assert_array_equal(mask_inputs(inputs, samples, **arguments), by_torch.numpy())
+
+
+@pytest.mark.parametrize("mask_last", [False, True])
+@pytest.mark.parametrize("span_length", [1, 7])
+def test_5_numpy_and_torch_agree_with_scope_and_padding(span_length: int, mask_last: bool):
+    random_bits = np.random.default_rng(1)
+    inputs, samples = rows(6, 200), np.arange(6)
+    in_scope, is_token = (
+        random_bits.random((6, 200)) < 0.6,
+        np.arange(200) < np.array([[200], [1], [0], [77], [2], [9]]),
+    )
+    arguments = {"mask_id": MASK, "ratio": 0.4, "seed": 8, "epoch": 0}
+    arguments |= {"span_length": span_length, "mask_last": mask_last}
+    by_numpy = mask_inputs(inputs, samples, in_scope_BT=in_scope, is_token_BT=is_token, **arguments)
+    by_torch = mask_inputs(
+        torch.from_numpy(inputs),
+        torch.from_numpy(samples),
+        in_scope_BT=torch.from_numpy(in_scope),
+        is_token_BT=torch.from_numpy(is_token),
+        **arguments,
+    )
+    np.testing.assert_array_equal(by_numpy, by_torch.numpy())
 
 
 def test_6_the_first_view_is_clean():
@@ -166,6 +240,30 @@ def test_8_gaps_between_masked_tokens_have_their_exact_distribution():
         observed = [int((gaps == gap).sum()) for gap in range(20)]
         rest = [num_rows - sum(observed)], [num_rows - sum(expected)]
         assert chi_square_is_plausible(observed + rest[0], expected + rest[1])
+
+
+@pytest.mark.parametrize(("num_tokens", "num_spans", "span_length"), [(65, 3, 5), (81, 6, 4)])
+def test_8_gaps_between_spans_have_their_exact_distribution(num_tokens: int, num_spans: int, span_length: int):
+    """With every span shrunk to one slot, gaps are those between k tokens among the slots that remain."""
+    num_rows, count = 100_000, num_spans * span_length
+    chosen = choose_masked(
+        np.arange(num_rows),
+        num_tokens=num_tokens,
+        ratio=count / num_tokens + 1e-9,
+        seed=6,
+        epoch=0,
+        span_length=span_length,
+    )
+    assert (chosen.sum(1) == count).all()
+    # Spans may touch, but each is `span_length` long: every so many-th masked position begins one.
+    starts = np.nonzero(chosen)[1].reshape(num_rows, num_spans, span_length)[:, :, 0]
+    slots = num_tokens - 1 - count + num_spans
+    for gaps in (starts[:, 0], starts[:, 2] - starts[:, 1] - span_length):
+        expected = [
+            num_rows * math.comb(slots - gap - 1, num_spans - 1) / math.comb(slots, num_spans) for gap in range(12)
+        ]
+        observed = [int((gaps == gap).sum()) for gap in range(12)]
+        assert chi_square_is_plausible([*observed, num_rows - sum(observed)], [*expected, num_rows - sum(expected)])
 
 
 def test_8_every_placement_of_spans_is_equally_likely():

@@ -7,10 +7,18 @@ from collections.abc import Collection
 
 from meap.errors import ConfigError
 
-__all__ = ["require_at_least", "require_duration", "require_interval", "require_one_of", "require_ratio"]
+__all__ = [
+    "require_at_least",
+    "require_duration",
+    "require_interval",
+    "require_one_of",
+    "require_ratio",
+    "require_share_or_duration",
+]
 
 _BATCHES = re.compile(r"[1-9]\d*ba")
 _DURATION = re.compile(r"[1-9]\d*(ba|tok|ep|sp)")
+_SHARE = re.compile(r"(1(\.0*)?|0?\.\d*[1-9]\d*)dur")
 
 
 def require_at_least(key: str, value: float, bound: float) -> None:
@@ -35,6 +43,15 @@ def require_duration(key: str, value: str) -> None:
     """Raise unless `value` is a Composer duration in batches, tokens, samples or epochs."""
     if not _DURATION.fullmatch(value):
         raise ConfigError(f"{key}={value!r} is not a duration: write for example 1000ba (batches), 200000tok or 1ep")
+
+
+def require_share_or_duration(key: str, value: str) -> None:
+    """Raise unless `value` is a Composer duration, or a share of the whole training in (0, 1]."""
+    if not _SHARE.fullmatch(value) and not _DURATION.fullmatch(value):
+        raise ConfigError(
+            f"{key}={value!r} is not a duration: write for example 1000ba (batches), 200000tok or 1ep, "
+            "or a share of the training in (0, 1], such as 0.5dur"
+        )
 
 
 def require_interval(key: str, value: str) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meap.config.checks import require_at_least, require_duration, require_interval, require_one_of, require_ratio
+from meap.config.checks import (
+    require_at_least,
+    require_duration,
+    require_interval,
+    require_one_of,
+    require_ratio,
+    require_share_or_duration,
+)
 from meap.errors import ConfigError
 
 __all__ = [
@@ -103,11 +110,19 @@ class MaskingConfig:
     mask_last: bool = False
     """Whether the last input position may be masked (the official code never does)."""
     protected: tuple[str, ...] = ()
-    """Tokens that are never masked, by role: any of bos, eos. The paper protects none in pre-training."""
+    """Tokens that are never masked, by role: any of bos, eos. The paper protects none; padding never is masked."""
     preset: str | None = None
     """`official` repeats the 51 mask patterns of the official code, the same for every row; needs site=algorithm."""
     site: str = "dataset"
     """Who masks: `dataset` (the loader's workers) or `algorithm` (the training process); the result is the same."""
+    scope: str = "all"
+    """`all` input tokens, or those of the `response`: scored as targets themselves; the latter needs site=algorithm."""
+    schedule: str = "constant"
+    """`constant`; `linear` or `cosine` go from ratio to final_ratio (not in the paper) and need site=algorithm."""
+    final_ratio: float | None = None
+    """Ratio at the end of the schedule and after it, in [0, 1); only with a schedule."""
+    schedule_duration: str = "1dur"
+    """Length of the schedule, from the start of training: 1dur, 0.5dur, 1000ba, 200000tok, 5000sp or 1ep."""
 
     def __post_init__(self) -> None:
         require_ratio("masking.ratio", self.ratio, remedy="The paper uses 0.15; 0 trains the NTP control.")
@@ -116,6 +131,13 @@ class MaskingConfig:
         for role in self.protected:
             require_one_of("masking.protected", role, ("bos", "eos"))
         require_one_of("masking.site", self.site, ("dataset", "algorithm"))
+        require_one_of("masking.scope", self.scope, ("all", "response"))
+        if self.scope == "response" and self.site != "algorithm":
+            raise ConfigError(
+                "masking.scope=response goes by the labels of a batch, and rows that loader workers mask score every "
+                "token (or, in fine-tuning, are masked in answers only anyway): set masking.site=algorithm"
+            )
+        self._check_schedule()
         if self.preset is not None:
             require_one_of("masking.preset", self.preset, ("official",))
             if self.site != "algorithm":
@@ -123,10 +145,36 @@ class MaskingConfig:
                     "masking.preset=official masks by training step, which loader workers do not know: "
                     "set masking.site=algorithm"
                 )
-            if self.strategy != "random" or self.mask_last or self.protected:
+            if self.strategy != "random" or self.mask_last or self.protected or self.scope != "all":
                 raise ConfigError(
-                    "masking.preset=official fixes the rule: leave masking.strategy, mask_last and protected unset"
+                    "masking.preset=official fixes the rule: leave masking.strategy, mask_last, protected and scope "
+                    "unset"
                 )
+
+    def _check_schedule(self) -> None:
+        require_one_of("masking.schedule", self.schedule, ("constant", "linear", "cosine"))
+        require_share_or_duration("masking.schedule_duration", self.schedule_duration)
+        if self.schedule == "constant":
+            if self.final_ratio is not None:
+                raise ConfigError(
+                    f"masking.final_ratio={self.final_ratio} is the end of a schedule, but masking.schedule=constant: "
+                    "set masking.schedule=linear or cosine, or leave masking.final_ratio unset"
+                )
+            return
+        if self.final_ratio is None:
+            raise ConfigError(
+                f"masking.schedule={self.schedule} needs an end: set masking.final_ratio to a value in [0, 1)"
+            )
+        require_ratio("masking.final_ratio", self.final_ratio, remedy="masking.schedule=constant needs none.")
+        if self.preset is not None:
+            raise ConfigError(
+                f"masking.preset={self.preset} fixes the ratio of a run: leave masking.schedule and final_ratio unset"
+            )
+        if self.site != "algorithm":
+            raise ConfigError(
+                f"masking.schedule={self.schedule} changes the ratio with the training step, which loader workers do "
+                "not know: set masking.site=algorithm"
+            )
 
 
 @dataclass(frozen=True)

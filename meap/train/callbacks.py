@@ -25,8 +25,13 @@ __all__ = ["MaskingMonitor", "MetricsFile", "ProgressLines"]
 class MaskingMonitor(Callback):
     """Log the realised mask ratio, and the loss where the *target* token was masked in the input and where it was not.
 
-    A masked target is one the model could not have read off a later copy of its own input; both losses are next-token
-    losses. Sums stay on the device and are read once per interval.
+    The ratio is masked inputs per input token; padding is none: what ``segment_lengths`` (fine-tuning rows) or an
+    ``attention_mask`` leaves out. A scored position p has a masked target where the input at p + 1 is the mask token,
+    and a clean target elsewhere; both losses are next-token losses. In pre-training the two kinds of targets are drawn
+    alike; in fine-tuning masked targets are those of the copies, clean targets the answers of the originals.
+
+    Sums stay on the device and are read once per interval. The model must return ``losses_BT``, as `NextTokenModel`
+    does, for labels that are shifted already.
 
     Args:
         mask_id: Id of the mask token.
@@ -34,7 +39,7 @@ class MaskingMonitor(Callback):
 
     Logs:
         masking/ratio: Masked share of input tokens.
-        masking/loss_masked_targets, masking/loss_clean_targets: Mean losses, in nats.
+        masking/loss_masked_targets, masking/loss_clean_targets: Mean losses, in nats, of the kinds that occurred.
     """
 
     def __init__(self, *, mask_id: int, interval: int) -> None:
@@ -47,7 +52,7 @@ class MaskingMonitor(Callback):
         batch, outputs = cast("Batch", state.batch), cast("ModelOutput", state.outputs)
         is_mask_BT = batch["input_ids"] == self._mask_id
         scored_BT = batch["labels"] != IGNORE_INDEX
-        # The label at t is the input at t + 1; the last label lies beyond the row's inputs and is never masked.
+        # The label at p is the token at p + 1; the last label lies beyond the row's inputs and is never masked.
         masked_target_BT = torch.zeros_like(is_mask_BT)
         masked_target_BT[:, :-1] = is_mask_BT[:, 1:]
         masked_target_BT &= scored_BT
@@ -55,7 +60,7 @@ class MaskingMonitor(Callback):
         losses_BT = outputs["losses_BT"]
         sums = torch.stack(
             [
-                torch.full((), is_mask_BT.numel(), device=is_mask_BT.device),
+                _count_inputs(batch),
                 is_mask_BT.sum(),
                 masked_target_BT.sum(),
                 (losses_BT * masked_target_BT).sum(),
@@ -72,9 +77,11 @@ class MaskingMonitor(Callback):
         dist.all_reduce(self._sums)
         inputs, masked_inputs, masked, masked_loss, clean, clean_loss = self._sums.tolist()
         self._sums = None
-        metrics = {"masking/ratio": masked_inputs / inputs, "masking/loss_clean_targets": clean_loss / max(clean, 1)}
+        metrics = {"masking/ratio": masked_inputs / inputs}
         if masked:
             metrics["masking/loss_masked_targets"] = masked_loss / masked
+        if clean:
+            metrics["masking/loss_clean_targets"] = clean_loss / clean
         logger.log_metrics(metrics)
 
 
@@ -137,11 +144,14 @@ class ProgressLines(LoggerDestination):
         ratio = self._metrics.get("masking/ratio")
         if ratio is None:
             return ""
-        masked = self._metrics.get("masking/loss_masked_targets")
-        if masked is None:
+        if "masking/loss_masked_targets" not in self._metrics:
             return f"masked {ratio:.1%}"
-        clean = self._metrics["masking/loss_clean_targets"]
-        return f"masked {ratio:.1%} (targets: masked {masked:.4f}, clean {clean:.4f})"
+        losses = (
+            f"{kind} {self._metrics[f'masking/loss_{kind}_targets']:.4f}"
+            for kind in ("masked", "clean")
+            if f"masking/loss_{kind}_targets" in self._metrics
+        )
+        return f"masked {ratio:.1%} (targets: {', '.join(losses)})"
 
 
 class MetricsFile(LoggerDestination):
@@ -175,6 +185,17 @@ class MetricsFile(LoggerDestination):
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **self._pending}) + "\n")
         self._pending = {}
+
+
+def _count_inputs(batch: Batch) -> torch.Tensor:
+    """Input tokens without padding, as a scalar on the batch's device, which is not asked for anything."""
+    loaded = cast("dict[str, Any]", batch)
+    if "attention_mask" in loaded:
+        return (loaded["attention_mask"] != 0).sum()
+    num_inputs = batch["input_ids"].numel()
+    if "segment_lengths" in loaded:
+        num_inputs = sum(map(sum, loaded["segment_lengths"]))
+    return torch.full((), num_inputs, device=batch["input_ids"].device)
 
 
 def _total_batches(state: State) -> int:

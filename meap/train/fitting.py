@@ -112,9 +112,10 @@ def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: Ne
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
     start = f"from {config.model.base}" if config.model.base else "from scratch"
     sharding = "" if config.train.sharding == "none" else f", sharded ({config.train.sharding})"
-    method = (
-        f"MEAP, ratio {config.masking.ratio:g}" if config.masking.ratio else "plain next-token prediction (ratio 0)"
-    )
+    masking = config.masking
+    method = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
+    if masking.final_ratio is not None:
+        method = f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
     print(
         f"run        {config.run.name}: {method}, masks written by the {config.masking.site}\n"
         f"model      {num_parameters:,} parameters {start}, attention {model.config._attn_implementation}\n"

@@ -45,6 +45,14 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
         ("masking.protected=[pad]", "masking.protected='pad' is not known"),
         ("masking.preset=theirs", "masking.preset='theirs' is not known"),
         ("masking.preset=official", "set masking.site=algorithm"),
+        ("masking.scope=prompt", "masking.scope='prompt' is not known: choose one of all, response"),
+        ("masking.scope=response", "goes by the labels of a batch, .* set masking.site=algorithm"),
+        ("masking.schedule=step", "masking.schedule='step' is not known: choose one of constant, cosine, linear"),
+        ("masking.schedule=linear", "masking.schedule=linear needs an end: set masking.final_ratio"),
+        ("masking.final_ratio=0.3", "masking.final_ratio=0.3 is the end of a schedule, but masking.schedule=constant"),
+        ("masking.schedule_duration=soon", "masking.schedule_duration='soon' is not a duration: .* such as 0.5dur"),
+        ("masking.schedule_duration=1.5dur", "masking.schedule_duration='1.5dur' is not a duration"),
+        ("masking.schedule_duration=0dur", "masking.schedule_duration='0dur' is not a duration"),
         ("run.seed=-1", "run.seed=-1 is out of range"),
         ("run.name", "'run.name' is not an override: write section.key=value"),
         ("data=3", "override 'data=3'"),
@@ -74,6 +82,19 @@ def test_the_official_preset_fixes_the_rule():
     assert load_config(TrainingConfig, None, overrides).masking.preset == "official"
     with pytest.raises(ConfigError, match="masking.preset=official fixes the rule"):
         load_config(TrainingConfig, None, [*overrides, "masking.strategy=span"])
+    with pytest.raises(ConfigError, match="masking.preset=official fixes the ratio of a run"):
+        load_config(TrainingConfig, None, [*overrides, "masking.schedule=linear", "masking.final_ratio=0.3"])
+
+
+@pytest.mark.parametrize("duration", ["1dur", "1.0dur", "0.5dur", ".25dur", "100ba", "1ep"])
+def test_a_schedule_of_the_ratio_needs_the_algorithm_and_a_ratio_below_one(duration: str):
+    schedule = ["masking.schedule=cosine", f"masking.schedule_duration={duration}"]
+    algorithm = [*schedule, "masking.site=algorithm"]
+    assert load_config(TrainingConfig, None, [*algorithm, "masking.final_ratio=0"]).masking.final_ratio == 0.0
+    with pytest.raises(ConfigError, match=r"masking.final_ratio=1.0 is out of range: it must be in \[0, 1\)"):
+        load_config(TrainingConfig, None, [*algorithm, "masking.final_ratio=1"])
+    with pytest.raises(ConfigError, match="which loader workers do not know: set masking.site=algorithm"):
+        load_config(TrainingConfig, None, [*schedule, "masking.final_ratio=0.3"])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The recipe as a whole: what a run promises, tried with real runs."""
 
+import json
 import math
 import os
 import signal
@@ -44,6 +45,37 @@ def test_every_rule_is_the_same_at_both_sites_and_a_run_of_its_own(train, tmp_pa
     assert train(tmp_path / "algorithm", *by_algorithm) == by_dataset
     plain = train(tmp_path / "plain", "train.max_duration=3ba", "masking.ratio=0.4")
     assert (plain != by_dataset) == ("protected" not in override)  # the random rows of this test hold no BOS or EOS
+
+
+def test_a_scheduled_ratio_is_logged_realised_and_resumed(train, tmp_path):
+    constant = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")  # the learning rate
+    schedule = (
+        "masking.site=algorithm",
+        "masking.scope=response",
+        "masking.schedule=linear",
+        "masking.final_ratio=0.9",
+    )
+    overrides = (*constant, *schedule, "masking.ratio=0.2", "masking.schedule_duration=10ba")
+    whole = train(tmp_path / "whole", "train.max_duration=12ba", *overrides)
+    ratios = logged(tmp_path / "whole", "masking/ratio_scheduled")
+    assert ratios == pytest.approx([min(0.9, 0.2 + 0.07 * step) for step in range(12)])
+    # All tokens of a packed row are targets but the first: 15 of 16.
+    assert logged(tmp_path / "whole", "masking/ratio") == [min(int(15 * ratio), 14) / 16 for ratio in ratios]
+
+    train(tmp_path / "parts", "train.max_duration=4ba", *overrides)
+    assert train(tmp_path / "parts", "train.max_duration=12ba", *overrides) == pytest.approx(whole, abs=1e-6)
+    assert logged(tmp_path / "parts", "masking/ratio_scheduled") == ratios
+
+
+def logged(run_dir: Path, name: str) -> list[float]:
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [record[name] for record in records if name in record]
+
+
+def test_a_schedule_that_goes_nowhere_is_the_constant_ratio_bit_for_bit(train, tmp_path):
+    by_dataset = train(tmp_path / "dataset", "train.max_duration=5ba", "masking.ratio=0.25")
+    flat = ("masking.site=algorithm", "masking.schedule=cosine", "masking.ratio=0.25", "masking.final_ratio=0.25")
+    assert train(tmp_path / "flat", "train.max_duration=5ba", *flat) == by_dataset
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.15])
