@@ -157,10 +157,10 @@ def build_sft_loader(
     Raises:
         ConfigError: Also where `sft.min_answer_tokens` asks for copies that the rows have no room for.
     """
-    prepared = shards.manifest.config["min_answer_tokens"]
+    prepared = max(stream.manifest.config["min_answer_tokens"] for stream in shards.streams)
     if sft.min_answer_tokens is not None and sft.min_answer_tokens < prepared:
         raise ConfigError(
-            f"sft.min_answer_tokens={sft.min_answer_tokens}, but the rows of {shards.remote} have room for copies of "
+            f"sft.min_answer_tokens={sft.min_answer_tokens}, but the rows of {shards.origin} have room for copies of "
             f"answers of more than {prepared} tokens only: leave it unset, or prepare the data with a lower one"
         )
     return build_loader(
@@ -172,7 +172,7 @@ def build_sft_loader(
         world_size=world_size,
         cache_dir=cache_dir,
         shuffle=shuffle,
-        make_dataset=partial(StreamingSFTDataset, sft=sft, seq_len=shards.manifest.seq_len),
+        make_dataset=partial(StreamingSFTDataset, sft=sft, seq_len=shards.seq_len),
         collate=collate_rows,
     )
 
