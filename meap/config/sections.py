@@ -85,7 +85,7 @@ class DataConfig:
     with more than its size repeats rows, each time with other masks. Without, every row comes once per epoch.
     Held-out loss is over the validation rows as they are, each once, of the streams that have any."""
     cache_dir: str | None = None
-    """Local folder for downloaded shards, one folder in it per stream. Unset: <run.dir>/cache."""
+    """Local folder for downloaded shards, with one folder per stream; a run's own. Unset: <run.dir>/cache."""
     seq_len: int = 4096
     """Input tokens per row; must be what the shards were packed to."""
     num_canonical_nodes: int = 24
@@ -106,8 +106,8 @@ class DataConfig:
     predownload: int | None = None
     """Rows to download ahead per worker, at least 1. Unset: eight device batches."""
     cache_limit: str | None = None
-    """Bound of the local cache, such as 100gb: room for every shard that workers may read ahead at once, and four more.
-    Unset: no bound."""
+    """Bound of the local cache of a split, such as 100gb: room for every shard into which workers may read ahead at
+    once, and four more. Unset: no bound."""
     keep_zip: bool = False
     """Whether the compressed form of a shard stays in the cache beside the other; both count towards cache_limit."""
     validate_hash: bool = True
@@ -147,6 +147,13 @@ class DataConfig:
                 raise ConfigError(
                     f"data.streams.{name}.proportion={stream.proportion} is out of range: it must be more than 0 "
                     "(remove a stream that should give no rows)"
+                )
+        places = {stream.remote.rstrip("/"): name for name, stream in self.streams.items()}
+        for name, stream in self.streams.items():
+            if (other := places[stream.remote.rstrip("/")]) != name:
+                raise ConfigError(
+                    f"data.streams.{name} and data.streams.{other} are both {stream.remote}: leave one of them out "
+                    "and raise the other's proportion, so that repeated rows are known as such"
                 )
         without = [name for name, stream in self.streams.items() if stream.proportion is None]
         if 0 < len(without) < len(self.streams):

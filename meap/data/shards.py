@@ -74,7 +74,7 @@ class Shards:
         )
 
     def mixed_order(self) -> NDArray[np.int64]:
-        """All row numbers, so that the first N hold every stream in the ratio of its rows; of one stream, 0, 1, 2, ..."""
+        """All row numbers, so that the first N hold every stream in the ratio of its rows; of one stream, 0, 1, ..."""
         place = [(np.arange(stream.manifest.rows) + 0.5) / stream.manifest.rows for stream in self.streams]
         return np.argsort(np.concatenate(place), kind="stable")
 

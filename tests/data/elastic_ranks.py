@@ -40,7 +40,7 @@ def train(job: dict[str, Any], rank: int) -> dict[str, Any]:
     loader = build_loader(
         data,
         shards,
-        rule=build_mask_rule(MaskingConfig(ratio=0.25), shards.manifest.tokenizer, seed=SEED),
+        rule=build_mask_rule(MaskingConfig(ratio=0.25), shards.tokenizer, seed=SEED),
         seed=SEED,
         global_batch_size=GLOBAL_BATCH,
         world_size=job["world"],
