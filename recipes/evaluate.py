@@ -21,7 +21,7 @@ def main(cfg: TrainingConfig) -> None:
     import torch
     from numpy.typing import NDArray
 
-    from meap.data import StreamingMaskedDataset, open_shards
+    from meap.data import StreamingMaskedDataset, build_streams, open_shards
     from meap.evals.hugging_face import load_model
     from meap.evals.runner import TASKS, print_table, run_tasks
     from meap.evals.task import LazyRows, TaskInputs
@@ -40,33 +40,29 @@ def main(cfg: TrainingConfig) -> None:
 
     # Held-out rows are ids, which mean something to the tokenizer that made them only.
     shards = open_shards(cfg.data, VALIDATION_SPLIT)
-    if shards.manifest.tokenizer.fingerprint != model.tokenizer.fingerprint:
+    if shards.tokenizer.fingerprint != model.tokenizer.fingerprint:
         tasks.remove("perplexity")
-        skipped["perplexity"] = f"the model's tokenizer is not the one {shards.remote} was made with"
+        skipped["perplexity"] = f"the model's tokenizer is not the one {shards.origin} was made with"
         print(f"skipped     perplexity: {skipped['perplexity']}")
 
     # A cache of its own: a training run that is still going on owns the other one.
     with tempfile.TemporaryDirectory(prefix="meap-eval-") as cache_dir:
         dataset = StreamingMaskedDataset(
             rule=None,
-            remote=shards.remote,
-            local=cache_dir,
-            split=shards.split,
+            streams=build_streams(cfg.data, shards, Path(cache_dir)),
             batch_size=1,
             num_canonical_nodes=1,
             shuffle=False,
-            download_retry=cfg.data.download_retry,
-            download_timeout=cfg.data.download_timeout,
-            validate_hash=shards.manifest.hash_algorithm,
         )
+        order = shards.mixed_order()
 
         # By number, not by iteration, which starts threads and keeps an epoch's state.
         def read_row(index: int) -> NDArray[np.int64]:
-            sample = dataset[index]
+            sample = dataset[int(order[index])]
             return torch.cat([sample["input_ids"], sample["labels"][-1:]]).numpy()
 
-        inputs = TaskInputs(model, model.tokenizer, cfg.eval, LazyRows(shards.manifest.rows, read_row))
-        facts = {"data": shards.remote, "export": export, "skipped": skipped}
+        inputs = TaskInputs(model, model.tokenizer, cfg.eval, LazyRows(shards.rows, read_row))
+        facts = {"data": shards.origin, "export": export, "skipped": skipped}
         results = run_tasks(inputs, tasks, Path(cfg.eval.out_dir), facts=facts)
     print_table(results)
     print(f"written     {cfg.eval.out_dir}")

@@ -46,7 +46,7 @@ def main(cfg: TrainingConfig) -> None:
         cache_dir=Path(cfg.data.cache_dir or run_dir / "cache"),
     )
     masked_by_dataset = cfg.masking.site == "dataset"
-    rule = build_mask_rule(cfg.masking, shards.manifest.tokenizer, seed=cfg.run.seed)
+    rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
     train_loader = load(shards, rule=rule if masked_by_dataset else None, shuffle=cfg.data.shuffle)
 
     evaluators = []

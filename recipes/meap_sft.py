@@ -48,7 +48,7 @@ def main(cfg: TrainingConfig) -> None:
         world_size=machine.world_size,
         cache_dir=Path(cfg.data.cache_dir or run_dir / "cache"),
     )
-    rule = build_mask_rule(cfg.masking, shards.manifest.tokenizer, seed=cfg.run.seed)
+    rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
     train_loader = load(shards, rule=rule, shuffle=cfg.data.shuffle)
     evaluators = []
     if cfg.train.eval_batches:

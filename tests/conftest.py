@@ -77,11 +77,17 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., Path]:
     """Write `rows` random rows per split, each different, with the tokenizer and manifests beside them."""
 
     def write(
-        remote: Path, *, rows: int = 96, seq_len: int = 16, validation_rows: int = 48, compression: str | None = "zstd"
+        remote: Path,
+        *,
+        rows: int = 96,
+        seq_len: int = 16,
+        validation_rows: int = 48,
+        compression: str | None = "zstd",
+        seed: int = 0,
     ) -> Path:
         from streaming import MDSWriter
 
-        random = np.random.default_rng(0)
+        random = np.random.default_rng(seed)
         for split, count in (("train", rows), ("validation", validation_rows)):
             if not count:
                 continue

@@ -19,6 +19,7 @@ from meap.config.sections import (
     RunConfig,
     SchedulerConfig,
     SftConfig,
+    StreamConfig,
     TokenizerConfig,
     TrainConfig,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "SchedulerConfig",
     "SftConfig",
     "SftPrepConfig",
+    "StreamConfig",
     "TokenizerConfig",
     "TrainConfig",
     "TrainingConfig",

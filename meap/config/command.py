@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar, cast, get_type_hints
 
-from meap.config.loading import load_config
+from meap.config.loading import ANY_NAME, entry_class, load_config
 from meap.errors import ConfigError, MeapError
 
 __all__ = ["describe_keys", "run_command"]
@@ -61,6 +61,10 @@ def describe_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
     for item in dataclasses.fields(config_class):
         key = f"{prefix}{item.name}"
         section = hints[item.name]
+        if entry := entry_class(section):
+            yield f"{key}:"
+            yield from _paragraph(documented[item.name])
+            key, section = f"{key}.{ANY_NAME}", entry
         if dataclasses.is_dataclass(section):
             summary = (inspect.getdoc(section) or "").splitlines()[0]
             yield f"{key}: {summary}"
@@ -68,9 +72,11 @@ def describe_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
             continue
         default = "" if item.default is None else item.default
         yield f"{key}={default}"
-        yield from textwrap.wrap(
-            documented.get(item.name, ""), width=110, initial_indent="    ", subsequent_indent="    "
-        )
+        yield from _paragraph(documented.get(item.name, ""))
+
+
+def _paragraph(text: str) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), width=110, initial_indent="    ", subsequent_indent="    ")
 
 
 def _parse(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT:

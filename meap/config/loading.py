@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from meap.errors import ConfigError
 
-__all__ = ["config_keys", "load_config", "load_resolved", "save_config", "to_yaml"]
+__all__ = ["ANY_NAME", "config_keys", "entry_class", "load_config", "load_resolved", "save_config", "to_yaml"]
 
 ConfigT = TypeVar("ConfigT")
+
+ANY_NAME = "<name>"
 
 _BASE_KEY = "base"
 
@@ -52,12 +54,16 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
 
 
 def config_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of `config_class`, sections included."""
-    hints = get_type_hints(config_class)
-    for item in dataclasses.fields(config_class):
-        yield prefix + item.name
-        if dataclasses.is_dataclass(hints[item.name]):
-            yield from config_keys(cast("type[Any]", hints[item.name]), f"{prefix}{item.name}.")
+    """Every dotted key of `config_class`, sections included; `ANY_NAME` stands for a name of the user's choice."""
+    yield from _typed_keys(config_class, prefix)
+
+
+def entry_class(hint: Any) -> type[Any] | None:
+    """The dataclass of the entries, where `hint` is a mapping from names to sections."""
+    if get_origin(hint) is not dict:
+        return None
+    _, entry = get_args(hint)
+    return cast("type[Any]", entry) if dataclasses.is_dataclass(entry) else None
 
 
 def to_yaml(config: Any) -> str:
@@ -74,6 +80,20 @@ def save_config(config: Any, path: Path) -> None:
 def load_resolved(config_class: type[ConfigT], path: Path) -> ConfigT:
     """Read back what `save_config` wrote."""
     return load_config(config_class, path)
+
+
+def _typed_keys(config_class: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Every dotted key with its type."""
+    hints, keys = get_type_hints(config_class), dict[str, Any]()
+    for item in dataclasses.fields(config_class):
+        key, section = prefix + item.name, hints[item.name]
+        keys[key] = section
+        if entry := entry_class(section):
+            key, section = f"{key}.{ANY_NAME}", entry
+            keys[key] = section
+        if dataclasses.is_dataclass(section):
+            keys |= _typed_keys(cast("type[Any]", section), f"{key}.")
+    return keys
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -101,13 +121,17 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _merge(config_class: type[Any], merged: DictConfig, values: Mapping[str, Any], *, origin: str) -> None:
-    known = set(config_keys(config_class))
-    for key in _dotted_keys(values):
+    known = _typed_keys(config_class)
+    for given in _dotted_keys(values):
+        key, name = _general_key(given, known)
         if key not in known:
             same_name = [other for other in sorted(known) if other.split(".")[-1] == key.split(".")[-1]]
             close = same_name or difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "run with --help for the list of keys"
-            raise ConfigError(f"{origin}: unknown key {key!r}; {hint}")
+            meant = close[0].replace(ANY_NAME, name) if close else ""
+            hint = f"did you mean {meant!r}?" if meant else "run with --help for the list of keys"
+            raise ConfigError(f"{origin}: unknown key {given!r}; {hint}")
+        if key.endswith(ANY_NAME):
+            _add_entry(merged, given, known[key])
     try:
         merged.merge_with(OmegaConf.create(dict(values)))
     except OmegaConfBaseException as error:
@@ -119,6 +143,25 @@ def _dotted_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{name}"
         if isinstance(value, Mapping):
             yield from _dotted_keys(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+
+
+def _general_key(key: str, known: Collection[str]) -> tuple[str, str]:
+    """The key with the user's own name replaced by `ANY_NAME`, as in `known`, and that name."""
+    for general in known:
+        before, wildcard, _ = general.partition(f".{ANY_NAME}")
+        if wildcard and key.startswith(f"{before}."):
+            name, dot, after = key.removeprefix(f"{before}.").partition(".")
+            return f"{before}.{ANY_NAME}{dot}{after}", name
+    return key, ANY_NAME
+
+
+def _add_entry(merged: DictConfig, key: str, entry: type[Any]) -> None:
+    # OmegaConf would make a frozen entry, and then fail to merge anything into it.
+    mapping, _, name = key.rpartition(".")
+    entries: Any = OmegaConf.select(merged, mapping)
+    if name not in entries:
+        entries[name] = entry()
+        _make_writable(entries)
 
 
 def _make_writable(config: DictConfig) -> None:

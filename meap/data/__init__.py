@@ -1,13 +1,13 @@
 """Shards -> samples -> masked batches.
 
-- `open_shards` reads a split's manifest and refuses what does not fit the configuration.
+- `open_shards` reads the manifests of a split and refuses what does not fit the configuration, or each other.
 - `open_tokenizer` gives the tokenizer that belongs to the shards.
 - `build_mask_rule` says what is masked, for the dataset or for the training process.
 - `build_loader` makes a torch DataLoader over `StreamingMaskedDataset`, `build_sft_loader` over `StreamingSFTDataset`.
 """
 
 from meap.data.dataset import StreamingMaskedDataset
-from meap.data.loader import build_loader
+from meap.data.loader import build_loader, build_streams
 from meap.data.rule import build_mask_rule
 from meap.data.sft import StreamingSFTDataset, build_sft_loader, longest_segment
 from meap.data.shards import Shards, open_shards, open_tokenizer
@@ -19,6 +19,7 @@ __all__ = [
     "build_loader",
     "build_mask_rule",
     "build_sft_loader",
+    "build_streams",
     "longest_segment",
     "open_shards",
     "open_tokenizer",

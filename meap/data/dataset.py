@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from streaming import StreamingDataset
-from streaming.base.dataset import _ShardState  # the states have no public name
+from streaming.base.dataset import _Iterator, _ShardState  # neither has a public name
+from streaming.base.util import bytes_to_int
 
 from meap.errors import ConfigError, DataError
 from meap.masking import MaskRule
@@ -23,37 +24,57 @@ __all__ = ["StreamingMaskedDataset"]
 class StreamingMaskedDataset(StreamingDataset):
     """Rows as ``input_ids``, ``labels`` and ``sample_id``, inputs masked by (seed, epoch, sample id).
 
+    The sample id is the row's number, counted through all streams in their order. A stream with a proportion above its
+    size gives rows again within an epoch: the number of stored rows is then added for each time before, so that ids
+    stay unique, every repetition gets a mask of its own, and `id % num_samples` is the row. Which repetition a row is
+    follows from its place in the epoch, not from when it is read.
+
     Args:
         rule: How to mask, or None for clean rows (evaluation, or masking in the training process).
-        streaming_arguments: Everything `streaming.StreamingDataset` takes. ``num_canonical_nodes`` and ``batch_size``
-            must be given: without the first the sample order depends on the number of nodes.
+        cache_limit: As streaming's, but refused where it would not do; see `_allowed_cache_limit`.
+        num_workers: As given to the loader; only `cache_limit` is checked against it.
+        streaming_arguments: Everything else that `streaming.StreamingDataset` takes. ``num_canonical_nodes`` and
+            ``batch_size`` must be given: without the first the sample order depends on the number of nodes.
 
     Yields (through iteration, or by random access with ``dataset[i]``, which masks as in epoch 0):
         A dictionary of ``input_ids`` (T,) int64, ``labels`` (T,) int64 and ``sample_id`` () int64.
 
     Raises:
-        ConfigError: ``num_canonical_nodes`` or ``batch_size`` is left open.
+        ConfigError: ``num_canonical_nodes`` or ``batch_size`` is left open, or ``cache_limit`` is not safe.
         DataError: A shard could not be read while iterating.
     """
 
-    def __init__(self, *, rule: MaskRule | None, **streaming_arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        rule: MaskRule | None,
+        cache_limit: int | str | None = None,
+        num_workers: int = 0,
+        **streaming_arguments: Any,
+    ) -> None:
         for required in ("num_canonical_nodes", "batch_size"):
             if not streaming_arguments.get(required):
                 raise ConfigError(f"{required} must be set: the sample order would depend on the machines otherwise")
         super().__init__(**streaming_arguments)
+        if cache_limit is not None:
+            self.cache_limit = self._allowed_cache_limit(bytes_to_int(cache_limit), num_workers)
         self._rule = rule if rule is not None and rule.ratio > 0.0 else None
         self._epoch = 0
+        self._repetition = 0
+        self._repetitions: NDArray[np.int32] | None = None
         self._background_error: BaseException | None = None
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
-        """Sample `sample_id`, masked for the epoch being iterated."""
+        """Row `sample_id`, masked for the epoch being iterated."""
+        repetition, self._repetition = self._repetition, 0
         try:
             columns = super().get_item(sample_id, retry)
-        except IndexError:
+        except (IndexError, DataError):
             raise
         except Exception as error:
-            raise self._unreadable(error) from error
-        return self._compose(columns, sample_id)
+            shard_id, _ = self.spanner[sample_id]
+            raise self._unreadable(shard_id, error) from error
+        return self._compose(columns, sample_id + repetition * self.num_samples)
 
     def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
         """The sample, from the columns of a stored row."""
@@ -72,15 +93,30 @@ class StreamingMaskedDataset(StreamingDataset):
         yield from super().__iter__()
         # When a download fails, streaming's iterator just stops, as if the epoch were over.
         if hasattr(self, "_event") and self._event.is_set():
-            raise self._unreadable(self._background_error) from self._background_error
+            error = self._background_error
+            if isinstance(error, DataError):
+                raise error
+            raise DataError(
+                f"reading ahead failed ({type(error).__name__}: {error}): run the same command again"
+            ) from error
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Download a shard; if that fails, leave nothing of it behind and nobody waiting for it."""
         try:
             super().prepare_shard(shard_id, blocking)
-        except Exception:
+        except Exception as error:
             self._discard_shard(shard_id)
-            raise
+            raise self._unreadable(shard_id, error) from error
+
+    def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sizes of the units that are shuffled, and the sample id at each place of the epoch before shuffling."""
+        unit_sizes, rows = super().resample_streams(epoch, stream_id)
+        # A unit is a shard, once whole for each full repetition and then in part: all in a row, shards in order.
+        shards = np.searchsorted(self.sample_offset_per_shard, rows[np.cumsum(unit_sizes) - unit_sizes], "right")
+        repetitions = np.arange(len(shards)) - np.searchsorted(shards, shards)
+        if repetitions.any():
+            rows += np.repeat(repetitions * self.num_samples, unit_sizes)
+        return unit_sizes, rows
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         """Where this epoch stands after `num_samples` rows, for a checkpoint."""
@@ -106,13 +142,48 @@ class StreamingMaskedDataset(StreamingDataset):
         # files is fetched again by whoever needs it, who then succeeds or fails for himself.
         self._shard_states[shard_id] = _ShardState.LOCAL
 
-    def _unreadable(self, cause: BaseException | None) -> DataError:
+    def _unreadable(self, shard_id: int, cause: BaseException) -> DataError:
+        stream = self.streams[self.stream_per_shard[shard_id]]
         return DataError(
-            f"a shard of {', '.join(str(stream.remote or stream.local) for stream in self.streams)} could not be read "
+            f"a shard of {stream.remote or stream.local} could not be read "
             f"({type(cause).__name__}: {cause}): check the storage, then run the same command again"
         )
+
+    def _allowed_cache_limit(self, limit: int, num_workers: int) -> int:
+        """The limit, if it has room for every shard into which workers may read ahead at once, and four more.
+
+        With less, workers evict what others still wait for: streaming then downloads it again and again, fails, or
+        waits for ever for a shard that was evicted the moment it had arrived.
+        """
+        for stream in self.streams:
+            if stream.remote in {None, stream.local}:
+                raise ConfigError(
+                    f"cache_limit={limit} would delete shards of {stream.local}, which is their only copy: "
+                    "leave it unset, or give a remote and another folder as the cache"
+                )
+        sizes = np.array([shard.get_max_size() for shard in self.shards])
+        readers = self._unique_rank_world.ranks_per_node * max(1, num_workers)
+        assert self.predownload is not None  # streaming has set it
+        num_shards = min(len(sizes), readers * (self.predownload + 1) + 4)
+        least = sum(stream.get_index_size() for stream in self.streams) + int(np.sort(sizes)[-num_shards:].sum())
+        if limit < least:
+            raise ConfigError(
+                f"data.cache_limit of {limit:,} bytes is too small: {readers} readers on this machine, each "
+                f"{self.predownload} rows ahead, may need {num_shards} shards at once, which take {least:,} bytes with "
+                "their compressed form; raise it to that, lower data.predownload or data.num_workers, or leave it unset"
+            )
+        return limit
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         # Called in every worker when an epoch starts, also after a resumption: the one place that knows its number.
         self._epoch = epoch
-        return super()._get_work(epoch, sample_in_epoch)
+        sample_ids = super()._get_work(epoch, sample_in_epoch)
+        # Streaming looks for shards by row: what tells repetitions apart goes beside it.
+        repetitions, rows = np.divmod(sample_ids, self.num_samples)
+        self._repetitions = repetitions.astype(np.int32) if (repetitions > 0).any() else None
+        return np.where(sample_ids < 0, sample_ids, rows)
+
+    def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
+        for sample_id in super()._each_sample_id(it):
+            self._repetition = 0 if self._repetitions is None else int(self._repetitions[it.yield_index])
+            yield sample_id

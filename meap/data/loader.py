@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from streaming import Stream
 from torch.utils.data import DataLoader
 
 from meap.config import DataConfig
 from meap.data.dataset import StreamingMaskedDataset
+from meap.data.mixture import is_stratified, rows_per_epoch
 from meap.data.shards import Shards
 from meap.errors import ConfigError
 from meap.masking import MaskRule
 
-__all__ = ["build_loader"]
+__all__ = ["build_loader", "build_streams"]
 
 
 def build_loader(
@@ -46,37 +47,30 @@ def build_loader(
         collate: What makes a batch of samples; torch's own where unset.
 
     Raises:
-        ConfigError: The batch does not divide by the ranks, or the split is smaller than one round of batches.
+        ConfigError: The batch does not divide by the ranks, the split is smaller than one round of batches, a stream
+            gets no row, or the cache is too small or the data itself.
     """
     if global_batch_size % world_size:
         raise ConfigError(
             f"train.global_batch_size={global_batch_size} does not divide by {world_size} ranks: choose a multiple"
         )
     batch_size = global_batch_size // world_size
-    if Path(shards.remote).resolve() == cache_dir.resolve():
-        raise ConfigError(
-            f"data.cache_dir={cache_dir} is data.remote itself: choose another folder, or evicting a shard "
-            "from the cache would delete the only copy of it"
-        )
     dataset = make_dataset(
         rule=rule,
-        remote=shards.remote,
-        local=str(cache_dir),
-        split=shards.split,
+        streams=build_streams(data, shards, cache_dir, counts=rows_per_epoch(data, shards, global_batch_size)),
         batch_size=batch_size,
-        epoch_size=_rows_per_epoch(data, shards, global_batch_size),
         num_canonical_nodes=data.num_canonical_nodes,
         # Rows left out of an epoch are chosen in runs of this length; one by one takes a minute per epoch at 50 M rows.
         sampling_granularity=64,
         shuffle=shuffle,
-        shuffle_algo="py1e",
+        shuffle_algo=data.shuffle_algo,
         shuffle_seed=seed,
         shuffle_block_size=data.shuffle_block_size,
+        sampling_method=data.sampling_method,
+        batching_method=data.batching_method if is_stratified(data, shards) else "random",
         predownload=data.predownload,
         cache_limit=data.cache_limit,
-        download_retry=data.download_retry + 1,  # streaming counts attempts, not repetitions
-        download_timeout=data.download_timeout,
-        validate_hash=shards.manifest.hash_algorithm,
+        num_workers=data.num_workers,
     )
     return DataLoader(
         dataset,
@@ -88,14 +82,39 @@ def build_loader(
     )
 
 
-def _rows_per_epoch(data: DataConfig, shards: Shards, global_batch_size: int) -> int:
-    """Rows of an epoch: a multiple of the batch and of the canonical nodes, so that no world size repeats a row."""
-    unit = math.lcm(global_batch_size, data.num_canonical_nodes)
-    rows = shards.manifest.rows // unit * unit
-    if rows == 0:
-        raise ConfigError(
-            f"{shards.remote}/{shards.split} has {shards.manifest.rows} rows, fewer than one round of {unit} "
-            f"(least common multiple of the global batch size {global_batch_size} and "
-            f"data.num_canonical_nodes={data.num_canonical_nodes}): lower either, or prepare more data"
+def build_streams(
+    data: DataConfig, shards: Shards, cache_dir: Path, *, counts: Sequence[int] | None = None
+) -> list[Stream]:
+    """Streaming's own streams: one per data set, each with its folder in the cache and its hash.
+
+    Args:
+        data: Section `data` of the configuration.
+        shards: The split to read.
+        cache_dir: Local folder for downloaded shards.
+        counts: Rows of an epoch from each stream; every row once where unset.
+
+    Raises:
+        ConfigError: The cache of a stream is the stream itself.
+    """
+    streams: list[Stream] = []
+    for stream, count in zip(shards.streams, counts or [None] * len(shards.streams), strict=True):
+        key = f"data.streams.{stream.name}.remote" if stream.name else "data.remote"
+        local = cache_dir / stream.name if stream.name else cache_dir
+        if Path(stream.remote).resolve() == local.resolve():
+            raise ConfigError(
+                f"data.cache_dir={cache_dir}: the cache {local} is {key} itself: choose another folder, or evicting a "
+                "shard from the cache would delete the only copy of it"
+            )
+        streams.append(
+            Stream(
+                remote=stream.remote,
+                local=str(local),
+                split=shards.split,
+                choose=count,
+                download_retry=data.download_retry + 1,  # streaming counts attempts, not repetitions
+                download_timeout=data.download_timeout,
+                validate_hash=stream.manifest.hash_algorithm if data.validate_hash else None,
+                keep_zip=data.keep_zip,
+            )
         )
-    return rows
+    return streams

@@ -142,7 +142,7 @@ def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
 
 def longest_segment(shards: Shards, sft: SftConfig, *, ratio: float) -> int:
     """Positions that a segment of a row can take: what the model's context must hold."""
-    max_length = int(shards.manifest.config["max_length"])
+    max_length = max(int(stream.manifest.config["max_length"]) for stream in shards.streams)
     return 2 * max_length if sft.layout == "concat" and ratio > 0.0 else max_length
 
 
@@ -163,10 +163,10 @@ def build_sft_loader(
     Raises:
         ConfigError: Also where `sft.min_answer_tokens` asks for copies that the rows have no room for.
     """
-    prepared = shards.manifest.config["min_answer_tokens"]
+    prepared = max(stream.manifest.config["min_answer_tokens"] for stream in shards.streams)
     if sft.min_answer_tokens is not None and sft.min_answer_tokens < prepared:
         raise ConfigError(
-            f"sft.min_answer_tokens={sft.min_answer_tokens}, but the rows of {shards.remote} have room for copies of "
+            f"sft.min_answer_tokens={sft.min_answer_tokens}, but the rows of {shards.origin} have room for copies of "
             f"answers of more than {prepared} tokens only: leave it unset, or prepare the data with a lower one"
         )
     return build_loader(
@@ -178,7 +178,7 @@ def build_sft_loader(
         world_size=world_size,
         cache_dir=cache_dir,
         shuffle=shuffle,
-        make_dataset=partial(StreamingSFTDataset, sft=sft, seq_len=shards.manifest.seq_len),
+        make_dataset=partial(StreamingSFTDataset, sft=sft, seq_len=shards.seq_len),
         collate=collate_rows,
     )
 

@@ -1,4 +1,4 @@
-"""Open what data preparation wrote: the manifest of a split, and the tokenizer that belongs to it."""
+"""Open what data preparation wrote: the manifests of a split, and the tokenizer that belongs to it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
+import numpy as np
+from numpy.typing import NDArray
 
 from meap.config import DataConfig, TokenizerConfig
 from meap.errors import DataError, IncompleteError, MismatchError
-from meap.manifest import CONVERSATIONS, ROWS, Manifest
-from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
+from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
+from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
-__all__ = ["Shards", "open_shards", "open_tokenizer"]
+__all__ = ["Shards", "StreamShards", "open_shards", "open_tokenizer"]
 
 _INDEX_NAME = "index.json"
 _PREPARE = (
@@ -26,17 +28,61 @@ _RECIPES = {ROWS: "recipes/meap_1b.py trains on it", CONVERSATIONS: "recipes/mea
 
 
 @dataclass(frozen=True)
-class Shards:
-    """A finished split of a prepared data set."""
+class StreamShards:
+    """A finished split of one prepared data set."""
 
+    name: str | None
+    """Name in `data.streams`; None for the single one at `data.remote`."""
     remote: str
     """Folder or URL of the data set; the split lies below it."""
-    split: str
+    proportion: float | None
+    """Share of the rows of an epoch, relative to the other streams; None: as many as it has."""
     manifest: Manifest
 
 
+@dataclass(frozen=True)
+class Shards:
+    """A split of everything the configuration mixes: one stream or several, whose rows fit together."""
+
+    split: str
+    streams: tuple[StreamShards, ...]
+    """By name. Rows are numbered through them in this order, which is not the order of lines in a yaml."""
+
+    @property
+    def rows(self) -> int:
+        """Rows stored in all streams."""
+        return sum(stream.manifest.rows for stream in self.streams)
+
+    @property
+    def tokenizer(self) -> TokenizerRecord:
+        """The tokenizer of every stream."""
+        return self.streams[0].manifest.tokenizer
+
+    @property
+    def seq_len(self) -> int:
+        """Input tokens per row."""
+        return self.streams[0].manifest.seq_len
+
+    @property
+    def origin(self) -> str:
+        """Where the rows come from, for messages: the remotes, with their names and proportions."""
+        return ", ".join(
+            (f"{stream.name}: " if stream.name else "")
+            + stream.remote
+            + ("" if stream.proportion is None else f" ({stream.proportion:g})")
+            for stream in self.streams
+        )
+
+    def mixed_order(self) -> NDArray[np.int64]:
+        """All row numbers, so that the first N hold every stream in the ratio of its rows; of one stream, 0, 1, ..."""
+        place = [(np.arange(stream.manifest.rows) + 0.5) / stream.manifest.rows for stream in self.streams]
+        return np.argsort(np.concatenate(place), kind="stable")
+
+
 def open_shards(config: DataConfig, split: str, *, kind: str | None = ROWS) -> Shards:
-    """Read the manifest of `split` and check it against the configuration.
+    """Read the manifests of `split`, and check them against the configuration and each other.
+
+    Proportions hold for training only. Another split is read as it is, from the streams that have it.
 
     Args:
         config: Section `data` of the configuration.
@@ -44,27 +90,55 @@ def open_shards(config: DataConfig, split: str, *, kind: str | None = ROWS) -> S
         kind: What it must hold, `meap.manifest.ROWS` or `CONVERSATIONS`; None for either.
 
     Raises:
-        IncompleteError: There is no finished data set at `config.remote`.
-        MismatchError: The rows are not of `config.seq_len`, or of another kind.
-        DataError: The place cannot be read, or the manifest is damaged.
+        IncompleteError: There is no finished data set at `config.remote`, or at a stream's.
+        MismatchError: The rows are not of `config.seq_len`, of another kind, or of different tokenizers.
+        DataError: A place cannot be read, or a manifest is damaged.
     """
-    root = config.remote.rstrip("/")
-    if not _exists(f"{root}/{split}/{_INDEX_NAME}"):
+    if not config.streams:
+        return Shards(split, (_open_stream(config, None, config.remote, None, split, kind),))
+    streams: list[StreamShards] = []
+    for name, stream in sorted(config.streams.items()):
+        root = stream.remote.rstrip("/")
+        if split != TRAIN_SPLIT and not _has_split(root, split) and _has_split(root, TRAIN_SPLIT):
+            continue  # prepared with heldout_ratio=0
+        proportion = stream.proportion if split == TRAIN_SPLIT else None
+        streams.append(_open_stream(config, name, root, proportion, split, kind))
+    if not streams:
         raise IncompleteError(
-            f"data.remote={config.remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {_PREPARE}"
+            f"none of data.streams ({', '.join(sorted(config.streams))}) has a {split!r} split: "
+            "prepare one of them with a heldout_ratio above 0, or set train.eval_batches=0"
+        )
+    first = streams[0]
+    for other in streams[1:]:
+        if other.manifest.tokenizer.fingerprint != first.manifest.tokenizer.fingerprint:
+            raise MismatchError(
+                f"data.streams.{first.name} ({first.remote}) and data.streams.{other.name} ({other.remote}) were made "
+                f"with different tokenizers, {first.manifest.tokenizer.name} and {other.manifest.tokenizer.name}: "
+                "prepare one of them again with the other's, or leave it out"
+            )
+    return Shards(split, tuple(streams))
+
+
+def _open_stream(
+    config: DataConfig, name: str | None, remote: str, proportion: float | None, split: str, kind: str | None
+) -> StreamShards:
+    key, root = "data.remote" if name is None else f"data.streams.{name}.remote", remote.rstrip("/")
+    if not _has_split(root, split):
+        raise IncompleteError(
+            f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {_PREPARE}"
         )
     origin = f"{root}/{split}/{MANIFEST_NAME}"
     manifest = Manifest.from_json(_read(origin), origin=origin)
     if kind is not None and manifest.kind != kind:
         raise MismatchError(
-            f"data.remote={config.remote} holds {manifest.kind}, not {kind}: {_RECIPES.get(manifest.kind, 'unknown')}"
+            f"{key}={remote} holds {manifest.kind}, not {kind}: {_RECIPES.get(manifest.kind, 'unknown')}"
         )
     if manifest.seq_len != config.seq_len:
         raise MismatchError(
             f"data.seq_len={config.seq_len}, but the rows of {root}/{split} were packed to {manifest.seq_len} tokens: "
             f"set data.seq_len={manifest.seq_len} or prepare the data again"
         )
-    return Shards(remote=root, split=split, manifest=manifest)
+    return StreamShards(name, root, proportion, manifest)
 
 
 def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
@@ -74,17 +148,21 @@ def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
         MismatchError: `config.name` names another tokenizer.
         DataError: The tokenizer stored with the data cannot be read.
     """
-    recorded = shards.manifest.tokenizer
+    recorded, remote = shards.tokenizer, shards.streams[0].remote
     if config.name is not None:
         tokenizer = load_tokenizer(config)
     else:
         with tempfile.TemporaryDirectory(prefix="meap-tokenizer-") as folder:
             for name in TOKENIZER_FILES:
-                Path(folder, name).write_bytes(_read(f"{shards.remote}/{TOKENIZER_DIR}/{name}"))
+                Path(folder, name).write_bytes(_read(f"{remote}/{TOKENIZER_DIR}/{name}"))
             stored = load_tokenizer(dataclasses.replace(config, name=folder))
             tokenizer = dataclasses.replace(stored, name=recorded.name)
-    tokenizer.require_fingerprint(recorded.fingerprint, owner=f"{shards.remote}/{shards.split}")
+    tokenizer.require_fingerprint(recorded.fingerprint, owner=f"{remote}/{shards.split}")
     return tokenizer
+
+
+def _has_split(root: str, split: str) -> bool:
+    return _exists(f"{root}/{split}/{_INDEX_NAME}")
 
 
 def _exists(url: str) -> bool:

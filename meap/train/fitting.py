@@ -119,7 +119,7 @@ def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: Ne
     print(
         f"run        {config.run.name}: {method}, masks written by the {config.masking.site}\n"
         f"model      {num_parameters:,} parameters {start}, attention {model.config._attn_implementation}\n"
-        f"data       {shards.manifest.rows:,} rows of {config.data.seq_len:,} tokens from {shards.remote}\n"
+        f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}\n"
         f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step\n"
         f"machine    {machine.world_size} x {machine.device}, {machine.precision}{sharding}\n"
         f"writes     {config.run.dir}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,10 +21,12 @@ _FIXED = (
     "run.seed",
     "tokenizer",
     "data.remote",
+    "data.streams",
     "data.seq_len",
     "data.num_canonical_nodes",
-    "data.shuffle",
-    "data.shuffle_block_size",
+    "data.shuffle",  # also its algorithm and block size
+    "data.sampling_method",
+    "data.batching_method",
     "masking",
     "sft",
     "model",
@@ -50,17 +53,26 @@ def open_run(config: TrainingConfig, *, is_leader: bool) -> Path:
     # A run that never finished a step has nothing to contradict.
     if stored.is_file() and (folder / METRICS_NAME).is_file():
         before, now = _flat(load_resolved(TrainingConfig, stored)), _flat(config)
-        for key in sorted(key for key in now if now[key] != before[key]):
+        for key in sorted(now.keys() | before.keys()):
+            was, given = before.get(key), now.get(key)
+            if was == given:
+                continue
             if key.startswith(_FIXED):
                 raise MismatchError(
-                    f"{folder} holds a run with {key}={before[key]}, not {now[key]}: "
+                    f"{folder} holds a run with {key}={was}, not {given}: "
                     "give this run another run.name, or delete the folder"
                 )
-            print(f"continuing {folder} with {key}={now[key]} (was {before[key]})", flush=True)
+            print(f"continuing {folder} with {key}={given} (was {was})", flush=True)
     save_config(config, stored)
     return folder
 
 
 def _flat(config: TrainingConfig) -> dict[str, Any]:
-    sections = cast("dict[str, dict[str, Any]]", OmegaConf.to_container(OmegaConf.structured(config)))
-    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    def leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from leaves(cast("dict[str, Any]", value), f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(leaves(cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(config))), ""))

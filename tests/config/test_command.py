@@ -59,6 +59,8 @@ def test_every_key_is_described():
     described = "\n".join(describe_keys(TrainingConfig))
     assert "masking.ratio=0.15" in described
     assert "0 is plain next-token prediction" in described
+    assert "data.streams.<name>.proportion=\n" in described
+    assert "rows of each stream: proportions" in described  # a line break in the source
 
 
 @pytest.mark.parametrize("script", ENTRY_POINTS)

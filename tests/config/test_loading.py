@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import PrepConfig, TrainingConfig, load_config, load_resolved, save_config, to_yaml
+from meap.config import PrepConfig, StreamConfig, TrainingConfig, load_config, load_resolved, save_config, to_yaml
 from meap.config.loading import config_keys
 from meap.errors import ConfigError
 
@@ -141,3 +141,57 @@ def test_an_unknown_key_in_a_yaml_names_the_file(tmp_path: Path):
 
 def test_keys_are_listed_with_their_sections():
     assert {"run", "run.seed", "masking.ratio", "eval.seed"} <= set(config_keys(TrainingConfig))
+    assert {"data.streams", "data.streams.<name>", "data.streams.<name>.proportion"} <= set(config_keys(TrainingConfig))
+
+
+def test_streams_come_from_yamls_and_the_command_line_and_read_back_equal(tmp_path: Path):
+    base = write(tmp_path / "base.yaml", "data: {streams: {web: {remote: a, proportion: 2}}}\n")
+    write(tmp_path / "top.yaml", "base: base.yaml\ndata: {streams: {code: {remote: b, proportion: 1}}}\n")
+    overrides = [
+        "data.streams.web.proportion=3",
+        "data.streams.arxiv.remote=s3://c",
+        "data.streams.arxiv.proportion=.5",
+    ]
+    config = load_config(TrainingConfig, tmp_path / "top.yaml", overrides)
+    assert config.data.streams == {
+        "web": StreamConfig("a", 3.0),
+        "code": StreamConfig("b", 1.0),
+        "arxiv": StreamConfig("s3://c", 0.5),
+    }
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_resolved(TrainingConfig, tmp_path / "saved.yaml") == config
+    assert load_config(TrainingConfig, base).data.streams == {"web": StreamConfig("a", 2.0)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.streams.a.remot=x"], "unknown key 'data.streams.a.remot'; did you mean 'data.streams.a.remote'"),
+        (["data.streams.a.b.remote=x"], "unknown key 'data.streams.a.b'"),
+        (["streams.a.remote=x"], "unknown key 'streams'; did you mean 'data.streams'"),
+        (["data.streams.a=3"], "override 'data.streams.a=3'"),
+        (["data.streams.a.proportion=1"], "data.streams.a.remote is not set"),
+        (["data.streams.a.remote=x", "data.streams.a.proportion=0"], "data.streams.a.proportion=0.0 is out of range"),
+        (
+            ["data.streams.a.remote=x", "data.streams.a.proportion=.nan"],
+            "proportion=nan is out of range",
+        ),
+        (
+            ["data.streams.a.remote=x", "data.streams.b.remote=y", "data.streams.b.proportion=1"],
+            "data.streams.a.proportion is not set, but that of other streams is",
+        ),
+        (["data.streams.a.remote=x", "data.streams.b.remote=x/"], "data.streams.a and data.streams.b are both x"),
+        (["data.streams.a/b.remote=x"], "'a/b' is no name for a stream"),
+        (["data.shuffle_algo=naive"], "data.shuffle_algo='naive' is not known: choose one of py1br, py1e, py1s, py2s"),
+        (["data.sampling_method=greedy"], "data.sampling_method='greedy' is not known"),
+        (["data.batching_method=device_per_stream"], "would depend on the number of devices"),
+        (["data.batching_method=per_stream"], "would depend on the number of devices"),
+        (["data.batching_method=alternating"], "data.batching_method='alternating' is not known"),
+        (["data.batching_method=stratified"], "stratified needs data.streams with proportions"),
+        (["data.cache_limit=much"], "data.cache_limit='much' is not a size: write for example 100gb"),
+        (["data.predownload=0"], "data.predownload=0 is too small"),
+    ],
+)
+def test_each_bad_stream_gets_one_clear_error(overrides: list[str], message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainingConfig, None, overrides)

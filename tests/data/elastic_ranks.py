@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from streaming.base.shared import prefix
 
-from meap.config import DataConfig, MaskingConfig
+from meap.config import DataConfig, MaskingConfig, StreamConfig
 from meap.data import build_loader, build_mask_rule, open_shards
 
 SEED, GLOBAL_BATCH = 17, 8
@@ -35,12 +35,13 @@ SEED, GLOBAL_BATCH = 17, 8
 
 def train(job: dict[str, Any], rank: int) -> dict[str, Any]:
     """Iterate as Composer does and note what a step saw: Composer counts batches, and asks rank 0 for the state."""
-    data = DataConfig(**job["config"], num_workers=job["workers"])
+    streams = {name: StreamConfig(**stream) for name, stream in job["config"].get("streams", {}).items()}
+    data = DataConfig(**job["config"] | {"streams": streams}, num_workers=job["workers"])
     shards = open_shards(data, "train")
     loader = build_loader(
         data,
         shards,
-        rule=build_mask_rule(MaskingConfig(ratio=0.25), shards.manifest.tokenizer, seed=SEED),
+        rule=build_mask_rule(MaskingConfig(ratio=0.25), shards.tokenizer, seed=SEED),
         seed=SEED,
         global_batch_size=GLOBAL_BATCH,
         world_size=job["world"],

@@ -26,7 +26,7 @@ def load(remote: Path, cache: Path, *, ratio: float | None = 0.25, workers: int 
     return build_loader(
         data,
         shards,
-        rule=None if ratio is None else build_mask_rule(MaskingConfig(ratio=ratio), shards.manifest.tokenizer, seed=17),
+        rule=None if ratio is None else build_mask_rule(MaskingConfig(ratio=ratio), shards.tokenizer, seed=17),
         seed=17,
         global_batch_size=BATCH,
         world_size=1,

@@ -206,3 +206,40 @@ def test_a_run_interrupted_again_and_again(ranks, config, reference, tmp_path, c
         assert leg.steps == reference.steps[done:stop]
         done, state = stop, leg.states[-1]
     assert done == EPOCHS * STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batching", ["random", "stratified"])
+def test_streams_with_proportions_continue_on_other_worlds(ranks, tmp_path, write_shards, batching):
+    """The smaller stream comes more than twice per epoch: each time with masks that no world changes."""
+    small, large = (
+        write_shards(tmp_path / name, rows=rows, seq_len=SEQ_LEN, validation_rows=0, seed=seed)
+        for seed, (name, rows) in enumerate({"small": 20, "large": 50}.items())
+    )
+    config = {
+        "streams": {
+            "small": {"remote": str(small), "proportion": 3},
+            "large": {"remote": str(large), "proportion": 1},
+        },
+        "seq_len": SEQ_LEN,
+        "num_canonical_nodes": 4,
+        "batching_method": batching,
+    }
+
+    def contents(leg: Leg) -> list[tuple[int, list[tuple[int, str]]]]:
+        # A stratified batch is laid out stream after stream: which of its rows a rank gets depends on their number.
+        return [(epoch, sorted(samples) if batching == "stratified" else samples) for epoch, samples in leg.steps]
+
+    whole = ranks.run(config, tmp_path / "whole", world=1, workers=0, steps=EPOCHS * STEPS + 1)
+    assert len(whole.steps) == EPOCHS * STEPS
+    for start in (0, STEPS):
+        samples = list(itertools.chain.from_iterable(samples for _, samples in whole.steps[start : start + STEPS]))
+        assert len(dict(samples)) == len({masked for _, masked in samples}) == STEPS * 8, "ids or masks were repeated"
+        assert sum(sample % 70 >= 50 for sample, _ in samples) == STEPS * 6
+    done, state = 0, None
+    for world, workers, stop in [(1, 2, 3), (2, 1, STEPS + 3), (4, 1, EPOCHS * STEPS)]:
+        out = tmp_path / str(stop)
+        leg = ranks.run(config, out, world=world, workers=workers, state=state, steps=stop - done)
+        assert contents(leg) == contents(whole)[done:stop]
+        assert leg.states == whole.states[done:stop]
+        done, state = stop, leg.states[-1]

@@ -30,7 +30,7 @@ def main():
     try:
         shards = open_shards(data, "train")
         mask_id = open_tokenizer(TokenizerConfig(), shards).mask_id
-        rule = build_mask_rule(MaskingConfig(ratio=0.25), shards.manifest.tokenizer, seed=17)
+        rule = build_mask_rule(MaskingConfig(ratio=0.25), shards.tokenizer, seed=17)
         assert rule.mask_id == mask_id
         loader = build_loader(
             data, shards, rule=rule, seed=17, global_batch_size=8, world_size=1, cache_dir=cache, shuffle=True

@@ -21,7 +21,7 @@ def config(remote: Path, **changed) -> DataConfig:
 
 def test_the_manifest_and_the_tokenizer_come_with_the_shards(remote, tokenizer):
     shards = open_shards(config(remote), "train")
-    assert shards.manifest.rows == 8
+    assert shards.rows == 8
     opened = open_tokenizer(TokenizerConfig(), shards)
     assert (opened.fingerprint, opened.mask_id, opened.name) == (
         tokenizer.fingerprint,

@@ -1,5 +1,6 @@
 """The entry point, on shards and an exported model."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import TrainingConfig, load_config
+from meap.config import StreamConfig, TrainingConfig, load_config
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,18 @@ def test_both_tasks_run_on_an_exported_model(main, config, capsys):
     printed = capsys.readouterr().out
     assert "held-out loss, nats per token" in printed
     assert "key retrieval, ranking (chance 0.25)" in printed
+
+
+def test_held_out_rows_of_all_streams_are_scored(main, config, write_shards):
+    streams = {"a": StreamConfig(str(write_shards(Path("a"), seq_len=16, validation_rows=12, seed=1)))}
+    streams["b"] = StreamConfig(str(write_shards(Path("b"), seq_len=16, validation_rows=4, seed=2)))
+    streams["c"] = StreamConfig(str(write_shards(Path("c"), seq_len=16, validation_rows=0, seed=3)))
+    data = dataclasses.replace(config.data, streams=streams)
+    settings = dataclasses.replace(config.eval, perplexity_rows=0)
+    main(dataclasses.replace(config, data=data, eval=settings))
+    results = json.loads(Path("runs/small/eval/results.json").read_text())
+    assert results["tasks"]["perplexity"]["n"] == 16
+    assert results["data"] == "a: a, b: b"
 
 
 def test_rows_of_another_tokenizer_are_not_scored(main, config, capsys, tmp_path):

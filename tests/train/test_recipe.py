@@ -195,6 +195,18 @@ def test_missing_shards_say_what_to_run(train, tmp_path):
     assert len(train(tmp_path / "run", "train.max_duration=1ba")) == 1
 
 
+def test_streams_are_mixed_and_a_longer_run_continues_with_the_same_mixture(train, tmp_path, remote, write_shards):
+    other = write_shards(tmp_path / "other", rows=16, seq_len=16, validation_rows=0, seed=1)
+    streams = (
+        *(f"data.streams.web.remote={remote}", "data.streams.web.proportion=1", "train.eval_interval=4ba"),
+        *(f"data.streams.code.remote={other}", "data.streams.code.proportion=1", "train.eval_batches=2"),
+        *("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999", "data.remote=/nowhere"),
+    )
+    whole = train(tmp_path / "whole", "train.max_duration=12ba", *streams)
+    train(tmp_path / "parts", "train.max_duration=5ba", *streams)
+    assert train(tmp_path / "parts", "train.max_duration=12ba", *streams) == pytest.approx(whole, abs=1e-6)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused(train, tmp_path):
     with pytest.raises(ConfigError, match=r"train\.device=gpu, but torch sees no CUDA device"):
