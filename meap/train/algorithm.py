@@ -71,10 +71,15 @@ def mask_batch(
         is_target_BT[:, 0] = False  # nothing stands before the first token that could predict it
         in_scope_BT = is_target_BT
     is_token_BT = batch["attention_mask"] != 0 if "attention_mask" in batch else None
+    # numpy chooses the same positions as torch, on a CPU in half the time.
     masked_BT = rule.apply(
-        batch["input_ids"], batch["sample_id"], epoch=epoch, in_scope_BT=in_scope_BT, is_token_BT=is_token_BT
+        _host_array(batch["input_ids"]),
+        _host_array(batch["sample_id"]),
+        epoch=epoch,
+        in_scope_BT=_host_array(in_scope_BT),
+        is_token_BT=_host_array(is_token_BT),
     )
-    return {**batch, "input_ids": masked_BT}
+    return {**batch, "input_ids": torch.as_tensor(masked_BT)}
 
 
 class InputMasking(Algorithm):
@@ -163,6 +168,11 @@ def _mask_as_official(batch: Mapping[str, Any], rule: MaskRule, *, step: int) ->
     if rule.ratio > 0.0:
         masked_BT[:, official_positions(step, num_tokens=masked_BT.shape[1], ratio=rule.ratio)] = rule.mask_id
     return {**batch, "input_ids": masked_BT}
+
+
+def _host_array(tensor: torch.Tensor | None) -> Any:
+    """The tensor as a numpy array that shares its memory, where that is the CPU's."""
+    return tensor.numpy() if tensor is not None and tensor.device.type == "cpu" else tensor
 
 
 def _check_scope(scope: str) -> None:
