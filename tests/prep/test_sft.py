@@ -130,7 +130,7 @@ def test_cutting_keeps_tokens_and_labels_together_and_is_reported(prepare_sft, t
     assert len(cut) == 3
     counts = read_manifest(tmp_path / "out").counts
     assert (counts["conversations_cut"], counts["conversations_dropped"]) == (2, 1)
-    assert ", 2 conversations cut, 1 conversations dropped" in capsys.readouterr().out
+    assert " 2 cut, 1 dropped; 1.0 conversations per row, " in capsys.readouterr().out
 
 
 def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, capsys):
@@ -179,8 +179,8 @@ def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, cap
             r"the record has 'messages', not those of alpaca: see format=",
         ),
         ("in.json", b'[{"instruction": ', (), r"in.json is not valid JSON \(.*\): repair the file or fetch it again"),
-        ("in.jsonl.gz", gzip.compress(b'{"a": 1}' * 99)[:-12], (), r"in.jsonl.gz is damaged \(EOFError: .*\): fetch"),
-        ("in.parquet", b"PAR1 and then nothing", (), r"in.parquet is damaged \(EOFError: .*\): fetch the file again"),
+        ("in.jsonl.gz", gzip.compress(b'{"a": 1}' * 99)[:-12], (), r"in.jsonl.gz is damaged after record 0 \(EOFError: .*\): fetch"),
+        ("in.parquet", b"PAR1 and then nothing", (), r"in.parquet is damaged after record 0 \(EOFError: .*\): fetch"),
     ],
 )
 def test_input_that_is_of_no_use_is_refused_with_its_name(prepare_sft, tmp_path, name, content, overrides, message):
@@ -257,4 +257,4 @@ def test_help_needs_no_heavy_library(project_root, capsys):
         [sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True, check=True, timeout=60
     )
     assert "loaded set()" in done.stdout
-    assert "min_answer_tokens=50" in done.stdout
+    assert "get a copy. Unset: 50, or 12 for sample." in done.stdout

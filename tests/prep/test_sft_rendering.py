@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError
-from meap.prep.sft.messages import RecordError, format_of, to_messages
+from meap.prep.sft.messages import RecordError, format_of, to_messages, without_first_answers
 from meap.prep.sft.rendering import DEFAULT_TEMPLATE, ChatTemplate, choose_template
 from meap.tokenizer import load_tokenizer
 
@@ -202,7 +202,6 @@ def test_three_formats_give_the_same_messages():
         ({"messages": [{"role": "user"}]}, "messages", "turn 1: no field 'content'"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "turn 1 has role='tool'; known are assistant, "),
         ({"messages": [{"role": "user", "content": "x"}]}, "messages", "the conversation has no assistant turn"),
-        ({"conversations": [{"from": "gpt", "value": "x"}]}, "sharegpt", "begins with an assistant turn"),
         ({"messages": [*TALK[1:], TALK[0]]}, "messages", "a system message stands after the first turn"),
     ],
 )
