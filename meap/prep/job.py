@@ -129,7 +129,6 @@ class Job:
             f"{self.progress.tokens / seconds:,.0f} tokens/s"
         )
 
-
     def _packing(self, records: dict[int, TaskRecord]) -> str:
         parts = [record.splits[TRAIN_SPLIT] for record in records.values()]
         return "for training " + describe_packing(

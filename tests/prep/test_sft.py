@@ -179,7 +179,12 @@ def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, cap
             r"the record has 'messages', not those of alpaca: see format=",
         ),
         ("in.json", b'[{"instruction": ', (), r"in.json is not valid JSON \(.*\): repair the file or fetch it again"),
-        ("in.jsonl.gz", gzip.compress(b'{"a": 1}' * 99)[:-12], (), r"in.jsonl.gz is damaged after record 0 \(EOFError: .*\): fetch"),
+        (
+            "in.jsonl.gz",
+            gzip.compress(b'{"a": 1}' * 99)[:-12],
+            (),
+            r"in.jsonl.gz is damaged after record 0 \(EOFError: .*\): fetch",
+        ),
         ("in.parquet", b"PAR1 and then nothing", (), r"in.parquet is damaged after record 0 \(EOFError: .*\): fetch"),
     ],
 )

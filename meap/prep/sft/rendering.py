@@ -2,9 +2,9 @@
 
 A conversation is rendered by a chat template as transformers' ``apply_chat_template`` does, prefix by prefix: the text
 up to an answer, then the text with that answer, and so on. Each must be a prefix of the next. The whole text is encoded
-at once; where the ids of each prefix are a prefix of the whole's ids, the borders of answers are known exactly. Where a
-tokenizer merges across a border, the pieces between borders are encoded one by one (which is what inference does with a
-prompt) if that spells the same text, and the record is left out if it does not.
+at once; where a token ends and the next one begins at every border of an answer, the answers' tokens are known exactly.
+Where a tokenizer merges across a border, the pieces between borders are encoded one by one, as inference does with a
+prompt, if that spells the same text, and the record is left out if it does not.
 
 An answer ends with the template's end-of-turn token; the white space that many templates write after it is the
 template's, and not scored.
@@ -27,6 +27,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding
 
 from meap.errors import ConfigError
 from meap.prep.sft.messages import ASSISTANT, Messages, RecordError
@@ -38,8 +39,7 @@ _RENDER_SECONDS = 20.0
 """A conversation takes a fraction of a millisecond; a template that takes this long does not end."""
 _TODAY = datetime(2024, 7, 26, tzinfo=timezone.utc)
 """The date that Llama-3's templates fall back to."""
-_SHORT_PIECES = 3
-"""Pieces of a conversation with one answer, at most."""
+_MERGED = "the tokenizer merges the end of a prompt with its answer, and cannot encode them apart"
 _SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 
 DEFAULT_TEMPLATE = (
@@ -224,39 +224,22 @@ class ChatTemplate:
             raise RecordError(f"the chat template refuses it ({error})") from error
 
     def _encode(self, conversations: Sequence[list[str]]) -> list[list[NDArray[np.uint32]] | RecordError]:
-        """Ids of each piece of each conversation, as the whole is encoded where that has the borders between tokens.
-
-        Whether it has is asked in the cheaper of two ways, which agree: the beginnings of a short conversation are
-        encoded; the pieces of a long one are, and its beginnings, whose length grows with the square, if need be.
-        """
-        is_long = [len(pieces) > _SHORT_PIECES for pieces in conversations]
-        asked = [
-            ["".join(pieces), *(pieces if long else _beginnings(pieces))]
-            for pieces, long in zip(conversations, is_long, strict=True)
-        ]
-        answers = self._encode_nested(asked)
+        """Ids of each piece of each conversation, as the whole is encoded where that has the borders between tokens."""
+        texts = ["".join(pieces) for pieces in conversations]
+        wholes = self.tokenizer.plain.encode_batch(texts, add_special_tokens=False)
         results: list[list[NDArray[np.uint32]] | RecordError] = []
-        for pieces, long, (whole, *others) in zip(conversations, is_long, answers, strict=True):
-            if long and np.array_equal(np.concatenate(others), whole):
-                results.append(others)
+        for pieces, encoding in zip(conversations, wholes, strict=True):
+            whole = np.array(encoding.ids, np.uint32)
+            borders = _token_borders(encoding, len(whole), pieces)
+            if borders is not None:
+                results.append([whole[start:end] for start, end in pairwise(borders)])
                 continue
-            beginnings = self._encode_nested([_beginnings(pieces)])[0] if long else others
-            if all(np.array_equal(beginning, whole[: len(beginning)]) for beginning in beginnings):
-                ends = [0, *(len(beginning) for beginning in beginnings), len(whole)]
-                results.append([whole[start:end] for start, end in pairwise(ends)])
-                continue
-            apart = others if long else self._encode_nested([pieces])[0]
+            apart = self.tokenizer.encode_batch(pieces)
             if self.tokenizer.decode(np.concatenate(apart).tolist()) == self.tokenizer.decode(whole.tolist()):
                 results.append(apart)
             else:
-                results.append(
-                    RecordError("the tokenizer merges the end of a prompt with its answer, and cannot encode them apart")
-                )
+                results.append(RecordError(_MERGED))
         return results
-
-    def _encode_nested(self, groups: Sequence[Sequence[str]]) -> list[list[NDArray[np.uint32]]]:
-        encoded = iter(self.tokenizer.encode_batch([text for group in groups for text in group]))
-        return [[next(encoded) for _ in group] for group in groups]
 
     def _num_scored(self, tokens: NDArray[np.uint32]) -> int:
         """Tokens of an answer up to its last special token, where but white space follows that; all of them if not."""
@@ -271,9 +254,28 @@ class ChatTemplate:
         return len(tokens)
 
 
-def _beginnings(pieces: Sequence[str]) -> list[str]:
-    """The text up to each inner border."""
-    return ["".join(pieces[:number]) for number in range(1, len(pieces))]
+def _token_borders(encoding: Encoding, num_tokens: int, pieces: Sequence[str]) -> list[int] | None:
+    """Where the pieces begin and end, in tokens; None where a token may stand on a border."""
+    borders, place = [0], 0
+    for number, piece in enumerate(pieces[:-1], 1):
+        place += len(piece)
+        border = _token_border(encoding, place) if any(pieces[number:]) else num_tokens
+        if border is None:
+            return None
+        borders.append(border)
+    return [*borders, num_tokens]
+
+
+def _token_border(encoding: Encoding, place: int) -> int | None:
+    """The token that begins at a character, where the one before it ends there; None where there is no such token.
+
+    Byte-level tokenizers leave white space out of a token's extent, but never add to it: one on the border shows.
+    """
+    token = encoding.char_to_token(place)
+    if token is None or encoding.token_to_chars(token)[0] != place:
+        return None
+    before = encoding.token_to_chars(token - 1)[1] if token else 0
+    return token if before == place else None
 
 
 def _special_of_role(tokenizer: Tokenizer) -> dict[str, str]:
@@ -292,13 +294,12 @@ def _render(
 ) -> str:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    conversations: Any = [messages] if messages else []
+    variables: dict[str, Any] = {**special_of_role, "strftime_now": _TODAY.strftime}
     rendered, _ = render_jinja_template(
-        conversations=conversations,
+        conversations=cast("Any", [messages] if messages else []),
         chat_template=template,
         add_generation_prompt=add_generation_prompt,
-        strftime_now=_TODAY.strftime,
-        **special_of_role,
+        **variables,
     )
     return rendered[0] if messages else ""
 

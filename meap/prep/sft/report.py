@@ -1,4 +1,4 @@
-"""What preparation counts of conversations, and how it is told: the numbers that a training run's batch follows from."""
+"""What preparation counts of conversations, and how it is told: the numbers that a run's batch size follows from."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def describe_packing(counts: Mapping[str, int], *, conversations: int, rows: int
         seq_len: Positions of a row.
     """
     copied, cut, dropped, shortened = (counts.get(name, 0) for name in (COPIED, CUT, DROPPED, SHORTENED))
-    fill = counts.get(POSITIONS, 0) / max(1, rows * seq_len)
+    fill, mean = counts.get(POSITIONS, 0) / max(1, rows * seq_len), conversations / max(1, rows)
     first = f", {shortened:,} without the answers before their first question" if shortened else ""
     return (
-        f"{copied:,} copied, {cut:,} cut, {dropped:,} dropped{first}; {conversations / max(1, rows):,.1f} conversations "
-        f"per row, {fill:.1%} of {seq_len:,} positions used; {PAPER_BATCH} conversations (the paper's batch) are "
+        f"{copied:,} copied, {cut:,} cut, {dropped:,} dropped{first}; {mean:,.1f} conversations per row, "
+        f"{fill:.1%} of {seq_len:,} positions used; {PAPER_BATCH} conversations (the paper's batch) are "
         f"{rows_per_batch(conversations, rows):,} rows: train.global_batch_size"
     )

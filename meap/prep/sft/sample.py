@@ -2,8 +2,8 @@
 
 Every answer stands in the question, in words that the built-in corpus states facts in: what a model of it can learn in
 a few hundred steps. A quarter of the answers are a bare value, too short for a masked copy; half are one sentence, and
-a quarter repeat all facts. The system message replaces Alpaca's long first sentence, so that a conversation takes little
-more than 100 tokens, and less than 128.
+a quarter repeat all facts. The system message replaces Alpaca's long first sentence, so that a conversation takes about
+100 tokens, and less than 128.
 """
 
 from __future__ import annotations

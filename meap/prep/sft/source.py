@@ -13,8 +13,8 @@ from meap.prep.corpora import CORPORA, SAMPLE_DIR, InputFiles, check_shards, fin
 from meap.prep.sample import recorded_seed
 from meap.prep.sft.rendering import check_template, choose_template
 from meap.prep.sft.sample import write_sample_instructions
-from meap.storage import require_plain_url
 from meap.schema import TOKENIZER_DIR
+from meap.storage import require_plain_url
 from meap.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["load_chat_tokenizer", "resolve_conversations"]
