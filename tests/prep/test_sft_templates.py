@@ -1,4 +1,4 @@
-"""Chat templates of the models that people tune, in short: marks are the answers, ids those of `apply_chat_template`."""
+"""Chat templates of the models that people tune: marks are the answers, ids those of `apply_chat_template`."""
 
 import dataclasses
 import json
@@ -37,7 +37,8 @@ ZEPHYR = (
     "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
 )
 THINKING = (
-    "{% for m in messages %}<|start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
+    "{% for m in messages %}<|start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
     "{{ m.content.split('</think>')[-1] }}<|eot|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
