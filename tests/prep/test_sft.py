@@ -158,7 +158,7 @@ def test_odd_text_is_text_and_odd_records_are_left_out(prepare_sft, tmp_path, to
         b'{"instruction": 12345678901234567890123, "output": "x"}',
     ]
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
-    prepare_sft("source=in.jsonl", "max_length=128")
+    prepare_sft("source=in.jsonl", "max_length=300")
     (((tokens, _, _),),) = read_conversations(tmp_path / "out")
     assert "a\0b\n" in tokenizer.decode(tokens)
     assert tokenizer.decode(tokens).endswith("c\N{GRINNING FACE}</s>")
@@ -173,7 +173,7 @@ def test_answers_before_the_first_question_are_left_out_and_counted(prepare_sft,
         {"conversations": [{"from": "gpt", "value": "Hello!"}], "instruction": "x", "output": "y"},
     ]
     (tmp_path / "in.json").write_text(json.dumps(data))
-    prepare_sft("source=in.json", "max_length=128", "pack=false")
+    prepare_sft("source=in.json", "max_length=300", "pack=false")
     first, second = (tokenizer.decode(row[0][0]) for row in read_conversations(tmp_path / "out"))
     assert first.endswith("request.\n\n### Instruction:\nBoat?\n\n### Response:\nYes.</s>### Instruction:\nSure?\n\n")
     assert second.startswith("<s>Be brief.\n\n### Instruction:\nBoat?")
