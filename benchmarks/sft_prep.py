@@ -5,7 +5,8 @@
 Encodes and marks 20,000 made-up records of Alpaca's form, and 2,000 chats of six answers, in three ways: ours, a loop
 over transformers' `apply_chat_template(return_assistant_tokens_mask=True)`, and the rendered texts' encoding alone (the
 floor: no marks, one batch). All three give the same ids, which is checked first. Then the whole command's steps from a
-file to shards. Medians of interleaved repetitions; without an argument, the tokenizer of the built-in sample.
+file to shards. Medians of interleaved repetitions, by the clock and by processor time: ours encodes on every core, the
+loop on one. Without an argument, the tokenizer of the built-in sample.
 """
 
 import json
@@ -139,20 +140,25 @@ def _chat(records: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def report(title: str, ways: dict[str, Callable[[], int]], count: int) -> None:
     """Time all ways in turn and print medians and ratios to the first."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     found: dict[str, int] = {}
     for _ in range(REPETITIONS):
         for name, run in ways.items():
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             found[name] = run()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append((time.perf_counter() - started, time.process_time() - busy))
     ours, theirs, _ = found.values()
     assert ours == theirs, f"the ways mark different tokens: {found}"
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    first = next(iter(medians.values()))
+    medians = {
+        name: [statistics.median(each) for each in zip(*values, strict=True)] for name, values in seconds.items()
+    }
+    clock, processor = next(iter(medians.values()))
     print(title)
-    for name, median in medians.items():
-        print(f"  {name:<34}{count / median:>9,.0f} conversations/s   speed of ours / this {median / first:.2f}")
+    for name, (seconds_passed, seconds_busy) in medians.items():
+        print(
+            f"  {name:<34}{count / seconds_passed:>8,.0f} conversations/s, {seconds_busy / count * 1e6:>6,.0f} us of a "
+            f"core each   speed of ours / this {seconds_passed / clock:.2f} (per core {seconds_busy / processor:.2f})"
+        )
     print()
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken
 
-from meap.config import TokenizerConfig
+from meap.config import SftPrepConfig, TokenizerConfig
 from meap.errors import ConfigError
 from meap.prep.sft import rendering
 from meap.prep.sft.messages import RecordError
 from meap.prep.sft.rendering import ChatTemplate, check_template
+from meap.prep.sft.source import load_chat_tokenizer
 from meap.tokenizer import load_tokenizer
 
 LLAMA3 = (
@@ -153,6 +154,17 @@ def test_a_template_that_does_not_end_is_ended(tokenizer, monkeypatch):
     template = ChatTemplate(tokenizer, "tokenizer", loops)
     with pytest.raises(ConfigError, match=r"the chat template of tokenizer .* does not end: .* use template=default"):
         template.render(TALK)
+
+
+def test_a_tokenizer_that_reads_its_special_tokens_as_text_is_refused(tokenizer_dir, tmp_path):
+    definition = json.loads((tokenizer_dir / "tokenizer.json").read_text())
+    (bos,) = (each for each in definition["added_tokens"] if each["content"] == "<s>")
+    definition["added_tokens"].remove(bos)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    (tmp_path / "tokenizer_config.json").write_bytes((tokenizer_dir / "tokenizer_config.json").read_bytes())
+    config = SftPrepConfig(tokenizer=TokenizerConfig(name=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"does not read '<s>' as its token 0, which is not among the added_tokens"):
+        load_chat_tokenizer(config)
 
 
 def test_a_template_that_is_not_jinja_is_refused_before_anything_is_read():

@@ -98,11 +98,18 @@ def load_chat_tokenizer(config: SftPrepConfig) -> tuple[SftPrepConfig, Tokenizer
     """The tokenizer with the chosen chat template in it, which is stored with the data and with exported models.
 
     Raises:
-        ConfigError: The tokenizer has no special tokens, or no chat template where its own is asked for, or a broken
-            one.
+        ConfigError: The tokenizer has no special tokens or does not read them in text, or it has no chat template where
+            its own is asked for, or a broken one.
         DataError: It cannot be read.
     """
     tokenizer = load_tokenizer(config.tokenizer)
+    for token, number in ((tokenizer.bos_token, tokenizer.bos_id), (tokenizer.eos_token, tokenizer.eos_id)):
+        # Templates write them as text; where tokenizer.json knows the id but not the token, that text falls to pieces.
+        if tokenizer.encode(token) != [number]:
+            raise ConfigError(
+                f"tokenizer {tokenizer.name!r} does not read {token!r} as its token {number}, which is not among the "
+                "added_tokens of its tokenizer.json: load it with transformers, save_pretrained it, and name that folder"
+            )
     name, template = choose_template(tokenizer, config.template)
     check_template(template, owner=tokenizer.name)
     source_config = tokenizer.source_config | {"chat_template": template}
