@@ -108,7 +108,7 @@ def load_chat_tokenizer(config: SftPrepConfig) -> tuple[SftPrepConfig, Tokenizer
         if tokenizer.encode(token) != [number]:
             raise ConfigError(
                 f"tokenizer {tokenizer.name!r} does not read {token!r} as its token {number}, which is not among the "
-                "added_tokens of its tokenizer.json: load it with transformers, save_pretrained it, and name that folder"
+                "added_tokens of its tokenizer.json: load it with transformers, save it, and name that folder"
             )
     name, template = choose_template(tokenizer, config.template)
     check_template(template, owner=tokenizer.name)

@@ -54,8 +54,8 @@ class SampleBatch:
 class PackConversations(PipelineStep):
     """Turns a task's conversations into rows; it holds all of them, as tokens, until the task's files are read.
 
-    That takes 3 bytes per token (5 with a vocabulary of more than 65,536 ids) and some 200 per conversation while rows
-    are chosen: 25 MB for Alpaca's 52,002, 3 to 5 GB for a billion tokens. More `tasks` hold less each.
+    That takes 3 bytes per token (5 with a vocabulary of more than 65,536 ids), and some 70 per conversation while rows
+    are chosen: about 30 MB for Alpaca's 52,002, 3 to 5 GB for a billion tokens. More `tasks` hold less each.
 
     Args:
         template: Renders and encodes.
