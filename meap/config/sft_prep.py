@@ -24,12 +24,12 @@ class SftPrepConfig:
     """Fields of a record: `alpaca` (instruction, input, output), `sharegpt` (conversations), `messages`; or `auto`."""
     template: str = "auto"
     """`tokenizer`: its own chat template; `default`: Alpaca's prompt; `auto`: the tokenizer's where it has one."""
-    max_length: int = 4096
-    """Tokens of a conversation; what lies beyond is cut off, counted and reported. At least 2."""
+    max_length: int | None = None
+    """Tokens of a conversation, at least 2; what lies beyond is cut off and counted. Unset: 4096, or 128 for sample."""
     copies: bool = True
     """Whether rows leave room for a masked copy of conversations with long answers; false for an NTP control."""
-    min_answer_tokens: int = 50
-    """Conversations with MORE scored tokens than this, over all turns, get a copy (the paper's 50)."""
+    min_answer_tokens: int | None = None
+    """Conversations with MORE scored tokens than this, over all turns, get a copy. Unset: 50, or 12 for sample."""
     seq_len: int | None = None
     """Positions of a row. Unset: 2 * max_length, so that the longest conversation fits beside its copy."""
     pack: bool = True
@@ -54,14 +54,16 @@ class SftPrepConfig:
     def __post_init__(self) -> None:
         require_one_of("format", self.format, ("auto", "alpaca", "sharegpt", "messages"))
         require_one_of("template", self.template, ("auto", "tokenizer", "default"))
-        require_at_least("max_length", self.max_length, 2)
-        require_at_least("min_answer_tokens", self.min_answer_tokens, 0)
+        if self.max_length is not None:
+            require_at_least("max_length", self.max_length, 2)
+        if self.min_answer_tokens is not None:
+            require_at_least("min_answer_tokens", self.min_answer_tokens, 0)
         require_ratio("heldout_ratio", self.heldout_ratio, remedy="0.01 keeps one conversation in a hundred.")
         require_at_least("max_bad_records", self.max_bad_records, 0)
         require_at_least("workers", self.workers, 0)
         if self.tasks is not None:
             require_at_least("tasks", self.tasks, 1)
-        if self.seq_len is not None and self.seq_len < self.longest:
+        if self.seq_len is not None and self.max_length is not None and self.seq_len < self.longest:
             raise ConfigError(
                 f"seq_len={self.seq_len} is too small: with max_length={self.max_length} and copies={self.copies} a "
                 f"conversation can take {self.longest} positions; raise seq_len or lower max_length"
@@ -73,5 +75,6 @@ class SftPrepConfig:
 
     @property
     def longest(self) -> int:
-        """Positions that one conversation can take."""
+        """Positions that one conversation can take; of a resolved configuration."""
+        assert self.max_length is not None
         return self.max_length * (2 if self.copies else 1)

@@ -24,6 +24,7 @@ from meap.manifest import CONVERSATIONS, FORMAT_VERSION, ROWS
 from meap.prep.corpora import InputFiles
 from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.progress import Progress, Tally
+from meap.prep.sft.report import describe_packing
 from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord, task_record_name
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.tokenizer import Tokenizer
@@ -116,8 +117,8 @@ class Job:
             f"{documents:,} {noun}, {tokens:,} tokens, {sum(each.rows for each in splits):,} rows "
             f"({heldout_rows:,} of them for validation), {stored / 1e6:,.1f} MB at {self.folder.url}"
         )
-        for name, count in sum((Counter(each.counts) for each in splits), Counter[str]()).items():
-            line += f", {count:,} {name.replace('_', ' ')}"
+        if self.kind == CONVERSATIONS:
+            line += f"; {self._packing(records)}"
         if self.is_published:
             return f"already complete: {line}"
         bad_lines = sum(record.bad_lines for record in records.values())
@@ -126,6 +127,15 @@ class Job:
         return (
             f"complete: {line}; {bad_lines:,} bad {things} left out; {seconds:,.1f} s, {speed}, "
             f"{self.progress.tokens / seconds:,.0f} tokens/s"
+        )
+
+    def _packing(self, records: dict[int, TaskRecord]) -> str:
+        parts = [record.splits[TRAIN_SPLIT] for record in records.values()]
+        return "for training " + describe_packing(
+            sum((Counter(part.counts) for part in parts), Counter[str]()),
+            conversations=sum(part.documents for part in parts),
+            rows=sum(part.rows for part in parts),
+            seq_len=self.seq_len,
         )
 
 

@@ -28,7 +28,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from meap.errors import BadInputError, ConfigError, DataError
 from meap.synthetic import generate_document
 
-__all__ = ["train_sample_tokenizer", "write_sample_corpus"]
+__all__ = ["recorded_seed", "train_sample_tokenizer", "write_sample_corpus"]
 
 CORPUS_RECORD = "sample.json"
 TOKENIZER_RECORD = "sample_tokenizer.json"
@@ -79,6 +79,12 @@ def write_sample_corpus(out_dir: Path, *, seed: int = 0, megabytes: float = 6.0,
         for name in [*names, CORPUS_RECORD]:
             (Path(folder) / name).replace(out_dir / name)
     return paths
+
+
+def recorded_seed(corpus_dir: Path) -> int:
+    """The seed of the corpus that `write_sample_corpus` left in a folder, or its default where there is none."""
+    seed = _read_record(corpus_dir / CORPUS_RECORD).get("seed")
+    return seed if isinstance(seed, int) else 0
 
 
 def train_sample_tokenizer(corpus_files: Sequence[Path], out_dir: Path, *, vocab_size: int = 2048) -> Path:

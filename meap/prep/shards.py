@@ -32,6 +32,7 @@ from meap.errors import DataError, IncompleteError
 from meap.manifest import ROWS, Manifest, ShardRecord, TokenizerRecord
 from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.progress import Tally
+from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch
 from meap.schema import (
     MANIFEST_NAME,
     TOKENIZER_DIR,
@@ -298,7 +299,7 @@ def _manifest(job: Job, split: str, records: Sequence[TaskRecord]) -> Manifest:
             mask_id=tokenizer.mask_id,
         ),
         kind=job.kind,
-        counts=dict(sum((Counter(part.counts) for part in parts), Counter[str]())),
+        counts=_counts(job, parts),
         shards=tuple(shard for part in parts for shard in part.shards),
         sources=job.inputs.urls,
         config=job.lasting_config,
@@ -308,6 +309,14 @@ def _manifest(job: Job, split: str, records: Sequence[TaskRecord]) -> Manifest:
             **{name: version(name) for name in ("datatrove", "mosaicml-streaming", "numpy", "tokenizers")},
         },
     )
+
+
+def _counts(job: Job, parts: Sequence[SplitRecord]) -> dict[str, int]:
+    counts = dict(sum((Counter(part.counts) for part in parts), Counter[str]()))
+    if job.kind == ROWS:
+        return counts
+    documents, rows = sum(part.documents for part in parts), sum(part.rows for part in parts)
+    return counts | {ROWS_PER_BATCH: rows_per_batch(documents, rows)}
 
 
 def _sha256(content: Any) -> str:

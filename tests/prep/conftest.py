@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from meap.config import PrepConfig, load_config
+from meap.config import PrepConfig, SftPrepConfig, load_config
 
 _WORDS = (
     "tide",
@@ -61,6 +61,23 @@ def prepare(command_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     def run(*overrides: str) -> None:
         module.prepare(load_config(PrepConfig, None, ["workers=1", *overrides]))
+
+    return run
+
+
+@pytest.fixture
+def prepare_sft(prepare: Callable[..., None], project_root: Path, tokenizer_dir: Path) -> Callable[..., None]:
+    """Run the steps of fine-tuning data's entry point here, in tmp_path, with the small tokenizer."""
+    del prepare  # its set-up is what is wanted
+    spec = importlib.util.spec_from_file_location("sft_to_mds", project_root / "dataprep" / "sft_to_mds.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*overrides: str) -> None:
+        given_keys = ("workers=1", f"tokenizer.name={tokenizer_dir}", "remote=out", "heldout_ratio=0")
+        module.prepare(load_config(SftPrepConfig, None, [*given_keys, *overrides]))
 
     return run
 
@@ -146,6 +163,32 @@ def forked_commands(
     stdin.close()
     process.wait()
     stdout.close()
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """An S3 store on the loopback interface."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server: str):
+    import boto3
+
+    resource = boto3.resource(
+        "s3",
+        endpoint_url=server,
+        region_name="us-east-1",
+        aws_access_key_id="testkeyid",
+        aws_secret_access_key="testsecret",
+    )
+    return resource.create_bucket(Bucket="corpus")
 
 
 @pytest.fixture(scope="session")

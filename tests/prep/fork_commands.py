@@ -12,9 +12,10 @@ import sys
 import datatrove.executor  # noqa: F401
 import streaming  # noqa: F401
 
-from meap.config import PrepConfig, run_command
+from meap.config import run_command
 
-prepare = runpy.run_path(sys.argv[1])["prepare"]
+command = runpy.run_path(sys.argv[1])
+prepare, config = command["prepare"], command.get("PrepConfig") or command["SftPrepConfig"]
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
@@ -24,6 +25,6 @@ for line in sys.stdin:
         log = os.open("command.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os._exit(run_command(PrepConfig, prepare, doc=None, argv=order["arguments"]))
+        os._exit(run_command(config, prepare, doc=None, argv=order["arguments"]))
     print(pid, flush=True)
     print(os.waitpid(pid, 0)[1], flush=True)

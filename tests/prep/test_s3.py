@@ -13,31 +13,6 @@ _KEYS = {"AWS_ACCESS_KEY_ID": "testkeyid", "AWS_SECRET_ACCESS_KEY": "testsecret"
 _NO_KEYS = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nowhere"}
 
 
-@pytest.fixture
-def server():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(server):
-    import boto3
-
-    resource = boto3.resource(
-        "s3",
-        endpoint_url=server,
-        region_name="us-east-1",
-        aws_access_key_id="testkeyid",
-        aws_secret_access_key="testsecret",
-    )
-    return resource.create_bucket(Bucket="corpus")
-
-
 def test_from_s3_to_s3_gives_the_shards_of_local_folders(
     run_command_line, prepare, tmp_path, server, bucket, tokenizer_dir, make_texts, write_lines
 ):

@@ -1,8 +1,9 @@
 """Preparation of conversations: every one in exactly one row, every bad record counted, one job per folder."""
 
+import codecs
 import gzip
-import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +12,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meap.config import SftPrepConfig, load_config
+from meap.config import TokenizerConfig
 from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.prep.sft.steps import pack_best_fit
-
-
-@pytest.fixture
-def prepare_sft(project_root: Path, tokenizer_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepare):
-    """Run the entry point's steps here, in tmp_path, with the small tokenizer."""
-    del prepare  # its set-up is what is wanted
-    path = project_root / "dataprep" / "sft_to_mds.py"
-    spec = importlib.util.spec_from_file_location("sft_to_mds", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*overrides: str) -> None:
-        given_keys = ("workers=1", f"tokenizer.name={tokenizer_dir}", "remote=out", "heldout_ratio=0")
-        module.prepare(load_config(SftPrepConfig, None, [*given_keys, *overrides]))
-
-    return run
+from meap.tokenizer import load_tokenizer
 
 
 def records(count: int, words: int = 6) -> list[dict]:
@@ -130,7 +116,7 @@ def test_cutting_keeps_tokens_and_labels_together_and_is_reported(prepare_sft, t
     assert len(cut) == 3
     counts = read_manifest(tmp_path / "out").counts
     assert (counts["conversations_cut"], counts["conversations_dropped"]) == (2, 1)
-    assert ", 2 conversations cut, 1 conversations dropped" in capsys.readouterr().out
+    assert " 2 cut, 1 dropped; 1.0 conversations per row, " in capsys.readouterr().out
 
 
 def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, capsys):
@@ -163,6 +149,78 @@ def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, cap
     assert not (tmp_path / "other" / "train" / "index.json").exists()
 
 
+def test_odd_text_is_text_and_odd_records_are_left_out(prepare_sft, tmp_path, tokenizer):
+    lines = [
+        codecs.BOM_UTF8 + b'{"instruction": "a\\u0000b", "output": "c\\ud83d\\ude00", "id": 1234567890123456789012345}',
+        b'{"instruction": "lone \\ud800", "output": "x"}',
+        b"null",
+        b'{"instruction": "\xff", "output": "x"}',
+        b'{"instruction": 12345678901234567890123, "output": "x"}',
+    ]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+    prepare_sft("source=in.jsonl", "max_length=300")
+    (((tokens, _, _),),) = read_conversations(tmp_path / "out")
+    assert "a\0b\n" in tokenizer.decode(tokens)
+    assert tokenizer.decode(tokens).endswith("c\N{GRINNING FACE}</s>")
+    assert read_manifest(tmp_path / "out").bad_lines == 4
+
+
+def test_answers_before_the_first_question_are_left_out_and_counted(prepare_sft, tmp_path, tokenizer, capsys):
+    turns = [("gpt", "Hello!"), ("human", "Boat?"), ("gpt", "Yes."), ("human", "Sure?")]
+    data = [
+        {"conversations": [{"from": role, "value": text} for role, text in turns]},
+        {"conversations": [{"role": "system", "content": "Be brief."}, *({"from": r, "value": t} for r, t in turns)]},
+        {"conversations": [{"from": "gpt", "value": "Hello!"}], "instruction": "x", "output": "y"},
+    ]
+    (tmp_path / "in.json").write_text(json.dumps(data))
+    prepare_sft("source=in.json", "max_length=300", "pack=false")
+    first, second = (tokenizer.decode(row[0][0]) for row in read_conversations(tmp_path / "out"))
+    assert first.endswith("request.\n\n### Instruction:\nBoat?\n\n### Response:\nYes.</s>### Instruction:\nSure?\n\n")
+    assert second.startswith("<s>Be brief.\n\n### Instruction:\nBoat?")
+    assert read_manifest(tmp_path / "out").counts["conversations_without_first_answer"] == 2
+    out = capsys.readouterr().out
+    assert ", 2 without the answers before their first question; 1.0 conversations per row" in out
+    assert "; 1 bad records left out; " in out
+
+
+def test_parquet_of_nested_lists_and_of_missing_columns(prepare_sft, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    chat = [{"role": "user", "content": "Boat?"}, {"role": "assistant", "content": "Yes."}]
+    data = [{"messages": [{**turn, "tool_calls": None} for turn in chat], "id": 1}, {"messages": None, "id": 2}]
+    pq.write_table(pa.Table.from_pylist(data), tmp_path / "in.parquet")
+    (tmp_path / "plain.jsonl").write_text(json.dumps({"messages": chat}))
+    prepare_sft("source=in.parquet", "max_length=128")
+    prepare_sft("source=plain.jsonl", "max_length=128", "remote=plain")
+    assert read_conversations(tmp_path / "out") == read_conversations(tmp_path / "plain")
+    assert read_manifest(tmp_path / "out").bad_lines == 1
+
+    pq.write_table(pa.table({"instruction": ["a"]}), tmp_path / "short.parquet")
+    with pytest.raises(BadInputError, match=r"short.parquet:1: the record has 'instruction', not those of"):
+        prepare_sft("source=short.parquet", "remote=short")
+    pq.write_table(pa.table({"instruction": ["abc"] * 500, "output": ["d"] * 500}), tmp_path / "hurt.parquet")
+    hurt = bytearray((tmp_path / "hurt.parquet").read_bytes())
+    hurt[4:24] = b"\xff" * 20
+    (tmp_path / "hurt.parquet").write_bytes(hurt)
+    with pytest.raises(BadInputError, match=r"hurt.parquet is damaged after record 0 \(.*\): fetch the file again"):
+        prepare_sft("source=hurt.parquet", "remote=hurt")
+
+
+def test_the_summary_says_how_full_rows_are_and_what_the_paper_s_batch_is(prepare_sft, tmp_path, capsys):
+    (tmp_path / "in.json").write_text(json.dumps(records(60)))
+    prepare_sft("source=in.json", "max_length=160", "min_answer_tokens=14")
+    manifest = read_manifest(tmp_path / "out")
+    used = sum(len(tokens) * (1 + copied) for row in read_conversations(tmp_path / "out") for tokens, _, copied in row)
+    rows_of_512 = round(512 * manifest.rows / 60)
+    assert manifest.counts["positions_used"] == used
+    assert manifest.counts["rows_per_512_conversations"] == rows_of_512
+    assert (
+        f"{60 / manifest.rows:.1f} conversations per row, {used / (manifest.rows * 320):.1%} of 320 positions used; "
+        f"512 conversations (the paper's batch) are {rows_of_512} rows: train.global_batch_size"
+    ) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "content", "overrides", "message"),
     [
@@ -179,8 +237,28 @@ def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, cap
             r"the record has 'messages', not those of alpaca: see format=",
         ),
         ("in.json", b'[{"instruction": ', (), r"in.json is not valid JSON \(.*\): repair the file or fetch it again"),
-        ("in.jsonl.gz", gzip.compress(b'{"a": 1}' * 99)[:-12], (), r"in.jsonl.gz is damaged \(EOFError: .*\): fetch"),
-        ("in.parquet", b"PAR1 and then nothing", (), r"in.parquet is damaged \(EOFError: .*\): fetch the file again"),
+        (
+            "in.jsonl.gz",
+            gzip.compress(b'{"a": 1}' * 99)[:-12],
+            (),
+            r"in.jsonl.gz is damaged after record 0 \(EOFError: .*\): fetch",
+        ),
+        ("in.json", b"", (), r"in.json holds no readable record: fetch the file again, or take it out of source="),
+        ("in.jsonl.gz", gzip.compress(b"\n \n"), (), r"in.jsonl.gz holds no readable record"),
+        (
+            "in.json",
+            b'{\n "messages": []\n}',
+            (),
+            r"in.json:1: neither a JSON array nor JSON lines \(.*as one array, or",
+        ),
+        ("in.json", b'[{"instruction": "\\ud800"}]', (), r"in.json is not valid JSON \(.*: line 1 column 19 "),
+        (
+            "in.jsonl.zst",
+            zstandard.compress(b'{"instruction": "a", "output": "b"}\n' * 99)[:-9],
+            (),
+            r"in.jsonl.zst is damaged after record \d+ \(EOFError: the file ends inside a zstd frame\): fetch",
+        ),
+        ("in.parquet", b"PAR1 and then nothing", (), r"in.parquet is damaged after record 0 \(EOFError: .*\): fetch"),
     ],
 )
 def test_input_that_is_of_no_use_is_refused_with_its_name(prepare_sft, tmp_path, name, content, overrides, message):
@@ -243,6 +321,34 @@ def test_the_split_is_by_text_and_the_sample_needs_no_file(prepare_sft, tmp_path
     assert 100 < len(heldout) < 300
 
 
+@pytest.mark.slow
+def test_both_samples_have_one_tokenizer_whichever_is_prepared_first(prepare, prepare_sft, tmp_path, capsys):
+    sft = ("source=sample", "tokenizer.name=null", "remote=null", "heldout_ratio=0.01")
+    prepare("seed=5")
+    prepare_sft(*sft)
+    of_corpus, of_chats = (
+        load_tokenizer(TokenizerConfig(name=str(tmp_path / "data" / name / "mds" / "tokenizer")))
+        for name in ("sample", "sample_sft")
+    )
+    assert of_corpus.fingerprint == of_chats.fingerprint
+    manifest = json.loads((tmp_path / "data/sample_sft/mds/train/manifest.json").read_text())
+    assert manifest["seq_len"] == 256
+    assert 1200 <= manifest["rows"] <= 2400
+    assert 0.6 < manifest["counts"]["conversations_copied"] / manifest["documents"] < 0.9
+    assert "conversations_cut" not in manifest["counts"]
+    capsys.readouterr()
+    prepare("seed=5")
+    prepare_sft(*sft)
+    assert [line[:16] for line in capsys.readouterr().out.splitlines()] == ["already complete"] * 2
+
+    shutil.copytree(tmp_path / "data/sample/tokenizer", tmp_path / "data/sample/mds/tokenizer", dirs_exist_ok=True)
+    changed = json.loads((tmp_path / "data/sample/mds/tokenizer/tokenizer.json").read_text())
+    changed["added_tokens"][0]["lstrip"] = True
+    (tmp_path / "data/sample/mds/tokenizer/tokenizer.json").write_text(json.dumps(changed))
+    with pytest.raises(MismatchError, match="delete data/sample and prepare it again, or set tokenizer.name="):
+        prepare_sft(*sft)
+
+
 def test_help_needs_no_heavy_library(project_root, capsys):
     import subprocess
     import sys
@@ -257,4 +363,4 @@ def test_help_needs_no_heavy_library(project_root, capsys):
         [sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True, check=True, timeout=60
     )
     assert "loaded set()" in done.stdout
-    assert "min_answer_tokens=50" in done.stdout
+    assert "get a copy. Unset: 50, or 12 for sample." in done.stdout

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 from tokenizers import AddedToken
 
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError
-from meap.prep.sft.messages import RecordError, format_of, to_messages
+from meap.prep.sft.messages import RecordError, format_of, to_messages, without_first_answers
 from meap.prep.sft.rendering import DEFAULT_TEMPLATE, ChatTemplate, choose_template
 from meap.tokenizer import load_tokenizer
 
@@ -116,21 +115,6 @@ def test_where_tokens_merge_across_the_border_the_prompt_is_encoded_as_inference
     assert (rendered.tokens.tolist(), rendered.answer.tolist()) == (tokens, answer)
 
 
-def test_where_pieces_do_not_spell_the_whole_the_record_is_left_out(tokenizer, monkeypatch):
-    template = ChatTemplate(tokenizer, "default", DEFAULT_TEMPLATE)
-    encode = type(tokenizer).encode_batch
-
-    def with_dummy_prefix(self, texts):
-        return [
-            np.concatenate([np.array([len(text) % 7 + 40], np.uint32), ids])
-            for text, ids in zip(texts, encode(self, texts), strict=True)
-        ]
-
-    monkeypatch.setattr(type(tokenizer), "encode_batch", with_dummy_prefix)
-    with pytest.raises(RecordError, match="merges the end of a prompt with its answer, and cannot encode them apart"):
-        template.render(TALK)
-
-
 def test_a_template_that_rewrites_history_is_refused(tokenizer):
     template = ChatTemplate(
         tokenizer, "tokenizer", "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -202,10 +186,39 @@ def test_three_formats_give_the_same_messages():
         ({"messages": [{"role": "user"}]}, "messages", "turn 1: no field 'content'"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "turn 1 has role='tool'; known are assistant, "),
         ({"messages": [{"role": "user", "content": "x"}]}, "messages", "the conversation has no assistant turn"),
-        ({"conversations": [{"from": "gpt", "value": "x"}]}, "sharegpt", "begins with an assistant turn"),
         ({"messages": [*TALK[1:], TALK[0]]}, "messages", "a system message stands after the first turn"),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": 1}]}]},
+            "messages",
+            "turn 1 has tool_calls, and calls of tools are not supported",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages",
+            "turn 1: field 'content' has a part that is not text",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_used_says_why(record, form, reason):
     with pytest.raises(RecordError, match=reason):
         to_messages(record, form)
+
+
+def test_turns_may_be_written_in_either_way_and_in_parts():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    record = {"conversations": [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]}
+    expected = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c"}]
+    assert to_messages(record, "sharegpt") == expected
+    assert to_messages({"messages": [{"from": "human", "value": "ab"}, {"from": "gpt", "value": "c"}]}, "messages") == (
+        expected
+    )
+    assert format_of(record | {"instruction": "x", "output": "y"}) == "sharegpt"
+    assert format_of(record | {"instruction": "x", "output": "y"}, "alpaca") == "alpaca"
+    assert format_of(record, "alpaca") is None
+
+
+def test_a_conversation_begins_with_its_first_question():
+    assert without_first_answers([TALK[0], TALK[2], *TALK[3:]]) == [TALK[0], *TALK[3:]]
+    assert without_first_answers(TALK) == TALK
+    with pytest.raises(RecordError, match="no assistant turn answers anything"):
+        without_first_answers([TALK[0], TALK[2], TALK[1]])

@@ -16,7 +16,7 @@ from meap.prep.corpora import InputFiles
 from meap.prep.folder import storage_errors
 from meap.prep.progress import BadLine, Tally
 from meap.prep.reader import DAMAGED, decompressed_lines
-from meap.prep.sft.messages import Messages, RecordError, format_of, to_messages
+from meap.prep.sft.messages import Messages, RecordError, format_of, to_messages, without_first_answers
 
 __all__ = ["BadRecords", "Conversation", "ReadConversations"]
 
@@ -32,6 +32,8 @@ class Conversation:
     file: str
     number: int
     """Record of the file, counted from 1; of JSON lines the line."""
+    is_shortened: bool = False
+    """Whether answers before the first question are left out."""
 
 
 class BadRecords:
@@ -96,22 +98,22 @@ class ReadConversations(PipelineStep):
             name, url = self.inputs.names[index], self.inputs.url_of(self.inputs.names[index])
             with storage_errors(url), get_datafolder(self.inputs.location).open(name, "rb") as opened:
                 for number, record in self._records(cast("IO[bytes]", opened), name, url):
-                    messages = self._messages(record, url, number, is_first=is_first)
+                    conversation = self._conversation(record, url, number, is_first=is_first)
                     is_first = False
-                    if messages is not None:
-                        yield Conversation(messages, url, number)
+                    if conversation is not None:
+                        yield conversation
                     if number % _REPORT_RECORDS == 0:
                         self.tally.report()
             self.tally.input_bytes += self.inputs.sizes[index]
             self.tally.report()
 
-    def _messages(self, record: Any, url: str, number: int, *, is_first: bool) -> Messages | None:
+    def _conversation(self, record: Any, url: str, number: int, *, is_first: bool) -> Conversation | None:
         if not isinstance(record, dict):
             self.bad.leave_out(url, number, f"not a JSON object but {type(record).__name__}")
             return None
         values = cast("dict[str, Any]", record)
-        form = format_of(values)
-        if form is None or self.form not in {"auto", form}:
+        form = format_of(values, self.form)
+        if form is None:
             fields = ", ".join(map(repr, values)) or "no field at all"
             wanted = "instruction and output, conversations, or messages" if self.form == "auto" else self.form
             if is_first:
@@ -119,34 +121,54 @@ class ReadConversations(PipelineStep):
             self.bad.leave_out(url, number, f"the record has {fields}, not those of {wanted}")
             return None
         try:
-            return to_messages(values, form)
+            messages = to_messages(values, form)
+            kept = without_first_answers(messages)
+            return Conversation(kept, url, number, is_shortened=len(kept) < len(messages))
         except RecordError as error:
             self.bad.leave_out(url, number, str(error))
             return None
 
     def _records(self, raw: IO[bytes], name: str, url: str) -> Iterator[tuple[int, Any]]:
+        number = 0
         try:
-            if name.endswith(".parquet"):
-                yield from enumerate(_parquet_records(raw), 1)
-                return
-            with decompressed_lines(raw, name) as lines:
-                if _is_array(lines):
-                    yield from enumerate(cast("list[Any]", orjson.loads(lines.read())), 1)
-                else:
-                    yield from self._json_lines(lines, url)
+            for number, record in self._parsed(raw, name, url):
+                yield number, record
         except DAMAGED as error:
-            raise _damaged(url, error) from error
-        except orjson.JSONDecodeError as error:
-            raise BadInputError(f"{url} is not valid JSON ({error}): repair the file or fetch it again") from error
+            raise BadInputError(
+                f"{url} is damaged after record {number:,} ({type(error).__name__}: {error}): fetch the file again"
+            ) from error
+        if not number:
+            raise BadInputError(f"{url} holds no readable record: fetch the file again, or take it out of source=")
 
-    def _json_lines(self, lines: Iterable[bytes], url: str) -> Iterator[tuple[int, Any]]:
+    def _parsed(self, raw: IO[bytes], name: str, url: str) -> Iterator[tuple[int, Any]]:
+        if name.endswith(".parquet"):
+            yield from enumerate(_parquet_records(raw), 1)
+            return
+        with decompressed_lines(raw, name) as lines:
+            if not _is_array(lines):
+                yield from self._json_lines(lines, name, url)
+                return
+            try:
+                records = cast("list[Any]", orjson.loads(lines.read()))
+            except orjson.JSONDecodeError as error:
+                raise BadInputError(f"{url} is not valid JSON ({error}): repair the file or fetch it again") from error
+            yield from enumerate(records, 1)
+
+    def _json_lines(self, lines: Iterable[bytes], name: str, url: str) -> Iterator[tuple[int, Any]]:
+        is_first = True
         for number, line in enumerate(lines, 1):
             if line.isspace():
                 continue
             try:
                 yield number, orjson.loads(line)
             except orjson.JSONDecodeError as error:
+                if is_first and ".jsonl" not in name:
+                    raise BadInputError(
+                        f"{url}:{number}: neither a JSON array nor JSON lines ({error}): write the records as one "
+                        "array, or each on a line of its own"
+                    ) from error
                 self.bad.leave_out(url, number, f"not valid JSON ({error})")
+            is_first = False
 
 
 def _is_array(lines: io.BufferedReader) -> bool:
@@ -163,9 +185,9 @@ def _parquet_records(raw: IO[bytes]) -> Iterator[Any]:
     try:
         for batch in pq.ParquetFile(raw).iter_batches(_PARQUET_BATCH):
             yield from batch.to_pylist()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise EOFError(str(error).splitlines()[0]) from error
-
-
-def _damaged(url: str, error: BaseException) -> BadInputError:
-    return BadInputError(f"{url} is damaged ({type(error).__name__}: {error}): fetch the file again")
+    except OSError as error:
+        if error.errno is not None:  # of the storage; arrow's own have no number
+            raise
+        raise EOFError(str(error).splitlines()[0]) from error

@@ -2,29 +2,45 @@
 
 A conversation is rendered by a chat template as transformers' ``apply_chat_template`` does, prefix by prefix: the text
 up to an answer, then the text with that answer, and so on. Each must be a prefix of the next. The whole text is encoded
-at once; where the ids of each prefix are a prefix of the whole's ids, the borders of answers are known exactly. Where a
-tokenizer merges across a border, the pieces between borders are encoded one by one (which is what inference does with a
-prompt) if that spells the same text, and the record is left out if it does not.
+at once; where a token ends and the next one begins at every border of an answer, the answers' tokens are known exactly.
+Where a tokenizer merges across a border, the pieces between borders are encoded one by one, as inference does with a
+prompt, if that spells the same text, and the record is left out if it does not.
 
 An answer ends with the template's end-of-turn token; the white space that many templates write after it is the
 template's, and not scored.
+
+A template is a program from outside. transformers runs it in Jinja's immutable sandbox, which reaches neither files nor
+Python's own attributes; here it also has a limit of time, and a clock that stands still: what is written must not
+depend on the day (Llama-3.2's template writes the date).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding
 
 from meap.errors import ConfigError
 from meap.prep.sft.messages import ASSISTANT, Messages, RecordError
 from meap.tokenizer import Tokenizer
 
-__all__ = ["DEFAULT_TEMPLATE", "ChatTemplate", "Rendered", "choose_template"]
+__all__ = ["DEFAULT_TEMPLATE", "ChatTemplate", "Rendered", "check_template", "choose_template"]
+
+_RENDER_SECONDS = 20.0
+"""A conversation takes a fraction of a millisecond; a template that takes this long does not end."""
+_TODAY = datetime(2024, 7, 26, tzinfo=timezone.utc)
+"""The date that Llama-3's templates fall back to."""
+_MERGED = "the tokenizer merges the end of a prompt with its answer, and cannot encode them apart"
+_SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 
 DEFAULT_TEMPLATE = (
     "{{ bos_token }}"
@@ -80,6 +96,28 @@ def choose_template(tokenizer: Tokenizer, wanted: str) -> tuple[str, str]:
     return "tokenizer", own
 
 
+def check_template(template: str, *, owner: str) -> None:
+    """Compile a template.
+
+    Args:
+        template: Its Jinja text.
+        owner: Tokenizer it comes from, for the error message.
+
+    Raises:
+        ConfigError: It is not Jinja.
+    """
+    from jinja2 import TemplateSyntaxError
+
+    # No message is there to render: the text is compiled, and nothing of it is run.
+    try:
+        _render(template, [], {})
+    except TemplateSyntaxError as error:
+        raise ConfigError(
+            f"the chat template of tokenizer {owner!r} is not valid Jinja (line {error.lineno}: {error.message}): "
+            "repair it, or use template=default"
+        ) from error
+
+
 class ChatTemplate:
     """Renders and encodes conversations.
 
@@ -95,6 +133,9 @@ class ChatTemplate:
         self.template = template
         added = tokenizer.plain.get_added_tokens_decoder()
         self._special = {number: token.content for number, token in added.items() if token.special}
+        self._special_beginnings = {content[:2] for content in self._special.values()}
+        self._special_of_role = _special_of_role(tokenizer)
+        self._is_blank: dict[int, bool] = {}
 
     def render(self, messages: Messages) -> Rendered:
         """Tokens of a conversation.
@@ -102,19 +143,48 @@ class ChatTemplate:
         Raises:
             RecordError: The template refuses it or is not prefix-stable for it, a message contains a special token, or
                 no encoding has the answers' borders between tokens.
+            ConfigError: The template does not end.
         """
+        (rendered,) = self.render_batch([messages])
+        if isinstance(rendered, RecordError):
+            raise rendered
+        return rendered
+
+    def render_batch(self, conversations: Sequence[Messages]) -> list[Rendered | RecordError]:
+        """Tokens of many conversations, each as `render` gives them or the error that `render` raises."""
+        results: list[Any] = [self._pieces_or_error(messages) for messages in conversations]
+        places = [number for number, result in enumerate(results) if not isinstance(result, RecordError)]
+        pieces = [cast("list[str]", results[place]) for place in places]
+        for place, each, encoded in zip(places, pieces, self._encode(pieces), strict=True):
+            results[place] = encoded if isinstance(encoded, RecordError) else self._rendered(each, encoded)
+        return results
+
+    def _rendered(self, pieces: list[str], encoded: list[NDArray[np.uint32]]) -> Rendered:
+        answer = np.zeros(sum(map(len, encoded)), np.uint8)
+        start = 0
+        for number, tokens in enumerate(encoded):
+            if number % 2 == 1:
+                answer[start : start + self._num_scored(tokens)] = 1
+            start += len(tokens)
+        return Rendered(np.concatenate(encoded), answer, "".join(pieces))
+
+    def _pieces_or_error(self, messages: Messages) -> list[str] | RecordError:
         messages = self._in_template_s_terms(messages)
-        for message in messages:
-            texts = (message["content"], message.get("input", ""))
-            if found := [token for token in self._special.values() if any(token in text for text in texts)]:
-                raise RecordError(f"a {message['role']} message contains the special token {found[0]!r}")
-        pieces, is_answer = self._pieces(messages)
-        encoded = self._encode(pieces)
-        answer = [
-            self._scored(tokens) if scored else np.zeros(len(tokens), np.uint8)
-            for tokens, scored in zip(encoded, is_answer, strict=True)
-        ]
-        return Rendered(np.concatenate(encoded), np.concatenate(answer), "".join(pieces))
+        try:
+            for message in messages:
+                self._refuse_special_tokens(message)
+            with _time_limit(self.tokenizer.name):
+                return self._pieces(messages)
+        except RecordError as error:
+            return error
+
+    def _refuse_special_tokens(self, message: Mapping[str, str]) -> None:
+        for text in (message["content"], message.get("input", "")):
+            # There may be hundreds of them, and most begin alike.
+            if any(beginning in text for beginning in self._special_beginnings):
+                for token in self._special.values():
+                    if token in text:
+                        raise RecordError(f"a {message['role']} message contains the special token {token!r}")
 
     def _in_template_s_terms(self, messages: Messages) -> Messages:
         """Only the default template knows an Alpaca record's input; others read it as part of the question."""
@@ -128,55 +198,129 @@ class ChatTemplate:
             for message in messages
         ]
 
-    def _pieces(self, messages: Messages) -> tuple[list[str], list[bool]]:
-        """The rendered text cut at the borders of answers, and which of the pieces are answers."""
+    def _pieces(self, messages: Messages) -> list[str]:
+        """The rendered text cut at the borders of answers; every second piece is an answer."""
         borders = [""]
         for number, message in enumerate(messages):
             if message["role"] == ASSISTANT:
                 borders.append(self._text(messages[:number], add_generation_prompt=True))
                 borders.append(self._text(messages[: number + 1]))
-        borders.append(self._text(messages))
+        if messages[-1]["role"] != ASSISTANT:
+            borders.append(self._text(messages))
         for before, after in pairwise(borders):
             if not after.startswith(before):
                 raise RecordError(
-                    "the chat template writes the beginning of the conversation differently when it goes on"
+                    "the chat template writes the beginning of the conversation differently when it goes on, so that "
+                    "its answers cannot be told from it; template=default does not"
                 )
-        pieces = [after[len(before) :] for before, after in pairwise(borders)]
-        return pieces, [number % 2 == 1 for number in range(len(pieces))]
+        return [after[len(before) :] for before, after in pairwise(borders)]
 
     def _text(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        conversations: Any = [messages]
         try:
-            rendered, _ = render_jinja_template(
-                conversations=conversations,
-                chat_template=self.template,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self.tokenizer.bos_token,
-                eos_token=self.tokenizer.eos_token,
-            )
-        except TemplateError as error:
+            return _render(self.template, messages, self._special_of_role, add_generation_prompt=add_generation_prompt)
+        except ConfigError:
+            raise
+        except Exception as error:  # a template can raise whatever Python's operators do
             raise RecordError(f"the chat template refuses it ({error})") from error
-        return rendered[0]
 
-    def _encode(self, pieces: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Ids of each piece, as the whole is encoded where that has the borders between tokens."""
-        texts = ["".join(pieces[: number + 1]) for number in range(len(pieces))]
-        prefixes = self.tokenizer.encode_batch(texts)
-        whole = prefixes[-1]
-        if all(np.array_equal(prefix, whole[: len(prefix)]) for prefix in prefixes):
-            ends = [0, *(len(prefix) for prefix in prefixes)]
-            return [whole[start:end] for start, end in pairwise(ends)]
-        separate = self.tokenizer.encode_batch(list(pieces))
-        if self.tokenizer.decode(np.concatenate(separate).tolist()) != self.tokenizer.decode(whole.tolist()):
-            raise RecordError("the tokenizer merges the end of a prompt with its answer, and cannot encode them apart")
-        return separate
+    def _encode(self, conversations: Sequence[list[str]]) -> list[list[NDArray[np.uint32]] | RecordError]:
+        """Ids of each piece of each conversation, as the whole is encoded where that has the borders between tokens."""
+        texts = ["".join(pieces) for pieces in conversations]
+        wholes = self.tokenizer.plain.encode_batch(texts, add_special_tokens=False)
+        results: list[list[NDArray[np.uint32]] | RecordError] = []
+        for pieces, encoding in zip(conversations, wholes, strict=True):
+            whole = np.array(encoding.ids, np.uint32)
+            borders = _token_borders(encoding, len(whole), pieces)
+            if borders is not None:
+                results.append([whole[start:end] for start, end in pairwise(borders)])
+                continue
+            apart = self.tokenizer.encode_batch(pieces)
+            if self.tokenizer.decode(np.concatenate(apart).tolist()) == self.tokenizer.decode(whole.tolist()):
+                results.append(apart)
+            else:
+                results.append(RecordError(_MERGED))
+        return results
 
-    def _scored(self, tokens: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        scored = np.ones(len(tokens), np.uint8)
-        ends = [index for index, token in enumerate(tokens.tolist()) if token in self._special]
-        if ends and not self.tokenizer.decode(tokens[ends[-1] + 1 :].tolist()).strip():
-            scored[ends[-1] + 1 :] = 0
-        return scored
+    def _num_scored(self, tokens: NDArray[np.uint32]) -> int:
+        """Tokens of an answer up to its last special token, where but white space follows that; all of them if not."""
+        for index in range(len(tokens) - 1, -1, -1):
+            token = int(tokens[index])
+            if token in self._special:
+                return index + 1
+            if token not in self._is_blank:
+                self._is_blank[token] = not self.tokenizer.decode([token]).strip()
+            if not self._is_blank[token]:
+                break
+        return len(tokens)
+
+
+def _token_borders(encoding: Encoding, num_tokens: int, pieces: Sequence[str]) -> list[int] | None:
+    """Where the pieces begin and end, in tokens; None where a token may stand on a border."""
+    borders, place = [0], 0
+    for number, piece in enumerate(pieces[:-1], 1):
+        place += len(piece)
+        border = _token_border(encoding, place) if any(pieces[number:]) else num_tokens
+        if border is None:
+            return None
+        borders.append(border)
+    return [*borders, num_tokens]
+
+
+def _token_border(encoding: Encoding, place: int) -> int | None:
+    """The token that begins at a character, where the one before it ends there; None where there is no such token.
+
+    Byte-level tokenizers leave white space out of a token's extent, but never add to it: one on the border shows.
+    """
+    token = encoding.char_to_token(place)
+    if token is None or encoding.token_to_chars(token)[0] != place:
+        return None
+    before = encoding.token_to_chars(token - 1)[1] if token else 0
+    return token if before == place else None
+
+
+def _special_of_role(tokenizer: Tokenizer) -> dict[str, str]:
+    """What templates know as bos_token, eos_token and so on, as at inference."""
+    defined: dict[str, Any] = {role: tokenizer.source_config.get(role) for role in _SPECIAL_ROLES}
+    contents = {
+        role: cast("dict[str, Any]", token).get("content") if isinstance(token, dict) else token
+        for role, token in defined.items()
+    }
+    own = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "mask_token": tokenizer.mask_token}
+    return {role: token for role, token in contents.items() if isinstance(token, str)} | own
+
+
+def _render(
+    template: str, messages: Messages, special_of_role: Mapping[str, str], *, add_generation_prompt: bool = False
+) -> str:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    variables: dict[str, Any] = {**special_of_role, "strftime_now": _TODAY.strftime}
+    rendered, _ = render_jinja_template(
+        conversations=cast("Any", [messages] if messages else []),
+        chat_template=template,
+        add_generation_prompt=add_generation_prompt,
+        **variables,
+    )
+    return rendered[0] if messages else ""
+
+
+@contextmanager
+def _time_limit(owner: str) -> Iterator[None]:
+    """End the body with an error when it takes too long: in a main thread, which is where tasks run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(*_: object) -> None:
+        raise ConfigError(
+            f"the chat template of tokenizer {owner!r} does not end: it took more than {_RENDER_SECONDS:.0f} s for one "
+            "conversation; use template=default"
+        )
+
+    previous = signal.signal(signal.SIGALRM, give_up)
+    remaining, interval = signal.setitimer(signal.ITIMER_REAL, _RENDER_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, remaining, interval)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,7 +1,9 @@
 """Instruction data in the form of `messages`, with nothing to download: questions about short lists of facts.
 
-Every answer stands in the question; half of them are one sentence and half repeat all facts: short and long answers.
-The system message replaces Alpaca's long first sentence, so that a conversation takes little more than 100 tokens.
+Every answer stands in the question, in words that the built-in corpus states facts in: what a model of it can learn in
+a few hundred steps. A quarter of the answers are a bare value, too short for a masked copy; half are one sentence, and
+a quarter repeat all facts. The system message replaces Alpaca's long first sentence, so that a conversation takes about
+100 tokens, and less than 128.
 """
 
 from __future__ import annotations
@@ -43,9 +45,13 @@ def write_sample_instructions(path: Path, *, seed: int = 0, num_records: int = 2
 
 def _record(facts: tuple[Fact, ...], rng: random.Random) -> dict[str, list[dict[str, str]]]:
     context = " ".join(fact.statement(int(rng.random() * NUM_STATEMENT_STYLES)) for fact in facts)
-    if rng.random() < 0.5:
-        asked = facts[int(rng.random() * len(facts))]
-        question, answer = f"{context} What is the {asked.attribute} of the {asked.subject}?", asked.statement(0)
+    asked = facts[int(rng.random() * len(facts))]
+    question = f"{context} What is the {asked.attribute} of the {asked.subject}?"
+    kind = rng.random()
+    if kind < 0.25:
+        question, answer = f"{question} Only its value.", f"{asked.value}."
+    elif kind < 0.75:
+        answer = asked.statement(0)
     else:
         question, answer = f"{context} Repeat every fact.", " ".join(fact.statement(0) for fact in facts)
     turns = (("system", "Answer from the facts."), ("user", question), ("assistant", answer))
