@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-REPETITIONS, WORKERS, EPOCHS = 3, 2, 2
+REPETITIONS, WORKERS, EPOCHS = 5, 2, 2
 ROWS, SEQ_LEN, BATCH, RATIO, VOCAB = 1_024, 4_096, 16, 0.15, 32_001
 KINDS = ("masked", "plain")
 FIGURES = {"unique": "MB unique per worker", "peak": "MB resident at peak per worker"}
