@@ -4,8 +4,9 @@
     python recipes/evaluate.py yamls/tiny.yaml eval.model=runs/other/hf eval.out_dir=runs/other/eval
     python recipes/evaluate.py yamls/1b.yaml eval.num_sentences=200 eval.num_facts=8    # longer passages
 
-Reads <eval.model> and the validation split of <data.remote>; writes <eval.out_dir>: results.json, summary.png, and one
-line per example in perplexity.jsonl and key_retrieval.jsonl. Runs on a GPU in bf16 where there is one.
+Reads <eval.model> and the validation rows of <data.remote>, or of <data.streams> mixed in the ratio of their rows;
+writes <eval.out_dir>: results.json, summary.png, and one line per example in perplexity.jsonl and key_retrieval.jsonl.
+Runs on a GPU in bf16 where there is one.
 """
 
 import sys

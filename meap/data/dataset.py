@@ -31,7 +31,8 @@ class StreamingMaskedDataset(StreamingDataset):
 
     Args:
         rule: How to mask, or None for clean rows (evaluation, or masking in the training process).
-        cache_limit: As streaming's, but refused where it would not do; see `_allowed_cache_limit`.
+        cache_limit: As streaming's; refused where it has no room for every shard into which workers may read ahead, or
+            would delete the only copy of a shard.
         num_workers: As given to the loader; only `cache_limit` is checked against it.
         streaming_arguments: Everything else that `streaming.StreamingDataset` takes. ``num_canonical_nodes`` and
             ``batch_size`` must be given: without the first the sample order depends on the number of nodes.
