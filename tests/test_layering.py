@@ -21,6 +21,7 @@ ALLOWED = {
     "train": CONFIGURED_CORE | {"data", "export", "train"},
     "export": CONFIGURED_CORE | {"export"},
     "evals": CONFIGURED_CORE | {"evals"},
+    "inspect": CONFIGURED_CORE | {"data", "inspect"},
     "__init__": set(),
 }
 

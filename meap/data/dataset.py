@@ -47,13 +47,24 @@ class StreamingMaskedDataset(StreamingDataset):
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Sample `sample_id`, masked for the epoch being iterated."""
+        return self._compose(self.stored_at(sample_id, retry), sample_id)
+
+    def sample_at(self, sample_id: int, *, epoch: int) -> dict[str, Any]:
+        """Sample `sample_id` as an iteration of `epoch` yields it; not while iterating."""
+        before, self._epoch = self._epoch, epoch
         try:
-            columns = super().get_item(sample_id, retry)
+            return self[sample_id]
+        finally:
+            self._epoch = before
+
+    def stored_at(self, sample_id: int, retry: int = 7) -> Mapping[str, NDArray[Any]]:
+        """The columns of a row as data preparation stored them."""
+        try:
+            return super().get_item(sample_id, retry)
         except IndexError:
             raise
         except Exception as error:
             raise self._unreadable(error) from error
-        return self._compose(columns, sample_id)
 
     def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
         """The sample, from the columns of a stored row."""

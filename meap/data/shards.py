@@ -15,7 +15,7 @@ from meap.manifest import CONVERSATIONS, ROWS, Manifest
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
-__all__ = ["Shards", "open_shards", "open_tokenizer"]
+__all__ = ["Shards", "open_shards", "open_tokenizer", "read_manifest"]
 
 _INDEX_NAME = "index.json"
 _PREPARE = (
@@ -44,12 +44,7 @@ def open_shards(config: DataConfig, split: str, *, kind: str = ROWS) -> Shards:
         DataError: The place cannot be read, or the manifest is damaged.
     """
     root = config.remote.rstrip("/")
-    if not _exists(f"{root}/{split}/{_INDEX_NAME}"):
-        raise IncompleteError(
-            f"data.remote={config.remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {_PREPARE}"
-        )
-    origin = f"{root}/{split}/{MANIFEST_NAME}"
-    manifest = Manifest.from_json(_read(origin), origin=origin)
+    manifest = read_manifest(root, split, key="data.remote")
     if manifest.kind != kind:
         raise MismatchError(
             f"data.remote={config.remote} holds {manifest.kind}, not {kind}: {_RECIPES.get(manifest.kind, 'unknown')}"
@@ -60,6 +55,21 @@ def open_shards(config: DataConfig, split: str, *, kind: str = ROWS) -> Shards:
             f"set data.seq_len={manifest.seq_len} or prepare the data again"
         )
     return Shards(remote=root, split=split, manifest=manifest)
+
+
+def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
+    """The manifest of `split` below `remote`, which the user gave as `key`.
+
+    Raises:
+        IncompleteError: There is no finished data set.
+        DataError: The place cannot be read, or the manifest is damaged.
+    """
+    if not _exists(f"{remote}/{split}/{_INDEX_NAME}"):
+        raise IncompleteError(
+            f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {_PREPARE}"
+        )
+    origin = f"{remote}/{split}/{MANIFEST_NAME}"
+    return Manifest.from_json(_read(origin), origin=origin)
 
 
 def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
