@@ -29,7 +29,7 @@ THIRD_PARTY_HOMES = {
     "datatrove": {"prep"},
     "composer": {"train"},
     "streaming": {"prep", "data"},
-    "torch": {"data", "train", "export", "evals"},
+    "torch": {"data", "train", "export", "evals", "inspect"},
     "transformers": {"prep", "train", "export", "evals"},
     "omegaconf": {"config", "train"},
     "tokenizers": {"tokenizer", "prep"},

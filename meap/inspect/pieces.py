@@ -112,7 +112,11 @@ def _split_plain(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> 
         while not _is_settled(ids, context, end, decode):
             end += 1
         yield decode(ids[context:end])[len(known) :], end - start
-        context, start = start, end
+        # Context begins where a character does. Behind a replacement sign nobody knows: it may be part of a character
+        # that is not whole, and it may stand in the text itself.
+        if not known.endswith(_REPLACEMENT):
+            context = start
+        start = end
 
 
 def _is_settled(ids: Sequence[int], start: int, end: int, decode: Callable[[Sequence[int]], str]) -> bool:

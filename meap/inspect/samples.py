@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
 from meap.config import DataConfig, MaskingConfig, SftConfig, TokenizerConfig
 from meap.data import (
@@ -41,6 +43,8 @@ from meap.schema import (
 from meap.tokenizer import Tokenizer
 
 __all__ = ["InspectedData", "Part", "Sample", "open_data"]
+
+_COLLISIONS = 10
 
 BoolArray = NDArray[np.bool_]
 
@@ -223,11 +227,9 @@ def open_data(request: Request, cache_dir: str) -> InspectedData:
         "cache_dir": Path(cache_dir),
         "shuffle": False,
     }
+    build = build_loader if manifest.kind != CONVERSATIONS else partial(build_sft_loader, sft=request.sft)
     try:
-        if manifest.kind == CONVERSATIONS:
-            loader = build_sft_loader(config, shards, request.sft, **how)
-        else:
-            loader = build_loader(config, shards, **how)
+        loader = _retry_collisions(lambda: build(config, shards, **how))
     except MeapError:
         raise
     except Exception as error:
@@ -249,6 +251,14 @@ def open_data(request: Request, cache_dir: str) -> InspectedData:
         seed=request.seed,
         epoch=request.epoch,
     )
+
+
+def _retry_collisions(build: Callable[[], DataLoader[Any]]) -> DataLoader[Any]:
+    """Build; again where another process that opens a dataset takes the same name in shared memory first."""
+    for _ in range(_COLLISIONS):
+        with suppress(FileExistsError):
+            return build()
+    return build()
 
 
 def _other_manifests(request: Request) -> Iterator[Manifest]:
