@@ -17,7 +17,7 @@ from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, conversation_columns, mds_
 TEXTS = (
     "The harbour lay quiet under a grey sky.\nThe boats rocked without a sound.",
     "Grüße aus Zürich, déjà vu; 東京の夜、привет, 👩🏽\u200d🚀 and \N{REPLACEMENT CHARACTER}!",
-    'red \x1b[31malert\x1b[0m, bell \x07, \u202eturned round\u202c, return\r, <script>alert(1)</script> & "more" ⟦x⟧',
+    '<script>alert(1)</script> red \x1b[31malert\x1b[0m, bell \x07, \u202eturned\u202c, return\r, & "more" ⟦x⟧',
     "She counted the letters twice, tied them with a ribbon and put them back into the drawer.",
 )
 SEQ_LEN, SFT_SEQ_LEN, MIN_ANSWER = 64, 512, 20

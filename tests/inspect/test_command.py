@@ -3,24 +3,13 @@
 import re
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 
 from meap.inspect.__main__ import main
 
 
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders go."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
-
-
-def test_the_first_rows_are_shown_and_nothing_is_left_behind(rows_remote, scratch, tmp_path, capsys):
+def test_the_first_rows_are_shown_and_the_data_is_left_as_it_was(rows_remote, tmp_path, capsys):
     before = sorted(rows_remote.rglob("*"))
     page = tmp_path / "page.html"
     assert main([str(rows_remote), "--html", str(page)]) == 0
@@ -28,11 +17,10 @@ def test_the_first_rows_are_shown_and_nothing_is_left_behind(rows_remote, scratc
     assert re.findall("^── sample (\\d+), epoch 0", shown.out, re.MULTILINE) == ["0", "1", "2"]
     assert shown.err == ""
     assert page.read_text(encoding="utf-8").count("<pre>") == 3
-    assert not list(scratch.glob("meap-inspect-*"))
     assert sorted(rows_remote.rglob("*")) == before
 
 
-def test_samples_can_be_named(sft_remote, scratch, capsys):
+def test_samples_can_be_named(sft_remote, capsys):
     assert main([str(sft_remote), "--sample", "7", "--sample", "2", "--epoch", "1"]) == 0
     assert re.findall("^── sample (\\d+), epoch 1", capsys.readouterr().out, re.MULTILINE) == ["7", "2"]
     assert main([str(sft_remote), "--count", "1"]) == 0
@@ -96,7 +84,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(rows_remote, project_root
     process = subprocess.Popen(
         [sys.executable, "-m", "meap.inspect", str(rows_remote), "--count", "100", "--html", str(tmp_path / "a.html")],
         cwd=project_root,
-        env=quiet_environment | {"PYTHONPATH": str(project_root)},
+        env=quiet_environment | {"PYTHONPATH": str(project_root), "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -108,3 +96,4 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(rows_remote, project_root
     assert process.wait(timeout=120) == 0
     assert error == ""
     assert (tmp_path / "a.html").is_file()
+    assert not list(tmp_path.glob("meap-inspect-*"))
