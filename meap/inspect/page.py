@@ -162,10 +162,11 @@ def _measured(data: InspectedData, measured: Measured) -> str:
         f"({measured.rows / max(total, 1):.1%} of the split's {total:,} rows), masked as in epoch {data.epoch}."
     )
     positions = measured.rows * data.manifest.seq_len
+    asked = f"asked for: {data.masking.ratio:g}, rounded down to whole tokens"
     rows = [
         ("tokens that may be masked", f"{measured.num_maskable:,}"),
         ("masked", f"{measured.num_masked:,}"),
-        ("realised ratio", f"{measured.realised_ratio:.4%} (asked for: {data.masking.ratio:g})"),
+        ("realised ratio", f"{measured.realised_ratio:.4%} ({asked})"),
         ("scored tokens", f"{measured.num_scored:,} ({measured.num_scored / max(positions, 1):.1%} of positions)"),
     ]
     if data.is_conversations:
@@ -188,7 +189,10 @@ def _measured(data: InspectedData, measured: Measured) -> str:
         where = "place among the tokens of a copy's answers that may be masked, %"
     else:
         rows.append(
-            ("whole documents", f"{len(measured.lengths):,} ({measured.num_cut:,} more are cut by the edges of shards)")
+            (
+                "whole documents",
+                f"{len(measured.lengths):,} (cut by the edges of shards and left out: {measured.num_cut:,})",
+            )
         )
         labels, counts = bin_by_powers_of_two(measured.lengths)
         bars = Bars(labels, counts, "tokens (scale of powers of two)", "documents")

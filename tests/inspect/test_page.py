@@ -93,7 +93,7 @@ def test_every_bar_has_its_number_and_they_sum_up(made):
     lengths = html.split("<svg ")[1].split("</svg>")[0]
     counts = [int(count.replace(",", "")) for count in re.findall(r"<title>[\d,-]+: ([\d,]+)</title>", lengths)]
     assert sum(counts) == len(measured.lengths) > 0
-    assert f"{measured.realised_ratio:.4%} (asked for: 0.3)" in html
+    assert f"{measured.realised_ratio:.4%} (asked for: 0.3, rounded down to whole tokens)" in html
     assert f"{data.manifest.tokens:,}" in html
 
 
