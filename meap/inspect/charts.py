@@ -13,7 +13,8 @@ __all__ = ["Bars", "bin_by_powers_of_two", "bin_linearly", "draw_bars"]
 
 _WIDTH, _HEIGHT = 640, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 52
-_MOST_LABELS = 9
+_CHARACTER = 7
+"""Width of a digit, about."""
 _GAP = 1.5
 
 
@@ -80,7 +81,7 @@ def draw_bars(bars: Bars) -> str:
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     slot = plot_width / len(bars.values)
-    every = math.ceil(len(bars.values) / _MOST_LABELS)
+    every = math.ceil((max(map(len, bars.labels)) + 2) * _CHARACTER / slot)
     for number, (label, value) in enumerate(zip(bars.labels, bars.values, strict=True)):
         x, height = _LEFT + number * slot, height_of(value)
         parts.append(

@@ -117,7 +117,8 @@ def _add(measured: Measured, sample: Sample) -> None:
 def _add_masks(measured: Measured, part: Part) -> None:
     is_masked = part.is_masked[part.is_maskable]
     if len(is_masked):
-        place = np.arange(len(is_masked)) * NUM_PLACES // len(is_masked)
+        # By the middle of each token, so that a part of fewer tokens than buckets leans to neither side.
+        place = (2 * np.arange(len(is_masked)) + 1) * NUM_PLACES // (2 * len(is_masked))
         measured.maskable_by_place += np.bincount(place, minlength=NUM_PLACES)
         measured.masked_by_place += np.bincount(place[is_masked], minlength=NUM_PLACES)
 

@@ -1,5 +1,6 @@
 """The page is one whole, well-formed file that asks for nothing else, and its text is the text."""
 
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,6 +91,10 @@ def test_every_bar_has_its_number_and_they_sum_up(made):
         assert y >= 0
         assert height >= 0
         assert y + height <= 260
+    for chart in html.split("<svg ")[1:]:
+        labels = re.findall(r'<text x="([\d.]+)" y="224" text-anchor="middle">([^<]*)<', chart)
+        reach = [(float(x) - 3.5 * len(text), float(x) + 3.5 * len(text)) for x, text in labels]
+        assert all(one[1] < other[0] for one, other in itertools.pairwise(reach))
     lengths = html.split("<svg ")[1].split("</svg>")[0]
     counts = [int(count.replace(",", "")) for count in re.findall(r"<title>[\d,-]+: ([\d,]+)</title>", lengths)]
     assert sum(counts) == len(measured.lengths) > 0
