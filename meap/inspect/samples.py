@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 from meap.config import DataConfig, MaskingConfig, SftConfig, TokenizerConfig
 from meap.data import (
-    Shards,
     StreamingMaskedDataset,
     build_loader,
     build_mask_rule,
@@ -96,7 +95,6 @@ class Sample:
 class InspectedData:
     """A split that has been opened, and how it is masked."""
 
-    shards: Shards
     split: str
     remote: str
     manifest: Manifest
@@ -238,7 +236,6 @@ def open_data(request: Request, cache_dir: str) -> InspectedData:
             "storage and --cache-dir"
         ) from error
     return InspectedData(
-        shards=shards,
         split=request.split,
         remote=request.shards,
         manifest=manifest,
