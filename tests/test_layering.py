@@ -21,6 +21,7 @@ ALLOWED = {
     "train": CONFIGURED_CORE | {"data", "export", "train"},
     "export": CONFIGURED_CORE | {"export"},
     "evals": CONFIGURED_CORE | {"evals"},
+    "inspect": CONFIGURED_CORE | {"data", "inspect"},
     "__init__": set(),
 }
 
@@ -28,7 +29,7 @@ THIRD_PARTY_HOMES = {
     "datatrove": {"prep"},
     "composer": {"train"},
     "streaming": {"prep", "data"},
-    "torch": {"data", "train", "export", "evals"},
+    "torch": {"data", "train", "export", "evals", "inspect"},
     "transformers": {"prep", "train", "export", "evals"},
     "omegaconf": {"config", "train"},
     "tokenizers": {"tokenizer", "prep"},

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 from meap.config.loading import ANY_NAME, entry_class, load_config
 from meap.errors import ConfigError, MeapError
 
-__all__ = ["describe_keys", "run_command"]
+__all__ = ["describe_keys", "report_errors", "run_command"]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -36,15 +36,20 @@ def run_command(
     Returns:
         Exit status: 0 done, 2 bad configuration, 1 any other `MeapError`, 130 interrupted.
     """
-    # Imports make objects by the million that stay: collecting after every 700 of them only costs start-up time.
-    gc.set_threshold(50_000, 20, 50)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         print(f"{inspect.cleandoc(doc or '')}\n\nkeys, with their defaults:\n")
         print("\n".join(describe_keys(config_class)))
         return 0
+    return report_errors(lambda: run(_parse(config_class, arguments)))
+
+
+def report_errors(run: Callable[[], None]) -> int:
+    """Run, and turn errors meant for users into one line each; returns the exit status that `run_command` lists."""
+    # Imports make objects by the million that stay: collecting after every 700 of them only costs start-up time.
+    gc.set_threshold(50_000, 20, 50)
     try:
-        run(_parse(config_class, arguments))
+        run()
     except MeapError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return _USAGE_ERROR if isinstance(error, ConfigError) else 1

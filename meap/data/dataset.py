@@ -68,14 +68,25 @@ class StreamingMaskedDataset(StreamingDataset):
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Row `sample_id`, masked for the epoch being iterated."""
         repetition, self._repetition = self._repetition, 0
+        return self._compose(self.stored_at(sample_id, retry), sample_id + repetition * self.num_samples)
+
+    def sample_at(self, sample_id: int, *, epoch: int) -> dict[str, Any]:
+        """Sample `sample_id` as an iteration of `epoch` yields it; not while iterating."""
+        before, self._epoch = self._epoch, epoch
         try:
-            columns = super().get_item(sample_id, retry)
+            return self[sample_id]
+        finally:
+            self._epoch = before
+
+    def stored_at(self, sample_id: int, retry: int = 7) -> Mapping[str, NDArray[Any]]:
+        """The columns of a row as data preparation stored them."""
+        try:
+            return super().get_item(sample_id, retry)
         except (IndexError, DataError):
             raise
         except Exception as error:
             shard_id, _ = self.spanner[sample_id]
             raise self._unreadable(shard_id, error) from error
-        return self._compose(columns, sample_id + repetition * self.num_samples)
 
     def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
         """The sample, from the columns of a stored row."""

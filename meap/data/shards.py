@@ -17,7 +17,7 @@ from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
-__all__ = ["Shards", "StreamShards", "open_shards", "open_tokenizer"]
+__all__ = ["Shards", "StreamShards", "open_shards", "open_tokenizer", "read_manifest"]
 
 _INDEX_NAME = "index.json"
 _PREPARE = (
@@ -123,12 +123,7 @@ def _open_stream(
     config: DataConfig, name: str | None, remote: str, proportion: float | None, split: str, kind: str | None
 ) -> StreamShards:
     key, root = "data.remote" if name is None else f"data.streams.{name}.remote", remote.rstrip("/")
-    if not _has_split(root, split):
-        raise IncompleteError(
-            f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {_PREPARE}"
-        )
-    origin = f"{root}/{split}/{MANIFEST_NAME}"
-    manifest = Manifest.from_json(_read(origin), origin=origin)
+    manifest = read_manifest(root, split, key=key)
     if kind is not None and manifest.kind != kind:
         raise MismatchError(
             f"{key}={remote} holds {manifest.kind}, not {kind}: {_RECIPES.get(manifest.kind, 'unknown')}"
@@ -139,6 +134,21 @@ def _open_stream(
             f"set data.seq_len={manifest.seq_len} or prepare the data again"
         )
     return StreamShards(name, root, proportion, manifest)
+
+
+def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
+    """The manifest of `split` below `remote`, which the user gave as `key`.
+
+    Raises:
+        IncompleteError: There is no finished data set.
+        DataError: The place cannot be read, or the manifest is damaged.
+    """
+    if not _has_split(remote, split):
+        raise IncompleteError(
+            f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {_PREPARE}"
+        )
+    origin = f"{remote}/{split}/{MANIFEST_NAME}"
+    return Manifest.from_json(_read(origin), origin=origin)
 
 
 def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:

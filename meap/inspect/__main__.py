@@ -1,0 +1,45 @@
+"""Show samples of prepared shards, masked as in training: ``python -m meap.inspect <shards>``, see --help."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from meap.config.command import report_errors
+from meap.inspect.arguments import Request, parse_arguments
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status, see `meap.config.run_command`."""
+    return report_errors(lambda: _show(parse_arguments(argv)))
+
+
+def _show(request: Request) -> None:
+    from meap.inspect.page import write_page
+    from meap.inspect.samples import open_data
+    from meap.inspect.statistics import measure
+    from meap.inspect.terminal import print_samples
+    from meap.storage import use_one_s3_endpoint
+
+    use_one_s3_endpoint()
+    temporary = tempfile.TemporaryDirectory(prefix="meap-inspect-", ignore_cleanup_errors=True)
+    with nullcontext(request.cache_dir) if request.cache_dir else temporary as cache_dir:
+        data = open_data(request, cache_dir)
+        samples = [data.sample(number) for number in data.choose_samples(request)]
+        if request.html is not None:
+            write_page(request.html, data, samples, measure(data, samples, extra_shards=request.stats_shards))
+    try:
+        print_samples(data, samples, color=request.color)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough, as in `| head`. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

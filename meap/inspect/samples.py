@@ -1,0 +1,267 @@
+"""Samples by (epoch, number), read through the dataset that training iterates over, and taken apart for showing."""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from meap.config import DataConfig, MaskingConfig, SftConfig, TokenizerConfig
+from meap.data import (
+    StreamingMaskedDataset,
+    build_loader,
+    build_mask_rule,
+    build_sft_loader,
+    open_shards,
+    open_tokenizer,
+)
+from meap.data.sft import expand_row
+from meap.data.shards import read_manifest
+from meap.errors import ConfigError, DataError, IncompleteError, MeapError
+from meap.inspect.arguments import Request
+from meap.manifest import CONVERSATIONS, Manifest
+from meap.masking import MaskRule
+from meap.schema import (
+    ANSWER_COLUMN,
+    IGNORE_INDEX,
+    LENGTHS_COLUMN,
+    TOKENS_COLUMN,
+    TRAIN_SPLIT,
+    VALIDATION_SPLIT,
+)
+from meap.tokenizer import Tokenizer
+
+__all__ = ["InspectedData", "Part", "Sample", "open_data"]
+
+_COLLISIONS = 10
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a sample: a whole row of documents, or one conversation, or its masked copy."""
+
+    conversation: int | None
+    """Number within the row, from 0; None for a row of documents."""
+    is_copy: bool
+    first_position: int
+    """`position_ids` of its first token."""
+    tokens: NDArray[np.int64]
+    """Clean. Of a row of documents also the last one, which is a label only."""
+    is_masked: BoolArray
+    is_maskable: BoolArray
+    """Tokens of which the ratio masks a share."""
+    is_scored: BoolArray
+    """Tokens that some position has to predict."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row as one epoch of training sees it."""
+
+    sample_id: int
+    epoch: int
+    seq_len: int
+    parts: tuple[Part, ...]
+
+    @property
+    def num_masked(self) -> int:
+        """Masked input tokens."""
+        return sum(int(part.is_masked.sum()) for part in self.parts)
+
+    @property
+    def num_maskable(self) -> int:
+        """Input tokens of which the ratio masks a share."""
+        return sum(int(part.is_maskable.sum()) for part in self.parts)
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens that some position has to predict."""
+        return sum(int(part.is_scored.sum()) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class InspectedData:
+    """A split that has been opened, and how it is masked."""
+
+    split: str
+    remote: str
+    manifest: Manifest
+    other_manifests: tuple[Manifest, ...]
+    """Of the other splits."""
+    tokenizer: Tokenizer
+    dataset: StreamingMaskedDataset
+    rule: MaskRule | None
+    """None where nothing is masked."""
+    masking: MaskingConfig
+    sft: SftConfig
+    seed: int
+    epoch: int
+
+    @property
+    def is_conversations(self) -> bool:
+        """Whether these are fine-tuning shards."""
+        return self.manifest.kind == CONVERSATIONS
+
+    @cached_property
+    def shard_starts(self) -> list[int]:
+        """Number of the first row of each shard, and the number of rows."""
+        return [0, *accumulate(shard.rows for shard in self.manifest.shards)]
+
+    def choose_samples(self, request: Request) -> Sequence[int]:
+        """The rows to show.
+
+        Raises:
+            ConfigError: One does not exist.
+        """
+        rows = self.manifest.rows
+        for number in request.samples:
+            if number >= rows:
+                raise ConfigError(
+                    f"--sample {number} is out of range: the {self.split} split has {rows:,} rows, 0 to {rows - 1}"
+                )
+        return request.samples or range(min(request.count, rows))
+
+    def shard_of(self, sample_id: int) -> int:
+        """Number of the shard that holds a row."""
+        return bisect_right(self.shard_starts, sample_id) - 1
+
+    def samples_of(self, shard: int) -> Iterator[Sample]:
+        """Every row of a shard."""
+        return map(self.sample, range(self.shard_starts[shard], self.shard_starts[shard + 1]))
+
+    def sample(self, sample_id: int) -> Sample:
+        """A row, masked as in the epoch that is asked for."""
+        columns = self.dataset.stored_at(sample_id)
+        shown = {
+            name: np.asarray(value) if name in {"input_ids", "labels", "position_ids"} else value
+            for name, value in self.dataset.sample_at(sample_id, epoch=self.epoch).items()
+        }
+        parts = self._conversations(columns, sample_id, shown) if self.is_conversations else [self._row(columns, shown)]
+        return Sample(sample_id, self.epoch, self.manifest.seq_len, tuple(parts))
+
+    def _row(self, columns: Any, shown: dict[str, Any]) -> Part:
+        tokens = columns[TOKENS_COLUMN].astype(np.int64)
+        is_input = np.arange(len(tokens)) < len(tokens) - 1
+        return Part(
+            conversation=None,
+            is_copy=False,
+            first_position=0,
+            tokens=tokens,
+            is_masked=np.append(shown["input_ids"] != tokens[:-1], False),
+            is_maskable=is_input & ~np.isin(tokens, self.rule.protected_ids if self.rule else ()),
+            is_scored=np.arange(len(tokens)) > 0,
+        )
+
+    def _conversations(self, columns: Any, sample_id: int, shown: dict[str, Any]) -> Iterator[Part]:
+        # Side by side with its copy a conversation takes twice its length, in one segment: so that tells who has one.
+        together = dataclasses.replace(self.sft, layout="concat")
+        sizes = expand_row(
+            columns, sample_id, seq_len=self.manifest.seq_len, sft=together, rule=self.rule, epoch=self.epoch
+        )["segment_lengths"]
+        tokens, answer = columns[TOKENS_COLUMN].astype(np.int64), columns[ANSWER_COLUMN].astype(bool)
+        lengths = columns[LENGTHS_COLUMN].tolist()
+        place, start = 0, 0
+        for number, (length, size) in enumerate(zip(lengths, sizes, strict=True)):
+            clean, is_answer = tokens[start : start + length], answer[start : start + length]
+            start += length
+            for is_copy in [False, True][: size // length]:
+                inputs, labels = (shown[name][place : place + length] for name in ("input_ids", "labels"))
+                in_scope = is_answer.copy() if is_copy else np.zeros(length, bool)
+                in_scope[0] = False  # nothing stands before it that could predict it
+                yield Part(
+                    conversation=number,
+                    is_copy=is_copy,
+                    first_position=int(shown["position_ids"][place]),
+                    tokens=clean,
+                    is_masked=inputs != clean,
+                    is_maskable=in_scope,
+                    is_scored=np.concatenate([[False], labels[:-1] != IGNORE_INDEX]),
+                )
+                place += length
+
+
+def open_data(request: Request, cache_dir: str) -> InspectedData:
+    """Open a split as training would, but for one row at a time, by number.
+
+    Args:
+        request: What the command line asks for.
+        cache_dir: Folder for fetched shards.
+
+    Raises:
+        ConfigError: An option does not go with this kind of data.
+        DataError: The data cannot be read, or there is none.
+    """
+    manifest = read_manifest(request.shards, request.split, key="<shards>")
+    if request.sft_options and manifest.kind != CONVERSATIONS:
+        raise ConfigError(
+            f"{' and '.join(request.sft_options)}: {request.shards} holds {manifest.kind}, not conversations for "
+            "fine-tuning; leave it out"
+        )
+    # One row at a time, in order: nothing here decides what a sample is, only how it is fetched.
+    config = DataConfig(
+        remote=request.shards, seq_len=manifest.seq_len, num_canonical_nodes=1, num_workers=0, download_retry=1
+    )
+    shards = open_shards(config, request.split, kind=manifest.kind)
+    mask_token = manifest.config.get("tokenizer", {}).get("mask_token", TokenizerConfig.mask_token)
+    tokenizer = open_tokenizer(TokenizerConfig(mask_token=mask_token), shards)
+    rule = build_mask_rule(request.masking, manifest.tokenizer, seed=request.seed) if request.masking.ratio else None
+    how: Any = {
+        "rule": rule,
+        "seed": request.seed,
+        "global_batch_size": 1,
+        "world_size": 1,
+        "cache_dir": Path(cache_dir),
+        "shuffle": False,
+    }
+    build = build_loader if manifest.kind != CONVERSATIONS else partial(build_sft_loader, sft=request.sft)
+    try:
+        loader = _retry_collisions(lambda: build(config, shards, **how))
+    except MeapError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{request.shards}/{request.split} could not be opened ({type(error).__name__}: {error}): check the "
+            "storage and --cache-dir"
+        ) from error
+    return InspectedData(
+        split=request.split,
+        remote=request.shards,
+        manifest=manifest,
+        other_manifests=tuple(_other_manifests(request)),
+        tokenizer=tokenizer,
+        dataset=cast("StreamingMaskedDataset", loader.dataset),
+        rule=rule,
+        masking=request.masking,
+        sft=request.sft,
+        seed=request.seed,
+        epoch=request.epoch,
+    )
+
+
+def _retry_collisions(build: Callable[[], DataLoader[Any]]) -> DataLoader[Any]:
+    """Build; again where another process that opens a dataset takes the same name in shared memory first."""
+    for _ in range(_COLLISIONS):
+        with suppress(FileExistsError):
+            return build()
+    return build()
+
+
+def _other_manifests(request: Request) -> Iterator[Manifest]:
+    for split in (TRAIN_SPLIT, VALIDATION_SPLIT):
+        if split != request.split:
+            try:
+                yield read_manifest(request.shards, split, key="<shards>")
+            except IncompleteError:
+                continue  # small data sets have nothing held out

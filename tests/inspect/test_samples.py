@@ -1,0 +1,143 @@
+"""What is shown is what the loader yields, sample by sample and epoch by epoch."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from meap.config import DataConfig, MaskingConfig, SftConfig
+from meap.data import build_loader, build_mask_rule, build_sft_loader, open_shards
+from meap.errors import ConfigError, IncompleteError
+from meap.inspect.arguments import parse_arguments
+from meap.manifest import CONVERSATIONS, ROWS
+
+KINDS = ((ROWS, 64), (CONVERSATIONS, 512))
+
+
+def remote_of(kind, rows_remote, sft_remote):
+    return rows_remote if kind == ROWS else sft_remote
+
+
+def load(remote, kind, seq_len, cache, *, masking, sft):
+    data = DataConfig(remote=str(remote), seq_len=seq_len, num_canonical_nodes=4, num_workers=0)
+    shards = open_shards(data, "train", kind=kind)
+    how = {
+        "rule": build_mask_rule(masking, shards.manifest.tokenizer, seed=5),
+        "seed": 5,
+        "global_batch_size": 4,
+        "world_size": 1,
+        "cache_dir": cache,
+        "shuffle": True,
+    }
+    return build_loader(data, shards, **how) if kind == ROWS else build_sft_loader(data, shards, sft, **how)
+
+
+@pytest.mark.parametrize("layout", ["concat", "separate"])
+@pytest.mark.parametrize(("kind", "seq_len"), KINDS)
+def test_a_sample_is_what_the_loader_yields_in_each_epoch(
+    kind, seq_len, layout, rows_remote, sft_remote, open_split, tmp_path
+):
+    remote = remote_of(kind, rows_remote, sft_remote)
+    loader = load(
+        remote, kind, seq_len, tmp_path / "loader", masking=MaskingConfig(ratio=0.3), sft=SftConfig(layout, "masked")
+    )
+    options = ["--layout", layout, "--loss", "masked"] if kind == CONVERSATIONS else []
+    mask_id = loader.dataset._rule.mask_id
+    seen: list[dict[int, list[int]]] = []
+    for epoch in range(2):
+        data = open_split(remote, "--epoch", str(epoch), "--ratio", "0.3", "--seed", "5", *options)
+        seen.append({})
+        for batch in loader:
+            for place, number in enumerate(batch["sample_id"].tolist()):
+                shown = data.dataset.sample_at(number, epoch=epoch)
+                assert shown.keys() == batch.keys()
+                for name, values in shown.items():
+                    same = torch.equal(values, batch[name][place]) if torch.is_tensor(values) else None
+                    assert same if same is not None else values == batch[name][place]
+                sample = data.sample(number)
+                # The parts say the same: put the mask where they say, and the input comes out.
+                inputs = np.concatenate([np.where(part.is_masked, mask_id, part.tokens) for part in sample.parts])
+                used = min(len(inputs), seq_len)  # the last token of a row of documents is no input
+                assert batch["input_ids"][place][:used].tolist() == inputs[:used].tolist()
+                scored = np.concatenate([part.is_scored for part in sample.parts])
+                tokens = np.concatenate([part.tokens for part in sample.parts])
+                labels = batch["labels"][place].numpy()
+                np.testing.assert_array_equal(tokens[scored], labels[labels != -100])
+                seen[-1][number] = inputs.tolist()
+    assert seen[0].keys() == seen[1].keys()
+    assert seen[0] != seen[1]
+
+
+def test_addressing_an_epoch_leaves_the_dataset_as_it_was(rows_remote, open_split):
+    dataset = open_split(rows_remote).dataset
+    before = dataset[3]["input_ids"]
+    assert not torch.equal(before, dataset.sample_at(3, epoch=1)["input_ids"])
+    assert torch.equal(before, dataset[3]["input_ids"])
+
+
+def test_originals_and_copies_are_told_apart(sft_remote, open_split):
+    for layout, loss in itertools.product(("concat", "separate"), ("answer+masked", "masked")):
+        data = open_split(sft_remote, "--layout", layout, "--loss", loss)
+        for number in range(data.manifest.rows):
+            sample = data.sample(number)
+            copies = {part.conversation for part in sample.parts if part.is_copy}
+            columns = data.dataset.stored_at(number)
+            assert copies == set(np.flatnonzero(columns["copied"]).tolist())
+            for part in sample.parts:
+                has_masks = part.is_copy
+                assert part.is_masked.any() == part.is_maskable.any() == has_masks
+                assert not (part.is_masked & ~part.is_maskable).any()
+                assert part.is_scored.any() == (has_masks or loss != "masked" or part.conversation not in copies)
+                assert (part.first_position > 0) == (part.is_copy and layout == "concat")
+
+
+def test_only_the_shards_of_the_samples_are_fetched(rows_remote, open_split, tmp_path):
+    data = open_split(rows_remote)
+    assert len(data.manifest.shards) > 3
+    number = data.shard_starts[2]
+    data.sample(number)
+    data.sample(data.shard_starts[3] - 1)
+    fetched = {path.name for path in (tmp_path / "cache0" / "train").iterdir()}
+    assert fetched == {"index.json", data.manifest.shards[2].basename.removesuffix(".zstd")}
+    assert [data.shard_of(each) for each in (0, number - 1, number, data.manifest.rows - 1)] == [
+        0,
+        1,
+        2,
+        len(data.manifest.shards) - 1,
+    ]
+
+
+def test_held_out_rows_are_clean_unless_a_ratio_is_given(rows_remote, open_split):
+    assert open_split(rows_remote, "--split", "validation").sample(0).num_masked == 0
+    assert open_split(rows_remote, "--split", "validation", "--ratio", "0.25").sample(0).num_masked == 16
+
+
+def test_a_yaml_decides_what_the_command_line_does_not(rows_remote, open_split, tmp_path):
+    yaml = tmp_path / "run.yaml"
+    yaml.write_text("run: {seed: 5}\nmasking: {ratio: 0.3, strategy: span, span_length: 4, protected: [bos, eos]}\n")
+    from_yaml, from_options = (
+        open_split(rows_remote, *options).sample(7).parts[0]
+        for options in (
+            ("--config", str(yaml)),
+            ("--config", str(yaml), "--seed", "5", "--ratio", "0.3", "--span-length", "4"),
+        )
+    )
+    np.testing.assert_array_equal(from_yaml.is_masked, from_options.is_masked)
+    assert from_yaml.is_masked.sum() == int(from_yaml.is_maskable.sum() * 0.3)
+    other = open_split(rows_remote, "--config", str(yaml), "--seed", "6").sample(7).parts[0]
+    assert (other.is_masked != from_yaml.is_masked).any()
+
+
+def test_what_cannot_be_shown_is_refused(rows_remote, sft_remote, open_split, tmp_path):
+    rows = open_split(rows_remote).manifest.rows
+    with pytest.raises(ConfigError, match=rf"--sample {rows} is out of range: the train split has {rows} rows, 0 to"):
+        open_split(rows_remote).choose_samples(parse_arguments([str(rows_remote), "--sample", str(rows)]))
+    with pytest.raises(ConfigError, match="--layout and --loss: .* holds rows, not conversations .*; leave it out"):
+        open_split(rows_remote, "--layout", "concat", "--loss", "masked")
+    with pytest.raises(IncompleteError, match=r"<shards>=.* holds no finished 'validation' split"):
+        open_split(sft_remote, "--split", "validation")
+    yaml = tmp_path / "official.yaml"
+    yaml.write_text("masking: {preset: official, site: algorithm}\n")
+    with pytest.raises(ConfigError, match=r"masking.preset=official masks by training step, so no sample has masks"):
+        open_split(rows_remote, "--config", str(yaml))
