@@ -8,7 +8,8 @@ from meap.config import PrepConfig, SftPrepConfig, TrainingConfig, load_config
 
 YAMLS = sorted((Path(__file__).resolve().parent.parent / "yamls").glob("*.yaml"))
 PREPARATION = [path for path in YAMLS if path.name.startswith("prep_")]
-TRAINING = [path for path in YAMLS if path not in PREPARATION]
+FINE_TUNING = [path for path in YAMLS if path.name.startswith("sft_")]
+TRAINING = [path for path in YAMLS if path not in [*PREPARATION, *FINE_TUNING]]
 
 # The paper's architectures: hidden, layers, heads, kv heads, intermediate, training steps.
 PAPER = {
@@ -70,6 +71,23 @@ def test_the_paper_s_hyper_parameters(name: str):
     )
     assert (config.scheduler.warmup_ratio, config.scheduler.final_ratio) == (0.1, 0.1)
     assert (config.model.rope_theta, config.model.rms_norm_eps, config.model.vocab_multiple) == (10_000.0, 1e-5, 64)
+
+
+@pytest.mark.parametrize("path", FINE_TUNING, ids=lambda path: path.name)
+def test_fine_tuning_yamls_are_the_paper_s_but_for_the_tiny_one(path: Path):
+    """Section 4.2: Alpaca, AdamW, 2e-5, 10 % warm-up, cosine, ratio 0.10, copies attending to their originals."""
+    config = load_config(TrainingConfig, path)
+    assert config.run.name == path.stem, "a run is named after its yaml"
+    assert config.model.base
+    assert (config.masking.ratio, config.masking.site) == (0.10, "dataset")
+    assert (config.sft.layout, config.sft.loss, config.sft.min_answer_tokens) == ("concat", "answer+masked", None)
+    assert config.scheduler.warmup_ratio == 0.1
+    assert config.optimizer.weight_decay == 0.01
+    if path.name != "sft_tiny.yaml":
+        optimizer = config.optimizer
+        assert (optimizer.lr, optimizer.betas, optimizer.grad_clip_norm) == (2e-5, (0.9, 0.95), 1.0)
+        assert config.data.seq_len == 2 * load_config(SftPrepConfig, path.parent / "prep_alpaca.yaml").max_length
+        assert config.train.sharding == ("full" if "14b" in path.name else "grad_op")
 
 
 def test_the_control_differs_from_its_run_in_the_ratio_only():
