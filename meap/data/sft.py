@@ -37,7 +37,7 @@ from meap.data.dataset import StreamingMaskedDataset
 from meap.data.loader import build_loader
 from meap.data.shards import Shards
 from meap.errors import ConfigError
-from meap.masking import MaskRule, mask_inputs
+from meap.masking import MaskRule
 from meap.schema import ANSWER_COLUMN, COPIED_COLUMN, IGNORE_INDEX, LENGTHS_COLUMN, TOKENS_COLUMN, SftBatch
 
 __all__ = ["StreamingSFTDataset", "build_sft_loader", "collate_rows", "expand_row", "longest_segment"]
@@ -188,16 +188,4 @@ def _masked_copy(
 ) -> NDArray[np.int64]:
     in_scope = answer.copy()
     in_scope[0] = False  # nothing stands before the first token that could predict it
-    masked = mask_inputs(
-        original[None],
-        np.array([address]),
-        mask_id=rule.mask_id,
-        ratio=rule.ratio,
-        seed=rule.seed,
-        epoch=epoch,
-        span_length=rule.span_length,
-        mask_last=rule.mask_last,
-        protected_ids=rule.protected_ids,
-        in_scope_BT=in_scope[None],
-    )
-    return masked[0]
+    return rule.apply(original[None], np.array([address]), epoch=epoch, in_scope_BT=in_scope[None])[0]

@@ -1,5 +1,9 @@
 """Attention of fine-tuning rows: every segment is computed as if it stood alone."""
 
+import sys
+from itertools import pairwise
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +129,40 @@ def test_no_mask_is_built(model, conversation_rows, monkeypatch):
     model(batch)
     lengths = [length for row in batch["segment_lengths"] for length in row]
     assert shapes == [(length, None) for length in lengths] * SIZES["num_hidden_layers"]
+
+
+def test_the_variable_length_kernel_is_asked_for_the_same(model, conversation_rows, monkeypatch):
+    """Its contract, computed sequence by sequence: the kernel itself runs on CUDA only."""
+    calls = []
+
+    def flash_attn_varlen_func(query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **options):
+        calls.append((max_seqlen_q, max_seqlen_k, options["causal"], cu_seqlens_q.dtype))
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+        assert int(cu_seqlens_q[-1]) == len(query) == len(key) == len(value)
+        assert int(cu_seqlens_q.diff().max()) == max_seqlen_q
+        return torch.cat(
+            [
+                F.scaled_dot_product_attention(
+                    *(each[start:end].transpose(0, 1) for each in (query, key, value)),
+                    is_causal=options["causal"],
+                    scale=options["softmax_scale"],
+                    enable_gqa=True,
+                ).transpose(0, 1)
+                for start, end in pairwise(cu_seqlens_q.tolist())
+            ]
+        )
+
+    kernels = SimpleNamespace(flash_attn_varlen_func=flash_attn_varlen_func, flash_attn_func=None)
+    monkeypatch.setitem(sys.modules, "flash_attn", kernels)
+    batch = batch_of(conversation_rows, "separate")
+    expected = model(batch)["losses_BT"]
+    model.model.config._attn_implementation = "meap_flash_attention_2"
+    torch.testing.assert_close(model(batch)["losses_BT"], expected, rtol=0, atol=1e-5)
+    assert set(calls) == {(max(segments_with_padding(batch)),) * 2 + (True, torch.int32)}
+
+
+def segments_with_padding(batch) -> list[int]:
+    return [length for row in batch["segment_lengths"] for length in [*row, T - sum(row)]]
 
 
 def test_borders_count_padding_as_one_more_segment():
