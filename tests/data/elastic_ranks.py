@@ -21,24 +21,28 @@ import sys
 import tempfile
 import traceback
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from streaming.base.shared import prefix
 
-from meap.config import DataConfig, MaskingConfig, StreamConfig
-from meap.data import build_loader, build_mask_rule, open_shards
+from meap.config import DataConfig, MaskingConfig, SftConfig, StreamConfig
+from meap.data import build_loader, build_mask_rule, build_sft_loader, open_shards
+from meap.manifest import CONVERSATIONS
 
 SEED, GLOBAL_BATCH = 17, 8
+CONTENT = ("input_ids", "position_ids", "segment_lengths", "num_targets")
 
 
 def train(job: dict[str, Any], rank: int) -> dict[str, Any]:
     """Iterate as Composer does and note what a step saw: Composer counts batches, and asks rank 0 for the state."""
     streams = {name: StreamConfig(**stream) for name, stream in job["config"].get("streams", {}).items()}
     data = DataConfig(**job["config"] | {"streams": streams}, num_workers=job["workers"])
-    shards = open_shards(data, "train")
-    loader = build_loader(
+    shards = open_shards(data, "train", kind=None)
+    is_sft = shards.streams[0].manifest.kind == CONVERSATIONS
+    loader = (partial(build_sft_loader, sft=SftConfig()) if is_sft else build_loader)(
         data,
         shards,
         rule=build_mask_rule(MaskingConfig(ratio=0.25), shards.tokenizer, seed=SEED),
@@ -57,7 +61,8 @@ def train(job: dict[str, Any], rank: int) -> dict[str, Any]:
         for batch in loader:
             batch_in_epoch += 1
             ids = batch["sample_id"].tolist()
-            hashes = [hashlib.sha256(row.numpy().tobytes()).hexdigest()[:16] for row in batch["input_ids"]]
+            columns = [batch[name] for name in CONTENT if name in batch]
+            hashes = [digest(row) for row in zip(*columns, strict=True)]
             steps.append({"epoch": epoch, "samples": list(zip(ids, hashes, strict=True))})
             state = dataset.state_dict(batch_in_epoch * GLOBAL_BATCH, True)
             states.append({"trainer": (epoch, batch_in_epoch), "dataset": state})
@@ -68,6 +73,11 @@ def train(job: dict[str, Any], rank: int) -> dict[str, Any]:
             # What a checkpoint at the end of an epoch would hold, as with an interval of 1ep.
             boundaries.append({"trainer": (epoch, 0), "dataset": dataset.state_dict(0, True)})
     return {"steps": steps, "states": states, "boundaries": boundaries}
+
+
+def digest(row: tuple[Any, ...]) -> str:
+    content = b"".join(each.numpy().tobytes() if torch.is_tensor(each) else repr(each).encode() for each in row)
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def run_rank(job: dict[str, Any], rank: int) -> None:

@@ -243,3 +243,26 @@ def test_streams_with_proportions_continue_on_other_worlds(ranks, tmp_path, writ
         assert contents(leg) == contents(whole)[done:stop]
         assert leg.states == whole.states[done:stop]
         done, state = stop, leg.states[-1]
+
+
+@pytest.mark.slow
+def test_fine_tuning_rows_and_their_copies_continue_on_other_worlds(ranks, tmp_path, write_conversations):
+    """Packed conversations, whose rows hold different numbers of them, of copies and of targets."""
+    steps = 6  # 48 rows
+    remote = write_conversations(tmp_path / "remote", seq_len=256)
+    config = {"remote": str(remote), "seq_len": 256, "num_canonical_nodes": 4}
+    whole = ranks.run(config, tmp_path / "whole", world=1, workers=0, steps=EPOCHS * steps + 1)
+    assert len(whole.steps) == EPOCHS * steps
+    first, second = (
+        dict(itertools.chain.from_iterable(rows for _, rows in whole.steps[at : at + steps])) for at in (0, steps)
+    )
+    assert len(first) == len(second) == steps * 8, "a row was repeated"
+    assert first.keys() == second.keys()
+    assert sum(first[row] == second[row] for row in first) < 6, "masks are those of the first epoch"
+    done, state = 0, None
+    for world, workers, stop in [(1, 1, 4), (4, 2, steps), (2, 0, steps + 2), (4, 1, EPOCHS * steps)]:
+        out = tmp_path / str(stop)
+        leg = ranks.run(config, out, world=world, workers=workers, state=state, steps=stop - done)
+        assert leg.steps == whole.steps[done:stop]
+        assert leg.states == whole.states[done:stop]
+        done, state = stop, leg.states[-1]
