@@ -1,11 +1,14 @@
 """Shared fixtures: a small tokenizer and small shards, made as data preparation makes them but in milliseconds."""
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,22 @@ _TEXTS = (
     "Nobody in the village could remember a summer as dry as this one; even the deep well had run low.",
     "She counted the letters twice, tied them with a ribbon and put them back into the drawer.",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_shared_memory() -> Iterator[None]:
+    """Streaming keeps the shared memory of each dataset, some 36 open files, until its process ends; free it here."""
+    yield
+    if "streaming" not in sys.modules:
+        return
+    from streaming.base.shared import SharedMemory
+
+    gc.unfreeze()  # what training has frozen
+    gc.collect()
+    for each in gc.get_objects():
+        if type(each) is SharedMemory:
+            with contextlib.suppress(BufferError):  # a dataset that is still in use
+                each.cleanup()
 
 
 @pytest.fixture(scope="session")

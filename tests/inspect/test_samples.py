@@ -23,7 +23,7 @@ def load(remote, kind, seq_len, cache, *, masking, sft):
     data = DataConfig(remote=str(remote), seq_len=seq_len, num_canonical_nodes=4, num_workers=0)
     shards = open_shards(data, "train", kind=kind)
     how = {
-        "rule": build_mask_rule(masking, shards.manifest.tokenizer, seed=5),
+        "rule": build_mask_rule(masking, shards.tokenizer, seed=5),
         "seed": 5,
         "global_batch_size": 4,
         "world_size": 1,
