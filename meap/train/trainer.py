@@ -82,8 +82,8 @@ def build_trainer(
 def _sharding(config: TrainConfig, model: NextTokenModel) -> dict[str, Any] | None:
     """FSDP 2 over all ranks, a group per decoder layer; torch's own successor of what DeepSpeed calls ZeRO-2 and 3.
 
-    Composer's former DeepSpeed support is gone, and FSDP 1 flattens parameters and is deprecated by torch. Checkpoints
-    are gathered into one file, so that they load at any world size and with any sharding.
+    Not FSDP 1: it flattens parameters of different kinds into one, which hides their names and shapes. Checkpoints are
+    gathered into one file, so that they load at any world size and with any sharding.
     """
     if config.sharding == "none":
         return None
