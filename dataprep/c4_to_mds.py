@@ -18,9 +18,10 @@ from meap.config import PrepConfig, run_command
 
 def prepare(config: PrepConfig) -> None:
     from meap.prep.corpora import resolve
+    from meap.prep.encoding import build_encoder
     from meap.prep.job import open_job
     from meap.prep.pipeline import TaskExecutor
-    from meap.prep.reader import StrictJsonlReader
+    from meap.prep.reader import ReadDocuments
     from meap.prep.shards import WriteShards, publish
     from meap.prep.steps import PackRows
     from meap.schema import mds_columns
@@ -33,8 +34,9 @@ def prepare(config: PrepConfig) -> None:
     with open_job(config, inputs, tokenizer) as job:
         if not job.is_published:
             steps = [
-                StrictJsonlReader(inputs, job.tally, text_key=job.text_key, max_bad_lines=config.max_bad_lines),
+                ReadDocuments(inputs, job.tally, text_key=job.text_key, max_bad_lines=config.max_bad_lines),
                 PackRows(
+                    build_encoder(tokenizer, engine=config.engine),
                     tokenizer,
                     job.tally,
                     seq_len=job.seq_len,
@@ -44,7 +46,6 @@ def prepare(config: PrepConfig) -> None:
                 WriteShards(
                     job.folder,
                     job.tally,
-                    staging_dir=job.scratch_dir,
                     files=job.task_files,
                     columns=mds_columns(job.seq_len, tokenizer.vocab_size),
                     compression=config.compression,

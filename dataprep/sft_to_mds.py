@@ -41,7 +41,6 @@ def prepare(config: SftPrepConfig) -> None:
                 WriteShards(
                     job.folder,
                     job.tally,
-                    staging_dir=job.scratch_dir,
                     files=job.task_files,
                     columns=conversation_columns(tokenizer.vocab_size),
                     compression=config.compression,

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError
 
-__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer"]
+__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "tokenizer_files"]
 
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
@@ -108,19 +108,9 @@ class Tokenizer:
             with_mask: Whether the vocabulary has the mask token.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        special = {"bos_token": self.bos_token, "eos_token": self.eos_token}
-        special |= {"mask_token": self.mask_token} if with_mask else {}
-        left_out = {"added_tokens_decoder", "mask_token"}
-        inherited = {key: value for key, value in self.source_config.items() if key not in left_out}
-        # The generic class reads tokenizer.json as it is; a model's own class may rebuild the pre-tokenizer instead.
-        config = inherited | {"tokenizer_class": "PreTrainedTokenizerFast"} | special
-        for name, content in (
-            (_TOKENIZER_FILE, (self.full if with_mask else self.plain).to_str()),
-            (_SPECIAL_TOKENS_FILE, json.dumps(special, indent=2)),
-            (_CONFIG_FILE, json.dumps(config, indent=2)),
-        ):
+        for name, content in tokenizer_files(self, with_mask=with_mask).items():
             partial = folder / f"{name}.partial"
-            partial.write_text(content, encoding="utf-8")
+            partial.write_bytes(content)
             partial.replace(folder / name)
 
     def require_fingerprint(self, expected: str, *, owner: str) -> None:
@@ -131,6 +121,22 @@ class Tokenizer:
                 f"(fingerprint {self.fingerprint[:19]}..., recorded {expected[:19]}...): "
                 "leave tokenizer.name unset to use the one stored with the data, or prepare the data again"
             )
+
+
+def tokenizer_files(tokenizer: Tokenizer, *, with_mask: bool = True) -> dict[str, bytes]:
+    """Content of the files of a tokenizer folder, by name; see `Tokenizer.save`."""
+    special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    special |= {"mask_token": tokenizer.mask_token} if with_mask else {}
+    left_out = {"added_tokens_decoder", "mask_token"}
+    inherited = {key: value for key, value in tokenizer.source_config.items() if key not in left_out}
+    # The generic class reads tokenizer.json as it is; a model's own class may rebuild the pre-tokenizer instead.
+    config = inherited | {"tokenizer_class": "PreTrainedTokenizerFast"} | special
+    contents = {
+        _TOKENIZER_FILE: (tokenizer.full if with_mask else tokenizer.plain).to_str(),
+        _SPECIAL_TOKENS_FILE: json.dumps(special, indent=2),
+        _CONFIG_FILE: json.dumps(config, indent=2),
+    }
+    return {name: content.encode() for name, content in contents.items()}
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:

@@ -28,7 +28,9 @@ ALLOWED = {
 THIRD_PARTY_HOMES = {
     "datatrove": {"prep"},
     "composer": {"train"},
-    "streaming": {"prep", "data"},
+    "streaming": {"data"},
+    "fastokens": {"prep"},
+    "numba": {"prep"},
     "torch": {"data", "train", "export", "evals", "inspect"},
     "transformers": {"prep", "train", "export", "evals"},
     "omegaconf": {"config", "train"},

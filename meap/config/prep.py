@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from meap.config.checks import require_at_least, require_ratio
+from meap.config.checks import require_at_least, require_one_of, require_ratio
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
@@ -13,7 +13,7 @@ __all__ = ["PrepConfig"]
 
 @dataclass(frozen=True)
 class PrepConfig:
-    """Everything that decides what is written; `workers` is the only key that does not change the output."""
+    """Everything that decides what is written; `engine` and `workers` are the keys that do not change the output."""
 
     source: str = "sample"
     """A corpus by name (meap/prep/corpora.py), or files: a path, glob or URL (hf://, s3://, gs://) of JSON lines."""
@@ -24,6 +24,8 @@ class PrepConfig:
     """Input tokens per row (rows hold one more). Unset: what the corpus names, 4096 for files."""
     text_key: str | None = None
     """Field of a JSON line that holds the document. Unset: what the corpus names, text for files."""
+    engine: str = "auto"
+    """`auto`: the fastest way that gives the ids of `tokenizers` on every probe; `tokenizers`: that alone. Same ids."""
     heldout_ratio: float = 0.01
     """Share of documents kept for validation, chosen by a hash of their text; in [0, 1)."""
     max_bad_lines: int = 100
@@ -43,6 +45,7 @@ class PrepConfig:
 
     def __post_init__(self) -> None:
         require_ratio("heldout_ratio", self.heldout_ratio, remedy="0.01 keeps one document in a hundred.")
+        require_one_of("engine", self.engine, ("auto", "tokenizers"))
         require_at_least("max_bad_lines", self.max_bad_lines, 0)
         require_at_least("workers", self.workers, 0)
         if self.seq_len is not None:

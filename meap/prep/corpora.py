@@ -20,6 +20,7 @@ from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import ConfigError, DataError
 from meap.prep.folder import open_filesystem, storage_errors
+from meap.prep.sizes import bytes_of_size
 from meap.storage import is_url, require_plain_url
 
 __all__ = [
@@ -37,8 +38,6 @@ SAMPLE_DIR = Path("data/sample")
 
 _TASK_BYTES = 256_000_000
 _FOLDER_SUFFIXES = (".json.gz", ".jsonl.gz", ".jsonl", ".json", ".jsonl.zst")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(b|kb|mb|gb)?")
-_SIZE_UNITS = {None: 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
 _COMPRESSION = re.compile(r"zstd(:([1-9]|1\d|2[0-2]))?")
 _SHARD_OVERHEAD = 4096
 """Bytes of a shard that are not rows: header, offsets of a single row; generous."""
@@ -223,10 +222,7 @@ def check_shards(config: PrepConfig | SftPrepConfig, *, row_bytes: int, seq_len:
     """
     if config.compression is not None and not _COMPRESSION.fullmatch(config.compression):
         raise ConfigError(f"compression={config.compression!r} is not known: use zstd, zstd:1 to zstd:22, or null")
-    size = _SIZE.fullmatch(config.shard_size.lower())
-    if size is None:
-        raise ConfigError(f"shard_size={config.shard_size!r} is not a size: write for example 64mb")
-    num_bytes = int(float(size.group(1)) * _SIZE_UNITS[size.group(2)])
+    num_bytes = bytes_of_size(config.shard_size)
     smallest = row_bytes + _SHARD_OVERHEAD
     if not smallest <= num_bytes < 1 << 32:
         raise ConfigError(

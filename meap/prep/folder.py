@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ __all__ = ["OutputFolder", "open_filesystem", "storage_errors"]
 
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
 _MAX_DESCRIPTION = 240
+_UPLOAD_ATTEMPTS = 5
+_UPLOAD_WAIT_SECONDS = 0.5
+"""Before the second attempt; doubled before each further one."""
 _OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 """No file system raises these unless the program is wrong; they keep their traceback."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -131,11 +135,11 @@ class OutputFolder:
         return {name: content for name, content in by_name.items() if isinstance(content, bytes)}
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file."""
+        """Write a file; a remote one is tried again for a while, and its size is checked."""
         filesystem, root = self._open()
         with storage_errors(self.url_of(name)):
             if not isinstance(filesystem, LocalFileSystem):
-                filesystem.pipe_file(f"{root}/{name}", content)
+                self._upload(name, content)
                 return
             path = Path(root) / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,24 +148,26 @@ class OutputFolder:
             partial.write_bytes(content)
             _move(partial, path)
 
-    def store(self, file: Path, name: str) -> None:
-        """Move the finished local `file` to `name`, and check that all of it arrived."""
+    def _upload(self, name: str, content: bytes) -> None:
+        attempt = 1
+        while (error := self._try_to_upload(name, content)) is not None:
+            is_final = isinstance(error, (FileNotFoundError, PermissionError)) or "Credentials" in type(error).__name__
+            if is_final:
+                raise error
+            if attempt == _UPLOAD_ATTEMPTS:
+                raise OSError(f"{attempt} attempts; {type(error).__name__}: {error}") from error
+            time.sleep(_UPLOAD_WAIT_SECONDS * 2 ** (attempt - 1))
+            attempt += 1
+
+    def _try_to_upload(self, name: str, content: bytes) -> Exception | None:
         filesystem, root = self._open()
-        with storage_errors(self.url_of(name)):
-            size = file.stat().st_size
-            if isinstance(filesystem, LocalFileSystem):
-                path = Path(root) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _move(file, path)
-                return
-            filesystem.put_file(str(file), f"{root}/{name}")
+        try:
+            filesystem.pipe_file(f"{root}/{name}", content)
             filesystem.invalidate_cache()
             stored = int(filesystem.info(f"{root}/{name}")["size"])
-            if stored != size:
-                raise DataError(
-                    f"{self.url_of(name)} has {stored} bytes after an upload of {size}: run the same command again"
-                )
-            file.unlink()
+        except Exception as error:  # noqa: BLE001 (each library has its own)
+            return error
+        return None if stored == len(content) else OSError(f"{stored} bytes arrived of {len(content)}")
 
     def _open(self) -> tuple[AbstractFileSystem, str]:
         # fsspec keeps its file systems, one per process: nothing to hold, nothing to pickle.

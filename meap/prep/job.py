@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from meap.prep.corpora import InputFiles
 from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.progress import Progress, Tally
 from meap.prep.sft.report import describe_packing
-from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord, task_record_name
+from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ __all__ = ["Job", "open_job"]
 
 _PREP_DIR = ".prep"
 _JOB_NAME = f"{_PREP_DIR}/job.json"
-_PASSING_KEYS = ("remote", "workers", "progress_interval")
+_PASSING_KEYS = ("remote", "engine", "workers", "progress_interval")
 """Keys that leave no trace in what is written."""
 _PATIENCE_KEYS = ("max_bad_lines", "max_bad_records")
 """Decide whether a task succeeds, not what it writes: a rerun may raise them."""
@@ -109,9 +109,10 @@ class Job:
         """One line about the published data set, and this command's speed where it did anything."""
         noun, things = ("documents", "lines") if self.kind == ROWS else ("conversations", "records")
         records = self.records()
-        splits = [record.splits[split] for record in records.values() for split in SPLITS]
+        by_part = [each for record in records.values() for each in record.splits.items()]
+        splits = [split for _, split in by_part]
         documents, tokens = sum(each.documents for each in splits), sum(each.tokens for each in splits)
-        heldout_rows = sum(record.splits[VALIDATION_SPLIT].rows for record in records.values())
+        heldout_rows = sum(split.rows for part, split in by_part if part.endswith(VALIDATION_SPLIT))
         stored = sum(shard.bytes for each in splits for shard in each.shards)
         line = (
             f"{documents:,} {noun}, {tokens:,} tokens, {sum(each.rows for each in splits):,} rows "
@@ -164,7 +165,8 @@ def open_job(
         scratch_dir = stack.enter_context(_scratch(folder))
         (tally_dir := scratch_dir / "progress").mkdir()
         num_tasks = cast("int", config.tasks)
-        completed = frozenset(_valid_records(folder, num_tasks))
+        records = _valid_records(folder, num_tasks)
+        completed = frozenset(records)
         done_files = [number for task in completed for number in inputs.of_task(task, num_tasks)]
         yield Job(
             config=config,
@@ -173,7 +175,7 @@ def open_job(
             folder=folder,
             scratch_dir=scratch_dir,
             completed=completed,
-            is_published=len(completed) == num_tasks and folder.read(f"{TRAIN_SPLIT}/{INDEX_NAME}") is not None,
+            is_published=len(completed) == num_tasks and _is_published(folder, records),
             kind=kind,
             progress=Progress(
                 tally_dir,
@@ -271,17 +273,26 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _valid_records(folder: OutputFolder, num_tasks: int) -> dict[int, TaskRecord]:
     contents = folder.read_all([task_record_name(task) for task in range(num_tasks)])
-    sizes = {split: folder.sizes(split) for split in SPLITS} if contents else {}
-    records: dict[int, TaskRecord] = {}
+    written: dict[int, TaskRecord] = {}
     for task in range(num_tasks):
-        try:
-            record = TaskRecord.from_json(contents[task_record_name(task)])
-        except (ValueError, KeyError, TypeError):
-            continue  # absent or damaged: the task is done again
-        shards = ((split, shard) for split in SPLITS for shard in record.splits[split].shards)
-        if all(sizes[split].get(shard.basename) == shard.bytes for split, shard in shards):
-            records[task] = record
-    return records
+        with suppress(ValueError, KeyError, TypeError):  # absent or damaged: the task is done again
+            written[task] = TaskRecord.from_json(contents[task_record_name(task)])
+    sizes = {part: folder.sizes(part) for part in {part for record in written.values() for part in record.splits}}
+    return {
+        task: record
+        for task, record in written.items()
+        if all(
+            sizes[part].get(shard.basename) == shard.bytes
+            for part, split in record.splits.items()
+            for shard in split.shards
+        )
+    }
+
+
+def _is_published(folder: OutputFolder, records: dict[int, TaskRecord]) -> bool:
+    """Whether the index of every part that training reads is there; they are written last."""
+    names = [f"{part}/{INDEX_NAME}" for part in parts_of(records.values()) if part.endswith(TRAIN_SPLIT)]
+    return len(folder.read_all(names)) == len(names)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from meap.errors import DataError, MeapError
 
 __all__ = ["TaskExecutor"]
 
-_PRELOADED = ["streaming", "datatrove.executor", "tokenizers"]
+_PRELOADED = ["datatrove.executor", "numba", "tokenizers"]
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import codecs
-import gzip
-import io
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, cast
 
-import fsspec.compression
-import fsspec.utils
 import orjson
-import zstandard
-from datatrove.data import Document
-from datatrove.pipeline.readers import JsonlReader
+from datatrove.io import get_datafolder
+from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import BadInputError
 from meap.prep.corpora import InputFiles
+from meap.prep.decompression import DAMAGED, decompressed_lines
+from meap.prep.documents import DocumentBatch
 from meap.prep.folder import storage_errors
 from meap.prep.progress import BadLine, Tally
 
-__all__ = ["DAMAGED", "StrictJsonlReader", "ZstdStream", "decompressed_lines"]
+__all__ = ["ReadDocuments"]
 
-_READ_BYTES = 1 << 20
 _REPORT_LINES = 256
-DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, lzma.LZMAError)
-"""What decompressors raise for a file that is cut short or not what its name says."""
 
 
-class StrictJsonlReader(JsonlReader):
-    """Yields the documents of a task's files, in order.
+class ReadDocuments(PipelineStep):
+    """Yields the documents of a task's files, in order and in batches.
 
-    datatrove's own reader skips what it cannot read; this one counts each such line with its place, and stops when
-    there are too many of them or when a compressed file is damaged.
+    datatrove's own reader skips what it cannot read, and passes on one object per document; this one passes on lists,
+    counts each bad line with its place, and stops when there are too many of them or when a compressed file is damaged.
 
     Args:
         inputs: The files of the whole job; task t of n reads a contiguous range of them.
@@ -43,38 +35,46 @@ class StrictJsonlReader(JsonlReader):
         max_bad_lines: Bad lines per task that are left out before they are fatal.
     """
 
-    name = "strict JSON lines"
+    type = "READER"
+    name = "documents"
 
     def __init__(self, inputs: InputFiles, tally: Tally, *, text_key: str, max_bad_lines: int) -> None:
-        super().__init__(inputs.location, text_key=text_key)
+        super().__init__()
         self.inputs = inputs
         self.tally = tally
+        self.text_key = text_key
         self.max_bad_lines = max_bad_lines
         self._is_first_line = False
 
-    def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
-        self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Document]:
-        """Yield the documents of task `rank` of `world_size`."""
+    def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; batches leave this step
+        self, data: Iterable[Any] | None = None, rank: int = 0, world_size: int = 1
+    ) -> Iterator[DocumentBatch]:
+        """Yield the documents of task `rank` of `world_size`.
+
+        Raises:
+            BadInputError: A file is damaged, there are too many bad lines, or the text field is not there.
+            DataError: A file cannot be opened or fetched.
+        """
         assert data is None, "a reader is the first step"
         self.tally.start(rank)
         self._is_first_line = True
-        for number in self.inputs.of_task(rank, world_size):
+        batch = DocumentBatch()
+        for index in self.inputs.of_task(rank, world_size):
             self.stat_update("input_files")
-            yield from self.read_file(self.inputs.names[number])
+            for number, text in self._texts(self.inputs.names[index]):
+                batch.add(text, self.inputs.url_of(self.inputs.names[index]), number)
+                if batch.is_full:
+                    yield batch
+                    batch = DocumentBatch()
+        if batch.texts:
+            yield batch
 
-    def read_file(self, filepath: str) -> Iterator[Document]:  # type: ignore[override]
-        """Yield the documents of one file.
-
-        Raises:
-            BadInputError: The file is damaged, there are too many bad lines, or the text field is not there.
-            DataError: The file cannot be opened or fetched.
-        """
-        url = self.inputs.url_of(filepath)
+    def _texts(self, name: str) -> Iterator[tuple[int, str]]:
+        url = self.inputs.url_of(name)
         read_before = self.tally.input_bytes
-        with storage_errors(url), self.data_folder.open(filepath, "rb") as opened:
+        with storage_errors(url), get_datafolder(self.inputs.location).open(name, "rb") as opened:
             raw = cast("IO[bytes]", opened)
-            lines = decompressed_lines(raw, filepath)  # held, since it closes the file when it is let go
+            lines = decompressed_lines(raw, name)  # held, since it closes the file when it is let go
             number = 0
             try:
                 for number, line in enumerate(lines, 1):
@@ -83,7 +83,7 @@ class StrictJsonlReader(JsonlReader):
                         self.tally.report()
                     text = self._text_of(line, url, number)
                     if text is not None:
-                        yield Document(text=text, id=f"{url}:{number}")
+                        yield number, text
             except DAMAGED as error:
                 raise BadInputError(
                     f"{url} is damaged after line {number:,}, near byte {raw.tell():,} of the stored file "
@@ -127,56 +127,6 @@ class StrictJsonlReader(JsonlReader):
                 f"max_bad_lines={self.max_bad_lines} are allowed: repair the file, or raise max_bad_lines to leave "
                 "such lines out"
             )
-
-
-class ZstdStream(io.RawIOBase):
-    """Decompresses all frames of a zstd file, and raises EOFError where the file ends inside of one.
-
-    The usual stream readers take such an end, and the end of the first frame, for the end of the file.
-    """
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-        self._compressed = b""
-        self._text = b""
-        self._frame: Any = None
-
-    def readable(self) -> bool:
-        """It can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` with decompressed bytes; 0 means the end."""
-        while not self._text:
-            if not self._compressed:
-                self._compressed = self._raw.read(_READ_BYTES)
-            if not self._compressed:
-                if self._frame is not None:
-                    raise EOFError("the file ends inside a zstd frame")
-                return 0
-            if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._text = self._frame.decompress(self._compressed)
-            self._compressed = b""
-            if self._frame.eof:
-                self._compressed = self._frame.unused_data
-                self._frame = None
-        size = min(len(buffer), len(self._text))
-        buffer[:size] = self._text[:size]
-        self._text = self._text[size:]
-        return size
-
-
-def decompressed_lines(raw: IO[bytes], name: str) -> io.BufferedReader:
-    """The lines of an open file, decompressed by what its name ends in."""
-    compression = fsspec.utils.infer_compression(name)
-    stream: Any = raw
-    if compression == "zstd":
-        stream = ZstdStream(raw)
-    elif compression is not None:
-        openers = cast("dict[str, Any]", fsspec.compression.compr)
-        stream = openers[compression](raw, mode="rb")
-    return io.BufferedReader(stream, _READ_BYTES)
 
 
 def _fields_of(values: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Rows -> shards -> a published data set.
 
-A task writes its shards in a staging folder, moves them to their flat names, and then writes its record; a task without
-a record never happened. `publish` writes the indexes from the records of all tasks, and train's index last of all, so
-that a reader never sees a part of a data set.
+A task stores each shard under its final name as soon as it is full, and its record when all of them are in place; a
+task without a record never happened, and a rerun writes the same bytes under the same names. `publish` writes the
+indexes from the records of all tasks, and train's index last of all, so that a reader never sees a part of a data set.
 
     <remote>/train/{shard.TTTTT.SSSSS.mds.zstd, manifest.json, index.json}      T task, S shard of the task
     <remote>/validation/...                                                     where any document was held out
     <remote>/tokenizer/...
+    <remote>/<stream>/{train, validation, tokenizer}                            a corpus that is divided into streams
     <remote>/.prep/{job.json, tasks/TTTTT.json, logs}                           for a rerun, not for readers
 """
 
@@ -15,22 +16,22 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from datatrove.pipeline.base import PipelineStep
 
 import meap
 from meap.errors import DataError, IncompleteError
 from meap.manifest import ROWS, Manifest, ShardRecord, TokenizerRecord
-from meap.prep.folder import OutputFolder, storage_errors
+from meap.prep.documents import part_of
+from meap.prep.folder import OutputFolder
+from meap.prep.mds import HASH_ALGORITHM, MdsWriter, Shard
 from meap.prep.progress import Tally
 from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch
 from meap.schema import (
@@ -40,36 +41,45 @@ from meap.schema import (
     VALIDATION_SPLIT,
     token_dtype,
 )
+from meap.tokenizer import tokenizer_files
 
 if TYPE_CHECKING:
     from meap.prep.job import Job
 
-__all__ = ["INDEX_NAME", "SPLITS", "Samples", "SplitRecord", "TaskRecord", "WriteShards", "publish", "task_record_name"]
+__all__ = [
+    "INDEX_NAME",
+    "SPLITS",
+    "Samples",
+    "SplitRecord",
+    "TaskRecord",
+    "WriteShards",
+    "parts_of",
+    "publish",
+    "task_record_name",
+]
 
 INDEX_NAME = "index.json"
 SPLITS = (TRAIN_SPLIT, VALIDATION_SPLIT)
-HASH_ALGORITHM = "xxh3_64"
 
 _INDEX_VERSION = 2
 
 
 class Samples(Protocol):
-    """What the step before the writer yields: some rows of one split."""
+    """What the step before the writer yields: some rows of one part of the output."""
 
     @property
-    def split(self) -> str:
-        """The split they belong to."""
+    def part(self) -> str:
+        """Folder below the output, such as train."""
         ...
 
-    @property
-    def samples(self) -> Iterable[dict[str, Any]]:
-        """The rows, by column."""
+    def write_to(self, writer: MdsWriter) -> Iterator[Shard]:
+        """Append the rows; yields the shards they fill."""
         ...
 
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """What a task contributed to a split."""
+    """What a task contributed to a part."""
 
     documents: int = 0
     tokens: int = 0
@@ -89,6 +99,7 @@ class TaskRecord:
     task: int
     files: list[str]
     splits: dict[str, SplitRecord]
+    """By part: `train`, or `<stream>/train`."""
     text_bytes: int
     empty_documents: int
     bad_lines: int
@@ -115,16 +126,17 @@ def task_record_name(task: int) -> str:
 
 
 class WriteShards(PipelineStep):
-    """Writes a task's rows as MDS shards, in place only when all of them are whole, then its record.
+    """Writes a task's rows as MDS shards, then its record.
+
+    Shards are compressed, hashed and stored by a thread, while the steps before go on.
 
     Args:
         folder: Where the data set goes.
         tally: What the steps before this one have counted.
-        staging_dir: Local folder for shards in the making; on the disk of a local `folder`, so that they are renamed.
         files: Input files of each task, for the record.
         columns: MDS columns of a row.
-        compression: As `streaming.MDSWriter` takes it.
-        shard_size: Uncompressed size of a shard, as `streaming.MDSWriter` takes it.
+        compression: `zstd`, `zstd:LEVEL` or None.
+        shard_size: Uncompressed size of a shard, such as 64mb.
     """
 
     type = "WRITE"
@@ -135,7 +147,6 @@ class WriteShards(PipelineStep):
         folder: OutputFolder,
         tally: Tally,
         *,
-        staging_dir: Path,
         files: Sequence[Sequence[str]],
         columns: dict[str, str],
         compression: str | None,
@@ -144,7 +155,6 @@ class WriteShards(PipelineStep):
         super().__init__()
         self.folder = folder
         self.tally = tally
-        self.staging_dir = staging_dir
         self.files = files
         self.columns = columns
         self.compression = compression
@@ -159,87 +169,91 @@ class WriteShards(PipelineStep):
             DataError: They cannot be written, for want of space for example.
         """
         del world_size
-        with self._attempt(rank) as attempt:
-            # A writer that is used with `with` publishes what it has after an exception, so it is not.
-            writers: dict[str, Any] = {}
+        writers: dict[str, MdsWriter] = {}
+        with closing(_Storing(self.folder, rank)) as storing:
             for batch in data:
-                with storage_errors(str(self.staging_dir)):
-                    if batch.split not in writers:
-                        writers[batch.split] = self._open_writer(attempt / batch.split)
-                    for sample in batch.samples:
-                        writers[batch.split].write(sample)
-            record = TaskRecord(
-                task=rank,
-                files=list(self.files[rank]),
-                splits={split: self._store(split, rank, writers.get(split)) for split in SPLITS},
-                text_bytes=self.tally.text_bytes,
-                empty_documents=self.tally.empty_documents,
-                bad_lines=self.tally.bad_lines,
-                kept_bad_lines=[asdict(each) for each in self.tally.kept_bad_lines],
-            )
+                if batch.part not in writers:
+                    writers[batch.part] = MdsWriter(
+                        self.columns, compression=self.compression, shard_size=self.shard_size
+                    )
+                for shard in batch.write_to(writers[batch.part]):
+                    storing.add(batch.part, shard)
+            for part, writer in writers.items():
+                for shard in writer.finish():
+                    storing.add(part, shard)
+            storing.wait()
+        parts = {*SPLITS, *writers, *self.tally.documents}
+        record = TaskRecord(
+            task=rank,
+            files=list(self.files[rank]),
+            splits={part: self._record(part, storing.stored.get(part, [])) for part in sorted(parts)},
+            text_bytes=self.tally.text_bytes,
+            empty_documents=self.tally.empty_documents,
+            bad_lines=self.tally.bad_lines,
+            kept_bad_lines=[asdict(each) for each in self.tally.kept_bad_lines],
+        )
         self.folder.write(task_record_name(rank), record.to_json())
         self.tally.finish()
 
-    @contextmanager
-    def _attempt(self, task: int) -> Iterator[Path]:
-        with storage_errors(str(self.staging_dir)):
-            attempt = tempfile.mkdtemp(dir=self.staging_dir, prefix=f"{task:05d}-")
-        try:
-            yield Path(attempt)
-        finally:
-            shutil.rmtree(attempt, ignore_errors=True)
-
-    def _open_writer(self, folder: Path) -> Any:
-        from streaming import MDSWriter  # takes seconds to import
-
-        return MDSWriter(
-            out=str(folder),
-            columns=self.columns,
-            compression=self.compression,
-            hashes=[HASH_ALGORITHM],
-            size_limit=self.shard_size,
+    def _record(self, part: str, stored: list[_Stored]) -> SplitRecord:
+        return SplitRecord(
+            documents=self.tally.documents[part],
+            tokens=self.tally.tokens[part],
+            rows=sum(each.record.rows for each in stored),
+            dropped_tail_tokens=self.tally.tail_tokens[part],
+            index=[each.entry for each in stored],
+            shards=[each.record for each in stored],
+            counts={name: count for (of_part, name), count in self.tally.counts.items() if of_part == part},
         )
 
-    def _store(self, split: str, task: int, writer: Any) -> SplitRecord:
-        index: list[dict[str, Any]] = []
-        shards: list[ShardRecord] = []
-        if writer is not None:
-            with storage_errors(str(self.staging_dir)):
-                writer.finish()
-            for number, entry in enumerate(cast("list[dict[str, Any]]", writer.shards)):
-                raw, zipped = (self._flat(entry[key], task, number) for key in ("raw_data", "zip_data"))
-                name = cast("dict[str, Any]", zipped or raw)["basename"]
-                file = Path(writer.local) / (entry["zip_data"] or entry["raw_data"])["basename"]
-                with file.open("rb") as content:
-                    sha256 = _sha256(content)
-                size = file.stat().st_size
-                self.folder.store(file, f"{split}/{name}")
-                index.append(entry | {"raw_data": raw, "zip_data": zipped})
-                shards.append(ShardRecord(name, size, sha256, entry["samples"]))
-        record = SplitRecord(
-            documents=self.tally.documents[split],
-            tokens=self.tally.tokens[split],
-            rows=sum(shard.rows for shard in shards),
-            dropped_tail_tokens=self.tally.tail_tokens[split],
-            index=index,
-            shards=shards,
-            counts={name: count for (of_split, name), count in self.tally.counts.items() if of_split == split},
-        )
-        self.stat_update("shards", value=len(shards))
-        self.stat_update("rows", value=record.rows)
-        return record
 
-    @staticmethod
-    def _flat(described: dict[str, Any] | None, task: int, number: int) -> dict[str, Any] | None:
-        """The description of a shard file under its name in the whole data set."""
-        if described is None:
-            return None
-        suffix = described["basename"].split(".", 2)[2]  # shard.00000.mds.zstd
-        return described | {"basename": f"shard.{task:05d}.{number:05d}.{suffix}"}
+@dataclass(frozen=True)
+class _Stored:
+    """A shard that is in place."""
+
+    entry: dict[str, Any]
+    record: ShardRecord
+
+
+class _Storing:
+    """Compresses, hashes and stores the shards of a task in order, by a thread that is one shard behind at most."""
+
+    def __init__(self, folder: OutputFolder, task: int) -> None:
+        self.stored: dict[str, list[_Stored]] = {}
+        self._folder = folder
+        self._task = task
+        self._count: Counter[str] = Counter()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._pending: Future[None] | None = None
+
+    def add(self, part: str, shard: Shard) -> None:
+        """Hand over a shard; waits for the one before it, and raises what went wrong with that."""
+        self.wait()
+        basename = f"shard.{self._task:05d}.{self._count[part]:05d}.mds"
+        self._count[part] += 1
+        self._pending = self._thread.submit(self._store, part, basename, shard)
+
+    def wait(self) -> None:
+        """Wait for the last shard, and raise what went wrong with it."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _store(self, part: str, basename: str, shard: Shard) -> None:
+        file = shard.to_file(basename)
+        name = (file.entry["zip_data"] or file.entry["raw_data"])["basename"]
+        self._folder.write(f"{part}/{name}", file.content)
+        sha256 = hashlib.sha256(file.content).hexdigest()
+        record = ShardRecord(name, len(file.content), sha256, file.num_rows)
+        self.stored.setdefault(part, []).append(_Stored(file.entry, record))
 
 
 def publish(job: Job) -> None:
-    """Check that every shard is in place, then write tokenizer, manifests and indexes, train's index last.
+    """Check that every shard is in place, then write tokenizers, manifests and indexes, train's index last.
 
     Raises:
         IncompleteError: A task has no record, or a shard is not there as recorded.
@@ -252,36 +266,51 @@ def publish(job: Job) -> None:
             "their shards are not in place: run the same command again"
         )
     in_order = [records[task] for task in range(job.num_tasks)]
-    manifests = {split: _manifest(job, split, in_order) for split in SPLITS}
-    if not manifests[TRAIN_SPLIT].rows:
-        raise DataError(
-            f"not a single row: {manifests[TRAIN_SPLIT].tokens} tokens in {job.num_tasks} tasks, and a row takes "
+    manifests = {part: _manifest(job, part, in_order) for part in parts_of(in_order)}
+    for part, manifest in manifests.items():
+        if part.endswith(TRAIN_SPLIT) and not manifest.rows:
+            raise DataError(_no_rows(job, part, manifest))
+    with_rows = sorted(
+        (part for part, manifest in manifests.items() if manifest.rows),
+        key=lambda part: (part.endswith(TRAIN_SPLIT), part),
+    )
+    for name, content in tokenizer_files(job.tokenizer).items():
+        for stream in {part.rpartition("/")[0] for part in with_rows}:
+            job.folder.write(f"{stream}/{TOKENIZER_DIR}/{name}".removeprefix("/"), content)
+    for part in with_rows:
+        job.folder.write(f"{part}/{MANIFEST_NAME}", manifests[part].to_json().encode())
+    for part in with_rows:
+        shards = [entry for record in in_order if part in record.splits for entry in record.splits[part].index]
+        index = json.dumps({"version": _INDEX_VERSION, "shards": shards}, sort_keys=True)
+        job.folder.write(f"{part}/{INDEX_NAME}", index.encode())
+
+
+def parts_of(records: Iterable[TaskRecord]) -> list[str]:
+    """Every part of the output that some task has rows or documents for, sorted; those of the whole if none has."""
+    parts = {part for record in records for part, split in record.splits.items() if split.documents}
+    streams = {part.rpartition("/")[0] for part in parts} or {""}
+    return sorted(part_of(stream, split) for stream in streams for split in SPLITS)
+
+
+def _no_rows(job: Job, part: str, manifest: Manifest) -> str:
+    place = "" if part == TRAIN_SPLIT else f"{part}: "
+    if job.kind == ROWS:
+        return (
+            f"{place}not a single row: {manifest.tokens} tokens in {job.num_tasks} tasks, and a row takes "
             f"{job.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
-            if job.kind == ROWS
-            else "not a single row: no conversation has an answer within max_length="
-            f"{job.lasting_config['max_length']} tokens, "
-            f"{manifests[TRAIN_SPLIT].bad_lines} records were bad: see the warnings above, or raise max_length"
         )
-
-    with tempfile.TemporaryDirectory(prefix="meap-tokenizer-", dir=job.scratch_dir) as saved:
-        job.tokenizer.save(Path(saved))
-        for file in sorted(Path(saved).iterdir()):
-            job.folder.store(file, f"{TOKENIZER_DIR}/{file.name}")
-    for split in (VALIDATION_SPLIT, TRAIN_SPLIT):
-        if manifests[split].rows:
-            job.folder.write(f"{split}/{MANIFEST_NAME}", manifests[split].to_json().encode())
-    for split in (VALIDATION_SPLIT, TRAIN_SPLIT):
-        if manifests[split].rows:
-            shards = [entry for record in in_order for entry in record.splits[split].index]
-            index = json.dumps({"version": _INDEX_VERSION, "shards": shards}, sort_keys=True)
-            job.folder.write(f"{split}/{INDEX_NAME}", index.encode())
+    return (
+        f"{place}not a single row: no conversation has an answer within max_length="
+        f"{job.lasting_config['max_length']} tokens, {manifest.bad_lines} records were bad: see the warnings above, or "
+        "raise max_length"
+    )
 
 
-def _manifest(job: Job, split: str, records: Sequence[TaskRecord]) -> Manifest:
-    parts = [record.splits[split] for record in records]
+def _manifest(job: Job, part: str, records: Sequence[TaskRecord]) -> Manifest:
+    parts = [record.splits.get(part, SplitRecord()) for record in records]
     tokenizer = job.tokenizer
     return Manifest(
-        split=split,
+        split=part.rpartition("/")[2],
         seq_len=job.seq_len,
         dtype=token_dtype(tokenizer.vocab_size).name,
         hash_algorithm=HASH_ALGORITHM,
@@ -306,7 +335,7 @@ def _manifest(job: Job, split: str, records: Sequence[TaskRecord]) -> Manifest:
         versions={
             "python": platform.python_version(),
             "meap": meap.__version__,
-            **{name: version(name) for name in ("datatrove", "mosaicml-streaming", "numpy", "tokenizers")},
+            **{name: version(name) for name in ("datatrove", "fastokens", "numpy", "tokenizers", "zstandard")},
         },
     )
 
@@ -317,10 +346,3 @@ def _counts(job: Job, parts: Sequence[SplitRecord]) -> dict[str, int]:
         return counts
     documents, rows = sum(part.documents for part in parts), sum(part.rows for part in parts)
     return counts | {ROWS_PER_BATCH: rows_per_batch(documents, rows)}
-
-
-def _sha256(content: Any) -> str:
-    digest = hashlib.sha256()
-    while block := content.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

@@ -11,14 +11,15 @@ import zstandard
 from meap.config import PrepConfig
 from meap.errors import BadInputError, ConfigError, DataError
 from meap.prep.corpora import CORPORA, InputFiles, find_inputs, resolve
+from meap.prep.decompression import ZstdStream
 from meap.prep.progress import Tally
-from meap.prep.reader import StrictJsonlReader, ZstdStream
+from meap.prep.reader import ReadDocuments
 
 
 def _read(source: Path, tmp_path: Path, *, text_key="text", max_bad_lines=100) -> tuple[list[str], Tally]:
     tally = Tally(tmp_path)
-    reader = StrictJsonlReader(find_inputs(str(source)), tally, text_key=text_key, max_bad_lines=max_bad_lines)
-    return [document.text for document in reader.run()], tally
+    reader = ReadDocuments(find_inputs(str(source)), tally, text_key=text_key, max_bad_lines=max_bad_lines)
+    return [text for batch in reader.run() for text in batch.texts], tally
 
 
 def test_bad_lines_are_counted_with_file_and_line(tmp_path, write_lines):

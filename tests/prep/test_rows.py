@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from meap.config import TokenizerConfig
 from meap.manifest import Manifest
-from meap.prep.steps import split_of
+from meap.prep.documents import split_of
 from meap.schema import MANIFEST_NAME
 from meap.tokenizer import load_tokenizer
 

@@ -13,9 +13,9 @@ from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import BadInputError
 from meap.prep.corpora import InputFiles
+from meap.prep.decompression import DAMAGED, decompressed_lines
 from meap.prep.folder import storage_errors
 from meap.prep.progress import BadLine, Tally
-from meap.prep.reader import DAMAGED, decompressed_lines
 from meap.prep.sft.messages import Messages, RecordError, format_of, to_messages, without_first_answers
 
 __all__ = ["BadRecords", "Conversation", "ReadConversations"]

@@ -20,12 +20,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError
+from meap.prep.documents import split_of
+from meap.prep.mds import MdsWriter, Shard
 from meap.prep.progress import Tally
 from meap.prep.sft.messages import RecordError
 from meap.prep.sft.records import BadRecords, Conversation
 from meap.prep.sft.rendering import ChatTemplate, Rendered
 from meap.prep.sft.report import COPIED, CUT, DROPPED, POSITIONS, SHORTENED
-from meap.prep.steps import split_of
 from meap.schema import (
     ANSWER_COLUMN,
     COPIED_COLUMN,
@@ -47,8 +48,13 @@ _BATCH_ROWS = 256
 class SampleBatch:
     """Some rows of one split, ready to be written."""
 
-    split: str
+    part: str
     samples: list[dict[str, NDArray[Any]]]
+
+    def write_to(self, writer: MdsWriter) -> Iterator[Shard]:
+        """Append the rows to a writer; yields the shards they fill."""
+        for sample in self.samples:
+            yield from writer.add(sample)
 
 
 class PackConversations(PipelineStep):

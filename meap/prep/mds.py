@@ -1,0 +1,179 @@
+"""Rows -> the bytes of MDS shards (version 2), as `streaming` reads them.
+
+`streaming.MDSWriter` makes the same bytes (tests compare them) but is not used: it imports torch, seconds and hundreds
+of MB for every worker; it encodes row by row; its zstd frames have no checksum; and it publishes what it has when an
+exception ends its `with` block.
+
+    uint32 n | uint32 offset of each sample and of the end (n + 1) | the JSON below | samples
+    a sample: uint32 size of each column without a fixed one | the columns, sorted by name
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xxhash
+import zstandard
+from numpy.typing import NDArray
+
+from meap.prep.sizes import bytes_of_size
+
+__all__ = ["HASH_ALGORITHM", "MdsWriter", "Shard", "ShardFile"]
+
+HASH_ALGORITHM = "xxh3_64"
+_VERSION = 2
+_ARRAY = re.compile(r"ndarray:(u?int\d+)(?::(\d+))?")
+_ZSTD_LEVEL = 3
+"""Of `zstd` without a level, as streaming takes it."""
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A shard as it is stored."""
+
+    content: bytes
+    entry: dict[str, Any]
+    """Its entry in ``index.json``; the basenames end in `suffix` and are otherwise up to the caller."""
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows of a shard, not yet hashed and compressed: that takes the most time, and may be done by another thread."""
+
+    raw: bytes
+    num_rows: int
+    description: dict[str, Any]
+    compression: str | None
+
+    def to_file(self, basename: str) -> ShardFile:
+        """Compress and hash.
+
+        Args:
+            basename: Of the uncompressed shard; ends in ``.mds``.
+        """
+        raw_data, zip_data, content = _described(self.raw, basename), None, self.raw
+        if self.compression is not None:
+            _, _, level = self.compression.partition(":")
+            content = zstandard.ZstdCompressor(level=int(level or _ZSTD_LEVEL), write_checksum=True).compress(self.raw)
+            zip_data = _described(content, f"{basename}.zstd")
+        entry = {"samples": self.num_rows, "raw_data": raw_data, "zip_data": zip_data} | self.description
+        return ShardFile(content, entry, self.num_rows)
+
+
+class MdsWriter:
+    """Collects rows and yields a shard whenever one is full.
+
+    Args:
+        columns: MDS encodings by name: `ndarray` of an integer type, with a length or without.
+        compression: `zstd`, `zstd:LEVEL` or None.
+        shard_size: Uncompressed size at which a shard is full, such as 64mb.
+    """
+
+    def __init__(self, columns: dict[str, str], *, compression: str | None, shard_size: str) -> None:
+        self._columns = [(name, *_parsed(columns[name])) for name in sorted(columns)]
+        self._limit = bytes_of_size(shard_size)
+        self._description = {
+            "version": _VERSION,
+            "format": "mds",
+            "compression": compression,
+            "hashes": [HASH_ALGORITHM],
+            "size_limit": self._limit,
+            "column_names": sorted(columns),
+            "column_encodings": [columns[name] for name in sorted(columns)],
+            "column_sizes": [dtype.itemsize * length if length else None for _, dtype, length in self._columns],
+        }
+        self._compression = compression
+        self._samples: list[bytes] = []
+        self._sizes: list[int] = []
+        self._size = self._base_size
+
+    def add_rows(self, rows: NDArray[np.integer[Any]]) -> Iterator[Shard]:
+        """Append rows of a data set whose one column is an array of fixed length; yields the shards they fill.
+
+        Args:
+            rows: (rows, length)
+        """
+        ((_, dtype, length),) = self._columns
+        assert rows.dtype == dtype
+        assert rows.shape[1] == length
+        row_size = dtype.itemsize * rows.shape[1]
+        while len(rows):
+            room = (self._limit - self._size) // (row_size + 4)
+            taken, rows = rows[:room], rows[room:]
+            self._append(taken.tobytes(), [row_size] * len(taken))
+            if len(rows):
+                yield self._take()
+
+    def add(self, sample: dict[str, NDArray[np.integer[Any]]]) -> Iterator[Shard]:
+        """Append one row, by column; yields the shard that has no room for it."""
+        encoded = self._encode(sample)
+        if self._samples and self._limit < self._size + len(encoded) + 4:
+            yield self._take()
+        self._append(encoded, [len(encoded)])
+
+    def finish(self) -> Iterator[Shard]:
+        """Yield the last shard, unless it is empty."""
+        if self._sizes:
+            yield self._take()
+
+    @cached_property
+    def _header(self) -> bytes:
+        return json.dumps(self._description, sort_keys=True).encode()
+
+    @property
+    def _base_size(self) -> int:
+        return 8 + len(self._header)
+
+    def _append(self, encoded: bytes, sizes: list[int]) -> None:
+        self._samples.append(encoded)
+        self._sizes += sizes
+        self._size += len(encoded) + 4 * len(sizes)
+
+    def _take(self) -> Shard:
+        offsets = np.cumsum([0, *self._sizes], dtype=np.uint32)
+        offsets += np.uint32(4 + offsets.nbytes + len(self._header))
+        raw = b"".join([np.uint32(len(self._sizes)).tobytes(), offsets.tobytes(), self._header, *self._samples])
+        shard = Shard(raw, len(self._sizes), self._description, self._compression)
+        self._samples, self._sizes, self._size = [], [], self._base_size
+        return shard
+
+    def _encode(self, sample: dict[str, NDArray[np.integer[Any]]]) -> bytes:
+        sizes, parts = [], []
+        for name, dtype, length in self._columns:
+            array = sample[name]
+            assert array.dtype == dtype
+            assert array.ndim == 1
+            assert len(array) == length if length else len(array)
+            part = array.tobytes()
+            if not length:
+                part = _shape(len(array)) + part
+                sizes.append(len(part))
+            parts.append(part)
+        return b"".join([np.array(sizes, np.uint32).tobytes(), *parts])
+
+
+def _parsed(encoding: str) -> tuple[np.dtype[Any], int | None]:
+    match = _ARRAY.fullmatch(encoding)
+    assert match is not None, encoding
+    return np.dtype(match.group(1)), int(match.group(2)) if match.group(2) else None
+
+
+def _shape(length: int) -> bytes:
+    """MDS's prefix of an array with one axis: how many axes, the code of the type of their lengths; the length."""
+    code = next(code for code in range(4) if length < 1 << (8 << code))
+    return bytes([1 << 2 | code]) + length.to_bytes(1 << code, "little")
+
+
+def _described(content: bytes, basename: str) -> dict[str, Any]:
+    return {
+        "basename": basename,
+        "bytes": len(content),
+        "hashes": {HASH_ALGORITHM: xxhash.xxh3_64_hexdigest(content)},
+    }
