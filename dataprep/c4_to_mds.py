@@ -1,12 +1,14 @@
-"""Turn C4, or any JSON lines of text, into shards of fixed-length rows.
+"""Turn C4, SlimPajama, FineWeb, or any JSON lines, parquet or plain text, into shards of fixed-length rows.
 
     python dataprep/c4_to_mds.py                                              # the built-in sample, no network needed
     python dataprep/c4_to_mds.py yamls/prep_c4.yaml remote=s3://bucket/c4     # English C4 from the Hugging Face hub
+    python dataprep/c4_to_mds.py yamls/prep_slimpajama.yaml                   # a data set for each of its seven sources
     python dataprep/c4_to_mds.py source='crawl/*.jsonl.gz' remote=data/crawl/mds tokenizer.name=meta-llama/Llama-2-7b-hf
 
-Writes <remote>/train, <remote>/validation and <remote>/tokenizer; an index.json stands for a complete data set. The
-same command continues after an interruption, and does nothing when all is done. The output depends on the input files
-and the configuration alone, never on the number of workers.
+Writes <remote>/train, <remote>/validation and <remote>/tokenizer, with stream_key= below <remote>/<stream> for each
+value of that field; an index.json stands for a complete data set. The same command continues after an interruption, and
+does nothing when all is done. The output depends on the input files and the configuration alone, never on the number of
+workers.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ def prepare(config: PrepConfig) -> None:
     from meap.prep.job import open_job
     from meap.prep.pipeline import TaskExecutor
     from meap.prep.reader import ReadDocuments
+    from meap.prep.selection import SelectionRule
     from meap.prep.shards import WriteShards, publish
     from meap.prep.steps import PackRows
     from meap.schema import mds_columns
@@ -34,14 +37,22 @@ def prepare(config: PrepConfig) -> None:
     with open_job(config, inputs, tokenizer) as job:
         if not job.is_published:
             steps = [
-                ReadDocuments(inputs, job.tally, text_key=job.text_key, max_bad_lines=config.max_bad_lines),
+                ReadDocuments(
+                    inputs,
+                    job.tally,
+                    text_key=job.text_key,
+                    stream_key=config.stream_key,
+                    text_unit=config.text_unit,
+                    max_bad_lines=config.max_bad_lines,
+                ),
                 PackRows(
                     build_encoder(tokenizer, engine=config.engine),
                     tokenizer,
                     job.tally,
                     seq_len=job.seq_len,
-                    heldout_ratio=config.heldout_ratio,
+                    heldout_ratio=job.heldout_ratio,
                     seed=config.seed,
+                    selection=SelectionRule(inputs, config.long, config.max_tokens, config.stream_shares),
                 ),
                 WriteShards(
                     job.folder,

@@ -8,7 +8,23 @@ from meap.config.checks import require_at_least, require_one_of, require_ratio
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
-__all__ = ["PrepConfig"]
+__all__ = ["LongConfig", "PrepConfig"]
+
+TEXT_UNITS = ("file", "line", "paragraph")
+
+
+@dataclass(frozen=True)
+class LongConfig:
+    """Section `long`: raises the share of long documents, within each stream, by leaving out short ones."""
+
+    share: float = 0.0
+    """Least share of the tokens that is in long documents, at every moment; in [0, 1). 0 leaves out nothing."""
+    min_tokens: int = 4096
+    """Tokens, BOS and EOS included, from which a document is long."""
+
+    def __post_init__(self) -> None:
+        require_ratio("long.share", self.share, remedy="0.7 is Fu et al.'s for context extension, 0 is off.")
+        require_at_least("long.min_tokens", self.min_tokens, 3)
 
 
 @dataclass(frozen=True)
@@ -16,22 +32,39 @@ class PrepConfig:
     """Everything that decides what is written; `engine` and `workers` are the keys that do not change the output."""
 
     source: str = "sample"
-    """A corpus by name (meap/prep/corpora.py), or files: a path, glob or URL (hf://, s3://, gs://) of JSON lines."""
+    """A corpus by name (meap/prep/corpora.py), or files: path, folder, glob or URL (hf://, s3://, gs://).
+
+    JSON lines (.jsonl, .json), parquet, or plain text (.txt); .gz, .zst, .xz or .bz2 may follow all but .parquet.
+    """
+    validation_source: str | None = None
+    """The same for files whose documents are the validation split; those of `source` are all for training then."""
     remote: str | None = None
     """Folder or URL (s3://, ...) to write. Unset: data/sample/mds, for the built-in sample only."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     seq_len: int | None = None
     """Input tokens per row (rows hold one more). Unset: what the corpus names, 4096 for files."""
     text_key: str | None = None
-    """Field of a JSON line that holds the document. Unset: what the corpus names, text for files."""
+    """Field of a JSON line, or column, that holds the document. Unset: what the corpus names, text for files."""
+    text_unit: str = "file"
+    """What a document is in plain text: `file`, `line`, or `paragraph` (lines up to a blank one)."""
+    stream_key: str | None = None
+    """Field (a.b where nested) by whose values the corpus is divided into data sets, <remote>/<value>/train; or one."""
+    stream_shares: dict[str, float] = field(default_factory=dict[str, float])
+    """Share of max_tokens of each value of `stream_key`, relative to the others. Unset: as the documents come."""
+    max_tokens: int | None = None
+    """Tokens of the train split, at most; what remains is not read. Each task takes its part, in whole documents."""
+    long: LongConfig = field(default_factory=LongConfig)
     engine: str = "auto"
     """`auto`: the fastest way that gives the ids of `tokenizers` on every probe; `tokenizers`: that alone. Same ids."""
-    heldout_ratio: float = 0.01
-    """Share of documents kept for validation, chosen by a hash of their text; in [0, 1)."""
+    heldout_ratio: float | None = None
+    """Share of documents kept for validation, by a hash of their text; in [0, 1). Unset: 0.01, 0 with other files."""
     max_bad_lines: int = 100
     """Unreadable lines per task that are counted and reported before they become fatal; 0 allows none."""
     tasks: int | None = None
-    """Independent parts the work is cut into; part of the output's identity. Unset: one per 256 MB of input."""
+    """Independent parts the work is cut into; part of the output's identity. Unset: one per 256 MB of input.
+
+    With `validation_source` the first of them reads its files.
+    """
     workers: int = 0
     """Tasks that run at the same time on this machine; 0 uses every core. Never changes the output."""
     shard_size: str = "64mb"
@@ -44,7 +77,17 @@ class PrepConfig:
     """Seconds between progress lines."""
 
     def __post_init__(self) -> None:
-        require_ratio("heldout_ratio", self.heldout_ratio, remedy="0.01 keeps one document in a hundred.")
+        if self.heldout_ratio is not None:
+            require_ratio("heldout_ratio", self.heldout_ratio, remedy="0.01 keeps one document in a hundred.")
+        if self.heldout_ratio and self.validation_source is not None:
+            raise ConfigError(
+                f"heldout_ratio={self.heldout_ratio} and validation_source={self.validation_source} exclude each other"
+                ": the validation split is either a share of the documents or files of its own; leave one of them unset"
+            )
+        require_one_of("text_unit", self.text_unit, TEXT_UNITS)
+        if self.max_tokens is not None:
+            require_at_least("max_tokens", self.max_tokens, 1)
+        self._check_shares()
         require_one_of("engine", self.engine, ("auto", "tokenizers"))
         require_at_least("max_bad_lines", self.max_bad_lines, 0)
         require_at_least("workers", self.workers, 0)
@@ -56,3 +99,14 @@ class PrepConfig:
             raise ConfigError(f"seed={self.seed} is out of range: it must be in [0, {(1 << 32) - 1}]")
         if self.progress_interval <= 0:
             raise ConfigError(f"progress_interval={self.progress_interval} must be more than 0 seconds")
+
+    def _check_shares(self) -> None:
+        if not self.stream_shares:
+            return
+        for key in ("stream_key", "max_tokens"):
+            if getattr(self, key) is None:
+                raise ConfigError(f"stream_shares divides max_tokens among streams, but {key} is not set: set it")
+        for name, share in self.stream_shares.items():
+            require_at_least(f"stream_shares.{name}", share, 0)
+        if not sum(self.stream_shares.values()):
+            raise ConfigError("stream_shares are all 0: give one of them a share")

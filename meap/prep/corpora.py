@@ -10,34 +10,22 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from glob import has_magic
 from pathlib import Path
-from typing import Any, cast
-
-from fsspec.implementations.local import LocalFileSystem
 
 from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
-from meap.errors import ConfigError, DataError
-from meap.prep.folder import open_filesystem, storage_errors
+from meap.errors import ConfigError
+from meap.prep.formats import format_of
+from meap.prep.inputs import InputFiles, find_inputs, with_validation
 from meap.prep.sizes import bytes_of_size
-from meap.storage import is_url, require_plain_url
+from meap.storage import require_plain_url
 
-__all__ = [
-    "CORPORA",
-    "SAMPLE_DIR",
-    "Corpus",
-    "InputFiles",
-    "check_shards",
-    "find_inputs",
-    "make_sample",
-    "resolve",
-]
+__all__ = ["CORPORA", "SAMPLE_DIR", "Corpus", "check_shards", "make_sample", "resolve"]
 
 SAMPLE_DIR = Path("data/sample")
 
 _TASK_BYTES = 256_000_000
-_FOLDER_SUFFIXES = (".json.gz", ".jsonl.gz", ".jsonl", ".json", ".jsonl.zst")
+_HELDOUT_RATIO = 0.01
 _COMPRESSION = re.compile(r"zstd(:([1-9]|1\d|2[0-2]))?")
 _SHARD_OVERHEAD = 4096
 """Bytes of a shard that are not rows: header, offsets of a single row; generous."""
@@ -48,8 +36,10 @@ class Corpus:
     """Where a corpus lies and how its rows are cut unless the configuration says otherwise."""
 
     files: str
-    """Path, glob, folder or URL of JSON lines."""
+    """Path, glob, folder or URL."""
     about: str
+    validation: str | None = None
+    """The same of its own validation set; None where a share of the documents is held out."""
     text_key: str = "text"
     seq_len: int = 4096
     remote: str | None = None
@@ -67,6 +57,8 @@ def make_sample(config: PrepConfig) -> Path:
 
 
 _C4 = "hf://datasets/allenai/c4"
+_SLIMPAJAMA = "hf://datasets/cerebras/SlimPajama-627B"
+_FINEWEB = "hf://datasets/HuggingFaceFW"
 
 CORPORA = {
     "sample": Corpus(
@@ -79,38 +71,16 @@ CORPORA = {
     "c4": Corpus(f"{_C4}/en/c4-train.*.json.gz", "English C4, 365 M documents in 1,024 files (305 GB): the paper's"),
     "c4_validation": Corpus(f"{_C4}/en/c4-validation.*.json.gz", "C4's own validation set, 365 thousand documents"),
     "c4_realnewslike": Corpus(f"{_C4}/realnewslike/c4-train.*.json.gz", "C4's news subset, 14 M documents (15 GB)"),
+    "slimpajama": Corpus(
+        f"{_SLIMPAJAMA}/train/chunk*/*.jsonl.zst",
+        "SlimPajama, 627 B tokens of seven sources (895 GB in 59,166 files)",
+        validation=f"{_SLIMPAJAMA}/validation/chunk*/*.jsonl.zst",
+    ),
+    "fineweb_10bt": Corpus(f"{_FINEWEB}/fineweb/sample/10BT/*.parquet", "FineWeb's sample of about 10 B tokens"),
+    "fineweb_edu_10bt": Corpus(
+        f"{_FINEWEB}/fineweb-edu/sample/10BT/*.parquet", "FineWeb-Edu's sample of about 10 B tokens"
+    ),
 }
-
-
-@dataclass(frozen=True)
-class InputFiles:
-    """The raw files of a job, in the order in which they are read."""
-
-    root: str
-    """Folder or URL they lie in, as the user wrote it."""
-    names: tuple[str, ...]
-    """Paths below `root`, sorted."""
-    sizes: tuple[int, ...]
-    """Stored (compressed) bytes of each."""
-
-    @property
-    def location(self) -> str:
-        """`root` for opening files: absolute, since datatrove keeps folders by name whatever the working folder is."""
-        return self.root if is_url(self.root) else str(Path(self.root).absolute())
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """Each file as shown to users and stored in manifests."""
-        return tuple(self.url_of(name) for name in self.names)
-
-    def url_of(self, name: str) -> str:
-        """One file as shown to users and stored in manifests."""
-        return f"{self.root.rstrip('/')}/{name}" if self.root not in {"", "."} else name
-
-    def of_task(self, task: int, tasks: int) -> range:
-        """Numbers of the files that task `task` of `tasks` reads: a contiguous range, so that order is kept."""
-        count = len(self.names)
-        return range(task * count // tasks, (task + 1) * count // tasks)
 
 
 def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
@@ -121,6 +91,7 @@ def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
         DataError: The source cannot be listed or holds no file.
     """
     require_plain_url("source", config.source)
+    require_plain_url("validation_source", config.validation_source or "")
     require_plain_url("remote", config.remote or "")
     corpus = CORPORA.get(config.source) or Corpus(config.source, "files")
     remote = config.remote or corpus.remote
@@ -138,75 +109,52 @@ def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
     if corpus.make is not None:
         made = corpus.make(config)
         tokenizer = dataclasses.replace(tokenizer, name=tokenizer.name or str(made))
-    inputs = find_inputs(corpus.files)
-    tasks = config.tasks or max(1, min(len(inputs.names), math.ceil(sum(inputs.sizes) / _TASK_BYTES)))
-    if tasks > len(inputs.names):
-        raise ConfigError(
-            f"tasks={tasks} is more than the {len(inputs.names)} input files: a task reads whole files, so "
-            f"tasks={len(inputs.names)} is the most"
-        )
-    text_key = config.text_key or corpus.text_key
+    validation_source = config.validation_source or (corpus.validation if config.heldout_ratio is None else None)
+    inputs = _find(corpus.files, "source")
+    if validation_source is not None:
+        inputs = with_validation(inputs, _find(validation_source, "validation_source"))
+    heldout_ratio = config.heldout_ratio
+    if heldout_ratio is None:
+        heldout_ratio = _HELDOUT_RATIO if validation_source is None else 0.0
     return (
         dataclasses.replace(
-            config, remote=remote, tokenizer=tokenizer, seq_len=seq_len, text_key=text_key, tasks=tasks
+            config,
+            remote=remote,
+            tokenizer=tokenizer,
+            seq_len=seq_len,
+            text_key=config.text_key or corpus.text_key,
+            validation_source=validation_source,
+            heldout_ratio=heldout_ratio,
+            tasks=_num_tasks(config.tasks, inputs),
         ),
         inputs,
     )
 
 
-def find_inputs(source: str, *, suffixes: tuple[str, ...] = _FOLDER_SUFFIXES, kind: str | None = None) -> InputFiles:
-    """List the files that a path, glob, folder or URL stands for, sorted, with their sizes.
-
-    Args:
-        source: As the user wrote it.
-        suffixes: What names of files in a folder end in.
-        kind: What the files hold, for the error message; JSON lines or a known corpus where unset.
-
-    Raises:
-        DataError: There are none, or the place cannot be listed.
-    """
-    filesystem, path = open_filesystem(source)
-    is_local = isinstance(filesystem, LocalFileSystem)
-    shown = source if is_url(source) else str(Path(source).expanduser())
-    with storage_errors(f"source={source}"):
-        if has_magic(path) and not (is_local and filesystem.exists(path)):
-            root, pattern = _split_glob(shown)
-            found = _list(filesystem, f"{filesystem._strip_protocol(root)}/{pattern}")
-        elif filesystem.isdir(path):
-            root = shown.rstrip("/") or shown
-            files = _list(filesystem, f"{path.rstrip('/')}/*")
-            found = {name: size for name, size in files.items() if name.endswith(suffixes)}
-        elif filesystem.exists(path):
-            root, _, _ = shown.rpartition("/")
-            found = {path: int(filesystem.info(path).get("size") or 0)}
-        else:
-            root, found = "", {}
-    if not found:
-        names = "; ".join(f"{name}: {corpus.about}" for name, corpus in CORPORA.items())
-        raise DataError(
-            f"source={source} matches no file: give a path, glob, folder (of {', '.join(suffixes)}) or URL of "
-            + (kind or f"JSON lines, or one of the known corpora ({names})")
-        )
-    base = cast("str", filesystem._strip_protocol(root or ".")).rstrip("/") + "/"
-    names_and_sizes = sorted((name.removeprefix(base), size) for name, size in found.items())
-    return InputFiles(
-        root or ".", tuple(name for name, _ in names_and_sizes), tuple(size for _, size in names_and_sizes)
+def _find(source: str, key: str) -> InputFiles:
+    corpus = CORPORA.get(source)
+    names = "; ".join(f"{name}: {each.about}" for name, each in CORPORA.items())
+    inputs = find_inputs(
+        corpus.files if corpus else source,
+        key=key,
+        kind=f"JSON lines, parquet or text, or one of the known corpora ({names})",
     )
+    for url in inputs.urls:
+        format_of(url)
+    return inputs
 
 
-def _list(filesystem: Any, pattern: str) -> dict[str, int]:
-    # Without this the Hugging Face hub is asked for the last commit of every single file.
-    options = {"expand_info": False} if "hf" in filesystem.protocol else {}
-    listed = cast("dict[str, Any]", filesystem.glob(pattern, detail=True, **options))
-    return {path: int(info.get("size") or 0) for path, info in listed.items() if info["type"] != "directory"}
-
-
-def _split_glob(pattern: str) -> tuple[str, str]:
-    """The part of a glob before its first wildcard, up to a slash, and the rest."""
-    parts = pattern.split("/")
-    first = next(number for number, part in enumerate(parts) if has_magic(part))
-    root = "/".join(parts[:first])
-    return root or ("/" if pattern.startswith("/") else "."), "/".join(parts[first:])
+def _num_tasks(asked: int | None, inputs: InputFiles) -> int:
+    """Tasks of the job; a validation set of its own has one for itself."""
+    count, extra = len(inputs.names) - inputs.num_validation, 1 if inputs.num_validation else 0
+    size = sum(inputs.sizes[inputs.num_validation :])
+    tasks = asked or extra + max(1, min(count, math.ceil(size / _TASK_BYTES)))
+    if tasks > count + extra:
+        raise ConfigError(
+            f"tasks={tasks} is more than the {count} input files{' and one for validation_source' * extra}: a task "
+            f"reads whole files, so tasks={count + extra} is the most"
+        )
+    return tasks
 
 
 def check_shards(config: PrepConfig | SftPrepConfig, *, row_bytes: int, seq_len: int) -> None:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Callable
 from typing import IO, Any, cast
 
-import fsspec.compression
-import fsspec.utils
 import zstandard
 from isal.igzip import IGzipFile
 from isal.igzip_lib import IsalError
 
-__all__ = ["DAMAGED", "ZstdStream", "decompressed_lines"]
+__all__ = ["COMPRESSIONS", "DAMAGED", "ZstdStream", "decompressed_lines", "is_compressed"]
 
 _READ_BYTES = 1 << 20
 DAMAGED: tuple[type[Exception], ...] = (
     EOFError,
     zlib.error,
-    IsalError,
+    cast("type[Exception]", IsalError),
     gzip.BadGzipFile,
     zstandard.ZstdError,
     lzma.LZMAError,
@@ -66,15 +66,36 @@ class ZstdStream(io.RawIOBase):
         return size
 
 
+class _Bz2Stream(bz2.BZ2File):
+    """Raises what the others do for a damaged file: the standard library's own error is that of a broken disk."""
+
+    def readinto(self, b: Any) -> int:
+        """Fill `b` with decompressed bytes; 0 means the end."""
+        try:
+            return super().readinto(b)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise EOFError(str(error)) from error
+
+
+_OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": lambda raw: IGzipFile(fileobj=raw, mode="rb"),  # zlib's own inflate takes three times as long
+    ".zst": ZstdStream,
+    ".xz": lzma.LZMAFile,
+    ".bz2": _Bz2Stream,
+}
+COMPRESSIONS = tuple(_OPENERS)
+"""Suffixes of compressed files."""
+
+
+def is_compressed(name: str) -> bool:
+    """Whether a name is that of a compressed file."""
+    return name.lower().endswith(COMPRESSIONS)
+
+
 def decompressed_lines(raw: IO[bytes], name: str) -> io.BufferedReader:
     """The lines of an open file, decompressed by what its name ends in."""
-    compression = fsspec.utils.infer_compression(name)
-    stream: Any = raw
-    if compression == "zstd":
-        stream = ZstdStream(raw)
-    elif compression == "gzip":
-        stream = IGzipFile(fileobj=raw, mode="rb")  # zlib's own inflate takes three times as long
-    elif compression is not None:
-        openers = cast("dict[str, Any]", fsspec.compression.compr)
-        stream = openers[compression](raw, mode="rb")
+    openers = (opener for suffix, opener in _OPENERS.items() if name.lower().endswith(suffix))
+    stream: Any = next(openers, lambda raw: raw)(raw)
     return io.BufferedReader(stream, _READ_BYTES)

@@ -54,7 +54,10 @@ def storage_errors(location: str) -> Iterator[None]:
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             ) from error
         if isinstance(error, ImportError):
-            raise DataError(f"{location}: a package for this kind of URL is missing ({_describe(error)})") from error
+            raise DataError(
+                f"{location}: a package for this kind of URL is missing ({_describe(error)}): install it; for gs:// "
+                "that is pip install '.[gcs]'"
+            ) from error
         raise DataError(
             f"{location} cannot be used ({_describe(error)}): run the same command again to retry"
         ) from error

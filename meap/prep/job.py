@@ -21,11 +21,12 @@ from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError, MismatchError
 from meap.manifest import CONVERSATIONS, FORMAT_VERSION, ROWS
-from meap.prep.corpora import InputFiles
 from meap.prep.folder import OutputFolder, storage_errors
+from meap.prep.inputs import InputFiles
 from meap.prep.progress import Progress, Tally
+from meap.prep.selection import describe_selection
 from meap.prep.sft.report import describe_packing
-from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name
+from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.tokenizer import Tokenizer
 
@@ -67,6 +68,11 @@ class Job:
     def text_key(self) -> str:
         """Field that holds a document."""
         return cast("str", cast("PrepConfig", self.config).text_key)
+
+    @property
+    def heldout_ratio(self) -> float:
+        """Share of documents kept for validation."""
+        return cast("float", self.config.heldout_ratio)
 
     @property
     def num_tasks(self) -> int:
@@ -120,6 +126,12 @@ class Job:
         )
         if self.kind == CONVERSATIONS:
             line += f"; {self._packing(records)}"
+        counts = sum((Counter(split.counts) for split in splits), Counter[str]())
+        if selected := describe_selection(counts, tokens=tokens):
+            line += f"; {selected}"
+        if unpublished := unpublished_streams(records.values()):
+            streams = ", ".join(f"{stream} ({count:,} tokens)" for stream, count in unpublished.items())
+            line += f"; too little for a row to train on: {streams}"
         if self.is_published:
             return f"already complete: {line}"
         bad_lines = sum(record.bad_lines for record in records.values())
@@ -292,7 +304,7 @@ def _valid_records(folder: OutputFolder, num_tasks: int) -> dict[int, TaskRecord
 def _is_published(folder: OutputFolder, records: dict[int, TaskRecord]) -> bool:
     """Whether the index of every part that training reads is there; they are written last."""
     names = [f"{part}/{INDEX_NAME}" for part in parts_of(records.values()) if part.endswith(TRAIN_SPLIT)]
-    return len(folder.read_all(names)) == len(names)
+    return bool(names) and len(folder.read_all(names)) == len(names)
 
 
 @contextmanager

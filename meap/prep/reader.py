@@ -1,50 +1,59 @@
-"""Raw files -> documents: JSON lines read as bytes, with every bad line counted and every damaged file refused."""
+"""Raw files -> documents: in order and in batches, every bad record counted and every damaged file refused."""
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, cast
+from typing import Any
 
-import orjson
-from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import BadInputError
-from meap.prep.corpora import InputFiles
-from meap.prep.decompression import DAMAGED, decompressed_lines
+from meap.prep.decompression import DAMAGED
 from meap.prep.documents import DocumentBatch
-from meap.prep.folder import storage_errors
+from meap.prep.formats import BadRecord, RawFile, Record, Wanted, format_of
+from meap.prep.inputs import InputFiles
 from meap.prep.progress import BadLine, Tally
+from meap.prep.streams import StreamNames
 
 __all__ = ["ReadDocuments"]
 
-_REPORT_LINES = 256
+_RECORDS_PER_REPORT = 256
 
 
 class ReadDocuments(PipelineStep):
     """Yields the documents of a task's files, in order and in batches.
 
-    datatrove's own reader skips what it cannot read, and passes on one object per document; this one passes on lists,
-    counts each bad line with its place, and stops when there are too many of them or when a compressed file is damaged.
+    datatrove's own readers skip what they cannot read, and pass on one object per document; this one passes on lists,
+    counts each bad record with its place, and stops when there are too many of them or when a file is damaged. A file
+    without a record counts as a bad one.
 
     Args:
         inputs: The files of the whole job; task t of n reads a contiguous range of them.
-        tally: Where lines and bytes are counted.
-        text_key: Field that holds the document.
-        max_bad_lines: Bad lines per task that are left out before they are fatal.
+        tally: Where records and bytes are counted.
+        text_key: Field or column that holds the document.
+        stream_key: Field or column, dotted where nested, that says which data set it belongs to; None for one data set.
+        text_unit: What a document is in plain text: `file`, `line` or `paragraph`.
+        max_bad_lines: Bad records per task that are left out before they are fatal.
     """
 
     type = "READER"
     name = "documents"
 
-    def __init__(self, inputs: InputFiles, tally: Tally, *, text_key: str, max_bad_lines: int) -> None:
+    def __init__(
+        self,
+        inputs: InputFiles,
+        tally: Tally,
+        *,
+        text_key: str,
+        max_bad_lines: int,
+        stream_key: str | None = None,
+        text_unit: str = "file",
+    ) -> None:
         super().__init__()
         self.inputs = inputs
         self.tally = tally
-        self.text_key = text_key
+        self.wanted = Wanted(text_key, stream_key, text_unit)
         self.max_bad_lines = max_bad_lines
-        self._is_first_line = False
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; batches leave this step
         self, data: Iterable[Any] | None = None, rank: int = 0, world_size: int = 1
@@ -52,75 +61,63 @@ class ReadDocuments(PipelineStep):
         """Yield the documents of task `rank` of `world_size`.
 
         Raises:
-            BadInputError: A file is damaged, there are too many bad lines, or the text field is not there.
+            BadInputError: A file is damaged, there are too many bad records, or the text field is not there.
             DataError: A file cannot be opened or fetched.
         """
         assert data is None, "a reader is the first step"
         self.tally.start(rank)
-        self._is_first_line = True
+        streams = StreamNames(self.wanted.stream_key)
         batch = DocumentBatch()
+        is_first = True
         for index in self.inputs.of_task(rank, world_size):
             self.stat_update("input_files")
-            for number, text in self._texts(self.inputs.names[index]):
-                batch.add(text, self.inputs.url_of(self.inputs.names[index]), number)
-                if batch.is_full:
+            url, split = self.inputs.url_of(self.inputs.names[index]), self.inputs.split_of(index)
+            if batch.split != split:
+                if batch.texts:
                     yield batch
-                    batch = DocumentBatch()
+                batch = DocumentBatch(split=split)
+            for number, text, stream in self._records(index):
+                if isinstance(text, BadRecord):
+                    self._leave_out(text, url, number, is_first=is_first)
+                elif text:
+                    batch.add(text, url, number, streams.name_of(stream, f"{url}:{number}"))
+                    if batch.is_full:
+                        yield batch
+                        batch = DocumentBatch(split=split)
+                else:
+                    self.tally.empty_documents += 1
+                is_first = False
         if batch.texts:
             yield batch
 
-    def _texts(self, name: str) -> Iterator[tuple[int, str]]:
-        url = self.inputs.url_of(name)
-        read_before = self.tally.input_bytes
-        with storage_errors(url), get_datafolder(self.inputs.location).open(name, "rb") as opened:
-            raw = cast("IO[bytes]", opened)
-            lines = decompressed_lines(raw, name)  # held, since it closes the file when it is let go
+    def _records(self, index: int) -> Iterator[Record]:
+        name, read_before = self.inputs.names[index], self.tally.input_bytes
+        url, form = self.inputs.url_of(name), format_of(name)
+        with self.inputs.open(index) as opened:
+            file = RawFile(opened, url, self.inputs.sizes[index])
             number = 0
             try:
-                for number, line in enumerate(lines, 1):
-                    if number % _REPORT_LINES == 0:
-                        self.tally.input_bytes = read_before + raw.tell()
+                for record in form.read(file, self.wanted):
+                    number = record[0]
+                    if number % _RECORDS_PER_REPORT == 0:
+                        self.tally.input_bytes = read_before + file.read_bytes
                         self.tally.report()
-                    text = self._text_of(line, url, number)
-                    if text is not None:
-                        yield number, text
+                    yield record
             except DAMAGED as error:
                 raise BadInputError(
-                    f"{url} is damaged after line {number:,}, near byte {raw.tell():,} of the stored file "
+                    f"{url} is damaged after {form.record} {number:,}, near byte {opened.tell():,} of the stored file "
                     f"({type(error).__name__}: {error}): fetch the file again"
                 ) from error
-            self.tally.input_bytes = read_before + raw.tell()
-            self.tally.report()
+        self.tally.input_bytes = read_before + self.inputs.sizes[index]
+        self.tally.report()
+        if not number:
+            yield 1, BadRecord("the file is empty"), ""
 
-    def _text_of(self, line: bytes, url: str, number: int) -> str | None:
-        is_first_line, self._is_first_line = self._is_first_line, False
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if line.isspace():
-            return None
-        try:
-            values = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            self._leave_out(url, number, f"not valid JSON ({error})")
-            return None
-        if not isinstance(values, dict):
-            self._leave_out(url, number, f"not a JSON object but {type(values).__name__}")
-            return None
-        text = values.get(self.text_key)
-        if isinstance(text, str):
-            if not text:
-                self.tally.empty_documents += 1
-            return text or None
-        if self.text_key in values:
-            self._leave_out(url, number, f"field {self.text_key!r} is not a string but {type(text).__name__}")
-        elif is_first_line:
-            raise BadInputError(f"{url}:{number}: there is no field {self.text_key!r}: {_fields_of(values)}")
-        else:
-            self._leave_out(url, number, f"no field {self.text_key!r}")
-        return None
-
-    def _leave_out(self, url: str, number: int, reason: str) -> None:
-        self.tally.add_bad_line(bad_line := BadLine(url, number, reason))
+    def _leave_out(self, bad: BadRecord, url: str, number: int, *, is_first: bool) -> None:
+        if bad.lacks_text is not None and is_first:
+            key = self.wanted.text_key
+            raise BadInputError(f"{url}:{number}: there is no field {key!r}: {_fields_of(bad.lacks_text)}")
+        self.tally.add_bad_line(bad_line := BadLine(url, number, bad.reason))
         if self.tally.bad_lines > self.max_bad_lines:
             raise BadInputError(
                 f"{bad_line}; that is bad line {self.tally.bad_lines} of task {self.tally.task}, and "

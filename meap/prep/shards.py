@@ -34,6 +34,7 @@ from meap.prep.folder import OutputFolder
 from meap.prep.mds import HASH_ALGORITHM, MdsWriter, Shard
 from meap.prep.progress import Tally
 from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch
+from meap.prep.streams import MAX_STREAMS
 from meap.schema import (
     MANIFEST_NAME,
     TOKENIZER_DIR,
@@ -56,6 +57,7 @@ __all__ = [
     "parts_of",
     "publish",
     "task_record_name",
+    "unpublished_streams",
 ]
 
 INDEX_NAME = "index.json"
@@ -182,7 +184,7 @@ class WriteShards(PipelineStep):
                 for shard in writer.finish():
                     storing.add(part, shard)
             storing.wait()
-        parts = {*SPLITS, *writers, *self.tally.documents}
+        parts = {*SPLITS, *writers, *self.tally.documents, *(part for part, _ in self.tally.counts)}
         record = TaskRecord(
             task=rank,
             files=list(self.files[rank]),
@@ -266,16 +268,17 @@ def publish(job: Job) -> None:
             "their shards are not in place: run the same command again"
         )
     in_order = [records[task] for task in range(job.num_tasks)]
-    manifests = {part: _manifest(job, part, in_order) for part in parts_of(in_order)}
-    for part, manifest in manifests.items():
-        if part.endswith(TRAIN_SPLIT) and not manifest.rows:
-            raise DataError(_no_rows(job, part, manifest))
-    with_rows = sorted(
-        (part for part, manifest in manifests.items() if manifest.rows),
-        key=lambda part: (part.endswith(TRAIN_SPLIT), part),
-    )
+    with_rows = sorted(parts_of(in_order), key=lambda part: (part.endswith(TRAIN_SPLIT), part))
+    if not with_rows:
+        raise DataError(_no_rows(job, in_order))
+    if len(streams := {part.rpartition("/")[0] for part in with_rows}) > MAX_STREAMS:
+        raise DataError(
+            f"{len(streams)} streams of which no task has more than {MAX_STREAMS}: choose a stream_key that names "
+            "sources, not documents"
+        )
+    manifests = {part: _manifest(job, part, in_order) for part in with_rows}
     for name, content in tokenizer_files(job.tokenizer).items():
-        for stream in {part.rpartition("/")[0] for part in with_rows}:
+        for stream in sorted(streams):
             job.folder.write(f"{stream}/{TOKENIZER_DIR}/{name}".removeprefix("/"), content)
     for part in with_rows:
         job.folder.write(f"{part}/{MANIFEST_NAME}", manifests[part].to_json().encode())
@@ -286,23 +289,33 @@ def publish(job: Job) -> None:
 
 
 def parts_of(records: Iterable[TaskRecord]) -> list[str]:
-    """Every part of the output that some task has rows or documents for, sorted; those of the whole if none has."""
-    parts = {part for record in records for part, split in record.splits.items() if split.documents}
-    streams = {part.rpartition("/")[0] for part in parts} or {""}
-    return sorted(part_of(stream, split) for stream in streams for split in SPLITS)
+    """The parts of the output that are published, sorted: those with rows, of streams that have rows to train on."""
+    rows: Counter[str] = Counter()
+    for record in records:
+        rows.update({part: split.rows for part, split in record.splits.items()})
+    return sorted(part for part in rows if rows[part] and rows[part_of(part.rpartition("/")[0], TRAIN_SPLIT)])
 
 
-def _no_rows(job: Job, part: str, manifest: Manifest) -> str:
-    place = "" if part == TRAIN_SPLIT else f"{part}: "
+def unpublished_streams(records: Iterable[TaskRecord]) -> dict[str, int]:
+    """Streams that have documents, and too few to fill a row to train on; with their tokens."""
+    in_order, tokens = list(records), Counter[str]()
+    published = {part.rpartition("/")[0] for part in parts_of(in_order)}
+    for record in in_order:
+        for part, split in record.splits.items():
+            tokens[part.rpartition("/")[0]] += split.tokens
+    return {stream: count for stream, count in sorted(tokens.items()) if count and stream not in published}
+
+
+def _no_rows(job: Job, records: Sequence[TaskRecord]) -> str:
     if job.kind == ROWS:
+        splits = [split for record in records for part, split in record.splits.items() if part.endswith(TRAIN_SPLIT)]
         return (
-            f"{place}not a single row: {manifest.tokens} tokens in {job.num_tasks} tasks, and a row takes "
-            f"{job.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
+            f"not a single row: {sum(split.tokens for split in splits)} tokens in {job.num_tasks} tasks, and a row "
+            f"takes {job.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
         )
     return (
-        f"{place}not a single row: no conversation has an answer within max_length="
-        f"{job.lasting_config['max_length']} tokens, {manifest.bad_lines} records were bad: see the warnings above, or "
-        "raise max_length"
+        f"not a single row: no conversation has an answer within max_length={job.lasting_config['max_length']} tokens, "
+        f"{sum(record.bad_lines for record in records)} records were bad: see the warnings above, or raise max_length"
     )
 
 

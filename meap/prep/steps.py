@@ -17,10 +17,14 @@ from meap.prep.documents import DocumentBatch, part_of, split_of
 from meap.prep.encoding import Encoded, Encoder
 from meap.prep.mds import MdsWriter, Shard
 from meap.prep.progress import Tally
+from meap.prep.selection import Selection, SelectionRule
 from meap.schema import token_dtype
 from meap.tokenizer import Tokenizer
 
 __all__ = ["PackRows", "RowBatch"]
+
+_ENDS = 2
+"""Tokens that packing adds to a document: BOS and EOS."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class PackRows(PipelineStep):
         seq_len: Input tokens per row; rows hold one more.
         heldout_ratio: Share of documents that go to the validation split, in [0, 1).
         seed: Key of the choice, in [0, 2**32).
+        selection: Which documents become rows, by their length; all where unset.
     """
 
     type = "PACK"
@@ -61,6 +66,7 @@ class PackRows(PipelineStep):
         seq_len: int,
         heldout_ratio: float,
         seed: int,
+        selection: SelectionRule | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -69,34 +75,44 @@ class PackRows(PipelineStep):
         self.seq_len = seq_len
         self.heldout_ratio = heldout_ratio
         self.seed = seed
+        self.selection = selection if selection is not None and selection.is_on else None
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; rows leave this step
         self, data: Iterable[DocumentBatch], rank: int = 0, world_size: int = 1
     ) -> Iterator[RowBatch]:
         """Yield the rows of a task's documents, as they fill; what does not fill a last row is counted and dropped.
 
+        Documents are asked for no longer than the selection takes any.
+
         Raises:
             DataError: A document contains the mask token's id.
         """
-        del rank, world_size
         packers: dict[str, RowPacker] = {}
+        selection = self.selection and self.selection.of_task(rank, world_size, self.tally.counts)
         for batch in data:
             with self.track_time("batch"):
-                packed = list(self._pack(batch, packers))
+                packed = list(self._pack(batch, packers, selection))
                 self.tally.report()
             yield from packed
+            if selection is not None and selection.is_complete:
+                break
         for part, packer in packers.items():
             self.tally.tail_tokens[part] = len(packer.tail)
 
-    def _pack(self, batch: DocumentBatch, packers: dict[str, RowPacker]) -> Iterator[RowBatch]:
+    def _pack(
+        self, batch: DocumentBatch, packers: dict[str, RowPacker], selection: Selection | None
+    ) -> Iterator[RowBatch]:
         utf8 = [text.encode() for text in batch.texts]
         encoded = self.encoder.encode(batch.texts, utf8)
         self._refuse_mask_id(encoded, batch)
         ids = encoded.ids.astype(token_dtype(self.tokenizer.vocab_size), copy=False)
         by_part: dict[str, list[Any]] = {}
-        for text, stream, (start, end) in zip(utf8, batch.streams, pairwise(encoded.offsets.tolist()), strict=True):
-            part = part_of(stream, batch.split or split_of(text, self.heldout_ratio, self.seed))
-            by_part.setdefault(part, []).append(ids[start:end])
+        spans = pairwise(encoded.offsets.tolist())
+        for text, stream, place, (start, end) in zip(utf8, batch.streams, batch.places, spans, strict=True):
+            split = batch.split or split_of(text, self.heldout_ratio, self.seed)
+            part = part_of(stream, split)
+            if selection is None or selection.takes(part, stream, split, end - start + _ENDS, place):
+                by_part.setdefault(part, []).append(ids[start:end])
         self.tally.text_bytes += sum(map(len, utf8))
         for part, documents in by_part.items():
             if part not in packers:
@@ -104,7 +120,7 @@ class PackRows(PipelineStep):
                     self.seq_len + 1, bos_id=self.tokenizer.bos_id, eos_id=self.tokenizer.eos_id, dtype=ids.dtype
                 )
             self.tally.documents[part] += len(documents)
-            self.tally.tokens[part] += sum(map(len, documents)) + 2 * len(documents)
+            self.tally.tokens[part] += sum(map(len, documents)) + _ENDS * len(documents)
             yield RowBatch(part, packers[part].pack(documents))
 
     def _refuse_mask_id(self, encoded: Encoded, batch: DocumentBatch) -> None:

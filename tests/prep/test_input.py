@@ -10,8 +10,9 @@ import zstandard
 
 from meap.config import PrepConfig
 from meap.errors import BadInputError, ConfigError, DataError
-from meap.prep.corpora import CORPORA, InputFiles, find_inputs, resolve
+from meap.prep.corpora import CORPORA, resolve
 from meap.prep.decompression import ZstdStream
+from meap.prep.inputs import InputFiles, find_inputs
 from meap.prep.progress import Tally
 from meap.prep.reader import ReadDocuments
 
@@ -177,8 +178,8 @@ def test_sources_are_files_globs_and_folders(tmp_path, write_lines, monkeypatch)
 def test_source_that_matches_nothing_names_the_known_corpora(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for source in ("c5", "nowhere/*.json.gz", str(tmp_path)):
-        with pytest.raises(DataError, match=r"source=.* matches no file: .*sample: .*c4: .*c4_realnewslike: "):
-            find_inputs(source)
+        with pytest.raises(DataError, match=r"^source=.* matches no file: .*sample: .*c4: .*slimpajama: "):
+            resolve(_config(source=source))
     with pytest.raises(DataError, match=r"s4://bucket/x.jsonl cannot be used \(ValueError: Protocol not known: s4"):
         find_inputs("s4://bucket/x.jsonl")
 
@@ -232,7 +233,7 @@ def test_resolve_leaves_nothing_to_default(tmp_path, monkeypatch, write_lines):
 def test_default_tasks_follow_the_size_of_the_input(monkeypatch):
     for sizes, tasks in (((1,) * 9, 1), ((256_000_000,) * 9, 9), ((300_000_000,) * 9, 9), ((100_000_000,) * 9, 4)):
         inputs = InputFiles("in", tuple(f"{n}.json" for n in range(9)), sizes)
-        monkeypatch.setattr("meap.prep.corpora.find_inputs", lambda _, inputs=inputs: inputs)
+        monkeypatch.setattr("meap.prep.corpora.find_inputs", lambda *_, inputs=inputs, **__: inputs)
         assert resolve(_config())[0].tasks == tasks
 
 

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import orjson
-from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import BadInputError
-from meap.prep.corpora import InputFiles
 from meap.prep.decompression import DAMAGED, decompressed_lines
-from meap.prep.folder import storage_errors
+from meap.prep.formats.parquet import parquet_records
+from meap.prep.inputs import InputFiles
 from meap.prep.progress import BadLine, Tally
 from meap.prep.sft.messages import Messages, RecordError, format_of, to_messages, without_first_answers
 
 __all__ = ["BadRecords", "Conversation", "ReadConversations"]
 
-_PARQUET_BATCH = 1024
 _REPORT_RECORDS = 256
 
 
@@ -96,8 +94,8 @@ class ReadConversations(PipelineStep):
         is_first = True
         for index in self.inputs.of_task(rank, world_size):
             name, url = self.inputs.names[index], self.inputs.url_of(self.inputs.names[index])
-            with storage_errors(url), get_datafolder(self.inputs.location).open(name, "rb") as opened:
-                for number, record in self._records(cast("IO[bytes]", opened), name, url):
+            with self.inputs.open(index) as opened:
+                for number, record in self._records(opened, name, url):
                     conversation = self._conversation(record, url, number, is_first=is_first)
                     is_first = False
                     if conversation is not None:
@@ -142,7 +140,7 @@ class ReadConversations(PipelineStep):
 
     def _parsed(self, raw: IO[bytes], name: str, url: str) -> Iterator[tuple[int, Any]]:
         if name.endswith(".parquet"):
-            yield from enumerate(_parquet_records(raw), 1)
+            yield from enumerate(parquet_records(raw), 1)
             return
         with decompressed_lines(raw, name) as lines:
             if not _is_array(lines):
@@ -176,18 +174,3 @@ def _is_array(lines: io.BufferedReader) -> bool:
     if lines.peek(3)[:3] == b"\xef\xbb\xbf":
         lines.read(3)
     return lines.peek(1).lstrip()[:1] == b"["
-
-
-def _parquet_records(raw: IO[bytes]) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        for batch in pq.ParquetFile(raw).iter_batches(_PARQUET_BATCH):
-            yield from batch.to_pylist()
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise EOFError(str(error).splitlines()[0]) from error
-    except OSError as error:
-        if error.errno is not None:  # of the storage; arrow's own have no number
-            raise
-        raise EOFError(str(error).splitlines()[0]) from error

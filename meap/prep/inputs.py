@@ -1,0 +1,158 @@
+"""The raw files of a job: found, put in order, divided over tasks, opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import has_magic
+from pathlib import Path
+from typing import IO, Any, cast
+
+from fsspec.implementations.local import LocalFileSystem
+
+from meap.errors import ConfigError, DataError
+from meap.prep.decompression import COMPRESSIONS
+from meap.prep.folder import open_filesystem, storage_errors
+from meap.prep.formats import FOLDER_SUFFIXES
+from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
+from meap.storage import is_url
+
+__all__ = ["InputFiles", "find_inputs", "with_validation"]
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The raw files of a job, in the order in which they are read."""
+
+    root: str
+    """Folder or URL they lie in, as the user wrote it; empty where they lie in several."""
+    names: tuple[str, ...]
+    """Paths below `root`, sorted; whole ones where there is no root."""
+    sizes: tuple[int, ...]
+    """Stored (compressed) bytes of each."""
+    num_validation: int = 0
+    """How many of them, the first ones, are a validation set of its own."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Each file as shown to users and stored in manifests."""
+        return tuple(self.url_of(name) for name in self.names)
+
+    def url_of(self, name: str) -> str:
+        """One file as shown to users and stored in manifests."""
+        return f"{self.root.rstrip('/')}/{name}" if self.root not in {"", "."} else name
+
+    def of_task(self, task: int, tasks: int) -> range:
+        """Numbers of the files that task `task` of `tasks` reads: a contiguous range, so that order is kept.
+
+        The first task reads a validation set of its own, alone unless there is but one task: spread over all tasks, it
+        would lose the end of each one's last row.
+        """
+        if tasks == 1:
+            return range(len(self.names))
+        if self.num_validation and task == 0:
+            return range(self.num_validation)
+        index, of = self.share_of_task(task, tasks) or (0, 1)
+        count = len(self.names) - self.num_validation
+        return range(self.num_validation + index * count // of, self.num_validation + (index + 1) * count // of)
+
+    def share_of_task(self, task: int, tasks: int) -> tuple[int, int] | None:
+        """Which part of how many a task has of the files that are not for validation; None if it reads none."""
+        if not self.num_validation or tasks == 1:
+            return task, tasks
+        return (task - 1, tasks - 1) if task else None
+
+    def split_of(self, index: int) -> str | None:
+        """Split of all documents of a file; None where a hash of their text decides."""
+        if not self.num_validation:
+            return None
+        return VALIDATION_SPLIT if index < self.num_validation else TRAIN_SPLIT
+
+    @contextmanager
+    def open(self, index: int) -> Iterator[IO[bytes]]:
+        """Open a file for reading bytes.
+
+        Raises:
+            DataError: It cannot be opened or fetched.
+        """
+        url = self.url_of(self.names[index])
+        filesystem, path = open_filesystem(url)
+        with storage_errors(url), filesystem.open(path, "rb") as opened:
+            yield cast("IO[bytes]", opened)
+
+
+def with_validation(train: InputFiles, validation: InputFiles) -> InputFiles:
+    """The files of both, those for validation first.
+
+    Raises:
+        ConfigError: A file is among both.
+    """
+    urls = (*validation.urls, *train.urls)
+    if both := set(validation.urls) & set(train.urls):
+        raise ConfigError(
+            f"{min(both)} is among the files of source and of validation_source, so that training would see what it is "
+            "validated on: choose globs that do not overlap"
+        )
+    return InputFiles("", urls, (*validation.sizes, *train.sizes), num_validation=len(validation.names))
+
+
+def find_inputs(
+    source: str,
+    *,
+    key: str = "source",
+    suffixes: tuple[str, ...] = FOLDER_SUFFIXES,
+    kind: str = "JSON lines, parquet or text",
+) -> InputFiles:
+    """List the files that a path, glob, folder or URL stands for, sorted, with their sizes.
+
+    Args:
+        source: As the user wrote it.
+        key: Of the configuration, for error messages.
+        suffixes: What names of files in a folder end in.
+        kind: What the files hold, for error messages.
+
+    Raises:
+        DataError: There are none, or the place cannot be listed.
+    """
+    filesystem, path = open_filesystem(source)
+    is_local = isinstance(filesystem, LocalFileSystem)
+    shown = source if is_url(source) else str(Path(source).expanduser())
+    with storage_errors(f"{key}={source}"):
+        if has_magic(path) and not (is_local and filesystem.exists(path)):
+            root, pattern = _split_glob(shown)
+            found = _list(filesystem, f"{filesystem._strip_protocol(root)}/{pattern}")
+        elif filesystem.isdir(path):
+            root = shown.rstrip("/") or shown
+            files = _list(filesystem, f"{path.rstrip('/')}/*")
+            found = {name: size for name, size in files.items() if name.endswith(suffixes)}
+        elif filesystem.exists(path):
+            root, _, _ = shown.rpartition("/")
+            found = {path: int(filesystem.info(path).get("size") or 0)}
+        else:
+            root, found = "", {}
+    if not found:
+        shown_suffixes = [suffix for suffix in suffixes if not suffix.endswith(COMPRESSIONS)]
+        raise DataError(
+            f"{key}={source} matches no file: give a path, glob, folder (of {', '.join(shown_suffixes)}) or URL of {kind}"
+        )
+    base = cast("str", filesystem._strip_protocol(root or ".")).rstrip("/") + "/"
+    names_and_sizes = sorted((name.removeprefix(base), size) for name, size in found.items())
+    return InputFiles(
+        root or ".", tuple(name for name, _ in names_and_sizes), tuple(size for _, size in names_and_sizes)
+    )
+
+
+def _list(filesystem: Any, pattern: str) -> dict[str, int]:
+    # Without this the Hugging Face hub is asked for the last commit of every single file.
+    options = {"expand_info": False} if "hf" in filesystem.protocol else {}
+    listed = cast("dict[str, Any]", filesystem.glob(pattern, detail=True, **options))
+    return {path: int(info.get("size") or 0) for path, info in listed.items() if info["type"] != "directory"}
+
+
+def _split_glob(pattern: str) -> tuple[str, str]:
+    """The part of a glob before its first wildcard, up to a slash, and the rest."""
+    parts = pattern.split("/")
+    first = next(number for number, part in enumerate(parts) if has_magic(part))
+    root = "/".join(parts[:first])
+    return root or ("/" if pattern.startswith("/") else "."), "/".join(parts[first:])
