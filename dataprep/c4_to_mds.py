@@ -52,7 +52,7 @@ def prepare(config: PrepConfig) -> None:
                     seq_len=job.seq_len,
                     heldout_ratio=job.heldout_ratio,
                     seed=config.seed,
-                    selection=SelectionRule(inputs, config.long, config.max_tokens, config.stream_shares),
+                    selection=SelectionRule(inputs, config.long, config.max_tokens, config.streams),
                 ),
                 WriteShards(
                     job.folder,

@@ -8,7 +8,7 @@ from meap.config.checks import require_at_least, require_one_of, require_ratio
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
-__all__ = ["LongConfig", "PrepConfig"]
+__all__ = ["LongConfig", "PrepConfig", "PrepStreamConfig"]
 
 TEXT_UNITS = ("file", "line", "paragraph")
 
@@ -25,6 +25,17 @@ class LongConfig:
     def __post_init__(self) -> None:
         require_ratio("long.share", self.share, remedy="0.7 is Fu et al.'s for context extension, 0 is off.")
         require_at_least("long.min_tokens", self.min_tokens, 3)
+
+
+@dataclass(frozen=True)
+class PrepStreamConfig:
+    """An entry of `streams`: how much of a stream is wanted."""
+
+    proportion: float = 0.0
+    """Its share of `max_tokens`, relative to the other streams; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        require_at_least("streams.<name>.proportion", self.proportion, 0)
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,8 @@ class PrepConfig:
     """What a document is in plain text: `file`, `line`, or `paragraph` (lines up to a blank one)."""
     stream_key: str | None = None
     """Field (a.b where nested) by whose values the corpus is divided into data sets, <remote>/<value>/train; or one."""
-    stream_shares: dict[str, float] = field(default_factory=dict[str, float])
-    """Share of max_tokens of each value of `stream_key`, relative to the others. Unset: as the documents come."""
+    streams: dict[str, PrepStreamConfig] = field(default_factory=dict[str, PrepStreamConfig])
+    """How `max_tokens` is divided among the streams, by name. Unset: as the documents come."""
     max_tokens: int | None = None
     """Tokens of the train split, at most; what remains is not read. Each task takes its part, in whole documents."""
     long: LongConfig = field(default_factory=LongConfig)
@@ -87,7 +98,7 @@ class PrepConfig:
         require_one_of("text_unit", self.text_unit, TEXT_UNITS)
         if self.max_tokens is not None:
             require_at_least("max_tokens", self.max_tokens, 1)
-        self._check_shares()
+        self._check_streams()
         require_one_of("engine", self.engine, ("auto", "tokenizers"))
         require_at_least("max_bad_lines", self.max_bad_lines, 0)
         require_at_least("workers", self.workers, 0)
@@ -100,13 +111,13 @@ class PrepConfig:
         if self.progress_interval <= 0:
             raise ConfigError(f"progress_interval={self.progress_interval} must be more than 0 seconds")
 
-    def _check_shares(self) -> None:
-        if not self.stream_shares:
+    def _check_streams(self) -> None:
+        if not self.streams:
             return
         for key in ("stream_key", "max_tokens"):
             if getattr(self, key) is None:
-                raise ConfigError(f"stream_shares divides max_tokens among streams, but {key} is not set: set it")
-        for name, share in self.stream_shares.items():
-            require_at_least(f"stream_shares.{name}", share, 0)
-        if not sum(self.stream_shares.values()):
-            raise ConfigError("stream_shares are all 0: give one of them a share")
+                raise ConfigError(
+                    f"streams divides max_tokens by stream_key, but {key} is not set: set both, or neither"
+                )
+        if not any(stream.proportion for stream in self.streams.values()):
+            raise ConfigError(f"streams ({', '.join(self.streams)}) have proportion 0, all of them: raise one")

@@ -132,9 +132,9 @@ def find_inputs(
         else:
             root, found = "", {}
     if not found:
-        shown_suffixes = [suffix for suffix in suffixes if not suffix.endswith(COMPRESSIONS)]
+        of_folder = [suffix for suffix in suffixes if not suffix.endswith(COMPRESSIONS)]
         raise DataError(
-            f"{key}={source} matches no file: give a path, glob, folder (of {', '.join(shown_suffixes)}) or URL of {kind}"
+            f"{key}={source} matches no file: give a path, glob, folder (of {', '.join(of_folder)}) or URL of {kind}"
         )
     base = cast("str", filesystem._strip_protocol(root or ".")).rstrip("/") + "/"
     names_and_sizes = sorted((name.removeprefix(base), size) for name, size in found.items())

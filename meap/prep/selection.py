@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from meap.config.prep import LongConfig
+from meap.config.prep import LongConfig, PrepStreamConfig
 from meap.errors import BadInputError
 from meap.prep.inputs import InputFiles
+from meap.prep.progress import Tally
 from meap.schema import TRAIN_SPLIT
 
 __all__ = ["BEYOND_MAX", "LONG_TOKENS", "SHORT_LEFT_OUT", "Selection", "SelectionRule", "describe_selection"]
@@ -40,7 +41,7 @@ class SelectionRule:
     long: LongConfig = field(default_factory=LongConfig)
     max_tokens: int | None = None
     """Of the train split, in all streams and tasks."""
-    shares: Mapping[str, float] = field(default_factory=dict[str, float])
+    streams: Mapping[str, PrepStreamConfig] = field(default_factory=dict[str, PrepStreamConfig])
     """How `max_tokens` is divided among streams, by name; empty where it is not."""
 
     @property
@@ -48,22 +49,23 @@ class SelectionRule:
         """Whether it leaves out anything."""
         return self.long.share > 0 or self.max_tokens is not None
 
-    def of_task(self, task: int, tasks: int, counts: Counter[tuple[str, str]]) -> Selection:
+    def of_task(self, task: int, tasks: int, tally: Tally) -> Selection:
         """The rule of task `task` of `tasks`.
 
         Args:
             task: Its number.
             tasks: How many there are.
-            counts: Where it is counted what was left out, by part of the output and name.
+            tally: Where it is counted what was left out.
         """
         part = self.inputs.share_of_task(task, tasks)
         if self.max_tokens is None or part is None:
-            return Selection(self.long, None, counts)
+            return Selection(self.long, None, tally)
         index, of = part
-        weights = {name: Fraction(str(share)) for name, share in self.shares.items()} or {_ALL_STREAMS: Fraction(1)}
+        weights = {name: Fraction(str(stream.proportion)) for name, stream in self.streams.items()}
+        weights = weights or {_ALL_STREAMS: Fraction(1)}
         totals = {name: int(self.max_tokens * weight / sum(weights.values())) for name, weight in weights.items()}
         room = {name: total * (index + 1) // of - total * index // of for name, total in totals.items()}
-        return Selection(self.long, room, counts)
+        return Selection(self.long, room, tally)
 
 
 class Selection:
@@ -72,17 +74,17 @@ class Selection:
     Args:
         long: The share of long documents.
         room: Tokens of the train split that may still be taken, by stream or for `_ALL_STREAMS`; None for any number.
-        counts: See `SelectionRule.of_task`.
+        tally: See `SelectionRule.of_task`.
     """
 
-    def __init__(self, long: LongConfig, room: dict[str, int] | None, counts: Counter[tuple[str, str]]) -> None:
+    def __init__(self, long: LongConfig, room: dict[str, int] | None, tally: Tally) -> None:
         self._min_tokens = long.min_tokens
-        self._short_share = 1 - Fraction(str(long.share))
+        self._short_share = 1 - Fraction(str(long.share))  # 0.7 as it is written
         self._room = room
         self._full = {name for name, left in (room or {}).items() if not left}
         self._short: Counter[str] = Counter()
         self._long: Counter[str] = Counter()
-        self._counts = counts
+        self._tally = tally  # not its counts: the reader starts them anew
 
     @property
     def is_complete(self) -> bool:
@@ -104,20 +106,20 @@ class Selection:
         """
         is_long = num_tokens >= self._min_tokens
         if not is_long and not self._has_room_for_short(part, num_tokens):
-            self._counts[part, SHORT_LEFT_OUT] += 1
-            self._counts[part, _SHORT_TOKENS_LEFT_OUT] += num_tokens
+            self._tally.counts[part, SHORT_LEFT_OUT] += 1
+            self._tally.counts[part, _SHORT_TOKENS_LEFT_OUT] += num_tokens
             return False
         if split == TRAIN_SPLIT and not self._fits(stream, num_tokens, place):
-            self._counts[part, BEYOND_MAX] += 1
+            self._tally.counts[part, BEYOND_MAX] += 1
             return False
         (self._long if is_long else self._short)[part] += num_tokens
         if is_long and self._short_share < 1:
-            self._counts[part, LONG_TOKENS] += num_tokens
+            self._tally.counts[part, LONG_TOKENS] += num_tokens
         return True
 
     def _has_room_for_short(self, part: str, num_tokens: int) -> bool:
         short = self._short[part] + num_tokens
-        return short <= self._short_share * (short + self._long[part])
+        return short * self._short_share.denominator <= (short + self._long[part]) * self._short_share.numerator
 
     def _fits(self, stream: str, num_tokens: int, place: tuple[str, int]) -> bool:
         if self._room is None:
@@ -126,7 +128,7 @@ class Selection:
         if name not in self._room:
             raise BadInputError(
                 f"{place[0]}:{place[1]} is of the stream {stream!r}, which has no share of max_tokens: add "
-                f"stream_shares.{stream}, where 0 leaves it out; there are shares of {', '.join(self._room)}"
+                f"streams.{stream}.proportion, where 0 leaves it out; there are {', '.join(self._room)}"
             )
         if name in self._full:
             return False

@@ -88,7 +88,7 @@ class PackRows(PipelineStep):
             DataError: A document contains the mask token's id.
         """
         packers: dict[str, RowPacker] = {}
-        selection = self.selection and self.selection.of_task(rank, world_size, self.tally.counts)
+        selection = self.selection and self.selection.of_task(rank, world_size, self.tally)
         for batch in data:
             with self.track_time("batch"):
                 packed = list(self._pack(batch, packers, selection))

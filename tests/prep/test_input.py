@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import sys
 import threading
 from pathlib import Path
 
@@ -182,6 +184,24 @@ def test_source_that_matches_nothing_names_the_known_corpora(tmp_path, monkeypat
             resolve(_config(source=source))
     with pytest.raises(DataError, match=r"s4://bucket/x.jsonl cannot be used \(ValueError: Protocol not known: s4"):
         find_inputs("s4://bucket/x.jsonl")
+
+
+def test_places_that_cannot_be_read_are_one_error_with_the_remedy(tmp_path, write_lines, monkeypatch):
+    path = write_lines(tmp_path / "a.jsonl", ["text"])
+    inputs = find_inputs(str(path))
+    path.unlink()
+    with pytest.raises(DataError, match=r"a.jsonl does not exist, .*: check the spelling or create it"), inputs.open(0):
+        pass
+    path.write_text("{}")
+    path.chmod(0)
+    if not os.access(path, os.R_OK):  # root may read everything
+        with pytest.raises(DataError, match=r"a.jsonl: access denied .*: check the permissions"), inputs.open(0):
+            pass
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(
+        DataError, match=r"gs://bucket/x.jsonl: a package .* is missing .*: pip install '.\[gcs\]'|gcsfs"
+    ):
+        find_inputs("gs://bucket/x.jsonl")
 
 
 def _config(**values) -> PrepConfig:

@@ -1,6 +1,7 @@
 """From S3 and to S3, against moto's server on the loopback interface."""
 
 import os
+import urllib.request
 
 import pytest
 
@@ -73,6 +74,50 @@ def test_s3_troubles_are_one_error_without_secrets(
         assert "s3://corpus/" in message
         assert "no credentials found" in message
         assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in message
+
+
+def test_a_wrong_key_is_one_error_without_secrets(run_command_line, tmp_path, server, bucket, make_texts, write_lines):
+    path = write_lines(tmp_path / "in.json.gz", make_texts(20))
+    bucket.upload_file(str(path), "raw/in.json.gz")
+    url = f"{server}/moto-api/reset-auth"
+    with urllib.request.urlopen(urllib.request.Request(url, data=b"0", method="POST")):
+        pass  # from here on keys are checked, and the store has none
+    done = run_command_line(
+        "source=s3://corpus/raw/*.json.gz", "remote=out", "tokenizer.name=t", **_KEYS, AWS_ENDPOINT_URL=server
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: source=s3://corpus/raw/*.json.gz: access denied (")
+    assert "testsecret" not in done.stderr
+    with urllib.request.urlopen(urllib.request.Request(url, data=b"Infinity", method="POST")):
+        pass
+
+
+def test_parquet_streams_and_validation_files_of_a_bucket(
+    run_command_line, prepare, tmp_path, server, bucket, tokenizer_dir, make_texts
+):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, seed in (("train", 1), ("heldout", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            texts = make_texts(90, seed=2 * seed + number)
+            table = pa.table({"text": texts, "meta": [{"set": "ab"[n % 2]} for n in range(90)], "id": range(90)})
+            pq.write_table(table, tmp_path / name / f"{number}.parquet", row_group_size=20)
+            bucket.upload_file(str(tmp_path / name / f"{number}.parquet"), f"raw/{name}/{number}.parquet")
+    arguments = (f"tokenizer.name={tokenizer_dir}", "seq_len=31", "stream_key=meta.set", "tasks=3")
+    prepare("source=train", "validation_source=heldout", "remote=out", *arguments)
+    remote = ("source=s3://corpus/raw/train/*.parquet", "validation_source=s3://corpus/raw/heldout/*.parquet")
+    done = run_command_line(
+        *remote, "remote=s3://corpus/mds", *arguments, "workers=2", **_KEYS, AWS_ENDPOINT_URL=server
+    )
+    assert done.returncode == 0, done.stderr
+    stored = {each.key: each.get()["Body"].read() for each in bucket.objects.filter(Prefix="mds/")}
+    local = {f"mds/{path.relative_to(tmp_path / 'out')}": path for path in (tmp_path / "out").rglob("*.*")}
+    published = {key for key in stored if ".prep" not in key}
+    assert len([key for key in published if key.endswith("index.json")]) == 4
+    assert published == {key for key in local if ".prep" not in key and local[key].is_file()}
+    assert all(key.endswith("manifest.json") or stored[key] == local[key].read_bytes() for key in published)
 
 
 def test_endpoints_are_made_one(monkeypatch):
