@@ -297,13 +297,15 @@ def parts_of(records: Iterable[TaskRecord]) -> list[str]:
 
 
 def unpublished_streams(records: Iterable[TaskRecord]) -> dict[str, int]:
-    """Streams that have documents, and too few to fill a row to train on; with their tokens."""
+    """Streams that have documents, and too few for a row to train on; with the tokens that are lost."""
     in_order, tokens = list(records), Counter[str]()
     published = {part.rpartition("/")[0] for part in parts_of(in_order)}
     for record in in_order:
         for part, split in record.splits.items():
-            tokens[part.rpartition("/")[0]] += split.tokens
-    return {stream: count for stream, count in sorted(tokens.items()) if count and stream not in published}
+            stream = part.rpartition("/")[0]
+            if stream not in published and (split.documents or split.counts):
+                tokens[stream] += split.tokens
+    return dict(sorted(tokens.items()))
 
 
 def _no_rows(job: Job, records: Sequence[TaskRecord]) -> str:

@@ -79,17 +79,22 @@ def test_s3_troubles_are_one_error_without_secrets(
 def test_a_wrong_key_is_one_error_without_secrets(run_command_line, tmp_path, server, bucket, make_texts, write_lines):
     path = write_lines(tmp_path / "in.json.gz", make_texts(20))
     bucket.upload_file(str(path), "raw/in.json.gz")
-    url = f"{server}/moto-api/reset-auth"
-    with urllib.request.urlopen(urllib.request.Request(url, data=b"0", method="POST")):
-        pass  # from here on keys are checked, and the store has none
-    done = run_command_line(
-        "source=s3://corpus/raw/*.json.gz", "remote=out", "tokenizer.name=t", **_KEYS, AWS_ENDPOINT_URL=server
-    )
+
+    def check_keys_after(requests: bytes) -> None:
+        header = {"Content-Type": "text/plain"}
+        url = f"{server}/moto-api/reset-auth"
+        urllib.request.urlopen(urllib.request.Request(url, requests, header, method="POST")).close()
+
+    check_keys_after(b"0")  # and the store has none
+    try:
+        done = run_command_line(
+            "source=s3://corpus/raw/*.json.gz", "remote=out", "tokenizer.name=t", **_KEYS, AWS_ENDPOINT_URL=server
+        )
+    finally:
+        check_keys_after(b"inf")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: source=s3://corpus/raw/*.json.gz: access denied (")
     assert "testsecret" not in done.stderr
-    with urllib.request.urlopen(urllib.request.Request(url, data=b"Infinity", method="POST")):
-        pass
 
 
 def test_parquet_streams_and_validation_files_of_a_bucket(
