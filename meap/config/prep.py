@@ -68,7 +68,7 @@ class PrepConfig:
     engine: str = "auto"
     """`auto`: the fastest way that gives the ids of `tokenizers` on every probe; `tokenizers`: that alone. Same ids."""
     heldout_ratio: float | None = None
-    """Share of documents kept for validation, by a hash of their text; in [0, 1). Unset: 0.01, 0 with other files."""
+    """Share of documents kept for validation, by a hash of their text; in [0, 1). Unset: 0.01, beside own files 0."""
     max_bad_lines: int = 100
     """Unreadable lines per task that are counted and reported before they become fatal; 0 allows none."""
     tasks: int | None = None

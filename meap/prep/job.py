@@ -126,8 +126,13 @@ class Job:
         )
         if self.kind == CONVERSATIONS:
             line += f"; {self._packing(records)}"
-        counts = sum((Counter(split.counts) for split in splits), Counter[str]())
-        if selected := describe_selection(counts, tokens=tokens):
+        selected = describe_selection(
+            sum((Counter(split.counts) for split in splits), Counter[str]()),
+            tokens=tokens,
+            train_tokens=sum(split.tokens for part, split in by_part if part.endswith(TRAIN_SPLIT)),
+            max_tokens=self.config.max_tokens if isinstance(self.config, PrepConfig) else None,
+        )
+        if selected:
             line += f"; {selected}"
         if unpublished := unpublished_streams(records.values()):
             streams = ", ".join(f"{stream} ({count:,} tokens)" for stream, count in unpublished.items())

@@ -139,12 +139,14 @@ class Selection:
         return True
 
 
-def describe_selection(counts: Mapping[str, int], *, tokens: int) -> str:
+def describe_selection(counts: Mapping[str, int], *, tokens: int, train_tokens: int, max_tokens: int | None) -> str:
     """What was left out, for the last line of the command; empty where nothing was.
 
     Args:
         counts: Of all parts of the output, by name.
         tokens: That were taken.
+        train_tokens: Those for training among them.
+        max_tokens: The bound of these.
     """
     said: list[str] = []
     if LONG_TOKENS in counts or SHORT_LEFT_OUT in counts:
@@ -152,6 +154,6 @@ def describe_selection(counts: Mapping[str, int], *, tokens: int) -> str:
         said.append(
             f"{share:.1%} of the tokens in long documents, {counts.get(SHORT_LEFT_OUT, 0):,} short ones left out"
         )
-    if counts.get(BEYOND_MAX):
-        said.append("stopped at max_tokens")
+    if max_tokens is not None:
+        said.append(f"{train_tokens:,} of max_tokens={max_tokens:,} for training")
     return ", ".join(said)

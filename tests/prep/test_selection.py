@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -185,7 +186,21 @@ def test_each_source_has_the_share_and_the_rest_is_reported(
         assert after["tokens"] + after["counts"]["tokens_in_short_documents_left_out"] == before["tokens"]
         assert after["tokens"] == after["rows"] * 128 + after["dropped_tail_tokens"]
     assert "% of the tokens in long documents, " in out
-    assert describe_selection({}, tokens=0) == ""
+    assert describe_selection({}, tokens=0, train_tokens=0, max_tokens=None) == ""
+
+
+def test_a_source_without_long_documents_is_named(prepare, tmp_path, tokenizer_dir, make_texts, write_lines, capsys):
+    lines = [json.dumps({"text": "word " * 900, "set": "books"}).encode()]
+    lines += [json.dumps({"text": text, "set": "chat"}).encode() for text in make_texts(50)]
+    write_lines(tmp_path / "in.jsonl", lines)
+    prepare(
+        "source=in.jsonl", "remote=out", f"tokenizer.name={tokenizer_dir}", "seq_len=127", "heldout_ratio=0",
+        "stream_key=set", "long.share=0.5", "long.min_tokens=900",
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert (
+        "100.0% of the tokens in long documents, 50 short ones left out; too little for a row to train on: chat" in out
+    )
 
 
 def test_what_lies_beyond_the_bound_is_not_read(prepare, tmp_path, tokenizer_dir, make_texts, write_lines, capsys):
@@ -200,7 +215,7 @@ def test_what_lies_beyond_the_bound_is_not_read(prepare, tmp_path, tokenizer_dir
     _prepare_mixture(
         *parts, "remote=out", "max_tokens=20_000", "streams.a.proportion=3", "streams.b.proportion=1", "max_bad_lines=0"
     )
-    assert "; stopped at max_tokens; 0 bad lines left out" in capsys.readouterr().out
+    assert re.search(r"; 1[89],\d\d\d of max_tokens=20,000 for training; 0 bad lines left", capsys.readouterr().out)
     for stream, most in (("a", 15_000), ("b", 5_000)):
         cut, whole = (_manifest(tmp_path, remote, stream) for remote in ("out", "all"))
         longest = 4 * max(whole["tokens"] // whole["documents"] * 20, 1)
