@@ -27,28 +27,29 @@ def read_json_lines(file: RawFile, wanted: Wanted) -> Iterator[Record]:
     for number, line in numbered_lines(file):
         if line is None:
             yield number, too_long(), ""
-        elif not line.isspace():
-            values = _parsed(line)
-            text = values if isinstance(values, BadRecord) else _text_of(values, wanted.text_key)
-            if path is None or isinstance(text, BadRecord):
-                yield number, text, ""
-            else:
-                stream = as_stream(_value_at(values, path), cast("str", wanted.stream_key))
-                yield (number, stream, "") if isinstance(stream, BadRecord) else (number, text, stream)
+            continue
+        if line.isspace():
+            continue
+        try:
+            values: Any = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield number, BadRecord(f"not valid JSON ({error})"), ""
+            continue
+        text = values.get(wanted.text_key) if isinstance(values, dict) else None
+        if not isinstance(text, str):
+            yield number, _no_text(values, wanted.text_key), ""
+        elif path is None:
+            yield number, text, ""
+        else:
+            stream = as_stream(_value_at(values, path), cast("str", wanted.stream_key))
+            yield (number, stream, "") if isinstance(stream, BadRecord) else (number, text, stream)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | BadRecord:
-    try:
-        values = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        return BadRecord(f"not valid JSON ({error})")
-    return values if isinstance(values, dict) else BadRecord(f"not a JSON object but {type(values).__name__}")
-
-
-def _text_of(values: dict[str, Any], key: str) -> str | BadRecord:
-    if key in values:
-        return as_text(values[key], key)
-    return BadRecord(f"no field {key!r}", lacks_text=values)
+def _no_text(values: Any, key: str) -> str | BadRecord:
+    if not isinstance(values, dict):
+        return BadRecord(f"not a JSON object but {type(values).__name__}")
+    fields = cast("dict[str, Any]", values)
+    return as_text(fields[key], key) if key in fields else BadRecord(f"no field {key!r}", lacks_text=fields)
 
 
 def _value_at(values: Any, path: list[str]) -> Any:
