@@ -17,14 +17,8 @@ from isal.igzip_lib import IsalError
 __all__ = ["DAMAGED", "ZstdStream", "decompressed_lines"]
 
 _READ_BYTES = 1 << 20
-DAMAGED: tuple[type[Exception], ...] = (
-    EOFError,
-    zlib.error,
-    IsalError,
-    gzip.BadGzipFile,
-    zstandard.ZstdError,
-    lzma.LZMAError,
-)
+_ISAL_ERROR: Any = IsalError  # which its stub calls an instance
+DAMAGED = (EOFError, zlib.error, _ISAL_ERROR, gzip.BadGzipFile, zstandard.ZstdError, lzma.LZMAError)
 """What decompressors raise for a file that is cut short or not what its name says."""
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress, pairwise
+from operator import not_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meap.prep.encoding.cuts import WORD_MARK, find_cuts, without_surroundings
 from meap.prep.encoding.engines import Encoded, Engine, FastokensEngine, TokenizersEngine
@@ -51,22 +55,25 @@ class Encoder:
         joined = b"\0".join(utf8)
         if any(token in joined for token in self._added_tokens):
             return self._encode_apart(texts, utf8)
-        if _MARK in joined:
-            utf8 = [text.replace(_MARK, b" ") for text in utf8]
-        return self._table.encode_utf8([b" " + text if text else text for text in utf8])
+        return self._by_word(utf8, has_marks=_MARK in joined)
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: engines stay in their process."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
+    def _by_word(self, utf8: Sequence[bytes], *, has_marks: bool) -> Encoded:
+        assert self._table is not None
+        if has_marks:
+            utf8 = [text.replace(_MARK, b" ") for text in utf8]
+        return self._table.encode_utf8(utf8)
+
     def _encode_apart(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded:
         """Texts with the characters of an added token go to the engine whole: there they are that token."""
-        parts = []
-        for text, encoded in zip(texts, utf8, strict=True):
-            has_token = any(token in encoded for token in self._added_tokens)
-            parts.append(self._whole.encode([text]) if has_token else self.encode([text], [encoded]))
-        offsets = np.cumsum([0, *(len(part.ids) for part in parts)], dtype=np.int64)
-        return Encoded(np.concatenate([part.ids for part in parts]), offsets)
+        has_token = [any(token in text for token in self._added_tokens) for text in utf8]
+        whole = iter(_split(self._whole.encode([*compress(texts, has_token)])))
+        by_word = iter(_split(self._by_word([*compress(utf8, map(not_, has_token))], has_marks=True)))
+        ids = [next(whole) if is_whole else next(by_word) for is_whole in has_token]
+        return Encoded(np.concatenate(ids), np.cumsum([0, *map(len, ids)], dtype=np.int64))
 
     @cached_property
     def _parsed(self) -> dict[str, Any]:
@@ -74,7 +81,8 @@ class Encoder:
 
     @cached_property
     def _whole(self) -> Engine:
-        return self._load(self.definition)
+        # Few texts are not cut where texts are; and fastokens cannot read every such tokenizer as a whole.
+        return TokenizersEngine(self.definition) if self.by_word else self._load(self.definition)
 
     @cached_property
     def _table(self) -> WordTable | None:
@@ -96,10 +104,23 @@ class Encoder:
 def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:
     """Choose how to encode: the fastest way that gives the ids of `tokenizers` for every probe.
 
+    Where that is not `fastokens`, a line on stderr says so and why.
+
     Args:
         tokenizer: Its vocabulary without the mask token is used.
         engine: `auto`, or `tokenizers` for that alone.
     """
+    encoder = _choose(tokenizer, engine)
+    if encoder.fallback:
+        print(
+            f"warning: encoding goes through tokenizers, several times slower: {encoder.fallback}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return encoder
+
+
+def _choose(tokenizer: Tokenizer, engine: str) -> Encoder:
     definition = tokenizer.plain.to_str()
     reference = Encoder(definition, "tokenizers", by_word=False)
     if engine == "tokenizers":
@@ -134,3 +155,7 @@ def _problem(candidate: Encoder, reference: Encoder, tokenizer: Tokenizer) -> st
         if not np.array_equal(found.ids, expected.ids) or not np.array_equal(found.offsets, expected.offsets):
             return f"{candidate.engine} gives other ids"
     return None
+
+
+def _split(encoded: Encoded) -> list[NDArray[np.uint32]]:
+    return [encoded.ids[start:end] for start, end in pairwise(encoded.offsets.tolist())]

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from meap.prep.encoding.cuts import WORD_MARK
+from meap.prep.encoding.cuts import WORD_MARK, Cuts
 from meap.prep.encoding.engines import Encoded, Engine
 
 __all__ = ["WordTable"]
@@ -41,11 +41,11 @@ class WordTable:
 
     Args:
         engine: Encodes words, in which `WORD_MARK` stands for a space.
-        cuts: Where words end, see `meap.prep.encoding.cuts`.
+        cuts: Where words end.
         num_words: Words that are kept, a power of two.
     """
 
-    def __init__(self, engine: Engine, cuts: NDArray[np.bool_], *, num_words: int = _NUM_WORDS) -> None:
+    def __init__(self, engine: Engine, cuts: Cuts, *, num_words: int = _NUM_WORDS) -> None:
         self._engine = engine
         self._cuts = cuts
         self._slots = np.empty(2 * num_words, np.int32)
@@ -64,14 +64,15 @@ class WordTable:
         """
         if self.num_words > _FULL * len(self._hashes) or self._text_at[self.num_words] > _FULL * len(self._text):
             self._clear()
-        starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-        joined = np.frombuffer(b"".join(texts), np.uint8)
+        surrounded = [*map(self._cuts.surround, texts)]
+        starts = np.cumsum([0, *map(len, surrounded)], dtype=np.int64)
+        joined = np.frombuffer(b"".join(surrounded), np.uint8)
         words = np.empty(len(joined), np.int32)  # no more words than bytes
         words_at = np.zeros(len(starts), np.int64)
         unstored = np.empty((len(joined), 2), np.int64)
         known = self.num_words
         self.num_words, num_unstored = _find_words(
-            joined, starts, self._cuts, self._slots, self._hashes, self._text, self._text_at, known,
+            joined, starts, self._cuts.between, self._slots, self._hashes, self._text, self._text_at, known,
             words, words_at, unstored,
         )  # fmt: skip
         spans = np.stack([self._text_at[known : self.num_words], self._text_at[known + 1 : self.num_words + 1]], axis=1)
