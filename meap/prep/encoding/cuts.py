@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WORD_MARK", "Cuts", "find_cuts", "without_surroundings"]
+__all__ = ["WORD_MARK", "Cuts", "find_cuts", "merges_of", "without_surroundings"]
 
 WORD_MARK = "\u2581"
 """What stands for a space in such a vocabulary."""
@@ -60,12 +60,12 @@ def find_cuts(definition: dict[str, Any]) -> Cuts | None:
         and not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
         and not model.get("ignore_merges")
         and not any(token["normalized"] for token in definition["added_tokens"])
-        and model["vocab"].keys() >= _BYTE_TOKENS
+        and model["vocab"].keys() >= _BYTE_TOKENS | {WORD_MARK}
     )
     if prefix is None or not is_plain:
         return None
-    merges = _merges(model)
-    if any(left in _BYTE_TOKENS or right in _BYTE_TOKENS for left, right in merges):
+    merges = merges_of(model)
+    if len(set(merges)) < len(merges) or any(piece in _BYTE_TOKENS for merge in merges for piece in merge):
         return None
     between = np.ones((256, 256), np.bool_)
     between[_ASCII:, _ASCII:] = False
@@ -81,17 +81,18 @@ def without_surroundings(definition: dict[str, Any]) -> dict[str, Any]:
 
 def _prefix(definition: dict[str, Any]) -> tuple[bool, bool] | None:
     """Whether a space is put before each text, and whether before another one too; None for another kind."""
-    normalizer, pre_tokenizer = definition["normalizer"], definition["pre_tokenizer"]
-    if pre_tokenizer is None and normalizer is not None and normalizer.get("normalizers") == _NORMALIZERS:
+    normalizer, pre_tokenizer = (definition[key] or {} for key in ("normalizer", "pre_tokenizer"))
+    if normalizer.get("normalizers") == _NORMALIZERS and not pre_tokenizer:
         return True, True
-    is_metaspace = normalizer is None and (pre_tokenizer or {}).get("type") == "Metaspace"
+    is_metaspace = not normalizer and pre_tokenizer.get("type") == "Metaspace"
     if is_metaspace and pre_tokenizer["replacement"] == WORD_MARK and pre_tokenizer.get("split") is False:
         # "first" differs from "always" only after an added token, and texts with one are not cut.
         return pre_tokenizer.get("prepend_scheme") != "never", False
     return None
 
 
-def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+def merges_of(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """The list of merges of a tokenizer.json's ``model``."""
     # Older files have "left right", newer ones ["left", "right"].
     merges = cast("list[str | list[str]]", model["merges"])
     return [cast("tuple[str, str]", tuple(each.split(" ") if isinstance(each, str) else each)) for each in merges]

@@ -89,9 +89,11 @@ class Encoder:
         cuts = find_cuts(self._parsed) if self.by_word else None
         if cuts is None:
             return None
-        from meap.prep.encoding.words import WordTable  # compiles
+        from meap.prep.encoding.bpe import build_merge_tables  # compiles
+        from meap.prep.encoding.words import WordTable
 
-        return WordTable(self._load(json.dumps(without_surroundings(self._parsed))), cuts)
+        bare = self._load(json.dumps(without_surroundings(self._parsed)))
+        return WordTable(bare, cuts, build_merge_tables(self._parsed["model"]))
 
     @cached_property
     def _added_tokens(self) -> list[bytes]:

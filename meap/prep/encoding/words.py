@@ -1,18 +1,17 @@
-"""A table of words that were encoded before: text is cut into words, each new one is encoded once, the rest is copying.
+"""A table of the words met so far: text is cut into words, each new one is encoded once, the rest is copying.
 
 The table compares whole words, not their hashes, so a word never gets another's ids. Its size is fixed: when it is
-full it is emptied, and what cannot be stored (long words, too many collisions) is encoded anew each time.
+full it is emptied, and what cannot be stored (long words, too many collisions) is left to an engine each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from meap.prep.encoding.bpe import MAX_WORD_BYTES, MergeTables, compiled, merge
 from meap.prep.encoding.cuts import WORD_MARK, Cuts
 from meap.prep.encoding.engines import Encoded, Engine
 
@@ -20,7 +19,6 @@ __all__ = ["WordTable"]
 
 _NUM_WORDS = 1 << 20
 _POOL_BYTES = 1 << 24
-_MAX_WORD_BYTES = 64
 _MAX_PROBES = 64
 _FULL = 0.9
 """Share of the words or of their bytes at which the table is emptied before the next batch."""
@@ -29,31 +27,26 @@ _FNV_OFFSET, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 """Fowler, Noll and Vo's hash, 64 bits."""
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's can be written: compile in each process
-        return njit(function)
-
-
 class WordTable:
     """Encodes texts word by word.
 
     Args:
-        engine: Encodes words, in which `WORD_MARK` stands for a space.
+        engine: Encodes words that are not stored; `WORD_MARK` stands for a space in them.
         cuts: Where words end.
+        merges: Encodes those that are.
         num_words: Words that are kept, a power of two.
     """
 
-    def __init__(self, engine: Engine, cuts: Cuts, *, num_words: int = _NUM_WORDS) -> None:
+    def __init__(self, engine: Engine, cuts: Cuts, merges: MergeTables, *, num_words: int = _NUM_WORDS) -> None:
         self._engine = engine
         self._cuts = cuts
+        self._merges = merges
         self._slots = np.empty(2 * num_words, np.int32)
         self._hashes = np.empty(num_words, np.uint64)
         self._text_at = np.zeros(num_words + 1, np.int64)
         self._text = np.empty(_POOL_BYTES, np.uint8)
         self._ids_at = np.zeros(num_words + 1, np.int64)
-        self._ids = np.empty(_POOL_BYTES, np.uint32)  # a word has no more ids than bytes
+        self._ids = np.empty(_POOL_BYTES, np.int32)  # a word has no more ids than bytes
         self._clear()
 
     def encode_utf8(self, texts: Sequence[bytes]) -> Encoded:
@@ -70,16 +63,10 @@ class WordTable:
         words = np.empty(len(joined), np.int32)  # no more words than bytes
         words_at = np.zeros(len(starts), np.int64)
         unstored = np.empty((len(joined), 2), np.int64)
-        known = self.num_words
         self.num_words, num_unstored = _find_words(
-            joined, starts, self._cuts.between, self._slots, self._hashes, self._text, self._text_at, known,
-            words, words_at, unstored,
+            joined, starts, self._cuts.between, self._merges, self._slots, self._hashes, self._text, self._text_at,
+            self._ids, self._ids_at, self.num_words, words, words_at, unstored,
         )  # fmt: skip
-        spans = np.stack([self._text_at[known : self.num_words], self._text_at[known + 1 : self.num_words + 1]], axis=1)
-        stored = self._encode(self._text, spans)
-        begin = self._ids_at[known]
-        self._ids[begin : begin + len(stored.ids)] = stored.ids
-        self._ids_at[known : self.num_words + 1] = begin + stored.offsets
         others = self._encode(joined, unstored[:num_unstored])
         ids = np.empty(len(joined), np.uint32)
         offsets = np.zeros(len(starts), np.int64)
@@ -93,15 +80,15 @@ class WordTable:
     def _encode(self, text: NDArray[np.uint8], spans: NDArray[np.int64]) -> Encoded:
         if not len(spans):
             return Encoded(np.empty(0, np.uint32), np.zeros(1, np.int64))
-        first, last = int(spans[0, 0]), int(spans[-1, 1])
-        content = text[first:last].tobytes()
-        cut = [content[start - first : end - first] for start, end in spans.tolist()]
-        return self._engine.encode([word.decode().replace(" ", WORD_MARK) for word in cut])
+        cut = [text[start:end].tobytes().decode() for start, end in spans.tolist()]
+        return self._engine.encode([word.replace(" ", WORD_MARK) for word in cut])
 
 
-@_compiled
-def _find_words(text, starts, cuts, slots, hashes, pool, pool_at, num_words, words, words_at, unstored):  # noqa: ANN001, ANN202, PLR0912
-    """Number the words of each text; new ones are added to the table, and those it cannot take to `unstored`.
+@compiled
+def _find_words(  # noqa: ANN202, PLR0912
+    text, starts, cuts, merges, slots, hashes, pool, pool_at, ids, ids_at, num_words, words, words_at, unstored  # noqa: ANN001
+):  # fmt: skip
+    """Number the words of each text; new ones are encoded into the table, and those it cannot take go to `unstored`.
 
     A word in the table is told by its number, the k-th unstored one by -1 - k.
 
@@ -142,13 +129,15 @@ def _find_words(text, starts, cuts, slots, hashes, pool, pool_at, num_words, wor
             if word == _EMPTY:
                 at = pool_at[num_words]
                 has_room = num_words < len(hashes) and at + size <= len(pool)
-                if has_room and size <= _MAX_WORD_BYTES and probes < _MAX_PROBES:
+                if has_room and size <= MAX_WORD_BYTES and probes < _MAX_PROBES:
                     word = num_words
                     slots[slot] = word
                     hashes[word] = code
-                    pool[at : at + size] = text[start:stop]
+                    for offset in range(size):
+                        pool[at + offset] = text[start + offset]
                     num_words += 1
                     pool_at[num_words] = at + size
+                    ids_at[num_words] = ids_at[word] + merge(text[start:stop], merges, ids[ids_at[word] :])
                 else:
                     unstored[num_unstored] = start, stop
                     num_unstored += 1
@@ -160,7 +149,7 @@ def _find_words(text, starts, cuts, slots, hashes, pool, pool_at, num_words, wor
     return num_words, num_unstored
 
 
-@_compiled
+@compiled
 def _copy_ids(words, words_at, ids_at, ids, other_ids_at, other_ids, out, offsets):  # noqa: ANN001, ANN202
     """Write the ids of all words, one after the other, and where those of each text end."""
     size = 0

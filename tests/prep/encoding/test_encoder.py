@@ -14,6 +14,7 @@ from tokenizers import models
 
 from meap.config import TokenizerConfig
 from meap.prep.encoding import Encoder, build_encoder
+from meap.prep.encoding.bpe import build_merge_tables
 from meap.prep.encoding.cuts import find_cuts
 from meap.prep.encoding.engines import TokenizersEngine
 from meap.prep.encoding.words import WordTable
@@ -132,7 +133,8 @@ def test_a_table_that_is_too_small_is_exact(tokenizer_of):
     cuts = find_cuts(definition)
     assert cuts is not None
     bare = definition | {"normalizer": None, "post_processor": None, "added_tokens": []}
-    table = WordTable(TokenizersEngine(json.dumps(bare)), cuts, num_words=16)
+    tables = build_merge_tables(definition["model"])
+    table = WordTable(TokenizersEngine(json.dumps(bare)), cuts, tables, num_words=16)
     rng = random.Random(0)
     for _ in range(40):
         texts = [
