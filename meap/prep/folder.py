@@ -21,9 +21,9 @@ __all__ = ["OutputFolder", "open_filesystem", "storage_errors"]
 
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
 _MAX_DESCRIPTION = 240
-_UPLOAD_ATTEMPTS = 5
+_UPLOAD_ATTEMPTS = 3
 _UPLOAD_WAIT_SECONDS = 0.5
-"""Before the second attempt; doubled before each further one."""
+"""Before the second attempt, doubled before each further one; s3fs and botocore have tried several times by then."""
 _OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 """No file system raises these unless the program is wrong; they keep their traceback."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
