@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 import urllib.request
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -53,9 +52,6 @@ def command_path(project_root: Path) -> Path:
 @pytest.fixture
 def prepare(command_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run the entry point's steps here, in tmp_path: ``prepare("source=...", ...)``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch, transformers and friends
-        import streaming  # noqa: F401
     spec = importlib.util.spec_from_file_location("c4_to_mds", command_path)
     assert spec is not None
     assert spec.loader is not None
