@@ -22,6 +22,7 @@ MAX_WORD_BYTES = 64
 """The work grows with the square of a word's length; longer ones are for an engine."""
 
 _NO_PAIR = np.int64(-1)
+_NO_MERGE = np.int64((1 << 63) - 1)
 _NUM_CODES = 0x110000
 _MULTIPLIER = 0x9E3779B97F4A7C15
 
@@ -43,10 +44,8 @@ class MergeTables(NamedTuple):
     """(256,)"""
     pairs: NDArray[np.int64]
     """Hash table of pairs of ids, left << 32 | right."""
-    ranks: NDArray[np.int32]
-    """Place of each pair in the list of merges."""
-    merged_ids: NDArray[np.int32]
-    """Id of what each pair becomes."""
+    merges: NDArray[np.int64]
+    """Of each pair: its place in the list of merges << 32 | the id it becomes. The smallest is merged first."""
 
 
 def build_merge_tables(model: dict[str, Any]) -> MergeTables:
@@ -63,8 +62,7 @@ def build_merge_tables(model: dict[str, Any]) -> MergeTables:
         char_ids,
         np.array([vocabulary[f"<0x{byte:02X}>"] for byte in range(256)], np.int32),
         np.full(size, _NO_PAIR),
-        np.zeros(size, np.int32),
-        np.zeros(size, np.int32),
+        np.full(size, _NO_MERGE),
     )
     ids = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in merges]
     _fill(np.array(ids, np.int64).reshape(-1, 3), tables)
@@ -87,8 +85,7 @@ def _fill(merges, tables):  # noqa: ANN001, ANN202
         pair = merges[rank, 0] << 32 | merges[rank, 1]
         slot = _slot_of(pair, tables.pairs)
         tables.pairs[slot] = pair
-        tables.ranks[slot] = rank
-        tables.merged_ids[slot] = merges[rank, 2]
+        tables.merges[slot] = rank << 32 | merges[rank, 2]
 
 
 @compiled
@@ -119,33 +116,39 @@ def _spell(text, tables, ids):  # noqa: ANN001, ANN202
 
 
 @compiled
-def merge(text, tables, ids):  # noqa: ANN001, ANN201
+def _merge_of(left, right, tables):  # noqa: ANN001, ANN202
+    return tables.merges[_slot_of(np.int64(left) << 32 | np.int64(right), tables.pairs)]
+
+
+@compiled
+def merge(text, tables, ids, merges):  # noqa: ANN001, ANN201
     """Encode a word.
 
     Args:
         text: Its UTF-8 bytes, at most `MAX_WORD_BYTES`.
         tables: Of the vocabulary.
         ids: Where its ids go: room for as many as there are bytes.
+        merges: As much room to work in.
 
     Returns:
         Number of ids.
     """
     count = _spell(text, tables, ids)
-    slots = np.empty(MAX_WORD_BYTES, np.int64)  # of the pair that begins at each id
-    for left in range(count - 1):
-        slots[left] = _slot_of(np.int64(ids[left]) << 32 | np.int64(ids[left + 1]), tables.pairs)
+    for left in range(count - 1):  # the merge of the pair that begins at each id
+        merges[left] = _merge_of(ids[left], ids[left + 1], tables)
     while True:
-        best, best_rank = -1, np.int64(1 << 40)
+        best, first = -1, _NO_MERGE
         for left in range(count - 1):
-            slot = slots[left]
-            if tables.pairs[slot] != _NO_PAIR and tables.ranks[slot] < best_rank:
-                best, best_rank = left, np.int64(tables.ranks[slot])
+            if merges[left] < first:
+                best, first = left, merges[left]
         if best < 0:
             return count
-        ids[best] = tables.merged_ids[slots[best]]
+        ids[best] = first & 0xFFFFFFFF
         count -= 1
         for left in range(best + 1, count):
             ids[left] = ids[left + 1]
-            slots[left] = slots[left + 1]
-        for left in range(max(best - 1, 0), min(best + 1, count - 1)):
-            slots[left] = _slot_of(np.int64(ids[left]) << 32 | np.int64(ids[left + 1]), tables.pairs)
+            merges[left] = merges[left + 1]
+        if best > 0:
+            merges[best - 1] = _merge_of(ids[best - 1], ids[best], tables)
+        if best < count - 1:
+            merges[best] = _merge_of(ids[best], ids[best + 1], tables)

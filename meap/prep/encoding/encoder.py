@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import compress, pairwise
-from operator import not_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,26 +52,28 @@ class Encoder:
         """
         if self._table is None:
             return self._whole.encode(texts)
-        joined = b"\0".join(utf8)
-        if any(token in joined for token in self._added_tokens):
-            return self._encode_apart(texts, utf8)
-        return self._by_word(utf8, has_marks=_MARK in joined)
+        prefix, tokens = self._added_tokens
+        has_token = [prefix in text and any(token in text for token in tokens) for text in utf8]
+        if any(has_token):
+            return self._encode_apart(texts, utf8, has_token)
+        return self._by_word(texts, utf8)
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: engines stay in their process."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
-    def _by_word(self, utf8: Sequence[bytes], *, has_marks: bool) -> Encoded:
+    def _by_word(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded:
         assert self._table is not None
-        if has_marks:
-            utf8 = [text.replace(_MARK, b" ") for text in utf8]
-        return self._table.encode_utf8(utf8)
+        pairs = zip(texts, utf8, strict=True)
+        return self._table.encode_utf8(
+            [encoded if text.isascii() else encoded.replace(_MARK, b" ") for text, encoded in pairs]
+        )
 
-    def _encode_apart(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded:
+    def _encode_apart(self, texts: Sequence[str], utf8: Sequence[bytes], has_token: Sequence[bool]) -> Encoded:
         """Texts with the characters of an added token go to the engine whole: there they are that token."""
-        has_token = [any(token in text for token in self._added_tokens) for text in utf8]
+        others = [not each for each in has_token]
         whole = iter(_split(self._whole.encode([*compress(texts, has_token)])))
-        by_word = iter(_split(self._by_word([*compress(utf8, map(not_, has_token))], has_marks=True)))
+        by_word = iter(_split(self._by_word([*compress(texts, others)], [*compress(utf8, others)])))
         ids = [next(whole) if is_whole else next(by_word) for is_whole in has_token]
         return Encoded(np.concatenate(ids), np.cumsum([0, *map(len, ids)], dtype=np.int64))
 
@@ -96,8 +98,11 @@ class Encoder:
         return WordTable(bare, cuts, build_merge_tables(self._parsed["model"]))
 
     @cached_property
-    def _added_tokens(self) -> list[bytes]:
-        return [token["content"].encode() for token in self._parsed["added_tokens"]]
+    def _added_tokens(self) -> tuple[bytes, list[bytes]]:
+        """What all of them begin with, which is quicker to look for, and each of them."""
+        tokens = [token["content"] for token in self._parsed["added_tokens"]]
+        prefix = os.path.commonprefix(tokens)  # noqa: RUF071 (of strings, not of paths)
+        return prefix.encode(), [token.encode() for token in tokens]
 
     def _load(self, definition: str) -> Engine:
         return FastokensEngine(definition) if self.engine == "fastokens" else TokenizersEngine(definition)
