@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import compress, pairwise
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from meap.prep.encoding.cuts import WORD_MARK, find_cuts, without_surroundings
+from meap.prep.encoding.cuts import WORD_MARK, find_cuts
 from meap.prep.encoding.engines import Encoded, Engine, FastokensEngine, TokenizersEngine
 from meap.prep.encoding.probe import probe_texts
 from meap.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from meap.prep.encoding.words import WordTable
-
 __all__ = ["Encoder", "build_encoder"]
-
-_MARK = WORD_MARK.encode()
 
 
 @dataclass(frozen=True)
@@ -50,62 +42,43 @@ class Encoder:
             texts: Documents.
             utf8: The same, encoded: the caller has that anyway.
         """
-        if self._table is None:
-            return self._whole.encode(texts)
-        prefix, tokens = self._added_tokens
-        has_token = [prefix in text and any(token in text for token in tokens) for text in utf8]
-        if any(has_token):
-            return self._encode_apart(texts, utf8, has_token)
-        return self._by_word(texts, utf8)
+        return self._way.encode(texts, utf8)
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: engines stay in their process."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
-    def _by_word(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded:
-        assert self._table is not None
-        pairs = zip(texts, utf8, strict=True)
-        return self._table.encode_utf8(
-            [encoded if text.isascii() else encoded.replace(_MARK, b" ") for text, encoded in pairs]
-        )
-
-    def _encode_apart(self, texts: Sequence[str], utf8: Sequence[bytes], has_token: Sequence[bool]) -> Encoded:
-        """Texts with the characters of an added token go to the engine whole: there they are that token."""
-        others = [not each for each in has_token]
-        whole = iter(_split(self._whole.encode([*compress(texts, has_token)])))
-        by_word = iter(_split(self._by_word([*compress(texts, others)], [*compress(utf8, others)])))
-        ids = [next(whole) if is_whole else next(by_word) for is_whole in has_token]
-        return Encoded(np.concatenate(ids), np.cumsum([0, *map(len, ids)], dtype=np.int64))
-
     @cached_property
-    def _parsed(self) -> dict[str, Any]:
-        return json.loads(self.definition)
+    def _way(self) -> _Way:
+        return _load(self.definition, self.engine, self.by_word)
 
-    @cached_property
-    def _whole(self) -> Engine:
-        # Few texts are not cut where texts are; and fastokens cannot read every such tokenizer as a whole.
-        return TokenizersEngine(self.definition) if self.by_word else self._load(self.definition)
 
-    @cached_property
-    def _table(self) -> WordTable | None:
-        cuts = find_cuts(self._parsed) if self.by_word else None
-        if cuts is None:
-            return None
-        from meap.prep.encoding.bpe import build_merge_tables  # compiles
-        from meap.prep.encoding.words import WordTable
+class _Way(Protocol):
+    def encode(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded: ...
 
-        bare = self._load(json.dumps(without_surroundings(self._parsed)))
-        return WordTable(bare, cuts, build_merge_tables(self._parsed["model"]))
 
-    @cached_property
-    def _added_tokens(self) -> tuple[bytes, list[bytes]]:
-        """What all of them begin with, which is quicker to look for, and each of them."""
-        tokens = [token["content"] for token in self._parsed["added_tokens"]]
-        prefix = os.path.commonprefix(tokens)  # noqa: RUF071 (of strings, not of paths)
-        return prefix.encode(), [token.encode() for token in tokens]
+class _Whole:
+    """Encodes documents as they are."""
 
-    def _load(self, definition: str) -> Engine:
-        return FastokensEngine(definition) if self.engine == "fastokens" else TokenizersEngine(definition)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def encode(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded:
+        del utf8
+        return self._engine.encode(texts)
+
+
+@lru_cache(maxsize=2)
+def _load(definition: str, engine: str, by_word: bool) -> _Way:
+    """Kept by the process: a worker does many tasks, and each brings its encoder anew."""
+    load_engine = FastokensEngine if engine == "fastokens" else TokenizersEngine
+    parsed = json.loads(definition) if by_word else {}
+    cuts = find_cuts(parsed) if by_word else None
+    if cuts is None:
+        return _Whole(load_engine(definition))
+    from meap.prep.encoding.by_word import ByWord  # compiles
+
+    return ByWord(parsed, cuts, load_engine)
 
 
 def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:
@@ -162,7 +135,3 @@ def _problem(candidate: Encoder, reference: Encoder, tokenizer: Tokenizer) -> st
         if not np.array_equal(found.ids, expected.ids) or not np.array_equal(found.offsets, expected.offsets):
             return f"{candidate.engine} gives other ids"
     return None
-
-
-def _split(encoded: Encoded) -> list[NDArray[np.uint32]]:
-    return [encoded.ids[start:end] for start, end in pairwise(encoded.offsets.tolist())]
