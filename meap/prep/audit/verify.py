@@ -111,16 +111,17 @@ def _look_at(data: DataSet, name: str, findings: list[Finding]) -> _Split:
             findings.append(Finding(split.file(INDEX_NAME), "split is not complete", "an index", "none", _RUN_AGAIN))
         return split
     split.manifest = _read_manifest(split, contents.get(f"{name}/{MANIFEST_NAME}"), findings)
-    entries = _read_index(split, contents[f"{name}/{INDEX_NAME}"], findings)
-    if entries is None:
+    parsed = _read_index(split, contents[f"{name}/{INDEX_NAME}"], findings)
+    if parsed is None:
         return split
+    entries = [entry for entry in parsed if entry is not None]
     sizes = data.folder.sizes(name)
     listed = {entry.stored.basename for entry in entries}
     listed |= {shard.basename for shard in split.manifest.shards} if split.manifest else set()
     findings += (
-        Finding(split.file(name), "shard file", "a name in the index", "none", "delete it, it is not data")
-        for name in sorted(sizes.keys() - listed)
-        if name.startswith("shard.") or ".mds" in name
+        Finding(split.file(unlisted), "shard file", "a name in the index", "none", "delete it, it is not data")
+        for unlisted in sorted(sizes.keys() - listed)
+        if unlisted.startswith("shard.") or ".mds" in unlisted
     )
     if split.manifest is None:
         findings.extend(
@@ -142,7 +143,7 @@ def _look_at(data: DataSet, name: str, findings: list[Finding]) -> _Split:
             continue
         record = records.get(entry.stored.basename)
         split.tasks.append(ShardTask(data.folder, f"{name}/{entry.stored.basename}", entry, record, split.manifest))
-    split.is_readable = len(split.tasks) == len(entries)
+    split.is_readable = len(split.tasks) == len(parsed)
     return split
 
 
@@ -190,7 +191,7 @@ def _problems_of_manifest(manifest: Manifest) -> list[tuple[str, str, str]]:
     return problems
 
 
-def _read_index(split: _Split, content: bytes, findings: list[Finding]) -> list[ShardEntry] | None:
+def _read_index(split: _Split, content: bytes, findings: list[Finding]) -> list[ShardEntry | None] | None:
     file = split.file(INDEX_NAME)
     try:
         values = cast("dict[str, Any]", json.loads(content))
@@ -200,8 +201,7 @@ def _read_index(split: _Split, content: bytes, findings: list[Finding]) -> list[
         return None
     if version != _INDEX_VERSION:
         findings.append(Finding(file, "version", str(_INDEX_VERSION), str(version), PREPARE_AGAIN))
-    parsed = [_parse(shard, f"{file}, shard {number}", findings) for number, shard in enumerate(shards)]
-    return [entry for entry in parsed if entry is not None]
+    return [_parse(shard, f"{file}, shard {number}", findings) for number, shard in enumerate(shards)]
 
 
 def _parse(shard: Any, origin: str, findings: list[Finding]) -> ShardEntry | None:
