@@ -153,23 +153,30 @@ def decode_conversations(raw: bytes, entry: ShardEntry, file: str) -> Iterator[d
     offsets = _offsets(raw, entry, file).tolist()
     assert all(column.length is None for column in entry.columns)
     for number, (start, end) in enumerate(pairwise(offsets)):
-        try:
-            yield _decode_sample(raw[start:end], entry.columns)
-        except (ValueError, IndexError) as error:
+        yield _decode_sample(raw[start:end], entry.columns, file, number)
+
+
+def _decode_sample(content: bytes, columns: Sequence[Column], file: str, number: int) -> dict[str, NDArray[Any]]:
+    try:
+        sizes = np.frombuffer(content, _U32, len(columns)).tolist()
+        *starts, end = accumulate(sizes, initial=_U32.itemsize * len(columns))
+        if end != len(content):
             raise ShardError(
-                Finding(file, f"row {number:,}", f"{len(entry.columns)} columns", str(error), PREPARE_AGAIN)
-            ) from error
-
-
-def _decode_sample(content: bytes, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
-    sizes = np.frombuffer(content, _U32, len(columns)).tolist()
-    ends = list(accumulate(sizes, initial=_U32.itemsize * len(columns)))
-    if ends[-1] != len(content):
-        raise ValueError(f"columns of {sizes} bytes in {len(content)}")
-    return {
-        column.name: _decode_array(content[start:end], column.dtype)
-        for column, (start, end) in zip(columns, pairwise(ends), strict=True)
-    }
+                Finding(
+                    file,
+                    f"bytes of row {number:,}",
+                    f"{end:,}, as its columns have",
+                    f"{len(content):,}",
+                    PREPARE_AGAIN,
+                )
+            )
+        return {
+            column.name: _decode_array(content[start : start + size], column.dtype)
+            for column, start, size in zip(columns, starts, sizes, strict=True)
+        }
+    except (ValueError, IndexError) as error:
+        expected = f"{len(columns)} columns of arrays"
+        raise ShardError(Finding(file, f"row {number:,}", expected, str(error), PREPARE_AGAIN)) from error
 
 
 def _decode_array(content: bytes, dtype: str) -> NDArray[Any]:
