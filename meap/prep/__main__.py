@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from meap.config.command import report_errors
 from meap.errors import DataError
@@ -22,12 +23,7 @@ def _run(request: Request) -> None:
     from meap.storage import use_one_s3_endpoint
 
     use_one_s3_endpoint()
-    try:
-        {"verify": _verify, "stats": _stats}[request.command](request)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has seen enough, as in `| head`. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    {"verify": _verify, "stats": _stats}[request.command](request)
 
 
 def _verify(request: Request) -> None:
@@ -35,31 +31,44 @@ def _verify(request: Request) -> None:
     from meap.prep.audit.verify import verify
 
     verdict = verify(find_data_sets(request.shards), workers=request.workers)
-    for finding in verdict.findings:
-        print(finding)
+    _print(map(str, verdict.findings))
     if verdict.findings:
-        sys.stdout.flush()
         raise DataError(f"{request.shards} is not whole: {len(verdict.findings):,} findings, listed above")
-    print(
-        f"whole: {verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, {verdict.bytes / 1e6:,.1f} "
-        f"MB at {request.shards}; {verdict.seconds:,.1f} s, {verdict.bytes / 1e6 / (verdict.seconds or 1e-9):,.1f} MB/s"
+    speed = verdict.bytes / 1e6 / (verdict.seconds or 1e-9)
+    _print(
+        [
+            f"whole: {verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, "
+            f"{verdict.bytes / 1e6:,.1f} MB at {request.shards}; {verdict.seconds:,.1f} s, {speed:,.1f} MB/s"
+        ]
     )
 
 
 def _stats(request: Request) -> None:
     from meap.prep.audit.picture import draw
     from meap.prep.audit.places import find_data_sets
-    from meap.prep.audit.report import print_table, write_json
+    from meap.prep.audit.report import table_lines, write_json
     from meap.prep.audit.statistics import measure
 
     statistics = measure(
         find_data_sets(request.shards), workers=request.workers, ngrams=request.ngrams, top=request.top
     )
-    print_table(statistics, top=request.top)
+    _print(table_lines(statistics, top=request.top))
     if request.json_file is not None:
         write_json(statistics, request.json_file)
     if request.picture is not None:
         draw(statistics, request.picture)
+
+
+def _print(lines: Iterable[str]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # tokens of any language, on whatever the terminal can show
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough, as in `| head`. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,23 +11,72 @@ from typing import Any
 from meap.errors import DataError
 from meap.prep.audit.statistics import SourceShare, Statistics
 
-__all__ = ["bin_lengths", "describe_source", "print_table", "shares", "summary", "write_json"]
+__all__ = ["bin_lengths", "describe_source", "shares", "summary", "table_lines", "write_json"]
 
 _BAR = 40
 _PERCENTILES = (0.05, 0.5, 0.95, 0.99)
 
 
-def print_table(statistics: Statistics, *, top: int) -> None:
-    """Write them to standard output.
+def table_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
+    """All that was measured as tables in text.
 
     Args:
         statistics: What was measured.
         top: Tokens and sources to list.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # tokens of any language, on whatever the terminal can show
-    for line in _lines(statistics, top):
-        print(line)
+    yield f"{statistics.location}: {statistics.shards:,} shards, read in {statistics.seconds:,.1f} s"
+    yield f"tokenizer {statistics.tokenizer}, {statistics.vocab_size:,} ids"
+    yield ""
+    yield from (f"{name:<16}{value}" for name, value in summary(statistics))
+    yield ""
+    noun = "conversations" if statistics.is_conversations else "documents"
+    rows = [
+        (split.name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.rows:,}", _size(split.stored_bytes))
+        for split in statistics.splits
+    ]
+    yield from _table(("split", noun, "tokens", "rows", "stored"), rows)
+    yield ""
+    if bins := bin_lengths(statistics):
+        mean = sum(length * count for length, count in statistics.lengths.items()) / statistics.lengths.total()
+        percentiles = ", ".join(f"{share:.0%} {statistics.length_at(share):,}" for share in _PERCENTILES)
+        what = (
+            "tokens of conversations"
+            if statistics.is_conversations
+            else "tokens of whole documents, BOS and EOS not counted"
+        )
+        yield f"{what}: mean {mean:,.0f}; percentiles {percentiles}"
+        highest = max(count for *_, count in bins)
+        table = [
+            (f"{low:,}" if low == high else f"{low:,}-{high:,}", f"{count:,}", "#" * round(_BAR * count / highest))
+            for low, high, count in bins
+        ]
+        yield from _table(("tokens", noun, ""), table)
+        yield ""
+    by_source = shares(statistics)
+    yield from _table(
+        ("source", "tokens", "share"),
+        [(name, f"{tokens:,}", f"{share:.2%}") for name, tokens, share in by_source[:top]],
+    )
+    if len(by_source) > top:
+        yield f"and {len(by_source) - top:,} more (--json has all)"
+    yield ""
+    total = max(1, int(statistics.token_counts.sum()))
+    tokens = [
+        (str(each), repr(statistics.token_texts.get(each, "")), f"{count:,}", f"{count / total:.2%}")
+        for each, count in statistics.top_tokens(top)
+    ]
+    yield from _table(("id", "token", "count", "share"), tokens)
+    unused = int((statistics.token_counts == 0).sum())
+    yield f"{unused:,} of {statistics.vocab_size:,} ids never occur (the mask token's is one)"
+    yield ""
+    yield from _table(
+        ("of", "counted", "copies", "share", "most copied"),
+        [
+            (name, f"{each.items:,}", f"{each.copies:,}", f"{each.share:.2%}", f"{each.most:,} times")
+            for name, each in statistics.repeats.items()
+        ],
+    )
+    yield from (f"note: {note}" for note in statistics.notes)
 
 
 def write_json(statistics: Statistics, path: Path) -> None:
@@ -104,62 +151,6 @@ def describe_source(source: SourceShare) -> str:
     if not names:
         return "input files not recorded"
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
-
-
-def _lines(statistics: Statistics, top: int) -> Iterator[str]:
-    yield f"{statistics.location}: {statistics.shards:,} shards, read in {statistics.seconds:,.1f} s"
-    yield f"tokenizer {statistics.tokenizer}, {statistics.vocab_size:,} ids"
-    yield ""
-    yield from (f"{name:<16}{value}" for name, value in summary(statistics))
-    yield ""
-    noun = "conversations" if statistics.is_conversations else "documents"
-    rows = [
-        (split.name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.rows:,}", _size(split.stored_bytes))
-        for split in statistics.splits
-    ]
-    yield from _table(("split", noun, "tokens", "rows", "stored"), rows)
-    yield ""
-    if bins := bin_lengths(statistics):
-        mean = sum(length * count for length, count in statistics.lengths.items()) / statistics.lengths.total()
-        percentiles = ", ".join(f"{share:.0%} {statistics.length_at(share):,}" for share in _PERCENTILES)
-        what = (
-            "tokens of conversations"
-            if statistics.is_conversations
-            else "tokens of whole documents, BOS and EOS not counted"
-        )
-        yield f"{what}: mean {mean:,.0f}; percentiles {percentiles}"
-        highest = max(count for *_, count in bins)
-        table = [
-            (f"{low:,}" if low == high else f"{low:,}-{high:,}", f"{count:,}", "#" * round(_BAR * count / highest))
-            for low, high, count in bins
-        ]
-        yield from _table(("tokens", noun, ""), table)
-        yield ""
-    by_source = shares(statistics)
-    yield from _table(
-        ("source", "tokens", "share"),
-        [(name, f"{tokens:,}", f"{share:.2%}") for name, tokens, share in by_source[:top]],
-    )
-    if len(by_source) > top:
-        yield f"and {len(by_source) - top:,} more (--json has all)"
-    yield ""
-    total = max(1, int(statistics.token_counts.sum()))
-    tokens = [
-        (str(each), repr(statistics.token_texts.get(each, "")), f"{count:,}", f"{count / total:.2%}")
-        for each, count in statistics.top_tokens(top)
-    ]
-    yield from _table(("id", "token", "count", "share"), tokens)
-    unused = int((statistics.token_counts == 0).sum())
-    yield f"{unused:,} of {statistics.vocab_size:,} ids never occur (the mask token's is one)"
-    yield ""
-    yield from _table(
-        ("of", "counted", "copies", "share", "most copied"),
-        [
-            (name, f"{each.items:,}", f"{each.copies:,}", f"{each.share:.2%}", f"{each.most:,} times")
-            for name, each in statistics.repeats.items()
-        ],
-    )
-    yield from (f"note: {note}" for note in statistics.notes)
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

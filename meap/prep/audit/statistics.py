@@ -25,7 +25,7 @@ from meap.prep.audit.workers import ShardMeter, in_order
 from meap.schema import COPIED_COLUMN, LENGTHS_COLUMN, TOKENS_COLUMN
 from meap.tokenizer import Tokenizer
 
-__all__ = ["NGRAM", "SourceShare", "SplitNumbers", "Statistics", "measure"]
+__all__ = ["NGRAM", "SourceShare", "SplitNumbers", "Statistics", "measure", "shards_of"]
 
 NGRAM = 13
 """Tokens of the n-grams whose repeats are counted (as in the decontamination of GPT-3, Brown et al. 2020)."""
@@ -158,7 +158,7 @@ def measure(data_sets: Sequence[DataSet], *, workers: int, ngrams: bool, top: in
     }
     if ngrams:
         samples[f"{NGRAM}-grams"] = HashSample(sum(manifest.tokens for *_, manifest in splits))
-    tasks_of = [_shards_of(*each) for each in splits]
+    tasks_of = [shards_of(*each) for each in splits]
     for (data, split, manifest), tasks in zip(splits, tasks_of, strict=True):
         statistics.splits.append(_numbers_of(data, split, manifest, tasks))
     jobs = [(task, first) for tasks in tasks_of for task, first in _with_beginnings(tasks)]
@@ -199,7 +199,7 @@ def _same_tokenizer(splits: Sequence[tuple[DataSet, str, Manifest]]) -> Tokenize
         return None
 
 
-def _shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
+def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
     columns = expected_columns(manifest)
     tasks: list[ShardTask] = []
     for number, values in enumerate(read_index(data, split)):
