@@ -35,12 +35,8 @@ def _verify(request: Request) -> None:
     if verdict.findings:
         raise DataError(f"{request.shards} is not whole: {len(verdict.findings):,} findings, listed above")
     speed = verdict.bytes / 1e6 / (verdict.seconds or 1e-9)
-    _print(
-        [
-            f"whole: {verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, "
-            f"{verdict.bytes / 1e6:,.1f} MB at {request.shards}; {verdict.seconds:,.1f} s, {speed:,.1f} MB/s"
-        ]
-    )
+    seen = f"{verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, {verdict.bytes / 1e6:,.1f} MB"
+    _print([f"whole: {seen} at {request.shards}; {verdict.seconds:,.1f} s, {speed:,.1f} MB/s"])
 
 
 def _stats(request: Request) -> None:

@@ -200,6 +200,11 @@ def _same_tokenizer(splits: Sequence[tuple[DataSet, str, Manifest]]) -> Tokenize
 
 
 def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
+    """The shards of a split, in the order of its index.
+
+    Raises:
+        DataError: The index cannot be read, names something that is not allowed, or has other columns than it should.
+    """
     columns = expected_columns(manifest)
     tasks: list[ShardTask] = []
     for number, values in enumerate(read_index(data, split)):

@@ -42,8 +42,8 @@ def make_rows(prepare, tmp_path, tokenizer_dir, make_texts, write_lines) -> Call
         for number in range(2):
             write_lines(tmp_path / "in" / f"{number}.json.gz", [*make_texts(120, seed=number), *make_texts(20, seed=9)])
         sizes = ("seq_len=31", "shard_size=8kb", "heldout_ratio=0.05", "tasks=2")
-        prepare("source=in", f"tokenizer.name={tokenizer_dir}", *sizes, "remote=made")
-        return tmp_path / "made"
+        prepare("source=in", f"tokenizer.name={tokenizer_dir}", *sizes, "remote=made_rows")
+        return tmp_path / "made_rows"
 
     return make
 
@@ -56,9 +56,9 @@ def make_conversations(prepare_sft, tmp_path, make_texts) -> Callable[[], Path]:
             for text in make_texts(150, words=30)
         ]
         (tmp_path / "chats.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        sizes = ("max_length=128", "shard_size=16kb", "heldout_ratio=0.05", "min_answer_tokens=20")
-        prepare_sft("source=chats.jsonl", *sizes, "remote=made")
-        return tmp_path / "made"
+        sizes = ("max_length=255", "shard_size=16kb", "heldout_ratio=0.05", "min_answer_tokens=20")
+        prepare_sft("source=chats.jsonl", *sizes, "remote=made_sft")
+        return tmp_path / "made_sft"
 
     return make
 
