@@ -62,8 +62,8 @@ def find_data_sets(location: str) -> list[DataSet]:
     if splits := _splits_in(entries):
         return [DataSet(folder, "", splits)]
     streams: list[DataSet] = []
-    for name in entries:
-        if name not in {_PREP_DIR, TOKENIZER_DIR} and "." not in name:
+    for name in folder.subfolders():
+        if name not in {_PREP_DIR, TOKENIZER_DIR}:
             below = OutputFolder(folder.url_of(name))
             if splits := _splits_in(below.entries()):
                 streams.append(DataSet(below, name, splits))

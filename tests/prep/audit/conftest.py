@@ -66,7 +66,7 @@ def make_conversations(prepare_sft, tmp_path, make_texts) -> Callable[[], Path]:
 @pytest.fixture
 def streams_remote(rows_remote, tmp_path) -> Path:
     """Two data sets side by side."""
-    for name in ("books", "web"):
+    for name in ("books.v1", "web"):
         shutil.copytree(rows_remote, tmp_path / "streams" / name)
     return tmp_path / "streams"
 

@@ -191,14 +191,14 @@ def test_conversations_are_counted_as_they_are_stored(sft_remote):
 def test_streams_have_their_shares(streams_remote, rows_remote, capsys):
     one, both = measured(rows_remote), measured(streams_remote)
     assert [split.name for split in both.splits] == [
-        "books/train", "books/validation", "web/train", "web/validation"
+        "books.v1/train", "books.v1/validation", "web/train", "web/validation"
     ]  # fmt: skip
     assert both.text_bytes == 2 * one.text_bytes
     assert both.lengths == one.lengths + one.lengths
     assert both.repeats["rows"].copies == one.repeats["rows"].items + one.repeats["rows"].copies
     assert main(["stats", str(streams_remote), "--top", "3"]) == 0
     told = capsys.readouterr().out
-    assert [line.split()[-1] for line in told.splitlines() if line.startswith(("books ", "web "))] == [
+    assert [line.split()[-1] for line in told.splitlines() if line.startswith(("books.v1 ", "web "))] == [
         "50.00%",
         "50.00%",
     ]
@@ -265,5 +265,5 @@ def test_streams_of_two_tokenizers_are_not_added_up(streams_remote, edit_json):
         streams_remote / "web" / "train" / "manifest.json",
         lambda values: values["tokenizer"].update(fingerprint="sha256:0", name="other"),
     )
-    with pytest.raises(DataError, match=r"web/train was made with another tokenizer \(other\) than .*books/train"):
+    with pytest.raises(DataError, match=r"web/train was made with another tokenizer \(other\) than .*books.v1/train"):
         measured(streams_remote)

@@ -278,10 +278,10 @@ def test_a_data_set_that_was_interrupted_is_not_complete(rows_remote, streams_re
     shutil.rmtree(rows_remote / "train")
     shutil.rmtree(rows_remote / "validation")
     assert [each.what for each in findings_of(rows_remote)] == ["data set is not complete"]
-    (streams_remote / "books" / "validation" / "index.json").unlink()
+    (streams_remote / "books.v1" / "validation" / "index.json").unlink()
     (streams_remote / "web" / "train" / "index.json").unlink()
     assert [(finding_file(streams_remote, each), each.what) for each in findings_of(streams_remote)] == [
-        ("books/validation/index.json", "split is not complete"),
+        ("books.v1/validation/index.json", "split is not complete"),
         ("web/train/index.json", "data set is not complete"),
     ]
 
@@ -347,12 +347,12 @@ def test_on_s3_as_in_a_folder(rows_remote, streams_remote, bucket, server, proje
     assert whole.stdout.startswith("whole: 4 splits, ")
     shards = shards_of(rows_remote / "train")
     bucket.Object(f"all/web/train/{shards[0]}").delete()
-    good = bucket.Object(f"all/books/train/{shards[1]}").get()["Body"].read()
-    bucket.Object(f"all/books/train/{shards[1]}").put(Body=bytes(len(good)))
+    good = bucket.Object(f"all/books.v1/train/{shards[1]}").get()["Body"].read()
+    bucket.Object(f"all/books.v1/train/{shards[1]}").put(Body=bytes(len(good)))
     broken = run("verify", "s3://corpus/all", "--workers", "3")
     assert broken.returncode == 1
     assert f"s3://corpus/all/web/train/{shards[0]}: bytes: expected " in broken.stdout
-    assert f"s3://corpus/all/books/train/{shards[1]}: sha256: expected " in broken.stdout
+    assert f"s3://corpus/all/books.v1/train/{shards[1]}: sha256: expected " in broken.stdout
     assert broken.stdout.count("/train/shard.") == len(broken.stdout.splitlines())
     stats = run("stats", "s3://corpus/all/web/validation", "--json", "stats.json")
     assert stats.returncode == 0, stats.stderr
