@@ -50,7 +50,7 @@ def _stats(request: Request) -> None:
     )
     _print(table_lines(statistics, top=request.top))
     if request.json_file is not None:
-        write_json(statistics, request.json_file)
+        write_json(statistics, request.json_file, top=request.top)
     if request.picture is not None:
         draw(statistics, request.picture)
 

@@ -10,13 +10,14 @@ import numpy as np
 from meap.errors import DataError
 from meap.prep.audit.report import bin_lengths, shares, summary
 from meap.prep.audit.statistics import Statistics
+from meap.prep.shards import SPLITS
 
 __all__ = ["draw"]
 
 # Colours that remain distinct without colour vision (Okabe and Ito 2008).
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#6B6B6B"
 _FEWEST_SLOTS, _MOST_BARS = 7, 12
-_LONGEST_NAME = 22
+_NAME_HEAD, _NAME_TAIL = 8, 15
 
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -139,8 +140,11 @@ def _draw_ranks(axes: Any, statistics: Statistics) -> None:
 def _draw_numbers(axes: Any, statistics: Statistics) -> None:
     axes.axis("off")
     axes.set_title("In numbers")
-    lines = [(name, value) for name, value in summary(statistics)]
-    lines += [(split.name, f"{split.rows:,} rows, {split.tokens:,} tokens") for split in statistics.splits[:6]]
+    lines = summary(statistics)
+    for name in SPLITS:
+        of_streams = [split for split in statistics.splits if split.name.rsplit("/", 1)[-1] == name]
+        rows, tokens = sum(split.rows for split in of_streams), sum(split.tokens for split in of_streams)
+        lines += [(name, f"{rows:,} rows, {tokens:,} tokens")] if of_streams else []
     for number, (name, value) in enumerate(lines):
         height = 0.93 - 0.085 * number
         axes.text(0.0, height, name, color=_GREY, transform=axes.transAxes)
@@ -162,7 +166,8 @@ def _power_of_two(value: int) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2 - 1]}…{name[-_LONGEST_NAME // 2 :]}"
+    is_long = len(name) > _NAME_HEAD + 1 + _NAME_TAIL
+    return f"{name[:_NAME_HEAD]}…{name[-_NAME_TAIL:]}" if is_long else name
 
 
 def _printable(text: str) -> str:

@@ -79,8 +79,8 @@ def table_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
     yield from (f"note: {note}" for note in statistics.notes)
 
 
-def write_json(statistics: Statistics, path: Path) -> None:
-    """Write all numbers to `path`, atomically.
+def write_json(statistics: Statistics, path: Path, *, top: int) -> None:
+    """Write all numbers to `path`, atomically, with the `top` most frequent tokens.
 
     Raises:
         DataError: It cannot be written.
@@ -94,7 +94,7 @@ def write_json(statistics: Statistics, path: Path) -> None:
         "length_percentiles": {f"{share:g}": statistics.length_at(share) for share in _PERCENTILES},
         "top_tokens": [
             {"id": each, "count": count, "text": statistics.token_texts.get(each)}
-            for each, count in statistics.top_tokens(len(statistics.token_texts) or 20)
+            for each, count in statistics.top_tokens(top)
         ],
         "unused_tokens": int((statistics.token_counts == 0).sum()),
         "repeats": {name: asdict(each) | {"share": each.share} for name, each in statistics.repeats.items()},
@@ -139,6 +139,8 @@ def shares(statistics: Statistics) -> list[tuple[str, int, float]]:
     has_streams = len({source.stream for source in statistics.sources}) > 1
     for source in statistics.sources:
         name = source.stream if has_streams else describe_source(source)
+        if not has_streams and name in by_name:  # a file of that name in another folder
+            name = source.files[0]
         by_name[name] = by_name.get(name, 0) + source.tokens
     total = max(1, sum(by_name.values()))
     ordered = sorted(by_name.items(), key=lambda item: -item[1])
@@ -146,11 +148,11 @@ def shares(statistics: Statistics) -> list[tuple[str, int, float]]:
 
 
 def describe_source(source: SourceShare) -> str:
-    """The input files of a source, in short."""
-    names = [file.rsplit("/", 1)[-1] for file in source.files]
-    if not names:
+    """The first input file of a source, and how many more there are."""
+    if not source.files:
         return "input files not recorded"
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
+    others = f" +{len(source.files) - 1:,}" if len(source.files) > 1 else ""
+    return source.files[0].rsplit("/", 1)[-1] + others
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

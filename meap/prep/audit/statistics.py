@@ -31,6 +31,7 @@ NGRAM = 13
 """Tokens of the n-grams whose repeats are counted (as in the decontamination of GPT-3, Brown et al. 2020)."""
 
 _BLOCK = 1 << 20
+_FEWEST_TEXTS = 20
 _SIGNIFICANT_BITS = 8
 _NO_HASHES = np.empty(0, np.uint64)
 
@@ -149,7 +150,9 @@ def measure(data_sets: Sequence[DataSet], *, workers: int, ngrams: bool, top: in
     tokenizer = _same_tokenizer(splits)
     first = splits[0][2].tokenizer
     statistics = Statistics(
-        location=", ".join(data.folder.url for data in data_sets), tokenizer=first.name, vocab_size=first.vocab_size
+        location=splits[0][0].folder.url.removesuffix(f"/{splits[0][0].stream}"),
+        tokenizer=first.name,
+        vocab_size=first.vocab_size,
     )
     statistics.token_counts = np.zeros(first.vocab_size, np.int64)
     samples = {
@@ -178,7 +181,8 @@ def measure(data_sets: Sequence[DataSet], *, workers: int, ngrams: bool, top: in
     _add_sources(statistics, data_sets, splits)
     statistics.repeats = {name: sample.repeats() for name, sample in samples.items()}
     if tokenizer is not None:
-        statistics.token_texts = {each: tokenizer.decode([each]) for each, _ in statistics.top_tokens(top)}
+        shown = statistics.top_tokens(max(top, _FEWEST_TEXTS))
+        statistics.token_texts = {each: _text_of(each, tokenizer) for each, _ in shown}
     statistics.shards, statistics.seconds = len(jobs), meter.seconds
     _add_notes(statistics)
     return statistics
@@ -197,6 +201,12 @@ def _same_tokenizer(splits: Sequence[tuple[DataSet, str, Manifest]]) -> Tokenize
         return read_tokenizer(first, manifest.tokenizer.name)
     except DataError:
         return None
+
+
+def _text_of(token: int, tokenizer: Tokenizer) -> str:
+    piece = tokenizer.full.id_to_token(token) or ""
+    # SentencePiece's mark of a space, which decoding a single token would lose.
+    return piece.replace("▁", " ") if "▁" in piece else tokenizer.decode([token])
 
 
 def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
@@ -376,14 +386,18 @@ def _add_sources(
         else:
             tokens = sum(manifest.tokens for manifest in manifests)
             statistics.sources.append(SourceShare(data.stream, manifests[0].sources, None, tokens))
-    if len(text_bytes) == len(data_sets) and sum(text_bytes):
+    if len(text_bytes) < len(data_sets):
+        statistics.notes.append(
+            "text bytes are not known: they stand in the task records (.prep/tasks), which are not there, or not all"
+        )
+    elif not sum(text_bytes):
+        statistics.notes.append("text bytes are not known: imported rows come without their text")
+    else:
         statistics.text_bytes = sum(text_bytes)
 
 
 def _add_notes(statistics: Statistics) -> None:
     notes = statistics.notes
-    if statistics.text_bytes is None:
-        notes.append("text bytes are not known: they stand in .prep/tasks, which is not there (or not of all tasks)")
     if not statistics.is_conversations:
         documents = sum(split.documents for split in statistics.splits)
         beyond = documents - statistics.num_cut - statistics.lengths.total()

@@ -13,6 +13,7 @@ from meap.errors import DataError
 from meap.prep.__main__ import main
 from meap.prep.audit.documents import Borders, DocumentJoiner
 from meap.prep.audit.places import find_data_sets
+from meap.prep.audit.report import shares
 from meap.prep.audit.sampling import HashSample, hash_ngrams
 from meap.prep.audit.statistics import measure
 
@@ -212,8 +213,8 @@ def test_what_is_not_recorded_is_said(rows_remote, capsys):
     assert main(["stats", str(rows_remote)]) == 0
     told = capsys.readouterr().out
     assert "bytes per token not recorded" in told
-    assert "note: text bytes are not known: they stand in .prep/tasks" in told
-    assert "0.json.gz and 1 more" in told
+    assert "note: text bytes are not known: they stand in the task records (.prep/tasks)" in told
+    assert "0.json.gz +1" in told
 
 
 def test_table_json_and_picture(rows_remote, tmp_path, capsys):
@@ -267,3 +268,10 @@ def test_streams_of_two_tokenizers_are_not_added_up(streams_remote, edit_json):
     )
     with pytest.raises(DataError, match=r"web/train was made with another tokenizer \(other\) than .*books.v1/train"):
         measured(streams_remote)
+
+
+def test_files_of_one_name_in_two_folders_are_two_sources(prepare, tmp_path, tokenizer_dir, make_texts, write_lines):
+    for folder in ("a", "b"):
+        write_lines(tmp_path / "in" / folder / "0.json.gz", make_texts(30))
+    prepare("source=in/*/0.json.gz", f"tokenizer.name={tokenizer_dir}", "seq_len=31", "tasks=2", "remote=out")
+    assert [name for name, *_ in shares(measured(tmp_path / "out"))] == ["0.json.gz", "in/b/0.json.gz"]
