@@ -29,6 +29,7 @@ _ENCODING = re.compile(rf"ndarray:({'|'.join(_DTYPES)})(?::([1-9]\d{{0,8}}))?")
 _COMPRESSION = re.compile(r"zstd(:\d+)?")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _VERSION = 2
+_MOST_BYTES = 1 << 32
 _U32 = np.dtype("<u4")
 _LENGTH_DTYPES = ("<u1", "<u2", "<u4", "<u8")
 
@@ -213,6 +214,7 @@ def _offsets(raw: bytes, entry: ShardEntry, file: str) -> NDArray[np.int64]:
 
 def _stored_file(values: Any, origin: str) -> StoredFile:
     described = StoredFile(values["basename"], _count(values["bytes"]), dict(values["hashes"]))
+    _allow(origin, "bytes", described.bytes, described.bytes < _MOST_BYTES, "less than 4 GiB, as offsets allow")
     name = described.basename
     is_safe = isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None and ".." not in name
     _allow(origin, "basename", name, is_safe, "a plain file name, without / or ..")

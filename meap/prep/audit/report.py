@@ -149,10 +149,11 @@ def shares(statistics: Statistics) -> list[tuple[str, int, float]]:
 
 def describe_source(source: SourceShare) -> str:
     """The first input file of a source, and how many more there are."""
-    if not source.files:
+    files = list(source.files)
+    if not files:
         return "input files not recorded"
-    others = f" +{len(source.files) - 1:,}" if len(source.files) > 1 else ""
-    return source.files[0].rsplit("/", 1)[-1] + others
+    others = f" +{len(files) - 1:,}" if len(files) > 1 else ""
+    return files[0].rsplit("/", 1)[-1] + others
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -30,6 +30,7 @@ __all__ = ["HASHES", "CheckedShard", "ShardTask", "check_shard", "expected_colum
 HASHES = {"xxh3_64": xxhash.xxh3_64, "sha256": hashlib.sha256}
 """Those that can be checked, by the name they have in an index."""
 
+_TRY_AGAIN = f"try again, and if it stays so {FETCH_AGAIN}"
 _BLOCK = 1 << 20
 """Tokens looked at together, so that what a look makes stays small beside the shard."""
 
@@ -44,6 +45,8 @@ class ShardTask:
     entry: ShardEntry
     record: ShardRecord | None
     """The manifest's; None where it has none."""
+    size: int | None
+    """Bytes of the file as it was listed; None where it is not there."""
     manifest: Manifest
 
     @property
@@ -113,15 +116,16 @@ def check_shard(task: ShardTask) -> CheckedShard:
     except ShardError as error:
         checked.findings.append(error.finding)
     except DataError as error:  # of the storage
-        checked.findings.append(Finding(task.file, "content", "a readable file", str(error), FETCH_AGAIN))
+        checked.findings.append(Finding(task.file, "content", "a readable file", str(error), _TRY_AGAIN))
     return checked
 
 
 def _fetch(task: ShardTask) -> bytes:
-    content = task.folder.read(task.name)
-    expected = task.entry.stored.bytes
-    found = "no such file" if content is None else f"{len(content):,}"
+    # What is listed with another size is not fetched: it may be too large to be held.
+    expected, size = task.entry.stored.bytes, task.size
+    content = task.folder.read(task.name) if size == expected else None
     if content is None or len(content) != expected:
+        found = "no such file" if size is None else f"{size if content is None else len(content):,}"
         raise ShardError(Finding(task.file, "bytes", f"{expected:,}", found, FETCH_AGAIN))
     return content
 

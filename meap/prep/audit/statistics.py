@@ -216,6 +216,7 @@ def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
         DataError: The index cannot be read, names something that is not allowed, or has other columns than it should.
     """
     columns = expected_columns(manifest)
+    sizes = data.folder.sizes(split)
     tasks: list[ShardTask] = []
     for number, values in enumerate(read_index(data, split)):
         try:
@@ -227,7 +228,11 @@ def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
                 f"{data.folder.url_of(split)}/{entry.stored.basename} has not the columns of its manifest: "
                 "`python -m meap.prep verify` tells more"
             )
-        tasks.append(ShardTask(data.folder, f"{split}/{entry.stored.basename}", entry, None, manifest))
+        tasks.append(
+            ShardTask(
+                data.folder, f"{split}/{entry.stored.basename}", entry, None, sizes.get(entry.stored.basename), manifest
+            )
+        )
     return tasks
 
 

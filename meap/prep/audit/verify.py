@@ -142,7 +142,16 @@ def _look_at(data: DataSet, name: str, findings: list[Finding]) -> _Split:
             findings.append(finding)
             continue
         record = records.get(entry.stored.basename)
-        split.tasks.append(ShardTask(data.folder, f"{name}/{entry.stored.basename}", entry, record, split.manifest))
+        split.tasks.append(
+            ShardTask(
+                data.folder,
+                f"{name}/{entry.stored.basename}",
+                entry,
+                record,
+                sizes.get(entry.stored.basename),
+                split.manifest,
+            )
+        )
     split.is_readable = len(split.tasks) == len(parsed)
     return split
 

@@ -114,6 +114,7 @@ def _add(path, amount):
         ("index.json", _set(["shards", 1, "zip_data"], None), "zip_data: expected a file where there is a compression"),
         ("index.json", _set(["shards", 1, "samples"], "7"), "entry of a shard: expected an MDS shard, found TypeError"),
         ("index.json", _set(["shards", 1], 7), "entry of a shard: expected an MDS shard, found TypeError"),
+        ("index.json", _set(["shards", 1, "raw_data", "bytes"], 1 << 40), "bytes: expected less than 4 GiB, "),
         ("index.json", _set(["shards"], None), "index: expected one that can be read"),
         ("index.json", _add(["shards", 1, "samples"], 1), "manifest.json: rows of shard."),
         ("index.json", _add(["shards", 1, "zip_data", "bytes"], 1), "manifest.json: bytes of shard."),
@@ -249,6 +250,26 @@ def test_a_few_bytes_that_stand_for_gigabytes_are_not_unpacked(rows_remote, edit
     edit_json(rows_remote / "train" / "index.json", _set(["shards", 0, "zip_data", "bytes"], len(bomb)))
     found = [each for each in findings_of(rows_remote) if each.what == "bytes after decompression"]
     assert [each.found for each in found] == ["more"]
+
+
+def test_a_file_that_is_too_large_is_not_read(rows_remote):
+    name = shards_of(rows_remote / "train")[0]
+    with (rows_remote / "train" / name).open("r+b") as file:
+        file.truncate(1 << 42)  # sparse: more than any memory
+    (finding,) = findings_of(rows_remote)
+    assert (finding_file(rows_remote, finding), finding.what, finding.found) == (
+        f"train/{name}", "bytes", "4,398,046,511,104"
+    )  # fmt: skip
+
+
+def test_a_file_that_may_not_be_read_is_a_finding(rows_remote):
+    name = shards_of(rows_remote / "train")[0]
+    size = (rows_remote / "train" / name).stat().st_size
+    (rows_remote / "train" / name).unlink()
+    (rows_remote / "train" / name).symlink_to("/proc/self/mem")  # exists, but cannot be read
+    (finding,) = findings_of(rows_remote)
+    assert finding_file(rows_remote, finding) == f"train/{name}"
+    assert finding.expected in {f"{size:,}", "a readable file"}
 
 
 def test_another_tokenizer_is_found(rows_remote, streams_remote):
