@@ -3,7 +3,11 @@
 import hashlib
 import importlib.util
 import json
+import os
+import shutil
+import signal
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +236,43 @@ def test_an_interrupted_import_continues_to_the_same_bytes(convert, tmp_path, ha
     assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
     with pytest.raises(MismatchError, match="out holds another data set; seq_len=15 there, seq_len=31 here"):
         convert(*whole, "seq_len=31")
+
+
+@pytest.mark.slow
+def test_killed_at_any_point_it_continues_to_the_same_bytes(
+    forked_commands, convert, tmp_path, tokenizer_dir, hashes_of, wait_until
+):
+    for number in range(4):
+        documents = make_documents(900, seed=number)
+        write_chunks(tmp_path / "in", documents, chunk_size=16 * 500, prefix=f"c4_{number}")
+    arguments = ("source=in", f"tokenizer.name={tokenizer_dir}", "seq_len=15", "shard_size=8kb", "tasks=4", "workers=1")
+    convert(*arguments, "remote=expected")
+    out = tmp_path / "out"
+    killed = 0
+    for pattern in (".prep/job.json", ".prep/scratch/0*/train/shard.*", ".prep/tasks/*.json", ".prep/tasks/00002.json"):
+        shutil.rmtree(out / ".prep" / "scratch", ignore_errors=True)  # so that the event is this command's own
+        with forked_commands(*arguments, "remote=out") as group:
+            wait_until(lambda pattern=pattern, group=group: list(out.glob(pattern)) or not is_running(group))
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        killed += forked_commands.status == -signal.SIGKILL
+        assert len(list(out.glob(".prep/tasks/*.json"))) == 4 or not list(out.glob("*/index.json"))
+        if not list(out.glob("train/index.json")):
+            assert main(["verify", "out"]) == 1
+    assert killed >= 2
+    with forked_commands(*arguments, "remote=out"):
+        pass
+    assert forked_commands.status == 0
+    assert hashes_of(out) == hashes_of(tmp_path / "expected")
+    assert main(["verify", "out"]) == 0
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.slow
