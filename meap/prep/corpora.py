@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
+from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import ConfigError, DataError
@@ -209,7 +210,7 @@ def _split_glob(pattern: str) -> tuple[str, str]:
     return root or ("/" if pattern.startswith("/") else "."), "/".join(parts[first:])
 
 
-def check_shards(config: PrepConfig | SftPrepConfig, *, row_bytes: int, seq_len: int) -> None:
+def check_shards(config: PrepConfig | SftPrepConfig | LitpkdsPrepConfig, *, row_bytes: int, seq_len: int) -> None:
     """Check the form of shards.
 
     Args:

@@ -109,6 +109,17 @@ class OutputFolder:
                 raise DataError(f"{self.url} is a file: choose a folder as remote")
         return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in listed if path.strip("/") != root.strip("/")})
 
+    def subfolders(self) -> list[str]:
+        """Names of the folders directly below the folder; empty where it does not exist."""
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with storage_errors(self.url):
+            try:
+                listed = cast("list[dict[str, Any]]", filesystem.ls(root, detail=True))
+            except FileNotFoundError:
+                return []
+        return sorted(each["name"].rstrip("/").rsplit("/", 1)[-1] for each in listed if each["type"] == "directory")
+
     def sizes(self, subfolder: str) -> dict[str, int]:
         """Bytes of each file directly below `subfolder`, by name."""
         filesystem, root = self._open()

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError, MismatchError
@@ -31,6 +32,8 @@ from meap.tokenizer import Tokenizer
 
 __all__ = ["Job", "open_job"]
 
+AnyPrepConfig = PrepConfig | SftPrepConfig | LitpkdsPrepConfig
+
 _PREP_DIR = ".prep"
 _JOB_NAME = f"{_PREP_DIR}/job.json"
 _PASSING_KEYS = ("remote", "engine", "workers", "progress_interval")
@@ -43,7 +46,7 @@ _PATIENCE_KEYS = ("max_bad_lines", "max_bad_records")
 class Job:
     """Everything the steps need, with nothing left to default."""
 
-    config: PrepConfig | SftPrepConfig
+    config: AnyPrepConfig
     """Resolved: every key has a value."""
     inputs: InputFiles
     tokenizer: Tokenizer
@@ -141,9 +144,7 @@ class Job:
 
 
 @contextmanager
-def open_job(
-    config: PrepConfig | SftPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, *, kind: str = ROWS
-) -> Iterator[Job]:
+def open_job(config: AnyPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, *, kind: str = ROWS) -> Iterator[Job]:
     """Claim the output folder: new, or begun by the same job.
 
     Args:
@@ -188,13 +189,11 @@ def open_job(
         )
 
 
-def _lasting_config(config: PrepConfig | SftPrepConfig) -> dict[str, Any]:
+def _lasting_config(config: AnyPrepConfig) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in _PASSING_KEYS}
 
 
-def _identity(
-    config: PrepConfig | SftPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, kind: str
-) -> dict[str, Any]:
+def _identity(config: AnyPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, kind: str) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "config": {key: value for key, value in _lasting_config(config).items() if key not in _PATIENCE_KEYS},
