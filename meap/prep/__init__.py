@@ -1,13 +1,12 @@
 """Raw text -> shards.
 
-    files -> documents          reader.py     every bad line counted, every damaged file refused
-    documents -> rows           steps.py      tokenizer, held-out split, packing
-    rows -> shards -> data set  shards.py     written per task, published when all tasks are done
+    files -> documents          reader.py       every bad line counted, every damaged file refused
+    documents -> ids            encoding/       those of `tokenizers`, several times as fast
+    ids -> rows                 steps.py        held-out split, packing
+    rows -> shards -> data set  shards.py       stored as they fill, published when all tasks are done (bytes: mds.py)
 
 `corpora.py` says what can be read, `job.py` who a data set is and what a rerun finds done, `pipeline.py` runs the steps
 over tasks, `progress.py` tells how far they are, `folder.py` is the place written to; `sample.py` makes a corpus and a
-tokenizer without a network.
-
-    packed chunks -> rows       litpkds.py    those of the official code, without tokenizing again
-    data set -> is it whole     audit/        python -m meap.prep verify, and stats: what is in it
+tokenizer without a network. `audit/` is ``python -m meap.prep verify`` and ``stats``; `litpkds.py` imports the official
+code's chunks; `sft/` makes conversations of instruction data.
 """
