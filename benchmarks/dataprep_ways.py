@@ -35,7 +35,7 @@ def ours(text: Path, tokenizer: str, out: Path, engine: str = "auto") -> Result:
     from meap.prep import pipeline
 
     prepare = runpy.run_path(str(Path(__file__).parent.parent / "dataprep" / "c4_to_mds.py"))["prepare"]
-    keys = [f"tokenizer.name={tokenizer}", "workers=1", f"engine={engine}", "heldout_ratio=0.001"]
+    keys = [f"tokenizer.name={tokenizer}", "workers=1", "tasks=1", f"engine={engine}", "heldout_ratio=0.001"]
     began: list[float] = []
     run = pipeline.TaskExecutor.run
 
@@ -53,6 +53,16 @@ def ours(text: Path, tokenizer: str, out: Path, engine: str = "auto") -> Result:
 def ours_by_tokenizers(text: Path, tokenizer: str, out: Path) -> Result:
     """The same, with ids from tokenizers' encode_batch_fast."""
     return ours(text, tokenizer, out, engine="tokenizers")
+
+
+def ours_twice(text: Path, tokenizer: str, out: Path) -> Result:
+    """The same on two copies of the text in one task, time per copy: does memory grow with the corpus?"""
+    copies = out / "copies"
+    copies.mkdir()
+    for number in range(2):
+        (copies / f"{number}.json.gz").symlink_to(text)
+    seconds, tokens = ours(copies, tokenizer, out / "mds")
+    return seconds / 2, tokens // 2
 
 
 def official_loop(text: Path, tokenizer: str, out: Path) -> Result:
@@ -211,6 +221,7 @@ def write_by_mds_writer(text: Path, tokenizer: str, out: Path) -> Result:
 
 WHOLE: dict[str, Callable[[Path, str, Path], Result]] = {
     "ours": ours,
+    "ours, twice the text": ours_twice,
     "ours, ids by tokenizers": ours_by_tokenizers,
     "official loop": official_loop,
     "DocumentTokenizer": document_tokenizer,
