@@ -18,8 +18,8 @@ from meap.config import PrepConfig, run_command
 
 def prepare(config: PrepConfig) -> None:
     from meap.prep.corpora import resolve
+    from meap.prep.executors import build_executor
     from meap.prep.job import open_job
-    from meap.prep.pipeline import TaskExecutor
     from meap.prep.reader import StrictJsonlReader
     from meap.prep.shards import WriteShards, publish
     from meap.prep.steps import PackRows
@@ -44,20 +44,14 @@ def prepare(config: PrepConfig) -> None:
                 WriteShards(
                     job.folder,
                     job.tally,
-                    staging_dir=job.scratch_dir,
+                    staging_dir=job.staging_dir,
                     files=job.task_files,
                     columns=mds_columns(job.seq_len, tokenizer.vocab_size),
                     compression=config.compression,
                     shard_size=config.shard_size,
                 ),
             ]
-            executor = TaskExecutor(
-                steps,
-                tasks=job.num_tasks,
-                workers=job.num_workers,
-                logging_dir=job.logging_dir,
-                completed=job.completed,
-            )
+            executor = build_executor(steps, job)
             with job.progress.shown():
                 executor.run()
             publish(job)

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -143,6 +143,13 @@ class OutputFolder:
             partial = path.with_name(f".{path.name}.partial")
             partial.write_bytes(content)
             _move(partial, path)
+
+    def remove(self, name: str = "") -> None:
+        """Remove a file, or a folder with all that is in it, if it is there."""
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with storage_errors(self.url_of(name)), suppress(FileNotFoundError):
+            filesystem.rm(f"{root}/{name}".rstrip("/"), recursive=True)
 
     def store(self, file: Path, name: str) -> None:
         """Move the finished local `file` to `name`, and check that all of it arrived."""
