@@ -53,8 +53,8 @@ class Snapshot:
     @property
     def troubles(self) -> list[str]:
         """What a user may have to look at; empty where there is nothing."""
-        counts = {"bad lines": self.bad_lines, "tasks failed": self.failures}
-        return [f"{count:,} {name}" for name, count in counts.items() if count]
+        counts = {"bad lines": self.bad_lines, "failed tasks": self.failures}
+        return [f"{name}: {count:,}" for name, count in counts.items() if count]
 
 
 def as_line(snapshot: Snapshot) -> str:

@@ -20,6 +20,7 @@ import dill
 from datatrove.executor import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
+from meap.config.executors import SlurmConfig
 from meap.errors import ConfigError, DataError
 from meap.prep.executors.base import OwnRecords, quiet
 from meap.prep.executors.slurm_array import (
@@ -35,7 +36,7 @@ from meap.prep.folder import storage_errors
 if TYPE_CHECKING:
     from meap.prep.job import Job
 
-__all__ = ["SlurmExecutor"]
+__all__ = ["SlurmExecutor", "remedy"]
 
 _PICKLE, _RANKS, _SCRIPT = "executor.pik", "ranks_to_run.json", "launch_script.slurm"
 _SILENCE_SECONDS = 300.0
@@ -88,10 +89,11 @@ class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
             array = self._submit(array)
             ended = self._wait(array)
         except KeyboardInterrupt:
-            self.job.progress.say(
-                f"Slurm job {array or array.name} goes on without this command, which waits for it again when run "
-                f"again; to end the job: scancel --name={','.join(map(array.name_of, range(array.num_arrays)))}"
-            )
+            if (array := (ArrayJob.read(self.job.folder) or array).find_submitted()).job_ids:
+                self.job.progress.say(
+                    f"Slurm job {array} goes on without this command, which waits for it again when run again; "
+                    f"to end the job: scancel --name={','.join(map(array.name_of, range(array.num_arrays)))}"
+                )
             raise
         missing = self._settled(array, ended)
         failure = self._failure(array, missing, ended) if missing else None
@@ -171,7 +173,7 @@ class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
         return array
 
     def _wait(self, array: ArrayJob) -> dict[int, Element]:
-        """Wait until nothing of the array is live; the last that Slurm said of each task."""
+        """Wait until nothing of the array is live; how Slurm says that each task ended."""
         known: dict[int, Element] = {}
         answered = time.monotonic()
         while True:
@@ -183,10 +185,12 @@ class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
                     raise
                 elements = None
             if elements is not None:
-                known |= elements
+                for rank, element in elements.items():
+                    if element.is_listed or rank not in known or known[rank].is_live:
+                        known[rank] = element
                 live = [element for element in elements.values() if element.is_live]
                 if not live:
-                    return known
+                    return {rank: element for rank, element in known.items() if not element.is_live}
                 self.job.progress.note = f"Slurm job {array}: {_describe(live)}"
             time.sleep(self.job.config.progress_interval)
 
@@ -202,32 +206,33 @@ class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
             time.sleep(1.0)
 
     def _failure(self, array: ArrayJob, missing: list[int], ended: dict[int, Element]) -> DataError:
-        """One error for all that failed: the first task that says why, or else the first."""
+        """One error for all that failed: the first task that says why, or of which Slurm says how, or else any."""
         said = {rank: told for rank in missing if (told := self.job.progress.failure_of(rank))}
-        rank = next(iter(said), missing[0])
+        rank = next(iter(said), next((rank for rank in missing if rank in ended), missing[0]))
         number, index = divmod(array.ranks.index(rank), array.chunk)
-        element = ended.get(rank) or Element(f"{array.job_ids[str(number)]}_{index}", "unknown to Slurm", "")
-        log = self.logs_dir / f"{element.id}.out"
+        job_id = f"{array.job_ids[str(number)]}_{index}"
+        element = ended.get(rank) or Element(job_id, "UNKNOWN (cancelled before it began, perhaps)", "")
         reason = f", {element.reason}" if element.reason not in {"", "None"} else ""
-        message = (
-            f"task {rank} did not finish: Slurm job {element.id} ended as {element.state}{reason}, its log is {log}"
-        )
+        message = f"task {rank} did not finish: Slurm job {job_id} ended as {element.state}{reason}, "
+        log = self.logs_dir / f"{job_id}.out"
+        message += f"its log is {log}" if log.exists() else f"without a log at {log}"
         if rank in said:
             host, why = said[rank]
             message += f"; on {host}: {why}"
         elif line := _last_line(log):
             message += f", which ends: {line}"
         others = f"; {len(missing) - 1} more tasks did not finish" if len(missing) > 1 else ""
-        return DataError(f"{message}{others}; {self._remedy(element)}")
+        return DataError(f"{message}{others}; {remedy(element, self.job.config.slurm)}")
 
-    def _remedy(self, element: Element) -> str:
-        again = "run the same command again, which does only what is missing"
-        slurm = self.job.config.slurm
-        if element.state == "TIMEOUT":
-            return f"raise slurm.time_hours={slurm.time_hours:g} and {again}"
-        if element.state == "OUT_OF_MEMORY" or "Killed" in element.reason:
-            return f"raise slurm.mem_per_cpu_gb={slurm.mem_per_cpu_gb} and {again}"
-        return f"remove the cause and {again}" if element.state == "FAILED" else again
+
+def remedy(element: Element, slurm: SlurmConfig) -> str:
+    """What a user can do about a task that ended as `element` says."""
+    again = "run the same command again, which does only what is missing"
+    if element.state == "TIMEOUT":
+        return f"raise slurm.time_hours={slurm.time_hours:g} and {again}"
+    if element.state == "OUT_OF_MEMORY" or "Killed" in element.reason:
+        return f"raise slurm.mem_per_cpu_gb={slurm.mem_per_cpu_gb} and {again}"
+    return f"remove the cause and {again}" if element.state == "FAILED" else again
 
 
 def _logs_dir(job: Job) -> Path:

@@ -59,6 +59,11 @@ class Element:
         """Whether it runs, or will run without anybody's help."""
         return self.state not in _FINAL_STATES
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether Slurm named it, rather than what is left of its array."""
+        return "_" in self.id
+
 
 @dataclass(frozen=True)
 class ArrayJob:
@@ -111,7 +116,7 @@ class ArrayJob:
         return f"{self.name}-{number}"
 
     def __str__(self) -> str:
-        return " ".join(self.job_ids.values())
+        return " ".join(self.job_ids.values()) or self.name
 
     def elements(self) -> dict[int, Element]:
         """What Slurm knows of the elements, by task; those that ended minutes ago are not known any more.
@@ -120,13 +125,18 @@ class ArrayJob:
             SlurmSilentError: Slurm does not answer.
         """
         answer = _squeue(f"--jobs={','.join(self.job_ids.values())}", "--array", "--format=%i|%T|%r")
-        numbers = {job_id: int(number) for number, job_id in self.job_ids.items()}
+        elements = [Element(*line.split("|", 2)) for line in answer]
         found: dict[int, Element] = {}
-        for line in answer:
-            full_id, state, reason = line.split("|", 2)
-            job_id, _, index = full_id.partition("_")
-            if job_id in numbers and index.isdecimal():
-                found[self.ranks[numbers[job_id] * self.chunk + int(index)]] = Element(full_id, state, reason)
+        for number, job_id in self.job_ids.items():
+            first = int(number) * self.chunk
+            ranks = self.ranks[first : first + self.chunk]
+            # What is left of an array that was cancelled before it began may be listed as the job itself.
+            for rest in (element for element in elements if element.id == job_id):
+                found |= dict.fromkeys(ranks, rest)
+            for element in elements:
+                of_job, _, index = element.id.partition("_")
+                if of_job == job_id and index.isdecimal():
+                    found[ranks[int(index)]] = element
         return found
 
     def find_submitted(self) -> ArrayJob:
@@ -157,7 +167,7 @@ def end_array(folder: OutputFolder) -> None:
         is_live = array.is_live
     except (ConfigError, SlurmSilentError) as error:
         raise DataError(
-            f"a Slurm job ({array or array.name}) was submitted for {folder.url} and may be at work ({error}): run the "
+            f"a Slurm job ({array}) was submitted for {folder.url} and may be at work ({error}): run the "
             f"command on that cluster, or delete {folder.url_of(ARRAY_NAME)} if the job has ended"
         ) from error
     if is_live:
