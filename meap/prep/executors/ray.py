@@ -6,11 +6,12 @@ travel to the tasks as arguments, in memory.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import dill
@@ -29,6 +30,7 @@ __all__ = ["RayExecutor"]
 _ENVIRONMENT = ("AWS_", "S3_", "HF_", "GOOGLE_", "TOKENIZERS_")
 """What names of variables that tasks need begin with."""
 _WAIT_SECONDS = 1.0
+_KNOCK_SECONDS = 10.0
 _RETRIES = 2
 """How often Ray runs a task again that was lost with its node or process."""
 _GIB = 1 << 30
@@ -41,7 +43,7 @@ class RayExecutor(OwnRecords, RayPipelineExecutor):
     """
 
     def __init__(self, steps: Sequence[PipelineStep], job: Job) -> None:
-        if find_spec("ray") is None:
+        if importlib.util.find_spec("ray") is None:
             raise ConfigError(
                 "executor=ray, but ray is not installed: pip install 'meap[ray]', or choose executor=local"
             )
@@ -118,6 +120,13 @@ def _failure(reference: Any, rank: int) -> str | None:
         )
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in address and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+
+
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """Be connected to a cluster; to the one that this process is connected to already, if it is."""
@@ -129,6 +138,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports to nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
+        _knock(address or "")
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         lines = str(error).splitlines() or [type(error).__name__]

@@ -236,7 +236,7 @@ def _call(
 
 
 def _reason(answer: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in answer.stderr.splitlines() if line.strip()]
+    lines = [line for line in answer.stderr.splitlines() if line.strip() and not line.startswith("Try ")]
     return lines[-1].strip() if lines else f"exit status {answer.returncode}"
 
 
