@@ -75,9 +75,9 @@ def as_line(snapshot: Snapshot) -> str:
 
 def as_panel(snapshot: Snapshot, title: str) -> Panel:
     """The snapshot for a terminal."""
-    from rich.console import Group  # not needed where there is no terminal
-    from rich.panel import Panel
+    from rich.panel import Panel  # not needed where there is no terminal
     from rich.progress_bar import ProgressBar
+    from rich.table import Table
     from rich.text import Text
 
     share = snapshot.read_bytes / snapshot.total_bytes if snapshot.total_bytes else 0.0
@@ -92,4 +92,7 @@ def as_panel(snapshot: Snapshot, title: str) -> Panel:
     if snapshot.note:
         lines.append(Text(snapshot.note, style="dim"))
     bar = ProgressBar(total=max(1, snapshot.total_bytes), completed=min(snapshot.read_bytes, snapshot.total_bytes))
-    return Panel(Group(bar, *lines), title=Text(title), title_align="left")
+    rows = Table.grid()
+    for each in (bar, *lines):
+        rows.add_row(each)
+    return Panel(rows, title=Text(title), title_align="left")

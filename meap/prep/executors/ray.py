@@ -107,10 +107,15 @@ def _run_task(executor: bytes, rank: int, folder: str, environment: Mapping[str,
 
 def _failure(reference: Any, rank: int) -> str | None:
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, RayTaskError
 
     try:
         return ray.get(reference)
+    except RayTaskError as error:
+        return (
+            f"task {rank} could not run on its node ({type(error.cause).__name__}: {error.cause}): see that this "
+            "project and its packages are installed on all nodes, and run the same command again"
+        )
     except RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return (
