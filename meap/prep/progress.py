@@ -11,9 +11,11 @@ import os
 import socket
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO
 
 from meap.errors import DataError
 from meap.prep.folder import OutputFolder
@@ -66,11 +68,25 @@ class Tally:
     failure: str | None = None
     """Why the task failed."""
     reported_at: float = float("-inf")
+    position: Callable[[], int] | None = None
+    """Tells `input_bytes` while a file is being read."""
 
     def start(self, task: int) -> None:
         """Begin task number `task`, with all counts at zero."""
         self.__dict__.update(Tally(self.folder, task).__dict__)
         self.report(now=True)
+
+    @contextmanager
+    def reading(self, raw: IO[bytes], size: int) -> Iterator[None]:
+        """Count the `size` stored bytes of an open file while the body reads it: one huge file is seen moving."""
+        before = self.input_bytes
+        self.position = lambda: before + min(raw.tell(), size)
+        try:
+            yield
+        finally:
+            self.position = None
+        self.input_bytes = before + size
+        self.report()
 
     def add_bad_line(self, bad_line: BadLine) -> None:
         """Count a bad line, and keep it if it is among the first."""
@@ -93,6 +109,8 @@ class Tally:
         if not now and time.monotonic() - self.reported_at < report_seconds(self.folder):
             return
         self.reported_at = time.monotonic()
+        if self.position is not None:
+            self.input_bytes = self.position()
         counts = Counts(
             host=socket.gethostname(),
             pid=os.getpid(),

@@ -119,6 +119,26 @@ def test_tallies_of_tasks_that_an_earlier_command_did_are_not_counted_again(tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_is_still_being_read_counts_as_far_as_it_was_read(tmp_path):
+    (tmp_path / "huge.jsonl").write_bytes(bytes(1000))
+    tally = tally_of(tmp_path, 1, tokens=0, input_bytes=70)
+
+    def counted() -> int:
+        tally.report(now=True)
+        return read_counts(tmp_path, but=frozenset())[1].input_bytes
+
+    with (tmp_path / "huge.jsonl").open("rb") as raw:
+        with tally.reading(raw, 1000):
+            assert counted() == 70
+            raw.read(400)
+            assert counted() == 470
+        assert counted() == 1070
+        raw.seek(0)
+        with pytest.raises(ZeroDivisionError), tally.reading(raw, 1000):
+            raise ZeroDivisionError
+    assert counted() == 1070
+
+
 def test_tallies_go_through_any_folder(tmp_path):
     """As on s3://, where each task writes less often."""
     folder = OutputFolder("memory://bucket/mds/.prep/tallies")
