@@ -62,7 +62,7 @@ def prepare_there(prepare, slurm, bytecode_cache, project_root, monkeypatch) -> 
 
 @pytest.fixture
 def arguments(tmp_path, tokenizer_dir, make_texts, write_lines) -> tuple[str, ...]:
-    """Two files, two tasks, several shards each."""
+    """Two files, two tasks, several shards each: as many as the cluster allows in one array."""
     for number in range(2):
         write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(100, seed=number))
     given_keys = ("source=in", f"tokenizer.name={tokenizer_dir}", "seq_len=31", "shard_size=8kb", "heldout_ratio=0.05")
@@ -79,18 +79,30 @@ def jobs_of(remote: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_command_finds_its_array_again_and_the_bytes_are_those_of_local_processes(
-    start_command, prepare, prepare_there, closed, ask, slurm, tmp_path, arguments, hashes_of, wait_until, capsys
+    start_command,
+    prepare,
+    prepare_there,
+    closed,
+    ask,
+    slurm,
+    tmp_path,
+    arguments,
+    hashes_of,
+    wait_until,
+    capsys,
+    make_texts,
+    write_lines,
 ):
+    write_lines(tmp_path / "in" / "2.json.gz", make_texts(100, seed=2))
+    arguments = (*arguments, "tasks=3")
     prepare(*arguments, "remote=expected")
     process = start_command(
         *arguments, "remote=out", "executor=slurm", "slurm.partition=main", **slurm, AWS_SECRET_ACCESS_KEY=SECRET
     )
-    wait_until(lambda: jobs_of(tmp_path / "out"))
+    wait_until(lambda: len(jobs_of(tmp_path / "out")) == 2)
     os.killpg(process.pid, signal.SIGKILL)
-    (job_id,) = jobs_of(tmp_path / "out")
-    with pytest.raises(
-        DataError, match=rf"Slurm job {job_id} is at work on out: run .* executor=slurm .*scancel {job_id}"
-    ):
+    jobs = " ".join(jobs_of(tmp_path / "out"))
+    with pytest.raises(DataError, match=rf"Slurm job {jobs} is at work on out: run .* executor=slurm .*scancel {jobs}"):
         prepare(*arguments, "remote=out")
     capsys.readouterr()
 
@@ -100,9 +112,9 @@ def test_a_killed_command_finds_its_array_again_and_the_bytes_are_those_of_local
     closed()
     prepare_there(*arguments, "remote=out")
     told = capsys.readouterr()
-    assert told.out.startswith("complete: 200 documents, ")
-    assert f"waiting for Slurm job {job_id}, which an earlier command submitted\n" in told.err
-    assert set(ask("squeue", "--noheader", "--states=all", "--format=%F")) == {job_id}
+    assert told.out.startswith("complete: 300 documents, ")
+    assert f"waiting for Slurm job {jobs}, which an earlier command submitted\n" in told.err
+    assert set(ask("squeue", "--noheader", "--states=all", "--format=%F")) == set(jobs.split())
     assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
     assert not record.exists()
     assert not (tmp_path / "out" / ".prep" / "scratch").exists()
