@@ -106,7 +106,7 @@ class Job:
     @cached_property
     def tally(self) -> Tally:
         """What the steps count into."""
-        return Tally(self.progress.folder)
+        return Tally(self.progress.folder, interval=_report_seconds(self.config.executor))
 
     @property
     def lasting_config(self) -> dict[str, Any]:
@@ -194,9 +194,15 @@ def open_job(
                 total_bytes=sum(inputs.sizes),
                 done_bytes=sum(inputs.sizes[number] for number in done_files),
                 interval=config.progress_interval,
+                poll_seconds=_report_seconds(config.executor) / 2,
                 title=f"preparing {folder.url}",
             ),
         )
+
+
+def _report_seconds(executor: str) -> float:
+    # A cluster may have a thousand tasks at work on one file system.
+    return 1.0 if executor == "local" else 10.0
 
 
 def _lasting_config(config: PrepConfig | SftPrepConfig) -> dict[str, Any]:

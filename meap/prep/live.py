@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from meap.errors import DataError
 from meap.prep.folder import OutputFolder
-from meap.prep.progress import MAX_SHOWN_BAD_LINES, Counts, clear_counts, read_counts, report_seconds
+from meap.prep.progress import MAX_SHOWN_BAD_LINES, Counts, clear_counts, read_counts
 from meap.prep.view import Snapshot, as_line, as_panel
 
 __all__ = ["Progress"]
@@ -41,6 +41,7 @@ class Progress:
         total_bytes: Stored bytes of all input files.
         done_bytes: Those among them that the completed tasks have read.
         interval: Seconds between lines where there is no terminal.
+        poll_seconds: Seconds between looks at the tallies.
         title: Of the panel in a terminal.
         console: Where it is shown; the process's stderr where unset.
     """
@@ -54,6 +55,7 @@ class Progress:
         total_bytes: int,
         done_bytes: int,
         interval: float,
+        poll_seconds: float = 0.5,
         title: str = "",
         console: TextIO | None = None,
     ) -> None:
@@ -71,6 +73,7 @@ class Progress:
         self._total_bytes = total_bytes
         self._done_bytes = done_bytes
         self._interval = interval
+        self._poll_seconds = poll_seconds
         self._title = title
         self._console = console or sys.stderr
         self._terminal: Any = None
@@ -153,7 +156,7 @@ class Progress:
 
     def _watch(self) -> None:
         printed = time.monotonic()
-        pause = min(report_seconds(self.folder) / 2, self._interval)
+        pause = min(self._poll_seconds, self._interval)
         while not self._over.wait(pause):
             self._read_tallies()
             self._warn()

@@ -1,7 +1,7 @@
 """What tasks say of their progress: each counts into a `Tally`, which leaves its counts where the command sees them.
 
 A task may run in a process of its own, on a machine of its own, so the counts go through small files: once per second
-in a folder, four times a minute in remote storage, where each costs a request.
+on the machine of the command, more seldom where hundreds of machines share a file system or each write is a request.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from typing import IO
 from meap.errors import DataError
 from meap.prep.folder import OutputFolder
 
-__all__ = ["MAX_SHOWN_BAD_LINES", "BadLine", "Counts", "Tally", "clear_counts", "read_counts", "report_seconds"]
+__all__ = ["MAX_SHOWN_BAD_LINES", "BadLine", "Counts", "Tally", "clear_counts", "read_counts"]
 
 MAX_SHOWN_BAD_LINES = 3
 
-_LOCAL_SECONDS, _REMOTE_SECONDS = 1.0, 15.0
 _MAX_KEPT_BAD_LINES = 1000
 
 
@@ -48,6 +47,8 @@ class Tally:
     folder: Path | OutputFolder
     """Where the counts are left for the command to read: seen by every process that has a part in the job."""
     task: int = 0
+    interval: float = 1.0
+    """Seconds between two reports."""
     documents: Counter[str] = field(default_factory=Counter)
     """By split, empty ones excluded."""
     tokens: Counter[str] = field(default_factory=Counter)
@@ -73,7 +74,7 @@ class Tally:
 
     def start(self, task: int) -> None:
         """Begin task number `task`, with all counts at zero."""
-        self.__dict__.update(Tally(self.folder, task).__dict__)
+        self.__dict__.update(Tally(self.folder, task, self.interval).__dict__)
         self.report(now=True)
 
     @contextmanager
@@ -106,7 +107,7 @@ class Tally:
 
     def report(self, *, now: bool = False) -> None:
         """Leave the counts for the command, unless that was done a moment ago."""
-        if not now and time.monotonic() - self.reported_at < report_seconds(self.folder):
+        if not now and time.monotonic() - self.reported_at < self.interval:
             return
         self.reported_at = time.monotonic()
         if self.position is not None:
@@ -145,11 +146,6 @@ class Counts:
     def is_over(self) -> bool:
         """Whether they are the last ones."""
         return self.is_done or self.failure is not None
-
-
-def report_seconds(folder: Path | OutputFolder) -> float:
-    """Seconds between two reports of a task."""
-    return _LOCAL_SECONDS if isinstance(folder, Path) else _REMOTE_SECONDS
 
 
 def read_counts(folder: Path | OutputFolder, *, but: frozenset[int]) -> dict[int, Counts]:

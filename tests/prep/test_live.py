@@ -13,7 +13,7 @@ import pytest
 
 from meap.prep.folder import OutputFolder
 from meap.prep.live import Progress
-from meap.prep.progress import BadLine, Tally, read_counts, report_seconds
+from meap.prep.progress import BadLine, Tally, read_counts
 from meap.prep.view import Snapshot, as_line, as_panel
 
 SNAPSHOT = Snapshot(
@@ -139,12 +139,12 @@ def test_a_file_that_is_still_being_read_counts_as_far_as_it_was_read(tmp_path):
     assert counted() == 1070
 
 
-def test_tallies_go_through_any_folder(tmp_path):
-    """As on s3://, where each task writes less often."""
+def test_tallies_go_through_any_folder():
+    """As on s3://."""
     folder = OutputFolder("memory://bucket/mds/.prep/tallies")
-    assert report_seconds(folder) > 10 * report_seconds(tmp_path)
     assert read_counts(folder, but=frozenset()) == {}
     tally = tally_of(folder, 2, tokens=500, input_bytes=5)
+    tally.interval = 3600.0
     tally.tokens["train"] = 600
     tally.report()
     assert read_counts(folder, but=frozenset())[2].tokens == 500
