@@ -27,7 +27,6 @@ from meap.prep.executors.slurm_array import (
     ARRAY_NAME,
     ArrayJob,
     Element,
-    SlurmSilentError,
     max_array_size,
     submit,
 )
@@ -180,7 +179,7 @@ class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
             try:
                 elements = array.elements()
                 answered = time.monotonic()
-            except SlurmSilentError:
+            except DataError:
                 if time.monotonic() - answered > _SILENCE_SECONDS:
                     raise
                 elements = None

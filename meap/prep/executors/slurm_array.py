@@ -19,7 +19,7 @@ from typing import Any
 from meap.errors import ConfigError, DataError
 from meap.prep.folder import OutputFolder
 
-__all__ = ["ARRAY_NAME", "ArrayJob", "Element", "SlurmSilentError", "end_array", "max_array_size", "submit"]
+__all__ = ["ARRAY_NAME", "ArrayJob", "Element", "end_array", "max_array_size", "submit"]
 
 ARRAY_NAME = ".prep/slurm.json"
 
@@ -39,10 +39,6 @@ _FINAL_STATES = frozenset(
 )
 _DEFAULT_MAX_ARRAY_SIZE = 1001
 _KEPT_VARIABLES = frozenset({"SLURM_CONF", "SLURM_CLUSTERS"})
-
-
-class SlurmSilentError(DataError):
-    """Slurm's controller gives no answer, or none that is understood."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ class ArrayJob:
         """What Slurm knows of the elements, by task; those that ended minutes ago are not known any more.
 
         Raises:
-            SlurmSilentError: Slurm does not answer.
+            DataError: Slurm does not answer.
         """
         answer = _squeue(f"--jobs={','.join(self.job_ids.values())}", "--array", "--format=%i|%T|%r")
         elements = [Element(*line.split("|", 2)) for line in answer]
@@ -165,7 +161,7 @@ def end_array(folder: OutputFolder) -> None:
     try:
         array = array.find_submitted()
         is_live = array.is_live
-    except (ConfigError, SlurmSilentError) as error:
+    except (ConfigError, DataError) as error:
         raise DataError(
             f"a Slurm job ({array}) was submitted for {folder.url} and may be at work ({error}): run the "
             f"command on that cluster, or delete {folder.url_of(ARRAY_NAME)} if the job has ended"
@@ -183,7 +179,7 @@ def submit(script: str, *arguments: str, environment: Mapping[str, str]) -> str:
 
     Raises:
         ConfigError: There is no Slurm here, or it refuses the job.
-        SlurmSilentError: Slurm does not answer.
+        DataError: Slurm does not answer.
     """
     # The variables of a job that this command itself runs in would be taken for the new job's options.
     own = {
@@ -244,7 +240,7 @@ def _is_silence(reason: str) -> bool:
     return any(sign in reason for sign in ("Unable to contact", "timed out", "Connection refused", "Zero Bytes"))
 
 
-def _silent(command: str, reason: str) -> SlurmSilentError:
-    return SlurmSilentError(
+def _silent(command: str, reason: str) -> DataError:
+    return DataError(
         f"{command} fails ({reason}): run the same command again when Slurm answers; what was submitted goes on"
     )
