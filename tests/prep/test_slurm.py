@@ -204,7 +204,8 @@ def test_what_slurm_refuses_is_a_configuration_error(prepare_there, tmp_path, ar
 
 @pytest.mark.slow
 def test_where_slurm_does_not_answer_it_says_so(prepare_there, tmp_path, arguments, monkeypatch):
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere.conf"))
+    (tmp_path / "empty.conf").touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "empty.conf"))
     with pytest.raises(DataError, match=r"scontrol fails \(.*\): run the same command again when Slurm answers"):
         prepare_there(*arguments, "remote=out")
     assert not (tmp_path / "out" / ".prep" / "slurm.json").exists()
