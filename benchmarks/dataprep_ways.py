@@ -32,18 +32,18 @@ def ours(text: Path, tokenizer: str, out: Path, engine: str = "auto") -> Result:
     import runpy
 
     from meap.config import PrepConfig, load_config
-    from meap.prep import pipeline
+    from meap.prep.executors.local import LocalExecutor
 
     prepare = runpy.run_path(str(Path(__file__).parent.parent / "dataprep" / "c4_to_mds.py"))["prepare"]
     keys = [f"tokenizer.name={tokenizer}", "workers=1", "tasks=1", f"engine={engine}", "heldout_ratio=0.001"]
     began: list[float] = []
-    run = pipeline.TaskExecutor.run
+    run = LocalExecutor.run
 
     def timed(executor: Any) -> None:
         began.append(time.perf_counter())
         run(executor)
 
-    setattr(pipeline.TaskExecutor, "run", timed)  # noqa: B010 # the clock starts once the tokenizer is loaded, as for the others
+    setattr(LocalExecutor, "run", timed)  # noqa: B010 (the clock starts once the tokenizer is loaded, as for the others)
     prepare(load_config(PrepConfig, None, [*keys, f"source={text}", f"remote={out}"]))
     seconds = time.perf_counter() - began[0]
     manifest = json.loads((out / "train" / "manifest.json").read_text())

@@ -16,9 +16,9 @@ from meap.config import LitpkdsPrepConfig, run_command
 
 
 def prepare(config: LitpkdsPrepConfig) -> None:
+    from meap.prep.executors import build_executor
     from meap.prep.job import open_job
     from meap.prep.litpkds import ReadChunks, resolve_chunks
-    from meap.prep.pipeline import TaskExecutor
     from meap.prep.shards import WriteShards, publish
     from meap.schema import mds_columns
     from meap.storage import use_one_s3_endpoint
@@ -47,13 +47,7 @@ def prepare(config: LitpkdsPrepConfig) -> None:
                     shard_size=config.shard_size,
                 ),
             ]
-            executor = TaskExecutor(
-                steps,
-                tasks=job.num_tasks,
-                workers=job.num_workers,
-                logging_dir=job.logging_dir,
-                completed=job.completed,
-            )
+            executor = build_executor(steps, job)
             with job.progress.shown():
                 executor.run()
             publish(job)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from meap.config.checks import require_at_least, require_ratio
+from meap.config.checks import require_at_least, require_one_of, require_ratio
+from meap.config.executors import EXECUTORS, RayConfig, SlurmConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
@@ -13,7 +14,7 @@ __all__ = ["LitpkdsPrepConfig"]
 
 @dataclass(frozen=True)
 class LitpkdsPrepConfig:
-    """Everything that decides what is written; `workers` is the only key that does not change the output."""
+    """Everything that decides what is written; but for what runs it: executor, workers, slurm and ray."""
 
     source: str | None = None
     """Chunks that lit-gpt's PackedDatasetBuilder wrote: a path, glob, folder or URL (hf://, s3://) of .bin files."""
@@ -26,8 +27,12 @@ class LitpkdsPrepConfig:
     """Share of blocks kept for validation, chosen by a hash of their tokens; in [0, 1)."""
     tasks: int | None = None
     """Independent parts the work is cut into; part of the output's identity. Unset: one per 256 MB of input."""
+    executor: str = "local"
+    """What runs the tasks: `local` (processes here), `slurm` (an array job), `ray`. Never changes the output."""
     workers: int = 0
-    """Tasks that run at the same time on this machine; 0 uses every core. Never changes the output."""
+    """Tasks that run at the same time; 0 uses every core here, or what the cluster gives. Never changes the output."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     shard_size: str = "64mb"
     """Uncompressed size at which a shard is closed."""
     compression: str | None = "zstd:3"
@@ -35,11 +40,12 @@ class LitpkdsPrepConfig:
     seed: int = 0
     """Seed of the held-out split; 0 to 2**32 - 1."""
     progress_interval: float = 5.0
-    """Seconds between progress lines."""
+    """Seconds between progress lines, and between questions to Slurm."""
 
     def __post_init__(self) -> None:
         require_at_least("seq_len", self.seq_len, 2)
         require_ratio("heldout_ratio", self.heldout_ratio, remedy="0.01 keeps one block in a hundred.")
+        require_one_of("executor", self.executor, EXECUTORS)
         require_at_least("workers", self.workers, 0)
         if self.tasks is not None:
             require_at_least("tasks", self.tasks, 1)

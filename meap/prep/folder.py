@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -158,6 +158,13 @@ class OutputFolder:
             partial = path.with_name(f".{path.name}.partial")
             partial.write_bytes(content)
             _move(partial, path)
+
+    def remove(self, name: str = "") -> None:
+        """Remove a file, or a folder with all that is in it, if it is there."""
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with storage_errors(self.url_of(name)), suppress(FileNotFoundError):
+            filesystem.rm(f"{root}/{name}".rstrip("/"), recursive=True)
 
     def _upload(self, name: str, content: bytes) -> None:
         attempt = 1

@@ -97,15 +97,15 @@ class ReadConversations(PipelineStep):
         for index in self.inputs.of_task(rank, world_size):
             name, url = self.inputs.names[index], self.inputs.url_of(self.inputs.names[index])
             with storage_errors(url), get_datafolder(self.inputs.location).open(name, "rb") as opened:
-                for number, record in self._records(cast("IO[bytes]", opened), name, url):
-                    conversation = self._conversation(record, url, number, is_first=is_first)
-                    is_first = False
-                    if conversation is not None:
-                        yield conversation
-                    if number % _REPORT_RECORDS == 0:
-                        self.tally.report()
-            self.tally.input_bytes += self.inputs.sizes[index]
-            self.tally.report()
+                raw = cast("IO[bytes]", opened)
+                with self.tally.reading(raw, self.inputs.sizes[index]):
+                    for number, record in self._records(raw, name, url):
+                        conversation = self._conversation(record, url, number, is_first=is_first)
+                        is_first = False
+                        if conversation is not None:
+                            yield conversation
+                        if number % _REPORT_RECORDS == 0:
+                            self.tally.report()
 
     def _conversation(self, record: Any, url: str, number: int, *, is_first: bool) -> Conversation | None:
         if not isinstance(record, dict):
