@@ -21,8 +21,8 @@ from meap.config import PrepConfig, run_command
 def prepare(config: PrepConfig) -> None:
     from meap.prep.corpora import resolve
     from meap.prep.encoding import build_encoder
+    from meap.prep.executors import build_executor
     from meap.prep.job import open_job
-    from meap.prep.pipeline import TaskExecutor
     from meap.prep.reader import ReadDocuments
     from meap.prep.selection import SelectionRule
     from meap.prep.shards import WriteShards, publish
@@ -63,13 +63,7 @@ def prepare(config: PrepConfig) -> None:
                     shard_size=config.shard_size,
                 ),
             ]
-            executor = TaskExecutor(
-                steps,
-                tasks=job.num_tasks,
-                workers=job.num_workers,
-                logging_dir=job.logging_dir,
-                completed=job.completed,
-            )
+            executor = build_executor(steps, job)
             with job.progress.shown():
                 executor.run()
             publish(job)

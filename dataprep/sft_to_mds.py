@@ -18,8 +18,8 @@ from meap.config import SftPrepConfig, run_command
 
 def prepare(config: SftPrepConfig) -> None:
     from meap.manifest import CONVERSATIONS
+    from meap.prep.executors import build_executor
     from meap.prep.job import open_job
-    from meap.prep.pipeline import TaskExecutor
     from meap.prep.sft.records import BadRecords, ReadConversations
     from meap.prep.sft.rendering import ChatTemplate
     from meap.prep.sft.source import load_chat_tokenizer, resolve_conversations
@@ -47,13 +47,7 @@ def prepare(config: SftPrepConfig) -> None:
                     shard_size=config.shard_size,
                 ),
             ]
-            executor = TaskExecutor(
-                steps,
-                tasks=job.num_tasks,
-                workers=job.num_workers,
-                logging_dir=job.logging_dir,
-                completed=job.completed,
-            )
+            executor = build_executor(steps, job)
             with job.progress.shown():
                 executor.run()
             publish(job)

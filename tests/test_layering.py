@@ -35,7 +35,7 @@ THIRD_PARTY_HOMES = {
     "transformers": {"prep", "train", "export", "evals"},
     "omegaconf": {"config", "train"},
     "tokenizers": {"tokenizer", "prep"},
-    "matplotlib": {"evals"},
+    "matplotlib": {"prep", "evals"},
 }
 CORE_LIBRARIES = {"numpy"}
 

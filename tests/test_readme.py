@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import PrepConfig, SftPrepConfig, TrainingConfig, load_config
+from meap.config import LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TrainingConfig, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,9 +33,11 @@ def test_commands_name_real_files_targets_and_keys(command: str):
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
     for each in scripts + yamls:
         assert (ROOT / each).is_file(), each
-    config_class = {"dataprep/c4_to_mds.py": PrepConfig, "dataprep/sft_to_mds.py": SftPrepConfig}.get(
-        scripts[0], TrainingConfig
-    )
+    config_class = {
+        "dataprep/c4_to_mds.py": PrepConfig,
+        "dataprep/litpkds_to_mds.py": LitpkdsPrepConfig,
+        "dataprep/sft_to_mds.py": SftPrepConfig,
+    }.get(scripts[0], TrainingConfig)
     load_config(config_class, ROOT / yamls[0] if yamls else None, overrides)
 
 

@@ -6,6 +6,8 @@ A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one s
 """
 
 from meap.config.command import run_command
+from meap.config.executors import RayConfig, SlurmConfig
+from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.loading import load_config, load_resolved, save_config, to_yaml
 from meap.config.prep import PrepConfig
 from meap.config.sections import (
@@ -31,14 +33,17 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "ExportConfig",
+    "LitpkdsPrepConfig",
     "MaskingConfig",
     "ModelConfig",
     "OptimizerConfig",
     "PrepConfig",
+    "RayConfig",
     "RunConfig",
     "SchedulerConfig",
     "SftConfig",
     "SftPrepConfig",
+    "SlurmConfig",
     "StreamConfig",
     "TokenizerConfig",
     "TrainConfig",

@@ -75,7 +75,7 @@ def describe_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
             yield f"{key}: {summary}"
             yield from (f"  {line}" for line in describe_keys(cast("type[Any]", section), f"{key}."))
             continue
-        default = "" if item.default is None else item.default
+        default = "" if item.default in {None, dataclasses.MISSING} else item.default
         yield f"{key}={default}"
         yield from _paragraph(documented.get(item.name, ""))
 

@@ -88,8 +88,8 @@ def _typed_keys(config_class: type[Any], prefix: str = "") -> dict[str, Any]:
     for item in dataclasses.fields(config_class):
         key, section = prefix + item.name, hints[item.name]
         keys[key] = section
-        if entry := entry_class(section):
-            key, section = f"{key}.{ANY_NAME}", entry
+        if get_origin(section) is dict:
+            key, section = f"{key}.{ANY_NAME}", get_args(section)[1]
             keys[key] = section
         if dataclasses.is_dataclass(section):
             keys |= _typed_keys(cast("type[Any]", section), f"{key}.")
@@ -130,7 +130,7 @@ def _merge(config_class: type[Any], merged: DictConfig, values: Mapping[str, Any
             meant = close[0].replace(ANY_NAME, name) if close else ""
             hint = f"did you mean {meant!r}?" if meant else "run with --help for the list of keys"
             raise ConfigError(f"{origin}: unknown key {given!r}; {hint}")
-        if key.endswith(ANY_NAME):
+        if key.endswith(ANY_NAME) and dataclasses.is_dataclass(known[key]):
             _add_entry(merged, given, known[key])
     try:
         merged.merge_with(OmegaConf.create(dict(values)))

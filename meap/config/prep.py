@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from meap.config.checks import require_at_least, require_one_of, require_ratio
+from meap.config.executors import EXECUTORS, RayConfig, SlurmConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
@@ -40,7 +41,7 @@ class PrepStreamConfig:
 
 @dataclass(frozen=True)
 class PrepConfig:
-    """Everything that decides what is written; `engine` and `workers` are the keys that do not change the output."""
+    """Everything that decides what is written, and what runs it: engine, executor, workers, slurm and ray."""
 
     source: str = "sample"
     """A corpus by name (meap/prep/corpora.py), or files: path, folder, glob or URL (hf://, s3://, gs://).
@@ -76,8 +77,12 @@ class PrepConfig:
 
     With `validation_source` the first of them reads its files.
     """
+    executor: str = "local"
+    """What runs the tasks: `local` (processes here), `slurm` (an array job), `ray`. Never changes the output."""
     workers: int = 0
-    """Tasks that run at the same time on this machine; 0 uses every core. Never changes the output."""
+    """Tasks that run at the same time; 0 uses every core here, or what the cluster gives. Never changes the output."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     shard_size: str = "64mb"
     """Uncompressed size at which a shard is closed."""
     compression: str | None = "zstd:3"
@@ -85,7 +90,7 @@ class PrepConfig:
     seed: int = 0
     """Seed of the held-out split (and of the sample corpus); 0 to 2**32 - 1."""
     progress_interval: float = 5.0
-    """Seconds between progress lines."""
+    """Seconds between progress lines, and between questions to Slurm."""
 
     def __post_init__(self) -> None:
         if self.heldout_ratio is not None:
@@ -101,6 +106,7 @@ class PrepConfig:
         self._check_streams()
         require_one_of("engine", self.engine, ("auto", "tokenizers"))
         require_at_least("max_bad_lines", self.max_bad_lines, 0)
+        require_one_of("executor", self.executor, EXECUTORS)
         require_at_least("workers", self.workers, 0)
         if self.seq_len is not None:
             require_at_least("seq_len", self.seq_len, 2)

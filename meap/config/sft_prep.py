@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from meap.config.checks import require_at_least, require_one_of, require_ratio
+from meap.config.executors import EXECUTORS, RayConfig, SlurmConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
@@ -13,7 +14,7 @@ __all__ = ["SftPrepConfig"]
 
 @dataclass(frozen=True)
 class SftPrepConfig:
-    """Everything that decides what is written; `workers` is the only key that does not change the output."""
+    """Everything that decides what is written; but for what runs it: executor, workers, slurm and ray."""
 
     source: str = "sample"
     """`sample` (made here), or files: path, glob, folder, URL (hf://, s3://) of .json, .jsonl(.gz, .zst), .parquet."""
@@ -40,8 +41,12 @@ class SftPrepConfig:
     """Unusable records per task that are counted and reported before they become fatal; 0 allows none."""
     tasks: int | None = None
     """Independent parts the work is cut into; conversations of different tasks never share a row. Unset: 1."""
+    executor: str = "local"
+    """What runs the tasks: `local` (processes here), `slurm` (an array job), `ray`. Never changes the output."""
     workers: int = 0
-    """Tasks that run at the same time on this machine; 0 uses every core. Never changes the output."""
+    """Tasks that run at the same time; 0 uses every core here, or what the cluster gives. Never changes the output."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     shard_size: str = "64mb"
     """Uncompressed size at which a shard is closed."""
     compression: str | None = "zstd:3"
@@ -49,7 +54,7 @@ class SftPrepConfig:
     seed: int = 0
     """Seed of the held-out split (and of the sample); 0 to 2**32 - 1."""
     progress_interval: float = 5.0
-    """Seconds between progress lines."""
+    """Seconds between progress lines, and between questions to Slurm."""
 
     def __post_init__(self) -> None:
         require_one_of("format", self.format, ("auto", "alpaca", "sharegpt", "messages"))
@@ -60,6 +65,7 @@ class SftPrepConfig:
             require_at_least("min_answer_tokens", self.min_answer_tokens, 0)
         require_ratio("heldout_ratio", self.heldout_ratio, remedy="0.01 keeps one conversation in a hundred.")
         require_at_least("max_bad_records", self.max_bad_records, 0)
+        require_one_of("executor", self.executor, EXECUTORS)
         require_at_least("workers", self.workers, 0)
         if self.tasks is not None:
             require_at_least("tasks", self.tasks, 1)

@@ -1,10 +1,13 @@
 """Raw text -> shards.
 
-    files -> documents          reader.py     every bad record counted, every damaged file refused; formats/, inputs.py
-    documents -> rows           steps.py      tokenizer, held-out split, packing; selection.py: which, by their length
-    rows -> shards -> data set  shards.py     written per task, published when all tasks are done
+    files -> documents          reader.py       every bad record counted, every damaged file refused
+    documents -> ids            encoding/       those of `tokenizers`, several times as fast
+    ids -> rows                 steps.py        held-out split, packing
+    rows -> shards -> data set  shards.py       stored as they fill, published when all tasks are done (bytes: mds.py)
 
-`corpora.py` says what can be read, `streams.py` what the data sets of a divided corpus are called, `job.py` who a data
-set is and what a rerun finds done, `pipeline.py` runs the steps over tasks, `progress.py` tells how far they are,
-`folder.py` is the place written to; `sample.py` makes a corpus and a tokenizer without a network.
+`corpora.py` says what can be read, `inputs.py` finds and opens the files, `formats/` reads them, `streams.py` names the
+data sets of a divided corpus, `selection.py` chooses documents by their length. `job.py` says who a data set is and
+what a rerun finds done, `pipeline.py` runs the steps over tasks, `progress.py` tells how far they are, `folder.py` is
+the place written to; `sample.py` makes a corpus and a tokenizer without a network. `audit/` is ``python -m meap.prep
+verify`` and ``stats``; `litpkds.py` imports the official code's chunks; `sft/` makes conversations of instruction data.
 """

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import ConfigError
@@ -157,7 +158,7 @@ def _num_tasks(asked: int | None, inputs: InputFiles) -> int:
     return tasks
 
 
-def check_shards(config: PrepConfig | SftPrepConfig, *, row_bytes: int, seq_len: int) -> None:
+def check_shards(config: PrepConfig | SftPrepConfig | LitpkdsPrepConfig, *, row_bytes: int, seq_len: int) -> None:
     """Check the form of shards.
 
     Args:

@@ -8,7 +8,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import zstandard
 from isal.igzip import IGzipFile
@@ -17,14 +17,8 @@ from isal.igzip_lib import IsalError
 __all__ = ["COMPRESSIONS", "DAMAGED", "ZstdStream", "decompressed_lines", "is_compressed"]
 
 _READ_BYTES = 1 << 20
-DAMAGED: tuple[type[Exception], ...] = (
-    EOFError,
-    zlib.error,
-    cast("type[Exception]", IsalError),
-    gzip.BadGzipFile,
-    zstandard.ZstdError,
-    lzma.LZMAError,
-)
+_ISAL_ERROR: Any = IsalError  # which its stub calls an instance
+DAMAGED = (EOFError, zlib.error, _ISAL_ERROR, gzip.BadGzipFile, zstandard.ZstdError, lzma.LZMAError)
 """What decompressors raise for a file that is cut short or not what its name says."""
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +21,9 @@ __all__ = ["OutputFolder", "open_filesystem", "storage_errors"]
 
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
 _MAX_DESCRIPTION = 240
-_UPLOAD_ATTEMPTS = 5
+_UPLOAD_ATTEMPTS = 3
 _UPLOAD_WAIT_SECONDS = 0.5
-"""Before the second attempt; doubled before each further one."""
+"""Before the second attempt, doubled before each further one; s3fs and botocore have tried several times by then."""
 _OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 """No file system raises these unless the program is wrong; they keep their traceback."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -112,6 +112,17 @@ class OutputFolder:
                 raise DataError(f"{self.url} is a file: choose a folder as remote")
         return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in listed if path.strip("/") != root.strip("/")})
 
+    def subfolders(self) -> list[str]:
+        """Names of the folders directly below the folder; empty where it does not exist."""
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with storage_errors(self.url):
+            try:
+                listed = cast("list[dict[str, Any]]", filesystem.ls(root, detail=True))
+            except FileNotFoundError:
+                return []
+        return sorted(each["name"].rstrip("/").rsplit("/", 1)[-1] for each in listed if each["type"] == "directory")
+
     def sizes(self, subfolder: str) -> dict[str, int]:
         """Bytes of each file directly below `subfolder`, by name."""
         filesystem, root = self._open()
@@ -150,6 +161,13 @@ class OutputFolder:
             partial = path.with_name(f".{path.name}.partial")
             partial.write_bytes(content)
             _move(partial, path)
+
+    def remove(self, name: str = "") -> None:
+        """Remove a file, or a folder with all that is in it, if it is there."""
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with storage_errors(self.url_of(name)), suppress(FileNotFoundError):
+            filesystem.rm(f"{root}/{name}".rstrip("/"), recursive=True)
 
     def _upload(self, name: str, content: bytes) -> None:
         attempt = 1

@@ -17,13 +17,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError, MismatchError
 from meap.manifest import CONVERSATIONS, FORMAT_VERSION, ROWS
+from meap.prep.executors.slurm_array import ARRAY_NAME
 from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.inputs import InputFiles
-from meap.prep.progress import Progress, Tally
+from meap.prep.live import Progress
+from meap.prep.progress import Tally
 from meap.prep.selection import describe_selection
 from meap.prep.sft.report import describe_packing
 from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name, unpublished_streams
@@ -32,9 +35,12 @@ from meap.tokenizer import Tokenizer
 
 __all__ = ["Job", "open_job"]
 
+AnyPrepConfig = PrepConfig | SftPrepConfig | LitpkdsPrepConfig
+
 _PREP_DIR = ".prep"
 _JOB_NAME = f"{_PREP_DIR}/job.json"
-_PASSING_KEYS = ("remote", "engine", "workers", "progress_interval")
+_TALLIES = f"{_PREP_DIR}/tallies"
+_PASSING_KEYS = ("remote", "engine", "executor", "workers", "slurm", "ray", "progress_interval")
 """Keys that leave no trace in what is written."""
 _PATIENCE_KEYS = ("max_bad_lines", "max_bad_records")
 """Decide whether a task succeeds, not what it writes: a rerun may raise them."""
@@ -44,13 +50,13 @@ _PATIENCE_KEYS = ("max_bad_lines", "max_bad_records")
 class Job:
     """Everything the steps need, with nothing left to default."""
 
-    config: PrepConfig | SftPrepConfig
+    config: AnyPrepConfig
     """Resolved: every key has a value."""
     inputs: InputFiles
     tokenizer: Tokenizer
     folder: OutputFolder
     scratch_dir: Path
-    """Local folder that is gone when the command ends."""
+    """Local folder of the command, gone when it ends."""
     completed: frozenset[int]
     """Tasks that an earlier command has finished."""
     is_published: bool
@@ -82,6 +88,8 @@ class Job:
     @property
     def num_workers(self) -> int:
         """Tasks to run at the same time."""
+        if self.config.executor != "local":
+            return min(self.config.workers or self.num_tasks, self.num_tasks)
         # The cores this process may use, which a scheduler may have made fewer than there are.
         num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(self.config.workers or num_cores, self.num_tasks)
@@ -100,7 +108,7 @@ class Job:
     @cached_property
     def tally(self) -> Tally:
         """What the steps count into."""
-        return Tally(self.progress.folder)
+        return Tally(self.progress.folder, interval=_report_seconds(self.config.executor))
 
     @property
     def lasting_config(self) -> dict[str, Any]:
@@ -158,9 +166,7 @@ class Job:
 
 
 @contextmanager
-def open_job(
-    config: PrepConfig | SftPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, *, kind: str = ROWS
-) -> Iterator[Job]:
+def open_job(config: AnyPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, *, kind: str = ROWS) -> Iterator[Job]:
     """Claim the output folder: new, or begun by the same job.
 
     Args:
@@ -180,7 +186,7 @@ def open_job(
             stack.enter_context(_locked(folder))
         _claim(folder, _identity(config, inputs, tokenizer, kind))
         scratch_dir = stack.enter_context(_scratch(folder))
-        (tally_dir := scratch_dir / "progress").mkdir()
+        tally_folder = stack.enter_context(_tallies(folder, scratch_dir, config.executor))
         num_tasks = cast("int", config.tasks)
         records = _valid_records(folder, num_tasks)
         completed = frozenset(records)
@@ -195,23 +201,28 @@ def open_job(
             is_published=len(completed) == num_tasks and _is_published(folder, records),
             kind=kind,
             progress=Progress(
-                tally_dir,
+                tally_folder,
                 tasks=num_tasks,
-                done_tasks=len(completed),
+                completed=completed,
                 total_bytes=sum(inputs.sizes),
                 done_bytes=sum(inputs.sizes[number] for number in done_files),
                 interval=config.progress_interval,
+                poll_seconds=_report_seconds(config.executor) / 2,
+                title=f"preparing {folder.url}",
             ),
         )
 
 
-def _lasting_config(config: PrepConfig | SftPrepConfig) -> dict[str, Any]:
+def _report_seconds(executor: str) -> float:
+    # A cluster may have a thousand tasks at work on one file system.
+    return 1.0 if executor == "local" else 10.0
+
+
+def _lasting_config(config: AnyPrepConfig) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in _PASSING_KEYS}
 
 
-def _identity(
-    config: PrepConfig | SftPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, kind: str
-) -> dict[str, Any]:
+def _identity(config: AnyPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, kind: str) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "config": {key: value for key, value in _lasting_config(config).items() if key not in _PATIENCE_KEYS},
@@ -335,12 +346,30 @@ def _scratch(folder: OutputFolder) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="meap-prep-", ignore_cleanup_errors=True) as path:
             yield Path(path)
         return
-    # On the disk of the shards, so that finished ones are renamed; what a killed command left there is removed.
+    # On the disk of the shards, so that finished ones are renamed; what a killed command left there is removed, unless
+    # it is at work: a Slurm array outlives the command that waits for it.
     path = folder.local_path(_PREP_DIR) / "scratch"
     with storage_errors(folder.url):
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
+        _remove_unless_used(path, folder)
+        path.mkdir(exist_ok=True)
     try:
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        _remove_unless_used(path, folder)
+
+
+def _remove_unless_used(scratch_dir: Path, folder: OutputFolder) -> None:
+    if folder.read(ARRAY_NAME) is None:
+        shutil.rmtree(scratch_dir, ignore_errors=True)
+
+
+@contextmanager
+def _tallies(folder: OutputFolder, scratch_dir: Path, executor: str) -> Iterator[Path | OutputFolder]:
+    """Where all tasks can leave their counts."""
+    if folder.is_local or executor == "local":
+        (path := scratch_dir / "progress").mkdir(exist_ok=True)
+        yield path
+        return
+    yield OutputFolder(folder.url_of(_TALLIES))
+    if folder.read(ARRAY_NAME) is None:
+        folder.remove(_TALLIES)

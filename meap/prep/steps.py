@@ -46,7 +46,7 @@ class PackRows(PipelineStep):
 
     Args:
         encoder: Texts to ids.
-        tokenizer: Knows the BOS, EOS and mask ids.
+        tokenizer: Its BOS, EOS and mask ids are taken; it does not travel to other processes.
         tally: Where documents and tokens are counted.
         seq_len: Input tokens per row; rows hold one more.
         heldout_ratio: Share of documents that go to the validation split, in [0, 1).
@@ -70,7 +70,9 @@ class PackRows(PipelineStep):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.tokenizer = tokenizer
+        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
+        self.mask_id, self.mask_token = tokenizer.mask_id, tokenizer.mask_token
+        self.dtype = token_dtype(tokenizer.vocab_size)
         self.tally = tally
         self.seq_len = seq_len
         self.heldout_ratio = heldout_ratio
@@ -105,7 +107,7 @@ class PackRows(PipelineStep):
         utf8 = [text.encode() for text in batch.texts]
         encoded = self.encoder.encode(batch.texts, utf8)
         self._refuse_mask_id(encoded, batch)
-        ids = encoded.ids.astype(token_dtype(self.tokenizer.vocab_size), copy=False)
+        ids = encoded.ids.astype(self.dtype, copy=False)
         by_part: dict[str, list[Any]] = {}
         spans = pairwise(encoded.offsets.tolist())
         for text, stream, place, (start, end) in zip(utf8, batch.streams, batch.places, spans, strict=True):
@@ -116,9 +118,7 @@ class PackRows(PipelineStep):
         self.tally.text_bytes += sum(map(len, utf8))
         for part, documents in by_part.items():
             if part not in packers:
-                packers[part] = RowPacker(
-                    self.seq_len + 1, bos_id=self.tokenizer.bos_id, eos_id=self.tokenizer.eos_id, dtype=ids.dtype
-                )
+                packers[part] = RowPacker(self.seq_len + 1, bos_id=self.bos_id, eos_id=self.eos_id, dtype=self.dtype)
             self.tally.documents[part] += len(documents)
             self.tally.tokens[part] += sum(map(len, documents)) + _ENDS * len(documents)
             yield RowBatch(part, packers[part].pack(documents))
@@ -126,11 +126,11 @@ class PackRows(PipelineStep):
     def _refuse_mask_id(self, encoded: Encoded, batch: DocumentBatch) -> None:
         # The tokenizer encodes without the mask token; this can only happen where it belongs to the model's own
         # vocabulary, and would teach the model that the mask is a word.
-        masks = np.flatnonzero(encoded.ids == self.tokenizer.mask_id)
+        masks = np.flatnonzero(encoded.ids == self.mask_id)
         if len(masks):
             file, number = batch.places[int(np.searchsorted(encoded.offsets, masks[0], side="right")) - 1]
             raise DataError(
-                f"{file}:{number} contains the mask token {self.tokenizer.mask_token!r} "
-                f"(id {self.tokenizer.mask_id}), which is a word of the tokenizer's own vocabulary: choose a "
+                f"{file}:{number} contains the mask token {self.mask_token!r} "
+                f"(id {self.mask_id}), which is a word of the tokenizer's own vocabulary: choose a "
                 "tokenizer.mask_token that the vocabulary lacks"
             )

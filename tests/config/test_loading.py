@@ -2,7 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import PrepConfig, StreamConfig, TrainingConfig, load_config, load_resolved, save_config, to_yaml
+from meap.config import (
+    PrepConfig,
+    SftPrepConfig,
+    StreamConfig,
+    TrainingConfig,
+    load_config,
+    load_resolved,
+    save_config,
+    to_yaml,
+)
+from meap.config.command import describe_keys
 from meap.config.loading import config_keys
 from meap.errors import ConfigError
 
@@ -161,6 +171,35 @@ def test_streams_come_from_yamls_and_the_command_line_and_read_back_equal(tmp_pa
     save_config(config, tmp_path / "saved.yaml")
     assert load_resolved(TrainingConfig, tmp_path / "saved.yaml") == config
     assert load_config(TrainingConfig, base).data.streams == {"web": StreamConfig("a", 2.0)}
+
+
+def test_arguments_of_sbatch_have_names_of_the_users_choice(tmp_path: Path):
+    path = write(tmp_path / "x.yaml", "executor: slurm\nslurm: {sbatch_args: {account: physics}}\n")
+    config = load_config(PrepConfig, path, ["slurm.sbatch_args.nice=10", "slurm.sbatch_args.mail-type=ALL"])
+    assert config.slurm.sbatch_args == {"account": "physics", "nice": "10", "mail-type": "ALL"}
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_resolved(PrepConfig, tmp_path / "saved.yaml") == config
+    assert "slurm.sbatch_args=\n" in "\n".join(describe_keys(PrepConfig))
+
+
+@pytest.mark.parametrize("config_class", [PrepConfig, SftPrepConfig])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("executor=k8s", "executor='k8s' is not known: choose one of local, ray, slurm"),
+        ("slurm.tasks=3", "unknown key 'slurm.tasks'; did you mean 'tasks'"),
+        ("slurm.sbatch_args=3", "Cannot assign int to Dict"),
+        ("slurm.sbatch_args.a.b=3", "unknown key 'slurm.sbatch_args.a.b'"),
+        ("slurm.time_hours=0", "slurm.time_hours=0.0 is too small: it must be at least 0.01"),
+        ("slurm.cpus_per_task=0", "slurm.cpus_per_task=0 is too small"),
+        ("slurm.mem_per_cpu_gb=0", "slurm.mem_per_cpu_gb=0 is too small"),
+        ("ray.cpus_per_task=0", "ray.cpus_per_task=0.0 must be more than 0 cores"),
+        ("ray.memory_gb=-1", "ray.memory_gb=-1.0 is too small"),
+    ],
+)
+def test_executors_that_cannot_be_are_refused(config_class: type, override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(config_class, None, [override])
 
 
 @pytest.mark.parametrize(

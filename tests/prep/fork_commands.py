@@ -15,7 +15,8 @@ import streaming  # noqa: F401
 from meap.config import run_command
 
 command = runpy.run_path(sys.argv[1])
-prepare, config = command["prepare"], command.get("PrepConfig") or command["SftPrepConfig"]
+prepare = command["prepare"]
+(config,) = (command[name] for name in ("PrepConfig", "SftPrepConfig", "LitpkdsPrepConfig") if name in command)
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()

@@ -266,20 +266,27 @@ def test_corpora_are_named_as_files_of_the_hub():
 def test_progress_lines_tell_what_is_left(tmp_path):
     import io
 
-    from meap.prep.progress import Progress
+    from meap.prep.live import Progress
 
-    tally = Tally(tmp_path)
-    tally.start(3)
-    tally.documents["train"], tally.tokens["train"], tally.input_bytes = 1_000, 50_000, 25_000_000
-    tally.report(now=True)
     console = io.StringIO()
     progress = Progress(
-        tmp_path, tasks=4, done_tasks=1, total_bytes=100_000_000, done_bytes=25_000_000, interval=0.01, console=console
+        tmp_path,
+        tasks=4,
+        completed=frozenset({0}),
+        total_bytes=100_000_000,
+        done_bytes=25_000_000,
+        interval=0.01,
+        console=console,
     )
     printed = threading.Event()
-    console.write = lambda text: printed.set() or io.StringIO.write(console, text)
+    console.write = lambda text: ("1,000 doc" in text and printed.set()) or io.StringIO.write(console, text)
     with progress.shown():
+        tally = Tally(tmp_path)
+        tally.start(3)
+        tally.documents["train"], tally.tokens["train"], tally.input_bytes = 1_000, 50_000, 25_000_000
+        tally.report(now=True)
         assert printed.wait(30)
-    line = console.getvalue().splitlines()[0]
+    line = next(line for line in console.getvalue().splitlines() if not line.startswith("0 documents"))
     assert line.startswith("1,000 documents | 50.0 of 100.0 MB read | 50,000 tokens | ")
     assert " tokens/s | 1 of 4 tasks | time left: 0:00:0" in line
+    assert line.endswith(" | 1 at work")

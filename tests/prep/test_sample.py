@@ -229,7 +229,9 @@ def test_missing_files_are_named(corpus_files, tmp_path):
         train_sample_tokenizer([], tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"plain text", gzip.compress(b'{"no text": 1}\n'), gzip.compress(b"not json\n")])
+@pytest.mark.parametrize(
+    "content", [b"plain text", gzip.compress(b'{"no text": 1}\n', mtime=0), gzip.compress(b"not json\n", mtime=0)]
+)
 def test_damaged_files_are_named(tmp_path, content):
     path = tmp_path / "damaged.json.gz"
     path.write_bytes(content)

@@ -239,12 +239,12 @@ def test_the_summary_says_how_full_rows_are_and_what_the_paper_s_batch_is(prepar
         ("in.json", b'[{"instruction": ', (), r"in.json is not valid JSON \(.*\): repair the file or fetch it again"),
         (
             "in.jsonl.gz",
-            gzip.compress(b'{"a": 1}' * 99)[:-12],
+            gzip.compress(b'{"a": 1}' * 99, mtime=0)[:-12],
             (),
             r"in.jsonl.gz is damaged after record 0 \(EOFError: .*\): fetch",
         ),
         ("in.json", b"", (), r"in.json holds no readable record: fetch the file again, or take it out of source="),
-        ("in.jsonl.gz", gzip.compress(b"\n \n"), (), r"in.jsonl.gz holds no readable record"),
+        ("in.jsonl.gz", gzip.compress(b"\n \n", mtime=0), (), r"in.jsonl.gz holds no readable record"),
         (
             "in.json",
             b'{\n "messages": []\n}',

@@ -9,17 +9,18 @@ not matter either. Characters outside the vocabulary become byte tokens; these t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WORD_MARK", "find_cuts", "without_surroundings"]
+__all__ = ["WORD_MARK", "Cuts", "find_cuts", "merges_of", "without_surroundings"]
 
 WORD_MARK = "\u2581"
 """What stands for a space in such a vocabulary."""
 
-_PREPEND_AND_REPLACE = [
+_NORMALIZERS = [
     {"type": "Prepend", "prepend": WORD_MARK},
     {"type": "Replace", "pattern": {"String": " "}, "content": WORD_MARK},
 ]
@@ -27,36 +28,50 @@ _BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _ASCII = 128
 
 
-def find_cuts(definition: dict[str, Any]) -> NDArray[np.bool_] | None:
-    """Pairs of neighbouring bytes between which a text may be cut, or None for a tokenizer of another kind.
+@dataclass(frozen=True)
+class Cuts:
+    """How texts of a SentencePiece-style tokenizer fall into words."""
+
+    between: NDArray[np.bool_]
+    """(256, 256) by left and right byte of the UTF-8 text, in which a space stands for `WORD_MARK`: whether it may be
+    cut there. Two bytes that are not ASCII are never cut apart: they may belong to one character."""
+    begins_with_space: bool
+    """Whether a space is put before each text."""
+    even_before_space: bool
+    """Whether that is also done where there is one already."""
+
+    def surround(self, text: bytes) -> bytes:
+        """The text as it is cut."""
+        is_given = not text or not self.begins_with_space or (text[:1] == b" " and not self.even_before_space)
+        return text if is_given else b" " + text
+
+
+def find_cuts(definition: dict[str, Any]) -> Cuts | None:
+    """How to cut the texts of a tokenizer, or None for one of another kind.
 
     Args:
         definition: A tokenizer.json.
-
-    Returns:
-        (256, 256) by left and right byte of the UTF-8 text, in which a space stands for `WORD_MARK`. Two bytes that are
-        not ASCII are never cut apart: they may belong to one character.
     """
     model = definition["model"]
-    is_sentencepiece = (
+    prefix = _prefix(definition)
+    is_plain = (
         model.get("type") == "BPE"
-        and _steps_of(definition["normalizer"]) == _PREPEND_AND_REPLACE
-        and definition["pre_tokenizer"] is None
         and model.get("byte_fallback") is True
         and not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
         and not model.get("ignore_merges")
         and not any(token["normalized"] for token in definition["added_tokens"])
-        and model["vocab"].keys() >= _BYTE_TOKENS
+        and model["vocab"].keys() >= _BYTE_TOKENS | {WORD_MARK}
     )
-    if not is_sentencepiece:
+    if prefix is None or not is_plain:
         return None
-    cuts = np.ones((256, 256), np.bool_)
-    cuts[_ASCII:, _ASCII:] = False
-    for left, right in _merges(model):
-        if left in _BYTE_TOKENS or right in _BYTE_TOKENS:
-            return None
-        cuts[_bytes_of(left[-1]), _bytes_of(right[0])] = False
-    return cuts
+    merges = merges_of(model)
+    if len(set(merges)) < len(merges) or any(piece in _BYTE_TOKENS for merge in merges for piece in merge):
+        return None
+    between = np.ones((256, 256), np.bool_)
+    between[_ASCII:, _ASCII:] = False
+    for left, right in {(left[-1], right[0]) for left, right in merges}:
+        between[_bytes_of(left), _bytes_of(right)] = False
+    return Cuts(between, *prefix)
 
 
 def without_surroundings(definition: dict[str, Any]) -> dict[str, Any]:
@@ -64,11 +79,20 @@ def without_surroundings(definition: dict[str, Any]) -> dict[str, Any]:
     return definition | {"normalizer": None, "pre_tokenizer": None, "post_processor": None, "added_tokens": []}
 
 
-def _steps_of(normalizer: dict[str, Any] | None) -> list[dict[str, Any]]:
-    return cast("dict[str, Any]", normalizer or {}).get("normalizers", [])
+def _prefix(definition: dict[str, Any]) -> tuple[bool, bool] | None:
+    """Whether a space is put before each text, and whether before another one too; None for another kind."""
+    normalizer, pre_tokenizer = (definition[key] or {} for key in ("normalizer", "pre_tokenizer"))
+    if normalizer.get("normalizers") == _NORMALIZERS and not pre_tokenizer:
+        return True, True
+    is_metaspace = not normalizer and pre_tokenizer.get("type") == "Metaspace"
+    if is_metaspace and pre_tokenizer["replacement"] == WORD_MARK and pre_tokenizer.get("split") is False:
+        # "first" differs from "always" only after an added token, and texts with one are not cut.
+        return pre_tokenizer.get("prepend_scheme") != "never", False
+    return None
 
 
-def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+def merges_of(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """The list of merges of a tokenizer.json's ``model``."""
     # Older files have "left right", newer ones ["left", "right"].
     merges = cast("list[str | list[str]]", model["merges"])
     return [cast("tuple[str, str]", tuple(each.split(" ") if isinstance(each, str) else each)) for each in merges]

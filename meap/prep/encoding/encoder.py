@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 
-from meap.prep.encoding.cuts import WORD_MARK, find_cuts, without_surroundings
+from meap.prep.encoding.cuts import WORD_MARK, find_cuts
 from meap.prep.encoding.engines import Encoded, Engine, FastokensEngine, TokenizersEngine
 from meap.prep.encoding.probe import probe_texts
 from meap.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from meap.prep.encoding.words import WordTable
-
 __all__ = ["Encoder", "build_encoder"]
-
-_MARK = WORD_MARK.encode()
 
 
 @dataclass(frozen=True)
@@ -46,60 +42,65 @@ class Encoder:
             texts: Documents.
             utf8: The same, encoded: the caller has that anyway.
         """
-        if self._table is None:
-            return self._whole.encode(texts)
-        joined = b"\0".join(utf8)
-        if any(token in joined for token in self._added_tokens):
-            return self._encode_apart(texts, utf8)
-        if _MARK in joined:
-            utf8 = [text.replace(_MARK, b" ") for text in utf8]
-        return self._table.encode_utf8([b" " + text if text else text for text in utf8])
+        return self._way.encode(texts, utf8)
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: engines stay in their process."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
-    def _encode_apart(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded:
-        """Texts with the characters of an added token go to the engine whole: there they are that token."""
-        parts = []
-        for text, encoded in zip(texts, utf8, strict=True):
-            has_token = any(token in encoded for token in self._added_tokens)
-            parts.append(self._whole.encode([text]) if has_token else self.encode([text], [encoded]))
-        offsets = np.cumsum([0, *(len(part.ids) for part in parts)], dtype=np.int64)
-        return Encoded(np.concatenate([part.ids for part in parts]), offsets)
-
     @cached_property
-    def _parsed(self) -> dict[str, Any]:
-        return json.loads(self.definition)
+    def _way(self) -> _Way:
+        return _load(self.definition, self.engine, self.by_word)
 
-    @cached_property
-    def _whole(self) -> Engine:
-        return self._load(self.definition)
 
-    @cached_property
-    def _table(self) -> WordTable | None:
-        cuts = find_cuts(self._parsed) if self.by_word else None
-        if cuts is None:
-            return None
-        from meap.prep.encoding.words import WordTable  # compiles
+class _Way(Protocol):
+    def encode(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded: ...
 
-        return WordTable(self._load(json.dumps(without_surroundings(self._parsed))), cuts)
 
-    @cached_property
-    def _added_tokens(self) -> list[bytes]:
-        return [token["content"].encode() for token in self._parsed["added_tokens"]]
+class _Whole:
+    """Encodes documents as they are."""
 
-    def _load(self, definition: str) -> Engine:
-        return FastokensEngine(definition) if self.engine == "fastokens" else TokenizersEngine(definition)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def encode(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded:
+        del utf8
+        return self._engine.encode(texts)
+
+
+@lru_cache(maxsize=2)
+def _load(definition: str, engine: str, by_word: bool) -> _Way:
+    """Kept by the process: a worker does many tasks, and each brings its encoder anew."""
+    load_engine = FastokensEngine if engine == "fastokens" else TokenizersEngine
+    parsed = json.loads(definition) if by_word else {}
+    cuts = find_cuts(parsed) if by_word else None
+    if cuts is None:
+        return _Whole(load_engine(definition))
+    from meap.prep.encoding.by_word import ByWord  # compiles
+
+    return ByWord(parsed, cuts, load_engine)
 
 
 def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:
     """Choose how to encode: the fastest way that gives the ids of `tokenizers` for every probe.
 
+    Where that is not `fastokens`, a line on stderr says so and why.
+
     Args:
         tokenizer: Its vocabulary without the mask token is used.
         engine: `auto`, or `tokenizers` for that alone.
     """
+    encoder = _choose(tokenizer, engine)
+    if encoder.fallback:
+        print(
+            f"warning: encoding goes through tokenizers, several times slower: {encoder.fallback}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return encoder
+
+
+def _choose(tokenizer: Tokenizer, engine: str) -> Encoder:
     definition = tokenizer.plain.to_str()
     reference = Encoder(definition, "tokenizers", by_word=False)
     if engine == "tokenizers":

@@ -1,60 +1,61 @@
-"""A table of words that were encoded before: text is cut into words, each new one is encoded once, the rest is copying.
+"""A table of the words met so far: text is cut into words, each new one is encoded once, the rest is copying.
 
 The table compares whole words, not their hashes, so a word never gets another's ids. Its size is fixed: when it is
-full it is emptied, and what cannot be stored (long words, too many collisions) is encoded anew each time.
+full it is emptied. Words that are too long for it are left to an engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from meap.prep.encoding.cuts import WORD_MARK
+from meap.prep.encoding.bpe import MAX_WORD_BYTES, MergeTables, compiled, merge
+from meap.prep.encoding.cuts import WORD_MARK, Cuts
 from meap.prep.encoding.engines import Encoded, Engine
 
 __all__ = ["WordTable"]
 
-_NUM_WORDS = 1 << 20
-_POOL_BYTES = 1 << 24
-_MAX_WORD_BYTES = 64
+_NUM_WORDS = 1 << 19
+_POOL_SIZE = 1 << 23
 _MAX_PROBES = 64
 _FULL = 0.9
-"""Share of the words or of their bytes at which the table is emptied before the next batch."""
+"""Share of the table or of a pool at which it is emptied before the next batch."""
 _EMPTY = -1
-_FNV_OFFSET, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
-"""Fowler, Noll and Vo's hash, 64 bits."""
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's can be written: compile in each process
-        return njit(function)
+_KEY_BYTES = 8
+"""A word of so many bytes is its own key; of a longer one the key is a hash, and its text is compared."""
+_MULTIPLIER = 0x9E3779B97F4A7C15
+"""2**64 divided by the golden ratio (Knuth's multiplicative hashing)."""
 
 
 class WordTable:
     """Encodes texts word by word.
 
     Args:
-        engine: Encodes words, in which `WORD_MARK` stands for a space.
-        cuts: Where words end, see `meap.prep.encoding.cuts`.
+        engine: Encodes words that are too long; `WORD_MARK` stands for a space in them.
+        cuts: Where words end.
+        merges: Encodes the others.
         num_words: Words that are kept, a power of two.
     """
 
-    def __init__(self, engine: Engine, cuts: NDArray[np.bool_], *, num_words: int = _NUM_WORDS) -> None:
+    def __init__(self, engine: Engine, cuts: Cuts, merges: MergeTables, *, num_words: int = _NUM_WORDS) -> None:
         self._engine = engine
         self._cuts = cuts
-        self._slots = np.empty(2 * num_words, np.int32)
-        self._hashes = np.empty(num_words, np.uint64)
-        self._text_at = np.zeros(num_words + 1, np.int64)
-        self._text = np.empty(_POOL_BYTES, np.uint8)
-        self._ids_at = np.zeros(num_words + 1, np.int64)
-        self._ids = np.empty(_POOL_BYTES, np.uint32)  # a word has no more ids than bytes
+        self._merges = merges
+        self._keys = np.empty(2 * num_words, np.uint64)
+        self._entries = np.empty(2 * num_words, np.int64)  # place in the pool of ids << 16 | ids << 8 | bytes
+        self._text_at = np.empty(2 * num_words, np.int64)
+        self._text = np.empty(_POOL_SIZE, np.uint8)
+        self._ids = np.empty(_POOL_SIZE, np.int32)
+        self._used = np.zeros(3, np.int64)  # words, bytes, ids
         self._clear()
+
+    @property
+    def num_words(self) -> int:
+        """Words in the table."""
+        return int(self._used[0])
 
     def encode_utf8(self, texts: Sequence[bytes]) -> Encoded:
         """Ids of each text.
@@ -62,116 +63,135 @@ class WordTable:
         Args:
             texts: UTF-8, with a space in place of every `WORD_MARK`.
         """
-        if self.num_words > _FULL * len(self._hashes) or self._text_at[self.num_words] > _FULL * len(self._text):
+        if (self._used > _FULL * np.array([len(self._keys) / 2, _POOL_SIZE, _POOL_SIZE])).any():
             self._clear()
-        starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-        joined = np.frombuffer(b"".join(texts), np.uint8)
-        words = np.empty(len(joined), np.int32)  # no more words than bytes
-        words_at = np.zeros(len(starts), np.int64)
-        unstored = np.empty((len(joined), 2), np.int64)
-        known = self.num_words
-        self.num_words, num_unstored = _find_words(
-            joined, starts, self._cuts, self._slots, self._hashes, self._text, self._text_at, known,
-            words, words_at, unstored,
-        )  # fmt: skip
-        spans = np.stack([self._text_at[known : self.num_words], self._text_at[known + 1 : self.num_words + 1]], axis=1)
-        stored = self._encode(self._text, spans)
-        begin = self._ids_at[known]
-        self._ids[begin : begin + len(stored.ids)] = stored.ids
-        self._ids_at[known : self.num_words + 1] = begin + stored.offsets
-        others = self._encode(joined, unstored[:num_unstored])
-        ids = np.empty(len(joined), np.uint32)
+        surrounded = [*map(self._cuts.surround, texts)]
+        starts = np.cumsum([0, *map(len, surrounded)], dtype=np.int64)
+        joined = np.frombuffer(b"".join(surrounded), np.uint8)
+        ids = np.empty(len(joined), np.uint32)  # no more ids than bytes
         offsets = np.zeros(len(starts), np.int64)
-        _copy_ids(words, words_at, self._ids_at, self._ids, others.offsets, others.ids, ids, offsets)
-        return Encoded(ids[: offsets[-1]], offsets)
+        gaps = np.empty((len(joined) // MAX_WORD_BYTES + 1, 3), np.int64)
+        num_gaps = _encode_words(
+            joined, starts, self._cuts.between, self._merges, self._keys, self._entries, self._text_at, self._text,
+            self._ids, self._used, ids, offsets, gaps,
+        )  # fmt: skip
+        encoded = Encoded(ids[: offsets[-1]], offsets)
+        return self._fill_gaps(encoded, joined, gaps[:num_gaps]) if num_gaps else encoded
 
     def _clear(self) -> None:
-        self.num_words = 0
-        self._slots.fill(_EMPTY)
+        self._used.fill(0)
+        self._entries.fill(_EMPTY)
 
-    def _encode(self, text: NDArray[np.uint8], spans: NDArray[np.int64]) -> Encoded:
-        if not len(spans):
-            return Encoded(np.empty(0, np.uint32), np.zeros(1, np.int64))
-        first, last = int(spans[0, 0]), int(spans[-1, 1])
-        content = text[first:last].tobytes()
-        cut = [content[start - first : end - first] for start, end in spans.tolist()]
-        return self._engine.encode([word.decode().replace(" ", WORD_MARK) for word in cut])
+    def _fill_gaps(self, encoded: Encoded, text: NDArray[np.uint8], gaps: NDArray[np.int64]) -> Encoded:
+        """Put the ids of long words in; each has left a gap as wide as its bytes."""
+        words = [text[start:stop].tobytes().decode().replace(" ", WORD_MARK) for _, start, stop in gaps.tolist()]
+        long = self._engine.encode(words)
+        pieces, position = [], 0
+        for (at, start, stop), (first, last) in zip(gaps.tolist(), pairwise(long.offsets.tolist()), strict=True):
+            pieces += [encoded.ids[position:at], long.ids[first:last]]
+            position = at + stop - start
+        surplus = np.cumsum([0, *((gaps[:, 2] - gaps[:, 1]) - np.diff(long.offsets))])
+        before = np.searchsorted(gaps[:, 0], encoded.offsets, side="left")
+        return Encoded(np.concatenate([*pieces, encoded.ids[position:]]), encoded.offsets - surplus[before])
 
 
-@_compiled
-def _find_words(text, starts, cuts, slots, hashes, pool, pool_at, num_words, words, words_at, unstored):  # noqa: ANN001, ANN202, PLR0912
-    """Number the words of each text; new ones are added to the table, and those it cannot take to `unstored`.
+@compiled
+def _encode_words(  # noqa: ANN202, PLR0912, PLR0915
+    text, starts, cuts, merges, keys, entries, text_at, pool, pool_ids, used, out, offsets, gaps  # noqa: ANN001
+):  # fmt: skip
+    """Encode the words of each text, from the table where they are in it.
 
-    A word in the table is told by its number, the k-th unstored one by -1 - k.
+    Args:
+        text: UTF-8 of all texts.
+        starts: Where each begins, and the end.
+        cuts: See `meap.prep.encoding.cuts`.
+        merges: Encodes words that are new.
+        keys: First bytes or hash of the word in a slot.
+        entries: What the slot holds: its ids' place and number, its size in bytes; or `_EMPTY`.
+        text_at: Where the text of a slot's long word is.
+        pool: Texts of words longer than their key.
+        pool_ids: Ids of all words.
+        used: Words, bytes and ids in the table.
+        out: Where ids go; the place of a word of more than `MAX_WORD_BYTES` is left free.
+        offsets: Where those of each text end.
+        gaps: Rows (place in `out`, start and stop in `text`) of such words.
 
     Returns:
-        Words in the table, and number of unstored ones.
+        Number of gaps.
     """
-    slot_mask = len(slots) - 1
-    count, num_unstored = 0, 0
+    mask = len(keys) - 1
+    size_out, num_gaps = 0, 0
+    scratch = np.empty(MAX_WORD_BYTES, np.int32)
+    merge_scratch = np.empty(MAX_WORD_BYTES, np.int64)
     for document in range(len(starts) - 1):
         start, end = starts[document], starts[document + 1]
         while start < end:
-            code = np.uint64(_FNV_OFFSET)
-            stop = start
-            while True:
-                code = (code ^ np.uint64(text[stop])) * np.uint64(_FNV_PRIME)
-                stop += 1
-                if stop == end or cuts[text[stop - 1], text[stop]]:
+            previous = text[start]
+            key = np.uint64(previous)
+            stop = start + 1
+            while stop < end:
+                byte = text[stop]
+                if cuts[previous, byte]:
                     break
-            size = stop - start
-            word = _EMPTY
-            slot = np.int64(code ^ (code >> np.uint64(32))) & slot_mask
-            probes = 0
-            while probes < _MAX_PROBES:
-                word = slots[slot]
-                if word == _EMPTY:
-                    break
-                at = pool_at[word]
-                if hashes[word] == code and pool_at[word + 1] - at == size:
-                    position = 0
-                    while position < size and pool[at + position] == text[start + position]:
-                        position += 1
-                    if position == size:
-                        break
-                slot = (slot + 1) & slot_mask
-                probes += 1
-            if probes == _MAX_PROBES:
-                word = _EMPTY
-            if word == _EMPTY:
-                at = pool_at[num_words]
-                has_room = num_words < len(hashes) and at + size <= len(pool)
-                if has_room and size <= _MAX_WORD_BYTES and probes < _MAX_PROBES:
-                    word = num_words
-                    slots[slot] = word
-                    hashes[word] = code
-                    pool[at : at + size] = text[start:stop]
-                    num_words += 1
-                    pool_at[num_words] = at + size
+                if stop - start < _KEY_BYTES:
+                    key = key << np.uint64(8) | np.uint64(byte)
                 else:
-                    unstored[num_unstored] = start, stop
-                    num_unstored += 1
-                    word = -num_unstored
-            words[count] = word
-            count += 1
+                    key = (key ^ np.uint64(byte)) * np.uint64(_MULTIPLIER)
+                previous = byte
+                stop += 1
+            size = stop - start
+            if size > MAX_WORD_BYTES:
+                gaps[num_gaps] = size_out, start, stop
+                num_gaps += 1
+                size_out += size
+                start = stop
+                continue
+
+            slot = np.int64(key * np.uint64(_MULTIPLIER) >> np.uint64(32)) & mask
+            entry = entries[slot]
+            probes = 0
+            while entry != _EMPTY:
+                if keys[slot] == key and entry & 0xFF == size:
+                    same = size <= _KEY_BYTES
+                    if not same:
+                        at, position = text_at[slot], 0
+                        while position < size and pool[at + position] == text[start + position]:
+                            position += 1
+                        same = position == size
+                    if same:
+                        break
+                slot = (slot + 1) & mask
+                entry = entries[slot]
+                probes += 1
+                if probes == _MAX_PROBES:
+                    break
+
+            if entry != _EMPTY and probes < _MAX_PROBES:
+                begin, count = entry >> 16, entry >> 8 & 0xFF
+                for position in range(count):
+                    out[size_out + position] = pool_ids[begin + position]
+                size_out += count
+                start = stop
+                continue
+
+            count = merge(text[start:stop], merges, scratch, merge_scratch)
+            for position in range(count):
+                out[size_out + position] = scratch[position]
+            size_out += count
+            at, begin = used[1], used[2]
+            has_room = used[0] < len(keys) // 2 and at + size <= len(pool) and begin + count <= len(pool_ids)
+            if has_room and probes < _MAX_PROBES:
+                keys[slot] = key
+                entries[slot] = begin << 16 | count << 8 | size
+                for position in range(count):
+                    pool_ids[begin + position] = scratch[position]
+                if size > _KEY_BYTES:
+                    text_at[slot] = at
+                    for position in range(size):
+                        pool[at + position] = text[start + position]
+                    used[1] = at + size
+                used[0] += 1
+                used[2] = begin + count
             start = stop
-        words_at[document + 1] = count
-    return num_words, num_unstored
-
-
-@_compiled
-def _copy_ids(words, words_at, ids_at, ids, other_ids_at, other_ids, out, offsets):  # noqa: ANN001, ANN202
-    """Write the ids of all words, one after the other, and where those of each text end."""
-    size = 0
-    for document in range(len(words_at) - 1):
-        for number in range(words_at[document], words_at[document + 1]):
-            word = words[number]
-            if word >= 0:
-                for source in range(ids_at[word], ids_at[word + 1]):
-                    out[size] = ids[source]
-                    size += 1
-            else:
-                for source in range(other_ids_at[-1 - word], other_ids_at[-word]):
-                    out[size] = other_ids[source]
-                    size += 1
-        offsets[document + 1] = size
+        offsets[document + 1] = size_out
+    return num_gaps

@@ -94,16 +94,14 @@ class ReadConversations(PipelineStep):
         is_first = True
         for index in self.inputs.of_task(rank, world_size):
             name, url = self.inputs.names[index], self.inputs.url_of(self.inputs.names[index])
-            with self.inputs.open(index) as opened:
-                for number, record in self._records(opened, name, url):
+            with self.inputs.open(index) as raw, self.tally.reading(raw, self.inputs.sizes[index]):
+                for number, record in self._records(raw, name, url):
                     conversation = self._conversation(record, url, number, is_first=is_first)
                     is_first = False
                     if conversation is not None:
                         yield conversation
                     if number % _REPORT_RECORDS == 0:
                         self.tally.report()
-            self.tally.input_bytes += self.inputs.sizes[index]
-            self.tally.report()
 
     def _conversation(self, record: Any, url: str, number: int, *, is_first: bool) -> Conversation | None:
         if not isinstance(record, dict):

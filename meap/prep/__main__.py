@@ -1,0 +1,71 @@
+"""Look after prepared shards: ``python -m meap.prep verify <shards>`` and ``stats <shards>``, see --help."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+from meap.config.command import report_errors
+from meap.errors import DataError
+from meap.prep.audit.arguments import Request, parse_arguments
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status, see `meap.config.run_command`."""
+    return report_errors(lambda: _run(parse_arguments(argv)))
+
+
+def _run(request: Request) -> None:
+    from meap.storage import use_one_s3_endpoint
+
+    use_one_s3_endpoint()
+    {"verify": _verify, "stats": _stats}[request.command](request)
+
+
+def _verify(request: Request) -> None:
+    from meap.prep.audit.places import find_data_sets
+    from meap.prep.audit.verify import verify
+
+    verdict = verify(find_data_sets(request.shards), workers=request.workers)
+    _print(map(str, verdict.findings))
+    if verdict.findings:
+        raise DataError(f"{request.shards} is not whole: {len(verdict.findings):,} findings, listed above")
+    speed = verdict.bytes / 1e6 / (verdict.seconds or 1e-9)
+    seen = f"{verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, {verdict.bytes / 1e6:,.1f} MB"
+    _print([f"whole: {seen} at {request.shards}; {verdict.seconds:,.1f} s, {speed:,.1f} MB/s"])
+
+
+def _stats(request: Request) -> None:
+    from meap.prep.audit.picture import draw
+    from meap.prep.audit.places import find_data_sets
+    from meap.prep.audit.report import table_lines, write_json
+    from meap.prep.audit.statistics import measure
+
+    statistics = measure(
+        find_data_sets(request.shards), workers=request.workers, ngrams=request.ngrams, top=request.top
+    )
+    _print(table_lines(statistics, top=request.top))
+    if request.json_file is not None:
+        write_json(statistics, request.json_file, top=request.top)
+    if request.picture is not None:
+        draw(statistics, request.picture)
+
+
+def _print(lines: Iterable[str]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # tokens of any language, on whatever the terminal can show
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough, as in `| head`. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

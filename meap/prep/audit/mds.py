@@ -1,0 +1,240 @@
+"""Shard files, parsed from their bytes: MDS version 2 as `streaming.MDSWriter` writes it, with nothing in it trusted.
+
+    shard   samples:u32  offsets:u32[samples + 1]  config:json  sample*        offsets are from the start of the file
+    sample  size:u32 for each column of varying size, then the columns, sorted by name
+    column  ndarray:<dtype>:<length>    the values
+            ndarray:<dtype>             number of axes * 4 + log2(bytes of a length):u8, the length, the values
+
+Other formats and encodings (pickle among them) are refused, not decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, cast
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from meap.prep.audit.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
+
+__all__ = ["Column", "ShardEntry", "StoredFile", "decode_conversations", "decode_rows", "decompress", "parse_entry"]
+
+_DTYPES = ("uint8", "uint16", "uint32")
+_ENCODING = re.compile(rf"ndarray:({'|'.join(_DTYPES)})(?::([1-9]\d{{0,8}}))?")
+_COMPRESSION = re.compile(r"zstd(:\d+)?")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_VERSION = 2
+_MOST_BYTES = 1 << 32
+_U32 = np.dtype("<u4")
+_LENGTH_DTYPES = ("<u1", "<u2", "<u4", "<u8")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that an index describes."""
+
+    basename: str
+    bytes: int
+    hashes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of integer arrays."""
+
+    name: str
+    dtype: str
+    length: int | None
+    """Values per row; None where rows differ."""
+
+    @property
+    def encoding(self) -> str:
+        """As MDS writes it."""
+        return f"ndarray:{self.dtype}" + ("" if self.length is None else f":{self.length}")
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard as ``index.json`` describes it."""
+
+    samples: int
+    columns: tuple[Column, ...]
+    raw: StoredFile
+    zipped: StoredFile | None
+
+    @property
+    def stored(self) -> StoredFile:
+        """The file that lies in the folder."""
+        return self.zipped or self.raw
+
+
+def parse_entry(entry: Any, origin: str) -> ShardEntry:
+    """Check an entry of ``index.json``.
+
+    Args:
+        entry: As parsed from JSON.
+        origin: Path or URL of the index, and the number of the entry.
+
+    Raises:
+        ShardError: It is malformed, or names something that is not allowed.
+    """
+    try:
+        values = cast("dict[str, Any]", entry)
+        _allow(origin, "format", values["format"], values["format"] == "mds", "mds")
+        _allow(origin, "version", values["version"], values["version"] == _VERSION, str(_VERSION))
+        compression = values["compression"]
+        is_known = compression is None or bool(_COMPRESSION.fullmatch(compression))
+        _allow(origin, "compression", compression, is_known, "null or zstd")
+        raw, zipped = _stored_file(values["raw_data"], origin), values["zip_data"]
+        if (zipped is None) != (compression is None):
+            _allow(origin, "zip_data", zipped, False, "a file where there is a compression, null where there is none")
+        names, encodings = cast("list[str]", values["column_names"]), cast("list[str]", values["column_encodings"])
+        return ShardEntry(
+            samples=_count(values["samples"]),
+            columns=tuple(_column(*each, origin) for each in zip(names, encodings, strict=True)),
+            raw=raw,
+            zipped=None if zipped is None else _stored_file(zipped, origin),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ShardError(
+            Finding(origin, "entry of a shard", "an MDS shard", f"{type(error).__name__}: {error}", PREPARE_AGAIN)
+        ) from error
+
+
+def decompress(content: bytes, entry: ShardEntry, file: str) -> bytes:
+    """The shard's raw bytes; never more than the index says.
+
+    Raises:
+        ShardError: They are not as many as the index says, or the file is damaged.
+    """
+    if entry.zipped is None:
+        return content
+    expected = entry.raw.bytes
+    try:
+        # A few bytes of zstd may stand for gigabytes, so no more is made than one byte too many.
+        with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
+            raw = reader.read(expected + 1)
+    except zstandard.ZstdError as error:
+        raise ShardError(Finding(file, "compression", "zstd", f"damage ({error})", FETCH_AGAIN)) from error
+    if len(raw) != expected:
+        found = f"{len(raw):,}" if len(raw) < expected else "more"
+        raise ShardError(Finding(file, "bytes after decompression", f"{expected:,}", found, FETCH_AGAIN))
+    return raw
+
+
+def decode_rows(raw: bytes, entry: ShardEntry, file: str) -> NDArray[Any]:
+    """Rows of a shard with a single column of fixed length, without a copy: (rows, length).
+
+    Raises:
+        ShardError: The bytes are not such rows.
+    """
+    (column,) = entry.columns
+    assert column.length is not None
+    dtype = np.dtype(column.dtype).newbyteorder("<")
+    offsets = _offsets(raw, entry, file)
+    row_bytes = column.length * dtype.itemsize
+    wrong = np.flatnonzero(np.diff(offsets) != row_bytes)
+    if len(wrong):
+        found = f"{int(np.diff(offsets)[wrong[0]]):,} in row {int(wrong[0]):,} and {len(wrong) - 1:,} more"
+        raise ShardError(Finding(file, "bytes of each row", f"{row_bytes:,}", found, PREPARE_AGAIN))
+    return np.frombuffer(raw, dtype, entry.samples * column.length, int(offsets[0])).reshape(-1, column.length)
+
+
+def decode_conversations(raw: bytes, entry: ShardEntry, file: str) -> Iterator[dict[str, NDArray[Any]]]:
+    """Rows of a shard whose columns vary in length, by column.
+
+    Raises:
+        ShardError: The bytes are not such rows.
+    """
+    offsets = _offsets(raw, entry, file).tolist()
+    assert all(column.length is None for column in entry.columns)
+    for number, (start, end) in enumerate(pairwise(offsets)):
+        yield _decode_sample(raw[start:end], entry.columns, file, number)
+
+
+def _decode_sample(content: bytes, columns: Sequence[Column], file: str, number: int) -> dict[str, NDArray[Any]]:
+    try:
+        sizes = np.frombuffer(content, _U32, len(columns)).tolist()
+        *starts, end = accumulate(sizes, initial=_U32.itemsize * len(columns))
+        if end != len(content):
+            raise ShardError(
+                Finding(
+                    file,
+                    f"bytes of row {number:,}",
+                    f"{end:,}, as its columns have",
+                    f"{len(content):,}",
+                    PREPARE_AGAIN,
+                )
+            )
+        return {
+            column.name: _decode_array(content[start : start + size], column.dtype)
+            for column, start, size in zip(columns, starts, sizes, strict=True)
+        }
+    except (ValueError, IndexError) as error:
+        expected = f"{len(columns)} columns of arrays"
+        raise ShardError(Finding(file, f"row {number:,}", expected, str(error), PREPARE_AGAIN)) from error
+
+
+def _decode_array(content: bytes, dtype: str) -> NDArray[Any]:
+    num_axes, length_code = divmod(content[0], 4)
+    if num_axes != 1:
+        raise ValueError(f"an array of {num_axes} axes")
+    length_dtype = np.dtype(_LENGTH_DTYPES[length_code])
+    length = int(np.frombuffer(content, length_dtype, 1, 1)[0])
+    values = np.frombuffer(content, np.dtype(dtype).newbyteorder("<"), offset=1 + length_dtype.itemsize)
+    if len(values) != length:
+        raise ValueError(f"an array of {len(values)} values that says {length}")
+    return values
+
+
+def _offsets(raw: bytes, entry: ShardEntry, file: str) -> NDArray[np.int64]:
+    header = _U32.itemsize * (entry.samples + 2)
+    if len(raw) < header:
+        raise ShardError(
+            Finding(
+                file, "bytes", f"{header:,} of offsets alone, for {entry.samples:,} rows", str(len(raw)), FETCH_AGAIN
+            )
+        )
+    samples = int(np.frombuffer(raw, _U32, 1)[0])
+    if samples != entry.samples:
+        raise ShardError(Finding(file, "rows", f"{entry.samples:,}", f"{samples:,}", PREPARE_AGAIN))
+    offsets = np.frombuffer(raw, _U32, samples + 1, _U32.itemsize).astype(np.int64)
+    if offsets[0] < header or offsets[-1] != len(raw) or (np.diff(offsets) < 0).any():
+        found = f"{offsets[0]:,} to {offsets[-1]:,}"
+        raise ShardError(
+            Finding(file, "offsets of rows", f"ascending from {header:,} or more to {len(raw):,}", found, PREPARE_AGAIN)
+        )
+    return offsets
+
+
+def _stored_file(values: Any, origin: str) -> StoredFile:
+    described = StoredFile(values["basename"], _count(values["bytes"]), dict(values["hashes"]))
+    _allow(origin, "bytes", described.bytes, described.bytes < _MOST_BYTES, "less than 4 GiB, as offsets allow")
+    name = described.basename
+    is_safe = isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None and ".." not in name
+    _allow(origin, "basename", name, is_safe, "a plain file name, without / or ..")
+    return described
+
+
+def _column(name: str, encoding: str, origin: str) -> Column:
+    found = _ENCODING.fullmatch(encoding)
+    _allow(origin, f"encoding of column {name!r}", encoding, found is not None, "integer arrays (ndarray:uint16:4097)")
+    assert found is not None
+    return Column(name, found[1], int(found[2]) if found[2] else None)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{value!r} is not a count")
+    return value
+
+
+def _allow(origin: str, what: str, value: Any, is_allowed: bool, expected: str) -> None:
+    if not is_allowed:
+        remedy = "do not load it; prepare the data again from a source that you trust"
+        raise ShardError(Finding(origin, what, expected, repr(value), remedy))

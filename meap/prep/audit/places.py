@@ -1,0 +1,157 @@
+"""Where data sets are: a folder or URL may be a split, a data set, or hold several data sets side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from meap.config.sections import TokenizerConfig
+from meap.errors import DataError, IncompleteError
+from meap.manifest import Manifest
+from meap.prep.folder import OutputFolder
+from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord
+from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
+from meap.storage import is_url
+from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
+
+__all__ = ["DataSet", "find_data_sets", "read_index", "read_tokenizer", "read_whole_manifest", "task_records"]
+
+_PREP_DIR = ".prep"
+_TASKS_DIR = f"{_PREP_DIR}/tasks"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Splits that were prepared together, and their tokenizer."""
+
+    folder: OutputFolder
+    """What lies below it: the splits, `tokenizer`, `.prep`."""
+    stream: str
+    """Its name among several data sets; empty for a single one."""
+    splits: tuple[str, ...]
+    """Folders of splits that are there, or were asked for."""
+    is_part: bool = False
+    """Whether a single split was asked for."""
+
+    def label(self, split: str) -> str:
+        """A split as shown to users."""
+        return f"{self.stream}/{split}" if self.stream else split
+
+
+def find_data_sets(location: str) -> list[DataSet]:
+    """The data sets at a folder or URL: one, or those of its streams, by name.
+
+    Raises:
+        DataError: There is none.
+    """
+    if not is_url(location):
+        location = str(Path(location).expanduser())
+        if Path(location).name in {"", ".."}:
+            location = str(Path(location).resolve())
+    folder = OutputFolder(location)
+    entries = folder.entries()
+    if _is_split(entries):
+        root, _, split = folder.url.rpartition("/")
+        return [DataSet(OutputFolder(root or "."), "", (split,), is_part=True)]
+    if splits := _splits_in(entries):
+        return [DataSet(folder, "", splits)]
+    streams: list[DataSet] = []
+    for name in folder.subfolders():
+        if name not in {_PREP_DIR, TOKENIZER_DIR}:
+            below = OutputFolder(folder.url_of(name))
+            if splits := _splits_in(below.entries()):
+                streams.append(DataSet(below, name, splits))
+    if streams:
+        return streams
+    if _PREP_DIR in entries:
+        return [DataSet(folder, "", ())]
+    raise DataError(
+        f"<shards>={location} holds no data set: name the folder or URL that preparation wrote (it holds "
+        f"{', '.join(SPLITS)}), a split of it, or a folder of such folders"
+    )
+
+
+def read_tokenizer(data: DataSet, name: str) -> Tokenizer:
+    """The tokenizer stored with the data.
+
+    Args:
+        data: Where.
+        name: What it is called in the manifest.
+
+    Raises:
+        IncompleteError: It is not there.
+        DataError: It cannot be read.
+        ConfigError: It lacks a special token.
+    """
+    contents = data.folder.read_all([f"{TOKENIZER_DIR}/{each}" for each in TOKENIZER_FILES])
+    if missing := [each for each in TOKENIZER_FILES if f"{TOKENIZER_DIR}/{each}" not in contents]:
+        raise IncompleteError(f"there is no {', '.join(missing)} in {data.folder.url_of(TOKENIZER_DIR)}")
+    with tempfile.TemporaryDirectory(prefix="meap-tokenizer-") as folder:
+        for each in TOKENIZER_FILES:
+            Path(folder, each).write_bytes(contents[f"{TOKENIZER_DIR}/{each}"])
+        config = cast("dict[str, Any]", json.loads(contents[f"{TOKENIZER_DIR}/{_TOKENIZER_CONFIG}"]))
+        mask_token = str(config.get("mask_token") or TokenizerConfig.mask_token)
+        loaded = load_tokenizer(TokenizerConfig(name=folder, mask_token=mask_token))
+    return dataclasses.replace(loaded, name=name)
+
+
+def read_whole_manifest(data: DataSet, split: str) -> Manifest:
+    """The manifest of a finished split.
+
+    Raises:
+        IncompleteError: The split is not finished.
+        DataError: The manifest is damaged.
+    """
+    names = (f"{split}/{INDEX_NAME}", f"{split}/{MANIFEST_NAME}")
+    contents = data.folder.read_all(list(names))
+    if missing := [name for name in names if name not in contents]:
+        raise IncompleteError(
+            f"{data.folder.url_of(missing[0])} is missing, so the data set is not complete: run the same preparation "
+            "command again"
+        )
+    return Manifest.from_json(contents[names[1]], origin=data.folder.url_of(names[1]))
+
+
+def read_index(data: DataSet, split: str) -> list[Any]:
+    """The entries of a finished split's index, not checked yet.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    name = f"{split}/{INDEX_NAME}"
+    try:
+        return list(cast("list[Any]", json.loads(data.folder.read(name) or b"")["shards"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{data.folder.url_of(name)} is not an index ({type(error).__name__}: {error}): run the same preparation "
+            "command again"
+        ) from error
+
+
+def task_records(data: DataSet) -> dict[int, TaskRecord]:
+    """What the tasks recorded, by task; those that are there and readable."""
+    if data.is_part or _PREP_DIR not in data.folder.entries():
+        return {}
+    names = sorted(name for name in data.folder.sizes(_TASKS_DIR) if name.endswith(".json"))
+    records: dict[int, TaskRecord] = {}
+    for content in data.folder.read_all([f"{_TASKS_DIR}/{name}" for name in names]).values():
+        try:
+            record = TaskRecord.from_json(content)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        records[record.task] = record
+    return records
+
+
+def _is_split(entries: Sequence[str]) -> bool:
+    return INDEX_NAME in entries or MANIFEST_NAME in entries or any(name.startswith("shard.") for name in entries)
+
+
+def _splits_in(entries: Sequence[str]) -> tuple[str, ...]:
+    return tuple(split for split in SPLITS if split in entries)

@@ -1,0 +1,54 @@
+"""What runs the tasks: `build_executor` gives datatrove's executor of the configuration's choice, made ours.
+
+    base.py          what all of them share: our own records decide which tasks are done, one error per failed task
+    local.py         processes of this machine
+    slurm.py         an array job: submit, wait, say what failed        slurm_array.py  the array, and Slurm's commands
+    slurm_task.py    what one element of that array runs
+    ray.py           tasks of a Ray cluster
+
+The same configuration and the same number of tasks give the same bytes with each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from datatrove.pipeline.base import PipelineStep
+
+if TYPE_CHECKING:
+    from meap.prep.job import Job
+
+__all__ = ["Executor", "build_executor"]
+
+
+class Executor(Protocol):
+    """Runs the steps for every task that is not completed yet."""
+
+    def run(self) -> None:
+        """Run the tasks, and return when all of them are done.
+
+        Raises:
+            MeapError: A task failed; the other tasks' finished work stays for the next command.
+        """
+        ...
+
+
+def build_executor(steps: Sequence[PipelineStep], job: Job) -> Executor:
+    """The executor that `job.config.executor` names.
+
+    Args:
+        steps: Reader first, writer last.
+        job: What the steps work for.
+    """
+    if job.config.executor == "slurm":
+        from meap.prep.executors.slurm import SlurmExecutor
+
+        return SlurmExecutor(steps, job)
+    if job.config.executor == "ray":
+        from meap.prep.executors.ray import RayExecutor
+
+        return RayExecutor(steps, job)
+    from meap.prep.executors.local import LocalExecutor
+
+    return LocalExecutor(steps, job)

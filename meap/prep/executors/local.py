@@ -1,0 +1,96 @@
+"""The tasks in processes of this machine."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import multiprocess
+import multiprocess.forkserver
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.stats import Stats
+
+from meap.prep.executors.base import OwnRecords, quiet
+from meap.prep.executors.slurm_array import end_array
+
+if TYPE_CHECKING:
+    from meap.prep.job import Job
+
+__all__ = ["LocalExecutor"]
+
+_PRELOADED = ["datatrove.executor", "numba", "tokenizers"]
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+
+
+class LocalExecutor(OwnRecords, LocalPipelineExecutor):
+    """Runs several tasks at a time, each in a process of its own; one worker runs them in this process."""
+
+    def __init__(self, steps: Sequence[PipelineStep], job: Job) -> None:
+        with quiet():
+            super().__init__(
+                pipeline=list(steps), tasks=job.num_tasks, workers=job.num_workers, logging_dir=job.logging_dir
+            )
+        self.belong_to(job)
+
+    def run(self) -> None:
+        """Run the tasks; the first failure ends them all."""
+        end_array(self.job.folder)
+        self.job.progress.clear()
+        if self.workers > 1:
+            self.job.progress.has_local_workers = True
+            with quiet(), _workers_from_server():
+                super().run()
+            return
+        steps = cast("list[PipelineStep]", self.pipeline)
+        for rank in self.get_incomplete_ranks():
+            self.pipeline = [_with_own_stats(step) for step in steps]
+            self._run_for_rank(rank)
+
+
+def _with_own_stats(step: PipelineStep) -> PipelineStep:
+    """A step that counts anew and shares all else; a deep copy would build the tokenizer again for every task."""
+    own = copy.copy(step)
+    own.stats = Stats(str(step))
+    return own
+
+
+@contextmanager
+def _workers_from_server() -> Iterator[None]:
+    """Let worker processes be forked from a clean server that has the slow imports behind it.
+
+    Forking this process instead would copy threads' locks in whatever state they are. The server is started with Ctrl-C
+    ignored, which its children inherit: only the command itself reacts to it, and ends them.
+    """
+    processes: Any = multiprocess  # whose functions are made when it is imported
+    previous_method = processes.get_start_method(allow_none=True)
+    previous_parallelism = os.environ.get(_PARALLELISM)
+    processes.set_start_method("forkserver", force=True)
+    multiprocess.forkserver.set_forkserver_preload(_PRELOADED)
+    os.environ[_PARALLELISM] = "false"  # one thread per worker: the workers are as many as the cores
+    try:
+        with _interrupts_ignored():
+            multiprocess.forkserver.ensure_running()
+        yield
+    finally:
+        processes.set_start_method(previous_method, force=True)
+        del os.environ[_PARALLELISM]
+        if previous_parallelism is not None:
+            os.environ[_PARALLELISM] = previous_parallelism
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,237 @@
+"""The command's side of progress: one view of the whole job, live in a terminal and as lines elsewhere.
+
+A thread of the command reads what the tasks' tallies leave. It also notices a worker process of this machine that is no
+more (killed for memory, say), for which a process pool would wait without end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from meap.errors import DataError
+from meap.prep.folder import OutputFolder
+from meap.prep.progress import MAX_SHOWN_BAD_LINES, Counts, clear_counts, read_counts
+from meap.prep.view import Snapshot, as_line, as_panel
+
+__all__ = ["Progress"]
+
+_WINDOW_SECONDS = 60.0
+"""What "of late" means for speeds: a job may wait in a queue for hours before it runs."""
+_LOST_SECONDS = 4.0
+"""How long a worker must be gone before it counts as lost: longer than a pool takes to end its workers by itself."""
+
+
+class Progress:
+    """Progress of the tasks that are not completed yet, read from their tallies.
+
+    Args:
+        folder: Where the tallies are left.
+        tasks: Tasks of the whole job.
+        completed: Those that an earlier command has done.
+        total_bytes: Stored bytes of all input files.
+        done_bytes: Those among them that the completed tasks have read.
+        interval: Seconds between lines where there is no terminal.
+        poll_seconds: Seconds between looks at the tallies.
+        title: Of the panel in a terminal.
+        console: Where it is shown; the process's stderr where unset.
+    """
+
+    def __init__(
+        self,
+        folder: Path | OutputFolder,
+        *,
+        tasks: int,
+        completed: frozenset[int],
+        total_bytes: int,
+        done_bytes: int,
+        interval: float,
+        poll_seconds: float = 0.5,
+        title: str = "",
+        console: TextIO | None = None,
+    ) -> None:
+        self.folder = folder
+        self.seconds = 0.0
+        """How long the tasks have taken."""
+        self.note = ""
+        """What the executor has to say."""
+        self.has_local_workers = False
+        """Whether the tasks are worker processes of this command, and a lost one would be waited for without end."""
+        self.announces_failures = False
+        """Whether a failed task is told at once: where the others go on, its error comes much later."""
+        self._tasks = tasks
+        self._completed = completed
+        self._total_bytes = total_bytes
+        self._done_bytes = done_bytes
+        self._interval = interval
+        self._poll_seconds = poll_seconds
+        self._title = title
+        self._console = console or sys.stderr
+        self._terminal: Any = None
+        self._counts: dict[int, Counts] = {}
+        self._history: deque[tuple[float, int, int]] = deque()
+        """Time, bytes read, tokens."""
+        self._warned: Counter[int] = Counter()
+        self._announced: set[int] = set()
+        self._gone_since: dict[int, float] = {}
+        self._lost: str | None = None
+        self._over = threading.Event()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show it while the body runs.
+
+        Raises:
+            DataError: A worker process was lost.
+        """
+        started = time.monotonic()
+        self._read_tallies()
+        with self._live():
+            thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+            thread.start()
+            try:
+                yield
+            except KeyboardInterrupt:
+                if self._lost is None:
+                    raise
+                raise DataError(
+                    f"{self._lost}; was it killed, for want of memory perhaps? Run the same command again to continue, "
+                    "with fewer workers if it was memory"
+                ) from None
+            finally:
+                self._over.set()
+                thread.join()
+                self._read_tallies()
+                self._warn()
+                self._redraw()
+                self.seconds = time.monotonic() - started
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of text packed by this command's tasks."""
+        return sum(each.text_bytes for each in self._counts.values())
+
+    @property
+    def tokens(self) -> int:
+        """Tokens packed by this command's tasks."""
+        return sum(each.tokens for each in self._counts.values())
+
+    def clear(self) -> None:
+        """Forget the tallies of an earlier command: the tasks begin anew."""
+        clear_counts(self.folder)
+        self._counts.clear()
+
+    def failure_of(self, task: int) -> tuple[str, str] | None:
+        """Host and error of a task that said it failed."""
+        counts = read_counts(self.folder, but=self._completed).get(task)
+        return (counts.host, counts.failure) if counts and counts.failure is not None else None
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        if self._terminal is not None:
+            self._terminal.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=self._console, flush=True)
+
+    @contextmanager
+    def _live(self) -> Iterator[None]:
+        if not self._console.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        with Live(console=Console(file=self._console), auto_refresh=False) as self._terminal:
+            yield
+        self._terminal = None
+
+    def _watch(self) -> None:
+        printed = time.monotonic()
+        pause = min(self._poll_seconds, self._interval)
+        while not self._over.wait(pause):
+            self._read_tallies()
+            self._warn()
+            if self.has_local_workers:
+                self._look_for_lost_workers()
+            self._redraw()
+            if self._terminal is None and time.monotonic() - printed >= self._interval:
+                printed = time.monotonic()
+                self.say(as_line(self._snapshot()))
+
+    def _redraw(self) -> None:
+        if self._terminal is not None:
+            self._terminal.update(as_panel(self._snapshot(), self._title), refresh=True)
+
+    def _read_tallies(self) -> None:
+        ended = {task for task, counts in self._counts.items() if counts.is_done}
+        self._counts |= read_counts(self.folder, but=self._completed | ended)
+        now = time.monotonic()
+        self._history.append((now, self._read_bytes, self.tokens))
+        while now - self._history[0][0] > _WINDOW_SECONDS:
+            self._history.popleft()
+
+    def _warn(self) -> None:
+        for task, counts in sorted(self._counts.items()):
+            for bad_line in counts.bad_lines[self._warned[task] :]:
+                self.say(f"warning: left out {bad_line}")
+            self._warned[task] = max(self._warned[task], len(counts.bad_lines))
+            if counts.num_bad_lines > self._warned[task] == MAX_SHOWN_BAD_LINES:
+                self._warned[task] += 1
+                self.say(f"warning: more bad lines in task {task} are only counted and recorded")
+            if self.announces_failures and counts.failure is not None and task not in self._announced:
+                self._announced.add(task)
+                self.say(f"warning: task {task} failed on {counts.host}, the others go on: {counts.failure}")
+
+    def _look_for_lost_workers(self) -> None:
+        now = time.monotonic()
+        here = socket.gethostname()
+        for task, counts in self._counts.items():
+            if counts.is_over or counts.host != here or _is_running(counts.pid):
+                continue
+            gone_since = self._gone_since.setdefault(counts.pid, now)
+            if now - gone_since > _LOST_SECONDS and self._lost is None and not self._over.is_set():
+                self._lost = f"the worker process {counts.pid} of task {task} has ended without a word"
+                os.kill(os.getpid(), signal.SIGINT)  # the one way to wake the main thread from its wait
+
+    @property
+    def _read_bytes(self) -> int:
+        return sum(each.input_bytes for each in self._counts.values())
+
+    def _snapshot(self) -> Snapshot:
+        counts = self._counts.values()
+        (before, read_before, tokens_before), (now, read, tokens) = self._history[0], self._history[-1]
+        seconds = max(now - before, 1e-9)
+        remaining = self._total_bytes - self._done_bytes - read
+        return Snapshot(
+            documents=sum(each.documents for each in counts),
+            tokens=tokens,
+            tokens_per_second=(tokens - tokens_before) / seconds,
+            read_bytes=self._done_bytes + read,
+            total_bytes=self._total_bytes,
+            seconds_left=remaining * seconds / (read - read_before) if read > read_before else None,
+            done_tasks=len(self._completed) + sum(each.is_done for each in counts),
+            tasks=self._tasks,
+            workers=sum(not each.is_over for each in counts),
+            bad_lines=sum(each.num_bad_lines for each in counts),
+            failures=sum(each.failure is not None for each in counts),
+            note=self.note,
+        )
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

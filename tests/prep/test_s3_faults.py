@@ -1,0 +1,74 @@
+"""A store that fails in the middle: what heals is healed, what does not is one error; nothing half-written counts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testkeyid",
+    "AWS_SECRET_ACCESS_KEY": "testsecret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_MAX_ATTEMPTS": "2",
+}
+
+
+@pytest.fixture
+def arguments(prepare, tmp_path, tokenizer_dir, make_texts, write_lines) -> tuple[str, ...]:
+    """What to prepare; it is there as `out`, made without a store and without faults."""
+    for number in range(2):
+        write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(150, seed=number))
+    given = ("source=in/*.json.gz", f"tokenizer.name={tokenizer_dir}", "seq_len=31", "shard_size=8kb", "tasks=2")
+    prepare("remote=out", *given)
+    return given
+
+
+def _assert_same(bucket, out: Path) -> None:
+    stored = {each.key: each.get()["Body"].read() for each in bucket.objects.filter(Prefix="mds/")}
+    local = {f"mds/{path.relative_to(out)}": path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {key for key in stored if ".prep" not in key} == {key for key in local if ".prep" not in key}
+    assert all(stored[key] == local[key] for key in stored if ".prep" not in key)
+
+
+def test_what_fails_twice_is_done_the_third_time(run_command_line, arguments, s3_faults, bucket, tmp_path):
+    def rule(method: str, path: str, count: int) -> int | str | None:
+        return {1: 503, 2: "cut"}.get(count) if method == "PUT" and path.endswith((".zstd", "00001.json")) else None
+
+    s3_faults.rule = rule
+    done = run_command_line(
+        *arguments, "remote=s3://corpus/mds", "workers=2", S3_ENDPOINT_URL=s3_faults.url, **_ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+    puts = [count for (method, path), count in s3_faults.requests.items() if method == "PUT" and path.endswith(".zstd")]
+    assert len(puts) > 4
+    assert min(puts) >= 3
+    _assert_same(bucket, tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["shard.00001.00001", "train/index.json", "tasks/00001.json"])
+def test_what_always_fails_is_one_error_and_a_rerun_completes(
+    run_command_line, arguments, s3_faults, bucket, tmp_path, place
+):
+    run: Callable = lambda: run_command_line(  # noqa: E731
+        *arguments, "remote=s3://corpus/mds", "workers=1", S3_ENDPOINT_URL=s3_faults.url, **_ENVIRONMENT
+    )
+    s3_faults.rule = lambda method, path, _: 503 if method == "PUT" and place in path else None
+    failed = run()
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.startswith("error: s3://corpus/mds/")
+    assert place in failed.stderr
+    assert "3 attempts; " in failed.stderr
+    assert "run the same command again to retry" in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    assert "testsecret" not in failed.stderr
+    assert not [each for each in bucket.objects.all() if each.key == "mds/train/index.json"], "not complete"
+
+    s3_faults.rule = lambda *_: None
+    first_shard = ("PUT", "/corpus/mds/train/shard.00000.00000.mds.zstd")
+    assert s3_faults.requests[first_shard] == 1
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert s3_faults.requests[first_shard] == 1, "the first task was whole and is not done again"
+    _assert_same(bucket, tmp_path / "out")
