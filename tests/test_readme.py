@@ -46,16 +46,17 @@ def test_the_tree_is_the_tree():
     top_level = {line.split()[0].rstrip("/") for line in tree.splitlines() if line and not line.startswith(" ")}
     for entry in top_level:
         assert (ROOT / entry).exists(), entry
-    folder = ROOT
+    parents = [ROOT]
     for line in tree.splitlines():
-        entry = line.split()[0]
-        if not line.startswith(" "):
-            folder = ROOT / entry
-        else:
-            assert (folder / entry).exists(), f"{folder.name}/{entry}"
+        depth = (len(line) - len(line.lstrip())) // 2
+        path = parents[depth] / line.split()[0]
+        assert path.exists(), path
+        parents[depth + 1 :] = [path]
     parts = {path.name for path in (ROOT / "meap").iterdir() if not path.name.startswith("_")}
     shown = {
-        line.split()[0].rstrip("/") for line in tree.split("meap/ ")[1].split("recipes/")[0].splitlines()[1:] if line
+        line.split()[0].rstrip("/")
+        for line in tree.split("meap/ ")[1].split("recipes/")[0].splitlines()[1:]
+        if line and not line.startswith("    ")
     }
     assert parts - {"synthetic_words.py"} == shown
 
