@@ -12,8 +12,15 @@ and the configuration alone, never on the number of workers.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from meap.config import PrepConfig, run_command
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.base import PipelineStep
+
+    from meap.prep.progress import Tally
 
 
 def prepare(config: PrepConfig) -> None:
@@ -22,6 +29,8 @@ def prepare(config: PrepConfig) -> None:
     from meap.prep.job import open_job
     from meap.prep.pipeline import TaskExecutor
     from meap.prep.reader import ReadDocuments
+    from meap.prep.removal.documents import removal_steps
+    from meap.prep.removal.duplicates import find_duplicates, remove_working_files
     from meap.prep.shards import WriteShards, publish
     from meap.prep.steps import PackRows
     from meap.schema import mds_columns
@@ -32,9 +41,26 @@ def prepare(config: PrepConfig) -> None:
     config, inputs = resolve(config)
     tokenizer = load_tokenizer(config.tokenizer)
     with open_job(config, inputs, tokenizer) as job:
+
+        def read(tally: Tally) -> ReadDocuments:
+            return ReadDocuments(inputs, tally, text_key=job.text_key, max_bad_lines=config.max_bad_lines)
+
+        def build_executor(
+            steps: Sequence[PipelineStep], *, tasks: int, completed: frozenset[int], logging_dir: str
+        ) -> TaskExecutor:
+            return TaskExecutor(
+                steps,
+                tasks=tasks,
+                workers=min(job.num_workers, tasks),
+                logging_dir=logging_dir,
+                completed=completed,
+            )
+
         if not job.is_published:
+            find_duplicates(job, read, build_executor)
             steps = [
-                ReadDocuments(inputs, job.tally, text_key=job.text_key, max_bad_lines=config.max_bad_lines),
+                read(job.tally),
+                *removal_steps(job),
                 PackRows(
                     build_encoder(tokenizer, engine=config.engine),
                     tokenizer,
@@ -52,16 +78,11 @@ def prepare(config: PrepConfig) -> None:
                     shard_size=config.shard_size,
                 ),
             ]
-            executor = TaskExecutor(
-                steps,
-                tasks=job.num_tasks,
-                workers=job.num_workers,
-                logging_dir=job.logging_dir,
-                completed=job.completed,
-            )
+            executor = build_executor(steps, tasks=job.num_tasks, completed=job.completed, logging_dir=job.logging_dir)
             with job.progress.shown():
                 executor.run()
             publish(job)
+        remove_working_files(job.folder)
         print(job.summary())
 
 

@@ -8,6 +8,7 @@ A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one s
 from meap.config.command import run_command
 from meap.config.loading import load_config, load_resolved, save_config, to_yaml
 from meap.config.prep import PrepConfig
+from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -29,8 +30,10 @@ from meap.config.training import TrainingConfig
 __all__ = [
     "CheckpointConfig",
     "DataConfig",
+    "DedupConfig",
     "EvalConfig",
     "ExportConfig",
+    "FiltersConfig",
     "MaskingConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from meap.config.checks import require_at_least, require_one_of, require_ratio
+from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
@@ -24,6 +25,10 @@ class PrepConfig:
     """Input tokens per row (rows hold one more). Unset: what the corpus names, 4096 for files."""
     text_key: str | None = None
     """Field of a JSON line that holds the document. Unset: what the corpus names, text for files."""
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    """Which documents are left out for what they are; none unless asked for."""
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    """Which documents are left out since there is an earlier one like them; none unless asked for."""
     engine: str = "auto"
     """`auto`: the fastest way that gives the ids of `tokenizers` on every probe; `tokenizers`: that alone. Same ids."""
     heldout_ratio: float = 0.01

@@ -24,6 +24,7 @@ from meap.manifest import CONVERSATIONS, FORMAT_VERSION, ROWS
 from meap.prep.corpora import InputFiles
 from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.progress import Progress, Tally
+from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.sft.report import describe_packing
 from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
@@ -35,6 +36,8 @@ _PREP_DIR = ".prep"
 _JOB_NAME = f"{_PREP_DIR}/job.json"
 _PASSING_KEYS = ("remote", "engine", "workers", "progress_interval")
 """Keys that leave no trace in what is written."""
+_SWITCHED_KEYS = ("filters", "dedup")
+"""Sections that leave no trace either while they are off."""
 _PATIENCE_KEYS = ("max_bad_lines", "max_bad_records")
 """Decide whether a task succeeds, not what it writes: a rerun may raise them."""
 
@@ -106,7 +109,7 @@ class Job:
         return _valid_records(self.folder, self.num_tasks)
 
     def summary(self) -> str:
-        """One line about the published data set, and this command's speed where it did anything."""
+        """One line about the published data set, this command's speed where it did anything, and what was removed."""
         noun, things = ("documents", "lines") if self.kind == ROWS else ("conversations", "records")
         records = self.records()
         by_part = [each for record in records.values() for each in record.splits.items()]
@@ -120,14 +123,15 @@ class Job:
         )
         if self.kind == CONVERSATIONS:
             line += f"; {self._packing(records)}"
+        removed = describe_removed(records.values(), f"{self.folder.url}/{REMOVED_DIR}")
         if self.is_published:
-            return f"already complete: {line}"
+            return f"already complete: {line}{removed}"
         bad_lines = sum(record.bad_lines for record in records.values())
         seconds = self.progress.seconds or 1e-9
         speed = f"{self.progress.text_bytes / 1e6 / seconds:,.2f} MB of text/s"
         return (
             f"complete: {line}; {bad_lines:,} bad {things} left out; {seconds:,.1f} s, {speed}, "
-            f"{self.progress.tokens / seconds:,.0f} tokens/s"
+            f"{self.progress.tokens / seconds:,.0f} tokens/s{removed}"
         )
 
     def _packing(self, records: dict[int, TaskRecord]) -> str:
@@ -189,7 +193,8 @@ def open_job(
 
 
 def _lasting_config(config: PrepConfig | SftPrepConfig) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(config).items() if key not in _PASSING_KEYS}
+    left_out = {*_PASSING_KEYS, *(key for key in _SWITCHED_KEYS if not getattr(getattr(config, key, None), "is_on", 0))}
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in left_out}
 
 
 def _identity(
@@ -204,7 +209,8 @@ def _identity(
     if kind == CONVERSATIONS:
         identity["chat_template"] = tokenizer.source_config["chat_template"]
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return identity | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
+    # As it is read back: JSON knows no tuples.
+    return json.loads(canonical) | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
 
 
 def _refuse_foreign(folder: OutputFolder) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from meap.errors import DataError
 
@@ -64,6 +64,12 @@ class Tally:
     bad_lines: int = 0
     kept_bad_lines: list[BadLine] = field(default_factory=list)
     """The first thousand."""
+    removed: Counter[str] = field(default_factory=Counter)
+    """Documents that filters and deduplication took out, by `step/reason`."""
+    removed_lines: Counter[str] = field(default_factory=Counter)
+    """Lines that a filter cut out of documents that stay, by `step/reason`."""
+    removed_examples: list[dict[str, Any]] = field(default_factory=list)
+    """The first few of each reason."""
     text_bytes: int = 0
     """UTF-8 bytes of all documents."""
     input_bytes: int = 0

@@ -1,0 +1,164 @@
+"""Passes over the whole corpus before the one that writes shards: each is done once, whatever happens on the way.
+
+A task of a stage leaves a record when all it wrote is in place; a record names the files with their sizes, and counts
+only while they are there. A rerun does what has no record, and overwrites what a killed task has left. The job's own
+identity stands for the configuration: a folder that was begun with another one is refused before.
+
+    <remote>/.prep/dedup/{done/<stage>/TTTTT.json, logs, ...}            removed when the data set is published
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from datatrove.pipeline.base import PipelineStep
+
+from meap.errors import IncompleteError
+from meap.prep.folder import OutputFolder
+from meap.prep.progress import Progress, Tally
+
+__all__ = ["WORK_DIR", "BuildExecutor", "Executor", "FinishStage", "Stage", "StartStage", "run_stage"]
+
+WORK_DIR = ".prep/dedup"
+"""Folder below the output for all that stages write."""
+
+
+class Executor(Protocol):
+    """Runs steps for tasks, here or elsewhere."""
+
+    def run(self) -> Any:
+        """Run the tasks that are not completed; returns when they are done."""
+        ...
+
+
+class BuildExecutor(Protocol):
+    """Makes an executor."""
+
+    def __call__(
+        self, steps: Sequence[PipelineStep], *, tasks: int, completed: frozenset[int], logging_dir: str
+    ) -> Executor:
+        """Make one that runs `steps` for every task of `tasks` but those `completed`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass."""
+
+    name: str
+    about: str
+    """What it does, for the console."""
+    tasks: int
+    written: tuple[str, ...]
+    """Patterns of the files below `WORK_DIR` that a task writes; ``{task}`` is its number, ``*`` any name."""
+    steps: Callable[[Tally], list[PipelineStep]]
+    """Makes the steps; the first starts the tally, and `FinishStage` is added as the last."""
+
+    def record_name(self, task: int) -> str:
+        """Where a task's record is, in the output folder."""
+        return f"{WORK_DIR}/done/{self.name}/{task:05d}.json"
+
+
+class StartStage(PipelineStep):
+    """Starts the tally of a task that reads no documents."""
+
+    type = "STAGE"
+    name = "start"
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self.tally = tally
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:  # type: ignore[override]
+        """Start it, and allow as many open files as the system lets us: datatrove opens one per task at once."""
+        del data, world_size
+        self.tally.start(rank)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class FinishStage(PipelineStep):
+    """Writes the record of a task of a stage."""
+
+    type = "STAGE"
+    name = "record"
+
+    def __init__(self, folder: OutputFolder, tally: Tally, stage: str, written: tuple[str, ...]) -> None:
+        super().__init__()
+        self.folder = folder
+        self.tally = tally
+        self.stage = stage
+        self.written = written
+
+    def run(  # type: ignore[override]  # the last step yields nothing
+        self, data: Iterable[Any] | None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Let the steps before come to their end, then write the record."""
+        del world_size
+        for _ in data or ():
+            pass
+        sizes: dict[str, int] = {}
+        for pattern in self.written:
+            sizes |= self.folder.matching(f"{WORK_DIR}/{pattern.format(task=f'{rank:05d}')}")
+        name = f"{WORK_DIR}/done/{self.stage}/{rank:05d}.json"
+        self.folder.write(name, json.dumps({"files": sizes}, sort_keys=True).encode())
+        self.tally.finish()
+
+
+def run_stage(
+    stage: Stage, folder: OutputFolder, build_executor: BuildExecutor, progress: Progress, *, logging_dir: str
+) -> None:
+    """Run what is left of a stage.
+
+    Args:
+        stage: The stage.
+        folder: The job's output folder.
+        build_executor: Makes an executor of steps and a number of tasks.
+        progress: Watches the tasks; its folder is for their tallies.
+        logging_dir: Folder or URL for logs.
+
+    Raises:
+        IncompleteError: Some of its tasks are still not complete.
+    """
+    completed = _completed(stage, folder)
+    if len(completed) == stage.tasks:
+        return
+    print(f"{stage.about}: {stage.tasks - len(completed)} of {stage.tasks} tasks to do", file=sys.stderr, flush=True)
+    tally = Tally(progress.folder)
+    steps = [*stage.steps(tally), FinishStage(folder, tally, stage.name, stage.written)]
+    executor = build_executor(steps, tasks=stage.tasks, completed=completed, logging_dir=logging_dir)
+    with progress.shown():
+        executor.run()
+    if missing := sorted(set(range(stage.tasks)) - _completed(stage, folder)):
+        raise IncompleteError(
+            f"{folder.url}: task {missing[0]} and {len(missing) - 1} more of {stage.tasks} of the stage {stage.name} "
+            "are not complete: run the same command again"
+        )
+
+
+def _completed(stage: Stage, folder: OutputFolder) -> frozenset[int]:
+    contents = folder.read_all([stage.record_name(task) for task in range(stage.tasks)])
+    if not contents:
+        return frozenset()
+    sizes: dict[str, int] = {}
+    for pattern in stage.written:
+        sizes |= folder.matching(f"{WORK_DIR}/{pattern.format(task='*')}")
+    return frozenset(
+        task
+        for task in range(stage.tasks)
+        if (content := contents.get(stage.record_name(task))) is not None and _is_in_place(content, sizes)
+    )
+
+
+def _is_in_place(record: bytes, sizes: dict[str, int]) -> bool:
+    try:
+        return all(sizes.get(name) == size for name, size in json.loads(record)["files"].items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
