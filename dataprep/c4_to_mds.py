@@ -30,7 +30,7 @@ def prepare(config: PrepConfig) -> None:
     from meap.prep.pipeline import TaskExecutor
     from meap.prep.reader import ReadDocuments
     from meap.prep.removal.documents import removal_steps
-    from meap.prep.removal.duplicates import find_duplicates, remove_working_files
+    from meap.prep.removal.duplicates import find_duplicates, remove_working_files, require_removal
     from meap.prep.shards import WriteShards, publish
     from meap.prep.steps import PackRows
     from meap.schema import mds_columns
@@ -39,6 +39,7 @@ def prepare(config: PrepConfig) -> None:
 
     use_one_s3_endpoint()
     config, inputs = resolve(config)
+    require_removal(config)
     tokenizer = load_tokenizer(config.tokenizer)
     with open_job(config, inputs, tokenizer) as job:
 
@@ -82,7 +83,7 @@ def prepare(config: PrepConfig) -> None:
             with job.progress.shown():
                 executor.run()
             publish(job)
-        remove_working_files(job.folder)
+        remove_working_files(job)
         print(job.summary())
 
 

@@ -29,8 +29,8 @@ class AsDocuments(PipelineStep):
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = ("", 0)
-        """File and line of the last document."""
+        self.last_place = [("", 0)]
+        """File and line of the last document; in a list, which copies of this step share."""
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
         self, data: Iterable[DocumentBatch], rank: int = 0, world_size: int = 1
@@ -39,9 +39,26 @@ class AsDocuments(PipelineStep):
         del world_size
         for batch in data:
             for text, place, stream in zip(batch.texts, batch.places, batch.streams, strict=True):
-                self.place = place
+                self.last_place[0] = place
                 metadata = {"place": place, "stream": stream, "split": batch.split, "task": rank}
                 yield Document(text, id=f"{place[0]}:{place[1]}", metadata=metadata)
+
+    def named(self, data: Iterable[Document]) -> Iterator[Document]:
+        """The documents that come out of the blocks after this one; what goes wrong in a block names the document.
+
+        Raises:
+            BadInputError: A block cannot cope with a document.
+        """
+        try:
+            yield from data
+        except (MeapError, OSError, AssertionError):
+            raise
+        except Exception as error:
+            file, number = self.last_place[0]
+            raise BadInputError(
+                f"{file}:{number}: a filter cannot cope with this document ({type(error).__name__}: {error}): leave "
+                "it out of the file, or the filter out of filters"
+            ) from error
 
 
 class AsBatches(PipelineStep):
@@ -72,13 +89,14 @@ class AsBatches(PipelineStep):
         """
         del world_size
         batch = DocumentBatch()
-        for document in self._named(data):
+        for document in self.source.named(data):
             split = document.metadata["split"]
             if batch.texts and (batch.is_full or batch.split != split):
                 yield batch
                 batch = DocumentBatch()
             batch.split = split
-            batch.add(document.text, *document.metadata["place"], document.metadata["stream"])
+            file, number = document.metadata["place"]
+            batch.add(document.text, file, number, document.metadata["stream"])
         if batch.texts:
             yield batch
         if self.tally.removed_examples:
@@ -88,25 +106,9 @@ class AsBatches(PipelineStep):
     def _examples(self) -> list[dict[str, object]]:
         return sorted(self.tally.removed_examples, key=lambda each: each["removed_by"])
 
-    def _named(self, data: Iterable[Document]) -> Iterator[Document]:
-        try:
-            yield from data
-        except (MeapError, OSError, AssertionError):
-            raise
-        except Exception as error:
-            file, number = self.source.place
-            raise BadInputError(
-                f"{file}:{number}: a filter cannot cope with this document ({type(error).__name__}: {error}): leave "
-                "it out of the file, or the filter out of filters"
-            ) from error
-
 
 def removal_steps(job: Job) -> list[PipelineStep]:
-    """The steps between the reader and the packer; none unless the configuration asks for some.
-
-    Raises:
-        ConfigError: A filter cannot be had: a package or a model is missing.
-    """
+    """The steps between the reader and the packer; none unless the configuration asks for some."""
     from meap.config.prep import PrepConfig
     from meap.prep.removal.duplicates import duplicate_filters
     from meap.prep.removal.filters import filter_steps

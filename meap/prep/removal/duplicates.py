@@ -47,7 +47,7 @@ from meap.prep.removal.stages import WORK_DIR, BuildExecutor, Stage, StartStage,
 if TYPE_CHECKING:
     from meap.prep.job import Job
 
-__all__ = ["duplicate_filters", "find_duplicates", "remove_working_files"]
+__all__ = ["duplicate_filters", "find_duplicates", "remove_working_files", "require_removal"]
 
 _FINDERS = 16
 """Most tasks among which exact signatures are divided, by hash; each task of the job writes a file for each of them."""
@@ -66,16 +66,11 @@ def find_duplicates(job: Job, read: Callable[[Tally], PipelineStep], build_execu
         build_executor: Makes an executor of steps and a number of tasks.
 
     Raises:
-        ConfigError: There are too many tasks, or words cannot be split.
         IncompleteError: Some tasks are not complete.
     """
     config = job.config
     if not isinstance(config, PrepConfig) or not config.dedup.is_on or len(job.completed) == job.num_tasks:
         return
-    if config.dedup.exact and job.num_tasks > _MAX_TASKS:
-        raise ConfigError(f"tasks={job.num_tasks} is too many for dedup.exact: {_MAX_TASKS} is the most")
-    if config.dedup.minhash:
-        require_word_splitter("dedup.words", config.dedup.words)
     for stage in _stages(job, config, read):
         (tally_dir := job.scratch_dir / stage.name).mkdir()
         progress = Progress(
@@ -88,6 +83,23 @@ def find_duplicates(job: Job, read: Callable[[Tally], PipelineStep], build_execu
         )
         logging_dir = f"{job.logging_dir}/dedup/logs/{stage.name}"
         run_stage(stage, job.folder, build_executor, progress, logging_dir=logging_dir)
+
+
+def require_removal(config: PrepConfig) -> None:
+    """Check what filters and deduplication need.
+
+    Args:
+        config: Resolved: `tasks` has a value.
+
+    Raises:
+        ConfigError: A package or a model is missing, or there are too many tasks.
+    """
+    filter_steps(config.filters, Tally(Path()))
+    if config.dedup.minhash:
+        require_word_splitter("dedup.words", config.dedup.words)
+    tasks = cast("int", config.tasks)
+    if config.dedup.exact and tasks > _MAX_TASKS:
+        raise ConfigError(f"tasks={tasks} is too many for dedup.exact: {_MAX_TASKS} is the most")
 
 
 def duplicate_filters(config: DedupConfig, tally: Tally, folder: OutputFolder) -> list[PipelineStep]:
@@ -108,14 +120,18 @@ def duplicate_filters(config: DedupConfig, tally: Tally, folder: OutputFolder) -
     return steps
 
 
-def remove_working_files(folder: OutputFolder) -> None:
+def remove_working_files(job: Job) -> None:
     """Remove all that was needed to find duplicates."""
-    folder.remove(f"{WORK_DIR}/done")
-    folder.remove(WORK_DIR)
+    if isinstance(job.config, PrepConfig) and job.config.dedup.is_on:
+        job.folder.remove(WORK_DIR)
 
 
 class _SignExact(ExactDedupSignature):
     """Passes the documents on, so that minhash can sign them in the same pass."""
+
+    def __init__(self, folder: str, config: ExactDedupConfig, finders: int) -> None:
+        super().__init__(folder, config)
+        self.finder_workers = finders  # set here, since the other way prints a reminder for writers of pipelines
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
         self, data: Iterable[Document], rank: int = 0, world_size: int = 1
@@ -134,15 +150,16 @@ class _CountDocuments(PipelineStep):
     type = "STAGE"
     name = "count"
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, source: AsDocuments, tally: Tally) -> None:
         super().__init__()
+        self.source = source
         self.tally = tally
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
         self, data: Iterable[Document], rank: int = 0, world_size: int = 1
     ) -> Iterator[Document]:
         del rank, world_size
-        for document in data:
+        for document in self.source.named(data):
             self.tally.documents[""] += 1
             yield document
 
@@ -193,7 +210,8 @@ def _stages(job: Job, config: PrepConfig, read: Callable[[Tally], PipelineStep])
     exact_duplicates = f"{work}/exact/duplicates" if dedup.exact else None
 
     def sign(tally: Tally) -> list[PipelineStep]:
-        steps = [read(tally), AsDocuments(), *filter_steps(config.filters, tally), _CountDocuments(tally)]
+        source = AsDocuments()
+        steps = [read(tally), source, *filter_steps(config.filters, tally), _CountDocuments(source, tally)]
         if dedup.exact:
             steps.append(_SignExact(f"{work}/exact/signatures", _exact_config(), finders))
         if dedup.minhash:

@@ -129,9 +129,10 @@ def _language_filter(config: FiltersConfig, tally: Tally) -> LanguageFilter:
         )
         block.model = _LocalModel(path, languages)  # type: ignore[assignment]  # typed as one of its two models
         try:
-            known = [each.removeprefix("__label__") for each in block.model.model.get_labels()]
+            labels: list[str] = _load_model(path).get_labels()
         except ValueError as error:
             raise ConfigError(f"filters.language_model={path} is not a fastText model: {error}") from error
+    known = [each.removeprefix("__label__") for each in labels]
     for language in languages:
         if language not in known:
             near = difflib.get_close_matches(language, known, n=1) or known[:3]

@@ -60,10 +60,6 @@ class Stage:
     steps: Callable[[Tally], list[PipelineStep]]
     """Makes the steps; the first starts the tally, and `FinishStage` is added as the last."""
 
-    def record_name(self, task: int) -> str:
-        """Where a task's record is, in the output folder."""
-        return f"{WORK_DIR}/done/{self.name}/{task:05d}.json"
-
 
 class StartStage(PipelineStep):
     """Starts the tally of a task that reads no documents."""
@@ -107,8 +103,7 @@ class FinishStage(PipelineStep):
         sizes: dict[str, int] = {}
         for pattern in self.written:
             sizes |= self.folder.matching(f"{WORK_DIR}/{pattern.format(task=f'{rank:05d}')}")
-        name = f"{WORK_DIR}/done/{self.stage}/{rank:05d}.json"
-        self.folder.write(name, json.dumps({"files": sizes}, sort_keys=True).encode())
+        self.folder.write(_record_name(self.stage, rank), json.dumps({"files": sizes}, sort_keys=True).encode())
         self.tally.finish()
 
 
@@ -144,17 +139,20 @@ def run_stage(
 
 
 def _completed(stage: Stage, folder: OutputFolder) -> frozenset[int]:
-    contents = folder.read_all([stage.record_name(task) for task in range(stage.tasks)])
+    names = [_record_name(stage.name, task) for task in range(stage.tasks)]
+    contents = folder.read_all(names)
     if not contents:
         return frozenset()
     sizes: dict[str, int] = {}
     for pattern in stage.written:
         sizes |= folder.matching(f"{WORK_DIR}/{pattern.format(task='*')}")
     return frozenset(
-        task
-        for task in range(stage.tasks)
-        if (content := contents.get(stage.record_name(task))) is not None and _is_in_place(content, sizes)
+        task for task, name in enumerate(names) if name in contents and _is_in_place(contents[name], sizes)
     )
+
+
+def _record_name(stage: str, task: int) -> str:
+    return f"{WORK_DIR}/done/{stage}/{task:05d}.json"
 
 
 def _is_in_place(record: bytes, sizes: dict[str, int]) -> bool:
