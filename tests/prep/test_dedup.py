@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -182,9 +183,7 @@ def test_a_stage_that_does_not_come_to_its_end_stops_the_job(prepare, arguments,
 
     real = TaskExecutor.get_incomplete_ranks
     monkeypatch.setattr(TaskExecutor, "get_incomplete_ranks", lambda *given, **named: real(*given, **named)[:-1])
-    with pytest.raises(
-        IncompleteError, match=r"out: task 2 and 0 more of 3 of the stage signatures are not com"
-    ):
+    with pytest.raises(IncompleteError, match=r"out: task 2 and 0 more of 3 of the stage signatures are not com"):
         prepare(write_corpus("in", planted["files"]), *arguments, "tasks=3", "remote=out", "dedup.exact=true")
 
 
