@@ -14,6 +14,7 @@ from meap.prep.documents import DocumentBatch
 from meap.prep.folder import OutputFolder
 from meap.prep.progress import Tally
 from meap.prep.removal.report import REMOVED_DIR
+from meap.prep.removal.words import load_words
 
 if TYPE_CHECKING:
     from meap.prep.job import Job
@@ -22,13 +23,18 @@ __all__ = ["AsBatches", "AsDocuments", "removal_steps"]
 
 
 class AsDocuments(PipelineStep):
-    """Yields the documents of batches one by one."""
+    """Yields the documents of batches one by one.
+
+    Args:
+        words: Languages whose words the blocks after this one split.
+    """
 
     type = "ADAPT"
     name = "batches to documents"
 
-    def __init__(self) -> None:
+    def __init__(self, words: tuple[str, ...] = ()) -> None:
         super().__init__()
+        self.words = words
         self.last_place = [("", 0)]
         """File and line of the last document; in a list, which copies of this step share."""
 
@@ -37,6 +43,8 @@ class AsDocuments(PipelineStep):
     ) -> Iterator[Document]:
         """Yield the documents, with what their batch knows about them as metadata."""
         del world_size
+        for language in self.words:
+            load_words(language)
         for batch in data:
             for text, place, stream in zip(batch.texts, batch.places, batch.streams, strict=True):
                 self.last_place[0] = place
@@ -111,12 +119,12 @@ def removal_steps(job: Job) -> list[PipelineStep]:
     """The steps between the reader and the packer; none unless the configuration asks for some."""
     from meap.config.prep import PrepConfig
     from meap.prep.removal.duplicates import duplicate_filters
-    from meap.prep.removal.filters import filter_steps
+    from meap.prep.removal.filters import filter_steps, words_of
 
     config = job.config
     if not isinstance(config, PrepConfig) or not (config.filters.is_on or config.dedup.is_on):
         return []
-    source = AsDocuments()
+    source = AsDocuments(words_of(config.filters))
     return [
         source,
         *filter_steps(config.filters, job.tally),

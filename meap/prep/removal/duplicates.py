@@ -40,9 +40,10 @@ from meap.errors import ConfigError
 from meap.prep.folder import OutputFolder
 from meap.prep.progress import Progress, Tally
 from meap.prep.removal.documents import AsDocuments
-from meap.prep.removal.filters import filter_steps, require_word_splitter
+from meap.prep.removal.filters import filter_steps, require_word_splitter, words_of
 from meap.prep.removal.report import Excluded
 from meap.prep.removal.stages import WORK_DIR, BuildExecutor, Stage, StartStage, run_stage
+from meap.prep.removal.words import load_words
 
 if TYPE_CHECKING:
     from meap.prep.job import Job
@@ -144,6 +145,17 @@ class _SignExact(ExactDedupSignature):
         self.save_hashes(rank, signatures)
 
 
+class _SignMinhash(MinhashDedupSignature):
+    """Loads what splits words where it runs, instead of taking it along."""
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        self.word_tokenizer = load_words(self.language)
+        super().run(data, rank, world_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"word_tokenizer": None}
+
+
 class _CountDocuments(PipelineStep):
     """Counts documents for the progress line."""
 
@@ -210,12 +222,12 @@ def _stages(job: Job, config: PrepConfig, read: Callable[[Tally], PipelineStep])
     exact_duplicates = f"{work}/exact/duplicates" if dedup.exact else None
 
     def sign(tally: Tally) -> list[PipelineStep]:
-        source = AsDocuments()
+        source = AsDocuments(words_of(config.filters))
         steps = [read(tally), source, *filter_steps(config.filters, tally), _CountDocuments(source, tally)]
         if dedup.exact:
             steps.append(_SignExact(f"{work}/exact/signatures", _exact_config(), finders))
         if dedup.minhash:
-            steps.append(MinhashDedupSignature(f"{work}/minhash/signatures", minhash, dedup.words))
+            steps.append(_SignMinhash(f"{work}/minhash/signatures", minhash, dedup.words))
         return steps
 
     def find_exact(tally: Tally) -> list[PipelineStep]:

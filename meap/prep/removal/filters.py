@@ -21,14 +21,14 @@ from datatrove.pipeline.filters import (
     RegexFilter,
 )
 from datatrove.utils.lid import FastTextLID
-from datatrove.utils.word_tokenizers import load_word_tokenizer
 
 from meap.config.removal import FiltersConfig
 from meap.errors import ConfigError
 from meap.prep.progress import Tally
 from meap.prep.removal.report import Excluded
+from meap.prep.removal.words import load_words
 
-__all__ = ["filter_steps", "require_word_splitter"]
+__all__ = ["filter_steps", "require_word_splitter", "words_of"]
 
 _CUT_LINE = "line-filter-"
 """How datatrove's C4 filter starts the names of its counts of lines that it cuts."""
@@ -89,12 +89,17 @@ def filter_steps(config: FiltersConfig, tally: Tally) -> list[PipelineStep]:
         steps.append(RegexFilter(config.regex, exclusion_writer=_excluded("regex", tally, "match")))
     if config.languages:
         steps.append(_language_filter(config, tally))
-    if config.quality:
-        require_word_splitter("filters.words", config.words)
+    for language in words_of(config):
+        require_word_splitter("filters.words", language)
     for name in config.quality:
         options: dict[str, Any] = {"language": config.words, "exclusion_writer": _excluded(name, tally)}
         steps.append(_QUALITY[name](tally, **options) if name == "c4_quality" else _QUALITY[name](**options))
     return steps
+
+
+def words_of(config: FiltersConfig) -> tuple[str, ...]:
+    """Languages whose words the filters split."""
+    return (config.words,) if config.quality else ()
 
 
 def require_word_splitter(key: str, language: str) -> None:
@@ -106,7 +111,7 @@ def require_word_splitter(key: str, language: str) -> None:
     """
     with _packages(f"{key}={language}"):
         try:
-            load_word_tokenizer(language).word_tokenize("a word")
+            load_words(language)
         except ValueError as error:
             raise ConfigError(
                 f"{key}={language!r} is no language that datatrove can split words of: give an ISO 639-3 code such as "
