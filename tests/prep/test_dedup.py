@@ -188,29 +188,22 @@ def test_a_stage_that_does_not_come_to_its_end_stops_the_job(prepare, arguments,
 
 
 @pytest.mark.slow
-def test_the_result_is_the_same_for_any_number_of_workers_and_after_kills(
+@pytest.mark.parametrize("forked_commands", [("spacy", "meap.prep.removal.duplicates")], ids=[""], indirect=True)
+def test_killed_in_any_stage_it_continues_to_the_same_bytes(
     forked_commands, prepare, tmp_path, arguments, write_corpus, planted, hashes_of, wait_until
 ):
     command = (write_corpus("in", planted["files"]), *arguments, "tasks=3", *BOTH)
     prepare(*command, "remote=expected")
     expected = hashes_of(tmp_path / "expected")
-    with forked_commands(*command, "remote=two", "workers=2"):
-        pass
-    assert forked_commands.status == 0, (tmp_path / "command.log").read_text()
-    assert hashes_of(tmp_path / "two") == expected
-
     out, killed = tmp_path / "out", []
     work = out / ".prep" / "dedup"
     events = {
         "first signature": "minhash/signatures/bucket_000/00000.minhash.sig",
         "first record": "done/signatures/00000.json",
-        "second task": "exact/signatures/*/00001.c4_sig",
         "equal texts": "done/exact/00000.json",
         "pairs": "minhash/pairs/00001_00.dups",
         "clusters": "minhash/removed/000000.clusters",
-        "all stages": "done/minhash/00000.json",
         "first task": "../tasks/00000.json",
-        "publishing": "../../train/manifest.json",
     }
     for name, pattern in events.items():
         with forked_commands(*command, "remote=out") as group:
@@ -218,7 +211,7 @@ def test_the_result_is_the_same_for_any_number_of_workers_and_after_kills(
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
         killed += [name] if forked_commands.status == -signal.SIGKILL else []
-    assert len(killed) >= 5, killed
+    assert len(killed) >= 4, killed
     with forked_commands(*command, "remote=out"):
         pass
     assert forked_commands.status == 0, (tmp_path / "command.log").read_text()
@@ -227,7 +220,7 @@ def test_the_result_is_the_same_for_any_number_of_workers_and_after_kills(
 
 
 @pytest.mark.slow
-def test_on_remote_storage(
+def test_workers_and_remote_storage_change_nothing(
     run_command_line, prepare, tmp_path, arguments, write_corpus, planted, hashes_of, server, bucket
 ):
     command = (write_corpus("in", planted["files"]), *arguments, "tasks=3", *BOTH)
