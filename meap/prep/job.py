@@ -24,6 +24,7 @@ from meap.manifest import CONVERSATIONS, FORMAT_VERSION, ROWS
 from meap.prep.corpora import InputFiles
 from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.progress import Progress, Tally
+from meap.prep.removal.languages import model_fingerprint
 from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.sft.report import describe_packing
 from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name
@@ -208,6 +209,8 @@ def _identity(
     }
     if kind == CONVERSATIONS:
         identity["chat_template"] = tokenizer.source_config["chat_template"]
+    if isinstance(config, PrepConfig) and config.filters.languages:
+        identity["language_model"] = model_fingerprint(config.filters)
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     # As it is read back: JSON knows no tuples.
     return json.loads(canonical) | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
@@ -261,6 +264,8 @@ def _differences(stored: dict[str, Any], ours: dict[str, Any]) -> list[str]:
         found.append("the tokenizers give different ids")
     if stored.get("chat_template") != ours.get("chat_template"):
         found.append("the chat templates differ")
+    if stored.get("language_model") != ours.get("language_model") and not found:
+        found.append("the models of languages differ")
     if stored["format_version"] != ours["format_version"]:
         found.append(f"format version {stored['format_version']} there, {ours['format_version']} here")
     return found or ["its record has been changed"]

@@ -195,6 +195,9 @@ def test_languages_are_told_apart_by_a_local_model(prepare, tmp_path, arguments,
     with pytest.raises(ConfigError, match=r"two.bin does not know 'eng'; it knows 2 languages, such as en"):
         prepare(*command, "remote=other", "filters.languages=[eng]")
     (tmp_path / "one.bin").write_bytes(b"no model")
+    (tmp_path / "two.bin").write_bytes(model.read_bytes() + b"more")
+    with pytest.raises(MismatchError, match=r"out holds another data set; the models of languages differ: choose"):
+        prepare(*command, "remote=out", "filters.languages=[en]")
     with pytest.raises(ConfigError, match=r"filters.language_model=.*one.bin is not a fastText model: "):
         prepare(*command, "remote=other", "filters.languages=[en]", "filters.language_model=one.bin")
     with pytest.raises(ConfigError, match=r"filters.language_model=none.bin is not a file: download https://dl.fbai"):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
@@ -20,11 +17,11 @@ from datatrove.pipeline.filters import (
     LanguageFilter,
     RegexFilter,
 )
-from datatrove.utils.lid import FastTextLID
 
 from meap.config.removal import FiltersConfig
 from meap.errors import ConfigError
 from meap.prep.progress import Tally
+from meap.prep.removal.languages import LocalModel, require_model
 from meap.prep.removal.report import Excluded
 from meap.prep.removal.words import load_words
 
@@ -60,18 +57,6 @@ _QUALITY: dict[str, Callable[..., PipelineStep]] = {
     "c4_quality": _C4Quality,
     "fineweb_quality": FineWebQualityFilter,
 }
-
-
-class _LocalModel(FastTextLID):
-    """A fastText model from a file of the user's; datatrove's own classes download theirs."""
-
-    def __init__(self, path: str, languages: list[str]) -> None:
-        super().__init__(languages)
-        self.path = path
-
-    @property
-    def model(self) -> Any:
-        return _load_model(self.path)  # by each process: it does not survive pickling
 
 
 def filter_steps(config: FiltersConfig, tally: Tally) -> list[PipelineStep]:
@@ -120,31 +105,14 @@ def require_word_splitter(key: str, language: str) -> None:
 
 
 def _language_filter(config: FiltersConfig, tally: Tally) -> LanguageFilter:
-    path, languages = str(Path(config.language_model or "").expanduser().absolute()), list(config.languages)
-    if not Path(path).is_file():
-        raise ConfigError(
-            f"filters.language_model={config.language_model} is not a file: download "
-            "https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.bin and give its path"
-        )
     with _packages("filters.languages"):
         block = LanguageFilter(
-            languages,
+            list(config.languages),
             language_threshold=config.language_threshold,
-            exclusion_writer=_excluded("language", tally, "$language"),  # type: ignore[arg-type]  # of a writer's form
+            exclusion_writer=_excluded("language", tally, "$language"),
         )
-        block.model = _LocalModel(path, languages)  # type: ignore[assignment]  # typed as one of its two models
-        try:
-            labels: list[str] = _load_model(path).get_labels()
-        except ValueError as error:
-            raise ConfigError(f"filters.language_model={path} is not a fastText model: {error}") from error
-    known = [each.removeprefix("__label__") for each in labels]
-    for language in languages:
-        if language not in known:
-            near = difflib.get_close_matches(language, known, n=1) or known[:3]
-            raise ConfigError(
-                f"filters.languages={languages}: the model {path} does not know {language!r}; it knows "
-                f"{len(known)} languages, such as {', '.join(near)}"
-            )
+        model = LocalModel(require_model(config), list(config.languages))
+    block.model = model  # type: ignore[assignment]  # typed as one of its two models
     return block
 
 
@@ -154,13 +122,6 @@ def _packages(wish: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ConfigError(f"{wish} needs more packages: install the extra [filters]; {error}") from error
-
-
-@lru_cache(1)
-def _load_model(path: str) -> Any:
-    from fasttext.FastText import _FastText  # type: ignore[import-not-found]  # as datatrove does; no stubs
-
-    return _FastText(path)
 
 
 def _excluded(step: str, tally: Tally, reason: str = "") -> Any:
