@@ -109,10 +109,13 @@ def test_similar_texts_go_and_distinct_ones_stay(
     assert _removed(tmp_path / "minhash") == {"removed/minhash_dedup/similar_text": gone - 1}
 
 
-def test_documents_too_short_for_a_shingle_stay(prepare, tmp_path, arguments, write_corpus, make_texts):
-    files = [["one two", "three four", "one two"], make_texts(30), ["five"]]
-    prepare(write_corpus("in", files), *arguments, "tasks=3", "remote=out", *BOTH, "dedup.exact=false")
-    assert _removed(tmp_path / "out") == {}
+def test_tasks_without_a_signature_are_no_trouble(prepare, tmp_path, arguments, write_corpus, make_texts):
+    files = [["one two", "three four", "one two"], make_texts(30), ["five"], ["salt"]]
+    command = (write_corpus("in", files), *arguments, "tasks=4", *BOTH, "filters.regex=^salt")
+    prepare(*command, "remote=minhash", "dedup.exact=false")
+    assert _removed(tmp_path / "minhash") == {"removed/regex/match": 1}
+    prepare(*command, "remote=both")
+    assert _removed(tmp_path / "both") == {"removed/regex/match": 1, "removed/exact_dedup/same_text": 1}
 
 
 def test_filters_come_first_and_duplicates_are_of_what_they_leave(
