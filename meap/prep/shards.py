@@ -302,8 +302,10 @@ def parts_of(records: Iterable[TaskRecord]) -> list[str]:
 def _no_rows(job: Job, part: str, manifest: Manifest) -> str:
     place = "" if part == TRAIN_SPLIT else f"{part}: "
     if job.kind == ROWS:
+        num_removed = sum(count for name, count in manifest.counts.items() if name.startswith("removed/"))
+        removed = f" (filters and deduplication removed {num_removed} documents)" if num_removed else ""
         return (
-            f"{place}not a single row: {manifest.tokens} tokens in {job.num_tasks} tasks, and a row takes "
+            f"{place}not a single row: {manifest.tokens} tokens in {job.num_tasks} tasks{removed}, and a row takes "
             f"{job.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
         )
     return (

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from meap.config import PrepConfig, load_config
-from meap.errors import BadInputError, ConfigError, MismatchError
+from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 
 _PEOPLE = ("the keeper", "a sailor", "my neighbour", "the baker", "an old friend", "the captain")
 _DEEDS = ("walked to", "wrote about", "looked after", "painted", "asked for", "returned with", "dreamt of")
@@ -159,6 +159,13 @@ def test_a_regular_expression_removes_what_it_is_found_in(prepare, tmp_path, arg
     manifest = _manifest(tmp_path / "out")
     assert manifest["counts"] == {"removed/regex/match": len(matched)}
     assert 0 < len(matched) < 60
+
+
+def test_no_row_at_all_says_what_was_removed(prepare, arguments, make_texts, write_lines, tmp_path):
+    write_lines(tmp_path / "in.jsonl", make_texts(20))
+    message = r"not a single row: 0 tokens in 1 tasks \(filters and deduplication removed 20 documents\), and a row"
+    with pytest.raises(DataError, match=message):
+        prepare("source=in.jsonl", *arguments, "remote=out", "filters.regex=.")
 
 
 @pytest.fixture(scope="module")
