@@ -24,6 +24,8 @@ def prepare(config: PrepConfig) -> None:
     from meap.prep.executors import build_executor
     from meap.prep.job import open_job
     from meap.prep.reader import ReadDocuments
+    from meap.prep.removal.documents import removal_steps
+    from meap.prep.removal.duplicates import find_duplicates, remove_working_files, require_removal
     from meap.prep.selection import SelectionRule
     from meap.prep.shards import WriteShards, publish
     from meap.prep.steps import PackRows
@@ -33,18 +35,14 @@ def prepare(config: PrepConfig) -> None:
 
     use_one_s3_endpoint()
     config, inputs = resolve(config)
+    require_removal(config)
     tokenizer = load_tokenizer(config.tokenizer)
     with open_job(config, inputs, tokenizer) as job:
         if not job.is_published:
+            find_duplicates(job)
             steps = [
-                ReadDocuments(
-                    inputs,
-                    job.tally,
-                    text_key=job.text_key,
-                    stream_key=config.stream_key,
-                    text_unit=config.text_unit,
-                    max_bad_lines=config.max_bad_lines,
-                ),
+                ReadDocuments.of(job, job.tally),
+                *removal_steps(job),
                 PackRows(
                     build_encoder(tokenizer, engine=config.engine),
                     tokenizer,
@@ -67,6 +65,7 @@ def prepare(config: PrepConfig) -> None:
             with job.progress.shown():
                 executor.run()
             publish(job)
+        remove_working_files(job)
         print(job.summary())
 
 

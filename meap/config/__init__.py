@@ -10,6 +10,7 @@ from meap.config.executors import RayConfig, SlurmConfig
 from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.loading import load_config, load_resolved, save_config, to_yaml
 from meap.config.prep import PrepConfig
+from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -31,8 +32,10 @@ from meap.config.training import TrainingConfig
 __all__ = [
     "CheckpointConfig",
     "DataConfig",
+    "DedupConfig",
     "EvalConfig",
     "ExportConfig",
+    "FiltersConfig",
     "LitpkdsPrepConfig",
     "MaskingConfig",
     "ModelConfig",

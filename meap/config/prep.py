@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from meap.config.checks import require_at_least, require_one_of, require_ratio
 from meap.config.executors import EXECUTORS, RayConfig, SlurmConfig
+from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
@@ -66,6 +67,10 @@ class PrepConfig:
     max_tokens: int | None = None
     """Tokens of the train split, at most; what remains is not read. Each task takes its part, in whole documents."""
     long: LongConfig = field(default_factory=LongConfig)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    """Which documents are left out for what they are; none unless asked for."""
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    """Which documents are left out since there is an earlier one like them; none unless asked for."""
     engine: str = "auto"
     """`auto`: the fastest way that gives the ids of `tokenizers` on every probe; `tokenizers`: that alone. Same ids."""
     heldout_ratio: float | None = None

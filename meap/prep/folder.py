@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import time
@@ -130,6 +131,14 @@ class OutputFolder:
         with storage_errors(self.url_of(subfolder)):
             found = cast("dict[str, Any]", filesystem.find(f"{root}/{subfolder}", maxdepth=1, detail=True))
         return {path.rsplit("/", 1)[-1]: int(info["size"]) for path, info in found.items()}
+
+    def matching(self, pattern: str) -> dict[str, int]:
+        """Bytes of each file that a glob below the folder matches, by name."""
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with storage_errors(self.url_of(pattern)):
+            found = cast("dict[str, Any]", filesystem.glob(f"{glob.escape(root)}/{pattern}", detail=True))
+        return {path[len(root) + 1 :]: int(info["size"]) for path, info in found.items() if info["type"] == "file"}
 
     def read(self, name: str) -> bytes | None:
         """Content of a file, or None where there is none."""

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +26,8 @@ from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.inputs import InputFiles
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
+from meap.prep.removal.languages import model_fingerprint
+from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.selection import describe_selection
 from meap.prep.sft.report import describe_packing
 from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name, unpublished_streams
@@ -42,6 +43,8 @@ _JOB_NAME = f"{_PREP_DIR}/job.json"
 _TALLIES = f"{_PREP_DIR}/tallies"
 _PASSING_KEYS = ("remote", "engine", "executor", "workers", "slurm", "ray", "progress_interval")
 """Keys that leave no trace in what is written."""
+_SWITCHED_KEYS = ("filters", "dedup")
+"""Sections that leave no trace either while they are off."""
 _PATIENCE_KEYS = ("max_bad_lines", "max_bad_records")
 """Decide whether a task succeeds, not what it writes: a rerun may raise them."""
 
@@ -62,6 +65,8 @@ class Job:
     is_published: bool
     """Whether an earlier command has finished them all."""
     progress: Progress
+    tally: Tally
+    """What the steps count into."""
     kind: str
     """What is made of the inputs, see `meap.manifest`."""
 
@@ -105,11 +110,6 @@ class Job:
         urls = self.inputs.urls
         return [[urls[n] for n in self.inputs.of_task(task, self.num_tasks)] for task in range(self.num_tasks)]
 
-    @cached_property
-    def tally(self) -> Tally:
-        """What the steps count into."""
-        return Tally(self.progress.folder, interval=_report_seconds(self.config.executor))
-
     @property
     def lasting_config(self) -> dict[str, Any]:
         """The keys that decide what is written, for the manifest and the job's identity."""
@@ -120,7 +120,7 @@ class Job:
         return _valid_records(self.folder, self.num_tasks)
 
     def summary(self) -> str:
-        """One line about the published data set, and this command's speed where it did anything."""
+        """One line about the published data set, this command's speed where it did anything, and what was removed."""
         noun, things = ("documents", "lines") if self.kind == ROWS else ("conversations", "records")
         records = self.records()
         by_part = [each for record in records.values() for each in record.splits.items()]
@@ -145,14 +145,15 @@ class Job:
         if unpublished := unpublished_streams(records.values()):
             streams = ", ".join(f"{stream} ({count:,} tokens)" for stream, count in unpublished.items())
             line += f"; too little for a row to train on: {streams}"
+        removed = describe_removed(records.values(), f"{self.folder.url}/{REMOVED_DIR}")
         if self.is_published:
-            return f"already complete: {line}"
+            return f"already complete: {line}{removed}"
         bad_lines = sum(record.bad_lines for record in records.values())
         seconds = self.progress.seconds or 1e-9
         speed = f"{self.progress.text_bytes / 1e6 / seconds:,.2f} MB of text/s"
         return (
             f"complete: {line}; {bad_lines:,} bad {things} left out; {seconds:,.1f} s, {speed}, "
-            f"{self.progress.tokens / seconds:,.0f} tokens/s"
+            f"{self.progress.tokens / seconds:,.0f} tokens/s{removed}"
         )
 
     def _packing(self, records: dict[int, TaskRecord]) -> str:
@@ -200,6 +201,7 @@ def open_job(config: AnyPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, *,
             completed=completed,
             is_published=len(completed) == num_tasks and _is_published(folder, records),
             kind=kind,
+            tally=Tally(tally_folder, interval=_report_seconds(config.executor)),
             progress=Progress(
                 tally_folder,
                 tasks=num_tasks,
@@ -219,7 +221,8 @@ def _report_seconds(executor: str) -> float:
 
 
 def _lasting_config(config: AnyPrepConfig) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(config).items() if key not in _PASSING_KEYS}
+    left_out = {*_PASSING_KEYS, *(key for key in _SWITCHED_KEYS if not getattr(getattr(config, key, None), "is_on", 0))}
+    return {key: value for key, value in dataclasses.asdict(config).items() if key not in left_out}
 
 
 def _identity(config: AnyPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, kind: str) -> dict[str, Any]:
@@ -231,8 +234,11 @@ def _identity(config: AnyPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, k
     }
     if kind == CONVERSATIONS:
         identity["chat_template"] = tokenizer.source_config["chat_template"]
+    if isinstance(config, PrepConfig) and config.filters.languages:
+        identity["language_model"] = model_fingerprint(config.filters)
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return identity | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
+    # As it is read back: JSON knows no tuples.
+    return json.loads(canonical) | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
 
 
 def _refuse_foreign(folder: OutputFolder) -> None:
@@ -283,6 +289,8 @@ def _differences(stored: dict[str, Any], ours: dict[str, Any]) -> list[str]:
         found.append("the tokenizers give different ids")
     if stored.get("chat_template") != ours.get("chat_template"):
         found.append("the chat templates differ")
+    if stored.get("language_model") != ours.get("language_model") and not found:
+        found.append("the models of languages differ")
     if stored["format_version"] != ours["format_version"]:
         found.append(f"format version {stored['format_version']} there, {ours['format_version']} here")
     return found or ["its record has been changed"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from meap.errors import DataError
 from meap.prep.folder import OutputFolder
@@ -61,6 +61,12 @@ class Tally:
     bad_lines: int = 0
     kept_bad_lines: list[BadLine] = field(default_factory=list)
     """The first thousand."""
+    removed: Counter[str] = field(default_factory=Counter)
+    """Documents that filters and deduplication took out, by `step/reason`."""
+    removed_lines: Counter[str] = field(default_factory=Counter)
+    """Lines that a filter cut out of documents that stay, by `step/reason`."""
+    removed_examples: list[dict[str, Any]] = field(default_factory=list)
+    """The first few of each reason."""
     text_bytes: int = 0
     """UTF-8 bytes of all documents."""
     input_bytes: int = 0

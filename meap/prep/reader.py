@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from datatrove.pipeline.base import PipelineStep
 
@@ -14,6 +14,10 @@ from meap.prep.formats import BadRecord, RawFile, Record, Wanted, format_of
 from meap.prep.inputs import InputFiles
 from meap.prep.progress import BadLine, Tally
 from meap.prep.streams import StreamNames
+
+if TYPE_CHECKING:
+    from meap.config.prep import PrepConfig
+    from meap.prep.job import Job
 
 __all__ = ["ReadDocuments"]
 
@@ -54,6 +58,19 @@ class ReadDocuments(PipelineStep):
         self.tally = tally
         self.wanted = Wanted(text_key, stream_key, text_unit)
         self.max_bad_lines = max_bad_lines
+
+    @classmethod
+    def of(cls, job: Job, tally: Tally) -> ReadDocuments:
+        """The reader of a job's documents, which counts into `tally`."""
+        config = cast("PrepConfig", job.config)
+        return cls(
+            job.inputs,
+            tally,
+            text_key=job.text_key,
+            max_bad_lines=config.max_bad_lines,
+            stream_key=config.stream_key,
+            text_unit=config.text_unit,
+        )
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; batches leave this step
         self, data: Iterable[Any] | None = None, rank: int = 0, world_size: int = 1

@@ -33,6 +33,7 @@ from meap.prep.documents import part_of
 from meap.prep.folder import OutputFolder
 from meap.prep.mds import HASH_ALGORITHM, MdsWriter, Shard
 from meap.prep.progress import Tally
+from meap.prep.removal.report import removed_counts
 from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch
 from meap.prep.streams import MAX_STREAMS
 from meap.schema import (
@@ -106,6 +107,10 @@ class TaskRecord:
     empty_documents: int
     bad_lines: int
     kept_bad_lines: list[dict[str, Any]]
+    removed: dict[str, int] = field(default_factory=dict)
+    """Documents that filters and deduplication took out, by `step/reason`."""
+    removed_lines: dict[str, int] = field(default_factory=dict)
+    """Lines that a filter cut out of documents that stay, by `step/reason`."""
 
     def to_json(self) -> bytes:
         """The record as JSON."""
@@ -193,6 +198,8 @@ class WriteShards(PipelineStep):
             empty_documents=self.tally.empty_documents,
             bad_lines=self.tally.bad_lines,
             kept_bad_lines=[asdict(each) for each in self.tally.kept_bad_lines],
+            removed=dict(self.tally.removed),
+            removed_lines=dict(self.tally.removed_lines),
         )
         self.folder.write(task_record_name(rank), record.to_json())
         self.tally.finish()
@@ -311,9 +318,11 @@ def unpublished_streams(records: Iterable[TaskRecord]) -> dict[str, int]:
 def _no_rows(job: Job, records: Sequence[TaskRecord]) -> str:
     if job.kind == ROWS:
         splits = [split for record in records for part, split in record.splits.items() if part.endswith(TRAIN_SPLIT)]
+        num_removed = sum(sum(record.removed.values()) for record in records)
+        removed = f" (filters and deduplication removed {num_removed} documents)" if num_removed else ""
         return (
-            f"not a single row: {sum(split.tokens for split in splits)} tokens in {job.num_tasks} tasks, and a row "
-            f"takes {job.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
+            f"not a single row: {sum(split.tokens for split in splits)} tokens in {job.num_tasks} tasks{removed}, and "
+            f"a row takes {job.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
         )
     return (
         f"not a single row: no conversation has an answer within max_length={job.lasting_config['max_length']} tokens, "
@@ -343,7 +352,7 @@ def _manifest(job: Job, part: str, records: Sequence[TaskRecord]) -> Manifest:
             mask_id=tokenizer.mask_id,
         ),
         kind=job.kind,
-        counts=_counts(job, parts),
+        counts=_counts(job, parts) | removed_counts(records),
         shards=tuple(shard for part in parts for shard in part.shards),
         sources=job.inputs.urls,
         config=job.lasting_config,

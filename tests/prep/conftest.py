@@ -140,11 +140,19 @@ def run_command_line(
 
 @pytest.fixture
 def forked_commands(
-    project_root: Path, command_path: Path, tmp_path: Path
+    project_root: Path, command_path: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., AbstractContextManager[int]]]:
-    """Run the command in tmp_path as a fork of a process that has imported everything; gives its process group."""
+    """Run the command in tmp_path as a fork of a process that has imported everything; gives its process group.
+
+    A parameter names modules that are imported besides.
+    """
     process = subprocess.Popen(
-        [sys.executable, str(project_root / "tests" / "prep" / "fork_commands.py"), str(command_path)],
+        [
+            sys.executable,
+            str(project_root / "tests" / "prep" / "fork_commands.py"),
+            str(command_path),
+            *getattr(request, "param", ()),
+        ],
         env=os.environ | {"PYTHONPATH": str(project_root)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

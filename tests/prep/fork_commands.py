@@ -1,9 +1,10 @@
 """Runs the command many times with its slow imports done once: each line read is forked into a command of its own.
 
 Reads lines ``{"cwd": ..., "arguments": [...]}`` from stdin; for each it prints the child's pid, which is its process
-group too, and then, when it has ended, its wait status.
+group too, and then, when it has ended, its wait status. Arguments: the command's file, and modules to import besides.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -14,6 +15,8 @@ import streaming  # noqa: F401
 
 from meap.config import run_command
 
+for name in sys.argv[2:]:
+    importlib.import_module(name)
 command = runpy.run_path(sys.argv[1])
 prepare = command["prepare"]
 (config,) = (command[name] for name in ("PrepConfig", "SftPrepConfig", "LitpkdsPrepConfig") if name in command)

@@ -12,14 +12,13 @@ The same configuration and the same number of tasks give the same bytes with eac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from datatrove.pipeline.base import PipelineStep
 
-if TYPE_CHECKING:
-    from meap.prep.job import Job
+from meap.prep.executors.base import Work
 
-__all__ = ["Executor", "build_executor"]
+__all__ = ["Executor", "Work", "build_executor"]
 
 
 class Executor(Protocol):
@@ -34,12 +33,12 @@ class Executor(Protocol):
         ...
 
 
-def build_executor(steps: Sequence[PipelineStep], job: Job) -> Executor:
+def build_executor(steps: Sequence[PipelineStep], job: Work) -> Executor:
     """The executor that `job.config.executor` names.
 
     Args:
         steps: Reader first, writer last.
-        job: What the steps work for.
+        job: What the steps work for: a job, or a pass before it.
     """
     if job.config.executor == "slurm":
         from meap.prep.executors.slurm import SlurmExecutor

@@ -3,21 +3,70 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from datatrove.executor.base import PipelineExecutor
 from datatrove.utils.logging import logger
 
 from meap.errors import DataError, MeapError
+from meap.prep.folder import OutputFolder
 from meap.prep.progress import Tally
 
 if TYPE_CHECKING:
-    from meap.prep.job import Job
+    from meap.prep.live import Progress
 
-__all__ = ["OwnRecords", "quiet"]
+__all__ = ["OwnRecords", "Work", "quiet"]
+
+
+class Work(Protocol):
+    """What executors know of a job."""
+
+    @property
+    def config(self) -> Any:
+        """Has `executor`, `slurm`, `ray` and `progress_interval`."""
+        ...
+
+    @property
+    def folder(self) -> OutputFolder:
+        """Where the output goes."""
+        ...
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks in all."""
+        ...
+
+    @property
+    def num_workers(self) -> int:
+        """Tasks to run at the same time."""
+        ...
+
+    @property
+    def logging_dir(self) -> str:
+        """Folder or URL for logs."""
+        ...
+
+    @property
+    def completed(self) -> frozenset[int]:
+        """Tasks to leave out."""
+        ...
+
+    @property
+    def tally(self) -> Tally:
+        """What the steps count into."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """What watches the tallies."""
+        ...
+
+    def records(self) -> Container[int]:
+        """Tasks that are complete by now."""
+        ...
 
 
 class OwnRecords(PipelineExecutor):
@@ -27,12 +76,12 @@ class OwnRecords(PipelineExecutor):
     counts is `completed`. Its log goes to files only.
     """
 
-    job: Job
+    job: Work
     """Stays with the command: tasks elsewhere get the steps and the tally."""
     completed: frozenset[int]
     tally: Tally
 
-    def belong_to(self, job: Job) -> None:
+    def belong_to(self, job: Work) -> None:
         """Take over what a job says."""
         self.job = job
         self.completed = job.completed

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import multiprocess
 import multiprocess.forkserver
@@ -16,11 +16,8 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import Stats
 
-from meap.prep.executors.base import OwnRecords, quiet
+from meap.prep.executors.base import OwnRecords, Work, quiet
 from meap.prep.executors.slurm_array import end_array
-
-if TYPE_CHECKING:
-    from meap.prep.job import Job
 
 __all__ = ["LocalExecutor"]
 
@@ -31,7 +28,7 @@ _PARALLELISM = "TOKENIZERS_PARALLELISM"
 class LocalExecutor(OwnRecords, LocalPipelineExecutor):
     """Runs several tasks at a time, each in a process of its own; one worker runs them in this process."""
 
-    def __init__(self, steps: Sequence[PipelineStep], job: Job) -> None:
+    def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
         with quiet():
             super().__init__(
                 pipeline=list(steps), tasks=job.num_tasks, workers=job.num_workers, logging_dir=job.logging_dir

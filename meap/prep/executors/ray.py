@@ -12,18 +12,15 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dill
 from datatrove.executor import RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import ConfigError, DataError, MeapError
-from meap.prep.executors.base import OwnRecords, quiet
+from meap.prep.executors.base import OwnRecords, Work, quiet
 from meap.prep.executors.slurm_array import end_array
-
-if TYPE_CHECKING:
-    from meap.prep.job import Job
 
 __all__ = ["RayExecutor"]
 
@@ -42,7 +39,7 @@ class RayExecutor(OwnRecords, RayPipelineExecutor):
     datatrove's own loop hides why a task failed and waits without end for a worker that was killed; this one is Ray's.
     """
 
-    def __init__(self, steps: Sequence[PipelineStep], job: Job) -> None:
+    def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
         if importlib.util.find_spec("ray") is None:
             raise ConfigError(
                 "executor=ray, but ray is not installed: pip install 'meap[ray]', or choose executor=local"

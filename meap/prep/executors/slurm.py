@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dill
 from datatrove.executor import SlurmPipelineExecutor
@@ -22,7 +22,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from meap.config.executors import SlurmConfig
 from meap.errors import ConfigError, DataError
-from meap.prep.executors.base import OwnRecords, quiet
+from meap.prep.executors.base import OwnRecords, Work, quiet
 from meap.prep.executors.slurm_array import (
     ARRAY_NAME,
     ArrayJob,
@@ -31,9 +31,6 @@ from meap.prep.executors.slurm_array import (
     submit,
 )
 from meap.prep.folder import storage_errors
-
-if TYPE_CHECKING:
-    from meap.prep.job import Job
 
 __all__ = ["SlurmExecutor", "remedy"]
 
@@ -48,7 +45,7 @@ _SHOWN_CHARACTERS = 200
 class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
     """Runs each task as an element of an array job, `workers` of them at a time."""
 
-    def __init__(self, steps: Sequence[PipelineStep], job: Job) -> None:
+    def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
         slurm = job.config.slurm
         minutes, seconds = divmod(round(slurm.time_hours * 3600), 60)
         with quiet():
@@ -234,7 +231,7 @@ def remedy(element: Element, slurm: SlurmConfig) -> str:
     return f"remove the cause and {again}" if element.state == "FAILED" else again
 
 
-def _logs_dir(job: Job) -> Path:
+def _logs_dir(job: Work) -> Path:
     if job.config.slurm.logs_dir is not None:
         return Path(job.config.slurm.logs_dir).expanduser().absolute()
     return Path(job.logging_dir if job.folder.is_local else "").absolute() / "slurm_logs"

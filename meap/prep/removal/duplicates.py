@@ -1,0 +1,273 @@
+"""Which documents have an earlier one like them: datatrove's deduplication in stages, and what removes them at the end.
+
+    signatures    documents -> exact/signatures, minhash/signatures      a task per task of the job; filters applied
+    exact         -> exact/duplicates                                    equal hashes of whole texts
+    minhash_pairs -> minhash/pairs                                       a task per bucket
+    minhash       -> minhash/removed                                     clusters of pairs; one task, pairs in memory
+
+Of equal or similar documents the first in reading order stays: the one of the lowest task, and the first in it. That is
+not what datatrove does by itself (exact: lowest position in its task; minhash: the root of a union by size), but what
+its priorities and cluster numbers are good for. Texts are compared by 64 bits of hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from datatrove.data import Document
+from datatrove.io import DataFolder, get_datafolder
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup import (
+    ExactDedupFilter,
+    ExactDedupSignature,
+    ExactFindDedups,
+    MinhashDedupBuckets,
+    MinhashDedupCluster,
+    MinhashDedupFilter,
+    MinhashDedupSignature,
+)
+from datatrove.pipeline.dedup.exact_dedup import ExactDedupConfig
+from datatrove.pipeline.dedup.minhash import MinhashConfig
+from datatrove.utils.typeshelper import ExtensionHelperSD
+from numpy.typing import NDArray
+
+from meap.config.prep import PrepConfig
+from meap.config.removal import DedupConfig
+from meap.errors import ConfigError
+from meap.prep.folder import OutputFolder
+from meap.prep.progress import Tally
+from meap.prep.reader import ReadDocuments
+from meap.prep.removal.documents import AsDocuments
+from meap.prep.removal.filters import filter_steps, require_word_splitter, words_of
+from meap.prep.removal.report import Excluded
+from meap.prep.removal.stages import WORK_DIR, Stage, StartStage, run_stage
+from meap.prep.removal.words import load_words
+
+if TYPE_CHECKING:
+    from meap.prep.job import Job
+
+__all__ = ["duplicate_filters", "find_duplicates", "remove_working_files", "require_removal"]
+
+_FINDERS = 16
+"""Most tasks among which exact signatures are divided, by hash; each task of the job writes a file for each of them."""
+_BUFFERED_RECORDS = 1024
+"""Signatures of each file that are read at once; datatrove's 5 would be a request per 5 on remote storage."""
+_MAX_TASKS = 65_535
+"""Of datatrove's priorities there are no more."""
+
+
+def find_duplicates(job: Job) -> None:
+    """Find what `duplicate_filters` will remove; nothing to do unless deduplication is configured.
+
+    Args:
+        job: The job.
+
+    Raises:
+        IncompleteError: Some tasks are not complete.
+    """
+    config = job.config
+    if not isinstance(config, PrepConfig) or not config.dedup.is_on or len(job.completed) == job.num_tasks:
+        return
+    for stage in _stages(job, config):
+        run_stage(stage, job)
+
+
+def require_removal(config: PrepConfig) -> None:
+    """Check what filters and deduplication need.
+
+    Args:
+        config: Resolved: `tasks` has a value.
+
+    Raises:
+        ConfigError: A package or a model is missing, or there are too many tasks.
+    """
+    filter_steps(config.filters, Tally(Path()))
+    if config.dedup.minhash:
+        require_word_splitter("dedup.words", config.dedup.words)
+    tasks = cast("int", config.tasks)
+    if config.dedup.exact and tasks > _MAX_TASKS:
+        raise ConfigError(f"tasks={tasks} is too many for dedup.exact: {_MAX_TASKS} is the most")
+
+
+def duplicate_filters(config: DedupConfig, tally: Tally, folder: OutputFolder) -> list[PipelineStep]:
+    """The steps that remove the duplicates that were found.
+
+    Args:
+        config: Which deduplication.
+        tally: Where they count what they remove.
+        folder: The job's output folder.
+    """
+    work, steps = _work(folder), list[PipelineStep]()
+    if config.exact:
+        excluded: Any = Excluded("exact_dedup", tally, "same_text")
+        steps.append(ExactDedupFilter(f"{work}/exact/duplicates", _exact_config(), excluded))
+    if config.minhash:
+        excluded = Excluded("minhash_dedup", tally, "similar_text")
+        steps.append(MinhashDedupFilter(f"{work}/minhash/removed", exclusion_writer=excluded))
+    return steps
+
+
+def remove_working_files(job: Job) -> None:
+    """Remove all that was needed to find duplicates."""
+    if isinstance(job.config, PrepConfig) and job.config.dedup.is_on:
+        job.folder.remove(WORK_DIR)
+
+
+class _SignExact(ExactDedupSignature):
+    """Passes the documents on, so that minhash can sign them in the same pass."""
+
+    def __init__(self, folder: str, config: ExactDedupConfig, finders: int) -> None:
+        super().__init__(folder, config)
+        self.finder_workers = finders  # set here, since the other way prints a reminder for writers of pipelines
+
+    def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
+        self, data: Iterable[Document], rank: int = 0, world_size: int = 1
+    ) -> Iterator[Document]:
+        del world_size
+        signatures: list[Any] = []
+        for number, document in enumerate(data):
+            signatures += self.get_hashes(document, number)
+            yield document
+        self.save_hashes(rank, signatures)
+
+
+class _SignMinhash(MinhashDedupSignature):
+    """Loads what splits words where it runs, instead of taking it along."""
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        self.word_tokenizer = load_words(self.language)
+        super().run(data, rank, world_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"word_tokenizer": None}
+
+
+class _CountDocuments(PipelineStep):
+    """Counts documents for the progress line."""
+
+    type = "STAGE"
+    name = "count"
+
+    def __init__(self, source: AsDocuments, tally: Tally) -> None:
+        super().__init__()
+        self.source = source
+        self.tally = tally
+
+    def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
+        self, data: Iterable[Document], rank: int = 0, world_size: int = 1
+    ) -> Iterator[Document]:
+        del rank, world_size
+        for document in self.source.named(data):
+            self.tally.documents[""] += 1
+            yield document
+
+
+class _KeepFirst(MinhashDedupCluster):
+    """Clusters, of which the first document stays; numbers those to remove as they come out of exact deduplication.
+
+    Args:
+        pairs: Folder or URL of the pairs.
+        removed: Folder or URL to write.
+        config: As for the signatures.
+        exact: Folder or URL of what exact deduplication removes before, if it does.
+    """
+
+    def __init__(self, pairs: str, removed: str, config: MinhashConfig, exact: str | None) -> None:
+        super().__init__(pairs, removed, config, save_cluster_id=True, lines_to_buffer=_BUFFERED_RECORDS)
+        self.exact = None if exact is None else get_datafolder(exact)
+
+    def run(self, data: Any = None, _: int = 0, world_size: int = 1) -> None:
+        super().run(data, _, world_size)
+        gone = self._gone_before()
+        highest = -1
+        for name in sorted(self.output_folder.list_files(glob_pattern="*.clusters")):
+            documents, clusters = _read_numbers(self.output_folder, name).reshape(-1, 2).T
+            # Clusters were numbered as their first documents came up: a new highest number is a first document.
+            before = np.maximum.accumulate(np.concatenate([[highest], clusters]))
+            highest = int(before[-1])
+            later = documents[clusters <= before[:-1]]
+            stem = name.removesuffix(".clusters")
+            earlier = gone.get(int(stem), np.array([], "<u4"))
+            later = later[~np.isin(later, earlier)]
+            with self.output_folder.open(f"{stem}.remove", "wb") as file:
+                file.write((later - np.searchsorted(earlier, later)).astype("<u4").tobytes())
+
+    def _gone_before(self) -> dict[int, NDArray[np.uint32]]:
+        if self.exact is None:
+            return {}
+        by_task: dict[int, list[NDArray[np.uint32]]] = {}
+        for name in self.exact.list_files(glob_pattern=f"*/*{ExtensionHelperSD.stage_2_duplicates}"):
+            by_task.setdefault(int(Path(name).name.split(".")[0]), []).append(_read_numbers(self.exact, name))
+        return {task: np.sort(np.concatenate(parts)) for task, parts in by_task.items()}
+
+
+def _stages(job: Job, config: PrepConfig) -> list[Stage]:
+    work, dedup, tasks = _work(job.folder), config.dedup, job.num_tasks
+    minhash = MinhashConfig(dedup.n_grams, dedup.num_buckets, dedup.hashes_per_bucket)
+    finders = min(_FINDERS, tasks)
+    exact_duplicates = f"{work}/exact/duplicates" if dedup.exact else None
+
+    def sign(tally: Tally) -> list[PipelineStep]:
+        source = AsDocuments(words_of(config.filters))
+        steps = [
+            ReadDocuments.of(job, tally),
+            source,
+            *filter_steps(config.filters, tally),
+            _CountDocuments(source, tally),
+        ]
+        if dedup.exact:
+            steps.append(_SignExact(f"{work}/exact/signatures", _exact_config(), finders))
+        if dedup.minhash:
+            steps.append(_SignMinhash(f"{work}/minhash/signatures", minhash, dedup.words))
+        return steps
+
+    def find_exact(tally: Tally) -> list[PipelineStep]:
+        find = ExactFindDedups(
+            f"{work}/exact/signatures", f"{work}/exact/duplicates", _exact_config(), lines_to_buffer=_BUFFERED_RECORDS
+        )
+        return [StartStage(tally), find]
+
+    def find_pairs(tally: Tally) -> list[PipelineStep]:
+        pairs = MinhashDedupBuckets(
+            f"{work}/minhash/signatures", f"{work}/minhash/pairs", config=minhash, lines_to_buffer=_BUFFERED_RECORDS
+        )
+        return [StartStage(tally), pairs]
+
+    def cluster(tally: Tally) -> list[PipelineStep]:
+        keep_first = _KeepFirst(f"{work}/minhash/pairs", f"{work}/minhash/removed", minhash, exact_duplicates)
+        return [StartStage(tally), keep_first]
+
+    signed = ("exact/signatures/*/{task}.*",) * dedup.exact + ("minhash/signatures/*/{task}.*",) * dedup.minhash
+    stages = [Stage("signatures", "deduplication: signatures", tasks, signed, sign, reads_documents=True)]
+    if dedup.exact:
+        stages.append(Stage("exact", "deduplication: equal texts", finders, ("exact/duplicates/{task}/*",), find_exact))
+    if dedup.minhash:
+        about = "deduplication: pairs of similar texts"
+        stages.append(Stage("minhash_pairs", about, dedup.num_buckets, ("minhash/pairs/{task}_*",), find_pairs))
+        about = "deduplication: clusters of similar texts"
+        stages.append(Stage("minhash", about, 1, ("minhash/removed/*",), cluster))
+    return stages
+
+
+def _work(folder: OutputFolder) -> str:
+    return str(folder.local_path(WORK_DIR)) if folder.is_local else folder.url_of(WORK_DIR)
+
+
+def _exact_config() -> ExactDedupConfig:
+    return ExactDedupConfig(content_getter=_text, document_priority=_priority)
+
+
+def _text(document: Document) -> str:
+    return document.text
+
+
+def _priority(document: Document) -> int:
+    return _MAX_TASKS - cast("int", document.metadata["task"])
+
+
+def _read_numbers(folder: DataFolder, name: str) -> NDArray[np.uint32]:
+    with folder.open(name, "rb") as file:
+        return np.frombuffer(cast("bytes", file.read()), "<u4")

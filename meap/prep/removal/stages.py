@@ -1,0 +1,187 @@
+"""Passes over the whole corpus before the one that writes shards: each is done once, whatever happens on the way.
+
+A task of a stage leaves a record when all it wrote is in place; a record names the files with their sizes, and counts
+only while they are there. A rerun does what has no record, and overwrites what a killed task has left. The job's own
+identity stands for the configuration: a folder that was begun with another one is refused before.
+
+    <remote>/.prep/dedup/{done/<stage>/TTTTT.json, logs, ...}            removed when the data set is published
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from datatrove.pipeline.base import PipelineStep
+
+from meap.errors import IncompleteError
+from meap.prep.executors import build_executor
+from meap.prep.folder import OutputFolder
+from meap.prep.live import Progress
+from meap.prep.progress import Tally
+
+if TYPE_CHECKING:
+    from meap.prep.job import Job
+
+__all__ = ["WORK_DIR", "FinishStage", "Stage", "StartStage", "run_stage"]
+
+WORK_DIR = ".prep/dedup"
+"""Folder below the output for all that stages write."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass."""
+
+    name: str
+    about: str
+    """What it does, for the console."""
+    tasks: int
+    written: tuple[str, ...]
+    """Patterns of the files below `WORK_DIR` that a task writes; ``{task}`` is its number, ``*`` any name."""
+    steps: Callable[[Tally], list[PipelineStep]]
+    """Makes the steps; the first starts the tally, and `FinishStage` is added as the last."""
+    reads_documents: bool = False
+    """Whether each of its tasks reads the files of that task of the job."""
+
+
+@dataclass(frozen=True)
+class _StageWork:
+    """A stage, as executors see a job."""
+
+    job: Job
+    stage: Stage
+    completed: frozenset[int]
+    progress: Progress
+    tally: Tally
+
+    @property
+    def config(self) -> Any:
+        return self.job.config
+
+    @property
+    def folder(self) -> OutputFolder:
+        return self.job.folder
+
+    @property
+    def num_tasks(self) -> int:
+        return self.stage.tasks
+
+    @property
+    def num_workers(self) -> int:
+        return min(self.job.num_workers, self.stage.tasks)
+
+    @property
+    def logging_dir(self) -> str:
+        return f"{self.job.logging_dir}/dedup/logs/{self.stage.name}"
+
+    def records(self) -> frozenset[int]:
+        return _completed(self.stage, self.job.folder)
+
+
+class StartStage(PipelineStep):
+    """Starts the tally of a task that reads no documents."""
+
+    type = "STAGE"
+    name = "start"
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self.tally = tally
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:  # type: ignore[override]
+        """Start it, and allow as many open files as the system lets us: datatrove opens one per task at once."""
+        del data, world_size
+        self.tally.start(rank)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class FinishStage(PipelineStep):
+    """Writes the record of a task of a stage."""
+
+    type = "STAGE"
+    name = "record"
+
+    def __init__(self, folder: OutputFolder, tally: Tally, stage: str, written: tuple[str, ...]) -> None:
+        super().__init__()
+        self.folder = folder
+        self.tally = tally
+        self.stage = stage
+        self.written = written
+
+    def run(  # type: ignore[override]  # the last step yields nothing
+        self, data: Iterable[Any] | None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Let the steps before come to their end, then write the record."""
+        del world_size
+        for _ in data or ():
+            pass
+        sizes: dict[str, int] = {}
+        for pattern in self.written:
+            sizes |= self.folder.matching(f"{WORK_DIR}/{pattern.format(task=f'{rank:05d}')}")
+        self.folder.write(_record_name(self.stage, rank), json.dumps({"files": sizes}, sort_keys=True).encode())
+        self.tally.finish()
+
+
+def run_stage(stage: Stage, job: Job) -> None:
+    """Run what is left of a stage.
+
+    Raises:
+        IncompleteError: Some of its tasks are still not complete.
+    """
+    completed = _completed(stage, job.folder)
+    if len(completed) == stage.tasks:
+        return
+    print(f"{stage.about}: {stage.tasks - len(completed)} of {stage.tasks} tasks to do", file=sys.stderr, flush=True)
+    sizes = job.inputs.sizes if stage.reads_documents else ()
+    done_files = [number for task in completed for number in job.inputs.of_task(task, stage.tasks)] if sizes else []
+    progress = Progress(
+        job.progress.folder,
+        tasks=stage.tasks,
+        completed=completed,
+        total_bytes=sum(sizes),
+        done_bytes=sum(sizes[number] for number in done_files),
+        interval=job.config.progress_interval,
+        title=stage.about,
+    )
+    tally = Tally(job.progress.folder, interval=job.tally.interval)
+    steps = [*stage.steps(tally), FinishStage(job.folder, tally, stage.name, stage.written)]
+    executor = build_executor(steps, _StageWork(job, stage, completed, progress, tally))
+    with progress.shown():
+        executor.run()
+    if missing := sorted(set(range(stage.tasks)) - _completed(stage, job.folder)):
+        raise IncompleteError(
+            f"{job.folder.url}: task {missing[0]} and {len(missing) - 1} more of {stage.tasks} of the stage "
+            f"{stage.name} are not complete: run the same command again"
+        )
+
+
+def _completed(stage: Stage, folder: OutputFolder) -> frozenset[int]:
+    names = [_record_name(stage.name, task) for task in range(stage.tasks)]
+    contents = folder.read_all(names)
+    if not contents:
+        return frozenset()
+    sizes: dict[str, int] = {}
+    for pattern in stage.written:
+        sizes |= folder.matching(f"{WORK_DIR}/{pattern.format(task='*')}")
+    return frozenset(
+        task for task, name in enumerate(names) if name in contents and _is_in_place(contents[name], sizes)
+    )
+
+
+def _record_name(stage: str, task: int) -> str:
+    return f"{WORK_DIR}/done/{stage}/{task:05d}.json"
+
+
+def _is_in_place(record: bytes, sizes: dict[str, int]) -> bool:
+    try:
+        return all(sizes.get(name) == size for name, size in json.loads(record)["files"].items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -1,0 +1,243 @@
+"""Deduplication keeps the first of equal or similar documents, over all tasks, whatever happens on the way."""
+
+import json
+import os
+import random
+import shutil
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from meap.errors import ConfigError, DataError, IncompleteError, MismatchError
+
+BOTH = ("dedup.exact=true", "dedup.minhash=true", "dedup.num_buckets=4", "dedup.hashes_per_bucket=3")
+
+
+@pytest.fixture
+def arguments(tokenizer_dir):
+    return (f"tokenizer.name={tokenizer_dir}", "seq_len=31", "shard_size=8kb", "heldout_ratio=0.1", "workers=1")
+
+
+@pytest.fixture
+def write_corpus(tmp_path, write_lines):
+    """Write the files of a corpus, as lists of texts."""
+
+    def write(name: str, files: list[list[str]]) -> str:
+        for number, texts in enumerate(files):
+            write_lines(tmp_path / name / f"{number}.jsonl", texts)
+        return f"source={name}"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Three files; which documents stay if equal texts, and similar ones, are removed (by a set, and by design)."""
+    rng = random.Random(5)
+
+    def words(count: int) -> list[str]:
+        return ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(3, 8))) for _ in range(count)]
+
+    texts = [" ".join(words(rng.randint(40, 80))) for _ in range(90)]
+    nearly = [" ".join([*text.split(), *words(1)]) for text in texts[:12]]
+    once_more = [" ".join([*text.split()[1:]]) for text in texts[:4]]
+    short = ["ab cd", "ab cd ef", "ab cd"]
+    files = [
+        [*texts[0:40], short[0], texts[3]],
+        [short[1], *nearly[6:], *texts[40:70], texts[7], *once_more, texts[45]],
+        [short[2], texts[69], *nearly[:6], *texts[70:], texts[0], texts[0], texts[88], nearly[1]],
+    ]
+    seen, unlike = set(), set(texts) | set(short)
+    exact, similar = [], []
+    for file in files:
+        exact.append([text for text in file if not (text in seen or seen.add(text))])
+        similar.append([text for text in exact[-1] if text in unlike])
+    in_order = [text for file in files for text in file]
+    assert {in_order.index(text) for text in texts[:12]} < {in_order.index(text) for text in texts}
+    return {"files": files, "exact": exact, "similar": similar}
+
+
+def _data(hashes: dict[str, str]) -> dict[str, str]:
+    """Without what says where the data came from."""
+    return {name: value for name, value in hashes.items() if ".mds" in name or name.endswith("index.json")}
+
+
+def _removed(remote: Path) -> dict[str, int]:
+    return json.loads((remote / "train" / "manifest.json").read_text())["counts"]
+
+
+def _count(files: list[list[str]]) -> int:
+    return sum(map(len, files))
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3])
+def test_the_first_of_equal_texts_stays(prepare, tmp_path, arguments, write_corpus, planted, hashes_of, tasks):
+    prepare(write_corpus("left", planted["exact"]), *arguments, f"tasks={tasks}", "remote=expected")
+    prepare(write_corpus("in", planted["files"]), *arguments, f"tasks={tasks}", "remote=out", "dedup.exact=true")
+    assert _data(hashes_of(tmp_path / "out")) == _data(hashes_of(tmp_path / "expected"))
+    gone = _count(planted["files"]) - _count(planted["exact"])
+    assert _removed(tmp_path / "out") == {"removed/exact_dedup/same_text": gone}
+    assert not (tmp_path / "out" / ".prep" / "dedup").exists()
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_similar_texts_go_and_distinct_ones_stay(
+    prepare, tmp_path, arguments, write_corpus, planted, hashes_of, tasks, capsys
+):
+    gone = _count(planted["files"]) - _count(planted["similar"])
+    equal = _count(planted["files"]) - _count(planted["exact"])
+    prepare(write_corpus("left", planted["similar"]), *arguments, f"tasks={tasks}", "remote=expected")
+    capsys.readouterr()
+    prepare(write_corpus("in", planted["files"]), *arguments, f"tasks={tasks}", "remote=out", *BOTH)
+    assert _data(hashes_of(tmp_path / "out")) == _data(hashes_of(tmp_path / "expected"))
+    assert _removed(tmp_path / "out") == {
+        "removed/exact_dedup/same_text": equal,
+        "removed/minhash_dedup/similar_text": gone - equal,
+    }
+    said = capsys.readouterr()
+    assert f"removed {gone} of {_count(planted['files'])} documents" in said.out
+    assert said.err.splitlines() == [
+        f"deduplication: signatures: {tasks} of {tasks} tasks to do",
+        f"deduplication: equal texts: {tasks} of {tasks} tasks to do",
+        "deduplication: pairs of similar texts: 4 of 4 tasks to do",
+        "deduplication: clusters of similar texts: 1 of 1 tasks to do",
+    ]
+    # Alone, minhash leaves the equal texts that are too short for a shingle.
+    prepare("source=in", *arguments, f"tasks={tasks}", "remote=minhash", *BOTH, "dedup.exact=false")
+    assert _removed(tmp_path / "minhash") == {"removed/minhash_dedup/similar_text": gone - 1}
+
+
+def test_tasks_without_a_signature_are_no_trouble(prepare, tmp_path, arguments, write_corpus, make_texts):
+    files = [["one two", "three four", "one two"], make_texts(30), ["five"], ["salt"]]
+    command = (write_corpus("in", files), *arguments, "tasks=4", *BOTH, "filters.regex=^salt")
+    prepare(*command, "remote=minhash", "dedup.exact=false")
+    assert _removed(tmp_path / "minhash") == {"removed/regex/match": 1}
+    prepare(*command, "remote=both")
+    assert _removed(tmp_path / "both") == {"removed/regex/match": 1, "removed/exact_dedup/same_text": 1}
+
+
+def test_filters_come_first_and_duplicates_are_of_what_they_leave(
+    prepare, tmp_path, arguments, write_corpus, planted, hashes_of
+):
+    files = [[text for each in file for text in ("salt " + each, each)] for file in planted["files"]]
+    prepare(write_corpus("left", planted["similar"]), *arguments, "tasks=3", "remote=expected")
+    prepare(write_corpus("in", files), *arguments, "tasks=3", "remote=out", *BOTH, "filters.regex=salt")
+    assert _data(hashes_of(tmp_path / "out")) == _data(hashes_of(tmp_path / "expected"))
+    assert _removed(tmp_path / "out")["removed/regex/match"] == _count(planted["files"])
+
+
+def test_the_parameters_belong_to_the_identity(prepare, arguments, write_corpus, planted):
+    prepare(write_corpus("in", planted["files"]), *arguments, "tasks=3", "remote=out", "dedup.exact=true")
+    with pytest.raises(MismatchError, match=r"out holds another data set; dedup.minhash=False there, dedup.minhash=Tr"):
+        prepare("source=in", *arguments, "tasks=3", "remote=out", "dedup.exact=true", "dedup.minhash=true")
+
+
+def test_too_many_tasks_are_refused(prepare, arguments, write_corpus, planted, monkeypatch):
+    from meap.prep.removal import duplicates
+
+    monkeypatch.setattr(duplicates, "_MAX_TASKS", 2)
+    with pytest.raises(ConfigError, match=r"tasks=3 is too many for dedup.exact: 2 is the most"):
+        prepare(write_corpus("in", planted["files"]), *arguments, "tasks=3", "remote=out", "dedup.exact=true")
+
+
+def test_half_written_stages_are_not_trusted(
+    prepare, tmp_path, arguments, write_corpus, planted, hashes_of, monkeypatch
+):
+    from meap.prep.steps import PackRows
+
+    command = (write_corpus("in", planted["files"]), *arguments, "tasks=3", *BOTH)
+    prepare(*command, "remote=expected")
+    with monkeypatch.context() as patch:
+        patch.setattr(PackRows, "_pack", lambda *_: 1 / 0)
+        with pytest.raises(DataError, match=r"task 0 failed with ZeroDivisionError"):
+            prepare(*command, "remote=stages")
+    damages = (
+        "exact/signatures/0000/00001.c4_sig",
+        "exact/duplicates/*/00002.c4_dup",
+        "minhash/signatures/bucket_001/00001.minhash.sig",
+        "minhash/pairs/00002_00.dups",
+        "minhash/removed/000002.remove",
+        "done/signatures/00000.json",
+    )
+    for number, damage in enumerate(damages):
+        out = tmp_path / str(number)
+        shutil.copytree(tmp_path / "stages", out)
+        path = next(path for path in (out / ".prep" / "dedup").glob(damage) if path.stat().st_size)
+        path.write_bytes(path.read_bytes()[:-1])
+        prepare(*command, f"remote={number}")
+        assert hashes_of(out) == hashes_of(tmp_path / "expected"), damage
+
+
+def test_a_lost_shard_is_made_again_though_the_working_files_are_gone(
+    prepare, tmp_path, arguments, write_corpus, planted, hashes_of
+):
+    command = (write_corpus("in", planted["files"]), *arguments, "tasks=3", *BOTH, "remote=out")
+    prepare(*command)
+    expected = hashes_of(tmp_path / "out")
+    (tmp_path / "out" / "train" / "shard.00001.00000.mds.zstd").unlink()
+    prepare(*command)
+    assert hashes_of(tmp_path / "out") == expected
+
+
+def test_a_stage_that_does_not_come_to_its_end_stops_the_job(prepare, arguments, write_corpus, planted, monkeypatch):
+    from meap.prep.executors.local import LocalExecutor
+
+    real = LocalExecutor.get_incomplete_ranks
+    monkeypatch.setattr(LocalExecutor, "get_incomplete_ranks", lambda *given, **named: real(*given, **named)[:-1])
+    with pytest.raises(IncompleteError, match=r"out: task 2 and 0 more of 3 of the stage signatures are not com"):
+        prepare(write_corpus("in", planted["files"]), *arguments, "tasks=3", "remote=out", "dedup.exact=true")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forked_commands", [("spacy", "meap.prep.removal.duplicates")], ids=[""], indirect=True)
+def test_killed_in_any_stage_it_continues_to_the_same_bytes(
+    forked_commands, prepare, tmp_path, arguments, write_corpus, planted, hashes_of, wait_until
+):
+    command = (write_corpus("in", planted["files"]), *arguments, "tasks=3", *BOTH)
+    prepare(*command, "remote=expected")
+    expected = hashes_of(tmp_path / "expected")
+    out, killed = tmp_path / "out", []
+    work = out / ".prep" / "dedup"
+    events = {
+        "first signature": "minhash/signatures/bucket_000/00000.minhash.sig",
+        "first record": "done/signatures/00000.json",
+        "equal texts": "done/exact/00000.json",
+        "pairs": "minhash/pairs/00001_00.dups",
+        "clusters": "minhash/removed/000000.clusters",
+        "first task": "../tasks/00000.json",
+    }
+    for name, pattern in events.items():
+        with forked_commands(*command, "remote=out") as group:
+            wait_until(lambda pattern=pattern, group=group: list(work.glob(pattern)) or not _is_running(group))
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        killed += [name] if forked_commands.status == -signal.SIGKILL else []
+    assert len(killed) >= 4, killed
+    with forked_commands(*command, "remote=out"):
+        pass
+    assert forked_commands.status == 0, (tmp_path / "command.log").read_text()
+    assert hashes_of(out) == expected
+    assert not work.exists()
+
+
+@pytest.mark.slow
+def test_workers_and_remote_storage_change_nothing(
+    run_command_line, prepare, tmp_path, arguments, write_corpus, planted, hashes_of, server, bucket
+):
+    command = (write_corpus("in", planted["files"]), *arguments, "tasks=3", *BOTH)
+    prepare(*command, "remote=expected")
+    keys = {"AWS_ACCESS_KEY_ID": "testkeyid", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
+    done = run_command_line(*command, "remote=s3://corpus/out", "workers=2", **keys, S3_ENDPOINT_URL=server)
+    assert done.returncode == 0, done.stderr
+    stored = {each.key.removeprefix("out/"): each for each in bucket.objects.all()}
+    assert not [name for name in stored if name.startswith(".prep/dedup/")]
+    for name in hashes_of(tmp_path / "expected"):
+        assert stored[name].get()["Body"].read() == (tmp_path / "expected" / name).read_bytes(), name
+
+
+def _is_running(pid: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
