@@ -127,6 +127,16 @@ def test_a_killed_command_finds_its_array_again_and_the_bytes_are_those_of_local
 
 
 @pytest.mark.slow
+def test_passes_before_the_last_one_go_through_slurm_too(prepare, prepare_there, tmp_path, arguments, hashes_of):
+    (tmp_path / "in" / "2.json.gz").write_bytes((tmp_path / "in" / "0.json.gz").read_bytes())
+    prepare(*arguments, "dedup.exact=true", "remote=expected")
+    prepare_there(*arguments, "dedup.exact=true", "remote=out")
+    assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
+    manifest = json.loads((tmp_path / "out" / "train" / "manifest.json").read_text())
+    assert manifest["counts"]["removed/exact_dedup/same_text"] == 100
+
+
+@pytest.mark.slow
 def test_a_task_that_fails_is_one_error_and_the_other_is_kept(prepare_there, tmp_path, arguments):
     damaged = tmp_path / "in" / "1.json.gz"
     damaged.write_bytes(damaged.read_bytes()[:1000])
