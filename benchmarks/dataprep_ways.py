@@ -24,6 +24,8 @@ import numpy as np
 SEQ_LEN = 4096
 BATCH = 512
 CHUNK_ROWS = 1024
+SHARD_SIZE = "16mb"
+"""Small, so that a corpus of some 50 MB fills several shards, and memory shows what it is in the long run."""
 Result = tuple[float, int]
 
 
@@ -35,7 +37,14 @@ def ours(text: Path, tokenizer: str, out: Path, engine: str = "auto") -> Result:
     from meap.prep.executors.local import LocalExecutor
 
     prepare = runpy.run_path(str(Path(__file__).parent.parent / "dataprep" / "c4_to_mds.py"))["prepare"]
-    keys = [f"tokenizer.name={tokenizer}", "workers=1", "tasks=1", f"engine={engine}", "heldout_ratio=0.001"]
+    keys = [
+        f"tokenizer.name={tokenizer}",
+        "workers=1",
+        "tasks=1",
+        f"engine={engine}",
+        "heldout_ratio=0.001",
+        f"shard_size={SHARD_SIZE}",
+    ]
     began: list[float] = []
     run = LocalExecutor.run
 
@@ -120,7 +129,9 @@ def mds_writer_loop(text: Path, tokenizer: str, out: Path) -> Result:
     tokens = 0
     began = time.perf_counter()
     columns = {"tokens": f"ndarray:uint16:{SEQ_LEN + 1}"}
-    with MDSWriter(out=str(out / "mds"), columns=columns, compression="zstd", hashes=["xxh3_64"]) as writer:
+    with MDSWriter(
+        out=str(out / "mds"), columns=columns, compression="zstd", hashes=["xxh3_64"], size_limit=SHARD_SIZE
+    ) as writer:
         for line in _lines(text):
             ids = encode(json.loads(line)["text"], add_special_tokens=False).ids
             buffer += bos + ids + eos
@@ -193,7 +204,7 @@ def write(text: Path, tokenizer: str, out: Path) -> Result:
     documents = _ids(text, tokenizer)
     began = time.perf_counter()
     packer = RowPacker(SEQ_LEN + 1, bos_id=0, eos_id=1, dtype=np.dtype(np.uint16))
-    writer = MdsWriter({"tokens": f"ndarray:uint16:{SEQ_LEN + 1}"}, compression="zstd:3", shard_size="64mb")
+    writer = MdsWriter({"tokens": f"ndarray:uint16:{SEQ_LEN + 1}"}, compression="zstd:3", shard_size=SHARD_SIZE)
     for start in range(0, len(documents), BATCH):
         for shard in writer.add_rows(packer.pack(documents[start : start + BATCH])):
             (out / "shard").write_bytes(shard.to_file("shard.00000.mds").content)
@@ -212,7 +223,9 @@ def write_by_mds_writer(text: Path, tokenizer: str, out: Path) -> Result:
     began = time.perf_counter()
     packer = RowPacker(SEQ_LEN + 1, bos_id=0, eos_id=1, dtype=np.dtype(np.uint16))
     columns = {"tokens": f"ndarray:uint16:{SEQ_LEN + 1}"}
-    with MDSWriter(out=str(out / "mds"), columns=columns, compression="zstd:3", hashes=["xxh3_64"]) as writer:
+    with MDSWriter(
+        out=str(out / "mds"), columns=columns, compression="zstd:3", hashes=["xxh3_64"], size_limit=SHARD_SIZE
+    ) as writer:
         for start in range(0, len(documents), BATCH):
             for row in packer.pack(documents[start : start + BATCH]):
                 writer.write({"tokens": row})
