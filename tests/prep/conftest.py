@@ -178,8 +178,12 @@ def forked_commands(
 @pytest.fixture
 def server() -> Iterator[str]:
     """An S3 store on the loopback interface."""
+    import fsspec
+    from datatrove.io import DataFolder
     from moto.server import ThreadedMotoServer
 
+    for kind in (fsspec.get_filesystem_class("s3"), DataFolder):
+        kind.clear_instance_cache()  # those there are keep the address of an earlier server
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

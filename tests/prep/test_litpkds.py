@@ -4,9 +4,9 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import struct
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -249,10 +249,22 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(
     convert(*arguments, "remote=expected")
     out = tmp_path / "out"
     killed = 0
-    for pattern in (".prep/job.json", ".prep/scratch/0*/train/shard.*", ".prep/tasks/*.json", ".prep/tasks/00002.json"):
-        shutil.rmtree(out / ".prep" / "scratch", ignore_errors=True)  # so that the event is this command's own
+
+    def is_new(path: Path) -> bool:
+        return path.stat().st_mtime_ns > started
+
+    for pattern in (
+        ".prep/job.json",
+        "train/shard.*",
+        ".prep/tasks/*.json",
+        "train/shard.00003.*",
+        ".prep/tasks/00002.json",
+    ):
+        started = time.time_ns() if "shard" in pattern else 0
         with forked_commands(*arguments, "remote=out") as group:
-            wait_until(lambda pattern=pattern, group=group: list(out.glob(pattern)) or not is_running(group))
+            wait_until(
+                lambda pattern=pattern, group=group: any(map(is_new, out.glob(pattern))) or not is_running(group)
+            )
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
         killed += forked_commands.status == -signal.SIGKILL
