@@ -57,6 +57,26 @@ def release_shared_memory() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def release_caches() -> Callable[[], None]:
+    """A process keeps its cache folders until it ends; here other processes continue what it began."""
+
+    def release() -> None:
+        if "meap.data.machine_wide" in sys.modules:
+            from meap.data import machine_wide
+
+            for path in [each for each in machine_wide._held if each.suffix == ".in_use"]:
+                os.close(machine_wide._held.pop(path))
+
+    return release
+
+
+@pytest.fixture(autouse=True)
+def release_caches_after_each_test(release_caches) -> Iterator[None]:
+    yield
+    release_caches()
+
+
+@pytest.fixture(scope="session")
 def project_root() -> Path:
     return ROOT
 

@@ -14,6 +14,7 @@ from streaming import StreamingDataset
 from streaming.base.dataset import _Iterator, _ShardState  # neither has a public name
 from streaming.base.util import bytes_to_int
 
+from meap.data.machine_wide import names_of_its_own
 from meap.errors import ConfigError, DataError
 from meap.masking import MaskRule
 from meap.schema import TOKENS_COLUMN
@@ -56,7 +57,8 @@ class StreamingMaskedDataset(StreamingDataset):
         for required in ("num_canonical_nodes", "batch_size"):
             if not streaming_arguments.get(required):
                 raise ConfigError(f"{required} must be set: the sample order would depend on the machines otherwise")
-        super().__init__(**streaming_arguments)
+        with names_of_its_own():
+            super().__init__(**streaming_arguments)
         if cache_limit is not None:
             self.cache_limit = self._allowed_cache_limit(bytes_to_int(cache_limit), num_workers)
         self._rule = rule if rule is not None and rule.ratio > 0.0 else None

@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import faulthandler
 import hashlib
-import itertools
 import json
 import os
 import signal
@@ -26,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from streaming.base.shared import prefix
 
 from meap.config import DataConfig, MaskingConfig, SftConfig, StreamConfig
 from meap.data import build_loader, build_mask_rule, build_sft_loader, open_shards
@@ -87,9 +85,6 @@ def run_rank(job: dict[str, Any], rank: int) -> None:
     environment = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world, "NODE_RANK": 0}
     os.environ |= {name: str(value) for name, value in environment.items()} | {"TMPDIR": str(out)}
     tempfile.tempdir = str(out)
-    # Legs run side by side, and streaming's search for a free prefix is not atomic between jobs.
-    first = os.getpgid(0) * 16
-    prefix._each_prefix_int = lambda: itertools.count(first)
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{out}/rendezvous",

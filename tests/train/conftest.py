@@ -78,12 +78,13 @@ def make_base(tmp_path: Path, tokenizer) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def train(small_config) -> Callable[..., list[float]]:
+def train(small_config, release_caches) -> Callable[..., list[float]]:
     """Run the recipe and return the loss of each step."""
     main = runpy.run_path(str(ROOT / "recipes/meap_1b.py"))["main"]
 
     def run(run_dir: Path, *overrides: str) -> list[float]:
         main(small_config(run_dir, *overrides))
+        release_caches()
         return losses(run_dir)
 
     return run

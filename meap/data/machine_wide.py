@@ -1,0 +1,151 @@
+"""What runs on one machine share by name: segments of shared memory, lock files, and folders of downloaded shards.
+
+streaming 0.13 counts up from 000000 to the first name that looks free. Two runs that start at the same moment find the
+same one, and take each other's counters and shard states for theirs; the names of killed runs stay for ever; and a
+cache folder in use goes unnoticed from another temporary folder. Here a run draws a random number, keeps a lock on a
+file of that number for as long as it lives, and removes what is left of runs whose lock nobody keeps any more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.shared_memory import SharedMemory as PlainSharedMemory
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import streaming.base.dataset as streaming_dataset
+from streaming.base.constant import BARRIER_FILELOCK, CACHE_FILELOCK, LOCALS, SHM_TO_CLEAN
+from streaming.base.shared import SharedMemory
+from streaming.base.shared.prefix import _check_self, _get_path, _pack_locals
+from streaming.base.world import World
+from torch import distributed
+
+from meap.errors import ConfigError
+
+__all__ = ["names_of_its_own"]
+
+_MOST_NUMBERS = 10**11
+"""macOS allows names of 31 characters."""
+_SECONDS_TO_DIE = 20.0
+"""Loader workers outlive a killed run by a few seconds, and its locks with them."""
+
+_held: dict[Path, int] = {}
+"""Files this process has locked, open until it ends, however it ends: the kernel then takes the lock away."""
+
+
+@contextmanager
+def names_of_its_own() -> Iterator[None]:
+    """Datasets made within get names that no other run on this machine has, on all ranks of it.
+
+    Raises:
+        ConfigError: Another run uses the same cache folder.
+    """
+    with patch.object(streaming_dataset, "get_shm_prefix", _register):
+        yield
+
+
+def _register(
+    streams_local: list[str], streams_remote: list[str | None], world: World, retry: int = 0
+) -> tuple[int, SharedMemory]:
+    """In place of streaming's function of the same arguments and result; called by every rank at once."""
+    _check_self(streams_local)
+    number, memory, problem = 0, None, ""
+    if world.is_local_leader:
+        try:
+            _lock_caches(streams_local, streams_remote)
+            _sweep(_registry())
+            number, memory = _claim(_registry(), streams_local)
+        except ConfigError as error:
+            problem = str(error)
+    # An error goes the same way as the number: a rank that raises alone leaves the others waiting.
+    announced = _gather((world.node, world.is_local_leader, number, problem))
+    if problems := [problem for *_, problem in announced if problem]:
+        raise ConfigError(problems[0])
+    if memory is None:
+        number = next(number for node, is_leader, number, _ in announced if is_leader and node == world.node)
+        memory = SharedMemory(_get_path(number, LOCALS), False)
+    return number, memory
+
+
+def _gather(own: tuple[int, bool, int, str]) -> Sequence[tuple[int, bool, int, str]]:
+    if not distributed.is_available() or not distributed.is_initialized():
+        return [own]
+    everyone: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everyone, own)
+    return everyone
+
+
+def _claim(registry: Path, streams_local: list[str]) -> tuple[int, SharedMemory]:
+    while True:
+        number = secrets.randbelow(_MOST_NUMBERS)
+        if not _lock(registry / str(number)):
+            continue
+        contents = _pack_locals(streams_local, number)
+        with suppress(FileExistsError):  # a run with another temporary folder has drawn the same number
+            memory = SharedMemory(_get_path(number, LOCALS), True, len(contents))
+            memory.buf[: len(contents)] = contents
+            return number, memory
+
+
+def _lock_caches(streams_local: list[str], streams_remote: list[str | None]) -> None:
+    for local, remote in zip(streams_local, streams_remote, strict=True):
+        if remote is None:  # nothing is downloaded: any number of runs may read what is there
+            continue
+        path = Path(f"{local}.in_use")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        given_up = time.monotonic() + _SECONDS_TO_DIE
+        while path not in _held and not _lock(path):
+            if time.monotonic() > given_up:
+                raise ConfigError(
+                    f"the cache folder {local} is in use by another run on this machine: give each run its own with "
+                    "run.dir or data.cache_dir"
+                )
+            time.sleep(0.1)
+
+
+def _lock(path: Path) -> bool:
+    """Lock the file at `path`, made if need be, for as long as this process lives; whether nobody else has."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between opening and locking, somebody else may have swept it.
+        is_there = path.exists() and os.path.samestat(path.stat(), os.fstat(handle))
+    except BlockingIOError:
+        is_there = False
+    if is_there:
+        _held[path] = handle
+    else:
+        os.close(handle)
+    return is_there
+
+
+def _registry() -> Path:
+    """A folder of this user's; whoever else could write there could have files removed."""
+    folder = Path(tempfile.gettempdir(), f"meap-streaming-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ConfigError(f"{folder} belongs to another user: remove it, or set TMPDIR to a folder of your own")
+    return folder
+
+
+def _sweep(registry: Path) -> None:
+    """Remove what runs have left that were killed: by their number, and only where nobody holds its lock."""
+    for path in registry.iterdir():
+        if path in _held or not path.name.isdecimal() or not _lock(path):
+            continue
+        for name in SHM_TO_CLEAN:
+            with suppress(FileNotFoundError):
+                leftover = PlainSharedMemory(_get_path(int(path.name), name))
+                leftover.close()
+                leftover.unlink()
+        for name in (BARRIER_FILELOCK, CACHE_FILELOCK):
+            Path(tempfile.gettempdir(), _get_path(int(path.name), name)).unlink(missing_ok=True)
+        path.unlink()
+        os.close(_held.pop(path))

@@ -1,0 +1,52 @@
+"""Runs that share a machine do not meet: by names, by leftovers of killed ones, or in one cache folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROWS = 96
+
+
+@pytest.fixture(scope="module")
+def found(write_shards, tmp_path_factory, project_root) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("neighbours")
+    shards = write_shards(folder / "mds", rows=ROWS, validation_rows=0)
+    (folder / "tmp").mkdir()
+    script = Path(__file__).with_name("neighbours.py")
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(shards), str(folder)],
+        env=os.environ | {"PYTHONPATH": str(project_root), "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_runs_that_start_at_the_same_moment_read_their_own_rows(found):
+    read = found["at_once"]
+    assert len(read) == 6
+    assert all(rows == read[0] for rows in read)
+    assert sorted(read[0]) == list(range(ROWS))
+
+
+def test_what_a_killed_run_has_left_is_removed_by_the_next_start(found):
+    after_kill = found["leave_nothing"]
+    assert sum(path.startswith("/dev/shm/") for path in after_kill["left"]) >= 5
+    assert after_kill["after"] == []
+    assert sorted(after_kill["rows"]) == list(range(ROWS))
+
+
+def test_a_cache_folder_is_one_run_s_at_a_time(found):
+    second = found["one_cache"]
+    assert "cache/train is in use by another run on this machine: give each run its own" in second["refused"]
+    assert sorted(second["rows"]) == list(range(ROWS))
