@@ -20,6 +20,7 @@ ConfigT = TypeVar("ConfigT")
 ANY_NAME = "<name>"
 
 _BASE_KEY = "base"
+_NAME_KEY = "run.name"
 
 
 def load_config(config_class: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
@@ -27,7 +28,8 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
 
     Args:
         config_class: A frozen dataclass, such as `TrainingConfig`.
-        path: A yaml file. Its key ``base`` names another yaml, relative to it, whose values it changes.
+        path: A yaml file. Its key ``base`` names another yaml, relative to it, whose values it changes. A run whose
+            yaml does not name it is named after the file, so that a variant needs no line for that.
         overrides: ``section.key=value`` strings; the value is read as yaml.
 
     Raises:
@@ -43,6 +45,8 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
 
     merged = cast("DictConfig", OmegaConf.structured(config_class))
     _make_writable(merged)
+    if path is not None and _NAME_KEY in _typed_keys(config_class):
+        OmegaConf.update(merged, _NAME_KEY, Path(path).stem)
     for origin, values in layers:
         _merge(config_class, merged, values, origin=str(origin))
     for override in overrides:
