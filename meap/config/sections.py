@@ -327,8 +327,8 @@ class ModelConfig:
             raise ConfigError(f"model.base_rope_theta={self.base_rope_theta} must be more than 0")
         if self.base is None:
             raise ConfigError(
-                f"model.base_rope_theta={self.base_rope_theta:g} replaces the theta of a finished model, but model.base is "
-                "not set: set it, or for a model from scratch model.rope_theta"
+                f"model.base_rope_theta={self.base_rope_theta:g} replaces the theta of model.base, which "
+                "is not set: set it, or give a model from scratch model.rope_theta"
             )
 
 

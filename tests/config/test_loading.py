@@ -86,7 +86,10 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
         ("optimizer.betas=[0.9,1.0]", "optimizer.betas=1.0 is out of range"),
         ("train.max_duration=forever", "train.max_duration='forever' is not a duration"),
         ("scheduler.warmup_duration=0.1dur", "scheduler.warmup_duration='0.1dur' is not a duration: write for example"),
-        ("model.base_rope_theta=640000", "model.base_rope_theta=640000 replaces the theta of a finished model, but"),
+        (
+            "model.base_rope_theta=640000",
+            "model.base_rope_theta=640000 replaces the theta of model.base, which is not set",
+        ),
         ("train.device=tpu", "train.device='tpu' is not known"),
         ("checkpoint.interval=1ep", "checkpoint.interval='1ep' is not an interval in batches"),
         ("checkpoint.keep=0", "checkpoint.keep=0 is not allowed"),

@@ -129,9 +129,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.1 + 0.9 * (1 + math.cos((step - warmup) / (steps - warmup) * math.pi)) / 2
 
 
-@pytest.mark.parametrize(
-    ("max_duration", "warmup"), [("20ba", None), ("2560tok", None), ("20ba", "2ba"), ("160sp", "256tok")]
-)
+@pytest.mark.parametrize(("max_duration", "warmup"), [("20ba", None), ("2560tok", "2ba")])
 def test_the_learning_rate_of_a_run_is_the_closed_form(train, tmp_path, max_duration, warmup):
     """20 steps of 8 rows of 16 tokens, of which the first two warm up."""
     change = [f"scheduler.warmup_duration={warmup}", "scheduler.warmup_ratio=0.5"] if warmup else []
