@@ -164,7 +164,7 @@ def test_what_does_not_fit_gets_one_clear_error(save, tokenizer, tmp_path):
     ):
         start(save(weights), tokenizer, intermediate_size=64)
     with pytest.raises(CheckpointError, match=r"unknown: transformer.h.0.attn.attn.weight"):
-        start(save(weights), tokenizer, num_attention_heads=16, num_key_value_heads=16)
+        start(save(weights), tokenizer, num_attention_heads=16, num_key_value_heads=2)
     with pytest.raises(
         CheckpointError, match=r"has no transformer.wte.weight, .* \(it has other\): give a .pth that the"
     ):
