@@ -20,7 +20,6 @@ ConfigT = TypeVar("ConfigT")
 ANY_NAME = "<name>"
 
 _BASE_KEY = "base"
-_NAME_KEY = "run.name"
 
 
 def load_config(config_class: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
@@ -42,11 +41,11 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
         if base in (seen for seen, _ in layers):
             raise ConfigError(f"{child}: base {base} leads back to itself: remove one of the two `base:` lines")
         layers.insert(0, (base, _read_yaml(base)))
+    if path is not None and "run.name" in config_keys(config_class):
+        layers.insert(0, (Path(path), {"run": {"name": Path(path).stem}}))
 
     merged = cast("DictConfig", OmegaConf.structured(config_class))
     _make_writable(merged)
-    if path is not None and _NAME_KEY in _typed_keys(config_class):
-        OmegaConf.update(merged, _NAME_KEY, Path(path).stem)
     for origin, values in layers:
         _merge(config_class, merged, values, origin=str(origin))
     for override in overrides:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -23,7 +24,7 @@ from meap.train.trust import load_checkpoint
 
 __all__ = ["is_own_run", "load_run", "read_run", "require_tokenizer"]
 
-_CHECKPOINT_SUFFIX = ".pt"
+_CHECKPOINT = re.compile(r"ba\d+(\.pt)?")
 
 
 def is_own_run(base: str) -> bool:
@@ -31,7 +32,7 @@ def is_own_run(base: str) -> bool:
     path = Path(base)
     return (
         is_url(base)
-        or base.endswith(_CHECKPOINT_SUFFIX)
+        or _is_checkpoint(base)
         or (path / CONFIG_NAME).is_file()
         or (path.is_dir() and (path.parent / CONFIG_NAME).is_file() and not (path / "config.json").is_file())
     )
@@ -45,7 +46,7 @@ def read_run(base: str) -> TrainingConfig:
     """
     stored = Path(base, CONFIG_NAME)
     if not stored.is_file():
-        location = base if base.endswith(_CHECKPOINT_SUFFIX) else find_checkpoint(base)
+        location = base if _is_checkpoint(base) else find_checkpoint(base)
         stored = find_run_config(location, run_dir=base, config_name=CONFIG_NAME)
     return load_resolved(TrainingConfig, stored)
 
@@ -66,11 +67,20 @@ def load_run(base: str, run: TrainingConfig, architecture: PretrainedConfig) -> 
     Raises:
         CheckpointError: There is none, it is damaged, or it is of another architecture.
     """
-    if base.endswith(_CHECKPOINT_SUFFIX):
-        location = base
-    else:
-        location = find_checkpoint(run.checkpoint.folder if Path(base, CONFIG_NAME).is_file() else base)
+    location = base if _is_checkpoint(base) else find_checkpoint(_checkpoint_folder(base, run))
     model = empty_model(architecture)
     with local_copy(location) as path:
         load_weights(NextTokenModel(model), read_checkpoint(path, load_checkpoint))
     return model
+
+
+def _checkpoint_folder(base: str, run: TrainingConfig) -> str:
+    if not Path(base, CONFIG_NAME).is_file():
+        return base
+    # The folder may have been moved or copied since the run wrote its place down.
+    beside = Path(base, "checkpoints")
+    return str(beside) if beside.is_dir() and not is_url(run.checkpoint.folder) else run.checkpoint.folder
+
+
+def _is_checkpoint(base: str) -> bool:
+    return _CHECKPOINT.fullmatch(PurePosixPath(base).name) is not None
