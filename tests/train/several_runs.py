@@ -10,7 +10,7 @@ import socket
 import sys
 import traceback
 
-import meap.data  # noqa: F401 (imported for the ranks)
+import meap.data  # for the ranks, as the next two
 import meap.train.start
 import meap.train.trainer  # noqa: F401
 from meap.config import TrainingConfig, load_config
