@@ -27,7 +27,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.storage import require_plain_url, use_one_s3_endpoint
     from meap.train.attention import choose_attention
     from meap.train.run_folder import CONFIG_NAME
-    from meap.train.start import rows_without_mask, start_model
+    from meap.train.start import longest_row, rows_without_mask, start_model
     from meap.train.trust import load_checkpoint
 
     use_one_s3_endpoint()
@@ -55,7 +55,7 @@ def main(cfg: TrainingConfig) -> None:
         run.model,
         tokenizer,
         attention=choose_attention("sdpa", on_gpu=False, bf16=False),
-        context=run.data.seq_len if run.model.base is None else 0,
+        context=longest_row(run),
         seed=run.run.seed,
         weights="any",
     )

@@ -10,7 +10,6 @@ continues an interrupted run, on any number of devices that divides the global b
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from meap.config import TrainingConfig, run_command
 
@@ -22,7 +21,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.storage import use_one_s3_endpoint
     from meap.train.algorithm import build_input_masking
     from meap.train.attention import choose_attention
-    from meap.train.fitting import describe, fit, heldout_evaluator
+    from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings
     from meap.train.machine import join_machine
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
@@ -37,14 +36,7 @@ def main(cfg: TrainingConfig) -> None:
     # Data: shards -> masked batches.
     shards = open_shards(cfg.data, TRAIN_SPLIT)
     tokenizer = open_tokenizer(cfg.tokenizer, shards)
-    load = partial(
-        build_loader,
-        cfg.data,
-        seed=cfg.run.seed,
-        global_batch_size=cfg.train.global_batch_size,
-        world_size=machine.world_size,
-        cache_dir=Path(cfg.data.cache_dir or run_dir / "cache"),
-    )
+    load = partial(build_loader, cfg.data, **loader_settings(cfg, machine, run_dir))
     masked_by_dataset = cfg.masking.site == "dataset"
     rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
     train_loader = load(shards, rule=rule if masked_by_dataset else None, shuffle=cfg.data.shuffle)

@@ -11,7 +11,6 @@ global batch.
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from meap.config import TrainingConfig, run_command
 
@@ -23,7 +22,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
     from meap.storage import use_one_s3_endpoint
     from meap.train.attention import choose_attention
-    from meap.train.fitting import describe, fit, heldout_evaluator, require_fine_tuning
+    from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings, require_fine_tuning
     from meap.train.machine import join_machine
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
@@ -39,15 +38,7 @@ def main(cfg: TrainingConfig) -> None:
     # Data: packed conversations -> rows of [original | masked copy].
     shards = open_shards(cfg.data, TRAIN_SPLIT, kind=CONVERSATIONS)
     tokenizer = open_tokenizer(cfg.tokenizer, shards)
-    load = partial(
-        build_sft_loader,
-        cfg.data,
-        sft=cfg.sft,
-        seed=cfg.run.seed,
-        global_batch_size=cfg.train.global_batch_size,
-        world_size=machine.world_size,
-        cache_dir=Path(cfg.data.cache_dir or run_dir / "cache"),
-    )
+    load = partial(build_sft_loader, cfg.data, sft=cfg.sft, **loader_settings(cfg, machine, run_dir))
     rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
     train_loader = load(shards, rule=rule, shuffle=cfg.data.shuffle)
     evaluators = []

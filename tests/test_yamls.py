@@ -1,24 +1,191 @@
-"""Every yaml loads, and every training yaml builds its model, with the sizes of the paper."""
+"""Every yaml loads, every run of the paper has one with exactly its settings, and every training yaml its model."""
 
+import dataclasses
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from meap.config import PrepConfig, SftPrepConfig, TrainingConfig, load_config
 
-YAMLS = sorted((Path(__file__).resolve().parent.parent / "yamls").glob("*.yaml"))
+FOLDER = Path(__file__).resolve().parent.parent / "yamls"
+YAMLS = sorted(FOLDER.rglob("*.yaml"))
 PREPARATION = [path for path in YAMLS if path.name.startswith("prep_")]
 FINE_TUNING = [path for path in YAMLS if path.name.startswith("sft_")]
 TRAINING = [path for path in YAMLS if path not in [*PREPARATION, *FINE_TUNING]]
-
-# The paper's architectures: hidden, layers, heads, kv heads, intermediate, training steps.
-PAPER = {
-    "0.1b.yaml": (768, 12, 12, 2, 2048, 1_907),
-    "0.3b.yaml": (1024, 24, 16, 2, 2736, 4_768),
-    "0.5b.yaml": (1024, 24, 16, 2, 4864, 10_000),
-    "1b.yaml": (2048, 24, 32, 2, 5632, 190_000),
-}
 PADDED_VOCABULARY = 32_064
+
+# The paper's architectures: hidden, layers, heads, kv heads, intermediate.
+SIZES = {
+    "0.1B": (768, 12, 12, 2, 2048),
+    "0.3B": (1024, 24, 16, 2, 2736),
+    "0.5B": (1024, 24, 16, 2, 4864),
+    "1.1B": (2048, 24, 32, 2, 5632),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What decides a training run of the paper; what is the same in all of them is `common` below."""
+
+    model: tuple[int, ...] | str
+    """Sizes of a fresh model, or the base and, for a longer context, its theta."""
+    duration: str
+    ratio: float
+    span_length: int = 1
+    lr: float = 4e-4
+    batch: int = 256
+    seq_len: int = 4096
+
+
+def pretraining(size: str, steps: int, ratio: float, *, span_length: int = 1) -> Run:
+    return Run(SIZES[size], f"{steps}ba", ratio, span_length)
+
+
+def extension(base: str, ratio: float) -> Run:
+    return Run(f"{base} at theta 640000", "4000000000tok", ratio, lr=8e-5, batch=16, seq_len=65_536)
+
+
+def fine_tuning(base: str, epochs: int, ratio: float) -> Run:
+    # A row is an original and its copy; the control's is half as long. 16 rows are about 512 conversations.
+    return Run(base, f"{epochs}ep", ratio, lr=2e-5, batch=16, seq_len=8192 if ratio else 4096)
+
+
+TUNED = (
+    "meta-llama/Meta-Llama-3-8B",
+    "meta-llama/Llama-3.2-3B",
+    "mistral-community/Mistral-7B-v0.2",
+    "Qwen/Qwen2.5-14B",
+)
+STEPS = {20: 20_000, 40: 40_000, 60: 60_000, 200: 190_000}
+PAPER = {
+    "Tables 1, 3, 4, 10, 16 to 18": [pretraining("1.1B", STEPS[200], ratio) for ratio in (0.15, 0.0)],
+    "section 4.1": [pretraining("1.1B", STEPS[budget], ratio) for budget in (20, 40, 60) for ratio in (0.15, 0.0)],
+    "Table 2": [
+        extension(f"runs/1b{budget}{control}", ratio)
+        for budget in ("_40b", "_60b", "")
+        for control, ratio in (("", 0.15), ("_ntp", 0.0))
+    ],
+    "Tables 5 to 8": [
+        fine_tuning(base, *epochs_and_ratio) for base in TUNED for epochs_and_ratio in ((2, 0.10), (4, 0.0))
+    ],
+    "Table 9, pre-training": [pretraining("0.3B", 4_768, ratio) for ratio in (0.0, 0.05, 0.10, 0.15, 0.20)],
+    "Table 9, fine-tuning": [
+        fine_tuning(TUNED[0], *epochs_and_ratio) for epochs_and_ratio in ((6, 0.0), (3, 0.05), (3, 0.10), (3, 0.15))
+    ],
+    "Table 12": [
+        pretraining(size, steps, ratio)
+        for size, steps in (("0.1B", 1_907), ("0.3B", 4_768), ("0.5B", 10_000))
+        for ratio in (0.15, 0.0)
+    ],
+    "Table 15": [
+        *(pretraining("0.3B", 4_768, 0.15, span_length=length) for length in (1, 5, 50)),
+        pretraining("0.3B", 4_768, 0.0),
+    ],
+}
+# Tokens that the paper names for a number of steps.
+TOKENS = {1_907: 2e9, 4_768: 5e9, 10_000: 10e9, **{steps: budget * 1e9 for budget, steps in STEPS.items()}}
+
+
+def run_of(config: TrainingConfig) -> Run:
+    model, masking = config.model, config.masking
+    if model.base is None:
+        described = (
+            model.hidden_size,
+            model.num_hidden_layers,
+            model.num_attention_heads,
+            model.num_key_value_heads,
+            model.intermediate_size,
+        )
+    else:
+        theta = "" if model.base_rope_theta is None else f" at theta {model.base_rope_theta:g}"
+        described = f"{model.base}{theta}"
+    return Run(
+        described,
+        config.train.max_duration,
+        masking.ratio,
+        masking.span_length if masking.strategy == "span" else 1,
+        config.optimizer.lr,
+        config.train.global_batch_size,
+        config.data.seq_len,
+    )
+
+
+@pytest.fixture(scope="module")
+def configs() -> dict[str, TrainingConfig]:
+    return {path.stem: load_config(TrainingConfig, path) for path in [*TRAINING, *FINE_TUNING]}
+
+
+@pytest.mark.parametrize("table", PAPER)
+def test_every_run_of_the_paper_has_a_yaml(table: str, configs):
+    runs = {run_of(config): name for name, config in configs.items()}
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    row = "\n".join(line for line in readme.splitlines() if line.startswith(("| " + table, "| ... and NTP")))
+    for run in PAPER[table]:
+        assert run in runs, f"no yaml is {run}"
+        assert f"[{runs[run]}](" in row, f"the README's row of {table} does not name {runs[run]}"
+
+
+def test_every_yaml_is_a_run_of_the_paper_or_a_small_one(configs):
+    known = {run for runs in PAPER.values() for run in runs}
+    assert {name for name, config in configs.items() if run_of(config) not in known} == {
+        "tiny",
+        "tiny_long",
+        "sft_tiny",
+    }
+    assert len({run_of(config) for config in configs.values()}) == len(configs), "two yamls are the same run"
+
+
+def test_what_all_runs_of_the_paper_share(configs):
+    for name, config in configs.items():
+        if "tiny" in name:
+            continue
+        optimizer, masking = config.optimizer, config.masking
+        assert (optimizer.betas, optimizer.grad_clip_norm, config.scheduler.warmup_ratio) == ((0.9, 0.95), 1.0, 0.1)
+        assert (masking.site, masking.preset, masking.schedule, masking.mask_last) == (
+            "dataset",
+            None,
+            "constant",
+            False,
+        )
+        is_sft = name.startswith("sft_")
+        assert (optimizer.weight_decay, config.scheduler.final_ratio) == ((0.01, 0.0) if is_sft else (0.05, 0.1))
+        if is_sft:
+            assert (config.sft.layout, config.sft.loss, config.sft.min_answer_tokens) == (
+                "concat",
+                "answer+masked",
+                None,
+            )
+            assert config.train.sharding == ("full" if "14b" in name else "grad_op")
+        if config.model.base is None:
+            assert (config.model.rope_theta, config.model.rms_norm_eps, config.model.vocab_multiple) == (1e4, 1e-5, 64)
+            steps = int(config.train.max_duration.removesuffix("ba"))
+            assert steps * config.train.global_batch_size * config.data.seq_len == pytest.approx(
+                TOKENS[steps], rel=0.05
+            )
+        if config.data.seq_len > 4096:
+            assert config.train.activation_checkpointing, "logits and activations of long rows need the memory"
+
+
+def test_runs_are_named_after_their_yamls_which_have_names_of_their_own(configs):
+    assert len(configs) == len(TRAINING) + len(FINE_TUNING), "two yamls of one name would be one run"
+    assert all(config.run.name == name for name, config in configs.items())
+
+
+def test_the_table_of_yamls_lists_them_all():
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\[([\w.]+)\]\(([\w./]+\.yaml)\)", readme)
+    assert {FOLDER / target for _, target in linked} == set(YAMLS)
+    assert all(Path(target).stem == shown for shown, target in linked)
+
+
+def test_variants_say_only_what_they_change():
+    for path in YAMLS:
+        lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+        if path.parent.name in {"ablations", "budgets", "controls"}:
+            assert lines[0].startswith("base: "), path
+            assert len(lines) <= 4, path
 
 
 def count_parameters(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int) -> int:
@@ -34,68 +201,48 @@ def test_preparation_yamls_load(path: Path):
     assert load_config(config_class, path).source
 
 
-@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.name)
-def test_training_yamls_load_and_build_their_model(path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("size", SIZES)
+def test_models_have_the_size_they_are_named_for(size: str, configs, capsys: pytest.CaptureFixture[str]):
     import torch
     from transformers import LlamaForCausalLM
 
     from meap.train.model import llama_config
 
-    config = load_config(TrainingConfig, path)
-    assert config.run.name == path.stem, "a run is named after its yaml"
+    config = configs[{"1.1B": "1b"}.get(size, size.lower())]
     architecture = llama_config(config.model, vocab_size=32_001, seq_len=config.data.seq_len)
     with torch.device("meta"):
         model = LlamaForCausalLM(architecture)
     total = sum(parameter.numel() for parameter in model.parameters())
     body = total - 2 * architecture.vocab_size * architecture.hidden_size
     with capsys.disabled():
-        print(f"\n{path.name}: {total:,} parameters, {body:,} without embedding and head", end="")
-    if path.name in PAPER:
-        *shape, steps = PAPER[path.name]
-        assert config.train.max_duration == f"{steps}ba"
-        assert architecture.vocab_size == PADDED_VOCABULARY
-        assert total == count_parameters(*shape)
+        print(f"\n{size}: {total:,} parameters, {body:,} without embedding and head", end="")
+    assert architecture.vocab_size == PADDED_VOCABULARY
+    assert total == count_parameters(*SIZES[size])
 
 
-@pytest.mark.parametrize("name", sorted(PAPER))
-def test_the_paper_s_hyper_parameters(name: str):
-    config = load_config(TrainingConfig, YAMLS[0].parent / name)
-    assert config.masking.ratio == 0.15
-    assert (config.data.seq_len, config.train.global_batch_size) == (4096, 256)
-    optimizer = config.optimizer
-    assert (optimizer.lr, optimizer.betas, optimizer.weight_decay, optimizer.grad_clip_norm) == (
-        4e-4,
-        (0.9, 0.95),
-        0.05,
-        1.0,
-    )
-    assert (config.scheduler.warmup_ratio, config.scheduler.final_ratio) == (0.1, 0.1)
-    assert (config.model.rope_theta, config.model.rms_norm_eps, config.model.vocab_multiple) == (10_000.0, 1e-5, 64)
+def test_rows_fit_what_preparation_writes(configs):
+    alpaca = load_config(SftPrepConfig, FOLDER / "prep_alpaca.yaml")
+    long = load_config(PrepConfig, FOLDER / "prep_slimpajama_64k.yaml")
+    for name, config in configs.items():
+        if name.startswith("sft_llama3_8b"):
+            assert config.data.seq_len == alpaca.max_length * (2 if config.masking.ratio else 1)
+        if name.endswith("_64k"):
+            assert config.data.seq_len == long.seq_len
+            expected = {stream: f"{long.remote}/{stream}" for stream in long.streams}
+            assert {stream: each.remote for stream, each in config.data.streams.items()} == expected
+            # The base of a run is the folder of the run whose name is the same without the ending.
+            assert config.model.base == configs[name.removesuffix("_64k")].run.dir
 
 
-@pytest.mark.parametrize("path", FINE_TUNING, ids=lambda path: path.name)
-def test_fine_tuning_yamls_are_the_paper_s_but_for_the_tiny_one(path: Path):
-    """Section 4.2: Alpaca, AdamW, 2e-5, 10 % warm-up, cosine, ratio 0.10, copies attending to their originals."""
-    config = load_config(TrainingConfig, path)
-    assert config.run.name == path.stem, "a run is named after its yaml"
-    assert config.model.base
-    assert (config.masking.ratio, config.masking.site) == (0.10, "dataset")
-    assert (config.sft.layout, config.sft.loss, config.sft.min_answer_tokens) == ("concat", "answer+masked", None)
-    assert config.scheduler.warmup_ratio == 0.1
-    assert config.optimizer.weight_decay == 0.01
-    if path.name != "sft_tiny.yaml":
-        optimizer = config.optimizer
-        assert (optimizer.lr, optimizer.betas, optimizer.grad_clip_norm) == (2e-5, (0.9, 0.95), 1.0)
-        assert config.data.seq_len == 2 * load_config(SftPrepConfig, path.parent / "prep_alpaca.yaml").max_length
-        assert config.train.sharding == ("full" if "14b" in path.name else "grad_op")
-
-
-def test_the_control_differs_from_its_run_in_the_ratio_only():
-    import dataclasses
-
-    folder = YAMLS[0].parent
-    run, control = (load_config(TrainingConfig, folder / name) for name in ("1b.yaml", "1b_ntp.yaml"))
-    assert control.masking.ratio == 0.0
-    for field in dataclasses.fields(run):
-        if field.name not in {"run", "masking", "checkpoint", "export", "eval"}:
-            assert getattr(run, field.name) == getattr(control, field.name)
+def test_a_control_differs_from_its_run_in_the_ratio_only(configs):
+    for name, control in configs.items():
+        if "_ntp" not in name or name.startswith("sft_"):
+            continue
+        run = configs[name.replace("_ntp", "")]
+        assert control.masking == dataclasses.replace(run.masking, ratio=0.0)
+        for field in dataclasses.fields(run):
+            if field.name not in {"run", "masking", "model", "checkpoint", "export", "eval"}:
+                assert getattr(run, field.name) == getattr(control, field.name)
+        assert dataclasses.replace(control.model, base=None, base_rope_theta=None) == dataclasses.replace(
+            run.model, base=None, base_rope_theta=None
+        )

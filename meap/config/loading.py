@@ -27,7 +27,8 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
 
     Args:
         config_class: A frozen dataclass, such as `TrainingConfig`.
-        path: A yaml file. Its key ``base`` names another yaml, relative to it, whose values it changes.
+        path: A yaml file. Its key ``base`` names another yaml, relative to it, whose values it changes. A run whose
+            yaml does not name it is named after the file, so that a variant needs no line for that.
         overrides: ``section.key=value`` strings; the value is read as yaml.
 
     Raises:
@@ -40,6 +41,8 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
         if base in (seen for seen, _ in layers):
             raise ConfigError(f"{child}: base {base} leads back to itself: remove one of the two `base:` lines")
         layers.insert(0, (base, _read_yaml(base)))
+    if path is not None and "run.name" in config_keys(config_class):
+        layers.insert(0, (Path(path), {"run": {"name": Path(path).stem}}))
 
     merged = cast("DictConfig", OmegaConf.structured(config_class))
     _make_writable(merged)

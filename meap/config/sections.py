@@ -41,7 +41,7 @@ class RunConfig:
     """Who this run is."""
 
     name: str = "meap"
-    """Name of the run; also the key by which a run is found again when it resumes."""
+    """Name of the run, by which it is found again when it resumes. Unset: the name of the yaml, without `.yaml`."""
     dir: str = "runs/${run.name}"
     """Local folder that holds everything the run writes."""
     seed: int = 17
@@ -285,7 +285,12 @@ class ModelConfig:
     """A finished model to start from, or a Llama decoder (RMSNorm, RoPE, SwiGLU, GQA, untied head) from scratch."""
 
     base: str | None = None
-    """Hugging Face folder or hub name whose architecture and weights are the start; sizes below are then unused."""
+    """What training starts from: a Hugging Face folder or hub name; a run of ours (its folder, its checkpoints' folder
+    or URL, or one checkpoint); a `.pth` of the official code. All but the last bring their own sizes: those below are
+    then unused."""
+    base_rope_theta: float | None = None
+    """RoPE theta that replaces the base's, for rows longer than it was trained on (recipes/extend_context.py; the paper
+    takes 640,000 for 65,536 positions). Unset: the base's own, and its own longest row."""
     hidden_size: int = 2048
     intermediate_size: int = 5632
     num_attention_heads: int = 32
@@ -302,6 +307,7 @@ class ModelConfig:
         for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_multiple"):
             require_at_least(f"model.{name}", getattr(self, name), 1)
         require_at_least("model.num_key_value_heads", self.num_key_value_heads, 1)
+        self._check_extension()
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ConfigError(
                 f"model.hidden_size={self.hidden_size} does not split into {self.num_attention_heads} heads of even "
@@ -314,10 +320,21 @@ class ModelConfig:
             )
         require_one_of("model.attention", self.attention, ("auto", "sdpa", "flash_attention_2"))
 
+    def _check_extension(self) -> None:
+        if self.base_rope_theta is None:
+            return
+        if self.base_rope_theta <= 0:
+            raise ConfigError(f"model.base_rope_theta={self.base_rope_theta} must be more than 0")
+        if self.base is None:
+            raise ConfigError(
+                f"model.base_rope_theta={self.base_rope_theta:g} replaces the theta of model.base, which "
+                "is not set: set it, or give a model from scratch model.rope_theta"
+            )
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW. Weight decay applies to matrices only; norms have none."""
+    """AdamW. Weight decay applies to matrices, the embedding among them; the weights of norms have none."""
 
     lr: float = 4e-4
     """Peak learning rate."""
@@ -342,11 +359,15 @@ class SchedulerConfig:
 
     warmup_ratio: float = 0.1
     """Share of the training steps in which the learning rate rises from 0 to its peak, in [0, 1)."""
+    warmup_duration: str | None = None
+    """The same as a duration: 2000ba, 2000000000tok, 512000sp. Unset: warmup_ratio, which is not read otherwise."""
     final_ratio: float = 0.1
     """Learning rate at the end as a share of the peak, in [0, 1)."""
 
     def __post_init__(self) -> None:
         require_ratio("scheduler.warmup_ratio", self.warmup_ratio, remedy="The paper uses 0.1.")
+        if self.warmup_duration is not None:
+            require_duration("scheduler.warmup_duration", self.warmup_duration)
         require_ratio("scheduler.final_ratio", self.final_ratio, remedy="The paper uses 0.1.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from pathlib import Path
 from typing import Any
 
 from composer import DataSpec, Trainer
@@ -23,9 +24,21 @@ __all__ = [
     "describe",
     "fit",
     "heldout_evaluator",
+    "loader_settings",
     "packed_rows",
+    "require_extension",
     "require_fine_tuning",
 ]
+
+
+def loader_settings(config: TrainingConfig, machine: Machine, run_dir: Path) -> dict[str, Any]:
+    """What the loaders of a run have in common, for `build_loader` and `build_sft_loader`."""
+    return {
+        "seed": config.run.seed,
+        "global_batch_size": config.train.global_batch_size,
+        "world_size": machine.world_size,
+        "cache_dir": Path(config.data.cache_dir or run_dir / "cache"),
+    }
 
 
 def packed_rows(loader: Any) -> DataSpec:
@@ -81,6 +94,29 @@ def require_fine_tuning(config: TrainingConfig) -> None:
         raise ConfigError(
             f"masking.site={config.masking.site} is for pre-training: copies are made and masked by the loader's "
             "workers, set masking.site=dataset"
+        )
+
+
+def require_extension(config: TrainingConfig) -> None:
+    """Refuse a configuration that does not extend a finished model's context.
+
+    Raises:
+        ConfigError: There is no model to extend, no theta for it, or the training process is to mask.
+    """
+    if config.model.base is None:
+        raise ConfigError(
+            "model.base is not set: a context is extended of a finished model, give a run's folder, a Hugging Face "
+            "folder or name, or a .pth of the official code"
+        )
+    if config.model.base_rope_theta is None:
+        raise ConfigError(
+            f"model.base_rope_theta is not set: rows of data.seq_len={config.data.seq_len} tokens need a RoPE theta "
+            "that fits them, 640000 for 65,536 (recipes/meap_1b.py trains a base further in the context it has)"
+        )
+    if config.masking.site != "dataset":
+        raise ConfigError(
+            f"masking.site={config.masking.site} is for pre-training: the loader's workers mask the same positions, "
+            "set masking.site=dataset"
         )
 
 

@@ -48,6 +48,7 @@ def build_trainer(
     """
     train = config.train
     interval = Time.from_timestring(train.log_interval).value
+    tokens_per_batch = train.global_batch_size * config.data.seq_len
     clip_norm = config.optimizer.grad_clip_norm
     if train.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -59,13 +60,15 @@ def build_trainer(
         optimizers=build_optimizer(config.optimizer, model, fused=machine.on_gpu),
         algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
         callbacks=[
-            build_scheduler(config.scheduler),
+            build_scheduler(
+                config.scheduler, rows_per_batch=train.global_batch_size, tokens_per_batch=tokens_per_batch
+            ),
             MaskingMonitor(mask_id=mask_id, interval=interval),
             LRMonitor(),
             SpeedMonitor(window_size=10),
         ],
         loggers=[
-            ProgressLines(interval=interval, tokens_per_batch=train.global_batch_size * config.data.seq_len),
+            ProgressLines(interval=interval, tokens_per_batch=tokens_per_batch),
             MetricsFile(run_dir / METRICS_NAME),
         ],
         parallelism_config=_sharding(train, model),

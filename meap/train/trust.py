@@ -42,7 +42,9 @@ def named_checkpoint_errors(folder: str) -> Iterator[None]:
 
 def load_checkpoint(path: str) -> dict[str, Any]:
     """Load a checkpoint onto the CPU without running anything in it."""
-    with torch.serialization.safe_globals(_allowed_types()):
+    # On leaving, torch forgets what is named here, also where `forbid_unpickling` had named it before.
+    allowed_already = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([each for each in _allowed_types() if each not in allowed_already]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -32,6 +32,15 @@ def test_precedence_is_defaults_base_yaml_command_line(tmp_path: Path):
     assert config.checkpoint.folder == "runs/middle/checkpoints"
 
 
+def test_a_run_is_named_after_its_yaml_unless_that_says_otherwise(tmp_path: Path):
+    write(tmp_path / "plain.yaml", "masking: {ratio: 0.2}\n")
+    variant = write(tmp_path / "0.3b_variant.yaml", "base: plain.yaml\n")
+    config = load_config(TrainingConfig, variant)
+    assert (config.run.name, config.run.dir) == ("0.3b_variant", "runs/0.3b_variant")
+    assert load_config(TrainingConfig, variant, ["run.name=mine"]).run.dir == "runs/mine"
+    assert load_config(TrainingConfig).run.name == "meap"
+
+
 def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
     config = load_config(TrainingConfig, None, ["run.name=x", "optimizer.betas=[0.8,0.9]", "data.cache_limit=10gb"])
     save_config(config, tmp_path / "deep/config.yaml")
@@ -76,6 +85,11 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
         ("optimizer.lr=0", "optimizer.lr=0.0 must be more than 0"),
         ("optimizer.betas=[0.9,1.0]", "optimizer.betas=1.0 is out of range"),
         ("train.max_duration=forever", "train.max_duration='forever' is not a duration"),
+        ("scheduler.warmup_duration=0.1dur", "scheduler.warmup_duration='0.1dur' is not a duration: write for example"),
+        (
+            "model.base_rope_theta=640000",
+            "model.base_rope_theta=640000 replaces the theta of model.base, which is not set",
+        ),
         ("train.device=tpu", "train.device='tpu' is not known"),
         ("checkpoint.interval=1ep", "checkpoint.interval='1ep' is not an interval in batches"),
         ("checkpoint.keep=0", "checkpoint.keep=0 is not allowed"),

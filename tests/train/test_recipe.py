@@ -129,6 +129,15 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.1 + 0.9 * (1 + math.cos((step - warmup) / (steps - warmup) * math.pi)) / 2
 
 
+@pytest.mark.parametrize(("max_duration", "warmup"), [("20ba", None), ("2560tok", "2ba")])
+def test_the_learning_rate_of_a_run_is_the_closed_form(train, tmp_path, max_duration, warmup):
+    """20 steps of 8 rows of 16 tokens, of which the first two warm up."""
+    change = [f"scheduler.warmup_duration={warmup}", "scheduler.warmup_ratio=0.5"] if warmup else []
+    assert len(train(tmp_path / "run", f"train.max_duration={max_duration}", "optimizer.lr=0.004", *change)) == 20
+    rates = logged(tmp_path / "run", "lr-AdamW/group0")
+    assert rates == pytest.approx([0.004 * learning_rate_factor(step, 20) for step in range(20)], rel=1e-9)
+
+
 def test_held_out_loss_is_measured_on_clean_rows(train, tmp_path, small_config, capsys):
     train(tmp_path / "run", "train.max_duration=4ba", "train.eval_batches=2", "train.eval_interval=4ba")
     printed = capsys.readouterr().out

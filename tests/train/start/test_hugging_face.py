@@ -13,9 +13,9 @@ from meap.train.attention import choose_attention
 from meap.train.start import rows_without_mask, start_model
 
 
-def start(base, tokenizer, *, weights="start", context=64, multiple=64):
+def start(base, tokenizer, *, weights="start", context=64, multiple=64, theta=None):
     attention = choose_attention("auto", on_gpu=False, bf16=False)
-    config = ModelConfig(base=str(base), vocab_multiple=multiple)
+    config = ModelConfig(base=str(base), vocab_multiple=multiple, base_rope_theta=theta)
     return start_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights).model
 
 
@@ -63,6 +63,20 @@ def test_without_weights_the_shapes_are_the_same(make_base, tokenizer):
     assert {name: each.shape for name, each in empty.state_dict().items()} == shapes
     assert {each.device.type for each in empty.parameters()} == {"meta"}
     assert {name: each.shape for name, each in start(base, tokenizer, weights="any").state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize("weights", ["start", "any"])
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+def test_a_longer_context_changes_theta_and_positions_alone(make_base, tokenizer, model_type, weights):
+    base = make_base(model_type, vocab_rows=320, with_mask=True)
+    before = AutoModelForCausalLM.from_pretrained(base)
+    extended = start(base, tokenizer, context=256, theta=640_000.0, weights=weights)
+    assert (extended.config.rope_theta, extended.config.max_position_embeddings) == (640_000.0, 256)
+    head_size = before.model.layers[0].self_attn.head_dim
+    expected = 640_000.0 ** -(torch.arange(0, head_size, 2).float() / head_size)
+    torch.testing.assert_close(extended.model.rotary_emb.inv_freq, expected)
+    if weights == "start":
+        assert all(torch.equal(one, two) for one, two in zip(before.parameters(), extended.parameters(), strict=True))
 
 
 def test_what_cannot_be_tuned_is_refused(make_base, tokenizer, tokenizer_dir, tmp_path):

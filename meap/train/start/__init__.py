@@ -1,0 +1,16 @@
+"""The model a run starts from: fresh weights, or those of a finished model (`model.base`), whatever has stored it.
+
+    model.base                                                          module
+    unset                                                               model         fresh weights
+    a folder with config.json, a name on the hub                        hugging_face
+    a run's folder, its checkpoints' folder or URL, one checkpoint      own_run
+    a .pth of the official code, local or a URL                         lit_gpt
+
+Each gives a `Base`: the architecture, what is known of its vocabulary, and a way to load the weights. `model` then adds
+the mask token where it is new (`vocabulary`) and stretches the context where that is asked for (`context`). Only
+weights are taken over: optimiser, schedule and data begin anew.
+"""
+
+from meap.train.start.model import longest_row, rows_without_mask, start_model
+
+__all__ = ["longest_row", "rows_without_mask", "start_model"]

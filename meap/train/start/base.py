@@ -1,0 +1,57 @@
+"""What a finished model is to a run that starts from it, whatever has stored it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from meap.errors import ConfigError
+
+__all__ = ["Base", "empty_model", "require_supported"]
+
+_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A finished model."""
+
+    architecture: PretrainedConfig
+    """Transformers' description of it, with its own vocabulary and context."""
+    is_mask_new: bool
+    """Whether its training never saw the mask token."""
+    rows_without_mask: int | None
+    """Embedding rows it had, or has, before our training added the mask token; None where that came from elsewhere."""
+    load: Callable[[PretrainedConfig], PreTrainedModel]
+    """Loads its weights, in fp32 on the CPU, into a model of this architecture, or of it with a longer context."""
+
+
+def require_supported(base: str, model_type: str) -> None:
+    """Raise `ConfigError` unless models of `model_type` are Llama-like decoders with plain causal attention."""
+    if model_type not in _MODEL_TYPES:
+        raise ConfigError(
+            f"model.base={base} is a {model_type!r} model: its attention may not be plain causal attention; "
+            f"supported are {', '.join(_MODEL_TYPES)}"
+        )
+
+
+def empty_model(architecture: PretrainedConfig, *, device: str = "cpu") -> PreTrainedModel:
+    """A model whose weights hold nothing yet, in fp32; on `meta` they take no memory either.
+
+    Initialising what is about to be overwritten takes half a minute at 1B parameters.
+    """
+    architecture.dtype = torch.float32
+    with torch.device("meta"):
+        model = cast("PreTrainedModel", AutoModelForCausalLM.from_config(architecture))
+    if device == "meta":
+        return model
+    model.to_empty(device=torch.device(device))
+    # Not weights, so that no checkpoint would bring them back; and what was one tensor is two now.
+    backbone: Any = model.model
+    backbone.rotary_emb = type(backbone.rotary_emb)(architecture)
+    model.tie_weights()
+    return model

@@ -1,0 +1,77 @@
+"""Starting from a Hugging Face folder or a name on the hub: Llama, Mistral and Qwen2/3 decoders.
+
+Their attention is plain causal attention, which `meap.train.attention` computes, and transformers hands the segments of
+fine-tuning rows on to it.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from meap.config import TokenizerConfig
+from meap.errors import DataError
+from meap.tokenizer import Tokenizer, load_tokenizer
+from meap.train.start.base import Base, require_supported
+
+__all__ = ["open_hugging_face"]
+
+
+def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
+    """The model in folder `base`, or of that name on the hub, with its own tokenizer.
+
+    Args:
+        base: `model.base`.
+        tokenizer: The tokenizer of the data.
+
+    Raises:
+        ConfigError: It is none of the supported decoders.
+        DataError: It cannot be read.
+        MismatchError: Its tokenizer is not the data's.
+    """
+    architecture = _architecture(base)
+    own = TokenizerConfig(base, tokenizer.bos_token, tokenizer.eos_token, tokenizer.mask_token)
+    base_tokenizer = load_tokenizer(own)
+    base_tokenizer.require_fingerprint(tokenizer.fingerprint, owner="the data")
+    is_mask_new = base_tokenizer.is_mask_new
+    return Base(
+        architecture,
+        is_mask_new=is_mask_new,
+        rows_without_mask=int(architecture.vocab_size) if is_mask_new else None,
+        load=lambda changed: _load(base, changed),
+    )
+
+
+def _architecture(base: str) -> PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    except Exception as error:
+        raise _unreadable(base, error) from error
+    require_supported(base, config.model_type)
+    return config
+
+
+def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base,
+            config=architecture,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:
+        raise _unreadable(base, error) from error
+    return cast("PreTrainedModel", model)
+
+
+def _unreadable(base: str, error: Exception) -> DataError:
+    first_line = next(iter(str(error).strip().splitlines()), "no message")
+    return DataError(
+        f"model.base={base} cannot be read ({type(error).__name__}: {first_line}): give a folder or hub name with "
+        "config.json and safetensors weights, the folder of a run, one of its checkpoints, or a .pth of the official "
+        "code; for a gated repository log in with `hf auth login`"
+    )

@@ -1,0 +1,76 @@
+"""Extend the context of a finished model: a new RoPE theta, and a few billion tokens in long rows.
+
+    composer recipes/extend_context.py yamls/long/1b_64k.yaml              # every GPU of this machine
+    composer recipes/extend_context.py yamls/long/1b_ntp_64k.yaml          # the control: ratio 0
+    composer recipes/extend_context.py yamls/long/tiny_long.yaml           # a CPU, two minutes, on the demo's model
+
+Reads the shards that dataprep/ wrote and the model at model.base (a run, a Hugging Face folder, a .pth of the official
+code), of which only the weights are taken over; writes <run.dir>: config.yaml, metrics.jsonl and checkpoints/. The same
+command continues an interrupted run. recipes/export_hf.py carries the new theta and positions over.
+"""
+
+import sys
+from functools import partial
+
+from meap.config import TrainingConfig, run_command
+
+
+def main(cfg: TrainingConfig) -> None:
+    """Extend one model, from shards to the last checkpoint."""
+    from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
+    from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
+    from meap.storage import use_one_s3_endpoint
+    from meap.train.attention import choose_attention
+    from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings, require_extension
+    from meap.train.machine import join_machine
+    from meap.train.run_folder import open_run
+    from meap.train.start import start_model
+    from meap.train.trainer import build_trainer
+    from meap.train.trust import forbid_unpickling, named_checkpoint_errors
+
+    require_extension(cfg)
+    forbid_unpickling()
+    use_one_s3_endpoint()
+    machine = join_machine(cfg.train)
+    run_dir = open_run(cfg, is_leader=machine.is_leader)
+
+    # Data: long rows -> masked batches.
+    shards = open_shards(cfg.data, TRAIN_SPLIT)
+    tokenizer = open_tokenizer(cfg.tokenizer, shards)
+    load = partial(build_loader, cfg.data, **loader_settings(cfg, machine, run_dir))
+    rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
+    train_loader = load(shards, rule=rule, shuffle=cfg.data.shuffle)
+    evaluators = []
+    if cfg.train.eval_batches:
+        heldout = load(open_shards(cfg.data, VALIDATION_SPLIT), rule=None, shuffle=False)
+        evaluators.append(heldout_evaluator(heldout, cfg.train))
+
+    # Model: the base's weights under model.base_rope_theta, for rows of data.seq_len.
+    model = start_model(
+        cfg.model,
+        tokenizer,
+        attention=choose_attention(cfg.model.attention, on_gpu=machine.on_gpu, bf16=machine.precision == "amp_bf16"),
+        context=cfg.data.seq_len,
+        seed=cfg.run.seed,
+        weights=machine.start_weights(cfg.train),
+    )
+
+    # Training.
+    with named_checkpoint_errors(cfg.checkpoint.folder):
+        trainer = build_trainer(
+            cfg,
+            machine,
+            model,
+            train_loader,
+            evaluators=evaluators,
+            algorithms=[],
+            mask_id=tokenizer.mask_id,
+            run_dir=run_dir,
+        )
+    describe(cfg, machine, shards, model)
+    fit(trainer)
+    trainer.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(TrainingConfig, main, doc=__doc__))

@@ -1,0 +1,99 @@
+"""Starting from a run of ours: its weights, its architecture, and nothing else of it."""
+
+import shutil
+
+import pytest
+import torch
+
+from meap.config import ModelConfig
+from meap.errors import CheckpointError, MismatchError
+from meap.train.attention import choose_attention
+from meap.train.start import rows_without_mask, start_model
+from meap.train.trust import load_checkpoint
+
+
+def start(base, tokenizer, *, weights="start", context=16, theta=None):
+    config = ModelConfig(base=str(base), base_rope_theta=theta)
+    attention = choose_attention("sdpa", on_gpu=False, bf16=False)
+    return start_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights)
+
+
+@pytest.fixture(scope="module")
+def run(train, tmp_path_factory):
+    """A run of eight steps, saved after four and eight."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    train(folder, "train.max_duration=8ba", "train.eval_batches=0")
+    return folder
+
+
+def stored(run, name: str) -> dict[str, torch.Tensor]:
+    return load_checkpoint(str(run / "checkpoints" / name))["state"]["model"]
+
+
+def test_a_run_its_checkpoints_and_one_of_them_can_be_the_base(run, tokenizer):
+    newest = stored(run, "ba8.pt")
+    for base in (run, run / "checkpoints"):
+        weights = start(base, tokenizer).state_dict()
+        assert all(torch.equal(weights[name], newest[name]) for name in newest)
+    earlier = start(run / "checkpoints/ba4.pt", tokenizer).state_dict()
+    assert all(torch.equal(earlier[name], weight) for name, weight in stored(run, "ba4.pt").items())
+
+
+def test_the_logits_are_those_of_the_run(run, tokenizer, small_config, tmp_path):
+    from meap.train.model import build_model, llama_config
+
+    architecture = llama_config(small_config(tmp_path / "x").model, vocab_size=tokenizer.vocab_size, seq_len=16)
+    trained = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=5)
+    trained.load_state_dict(stored(run, "ba8.pt"))
+    model = start(run, tokenizer)
+    ids = torch.randint(tokenizer.vocab_size, (2, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(model.model(ids).logits, trained.model(ids).logits)
+    assert model.config.max_position_embeddings == 16
+
+
+def test_a_longer_context_changes_theta_and_positions_alone(run, tokenizer):
+    plain, extended = start(run, tokenizer), start(run, tokenizer, context=64, theta=640_000.0)
+    assert (extended.config.rope_theta, extended.config.max_position_embeddings) == (640_000.0, 64)
+    assert all(torch.equal(one, two) for one, two in zip(plain.parameters(), extended.parameters(), strict=True))
+    head_size = plain.config.head_dim
+    expected = 640_000.0 ** -(torch.arange(0, head_size, 2).float() / head_size)
+    torch.testing.assert_close(extended.model.model.rotary_emb.inv_freq, expected)
+    assert not torch.equal(plain.model.model.rotary_emb.inv_freq, expected)
+
+
+def test_the_mask_token_can_still_be_left_out_of_an_export(run, tokenizer):
+    from meap.train.model import padded_vocab_size
+
+    assert rows_without_mask(ModelConfig(base=str(run)), tokenizer) == padded_vocab_size(tokenizer.plain_vocab_size, 64)
+
+
+def test_what_does_not_belong_together_is_refused(run, tokenizer, tmp_path):
+    from meap.config import TokenizerConfig
+    from meap.tokenizer import load_tokenizer
+
+    tokenizer.save(tmp_path / "tokenizer", with_mask=False)
+    other = load_tokenizer(TokenizerConfig(name=str(tmp_path / "tokenizer"), mask_token="<other>"))
+    with pytest.raises(MismatchError, match=r"is not the one model.base=.*first was made with"):
+        start(run, other)
+    empty = tmp_path / "empty"
+    (empty / "checkpoints").mkdir(parents=True)
+    shutil.copy(run / "config.yaml", empty)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        start(empty / "checkpoints", tokenizer)
+    shutil.copy(run / "checkpoints/ba4.pt", tmp_path / "ba4.pt")
+    with pytest.raises(
+        CheckpointError, match=r"there is no .*config.yaml.*, so the architecture of .*ba4.pt is not known"
+    ):
+        start(tmp_path / "ba4.pt", tokenizer)
+
+
+def test_data_that_is_gone_leaves_the_tokenizer_unchecked_and_says_so(run, tokenizer, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved, symlinks=True)
+    stored_config = moved / "config.yaml"
+    lines = stored_config.read_text().splitlines()
+    gone = [f"  remote: {tmp_path}/gone" if line.startswith("  remote: /") else line for line in lines]
+    stored_config.write_text("\n".join(gone))
+    assert start(moved, tokenizer).config.vocab_size == 320
+    assert "warning: the tokenizer of model.base=" in capsys.readouterr().out
