@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from composer import Trainer
 from composer.algorithms import GradientClipping
 from composer.callbacks import LRMonitor, SpeedMonitor
 from composer.core import Algorithm, Evaluator, Time
@@ -15,6 +14,7 @@ from composer.utils.parallelism import FSDP2Config
 from meap.config import TrainConfig, TrainingConfig
 from meap.train.callbacks import MaskingMonitor, MetricsFile, ProgressLines
 from meap.train.fitting import checkpointing, packed_rows
+from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.optim import build_optimizer, build_scheduler
@@ -33,7 +33,7 @@ def build_trainer(
     algorithms: Sequence[Algorithm],
     mask_id: int,
     run_dir: Path,
-) -> Trainer:
+) -> LeanTrainer:
     """A Trainer that continues the run from its newest checkpoint, if there is one.
 
     Args:
@@ -51,7 +51,8 @@ def build_trainer(
     clip_norm = config.optimizer.grad_clip_norm
     if train.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
-    return Trainer(
+    return LeanTrainer(
+        loss_interval=interval,
         model=model,
         train_dataloader=packed_rows(train_loader),
         eval_dataloader=list(evaluators),
@@ -72,7 +73,6 @@ def build_trainer(
         device=machine.device,
         precision=machine.precision,
         device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
-        accumulate_train_batch_on_tokens=True,
         seed=config.run.seed,
         progress_bar=False,
         **checkpointing(config.checkpoint, config.run),
