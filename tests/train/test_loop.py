@@ -29,6 +29,9 @@ class DeviceMeta(DeviceCPU):
     """Torch's device of shapes without values, once training starts: asking it for a number is an error."""
 
     def module_to_device(self, module):
+        # Transformers computes angles under torch.autocast, which this device has none of.
+        angles = torch.empty(1, SEQ_LEN, TINY.hidden_size // TINY.num_attention_heads, device="meta")
+        module.model.model.rotary_emb.forward = lambda *_: (angles, angles)
         return module.to("meta")
 
     def start(self) -> None:
