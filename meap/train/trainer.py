@@ -13,14 +13,16 @@ from composer.utils.parallelism import FSDP2Config
 
 from meap.config import TrainConfig, TrainingConfig
 from meap.train.callbacks import MaskingMonitor, MetricsFile, ProgressLines
+from meap.train.compilation import choose_compilation, compile_model
 from meap.train.fitting import checkpointing, packed_rows
+from meap.train.kernels import choose_kernels, use_liger_kernels
 from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.optim import build_optimizer, build_scheduler
 from meap.train.run_folder import METRICS_NAME
 
-__all__ = ["build_trainer"]
+__all__ = ["build_trainer", "speed_up"]
 
 
 def build_trainer(
@@ -33,6 +35,7 @@ def build_trainer(
     algorithms: Sequence[Algorithm],
     mask_id: int,
     run_dir: Path,
+    has_segments: bool = False,
 ) -> LeanTrainer:
     """A Trainer that continues the run from its newest checkpoint, if there is one.
 
@@ -45,12 +48,14 @@ def build_trainer(
         algorithms: The method, where the training process applies it.
         mask_id: Id of the mask token, for the statistics.
         run_dir: The run's folder.
+        has_segments: Whether rows are those of fine-tuning, with segments of other lengths in every batch.
     """
     train = config.train
     interval = Time.from_timestring(train.log_interval).value
     clip_norm = config.optimizer.grad_clip_norm
     if train.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    speed_up(config, machine, model, has_segments=has_segments)
     return LeanTrainer(
         loss_interval=interval,
         model=model,
@@ -77,6 +82,17 @@ def build_trainer(
         progress_bar=False,
         **checkpointing(config.checkpoint, config.run),
     )
+
+
+def speed_up(config: TrainingConfig, machine: Machine, model: NextTokenModel, *, has_segments: bool) -> None:
+    """Compile the model, or give it kernels, as the configuration and the machine have it; weights stay as they are."""
+    compiled = choose_compilation(config.train.compile, on_gpu=machine.on_gpu, has_segments=has_segments)
+    kernels = choose_kernels(config.model.kernels, on_gpu=machine.on_gpu, compiled=compiled)
+    model.loss_chunks = config.train.loss_chunks
+    if kernels == "liger":
+        use_liger_kernels(model)
+    if compiled:
+        compile_model(model)
 
 
 def _sharding(config: TrainConfig, model: NextTokenModel) -> dict[str, Any] | None:
