@@ -67,6 +67,7 @@ def main(cfg: TrainingConfig) -> None:
             algorithms=[],
             mask_id=tokenizer.mask_id,
             run_dir=run_dir,
+            has_segments=True,
         )
     describe(cfg, machine, shards, model)
     fit(trainer)

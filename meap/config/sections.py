@@ -302,6 +302,8 @@ class ModelConfig:
     rms_norm_eps: float = 1e-5
     attention: str = "auto"
     """`flash_attention_2`, `sdpa`, or `auto`: flash-attention where it is installed on CUDA, else torch's SDPA."""
+    kernels: str = "auto"
+    """RMSNorm, RoPE and SwiGLU by `torch`, `liger` (needs CUDA), or `auto`: liger where layers are not compiled."""
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_multiple"):
@@ -319,6 +321,7 @@ class ModelConfig:
                 f"model.num_key_value_heads={self.num_key_value_heads}"
             )
         require_one_of("model.attention", self.attention, ("auto", "sdpa", "flash_attention_2"))
+        require_one_of("model.kernels", self.kernels, ("auto", "torch", "liger"))
 
     def _check_extension(self) -> None:
         if self.base_rope_theta is None:
@@ -391,6 +394,10 @@ class TrainConfig:
     """FSDP: `none` (every device holds all), `grad_op` (gradients and optimiser spread, ZeRO-2), `full` (ZeRO-3)."""
     activation_checkpointing: bool = False
     """Whether each layer is computed again in the backward pass: less memory, about a third more time."""
+    compile: str = "auto"
+    """torch.compile for each layer and the loss: `true`, `false`, or `auto`: on a GPU, but not in fine-tuning."""
+    loss_chunks: int = 0
+    """Pieces in which head and loss are computed, less memory the more; 0 chooses by tokens and vocabulary."""
     eval_interval: str = "1000ba"
     """How often held-out loss is measured during training, in batches."""
     eval_batches: int = 16
@@ -404,6 +411,9 @@ class TrainConfig:
         require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
         require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
         require_one_of("train.sharding", self.sharding, ("none", "grad_op", "full"))
+        object.__setattr__(self, "compile", self.compile.lower())  # yaml's true is read as "True"
+        require_one_of("train.compile", self.compile, ("auto", "true", "false"))
+        require_at_least("train.loss_chunks", self.loss_chunks, 0)
         require_interval("train.log_interval", self.log_interval)
         require_interval("train.eval_interval", self.eval_interval)
 

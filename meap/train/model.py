@@ -7,10 +7,11 @@ them; rows of ``T + 1`` tokens would lose their last target. Here labels arrive 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
-import torch.nn.functional as F
 from composer.models import ComposerModel
 from torchmetrics import Metric
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -18,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from meap.config import ModelConfig
 from meap.schema import IGNORE_INDEX, Batch, SftBatch
 from meap.train.attention import Segments
+from meap.train.loss import SpeedUp, as_it_is, choose_loss_chunks, linear_cross_entropy
 
 __all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "llama_config", "padded_vocab_size"]
 
@@ -92,17 +94,39 @@ class NextTokenModel(ComposerModel):
         super().__init__()
         self.model = model
         self.config = model.config
+        self.loss_chunks = 0
+        """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
+        self.speed_up_loss: SpeedUp = as_it_is
+        # Head and loss run inside of the decoder's own call: that is where FSDP has gathered the head's weight.
+        model.forward = partial(self._decode, model.forward)  # type: ignore[method-assign]
 
     def forward(self, batch: Batch | SftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
-        # use_cache=False: transformers' default of True breaks compiled graphs and keeps keys and values alive.
-        logits_BTV = self.model(input_ids=batch["input_ids"], use_cache=False, **_segment_arguments(batch)).logits
         labels_BT = batch["labels"]
-        losses_BT = F.cross_entropy(
-            logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-        ).view_as(labels_BT)
+        total, losses_BT = self.model(batch["input_ids"], targets_BT=labels_BT, **_segment_arguments(batch))
         num_scored = (labels_BT != IGNORE_INDEX).sum().clamp(min=1)
-        return {"loss": losses_BT.sum() / num_scored, "losses_BT": losses_BT.detach()}
+        return {"loss": total / num_scored, "losses_BT": losses_BT}
+
+    def _decode(
+        self,
+        stock: Callable[..., Any],
+        input_ids_BT: torch.Tensor,
+        *,
+        targets_BT: torch.Tensor | None = None,
+        **more: Any,
+    ) -> Any:
+        """The decoder's forward pass: losses where there are targets, else what it always returned."""
+        if targets_BT is None:
+            return stock(input_ids_BT, **more)
+        # use_cache=False: transformers' default of True breaks compiled graphs and keeps keys and values alive.
+        hidden_BTD = self.model.model(input_ids=input_ids_BT, use_cache=False, **more).last_hidden_state
+        return linear_cross_entropy(
+            hidden_BTD,
+            self.model.lm_head.weight,
+            targets_BT,
+            num_chunks=self.loss_chunks or choose_loss_chunks(targets_BT.numel(), self.config.vocab_size),
+            speed_up=self.speed_up_loss,
+        )
 
     def loss(self, outputs: ModelOutput, batch: Batch, *_: Any, **__: Any) -> torch.Tensor:
         """The mean loss computed by `forward`."""

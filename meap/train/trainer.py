@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from composer import Trainer
 from composer.algorithms import GradientClipping
 from composer.callbacks import LRMonitor, SpeedMonitor
 from composer.core import Algorithm, Evaluator, Time
@@ -14,13 +13,16 @@ from composer.utils.parallelism import FSDP2Config
 
 from meap.config import TrainConfig, TrainingConfig
 from meap.train.callbacks import MaskingMonitor, MetricsFile, ProgressLines
+from meap.train.compilation import choose_compilation, compile_model
 from meap.train.fitting import checkpointing, packed_rows
+from meap.train.kernels import choose_kernels, use_liger_kernels
+from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.optim import build_optimizer, build_scheduler
 from meap.train.run_folder import METRICS_NAME
 
-__all__ = ["build_trainer"]
+__all__ = ["build_trainer", "speed_up"]
 
 
 def build_trainer(
@@ -33,7 +35,8 @@ def build_trainer(
     algorithms: Sequence[Algorithm],
     mask_id: int,
     run_dir: Path,
-) -> Trainer:
+    has_segments: bool = False,
+) -> LeanTrainer:
     """A Trainer that continues the run from its newest checkpoint, if there is one.
 
     Args:
@@ -45,6 +48,7 @@ def build_trainer(
         algorithms: The method, where the training process applies it.
         mask_id: Id of the mask token, for the statistics.
         run_dir: The run's folder.
+        has_segments: Whether rows are those of fine-tuning, with segments of other lengths in every batch.
     """
     train = config.train
     interval = Time.from_timestring(train.log_interval).value
@@ -52,7 +56,9 @@ def build_trainer(
     clip_norm = config.optimizer.grad_clip_norm
     if train.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
-    return Trainer(
+    speed_up(config, machine, model, has_segments=has_segments)
+    return LeanTrainer(
+        loss_interval=interval,
         model=model,
         train_dataloader=packed_rows(train_loader),
         eval_dataloader=list(evaluators),
@@ -75,11 +81,21 @@ def build_trainer(
         device=machine.device,
         precision=machine.precision,
         device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
-        accumulate_train_batch_on_tokens=True,
         seed=config.run.seed,
         progress_bar=False,
         **checkpointing(config.checkpoint, config.run),
     )
+
+
+def speed_up(config: TrainingConfig, machine: Machine, model: NextTokenModel, *, has_segments: bool) -> None:
+    """Compile the model, or give it kernels, as the configuration and the machine have it; weights stay as they are."""
+    compiled = choose_compilation(config.train.compile, on_gpu=machine.on_gpu, has_segments=has_segments)
+    kernels = choose_kernels(config.model.kernels, on_gpu=machine.on_gpu, compiled=compiled)
+    model.loss_chunks = config.train.loss_chunks
+    if kernels == "liger":
+        use_liger_kernels(model)
+    if compiled:
+        compile_model(model)
 
 
 def _sharding(config: TrainConfig, model: NextTokenModel) -> dict[str, Any] | None:

@@ -1,0 +1,79 @@
+"""How much arithmetic a token of training costs, and how much a device can do: the two halves of MFU.
+
+Two conventions are in use, and a figure says little without its own: PaLM's (Chowdhery et al. 2022, appendix B) counts
+attention as if every position saw the whole row; counting causal attention halves that part. Both leave out the
+embedding's lookup, norms, softmax and whatever activation checkpointing computes again.
+"""
+
+from __future__ import annotations
+
+import re
+
+from transformers import PretrainedConfig
+
+__all__ = ["matmul_parameters", "peak_flops_per_second", "training_flops_per_token"]
+
+_TERA = 1e12
+_PEAKS = {
+    # Vendors' data sheets: bf16 without sparsity. Of several that match, the first holds.
+    r"(H100|H200) NVL": 835,
+    r"H100 PCIe": 756,
+    r"H100|H200|H800|GH200": 989,
+    r"H20": 148,
+    r"GB200": 2_500,
+    r"B200": 2_250,
+    r"A100|A800": 312,
+    r"L40S": 362,
+    r"L40": 181,
+    r"L4": 121,
+    r"A40": 150,
+    r"A10G": 70,
+    r"A10": 125,
+    r"RTX A6000": 155,
+    r"RTX 4090": 165,
+    r"RTX 3090": 71,
+    r"MI300X": 1_307,
+}
+"""Part of a device's name, between word borders, and its TFLOP/s."""
+
+
+def matmul_parameters(config: PretrainedConfig) -> int:
+    """Weights that every token is multiplied with: the layers' projections and the head, tied or not.
+
+    Args:
+        config: A Llama, Mistral or Qwen2/3 architecture.
+    """
+    hidden, num_heads = config.hidden_size, config.num_attention_heads
+    head_size = _head_size(config)
+    attention = 2 * hidden * head_size * (num_heads + config.num_key_value_heads)
+    mlp = 3 * hidden * config.intermediate_size
+    return config.num_hidden_layers * (attention + mlp) + hidden * config.vocab_size
+
+
+def training_flops_per_token(config: PretrainedConfig, *, context: int, causal: bool) -> float:
+    """Floating-point operations of forward and backward pass, per token.
+
+    Six per weight (a multiplication and an addition, forward once, backward twice), and as much for the products of
+    queries with keys and of attention with values.
+
+    Args:
+        config: A Llama, Mistral or Qwen2/3 architecture.
+        context: Tokens of a row.
+        causal: Count only what a causal mask lets through, half of the pairs; False is PaLM's convention.
+    """
+    keys_per_query = context / 2 if causal else context
+    width = config.num_attention_heads * _head_size(config)
+    return 6.0 * (matmul_parameters(config) + 2 * config.num_hidden_layers * width * keys_per_query)
+
+
+def peak_flops_per_second(device_name: str) -> float | None:
+    """Dense bf16 peak of a device, by the name torch gives it; None where it is not known (a CPU, say)."""
+    for pattern, tera in _PEAKS.items():
+        if re.search(rf"\b(?:{pattern})\b", device_name):
+            return tera * _TERA
+    return None
+
+
+def _head_size(config: PretrainedConfig) -> int:
+    # Qwen3 and some Mistrals choose a head's size freely; others do not have the key, or have it unset.
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,0 +1,136 @@
+"""The head and the cross-entropy of every token, a chunk of tokens at a time where all logits at once are too many.
+
+A row of 65,536 tokens over 32,064 ids, or eight rows of 4,096 over 128,256, have more than two thousand million logits:
+21 GB and more with their gradient. In chunks no more than a chunk's are ever held. Each chunk's gradient is computed
+along with its losses, as the loss of a batch is a sum over its tokens: nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+
+from meap.schema import IGNORE_INDEX
+
+__all__ = ["SpeedUp", "TokenLosses", "as_it_is", "choose_loss_chunks", "linear_cross_entropy"]
+
+SpeedUp = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Turns a function into a faster one that computes the same."""
+
+_MAX_LOGITS = 2**30
+"""Logits that are computed at once without a thought: eight rows of 4,096 over 32,064 ids fit."""
+_CHUNK_LOGITS = 2**28
+"""Logits of a chunk: 1 GB in fp32, and enough to keep a GPU busy."""
+
+
+class TokenLosses(NamedTuple):
+    """The loss of a batch in two forms; 0 where the label is `IGNORE_INDEX`."""
+
+    total: torch.Tensor
+    """Sum over all tokens; differentiable."""
+    losses_BT: torch.Tensor
+    """Cross-entropy of each token in nats, detached."""
+
+
+def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    """No speed-up."""
+    return function
+
+
+def choose_loss_chunks(num_tokens: int, vocab_size: int) -> int:
+    """Into how many chunks to split the tokens of a forward pass."""
+    num_logits = num_tokens * vocab_size
+    return 1 if num_logits <= _MAX_LOGITS else math.ceil(num_logits / _CHUNK_LOGITS)
+
+
+def linear_cross_entropy(
+    hidden_BTD: torch.Tensor,
+    weight_VD: torch.Tensor,
+    labels_BT: torch.Tensor,
+    *,
+    num_chunks: int,
+    speed_up: SpeedUp = as_it_is,
+) -> TokenLosses:
+    """Cross-entropy of a linear head without bias, in fp32 (or wider, where hidden states are).
+
+    Args:
+        hidden_BTD: Last hidden states.
+        weight_VD: The head.
+        labels_BT: Target ids, or `IGNORE_INDEX`.
+        num_chunks: Pieces into which the tokens are split, of equal length but the last; 1 keeps all logits.
+        speed_up: What compiles the arithmetic.
+    """
+    labels_T = labels_BT.flatten()
+    if num_chunks == 1:
+        losses_BT = speed_up(_losses)(hidden_BTD, weight_VD, labels_T).view_as(labels_BT)
+        return TokenLosses(losses_BT.sum(), losses_BT.detach())
+    hidden_TD = hidden_BTD.flatten(0, 1)
+    size = math.ceil(len(labels_T) / num_chunks)
+    if torch.is_grad_enabled():
+        compute = speed_up(_losses_and_gradients)
+        total, losses_T = cast("Any", _ChunkedLoss.apply(hidden_TD, weight_VD, labels_T, size, compute))
+    else:
+        pieces = zip(hidden_TD.split(size), labels_T.split(size), strict=True)
+        losses_T = torch.cat([speed_up(_losses)(states_TD, weight_VD, ids_T) for states_TD, ids_T in pieces])
+        total = losses_T.sum()
+    return TokenLosses(total, losses_T.view_as(labels_BT))
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """The sum of the losses; its gradient is known before anybody asks for it, up to the factor that comes back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TD: torch.Tensor,
+        weight_VD: torch.Tensor,
+        labels_T: torch.Tensor,
+        chunk_size: int,
+        compute: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        device = hidden_TD.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_TD.dtype
+        losses, hidden_gradients = [], []
+        # As wide as the weight itself, which autocast keeps in fp32: in bf16, a sum would lose small addends.
+        weight_gradient_VD = torch.zeros_like(weight_VD)
+        narrow_VD = weight_VD.to(dtype)
+        with torch.autocast(device, enabled=False):
+            for states_TD, ids_T in zip(hidden_TD.split(chunk_size), labels_T.split(chunk_size), strict=True):
+                chunk_losses, chunk_gradient_TD, gradient_VD = compute(states_TD.to(dtype), narrow_VD, ids_T)
+                losses.append(chunk_losses)
+                hidden_gradients.append(chunk_gradient_TD)
+                weight_gradient_VD += gradient_VD
+        losses_T = torch.cat(losses)
+        ctx.save_for_backward(torch.cat(hidden_gradients).to(hidden_TD.dtype), weight_gradient_VD)
+        ctx.mark_non_differentiable(losses_T)
+        return losses_T.sum(), losses_T
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *factors: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return *(factors[0] * gradient for gradient in ctx.saved_tensors), None, None, None
+
+
+def _losses(hidden: torch.Tensor, weight_VD: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:
+    logits = _widened(F.linear(hidden, weight_VD))
+    return F.cross_entropy(logits.view(-1, len(weight_VD)), labels_T, ignore_index=IGNORE_INDEX, reduction="none")
+
+
+def _losses_and_gradients(
+    hidden_TD: torch.Tensor, weight_VD: torch.Tensor, labels_T: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Losses, and the gradient of their sum with regard to hidden states and weight."""
+    logs_TV = F.log_softmax(_widened(F.linear(hidden_TD, weight_VD)), dim=-1)
+    losses_T = F.nll_loss(logs_TV, labels_T, ignore_index=IGNORE_INDEX, reduction="none")
+    is_label_TV = torch.arange(len(weight_VD), device=labels_T.device) == labels_T.unsqueeze(-1)
+    is_scored = (labels_T != IGNORE_INDEX).unsqueeze(-1)
+    gradient_TV = ((logs_TV.exp() - is_label_TV.to(logs_TV.dtype)) * is_scored).to(hidden_TD.dtype)
+    return losses_T, gradient_TV @ weight_VD, gradient_TV.T @ hidden_TD
+
+
+def _widened(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,93 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from meap.schema import IGNORE_INDEX
+from meap.train.loss import choose_loss_chunks, linear_cross_entropy
+
+NUM_TOKENS, VOCAB, WIDTH = 23, 37, 8
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, NUM_TOKENS, WIDTH, generator=generator, dtype=dtype, requires_grad=True)
+    weight = torch.randn(VOCAB, WIDTH, generator=generator, dtype=dtype, requires_grad=True)
+    labels = torch.randint(0, VOCAB, (1, NUM_TOKENS), generator=generator)
+    labels[:, ::5] = IGNORE_INDEX
+    return hidden, weight, labels
+
+
+def gradients(num_chunks: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    hidden, weight, labels = inputs(dtype)
+    total, losses = linear_cross_entropy(hidden, weight, labels, num_chunks=num_chunks)
+    assert not losses.requires_grad
+    (total / 7).backward()
+    assert hidden.grad is not None
+    assert weight.grad is not None
+    return [total.detach(), losses, hidden.grad, weight.grad]
+
+
+def test_one_chunk_is_plain_cross_entropy_bit_for_bit():
+    hidden, weight, labels = inputs()
+    logits = F.linear(hidden, weight).flatten(0, 1)
+    losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none").view_as(labels)
+    (losses.sum() / 7).backward()
+    for expected, value in zip([losses.sum(), losses, hidden.grad, weight.grad], gradients(1), strict=True):
+        assert torch.equal(expected, value)
+
+
+@pytest.mark.parametrize("num_chunks", [2, 5, NUM_TOKENS])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_chunks_change_neither_losses_nor_gradients(num_chunks, dtype, tolerance):
+    for expected, value in zip(gradients(1, dtype), gradients(num_chunks, dtype), strict=True):
+        torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_gradients_are_those_of_finite_differences():
+    hidden, weight, labels = inputs(torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *given: linear_cross_entropy(*given, labels, num_chunks=4).total, (hidden, weight)
+    )
+
+
+def test_in_bf16_the_weights_gradient_is_summed_in_fp32():
+    with torch.autocast("cpu", torch.bfloat16):
+        whole, chunked = gradients(1), gradients(6)
+    exact = gradients(1)
+    for value in chunked:
+        assert value.dtype == torch.float32
+    for index in range(4):
+        error, floor = ((each[index] - exact[index]).norm() for each in (chunked, whole))
+        assert error < 1.2 * floor + 1e-6
+
+
+def test_without_gradients_nothing_is_kept():
+    hidden, weight, labels = inputs()
+    with torch.no_grad():
+        total, losses = linear_cross_entropy(hidden, weight, labels, num_chunks=3)
+    torch.testing.assert_close([total, losses], gradients(1)[:2])
+    assert not total.requires_grad
+
+
+def test_no_chunk_of_logits_outlives_its_turn():
+    sizes = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                sizes.append(result.numel())
+            return result
+
+    hidden, weight, labels = inputs()
+    with Watch():
+        linear_cross_entropy(hidden, weight, labels, num_chunks=8).total.backward()
+    assert max(sizes) <= max(3 * VOCAB, VOCAB * WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "vocab", "chunks"),
+    [(8 * 4096, 32_064, 1), (65_536, 32_064, 8), (8 * 4096, 128_256, 16), (4096, 128_256, 1), (65_536, 152_064, 38)],
+)
+def test_chunks_are_chosen_by_the_number_of_logits(tokens, vocab, chunks):
+    assert choose_loss_chunks(tokens, vocab) == chunks
