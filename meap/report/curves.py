@@ -1,0 +1,132 @@
+"""Runs -> what is drawn of their metrics, by steps, by tokens and by hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap.report.charts import Chart, Line
+from meap.report.metrics import METRICS
+from meap.report.runs import Run
+from meap.report.series import running_mean, thin_out
+
+__all__ = ["AXES", "SMOOTHED", "as_points", "axes_of", "draw_curves", "draw_evaluations"]
+
+SMOOTHED = 0.01
+"""Width of the running mean, as a share of the longest run."""
+
+_FEWEST_STEPS = 5
+_POINTS = 500
+
+_Placed = Callable[[Run, NDArray[np.int64]], NDArray[np.float64] | None]
+
+
+def _by_steps(run: Run, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    return steps.astype(np.float64)
+
+
+def _by_tokens(run: Run, steps: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    return None if run.tokens_per_step is None else steps * float(run.tokens_per_step)
+
+
+def _by_hours(run: Run, steps: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    if run.hours is None or not len(run.hours.steps):
+        return None
+    # A start over from an older checkpoint may have been faster: time never runs backwards in the picture.
+    return np.maximum.accumulate(np.interp(steps, run.hours.steps, run.hours.values))
+
+
+AXES: dict[str, _Placed] = {"steps": _by_steps, "tokens": _by_tokens, "hours": _by_hours}
+"""What curves are drawn by."""
+
+
+def axes_of(runs: Sequence[Run]) -> list[str]:
+    """The axes on which every run can be drawn."""
+    return [name for name, place in AXES.items() if all(place(run, np.array([1])) is not None for run in runs)]
+
+
+def draw_curves(runs: Sequence[Run], axis: str) -> Iterator[Chart]:
+    """A chart of each metric that any run recorded."""
+    for metric in METRICS:
+        lines: list[Line] = []
+        for number, run in enumerate(runs):
+            x = AXES[axis](run, run.series[metric.key].steps) if metric.key in run.series else None
+            if x is None:
+                continue
+            series = run.series[metric.key]
+            smooth = running_mean(series, window=_window(runs)) if metric.is_smoothed else None
+            lines.append(Line(number, x, series.values, smooth))
+        if lines:
+            yield Chart(
+                metric.title,
+                lines,
+                axis,
+                metric.unit,
+                from_zero=metric.from_zero,
+                has_points=not metric.is_smoothed and metric.key != "learning_rate",
+                is_cut=metric.is_smoothed,
+            )
+
+
+def draw_evaluations(runs: Sequence[Run]) -> Iterator[Chart]:
+    """What evaluations measured of parts: held-out loss by context, key retrieval by depth."""
+    for source in dict.fromkeys(source for run in runs for source in run.evaluations):
+        by_context = _lines(
+            runs,
+            source,
+            "perplexity",
+            "loss_by_position",
+            lambda each: ((each["first"] + each["last"]) / 2, each["loss"]),
+        )
+        if by_context:
+            yield Chart(
+                f"Held-out loss by context ({source})",
+                by_context,
+                "tokens before the predicted one",
+                "nats per token",
+                has_points=True,
+                is_log_x=True,
+            )
+        for way in ("ranking", "generation"):
+            by_depth = _lines(
+                runs, source, "key_retrieval", "by_depth", lambda each, way=way: (each["depth"], each[way]["value"])
+            )
+            if by_depth:
+                title = f"Key retrieval by {way} ({source})"
+                yield Chart(title, by_depth, "depth", "share right", from_zero=True, has_points=True)
+
+
+def as_points(runs: Sequence[Run]) -> dict[str, Any]:
+    """The curves by steps, smoothed as they are drawn and thinned out, for programs."""
+    curves: dict[str, Any] = {}
+    for metric in METRICS:
+        for run in runs:
+            if (series := run.series.get(metric.key)) is None:
+                continue
+            values = running_mean(series, window=_window(runs)) if metric.is_smoothed else series.values
+            kept = thin_out(series.steps.astype(np.float64), values, columns=_POINTS)
+            points = {"steps": series.steps[kept].tolist(), "values": values[kept].tolist()}
+            curves.setdefault(metric.key, {})[run.name] = points
+    return curves
+
+
+def _window(runs: Sequence[Run]) -> float:
+    return max(_FEWEST_STEPS, SMOOTHED * max(run.last_step for run in runs))
+
+
+def _lines(
+    runs: Sequence[Run], source: str, task: str, part: str, point: Callable[[dict[str, Any]], tuple[float, float]]
+) -> list[Line]:
+    lines: list[Line] = []
+    for number, run in enumerate(runs):
+        try:
+            points = sorted(point(each) for each in run.evaluations[source]["tasks"][task][part])
+        except (KeyError, TypeError):
+            continue  # a task that was not run, or one of another version
+        if points:
+            x, y = np.array(points, np.float64).T
+            lines.append(Line(number, x, y))
+    return lines
