@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from meap.errors import ConfigError
-from meap.storage import is_url
+from meap.storage import is_url, require_plain_url
 
 __all__ = ["Request", "parse_arguments"]
 
@@ -36,6 +36,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Request:
     """
     given = _build_parser().parse_args(argv)
     for folder in given.runs:
+        require_plain_url("RUN", folder)
         if is_url(folder):
             raise ConfigError(
                 f"{folder} is a URL: copy metrics.jsonl, config.yaml and eval/ of the run to a local folder"

@@ -18,8 +18,9 @@ _WIDTH, _HEIGHT = 680, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 10, 44
 _COLUMNS = 320
 _STRIPS = 60
-_CUT = 0.02
-"""Share of the points at the top that may lie beyond the picture, such as the first steps of a run."""
+_CUT = 0.1
+"""Share of the highest points that may lie beyond the picture: the first steps would leave no room for the others."""
+_FEWEST_CUT = 50
 _FLOOR_CUT = 0.002
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -119,9 +120,8 @@ def draw_lines(chart: Chart) -> str:
         f'<path class="main s{line.run} r{line.run}" d="{_path(line.x, line.main, x_axis, y_axis)}"/>'
         for line in chart.lines
     ]
-    if chart.has_points or any(len(line.x) == 1 for line in chart.lines):
-        parts += _draw_points(chart, x_axis, y_axis)
     parts.append("</svg>")
+    parts += _draw_points(chart, x_axis, y_axis)
     parts += _draw_strips(chart, x_axis, y_axis)
     name = escape(f"{chart.title}: {chart.y_title} by {chart.x_title}")
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
@@ -165,17 +165,22 @@ def _fit_y(chart: Chart) -> _Axis:
     low, high = float(drawn.min()), float(drawn.max())
     if chart.is_cut:
         # Each run on its own: a short one must not lie beyond the picture because a long one has more points.
-        low = min(float(np.quantile(line.y, _FLOOR_CUT)) for line in chart.lines)
-        high = max(float(np.quantile(line.y, 1 - _CUT)) for line in chart.lines)
+        low = min(_quantile(line.y, _FLOOR_CUT) for line in chart.lines)
+        high = max(_quantile(line.y, 1 - _CUT) for line in chart.lines)
     if chart.from_zero:
-        low = min(low, 0.0)
+        low, high = min(low, 0.0), max(high, 0.0)
     room = (high - low) * 0.04 or abs(high) * 0.1 or 1.0
     return _Axis(low - (0.0 if chart.from_zero and low == 0 else room), high + room, _HEIGHT - _BOTTOM, _TOP)
 
 
+def _quantile(values: NDArray[np.float64], share: float) -> float:
+    """Of few values the lowest or the highest."""
+    return float(np.quantile(values, share if len(values) >= _FEWEST_CUT else round(share)))
+
+
 def _draw_grid(chart: Chart, x_axis: _Axis, y_axis: _Axis) -> Iterator[str]:
     floor, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    for value in y_axis.ticks(about=5):
+    for value in y_axis.ticks(about=6):
         y = float(y_axis.place(value))
         yield f'<path class="grid" d="M{_LEFT},{y:.1f}H{right}"/>'
         yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{write_short(value)}</text>'
@@ -203,9 +208,11 @@ def _path(x: NDArray[np.float64], y: NDArray[np.float64], x_axis: _Axis, y_axis:
 
 def _draw_points(chart: Chart, x_axis: _Axis, y_axis: _Axis) -> Iterator[str]:
     for line in chart.lines:
-        if chart.has_points and len(line.x) > _STRIPS:
+        if len(line.x) > 1 and (not chart.has_points or len(line.x) > _STRIPS):
             continue  # so many that they would hide the line
-        for x, y in zip(x_axis.place(line.x).tolist(), y_axis.place(line.main).tolist(), strict=True):
+        is_inside = (line.main >= y_axis.low) & (line.main <= y_axis.high)
+        across, down = x_axis.place(line.x[is_inside]), y_axis.place(line.main[is_inside])
+        for x, y in zip(across.tolist(), down.tolist(), strict=True):
             yield f'<circle class="f{line.run} r{line.run}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
 
 

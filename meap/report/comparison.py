@@ -72,6 +72,8 @@ class Result:
     source: str
     """Name of the file, without its ending."""
     label: str
+    name: str
+    """The label, with its source where there are several."""
     estimates: Sequence[Mapping[str, float] | None]
     """One per run: value, low, high (95 % interval) and n."""
 
@@ -208,9 +210,10 @@ def _masking(run: Run) -> dict[str, Any]:
 
 def _results(runs: Sequence[Run]) -> Iterator[Result]:
     found = [(source, label) for run in runs for source, each in run.evaluations.items() for label in each["headline"]]
+    has_one_source = len({source for source, _ in found}) == 1
     for source, label in dict.fromkeys(found):
         of_runs = [run.evaluations.get(source, {}).get("headline", {}).get(label) for run in runs]
-        yield Result(source, label, of_runs)
+        yield Result(source, label, label if has_one_source else f"{label} ({source})", of_runs)
 
 
 def _remarks(runs: Sequence[Run], differing: Sequence[Setting], versions: Mapping[str, Sequence[Any]]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from meap.report.series import running_mean, thin_out
 
 __all__ = ["AXES", "SMOOTHED", "as_points", "axes_of", "draw_curves", "draw_evaluations"]
 
-SMOOTHED = 0.01
+SMOOTHED = 0.02
 """Width of the running mean, as a share of the longest run."""
 
 _FEWEST_STEPS = 5
@@ -66,14 +66,18 @@ def draw_curves(runs: Sequence[Run], axis: str) -> Iterator[Chart]:
                 axis,
                 metric.unit,
                 from_zero=metric.from_zero,
-                has_points=not metric.is_smoothed and metric.key != "learning_rate",
-                is_cut=metric.is_smoothed,
+                has_points=not metric.is_smoothed,
+                is_cut=metric.falls_steeply,
             )
+        if metric.key == "heldout_loss":
+            yield from _draw_differences(runs[0], lines, axis, metric.unit)
 
 
 def draw_evaluations(runs: Sequence[Run]) -> Iterator[Chart]:
     """What evaluations measured of parts: held-out loss by context, key retrieval by depth."""
-    for source in dict.fromkeys(source for run in runs for source in run.evaluations):
+    sources = dict.fromkeys(source for run in runs for source in run.evaluations)
+    for source in sources:
+        suffix = f" ({source})" if len(sources) > 1 else ""
         by_context = _lines(
             runs,
             source,
@@ -83,7 +87,7 @@ def draw_evaluations(runs: Sequence[Run]) -> Iterator[Chart]:
         )
         if by_context:
             yield Chart(
-                f"Held-out loss by context ({source})",
+                "Held-out loss by context" + suffix,
                 by_context,
                 "tokens before the predicted one",
                 "nats per token",
@@ -95,8 +99,25 @@ def draw_evaluations(runs: Sequence[Run]) -> Iterator[Chart]:
                 runs, source, "key_retrieval", "by_depth", lambda each, way=way: (each["depth"], each[way]["value"])
             )
             if by_depth:
-                title = f"Key retrieval by {way} ({source})"
+                title = f"Key retrieval by {way}" + suffix
                 yield Chart(title, by_depth, "depth", "share right", from_zero=True, has_points=True)
+
+
+def _draw_differences(first: Run, lines: Sequence[Line], axis: str, unit: str) -> Iterator[Chart]:
+    """Curves that lie close together, each less the first run's, where that has been measured before and after."""
+    if not lines or lines[0].run != 0:
+        return
+    x, y = lines[0].x, lines[0].y
+    differences: list[Line] = []
+    for line in lines[1:]:
+        common = (line.x >= x[0]) & (line.x <= x[-1])
+        if common.any():
+            change = line.y[common] - np.interp(line.x[common], x, y)
+            differences.append(Line(line.run, line.x[common], change))
+    if differences:
+        yield Chart(
+            f"Held-out loss, less that of {first.name}", differences, axis, unit, from_zero=True, has_points=True
+        )
 
 
 def as_points(runs: Sequence[Run]) -> dict[str, Any]:

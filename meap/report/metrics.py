@@ -22,19 +22,30 @@ class Metric:
     """Names in metrics.jsonl; the first that a run has is taken."""
     is_smoothed: bool = False
     """Whether it is noise enough that the picture shows a running mean beside it."""
+    falls_steeply: bool = False
+    """Whether the first values are so high that the picture may cut them off."""
     from_zero: bool = False
     """Whether the picture's axis begins at 0."""
 
 
 METRICS = (
-    Metric("train_loss", "Training loss", "nats per token", ("loss/train/total",), is_smoothed=True),
-    Metric("heldout_loss", "Held-out loss, nothing masked", "nats per token", ("heldout/loss", "metrics/heldout/loss")),
+    Metric(
+        "train_loss", "Training loss", "nats per token", ("loss/train/total",), is_smoothed=True, falls_steeply=True
+    ),
+    Metric(
+        "heldout_loss",
+        "Held-out loss, nothing masked",
+        "nats per token",
+        ("heldout/loss", "metrics/heldout/loss"),
+        falls_steeply=True,
+    ),
     Metric(
         "masked_loss",
         "Training loss where the target was masked",
         "nats per token",
         ("masking/loss_masked_targets",),
         is_smoothed=True,
+        falls_steeply=True,
     ),
     Metric(
         "clean_loss",
@@ -42,6 +53,7 @@ METRICS = (
         "nats per token",
         ("masking/loss_clean_targets",),
         is_smoothed=True,
+        falls_steeply=True,
     ),
     Metric("mask_ratio", "Masked share of the input", "share", ("masking/ratio",), is_smoothed=True),
     Metric("learning_rate", "Learning rate", "", ("lr-AdamW/group0",), from_zero=True),
@@ -53,7 +65,14 @@ METRICS = (
         is_smoothed=True,
         from_zero=True,
     ),
-    Metric("mfu", "Share of the hardware's peak (MFU)", "share", ("throughput/device/mfu",), True, from_zero=True),
-    Metric("gradient_norm", "Gradient norm", "", ("l2_norm/grad/global",), is_smoothed=True),
+    Metric(
+        "mfu",
+        "Share of the hardware's peak (MFU)",
+        "share",
+        ("throughput/device/mfu",),
+        is_smoothed=True,
+        from_zero=True,
+    ),
+    Metric("gradient_norm", "Gradient norm", "", ("l2_norm/grad/global",), is_smoothed=True, falls_steeply=True),
 )
 """In the order in which they are shown; what no run recorded is left out."""

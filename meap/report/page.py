@@ -27,14 +27,13 @@ def render_page(comparison: Comparison) -> str:
     runs = comparison.runs
     title = escape(" · ".join(run.name for run in runs))
     axes = axes_of(runs)
-    evaluated = [*_results(comparison), *_figures_of(draw_evaluations(runs))]
     sections = [
         f"<h1>{title}</h1>",
         _remarks(comparison.remarks),
         "<h2>Figures</h2>",
         _figures(comparison),
         *_section("Curves", _curves(runs, axes)),
-        *_section("Evaluation", evaluated),
+        *_section("Evaluation", _evaluation(comparison)),
         *_section("Settings", _settings(comparison)),
         *_section("Software and starts", _software(comparison)),
     ]
@@ -97,33 +96,33 @@ def _change(text: str, value: float | None, first: float | None, better: str) ->
 
 def _curves(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
     for axis in axes:
-        figures = "".join(_figures_of(draw_curves(runs, axis)))
-        if figures:
-            yield f'<div class="charts by-{axis}">{figures}</div>'
+        yield f'<div class="charts by-{axis}">{_drawn(draw_curves(runs, axis))}</div>'
     yield _note(
         f"Strong lines of noisy metrics are running means over {SMOOTHED:.0%} of the longest run; the faint ones "
-        "behind them are the steps, of which the lowest and highest of each column are drawn. The highest 2 % of each "
-        "run, such as its first steps, may lie beyond the picture."
+        "behind them are the steps, of which the lowest and highest of each column are drawn. Of losses the highest "
+        "tenth of each run, such as its first steps, may lie beyond the picture."
     )
 
 
-def _figures_of(charts: Iterable[Chart]) -> Iterator[str]:
-    for chart in charts:
-        yield f"<figure><figcaption>{escape(chart.title)}</figcaption>{draw_lines(chart)}</figure>"
+def _drawn(charts: Iterable[Chart]) -> str:
+    return "".join(
+        f"<figure><figcaption>{escape(chart.title)}</figcaption>{draw_lines(chart)}</figure>" for chart in charts
+    )
 
 
-def _results(comparison: Comparison) -> Iterator[str]:
+def _evaluation(comparison: Comparison) -> Iterator[str]:
     if not comparison.results:
         return
     rows = [
         (
-            f"{escape(result.label)} <small>{escape(result.source)}</small>{_intervals(result)}",
+            f"{escape(result.name)}{_intervals(result)}",
             *(_result_cell(result, number) for number in range(len(result.estimates))),
         )
         for result in comparison.results
     ]
     yield _table(comparison, rows)
     yield _note("With 95 % intervals over examples; the number of examples follows.")
+    yield f'<div class="charts">{_drawn(draw_evaluations(comparison.runs))}</div>'
 
 
 def _result_cell(result: Result, number: int) -> str:

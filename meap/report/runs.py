@@ -77,7 +77,9 @@ def read_run(folder: Path, name: str) -> Run:
         if known is not None and known.dropped:
             shown = ", ".join(f"{step:,}" for step in known.dropped[:_MOST_NAMED])
             more = ", ..." if len(known.dropped) > _MOST_NAMED else ""
-            notes.append(f"{metric.title.lower()} is no finite number at {len(known.dropped):,} steps ({shown}{more})")
+            notes.append(
+                f"{metric.title.lower()} is no finite number at {len(known.dropped):,} of its steps ({shown}{more})"
+            )
         if known is not None and len(known.steps):
             series[metric.key] = known
     return Run(
@@ -162,8 +164,9 @@ def _read_lines(
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}): check its permissions") from error
     if broken:
-        where = "the last line" if broken == 1 and is_last_broken else f"{broken:,} lines"
-        notes.append(f"{where} of {path.name} cannot be read and was left out: the run was killed while it wrote")
+        one = "the last line" if is_last_broken else "one line"
+        where = f"{one} of {path.name} was" if broken == 1 else f"{broken:,} lines of {path.name} were"
+        notes.append(f"{where} broken and left out: a run that is killed while it writes leaves such a line")
 
 
 def _read_settings(path: Path, notes: list[str]) -> dict[str, Any]:

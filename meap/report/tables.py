@@ -62,7 +62,7 @@ def table_lines(comparison: Comparison) -> Iterator[str]:
     rows = [_figure_row(figure) for figure in comparison.figures]
     rows += [
         (
-            f"{result.label} ({result.source})",
+            result.name,
             *(describe_value(each["value"] if each else None, "loss") for each in result.estimates),
         )
         for result in comparison.results
