@@ -18,7 +18,7 @@ _END = 0.05
 """Share of the steps whose mean is a run's final training loss."""
 
 # Follow from the name of a run, or from nothing but where and when it is measured.
-_NAMES = ("run.name", "run.dir", "data.cache_dir", "checkpoint.", "export.", "eval.")
+_NAMES = ("run.name", "run.dir", "data.cache_dir", "checkpoint.", "loggers.", "export.", "eval.")
 # Change speed, memory or what is logged; the order of samples, the masks and the updates stay as they are.
 _SAME_RESULT = (
     "data.num_workers",
@@ -32,6 +32,7 @@ _SAME_RESULT = (
     "model.attention",
     "train.microbatch_size",
     "train.device",
+    "train.dist_timeout",
     "train.log_interval",
     "train.sharding",
     "train.activation_checkpointing",
@@ -209,10 +210,10 @@ def _masking(run: Run) -> dict[str, Any]:
 
 
 def _results(runs: Sequence[Run]) -> Iterator[Result]:
-    found = [(source, label) for run in runs for source, each in run.evaluations.items() for label in each["headline"]]
+    found = [(source, label) for run in runs for source, each in run.evaluations.items() for label in each.estimates]
     has_one_source = len({source for source, _ in found}) == 1
     for source, label in dict.fromkeys(found):
-        of_runs = [run.evaluations.get(source, {}).get("headline", {}).get(label) for run in runs]
+        of_runs = [run.evaluations[source].estimates.get(label) if source in run.evaluations else None for run in runs]
         yield Result(source, label, label if has_one_source else f"{label} ({source})", of_runs)
 
 
@@ -249,13 +250,8 @@ def _verdict(keys: Sequence[str]) -> str:
 
 def _unlike_evaluations(runs: Sequence[Run]) -> Iterator[str]:
     for source in dict.fromkeys(source for run in runs for source in run.evaluations):
-        asked = [
-            {"data": found.get("data"), **(found.get("config") or {})}
-            for run in runs
-            if (found := run.evaluations.get(source)) is not None
-        ]
-        keys = [key for key in asked[0] if key not in {"model", "out_dir", "batch_size"}]
-        if unlike := [key for key in keys if not _alike([each.get(key) for each in asked])]:
+        asked = [run.evaluations[source].asked for run in runs if source in run.evaluations]
+        if unlike := [key for key in asked[0] if not _alike([each.get(key) for each in asked])]:
             yield f"Evaluations ({source}) were not of the same questions: {_listed(unlike)} differ."
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,17 +75,11 @@ def draw_curves(runs: Sequence[Run], axis: str) -> Iterator[Chart]:
 
 
 def draw_evaluations(runs: Sequence[Run]) -> Iterator[Chart]:
-    """What evaluations measured of parts: held-out loss by context, key retrieval by depth."""
+    """What evaluations measured of parts: held-out loss by context, answers by where they stand."""
     sources = dict.fromkeys(source for run in runs for source in run.evaluations)
     for source in sources:
         suffix = f" ({source})" if len(sources) > 1 else ""
-        by_context = _lines(
-            runs,
-            source,
-            "perplexity",
-            "loss_by_position",
-            lambda each: ((each["first"] + each["last"]) / 2, each["loss"]),
-        )
+        by_context = _lines(runs, source, "perplexity", _by_context)
         if by_context:
             yield Chart(
                 "Held-out loss by context" + suffix,
@@ -95,11 +90,9 @@ def draw_evaluations(runs: Sequence[Run]) -> Iterator[Chart]:
                 is_log_x=True,
             )
         for way in ("ranking", "generation"):
-            by_depth = _lines(
-                runs, source, "key_retrieval", "by_depth", lambda each, way=way: (each["depth"], each[way]["value"])
-            )
+            by_depth = _lines(runs, source, "key_retrieval", partial(_by_depth, way=way))
             if by_depth:
-                title = f"Key retrieval by {way}" + suffix
+                title = f"Key retrieval by {way}{suffix}"
                 yield Chart(title, by_depth, "depth", "share right", from_zero=True, has_points=True)
 
 
@@ -139,15 +132,27 @@ def _window(runs: Sequence[Run]) -> float:
 
 
 def _lines(
-    runs: Sequence[Run], source: str, task: str, part: str, point: Callable[[dict[str, Any]], tuple[float, float]]
+    runs: Sequence[Run], source: str, task: str, points: Callable[[Mapping[str, Any]], list[tuple[float, float]]]
 ) -> list[Line]:
     lines: list[Line] = []
     for number, run in enumerate(runs):
+        if source not in run.evaluations:
+            continue
         try:
-            points = sorted(point(each) for each in run.evaluations[source]["tasks"][task][part])
+            found = sorted(points(run.evaluations[source].tasks.get(task, {})))
         except (KeyError, TypeError):
-            continue  # a task that was not run, or one of another version
-        if points:
-            x, y = np.array(points, np.float64).T
+            continue  # results of a task that has changed since
+        if found:
+            x, y = np.array(found, np.float64).T
             lines.append(Line(number, x, y))
     return lines
+
+
+def _by_context(numbers: Mapping[str, Any]) -> list[tuple[float, float]]:
+    return [((each["first"] + each["last"]) / 2, each["loss"]) for each in numbers.get("loss_by_position", ())]
+
+
+def _by_depth(numbers: Mapping[str, Any], *, way: str) -> list[tuple[float, float]]:
+    if "by_depth" in numbers:
+        return [(each["depth"], each[way]["value"]) for each in numbers["by_depth"]]
+    return [(row["by"]["depth"], row["metrics"][way]["value"]) for row in numbers.get("rows", ())]

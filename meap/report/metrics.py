@@ -73,6 +73,7 @@ METRICS = (
         is_smoothed=True,
         from_zero=True,
     ),
+    Metric("memory", "Memory of a GPU, the most so far", "GB", ("memory/peak_allocated_mem",), from_zero=True),
     Metric("gradient_norm", "Gradient norm", "", ("l2_norm/grad/global",), is_smoothed=True, falls_steeply=True),
 )
 """In the order in which they are shown; what no run recorded is left out."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from meap.config.loading import read_yaml
 from meap.errors import ConfigError, DataError
+from meap.report.evaluations import Evaluation, read_evaluation
 from meap.report.metrics import HOURS, METRICS
 from meap.report.series import Series, join_series
 
@@ -40,7 +41,7 @@ class Run:
     versions: Mapping[str, Any]
     starts: Sequence[Mapping[str, Any]]
     """One per start of the training command."""
-    evaluations: Mapping[str, Mapping[str, Any]]
+    evaluations: Mapping[str, Evaluation]
     """Results of `recipes/evaluate.py` by file name without its ending."""
     notes: Sequence[str] = field(default=())
     """What is missing or broken."""
@@ -205,20 +206,11 @@ def _read_starts(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return [dict(_leaves(record)) for record in _read_lines(path, notes, is_whole=bool)]
 
 
-def _read_evaluations(folder: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
-    evaluations: dict[str, dict[str, Any]] = {}
+def _read_evaluations(folder: Path, notes: list[str]) -> dict[str, Evaluation]:
+    evaluations: dict[str, Evaluation] = {}
     for path in sorted(folder.glob("*.json")):
-        if (found := _read_evaluation(path)) is None:
+        if (found := read_evaluation(path)) is None:
             notes.append(f"{_EVAL_DIR}/{path.name} holds no results as recipes/evaluate.py writes them; left out")
         else:
             evaluations[path.stem] = found
     return evaluations
-
-
-def _read_evaluation(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_bytes())
-        are_numbers = [float(each["value"]) for each in found["headline"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return found if are_numbers else None
