@@ -80,8 +80,10 @@ def main(cfg: TrainingConfig) -> None:
         max_shard_size=cfg.export.max_shard_size,
         drop_mask_to=drop_mask_to,
     )
+    rounding = f", whose rounding changes logits by {record.rounding:.1%} of their spread" if record.rounding else ""
     print(
         f"model       {record.parameters:,} parameters, step {checkpoint.step}\n"
+        f"weights     {record.dtype}{rounding}\n"
         f"verified    largest difference of a logit {record.max_abs_diff:.1e} (transformers' sdpa against training's)\n"
         f"written     {out_dir}",
         flush=True,

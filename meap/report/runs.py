@@ -121,7 +121,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
     for num_parts in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-num_parts:]) for folder in folders]
         if len(set(names)) == len(names):
-            return names
+            # What a terminal would obey rather than show is escaped.
+            return [name if name.isprintable() else repr(name)[1:-1] for name in names]
     raise AssertionError(folders)
 
 

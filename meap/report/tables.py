@@ -57,8 +57,9 @@ def describe_setting(value: Any) -> str:
 def table_lines(comparison: Comparison) -> Iterator[str]:
     """Remarks, figures, evaluation results and differing settings as text."""
     names = [run.name for run in comparison.runs]
-    yield from comparison.remarks
-    yield ""
+    if comparison.remarks:
+        yield from comparison.remarks
+        yield ""
     rows = [_figure_row(figure) for figure in comparison.figures]
     rows += [
         (

@@ -75,6 +75,13 @@ def test_many_steps_stay_small_and_a_spike_of_one_step_is_drawn(make_run, tmp_pa
     assert highest[0] == pytest.approx(62 + 12_345 / 20_000 * 604, abs=0.2)
 
 
+def test_a_page_that_cannot_be_written_is_said_and_nothing_is_left(runs, tmp_path, capsys):
+    name = "x" * 250 + ".html"  # too long beside the marks of a file that is being written
+    assert main([*runs, "--out", str(tmp_path / name)]) == 1
+    assert re.match(r"error: --out .* could not be written .*: choose another place\n", capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
 def test_a_run_of_one_step_and_metrics_of_one_value_are_drawn(make_run, tmp_path):
     lines = [{"step": 1, "loss/train/total": 3.0, "heldout/loss": 2.0, "masking/ratio": 0.0}]
     page = tmp_path / "page.html"

@@ -90,6 +90,16 @@ def test_versions_and_starts_are_read_where_they_are(make_run):
     assert "starts.jsonl" in run.notes[0]
 
 
+def test_files_that_are_broken_are_left_out_and_said(make_run):
+    folder = make_run("a")
+    (folder / "versions.json").write_text("{")
+    (folder / "config.yaml").write_text("run: [")
+    run = read_run(folder, "a")
+    assert not run.versions
+    assert not run.settings
+    assert [note.split(" ")[0] for note in run.notes] == [str(folder / "config.yaml"), "versions.json"]
+
+
 def test_names_are_as_long_as_they_must_be(make_run):
     a, b = make_run("one/eval0"), make_run("two/eval0")
     assert [run.name for run in read_runs([a])] == ["eval0"]
