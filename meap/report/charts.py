@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from meap.report.series import thin_out
 
-__all__ = ["Chart", "Interval", "Line", "draw_intervals", "draw_lines", "write_short"]
+__all__ = ["Chart", "Interval", "Line", "Mark", "draw_intervals", "draw_lines", "write_short"]
 
 _WIDTH, _HEIGHT = 680, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 10, 44
@@ -45,6 +45,14 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A place of a run that a vertical line shows."""
+
+    run: int
+    x: float
+
+
+@dataclass(frozen=True)
 class Chart:
     """What a chart shows."""
 
@@ -58,6 +66,7 @@ class Chart:
     is_log_x: bool = False
     is_cut: bool = False
     """Whether the highest points may lie beyond the picture."""
+    marks: Sequence[Mark] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,10 @@ def draw_lines(chart: Chart) -> str:
     parts += [
         f'<path class="main s{line.run} r{line.run}" d="{_path(line.x, line.main, x_axis, y_axis)}"/>'
         for line in chart.lines
+    ]
+    parts += [
+        f'<path class="mark s{mark.run} r{mark.run}" d="M{float(x_axis.place(mark.x)):.1f},{_TOP}v{_plot_height()}"/>'
+        for mark in chart.marks
     ]
     parts.append("</svg>")
     parts += _draw_points(chart, x_axis, y_axis)

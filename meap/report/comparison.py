@@ -90,7 +90,7 @@ class Comparison:
     same: Mapping[str, Any]
     """Settings all runs have in common."""
     versions: Mapping[str, Sequence[Any]]
-    """Versions by package, those that differ first."""
+    """Software and machines of each run's first start, what differs first."""
     results: Sequence[Result]
     remarks: Sequence[str]
 
@@ -222,8 +222,9 @@ def _remarks(runs: Sequence[Run], differing: Sequence[Setting], versions: Mappin
         yield _verdict([setting.key for setting in differing if setting.weight == "result"])
     if faster := [setting.key for setting in differing if setting.weight == "speed"]:
         yield f"Settings that should change speed only differ: {_listed(faster)}."
-    if changed := [name for name, each in versions.items() if not _alike(_known(each))]:
-        yield f"Versions differ: {_listed(changed)}."
+    # Commands name the yaml, so they differ wherever settings do.
+    if changed := [name for name, each in versions.items() if name != "command" and not _alike(_known(each))]:
+        yield f"Software or machines differ: {_listed(changed)}."
     if _differ_in_masking(runs):
         yield (
             "Training losses are of differently masked inputs, and more masks make prediction harder: compare held-out "

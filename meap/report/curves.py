@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meap.report.charts import Chart, Line
+from meap.report.charts import Chart, Line, Mark
 from meap.report.metrics import METRICS
 from meap.report.runs import Run
 from meap.report.series import running_mean, thin_out
@@ -21,6 +21,7 @@ SMOOTHED = 0.02
 
 _FEWEST_STEPS = 5
 _POINTS = 500
+_MOST_MARKS = 50
 
 _Placed = Callable[[Run, NDArray[np.int64]], NDArray[np.float64] | None]
 
@@ -51,6 +52,7 @@ def axes_of(runs: Sequence[Run]) -> list[str]:
 
 def draw_curves(runs: Sequence[Run], axis: str) -> Iterator[Chart]:
     """A chart of each metric that any run recorded."""
+    marks = list(_marks(runs, axis))
     for metric in METRICS:
         lines: list[Line] = []
         for number, run in enumerate(runs):
@@ -69,6 +71,7 @@ def draw_curves(runs: Sequence[Run], axis: str) -> Iterator[Chart]:
                 from_zero=metric.from_zero,
                 has_points=not metric.is_smoothed,
                 is_cut=metric.falls_steeply,
+                marks=marks,
             )
         if metric.key == "heldout_loss":
             yield from _draw_differences(runs[0], lines, axis, metric.unit)
@@ -94,6 +97,14 @@ def draw_evaluations(runs: Sequence[Run]) -> Iterator[Chart]:
             if by_depth:
                 title = f"Key retrieval by {way}{suffix}"
                 yield Chart(title, by_depth, "depth", "share right", from_zero=True, has_points=True)
+
+
+def _marks(runs: Sequence[Run], axis: str) -> Iterator[Mark]:
+    """Where runs went on after they had been interrupted."""
+    for number, run in enumerate(runs):
+        places = AXES[axis](run, np.array(sorted(set(run.resumed_from))[:_MOST_MARKS], np.int64))
+        for place in () if places is None else places.tolist():
+            yield Mark(number, place)
 
 
 def _draw_differences(first: Run, lines: Sequence[Line], axis: str, unit: str) -> Iterator[Chart]:

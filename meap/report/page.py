@@ -100,7 +100,7 @@ def _curves(runs: Sequence[Run], axes: Sequence[str]) -> Iterator[str]:
     yield _note(
         f"Strong lines of noisy metrics are running means over {SMOOTHED:.0%} of the longest run; the faint ones "
         "behind them are the steps, of which the lowest and highest of each column are drawn. Of losses the highest "
-        "tenth of each run, such as its first steps, may lie beyond the picture."
+        "tenth of each run, such as its first steps, may lie beyond the picture. Dotted verticals are later starts."
     )
 
 
@@ -175,14 +175,16 @@ def _software(comparison: Comparison) -> Iterator[str]:
             (escape(name), *(escape(describe_setting(each)) for each in values))
             for name, values in comparison.versions.items()
         ]
-        yield f"<details><summary>versions</summary>{_table(comparison, rows)}</details>"
+        yield f"<details><summary>software and machines, at first</summary>{_table(comparison, rows)}</details>"
     for number, run in enumerate(comparison.runs):
         if run.starts:
             yield f'<details class="r{number}"><summary>starts of {escape(run.name)}</summary>{_starts(run)}</details>'
 
 
 def _starts(run: Run) -> str:
-    keys = list(dict.fromkeys(key for start in run.starts for key in start))
+    # What no start changed is in the table of versions.
+    facts = {key: [start.get(key, ...) for start in run.starts] for start in run.starts for key in start}
+    keys = [key for key, values in facts.items() if {*map(str, values)} != {str(run.versions.get(key, ...))}]
     head = "".join(f"<th>{escape(key)}</th>" for key in keys)
     body = "".join(
         f"<tr>{''.join(f'<td>{escape(describe_setting(start.get(key, ...)))}</td>' for key in keys)}</tr>"

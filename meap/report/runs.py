@@ -39,12 +39,19 @@ class Run:
     settings: Mapping[str, Any]
     """Leaves of the configuration by dotted key; none where it is missing."""
     versions: Mapping[str, Any]
+    """Software and machines of the first start."""
     starts: Sequence[Mapping[str, Any]]
     """One per start of the training command."""
     evaluations: Mapping[str, Evaluation]
     """Results of `recipes/evaluate.py` by file name without its ending."""
     notes: Sequence[str] = field(default=())
     """What is missing or broken."""
+
+    @property
+    def resumed_from(self) -> list[int]:
+        """Steps that starts after the first went on from."""
+        steps = [start.get("from_step") for start in self.starts[1:]]
+        return [step for step in steps if isinstance(step, int) and step > 0]
 
     @property
     def tokens_per_step(self) -> int | None:

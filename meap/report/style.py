@@ -46,6 +46,7 @@ svg { display: block; width: 100%; height: auto; } svg text { fill: var(--faint)
 .intervals { width: 200px; margin-top: .2rem; }
 .grid { stroke: var(--line); fill: none; } .main, .raw { fill: none; stroke-linejoin: round; }
 .main { stroke-width: 2; } .raw { stroke-width: 1; opacity: .28; }
+.mark { stroke-width: 1.2; stroke-dasharray: 1.5 3; opacity: .8; }
 .at rect { fill: transparent; } .at path { stroke: var(--faint); stroke-dasharray: 3 3; }
 .at path, .at text { opacity: 0; pointer-events: none; } .at:hover path, .at:hover text { opacity: 1; }
 svg .at text { font-weight: 600; paint-order: stroke; stroke: var(--paper); stroke-width: 5px; stroke-linejoin: round; }

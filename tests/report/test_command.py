@@ -75,6 +75,21 @@ def test_many_steps_stay_small_and_a_spike_of_one_step_is_drawn(make_run, tmp_pa
     assert highest[0] == pytest.approx(62 + 12_345 / 20_000 * 604, abs=0.2)
 
 
+def test_later_starts_are_marked_and_told_by_what_they_changed(make_run, tmp_path):
+    folder = make_run("a")
+    packages = {"packages": {"torch": "2.7.0"}}
+    starts = [{"from_step": 0, "world_size": 8} | packages, {"from_step": 90, "world_size": 4} | packages]
+    (folder / "versions.json").write_text(json.dumps({"world_size": 8} | packages))
+    (folder / "starts.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
+    page = tmp_path / "page.html"
+    assert main([str(folder), "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    places = {*map(float, re.findall(r'class="mark s0 r0" d="M([0-9.]+),', text))}
+    assert min(places) == max(places) == pytest.approx(62 + 90 / 200 * 604, abs=0.1)
+    told = text.split("starts of a</summary>")[1]
+    assert re.findall("<th>(.*?)</th>", told) == ["from_step", "world_size"]
+
+
 def test_a_page_that_cannot_be_written_is_said_and_nothing_is_left(runs, tmp_path, capsys):
     name = "x" * 250 + ".html"  # too long beside the marks of a file that is being written
     assert main([*runs, "--out", str(tmp_path / name)]) == 1

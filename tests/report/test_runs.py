@@ -83,10 +83,11 @@ def test_results_of_another_kind_are_left_out_and_said(make_run):
 def test_versions_and_starts_are_read_where_they_are(make_run):
     folder = make_run("a")
     (folder / "versions.json").write_text(json.dumps({"torch": "2.7.0", "git": {"commit": "abc", "dirty": False}}))
-    (folder / "starts.jsonl").write_text('{"step": 0, "devices": 8}\n{"step": 90, "devices": 4}\n{"st')
+    (folder / "starts.jsonl").write_text('{"from_step": 0, "devices": 8}\n{"from_step": 90, "devices": 4}\n{"st')
     run = read_run(folder, "a")
     assert run.versions == {"torch": "2.7.0", "git.commit": "abc", "git.dirty": False}
     assert [start["devices"] for start in run.starts] == [8, 4]
+    assert run.resumed_from == [90]
     assert "starts.jsonl" in run.notes[0]
 
 
