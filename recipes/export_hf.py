@@ -9,7 +9,7 @@
 Reads a checkpoint and the configuration stored with its run, which alone decides the architecture and names the data
 whose tokenizer is exported. Writes <export.out_dir>: model.safetensors (several with an index, where there is more than
 <export.max_shard_size>), config.json, generation_config.json, the tokenizer (by default with its mask token), README.md
-and meap_export.json; loaded back and compared before it is moved into place.
+and meap_export.json; loaded back and compared before it is moved into place, for which memory holds it twice in fp32.
 """
 
 import sys
