@@ -160,7 +160,8 @@ def _lines(
 
 
 def _by_context(numbers: Mapping[str, Any]) -> list[tuple[float, float]]:
-    return [((each["first"] + each["last"]) / 2, each["loss"]) for each in numbers.get("loss_by_position", ())]
+    bins = [each for each in numbers.get("loss_by_position", ()) if each["last"] > 0]  # 0 has no place on a log axis
+    return [((each["first"] + each["last"]) / 2, each["loss"]) for each in bins]
 
 
 def _by_depth(numbers: Mapping[str, Any], *, way: str) -> list[tuple[float, float]]:

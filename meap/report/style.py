@@ -54,6 +54,7 @@ svg .at .place { fill: var(--ink); }
 details { margin: .5rem 0; } summary { cursor: pointer; color: var(--faint); }
 #unsmoothed:not(:checked) ~ main .raw { display: none; }
 #unsmoothed:checked ~ nav [for=unsmoothed] { opacity: 1; border-color: var(--faint); }
+#unsmoothed:focus-visible ~ nav [for=unsmoothed] { outline: 2px solid var(--faint); }
 @media print { nav { position: static; } }
 """
 
@@ -85,5 +86,6 @@ def style_of_axes(axes: Sequence[str]) -> str:
     return "".join(
         f"#by-{axis}:not(:checked) ~ main .by-{axis} {{ display: none; }}\n"
         f"#by-{axis}:checked ~ nav [for=by-{axis}] {{ opacity: 1; border-color: var(--faint); }}\n"
+        f"#by-{axis}:focus-visible ~ nav [for=by-{axis}] {{ outline: 2px solid var(--faint); }}\n"
         for axis in axes
     )
