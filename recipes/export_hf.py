@@ -3,12 +3,13 @@
     python recipes/export_hf.py yamls/tiny.yaml                                          # the run's newest checkpoint
     python recipes/export_hf.py yamls/tiny.yaml export.checkpoint=runs/tiny/checkpoints/ba200.pt
     python recipes/export_hf.py yamls/sft_tiny.yaml export.keep_mask=false                # the base's own vocabulary
+    python recipes/export_hf.py yamls/sft_qwen2.5_14b.yaml export.dtype=bf16              # half the size
     python recipes/export_hf.py yamls/1b.yaml checkpoint.folder=s3://bucket/1b export.out_dir=/models/meap-1b
 
 Reads a checkpoint and the configuration stored with its run, which alone decides the architecture and names the data
-whose tokenizer is exported. Writes <export.out_dir>: model.safetensors (fp32), config.json, generation_config.json, the
-tokenizer (by default with its mask token), README.md and meap_export.json; loaded back and compared before it is moved
-into place.
+whose tokenizer is exported. Writes <export.out_dir>: model.safetensors (several with an index, where there is more than
+<export.max_shard_size>), config.json, generation_config.json, the tokenizer (by default with its mask token), README.md
+and meap_export.json; loaded back and compared before it is moved into place, for which memory holds it twice in fp32.
 """
 
 import sys
@@ -70,9 +71,19 @@ def main(cfg: TrainingConfig) -> None:
         base=run.model.base,
     )
     drop_mask_to = None if cfg.export.keep_mask else rows_without_mask(run.model, tokenizer)
-    record = export_model(model.model, tokenizer, Path(out_dir), source, drop_mask_to=drop_mask_to)
+    record = export_model(
+        model.model,
+        tokenizer,
+        Path(out_dir),
+        source,
+        dtype=cfg.export.dtype,
+        max_shard_size=cfg.export.max_shard_size,
+        drop_mask_to=drop_mask_to,
+    )
+    rounding = f", whose rounding changes logits by {record.rounding:.1%} of their spread" if record.rounding else ""
     print(
         f"model       {record.parameters:,} parameters, step {checkpoint.step}\n"
+        f"weights     {record.dtype}{rounding}\n"
         f"verified    largest difference of a logit {record.max_abs_diff:.1e} (transformers' sdpa against training's)\n"
         f"written     {out_dir}",
         flush=True,

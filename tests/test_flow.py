@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from meap.report import __main__ as report
+
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = Path(sys.executable).parent
 
@@ -20,6 +22,7 @@ train:
   max_duration: 12ba
   global_batch_size: 4
   microbatch_size: 4
+  log_interval: 6ba
   eval_interval: 12ba
   eval_batches: 1
 checkpoint:
@@ -62,6 +65,16 @@ def test_raw_text_becomes_an_evaluated_model(tmp_path: Path, quiet_environment: 
     tasks = json.loads((tmp_path / "runs/flow/eval/results.json").read_text())["tasks"]
     assert 1 < tasks["perplexity"]["perplexity"] < 2000
     assert tasks["key_retrieval"]["n"] == 8
+    # The report knows what training and evaluation write by name only.
+    assert (
+        report.main([str(tmp_path / "runs/flow"), "--out", str(tmp_path / "a.html"), "--json", str(tmp_path / "a")])
+        == 0
+    )
+    told = json.loads((tmp_path / "a").read_text())
+    assert {"train_loss", "heldout_loss", "masked_loss", "mask_ratio", "learning_rate"} <= told["curves"].keys()
+    assert told["evaluations"]
+    assert told["settings"]["same"]["masking.ratio"] == 0.15
+    assert told["runs"]["flow"]["notes"] == []
 
     # Nothing is done twice, and nothing was written outside the folder that the commands ran in.
     assert "already complete" in run(

@@ -22,6 +22,7 @@ ALLOWED = {
     "export": CONFIGURED_CORE | {"export"},
     "evals": CONFIGURED_CORE | {"evals"},
     "inspect": CONFIGURED_CORE | {"data", "inspect"},
+    "report": CONFIGURED_CORE | {"report"},
     "__init__": set(),
 }
 

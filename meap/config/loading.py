@@ -13,7 +13,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from meap.errors import ConfigError
 
-__all__ = ["ANY_NAME", "config_keys", "entry_class", "load_config", "load_resolved", "save_config", "to_yaml"]
+__all__ = [
+    "ANY_NAME",
+    "config_keys",
+    "entry_class",
+    "load_config",
+    "load_resolved",
+    "read_yaml",
+    "save_config",
+    "to_yaml",
+]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -34,13 +43,13 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
     Raises:
         ConfigError: A file is missing or malformed, a key is unknown, or a value has the wrong type or range.
     """
-    layers = [(Path(path), _read_yaml(Path(path)))] if path is not None else []
+    layers = [(Path(path), read_yaml(Path(path)))] if path is not None else []
     while layers and _BASE_KEY in layers[0][1]:
         child, values = layers[0]
         base = child.parent / str(values.pop(_BASE_KEY))
         if base in (seen for seen, _ in layers):
             raise ConfigError(f"{child}: base {base} leads back to itself: remove one of the two `base:` lines")
-        layers.insert(0, (base, _read_yaml(base)))
+        layers.insert(0, (base, read_yaml(base)))
     if path is not None and "run.name" in config_keys(config_class):
         layers.insert(0, (Path(path), {"run": {"name": Path(path).stem}}))
 
@@ -85,6 +94,25 @@ def load_resolved(config_class: type[ConfigT], path: Path) -> ConfigT:
     return load_config(config_class, path)
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a yaml as they stand there, unchecked.
+
+    Raises:
+        ConfigError: It is missing or malformed.
+    """
+    if not path.is_file():
+        nearby = sorted(str(other) for other in path.parent.glob("*.yaml"))
+        hint = f"; there are {', '.join(nearby)}" if nearby else ""
+        raise ConfigError(f"no configuration file at {path}{hint}")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise ConfigError(f"{path} is not valid yaml: {_first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold sections with keys, not {type(values).__name__}")
+    return cast("dict[str, Any]", values)
+
+
 def _typed_keys(config_class: type[Any], prefix: str = "") -> dict[str, Any]:
     """Every dotted key with its type."""
     hints, keys = get_type_hints(config_class), dict[str, Any]()
@@ -97,20 +125,6 @@ def _typed_keys(config_class: type[Any], prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(section):
             keys |= _typed_keys(cast("type[Any]", section), f"{key}.")
     return keys
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        nearby = sorted(str(other) for other in path.parent.glob("*.yaml"))
-        hint = f"; there are {', '.join(nearby)}" if nearby else ""
-        raise ConfigError(f"no configuration file at {path}{hint}")
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:
-        raise ConfigError(f"{path} is not valid yaml: {_first_line(error)}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold sections with keys, not {type(values).__name__}")
-    return cast("dict[str, Any]", values)
 
 
 def _parse_override(override: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_FILE_SIZE = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]B")
 _SIZE = re.compile(r"\d+b?|\d+(\.\d+)?[kmgt]b", re.IGNORECASE)
 
 
@@ -445,6 +446,15 @@ class ExportConfig:
     """Folder to write."""
     keep_mask: bool = True
     """Whether [MASK] and its embedding are exported; false cuts off what was added, so the vocabulary is as before."""
+    dtype: str = "fp32"
+    """What weights are stored in: `fp32` as trained, or `bf16`, half the size."""
+    max_shard_size: str = "5GB"
+    """Largest file of weights, in KB, MB, GB or TB; a larger model has several files and an index."""
+
+    def __post_init__(self) -> None:
+        require_one_of("export.dtype", self.dtype, ("fp32", "bf16"))
+        if not _FILE_SIZE.fullmatch(self.max_shard_size):
+            raise ConfigError(f"export.max_shard_size={self.max_shard_size!r} is not a size: write for example 5GB")
 
 
 @dataclass(frozen=True)

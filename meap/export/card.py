@@ -27,7 +27,7 @@ tags:
 | vocabulary | {vocab_size:,} ids in {vocab_rows:,} rows, {mask} |
 | trained for | {trained} |
 | checkpoint | `{checkpoint}` |
-| weights | fp32; logits agree with the training model to {max_abs_diff:.1e} |
+| weights | {weights}; logits agree with the training model to {max_abs_diff:.1e} |
 
 ## Use
 
@@ -83,6 +83,11 @@ def model_card(record: Mapping[str, Any], config: Any) -> str:
         context=config.max_position_embeddings,
         vocab_rows=config.vocab_size,
         trained=", ".join(f"{count:,} {unit}" for count, unit in counts if count is not None) or "not recorded",
+        weights=(
+            f"{record['dtype']}, whose rounding changes logits by {record['rounding']:.1%} of their spread"
+            if record["rounding"]
+            else record["dtype"]
+        ),
         mask=f"`{token}` is {record['mask_id']}" if token else "no mask token",
         mask_note=(
             f"`{token}` stood for hidden inputs in training only. Prompts need none, and `generate` never writes it."

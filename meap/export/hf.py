@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from meap import __version__
 from meap.config import TokenizerConfig
 from meap.errors import CheckpointError, ConfigError
 from meap.export.card import model_card
+from meap.export.weights import DTYPES, round_weights, write_weights
 from meap.storage import is_url
 from meap.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "RECORD_NAME",
+    "ROUNDING_TOLERANCE",
     "TOLERANCE",
     "ExportRecord",
     "ExportSource",
@@ -40,7 +41,16 @@ RECORD_NAME: Final = "meap_export.json"
 """Says where an exported folder came from; its presence marks a folder that an export may replace."""
 
 TOLERANCE: Final = 1e-5
-"""Largest difference of a logit, in fp32, between the folder as loaded by transformers and the model in memory."""
+"""Largest difference of a logit, in fp32, between the folder as loaded by transformers and the model in memory.
+
+It holds whatever the weights are stored in: weights that are rounded to bf16 in the folder are rounded in memory too.
+"""
+
+ROUNDING_TOLERANCE: Final = 0.1
+"""Largest root mean square change of a logit by rounding, relative to the spread of logits.
+
+Rounding to bf16 changes a weight by 0.1 % (root mean square), and a hundred matrices one after the other make that 1 %.
+"""
 
 _COMPARED_ROWS = 3
 _COMPARED_TOKENS = 256
@@ -76,8 +86,12 @@ class ExportRecord:
     mask_token: str | None
     """None where the mask token was dropped."""
     mask_id: int | None
+    dtype: str
+    """What the weights are stored in, fp32 or bf16."""
     max_abs_diff: float
     """Largest difference of a logit found by the verification."""
+    rounding: float
+    """Change of logits by rounding the weights, relative to the spread of logits; 0 for fp32."""
     versions: dict[str, str]
 
 
@@ -125,6 +139,8 @@ def export_model(
     out_dir: Path,
     source: ExportSource,
     *,
+    dtype: str = "fp32",
+    max_shard_size: str = "5GB",
     drop_mask_to: int | None = None,
 ) -> ExportRecord:
     """Write `model` and `tokenizer` to `out_dir`, verified, replacing the run's earlier export.
@@ -134,22 +150,32 @@ def export_model(
         tokenizer: The tokenizer it was trained with, mask token included.
         out_dir: Folder that `require_replaceable` accepted.
         source: Where the model came from.
+        dtype: What weights are stored in: fp32, or bf16 (`model`'s are rounded as well).
+        max_shard_size: Largest file of weights, such as 5GB; a model with more has several, and an index.
         drop_mask_to: Leave out the mask token and cut the embedding to this many rows (`model` is changed); None keeps
             both. `meap.train.start.rows_without_mask` gives the number.
 
     Raises:
-        CheckpointError: The folder, loaded back, computes other logits than `model`.
+        CheckpointError: The folder, loaded back, computes other logits than `model`, or rounding changes them much.
     """
     with_mask = drop_mask_to is None
     if drop_mask_to is not None and drop_mask_to < model.config.vocab_size:
         model.resize_token_embeddings(drop_mask_to, mean_resizing=False)
     num_ids = tokenizer.vocab_size if with_mask else tokenizer.plain_vocab_size
+    mask_id = tokenizer.mask_id if with_mask else None
+    rows_BT = _compared_rows(model.config.max_position_embeddings, num_ids=num_ids, mask_id=mask_id)
+    expected, rounding = _logits(model, rows_BT), 0.0
+    if DTYPES[dtype] != torch.float32:
+        trained = expected
+        round_weights(model, DTYPES[dtype])
+        expected = _logits(model, rows_BT)
+        rounding = _require_close(trained, expected)
     draft = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        _write_weights(model, draft)
-        _write_configs(model, tokenizer, draft, with_mask=with_mask)
+        write_weights(model, draft, dtype=DTYPES[dtype], max_shard_size=max_shard_size)
+        _write_configs(model, tokenizer, draft, dtype=DTYPES[dtype], with_mask=with_mask)
         _write_tokenizer(tokenizer, draft, with_mask=with_mask)
         record = ExportRecord(
             source=source,
@@ -157,8 +183,10 @@ def export_model(
             vocab_size=num_ids,
             tokenizer_fingerprint=tokenizer.fingerprint,
             mask_token=tokenizer.mask_token if with_mask else None,
-            mask_id=tokenizer.mask_id if with_mask else None,
-            max_abs_diff=_verify(model, draft, num_ids=num_ids, mask_id=tokenizer.mask_id if with_mask else None),
+            mask_id=mask_id,
+            dtype=dtype,
+            max_abs_diff=_verify(draft, rows_BT, expected),
+            rounding=rounding,
             versions={"meap": __version__, "torch": torch.__version__, "transformers": version("transformers")},
         )
         (draft / "README.md").write_text(model_card(dataclasses.asdict(record), model.config), encoding="utf-8")
@@ -169,27 +197,19 @@ def export_model(
     return record
 
 
-def _write_weights(model: PreTrainedModel, folder: Path) -> None:
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        del weights["lm_head.weight"]  # the embedding's; a file holds a tensor once, and loading ties them again
-    written = folder / "model.safetensors"
-    # transformers refuses a file that does not say which framework wrote it.
-    save_file(weights, written, metadata={"format": "pt"})
-    # safetensors lets only the owner read; the folder's mode follows the user's umask.
-    written.chmod(folder.stat().st_mode & 0o666)
-
-
-def _write_configs(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, *, with_mask: bool) -> None:
+def _write_configs(
+    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype, with_mask: bool
+) -> None:
     config = copy.deepcopy(model.config)
     config.use_cache = True  # training turns it off; generation is slow without it
     config.architectures = [type(model).__name__]
-    config.dtype = torch.float32
+    config.dtype = dtype
     config.bos_token_id, config.eos_token_id = tokenizer.bos_id, tokenizer.eos_id
     config.save_pretrained(folder)
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Readers older than transformers 4.56 know `dtype` by its former name.
-    (folder / "config.json").write_text(json.dumps(written | {"torch_dtype": "float32"}, indent=2, sort_keys=True))
+    former_name = {"torch_dtype": str(dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(written | former_name, indent=2, sort_keys=True))
     GenerationConfig(
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id,
@@ -206,21 +226,43 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, *, with_mask: bool) -> 
     stored.require_fingerprint(tokenizer.fingerprint, owner="the exported model")
 
 
+def _compared_rows(context: int, *, num_ids: int, mask_id: int | None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    rows_BT = torch.randint(num_ids, (_COMPARED_ROWS, min(_COMPARED_TOKENS, context)), generator=generator)
+    if mask_id is not None:
+        rows_BT[:, 1::7] = mask_id
+    return rows_BT
+
+
 @torch.inference_mode()
-def _verify(model: PreTrainedModel, folder: Path, *, num_ids: int, mask_id: int | None) -> float:
-    """Largest difference of a logit between `model` and the folder as transformers loads it."""
+def _logits(model: PreTrainedModel, rows_BT: torch.Tensor) -> list[torch.Tensor]:
+    was_training = model.training
+    model.eval()
+    logits = [model(row_BT).logits.float() for row_BT in rows_BT.split(1)]
+    model.train(was_training)
+    return logits
+
+
+def _require_close(trained: list[torch.Tensor], rounded: list[torch.Tensor]) -> float:
+    """Root mean square change of a logit by rounding, relative to the spread of a position's logits."""
+    change = torch.stack([(one - other).square().mean() for one, other in zip(rounded, trained, strict=True)]).mean()
+    spread = torch.stack([each.var(dim=-1).mean() for each in trained]).mean()
+    relative = float((change / spread).sqrt())
+    # Also false for NaN.
+    if not relative < ROUNDING_TOLERANCE:
+        raise CheckpointError(
+            f"rounding the weights to bf16 changes logits by {relative:.1%} of their spread, less than "
+            f"{ROUNDING_TOLERANCE:.0%} is allowed: nothing was exported. Set export.dtype=fp32"
+        )
+    return relative
+
+
+def _verify(folder: Path, rows_BT: torch.Tensor, expected: list[torch.Tensor]) -> float:
+    """Largest difference of a logit between `expected` and the folder as transformers loads it, computed in fp32."""
     loaded = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="sdpa", dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
-    num_tokens = min(_COMPARED_TOKENS, model.config.max_position_embeddings)
-    generator = torch.Generator().manual_seed(0)
-    rows_BT = torch.randint(num_ids, (_COMPARED_ROWS, num_tokens), generator=generator)
-    if mask_id is not None:
-        rows_BT[:, 1::7] = mask_id
-    was_training = model.training
-    model.eval()
-    differences = [(model(row_BT).logits.float() - loaded(row_BT).logits).abs().max() for row_BT in rows_BT.split(1)]
-    model.train(was_training)
+    differences = [(one - other).abs().max() for one, other in zip(_logits(loaded, rows_BT), expected, strict=True)]
     largest = float(torch.stack(differences).max())
     # Also false for NaN.
     if not largest < TOLERANCE:

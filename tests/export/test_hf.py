@@ -1,14 +1,16 @@
 """The exported folder: what it holds, that it was verified, that it needs nothing of this project."""
 
+import copy
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from meap.config import TokenizerConfig
+from meap.config import TokenizerConfig, TrainingConfig, load_config
 from meap.errors import CheckpointError, ConfigError
 from meap.export.hf import ExportSource, export_model, read_export_record, require_replaceable
 from meap.tokenizer import load_tokenizer
@@ -201,3 +203,69 @@ def test_other_folders_are_refused(tmp_path, exported):
         require_replaceable(str(other / "thesis.tex"), "small")
     with pytest.raises(ConfigError, match="is a URL: export to a local folder"):
         require_replaceable("s3://bucket/hf", "small")
+
+
+# --- smaller: bf16, several files ---
+
+
+def test_weights_in_bf16_are_the_nearest_and_loaded_as_such(model, tokenizer, tmp_path):
+    trained = {name: weight.clone() for name, weight in model.state_dict().items()}
+    record = export_model(model, tokenizer, tmp_path / "hf", SOURCE, dtype="bf16")
+    assert 1e-4 < record.rounding < 0.05
+    assert record.max_abs_diff < 1e-5
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto")
+    assert loaded.dtype == torch.bfloat16
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, trained[name].bfloat16())
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["torch_dtype"] == config["dtype"] == "bfloat16"
+    assert "| weights | bf16, whose rounding changes logits by " in (tmp_path / "hf" / "README.md").read_text()
+
+
+def test_rounding_that_changes_the_model_is_not_exported(model, tokenizer, tmp_path):
+    # Every weight of a row is the same but for a part that bf16 cannot hold: rounded, all tokens are alike.
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e-4).add_(1.0)
+    with pytest.raises(
+        CheckpointError, match=r"rounding the weights to bf16 changes logits by .* Set export.dtype=fp32"
+    ):
+        export_model(model, tokenizer, tmp_path / "hf", SOURCE, dtype="bf16")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("dtype", "bytes_per_weight"), [("fp32", 4), ("bf16", 2)])
+def test_files_are_no_larger_than_asked_for_and_hold_every_weight_once(
+    model, tokenizer, tmp_path, dtype, bytes_per_weight
+):
+    folder = tmp_path / "hf"
+    export_model(model, tokenizer, folder, SOURCE, dtype=dtype, max_shard_size="45KB")
+    files = sorted(folder.glob("*.safetensors"))
+    weights = [load_file(path) for path in files]
+    for held in weights:
+        assert sum(tensor.nbytes for tensor in held.values()) <= 45_000
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert index["weight_map"] == {name: path.name for path, held in zip(files, weights, strict=True) for name in held}
+    assert index["weight_map"].keys() == model.state_dict().keys()
+    assert index["metadata"]["total_size"] == bytes_per_weight * sum(each.numel() for each in model.parameters())
+    assert len(files) > 1
+    assert not (folder / "model.safetensors").exists()
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in loaded.state_dict().items())
+
+
+def test_a_tied_head_is_written_once_into_whichever_file(model, tokenizer, tmp_path):
+    config = copy.deepcopy(model.config)
+    config.tie_word_embeddings = True
+    tied = LlamaForCausalLM(config)
+    export_model(tied, tokenizer, tmp_path / "hf", SOURCE, dtype="bf16", max_shard_size="45KB")
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
+    assert "lm_head.weight" not in index["weight_map"]
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("override", ["dtype=fp16", "max_shard_size=5", "max_shard_size=0GB", "max_shard_size=5gb"])
+def test_other_types_and_sizes_are_refused(override):
+    name, value = override.split("=")
+    with pytest.raises(ConfigError, match=f"export.{name}={value!r}|export.{name}={value}"):
+        load_config(TrainingConfig, None, [f"export.{override}"])

@@ -1,0 +1,54 @@
+"""Weights -> safetensors files no larger than asked for, in fp32 or rounded to bf16."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+__all__ = ["DTYPES", "round_weights", "write_weights"]
+
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+_INDEX_NAME = "model.safetensors.index.json"
+
+
+@torch.no_grad()
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Replace every weight by the nearest value that `dtype` has; the model itself stays in its own type."""
+    for weight in model.state_dict().values():
+        weight.copy_(weight.to(dtype))
+
+
+def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, max_shard_size: str) -> int:
+    """Write ``model.safetensors``, or several files and their index; returns how many.
+
+    A file is converted and written before the next, so that memory holds the model and one file.
+
+    Args:
+        model: Its weights are written, a tied head's once.
+        folder: Where to.
+        dtype: What is stored.
+        max_shard_size: Largest size of a file, such as 5GB; a tensor larger than that has a file of its own.
+    """
+    weights = dict(model.state_dict())
+    if model.config.tie_word_embeddings:
+        del weights["lm_head.weight"]  # the embedding's; a file holds a tensor once, and loading ties them again
+    # Sizes are those of what is stored, and nothing is converted to learn them.
+    stored = {name: torch.empty_like(weight, dtype=dtype, device="meta") for name, weight in weights.items()}
+    split = split_torch_state_dict_into_shards(stored, max_shard_size=max_shard_size)
+    for name, tensors in split.filename_to_tensors.items():
+        # transformers refuses a file that does not say which framework wrote it.
+        content = {tensor: weights[tensor].detach().to("cpu", dtype).contiguous() for tensor in tensors}
+        save_file(content, folder / name, metadata={"format": "pt"})
+        # safetensors lets only the owner read; the folder's mode follows the user's umask.
+        (folder / name).chmod(folder.stat().st_mode & 0o666)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / _INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return len(split.filename_to_tensors)

@@ -1,0 +1,75 @@
+"""A metric by training step: put together from a file, smoothed, and thinned out for a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Series", "join_series", "running_mean", "thin_out"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Finite values by step."""
+
+    steps: NDArray[np.int64]
+    """Ascending, each once."""
+    values: NDArray[np.float64]
+    dropped: tuple[int, ...] = ()
+    """Steps whose value was infinite or no number."""
+
+    def upto(self, step: float) -> Series:
+        """What was recorded up to and including `step`."""
+        end = int(np.searchsorted(self.steps, step, side="right"))
+        return Series(self.steps[:end], self.values[:end])
+
+    def mean_of_end(self, share: float) -> float | None:
+        """Mean over the last `share` of the steps; None where nothing was recorded."""
+        if not len(self.steps):
+            return None
+        return float(self.values[self.steps > self.steps[-1] * (1 - share)].mean())
+
+
+def join_series(steps: Sequence[int], values: Sequence[float]) -> Series:
+    """A series from values in the order in which they were written; of several of one step the last holds."""
+    written = np.asarray(values, np.float64)
+    # np.unique names the first place of each step: the last one, where the order is turned round.
+    unique, first = np.unique(np.asarray(steps, np.int64)[::-1], return_index=True)
+    last = written[::-1][first]
+    finite = np.isfinite(last)
+    return Series(unique[finite], last[finite], tuple(unique[~finite].tolist()))
+
+
+def running_mean(series: Series, *, window: float) -> NDArray[np.float64]:
+    """Mean around each step: over `window` steps, fewer near the beginning, where values fall steeply.
+
+    Args:
+        series: At least one value.
+        window: Steps, half of them before; around step s never more than s / 5, so that the beginning is not smeared.
+    """
+    half = np.minimum(window / 2, series.steps / 10)
+    first = np.searchsorted(series.steps, series.steps - half, side="left")
+    beyond = np.searchsorted(series.steps, series.steps + half, side="right")
+    sums = np.concatenate([[0.0], np.cumsum(series.values)])
+    return (sums[beyond] - sums[first]) / (beyond - first)
+
+
+def thin_out(x: NDArray[np.float64], y: NDArray[np.float64], *, columns: int) -> NDArray[np.int64]:
+    """Places of the points that look like all of them: the lowest and highest of each column, the first and the last.
+
+    Args:
+        x: Ascending.
+        y: As many values.
+        columns: Columns of the picture; at most two points are kept of each.
+    """
+    if len(x) <= 2 * columns + 2:
+        return np.arange(len(x))
+    width = (x[-1] - x[0]) / columns or 1.0
+    column = np.minimum((x - x[0]) // width, columns - 1)
+    order = np.lexsort((y, column))
+    starts = np.flatnonzero(np.diff(column[order], prepend=-1.0))
+    ends = np.append(starts[1:], len(order)) - 1
+    return np.unique(np.concatenate([[0], order[starts], order[ends], [len(x) - 1]]))

@@ -1,0 +1,145 @@
+"""The command as a user runs it, and the page it writes."""
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from meap.report.__main__ import main
+
+from .conftest import metric_lines
+
+
+@pytest.fixture
+def runs(make_run):
+    return [str(make_run("a", "masking.ratio=0", loss=1.2)), str(make_run("b", loss=1.1))]
+
+
+def test_figures_are_printed_and_a_page_and_numbers_are_written(runs, tmp_path, capsys):
+    page, numbers = tmp_path / "report.html", tmp_path / "report.json"
+    assert main([*runs, "--out", str(page), "--json", str(numbers)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "These runs differ in masking.ratio alone." in shown.out
+    values = json.loads(numbers.read_text())
+    assert values["settings"]["differing"]["masking.ratio"] == {"a": 0.0, "b": 0.15}
+    assert values["evaluations"][0]["values"]["b"]["value"] == 1.1
+    assert values["curves"]["heldout_loss"]["a"]["steps"] == [50, 100, 150, 200]
+    last = values["figures"]["held-out loss, the last"]["a"]
+    assert f"{last:.4f}" in shown.out
+    assert f"{last:.4f}" in page.read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_else_and_is_well_formed(runs, tmp_path):
+    page = tmp_path / "report.html"
+    assert main([*runs, "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"<script|<link|<img|url\(|@import|https?://|\bon\w+=", text)
+    drawn = re.findall(r"<figure>.*?</figure>", text)
+    assert len(drawn) >= 3 * 7
+    for figure in drawn:
+        ET.fromstring(figure)
+    assert not re.findall(r"\b(nan|inf)\b", " ".join(drawn))
+    # Every switch has a label, and every label a switch.
+    assert set(re.findall(r'<input [^>]*id="([^"]+)"', text)) == set(re.findall(r'<label [^>]*for="([^"]+)"', text))
+
+
+def test_names_and_settings_are_text(make_run, tmp_path):
+    a = make_run("<b onload=x>&", "model.base=<script>alert(1)</script>")
+    b = make_run("</style><script>")
+    (b / "eval").mkdir()
+    (b / "eval" / "<i>.json").write_text("{}")
+    (b / "versions.json").write_text('{"<i>": "</td><i>"}')
+    (b / "starts.jsonl").write_text('{"<i>": "<i>"}\n')
+    page = tmp_path / "page.html"
+    assert main([str(a), str(b), "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"<script|<i>|<b ", text)
+    assert text.count("</style>") == 1
+
+
+def test_many_steps_stay_small_and_a_spike_of_one_step_is_drawn(make_run, tmp_path):
+    lines = metric_lines(20_000)
+    spike = next(line for line in lines if line["step"] == 12_345)
+    spike["loss/train/total"] = 2.5
+    page = tmp_path / "page.html"
+    assert main([str(make_run("a", lines=lines)), "--out", str(page)]) == 0
+    assert page.stat().st_size < 700_000
+    raw = re.findall(r'class="raw s0 r0" d="M([^"]+)"', page.read_text())[0]
+    points = [tuple(map(float, point.split(","))) for point in raw.split("L")]
+    after_start = [point for point in points if point[0] > 300]
+    highest = min(after_start, key=lambda point: point[1])
+    assert highest[0] == pytest.approx(62 + 12_345 / 20_000 * 604, abs=0.2)
+
+
+def test_later_starts_are_marked_and_told_by_what_they_changed(make_run, tmp_path):
+    folder = make_run("a")
+    packages = {"packages": {"torch": "2.7.0"}}
+    starts = [{"from_step": 0, "world_size": 8} | packages, {"from_step": 90, "world_size": 4} | packages]
+    (folder / "versions.json").write_text(json.dumps({"world_size": 8} | packages))
+    (folder / "starts.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
+    page = tmp_path / "page.html"
+    assert main([str(folder), "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    places = {*map(float, re.findall(r'class="mark s0 r0" d="M([0-9.]+),', text))}
+    assert min(places) == max(places) == pytest.approx(62 + 90 / 200 * 604, abs=0.1)
+    told = text.split("starts of a</summary>")[1]
+    assert re.findall("<th>(.*?)</th>", told) == ["from_step", "world_size"]
+
+
+def test_a_page_that_cannot_be_written_is_said_and_nothing_is_left(runs, tmp_path, capsys):
+    name = "x" * 250 + ".html"  # too long beside the marks of a file that is being written
+    assert main([*runs, "--out", str(tmp_path / name)]) == 1
+    assert re.match(r"error: --out .* could not be written .*: choose another place\n", capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+def test_a_run_of_one_step_and_metrics_of_one_value_are_drawn(make_run, tmp_path):
+    lines = [{"step": 1, "loss/train/total": 3.0, "heldout/loss": 2.0, "masking/ratio": 0.0}]
+    page = tmp_path / "page.html"
+    assert main([str(make_run("a", lines=lines)), "--out", str(page)]) == 0
+    assert "<circle" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "the following arguments are required: RUN; see python -m meap.report --help"),
+        (["{run}", "--smooth"], 2, "unrecognized arguments: --smooth; see"),
+        (["{run}/none"], 2, "there is no folder {run}/none"),
+        (["{run}/eval"], 2, "{run}/eval holds no metrics.jsonl"),
+        (["{run}", "{run}"], 2, "{run} is given twice"),
+        (["s3://bucket/run"], 2, "s3://bucket/run is a URL: copy metrics.jsonl, config.yaml and eval/"),
+        (["s3://key:secret@bucket/run"], 2, "RUN is a URL with a user or password in it"),
+        (["{run}", "--out", "{run}"], 2, "--out {run} is a folder: name a file in it"),
+        (["{run}", "--json", "{run}/no/x.json"], 2, "--json {run}/no/x.json: there is no folder {run}/no"),
+        (["{run}", "--json", "{run}/x", "--out", "{run}/x"], 2, "--out and --json are both {run}/x: name two files"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, status, message, runs, capsys):
+    assert main([each.format(run=runs[0]) for each in arguments]) == status
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert re.fullmatch("error: [^\n]*\n", written.err)
+    assert message.format(run=runs[0]) in written.err
+    assert "secret" not in written.err
+
+
+def test_help_and_mistakes_need_no_heavy_library(project_root):
+    probe = (
+        "import sys\n"
+        "from meap.report.__main__ import main\n"
+        "assert main(['--out']) == 2\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'numpy', 'torch', 'matplotlib', 'transformers', 'composer', 'fsspec'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", probe], cwd=project_root, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "python -m meap.report" in finished.stdout
