@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
+from composer.utils import dist
 from transformers import PretrainedConfig, PreTrainedModel
 
 from meap.config import TrainingConfig, load_resolved
@@ -56,7 +57,7 @@ def require_tokenizer(base: str, run: TrainingConfig, tokenizer: Tokenizer) -> N
     try:
         recorded = open_shards(run.data, TRAIN_SPLIT, kind=None).tokenizer
     except DataError as error:
-        print(f"warning: the tokenizer of model.base={base} is taken to be that of the data ({error})", flush=True)
+        _say(f"warning: the tokenizer of model.base={base} is taken to be that of the data ({error})")
         return
     tokenizer.require_fingerprint(recorded.fingerprint, owner=f"model.base={base}")
 
@@ -68,6 +69,7 @@ def load_run(base: str, run: TrainingConfig, architecture: PretrainedConfig) -> 
         CheckpointError: There is none, it is damaged, or it is of another architecture.
     """
     location = base if _is_checkpoint(base) else find_checkpoint(_checkpoint_folder(base, run))
+    _say(f"base       {location}")
     model = empty_model(architecture)
     with local_copy(location) as path:
         load_weights(NextTokenModel(model), read_checkpoint(path, load_checkpoint))
@@ -84,3 +86,8 @@ def _checkpoint_folder(base: str, run: TrainingConfig) -> str:
 
 def _is_checkpoint(base: str) -> bool:
     return _CHECKPOINT.fullmatch(PurePosixPath(base).name) is not None
+
+
+def _say(line: str) -> None:
+    if dist.get_global_rank() == 0:
+        print(line, flush=True)

@@ -39,6 +39,11 @@ def test_a_run_its_checkpoints_and_one_of_them_can_be_the_base(run, tokenizer):
     assert all(torch.equal(earlier[name], weight) for name, weight in stored(run, "ba4.pt").items())
 
 
+def test_a_run_says_which_checkpoint_it_started_from(run, tokenizer, capsys):
+    start(run, tokenizer)
+    assert f"base       {run}/checkpoints/ba8.pt\n" in capsys.readouterr().out
+
+
 def test_the_logits_are_those_of_the_run(run, tokenizer, small_config, tmp_path):
     from meap.train.model import build_model, llama_config
 
