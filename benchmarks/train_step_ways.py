@@ -121,8 +121,9 @@ def measure(config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, 
         mask_id=record.mask_id,
         run_dir=run_dir,
     )
+    clock = time.perf_counter if machine.on_gpu else time.process_time
     step = partial(_step, trainer, config, machine)
-    masked, plain = (_Batches(loader(name, each)) for name, each in (("masked", ratio), ("plain", 0.0)))
+    masked, plain = (_Batches(loader(name, each), clock) for name, each in (("masked", ratio), ("plain", 0.0)))
     cached = _to_device(next(masked), machine)
     stock = _stock(model)
     measured = Measured(
@@ -260,14 +261,15 @@ class _Turns(LoggerDestination):
 class _Batches(Iterator[Any]):
     """Batches without end, and how long their reader has waited for them."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, clock: Callable[[], float]) -> None:
         self._batches = itertools.chain.from_iterable(loader for _ in itertools.count())
+        self._clock = clock
         self.waited = 0.0
 
     def __next__(self) -> Any:
-        begin = time.perf_counter()
+        begin = self._clock()
         batch = next(self._batches)
-        self.waited += time.perf_counter() - begin
+        self.waited += self._clock() - begin
         return batch
 
 
