@@ -80,6 +80,8 @@ def measure(config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, 
         started: When the process started, by `time.perf_counter`.
     """
     machine = join_machine(config.train)
+    if not machine.on_gpu:
+        torch.set_num_threads(1)
     num_steps = steps * (rounds + warm_up) + _CHECKED_STEPS
     shards, config = _open_rows(
         config,
@@ -119,8 +121,9 @@ def measure(config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, 
         mask_id=record.mask_id,
         run_dir=run_dir,
     )
+    clock = time.perf_counter if machine.on_gpu else time.process_time
     step = partial(_step, trainer, config, machine)
-    masked, plain = (_Batches(loader(name, each)) for name, each in (("masked", ratio), ("plain", 0.0)))
+    masked, plain = (_Batches(loader(name, each), clock) for name, each in (("masked", ratio), ("plain", 0.0)))
     cached = _to_device(next(masked), machine)
     stock = _stock(model)
     measured = Measured(
@@ -165,7 +168,8 @@ class _MeasuredAllError(Exception):
 class _Turns(LoggerDestination):
     """Times blocks of the Trainer's own steps, and lets the other ways run between them.
 
-    A logger, for loggers come last: a block ends when all has been done that the recipe does in a step.
+    A logger, for loggers come last: a block ends when all has been done that the recipe does in a step. On a CPU the
+    clock is the process's own, which neighbours do not move.
     """
 
     def __init__(
@@ -213,9 +217,8 @@ class _Turns(LoggerDestination):
                 raise _MeasuredAllError
             return
         if self._round == 0 and self._step == 1:
-            now = self._now()
-            self._measured.first_step = now - self._started
-            self._measured.compiling = now - self._mark
+            self._measured.compiling = self._now() - self._mark
+            self._measured.first_step = time.perf_counter() - self._started
         if self._step == self._steps:
             self._keep(RECIPE, (self._now() - self._mark) / self._steps)
             self._measured.peak_memory = max(self._measured.peak_memory, self._peak_memory())
@@ -244,8 +247,9 @@ class _Turns(LoggerDestination):
             self._measured.seconds[way].append(seconds)
 
     def _now(self) -> float:
-        if self._machine.on_gpu:
-            torch.cuda.synchronize()
+        if not self._machine.on_gpu:
+            return time.process_time()
+        torch.cuda.synchronize()
         return time.perf_counter()
 
     def _peak_memory(self) -> int:
@@ -257,14 +261,15 @@ class _Turns(LoggerDestination):
 class _Batches(Iterator[Any]):
     """Batches without end, and how long their reader has waited for them."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, clock: Callable[[], float]) -> None:
         self._batches = itertools.chain.from_iterable(loader for _ in itertools.count())
+        self._clock = clock
         self.waited = 0.0
 
     def __next__(self) -> Any:
-        begin = time.perf_counter()
+        begin = self._clock()
         batch = next(self._batches)
-        self.waited += time.perf_counter() - begin
+        self.waited += self._clock() - begin
         return batch
 
 
