@@ -257,21 +257,19 @@ class CheckpointStore:
 
         self._try(remove, f"delete {name} in")
 
-    def _try(self, act: Callable[[], ResultT], doing: str) -> ResultT:
+    def _try(self, act: Callable[[], ResultT], doing: str, *, attempt: int = 1) -> ResultT:
         """Do it, up to three times; what is not there stays a FileNotFoundError."""
-        attempt = 1
-        while True:
-            try:
-                return act()
-            except (CheckpointError, FileNotFoundError):
-                raise
-            except Exception as error:
-                # Every library has its own errors. Some never heal.
-                is_final = isinstance(error, (PermissionError, ImportError)) or "Credentials" in type(error).__name__
-                if is_final or attempt == _ATTEMPTS:
-                    raise self._unreadable(error, doing) from error
-                time.sleep(_WAIT_SECONDS * 2 ** (attempt - 1))
-                attempt += 1
+        try:
+            return act()
+        except (CheckpointError, FileNotFoundError):
+            raise
+        except Exception as error:
+            # Every library has its own errors. Some never heal.
+            is_final = isinstance(error, (PermissionError, ImportError)) or "Credentials" in type(error).__name__
+            if is_final or attempt == _ATTEMPTS:
+                raise self._unreadable(error, doing) from error
+        time.sleep(_WAIT_SECONDS * 2 ** (attempt - 1))
+        return self._try(act, doing, attempt=attempt + 1)
 
     def _open(self) -> tuple[Any, str]:
         import fsspec

@@ -6,6 +6,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -41,10 +42,8 @@ def newest_record(folder: str) -> CheckpointRecord | None:
     """
     store = CheckpointStore(folder)
     for step in store.steps():
-        try:
+        with suppress(DamagedError):
             return store.record(step)
-        except DamagedError:
-            continue
     return None
 
 

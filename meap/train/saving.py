@@ -1,8 +1,8 @@
 """Checkpoints while training, and a checkpoint when asked to stop.
 
-Composer's own saver is not used (``save_folder=None``): it makes training wait for the disk, uploads from a process that
-needs a minute to start and outlives its run, never checks what it wrote, replaces its pointer to the newest checkpoint
-in steps that a crash can fall between, and never deletes anything from a store.
+Composer's own saver is not used (``save_folder=None``): it makes training wait for the disk, uploads from a process
+that needs a minute to start and outlives its run, never checks what it wrote, replaces its pointer to the newest
+checkpoint in steps that a crash can fall between, and never deletes anything from a store.
 
 Here training waits for a copy of the state in memory. A thread of each rank that has something to write then writes it
 to a temporary place, hashes it, moves it into place, uploads it where `checkpoint.folder` is a URL, and last of all
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import torch.distributed
-from composer.core import Callback, State, Time, Timestamp
+from composer.core import Callback, State, Time
 from composer.loggers import Logger
 from composer.utils import dist
 
@@ -38,7 +38,7 @@ __all__ = ["STAGING_NAME", "CheckpointSaving", "local_folder"]
 ResultT = TypeVar("ResultT")
 
 STAGING_NAME = ".saving"
-"""Folder beside the checkpoints in which one is written; what a killed run leaves there is deleted at the next start."""
+"""Folder beside the checkpoints in which one is written; what a killed run leaves there goes at the next start."""
 
 _FAILED = 1 << 10
 """Told to the other ranks where a checkpoint cannot be written; larger than any signal."""
@@ -65,11 +65,12 @@ class CheckpointSaving(Callback):
 
     def __init__(self, config: TrainingConfig, *, run_dir: Path) -> None:
         self._config = config
-        self._kind = cast("Literal['full', 'sharded']", config.checkpoint.state_dict)
+        self._kind: Literal["full", "sharded"] = "sharded" if config.checkpoint.state_dict == "sharded" else "full"
         self._interval = Time.from_timestring(config.checkpoint.interval).value
         self._folder = local_folder(config, run_dir)
         self._signals = StopSignals()
-        self._saved: Timestamp | None = None
+        self._saved_at = (-1, -1)
+        """Epoch and step."""
         self._save: _Save | None = None
         self._agreement: Agreement | None = None
         self._group: Any = None
@@ -81,7 +82,7 @@ class CheckpointSaving(Callback):
         self._agreement = Agreement()
         if self._kind == "sharded":
             self._group = Agreement().group  # of the saving threads alone
-        self._saved = state.timestamp
+        self._saved_at = _moment(state)
         if threading.current_thread() is threading.main_thread():
             self._signals.install()
 
@@ -102,7 +103,7 @@ class CheckpointSaving(Callback):
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Save the end of training, and wait until it is stored."""
-        if self._saved != state.timestamp:
+        if self._saved_at != _moment(state):
             self._start(state)
         self._settle()
 
@@ -132,7 +133,7 @@ class CheckpointSaving(Callback):
         )
         staging = self._folder / STAGING_NAME
         write = copy_state(state, kind=self._kind, name=record.name, folder=staging, group=self._group)
-        self._saved = timestamp
+        self._saved_at = _moment(state)
         if self._kind == "sharded" or dist.get_global_rank() == 0:
             self._save = _Save(self._config, record, write, self._folder, self._group, unpublished)
             self._save.start()
@@ -297,6 +298,10 @@ class _Save:
             if told:
                 raise CheckpointError(told)
         return [each for each, _ in everyone]
+
+
+def _moment(state: State) -> tuple[int, int]:
+    return state.timestamp.epoch.value, state.timestamp.batch.value
 
 
 def _move(source: Path, target: Path) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dist_cp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.torch_version import TorchVersion
 
 from meap.errors import CheckpointError
@@ -107,11 +108,11 @@ def load_checkpoint(path: str) -> dict[str, Any]:
             for name, entry in metadata.state_dict_metadata.items()
             if name.startswith(_WEIGHTS) and isinstance(entry, TensorStorageMetadata)
         }
-        dist_cp.load(weights, storage_reader=_DataReader(path), no_dist=True)
+        load_parts(weights, storage_reader=_DataReader(path), no_dist=True)
     return {"state": {"model": {name.removeprefix(_WEIGHTS): weight for name, weight in weights.items()}}}
 
 
-class _DataReader(dist_cp.FileSystemReader):
+class _DataReader(FileSystemReader):
     """Reads a sharded checkpoint whose ``.metadata`` is data."""
 
     def read_metadata(self) -> Metadata:

@@ -1,8 +1,8 @@
 """From Composer's state to files on a local disk; the training step waits for a copy in memory only.
 
 `copy_state` runs on every rank between two steps; what it returns is written whenever there is time. Files hold what
-``composer.utils.checkpoint`` would write, so that its loader reads them. Its saver is not used: it writes while training
-waits, to its final name, and hashes nothing.
+``composer.utils.checkpoint`` would write, so that its loader reads them; its own functions write while training waits,
+to the final name, and hash nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import torch
-import torch.distributed.checkpoint as dist_cp
 import xxhash
 from composer.core import State
 from composer.utils import dist, reproducibility
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.utils._pytree import tree_map
 
 from meap.checkpoints import CheckpointFile, describe_file, full_disk_errors
@@ -45,9 +46,9 @@ def copy_state(
         if rank == 0 or dist.get_local_rank() == 0:
             path.mkdir(parents=True, exist_ok=True)
         # Copies here, writes in a thread of its own.
-        writing = dist_cp.async_save(
+        writing = async_save(
             content,
-            storage_writer=dist_cp.FileSystemWriter(path),
+            storage_writer=FileSystemWriter(path),
             planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),
             process_group=group,
         )
