@@ -88,14 +88,7 @@ def server() -> Iterator[subprocess.Popen[str]]:
 def start(server, small_config, tmp_path_factory) -> Callable[..., Run]:
     def run(run_dir: Path, world: int, *overrides: str, **environment: str) -> Run:
         out = tmp_path_factory.mktemp(f"{run_dir.name}-{world}-")
-        given = (
-            f"train.max_duration={STEPS}ba",
-            "checkpoint.interval=3ba",
-            "train.microbatch_size=2",
-            SLOW,
-            *overrides,
-        )
-        save_config(small_config(run_dir, *given), out / "config.yaml")
+        save_config(small_config(run_dir, *SETTINGS, "checkpoint.interval=3ba", *overrides), out / "config.yaml")
         job = {"world": world, "config": str(out / "config.yaml"), "out": str(out), "environment": environment}
         return Run(server, ask(server, job)["pids"], out)
 
