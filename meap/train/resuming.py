@@ -22,7 +22,7 @@ __all__ = ["ResumePoint", "find_resume_point", "newest_record"]
 
 ResultT = TypeVar("ResultT")
 
-_SHARED_SECONDS = 10.0
+_SHARED_SECONDS = 5.0
 """A file of one node may take a moment to appear on others."""
 
 

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -118,8 +119,6 @@ class CheckpointSaving(Callback):
 
     def _start(self, state: State) -> None:
         unpublished = self._finish_last()
-        if self._save is not None and self._save.failure:
-            return  # told to all at the next step
         timestamp = state.timestamp
         record = CheckpointRecord(
             step=timestamp.batch.value,
@@ -134,6 +133,8 @@ class CheckpointSaving(Callback):
         staging = self._folder / STAGING_NAME
         write = copy_state(state, kind=self._kind, name=record.name, folder=staging, group=self._group)
         self._saved_at = _moment(state)
+        if self._save is not None and self._save.failure:
+            return  # told to all at the next step; those who do not know yet have copied together with this rank
         if self._kind == "sharded" or dist.get_global_rank() == 0:
             self._save = _Save(self._config, record, write, self._folder, self._group, unpublished)
             self._save.start()
@@ -243,6 +244,8 @@ class _Save:
                 _move(self._folder / STAGING_NAME / record.name, self._folder / record.name)
 
         self._together(move)
+        with suppress(OSError):  # of another rank, or of none any more
+            (self._folder / STAGING_NAME).rmdir()
         if self._store.is_remote:
             self.unpublished = [*self.unpublished, record]
         elif rank == 0:

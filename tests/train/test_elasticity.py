@@ -33,13 +33,13 @@ SHARDED = ("train.sharding=full", "checkpoint.state_dict=sharded")
 class Run:
     """Ranks under way."""
 
-    server: subprocess.Popen[str]
+    forks: subprocess.Popen[str]
     pids: list[int]
     out: Path
 
     def wait(self) -> list[int]:
         """Exit statuses, negative where a signal ended the rank."""
-        return ask(self.server, {"wait": self.pids})["exit"]
+        return ask(self.forks, {"wait": self.pids})["exit"]
 
     def kill(self) -> None:
         """As a launcher does that has lost a rank, or a machine that is gone."""
@@ -53,12 +53,12 @@ class Run:
         return "".join(path.read_text() for path in sorted(self.out.glob("*.log")))
 
 
-def ask(server: subprocess.Popen[str], job: dict[str, Any]) -> dict[str, Any]:
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps(job) + "\n")
-    server.stdin.flush()
-    return json.loads(server.stdout.readline())
+def ask(forks: subprocess.Popen[str], job: dict[str, Any]) -> dict[str, Any]:
+    assert forks.stdin is not None
+    assert forks.stdout is not None
+    forks.stdin.write(json.dumps(job) + "\n")
+    forks.stdin.flush()
+    return json.loads(forks.stdout.readline())
 
 
 def until(condition: Callable[[], object], run: Run) -> None:
@@ -69,7 +69,7 @@ def until(condition: Callable[[], object], run: Run) -> None:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[subprocess.Popen[str]]:
+def forks() -> Iterator[subprocess.Popen[str]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_"))}
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("training_ranks.py"))],
@@ -85,12 +85,18 @@ def server() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="module")
-def start(server, small_config, tmp_path_factory) -> Callable[..., Run]:
-    def run(run_dir: Path, world: int, *overrides: str, **environment: str) -> Run:
+def start(forks, small_config, tmp_path_factory) -> Callable[..., Run]:
+    def run(run_dir: Path, world: int, *overrides: str, nodes: bool = False, **environment: str) -> Run:
         out = tmp_path_factory.mktemp(f"{run_dir.name}-{world}-")
         save_config(small_config(run_dir, *SETTINGS, "checkpoint.interval=3ba", *overrides), out / "config.yaml")
-        job = {"world": world, "config": str(out / "config.yaml"), "out": str(out), "environment": environment}
-        return Run(server, ask(server, job)["pids"], out)
+        job = {
+            "world": world,
+            "nodes": nodes,
+            "config": str(out / "config.yaml"),
+            "out": str(out),
+            "environment": environment,
+        }
+        return Run(forks, ask(forks, job)["pids"], out)
 
     return run
 
@@ -189,11 +195,10 @@ def test_all_are_killed_while_uploading_and_another_machine_continues(start, who
     assert stored == {"run/ba12.json", "run/ba12.pt", f"run/ba{STEPS}.json", f"run/ba{STEPS}.pt"}
 
 
-@pytest.mark.parametrize("world", [1])
-def test_one_rank_is_told_to_stop_and_the_same_command_continues(start, whole, tmp_path, world):
+def test_one_rank_is_told_to_stop_and_the_same_command_continues(start, whole, tmp_path):
     run = start(tmp_path / "run", 2)
     until(lambda: (tmp_path / "run/metrics.jsonl").exists() and len(losses(tmp_path / "run")) > EPOCH, run)
-    os.kill(run.pids[world], signal.SIGUSR1)
+    os.kill(run.pids[1], signal.SIGUSR1)
     assert run.wait() == [STOPPED, STOPPED], run.printed
     at = len(losses(tmp_path / "run"))
     assert f"stopped by SIGUSR1 at step {at}: everything is saved, the same command continues" in run.printed
@@ -228,7 +233,8 @@ def test_the_launcher_is_told_to_stop_and_its_ranks_save_and_leave(small_config,
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
         launcher.communicate()
-    assert launcher.returncode == -signal.SIGTERM
+    assert launcher.returncode == STOPPED, rest
+    assert f"stopped by SIGTERM at step {len(losses(tmp_path / 'run'))}: everything is saved" in rest
     at = len(losses(tmp_path / "run"))
     assert 2 <= at < STEPS
     assert CheckpointStore(str(tmp_path / "run/checkpoints")).steps()[0] == at, rest
@@ -238,3 +244,10 @@ def test_the_launcher_is_told_to_stop_and_its_ranks_save_and_leave(small_config,
     again = start(tmp_path / "run", 2)
     assert again.wait() == [0, 0], again.printed
     assert losses(tmp_path / "run") == losses(run_dir_of(whole[2]))
+
+
+def test_nodes_that_do_not_share_the_folder_are_told_before_the_first_step(start, tmp_path):
+    run = start(tmp_path / "run", 2, "checkpoint.folder=here", nodes=True)
+    assert run.wait() == [2, 2], run.printed
+    assert "checkpoint.folder=here is a local folder that 1 of 2 nodes do not see: choose a folder" in run.printed
+    assert "step      1" not in run.printed

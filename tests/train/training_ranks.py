@@ -2,8 +2,10 @@
 
 Reads one job per line from stdin:
 
-    {"world": 2, "config": "run.yaml", "out": "folder", "environment": {}}    answered by    {"pids": [1, 2]}
-    {"wait": [1, 2]}                                                          answered by    {"exit": [0, -9]}
+    {"world": 2, "nodes": false, "config": "run.yaml", "out": "folder", "environment": {}}    gives    {"pids": [1, 2]}
+    {"wait": [1, 2]}                                                                          gives    {"exit": [0, -9]}
+
+With ``nodes`` each rank is a node, with a working folder of its own.
 
 Each rank writes ``<out>/rank<R>.log`` (what it prints) and ``<out>/rank<R>.jsonl`` (ids and hashes of the masked rows
 of each forward pass). A rank that is not done in time is killed by the kernel: a hang is a failure, never a wait.
@@ -52,12 +54,17 @@ def be_rank(job: dict[str, Any], rank: int, port: int) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    world = str(job["world"])
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-    os.environ |= {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **job["environment"]}
+    world, is_node = str(job["world"]), job["nodes"]
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0" if is_node else str(rank), "WORLD_SIZE": world}
+    os.environ |= {"NODE_RANK": str(rank) if is_node else "0", "LOCAL_WORLD_SIZE": "1" if is_node else world}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **job["environment"]}
+    if is_node:
+        node = out / f"node{rank}"
+        node.mkdir()
+        os.chdir(node)
     signal.alarm(SECONDS)
     # Streaming's search for a free prefix is not atomic between jobs of a machine.
-    prefix._each_prefix_int = lambda: itertools.count(port * 16)
+    prefix._each_prefix_int = lambda: itertools.count(port * 16 + (8 * rank if job["nodes"] else 0))
     note_rows(out / f"rank{rank}.jsonl")
     main = runpy.run_path(str(ROOT / "recipes/meap_1b.py"))["main"]
     sys.exit(run_command(TrainingConfig, main, doc="", argv=[job["config"]]))
