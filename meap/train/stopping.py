@@ -2,8 +2,10 @@
 
 SIGTERM comes from a scheduler that wants the machine back, SIGUSR1 from one that warns first (``sbatch
 --signal=USR1@300``). Composer's launcher hands a SIGTERM on and ends its ranks half a minute later; SIGUSR1 ends it at
-once, and its ranks then have all the time that the scheduler leaves them. A launcher and its ranks often get the same signal, and some launchers repeat it to their ranks:
-what comes soon after the first is the same request. A later one ends the process at once.
+once, and its ranks then have all the time that the scheduler leaves them.
+
+A launcher and its ranks often get the same signal, and some launchers repeat it to their ranks: what comes soon after
+the first is the same request. A later one ends the process at once.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -108,7 +109,9 @@ def load_checkpoint(path: str) -> dict[str, Any]:
             for name, entry in metadata.state_dict_metadata.items()
             if name.startswith(_WEIGHTS) and isinstance(entry, TensorStorageMetadata)
         }
-        load_parts(weights, storage_reader=_DataReader(path), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is enough
+            load_parts(weights, storage_reader=_DataReader(path), no_dist=True)
     return {"state": {"model": {name.removeprefix(_WEIGHTS): weight for name, weight in weights.items()}}}
 
 

@@ -36,7 +36,8 @@ def memory():
     filesystem = fsspec.filesystem("memory")
     filesystem.pipe("/bucket/other", b"")
     yield filesystem
-    filesystem.rm("/bucket", recursive=True)
+    filesystem.store.clear()
+    filesystem.pseudo_dirs[:] = [""]
 
 
 def damage(path: Path, how: str) -> None:
@@ -66,7 +67,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_continues(train, begun
     assert printed.count("is damaged") == 1
     assert "checkpoints/ba10 is damaged (ba10.pt " in printed
     assert "continues  from " in printed
-    assert "ba8.pt, step 8 (epoch 1)" in printed
+    assert "ba8.pt, step 8 (epoch 0)" in printed
 
 
 def test_a_record_is_damaged_and_the_one_before_continues(train, begun, run_dir):
@@ -99,7 +100,6 @@ def test_without_its_folder_a_run_continues_from_the_store_under_the_same_settin
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(MismatchError, match=r"memory://bucket/run/ba10.pt holds a run with optimizer.lr=0.01, not 0.5"):
         train(tmp_path / "run", *LONGER, *remote, "optimizer.lr=0.5")
-    shutil.rmtree(tmp_path / "run")
     memory.pipe("/bucket/run/ba10.pt", b"x" + memory.cat("/bucket/run/ba10.pt")[1:])
     again(small_config(tmp_path / "run", *LONGER, *remote))  # the metrics of the machine that is gone begin anew
     printed = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ class Payload:
 def sharded(tmp_path) -> Path:
     weights = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
     state = {"state": {"model": weights, "epoch": 3, "optimizers": {"AdamW": {"a": torch.zeros(2)}}}}
-    dist_cp.save(state, storage_writer=dist_cp.FileSystemWriter(tmp_path / "ba8"), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dist_cp.save(state, storage_writer=dist_cp.FileSystemWriter(tmp_path / "ba8"), no_dist=True)
     return tmp_path / "ba8"
 
 
