@@ -100,7 +100,9 @@ def load_checkpoint(path: str) -> dict[str, Any]:
     Args:
         path: A file; or the folder of a sharded checkpoint, of which only the model's weights are read.
     """
-    with torch.serialization.safe_globals(_allowed_types()):
+    # On leaving, torch forgets what is named here, also where `forbid_unpickling` had named it before.
+    allowed_already = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([each for each in _allowed_types() if each not in allowed_already]):
         if not Path(path).is_dir():
             return torch.load(path, map_location="cpu", weights_only=True)
         metadata = _read_metadata(Path(path, _METADATA_NAME))
