@@ -133,6 +133,12 @@ def rows_by_step(run: Run, world: int) -> list[set[tuple[int, str]]]:
     ]
 
 
+def test_two_ranks_give_the_same_losses_and_rows_as_one(whole):
+    assert losses(run_dir_of(whole[2])) == pytest.approx(losses(run_dir_of(whole[1])), abs=1e-5)
+    assert rows_by_step(whole[2], 2) == rows_by_step(whole[1], 1)
+    assert "machine    2 x cpu" in whole[2].printed
+
+
 def test_a_rank_is_killed_in_the_second_epoch_and_others_continue(start, whole, tmp_path):
     run = start(tmp_path / "run", 2, *SHARDED)
     store = CheckpointStore(str(tmp_path / "run/checkpoints"))

@@ -262,16 +262,6 @@ def config_file(small_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_losses_as_one(train, config_file, tmp_path, quiet_environment):
-    alone = train(tmp_path / "alone", "train.max_duration=12ba")
-    process = launch(quiet_environment, 2, config_file(tmp_path / "two", "train.max_duration=12ba"))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert losses(tmp_path / "two") == pytest.approx(alone, abs=1e-5)
-    assert "machine    2 x cpu" in output
-
-
-@pytest.mark.slow
 def test_a_killed_run_continues_bit_for_bit(train, config_file, tmp_path, quiet_environment):
     whole = train(tmp_path / "whole", "train.max_duration=20ba")
     config = config_file(tmp_path / "killed", "train.max_duration=20ba")
