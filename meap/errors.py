@@ -6,7 +6,8 @@
     │   ├── BadInputError     a raw file or line that cannot be read
     │   ├── IncompleteError   a data set or run that has not been finished
     │   └── MismatchError     two things that do not belong together (shards and tokenizer, say)
-    └── CheckpointError       a checkpoint or exported model that is missing, damaged or unsafe
+    ├── CheckpointError       a checkpoint or exported model that is missing, damaged or unsafe
+    └── StoppedError          a run that was asked to stop and has saved its state: no mistake of anybody's
 
 A message names the value that was given, what is allowed, and what to do about it.
 """
@@ -19,6 +20,7 @@ __all__ = [
     "IncompleteError",
     "MeapError",
     "MismatchError",
+    "StoppedError",
 ]
 
 
@@ -48,3 +50,7 @@ class MismatchError(DataError):
 
 class CheckpointError(MeapError):
     """A checkpoint or exported model is missing, damaged or unsafe to load."""
+
+
+class StoppedError(MeapError):
+    """Training was asked to stop by a signal, and did so at a step that a checkpoint holds."""

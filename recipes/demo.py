@@ -32,7 +32,7 @@ class Stage:
 
 STAGES = (
     Stage("prepare", ("python", "dataprep/c4_to_mds.py"), "data/sample/mds/train/index.json"),
-    Stage("train", ("composer", "recipes/meap_1b.py", YAML), "runs/tiny/checkpoints/latest.pt"),
+    Stage("train", ("composer", "recipes/meap_1b.py", YAML), "runs/tiny/metrics.jsonl"),
     Stage("export", ("python", "recipes/export_hf.py", YAML), "runs/tiny/hf/model.safetensors"),
     Stage("evaluate", ("python", "recipes/evaluate.py", YAML), "runs/tiny/eval/results.json"),
 )

@@ -10,16 +10,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted((ROOT / "meap").rglob("*.py"))
 
-CORE = {"errors", "schema", "masking", "packing", "manifest", "synthetic", "synthetic_words", "storage"}
+CORE = {"errors", "schema", "masking", "packing", "manifest", "synthetic", "synthetic_words", "storage", "processes"}
 CONFIGURED_CORE = CORE | {"config", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "config": {"config", "errors"},
     "tokenizer": {"config", "errors"},
+    "checkpoints": {"checkpoints", "errors", "storage"},
     "prep": CONFIGURED_CORE | {"prep"},
     "data": CONFIGURED_CORE | {"data"},
-    "train": CONFIGURED_CORE | {"data", "export", "train"},
-    "export": CONFIGURED_CORE | {"export"},
+    "train": CONFIGURED_CORE | {"checkpoints", "data", "export", "train"},
+    "export": CONFIGURED_CORE | {"checkpoints", "export"},
     "evals": CONFIGURED_CORE | {"evals"},
     "inspect": CONFIGURED_CORE | {"data", "inspect"},
     "report": CONFIGURED_CORE | {"report"},

@@ -8,7 +8,7 @@ A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one s
 from meap.config.command import run_command
 from meap.config.executors import RayConfig, SlurmConfig
 from meap.config.litpkds_prep import LitpkdsPrepConfig
-from meap.config.loading import load_config, load_resolved, save_config, to_yaml
+from meap.config.loading import from_values, load_config, load_resolved, save_config, to_values, to_yaml
 from meap.config.prep import PrepConfig
 from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import (
@@ -51,9 +51,11 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "TrainingConfig",
+    "from_values",
     "load_config",
     "load_resolved",
     "run_command",
     "save_config",
+    "to_values",
     "to_yaml",
 ]

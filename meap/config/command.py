@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import gc
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +14,14 @@ from itertools import pairwise
 from typing import Any, TypeVar, cast, get_type_hints
 
 from meap.config.loading import ANY_NAME, entry_class, load_config
-from meap.errors import ConfigError, MeapError
+from meap.errors import ConfigError, MeapError, StoppedError
 
 __all__ = ["describe_keys", "report_errors", "run_command"]
 
 ConfigT = TypeVar("ConfigT")
 
 _USAGE_ERROR = 2
+_STOPPED = os.EX_TEMPFAIL  # "temporary failure; the user is invited to retry"
 
 
 def run_command(
@@ -34,7 +36,8 @@ def run_command(
         argv: Arguments; those of the process where unset.
 
     Returns:
-        Exit status: 0 done, 2 bad configuration, 1 any other `MeapError`, 130 interrupted.
+        Exit status: 0 done, 2 bad configuration, 1 any other `MeapError`, 130 interrupted, 75 stopped by SIGTERM or
+        SIGUSR1 with everything saved.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
@@ -50,6 +53,10 @@ def report_errors(run: Callable[[], None]) -> int:
     gc.set_threshold(50_000, 20, 50)
     try:
         run()
+    except StoppedError as stopped:
+        if str(stopped):  # one rank speaks for all
+            print(stopped, file=sys.stderr, flush=True)
+        return _STOPPED
     except MeapError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return _USAGE_ERROR if isinstance(error, ConfigError) else 1

@@ -17,10 +17,12 @@ __all__ = [
     "ANY_NAME",
     "config_keys",
     "entry_class",
+    "from_values",
     "load_config",
     "load_resolved",
     "read_yaml",
     "save_config",
+    "to_values",
     "to_yaml",
 ]
 
@@ -53,12 +55,20 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
     if path is not None and "run.name" in config_keys(config_class):
         layers.insert(0, (Path(path), {"run": {"name": Path(path).stem}}))
 
+    given = [(values, str(origin)) for origin, values in layers]
+    return _build(config_class, given + [(_parse_override(each), f"override {each!r}") for each in overrides])
+
+
+def from_values(config_class: type[ConfigT], values: Mapping[str, Any], *, origin: str) -> ConfigT:
+    """Read back what `to_values` gave; `origin` names its place in errors."""
+    return _build(config_class, [(values, origin)])
+
+
+def _build(config_class: type[ConfigT], layers: Sequence[tuple[Mapping[str, Any], str]]) -> ConfigT:
     merged = cast("DictConfig", OmegaConf.structured(config_class))
     _make_writable(merged)
-    for origin, values in layers:
-        _merge(config_class, merged, values, origin=str(origin))
-    for override in overrides:
-        _merge(config_class, merged, _parse_override(override), origin=f"override {override!r}")
+    for values, origin in layers:
+        _merge(config_class, merged, values, origin=origin)
     try:
         return cast("ConfigT", OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
@@ -76,6 +86,11 @@ def entry_class(hint: Any) -> type[Any] | None:
         return None
     _, entry = get_args(hint)
     return cast("type[Any]", entry) if dataclasses.is_dataclass(entry) else None
+
+
+def to_values(config: Any) -> dict[str, Any]:
+    """The resolved configuration as nested dictionaries of plain values."""
+    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(config), resolve=True))
 
 
 def to_yaml(config: Any) -> str:

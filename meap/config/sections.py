@@ -421,17 +421,22 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Where and how often the run is saved; a rerun of the same command continues from the newest one."""
+    """Where and how often the run is saved; a rerun of the same command continues from the newest intact one."""
 
     folder: str = "${run.dir}/checkpoints"
-    """Local folder or URL (s3://, ...)."""
+    """Local folder, shared by all nodes, or URL (s3://, ...); of the latter, local copies stay in the run's folder."""
     interval: str = "1000ba"
-    """How often to save, in batches; the end of training is always saved."""
+    """How often to save, in batches; the end of training and a stop by SIGTERM or SIGUSR1 are always saved."""
     keep: int = 3
-    """How many local checkpoints to keep; -1 keeps all."""
+    """How many checkpoints to keep; older ones are deleted, in a store too. -1 keeps all."""
+    state_dict: str = "full"
+    """`full` gathers all state into one file; `sharded` lets every rank write its own part (needs train.sharding)."""
+    autoresume: bool = True
+    """Whether to continue from what the folder holds. False starts anew, and needs a folder without checkpoints."""
 
     def __post_init__(self) -> None:
         require_interval("checkpoint.interval", self.interval)
+        require_one_of("checkpoint.state_dict", self.state_dict, ("full", "sharded"))
         if self.keep != -1 and self.keep < 1:
             raise ConfigError(f"checkpoint.keep={self.keep} is not allowed: it must be at least 1, or -1 for all")
 

@@ -18,6 +18,7 @@ from meap.config.sections import (
     TokenizerConfig,
     TrainConfig,
 )
+from meap.errors import ConfigError
 
 __all__ = ["TrainingConfig"]
 
@@ -38,3 +39,10 @@ class TrainingConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        if self.checkpoint.state_dict == "sharded" and self.train.sharding == "none":
+            raise ConfigError(
+                "checkpoint.state_dict=sharded needs sharded state, but train.sharding=none: set train.sharding=full "
+                "or grad_op (one device is enough), or checkpoint.state_dict=full"
+            )

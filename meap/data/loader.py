@@ -15,6 +15,7 @@ from meap.data.mixture import is_stratified, rows_per_epoch
 from meap.data.shards import Shards
 from meap.errors import ConfigError
 from meap.masking import MaskRule
+from meap.processes import outlive_first_sigterm
 
 __all__ = ["build_loader", "build_streams"]
 
@@ -79,7 +80,12 @@ def build_loader(
         persistent_workers=data.num_workers > 0,
         drop_last=True,
         collate_fn=collate,
+        worker_init_fn=_start_worker,
     )
+
+
+def _start_worker(_: int) -> None:
+    outlive_first_sigterm()
 
 
 def build_streams(

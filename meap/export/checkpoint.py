@@ -8,21 +8,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import fsspec
 import torch
 
+from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError
 from meap.errors import CheckpointError
 from meap.storage import is_url
 
 __all__ = ["Checkpoint", "find_checkpoint", "find_run_config", "load_weights", "local_copy", "read_checkpoint"]
 
-_LATEST = "latest.pt"
-_LATEST_OBJECT = "latest.pt.symlink"
-"""Stores have no symlinks: Composer keeps an object that holds the newest checkpoint's path within the bucket."""
-_STEP = re.compile(r"ba(\d+)\.pt")
+_STEP = re.compile(r"ba(\d+)(\.pt)?")
 _NOT_ALLOWED = re.compile(r"GLOBAL (\S+)")
 
 
@@ -43,37 +40,36 @@ class Checkpoint:
 
 
 def find_checkpoint(folder: str) -> str:
-    """Path or URL of the newest checkpoint in `folder`: what ``latest`` points to, else the highest ``ba<step>.pt``.
+    """Path or URL of the newest checkpoint in `folder` that is whole; a damaged one is named on a line.
+
+    A local one is read to the last byte. Of one behind a URL sizes are compared here, hashes by `local_copy`.
 
     Raises:
         CheckpointError: There is none, or the folder cannot be read.
     """
-    root = folder.rstrip("/")
+    store = CheckpointStore(folder)
+    steps = store.steps()
+    for step in steps:
+        if problem := _problem_of(store, step):
+            print(f"checkpoint {store.location}/ba{step} is damaged ({problem}): the one before it is used", flush=True)
+        else:
+            return f"{store.location}/{store.record(step).name}"
+    raise CheckpointError(
+        f"checkpoint.folder={folder} holds no checkpoint that is whole (of {len(steps)} with a record, ba<step>.json): "
+        "train first, or give export.checkpoint=<file or folder>"
+    )
+
+
+def _problem_of(store: CheckpointStore, step: int) -> str:
     try:
-        filesystem, path = fsspec.core.url_to_fs(root)
-        names = {PurePosixPath(str(each)).name for each in filesystem.ls(path, detail=False)}
-        # A symlink that points nowhere (a crash between two steps) is listed, but not a file.
-        latest = _LATEST if _LATEST in names and filesystem.isfile(f"{path}/{_LATEST}") else None
-        if latest is not None and not is_url(root):
-            latest = Path(root, latest).resolve().name
-        elif _LATEST_OBJECT in names:
-            latest = PurePosixPath(filesystem.cat_file(f"{path}/{_LATEST_OBJECT}").decode().strip()).name
-    except FileNotFoundError:
-        names, latest = set[str](), None
-    except Exception as error:
-        raise CheckpointError(
-            f"cannot look into checkpoint.folder={folder} ({type(error).__name__}: {_first_line(error)}): check the "
-            "address and credentials"
-        ) from error
-    if latest is not None and latest in names:
-        return f"{root}/{latest}"
-    steps = sorted((int(found[1]), found[0]) for found in map(_STEP.fullmatch, names) if found)
-    if not steps:
-        raise CheckpointError(
-            f"checkpoint.folder={folder} holds no checkpoint (no {_LATEST}, no ba<step>.pt): train first, or give "
-            "export.checkpoint=<file>"
-        )
-    return f"{root}/{steps[-1][1]}"
+        record = store.record(step)
+        if store.is_remote:
+            store.require_sizes(record)
+        else:
+            store.fetch(record, Path(store.location))
+    except DamagedError as error:
+        return str(error)
+    return ""
 
 
 def find_run_config(location: str, *, run_dir: str, config_name: str) -> Path:
@@ -96,28 +92,29 @@ def find_run_config(location: str, *, run_dir: str, config_name: str) -> Path:
 
 @contextmanager
 def local_copy(location: str) -> Iterator[Path]:
-    """A local file with the checkpoint at `location`; a download is removed again when the context ends.
+    """A local file or folder with the checkpoint at `location`; a download is verified, and removed at the end.
 
     Raises:
-        CheckpointError: It is not there, cannot be downloaded, or is a folder.
+        CheckpointError: It is not there, cannot be downloaded, or is not what was written.
     """
     if not is_url(location):
-        path = Path(location)
-        if path.is_dir():
-            raise CheckpointError(f"checkpoint {location} is a folder (sharded?): give a single .pt file")
-        if not path.is_file():
+        if not Path(location).exists():
             raise CheckpointError(f"checkpoint {location} does not exist: correct export.checkpoint")
-        yield path
+        yield Path(location)
         return
+    parent, _, name = location.rstrip("/").rpartition("/")
+    step = _STEP.fullmatch(name)
+    if step is None:
+        raise CheckpointError(f"checkpoint {location} is not called ba<step>.pt or ba<step>: correct export.checkpoint")
+    store = CheckpointStore(parent)
     with tempfile.TemporaryDirectory(prefix="meap-checkpoint-") as folder:
-        path = Path(folder, PurePosixPath(location).name)
         try:
-            filesystem, remote = fsspec.core.url_to_fs(location)
-            filesystem.get_file(remote, str(path))
-        except Exception as error:
+            record = store.record(int(step[1]))
+            path = store.fetch(record, Path(folder))
+            Path(folder, f"ba{record.step}.json").write_bytes(record.to_json())
+        except DamagedError as error:
             raise CheckpointError(
-                f"checkpoint {location} cannot be downloaded ({type(error).__name__}: {_first_line(error)}): check the "
-                "address, the credentials and the space in the temporary folder"
+                f"checkpoint {location} is damaged ({error}): give an older one with export.checkpoint"
             ) from error
         yield path
 
@@ -126,7 +123,7 @@ def read_checkpoint(path: Path, load: Callable[[str], dict[str, Any]]) -> Checkp
     """Read a Composer checkpoint as data.
 
     Args:
-        path: A local file.
+        path: A local file, or the folder of a sharded checkpoint.
         load: Loads tensors and plain values only and runs nothing, such as `meap.train.trust.load_checkpoint`.
 
     Raises:
@@ -153,7 +150,21 @@ def read_checkpoint(path: Path, load: Callable[[str], dict[str, Any]]) -> Checkp
             "export.checkpoint=<file>"
         ) from error
     timestamp = state.get("timestamp", {}).get("Timestamp", {})
-    return Checkpoint(path.name, state.get("run_name"), timestamp.get("batch"), timestamp.get("token"), weights)
+    run_name, step, tokens = state.get("run_name"), timestamp.get("batch"), timestamp.get("token")
+    if path.is_dir():  # the folder holds weights as parts, all else stands in its record
+        record = _record_beside(path)
+        run_name, step, tokens = record.run, record.step, record.tokens
+    return Checkpoint(path.name, run_name, step, tokens, weights)
+
+
+def _record_beside(path: Path) -> CheckpointRecord:
+    try:
+        return CheckpointRecord.from_json(path.with_name(f"{path.name}.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path.name} has no whole {path.name}.json beside it ({error}): give an older one with "
+            "export.checkpoint"
+        ) from error
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:

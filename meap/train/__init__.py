@@ -3,6 +3,8 @@
 machine      device, precision, ranks        attention, model    the network and its loss
 algorithm    masking in the training process callbacks           what a run says about itself
 start/       fresh weights, or a finished model's                trust    checkpoints never run code
-optim        AdamW and its schedule          fitting             checkpoints, token counts, fit
+optim        AdamW and its schedule          fitting             token counts, fit
+saving       checkpoints while training      writing             state -> files
+resuming     the newest intact checkpoint    stopping            SIGTERM lets all ranks save and leave
 run_folder   what a resumed run must not change                  trainer  all of it in Composer's Trainer
 """

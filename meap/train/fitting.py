@@ -1,4 +1,4 @@
-"""The few places where our rows meet Composer's Trainer: token counting, checkpoint settings, and the fit itself."""
+"""The few places where our rows meet Composer's Trainer: token counting, and the fit itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from composer import DataSpec, Trainer
 from composer.core import Evaluator
 from composer.core.time import TimeUnit
 
-from meap.config import CheckpointConfig, RunConfig, TrainConfig, TrainingConfig
+from meap.config import TrainConfig, TrainingConfig
 from meap.data import Shards
 from meap.errors import ConfigError, MeapError
 from meap.schema import Batch, SftBatch
@@ -19,7 +19,6 @@ from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 
 __all__ = [
-    "checkpointing",
     "count_tokens",
     "describe",
     "fit",
@@ -63,21 +62,6 @@ def heldout_evaluator(loader: Any, config: TrainConfig) -> Evaluator:
         subset_num_batches=config.eval_batches,
         eval_interval=config.eval_interval,
     )
-
-
-def checkpointing(config: CheckpointConfig, run: RunConfig) -> dict[str, Any]:
-    """Composer's settings for saving, and for continuing by running the same command again."""
-    return {
-        "run_name": run.name,
-        "save_folder": config.folder,
-        "save_filename": "ba{batch}.pt",
-        "save_latest_filename": "latest.pt",
-        "save_interval": config.interval,
-        "save_num_checkpoints_to_keep": config.keep,
-        "autoresume": True,
-        # After a crash between an upload and its symlink, the same file is written again.
-        "save_overwrite": True,
-    }
 
 
 def require_fine_tuning(config: TrainingConfig) -> None:
@@ -135,7 +119,11 @@ def fit(trainer: Trainer) -> None:
     with warnings.catch_warnings():
         # A run that resumes exactly at the end of an epoch finds that epoch empty and goes on to the next: all is well.
         warnings.filterwarnings("ignore", message="No batches were trained for global rank")
-        trainer.fit()
+        try:
+            trainer.fit()
+        except BaseException:
+            trainer.close()  # a checkpoint may be on its way
+            raise
     if trainer.state.timestamp < duration:
         raise MeapError(f"training ended at {trainer.state.timestamp.batch} before {duration}: see the log above")
 

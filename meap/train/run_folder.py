@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import OmegaConf
-
-from meap.config import TrainingConfig, load_resolved, save_config
+from meap.config import TrainingConfig, from_values, load_resolved, save_config, to_values
 from meap.errors import MismatchError
+from meap.train.resuming import newest_record
 
 __all__ = ["CONFIG_NAME", "METRICS_NAME", "open_run"]
 
@@ -44,27 +43,45 @@ def open_run(config: TrainingConfig, *, is_leader: bool) -> Path:
         is_leader: Whether this process writes; the others only learn the path.
 
     Raises:
-        MismatchError: The folder holds a run with another value of a key that must not change.
+        MismatchError: The run's newest checkpoint, or its folder, has another value of a key that must not change.
+        CheckpointError: The folder or store of checkpoints cannot be read.
     """
     folder = Path(config.run.dir)
     if not is_leader:
         return folder
     stored = folder / CONFIG_NAME
-    # A run that never finished a step has nothing to contradict.
-    if stored.is_file() and (folder / METRICS_NAME).is_file():
-        before, now = _flat(load_resolved(TrainingConfig, stored)), _flat(config)
-        for key in sorted(now.keys() | before.keys()):
-            was, given = before.get(key), now.get(key)
-            if was == given:
-                continue
-            if key.startswith(_FIXED):
-                raise MismatchError(
-                    f"{folder} holds a run with {key}={was}, not {given}: "
-                    "give this run another run.name, or delete the folder"
-                )
-            print(f"continuing {folder} with {key}={given} (was {was})", flush=True)
+    if (found := _settings_before(config, folder)) is not None:
+        place, before = found
+        _require_same_run(place, _flat(before), _flat(config))
     save_config(config, stored)
     return folder
+
+
+def _settings_before(config: TrainingConfig, folder: Path) -> tuple[str, TrainingConfig] | None:
+    """Those of the newest checkpoint, which this run would continue; else those that the run's folder holds."""
+    record = newest_record(config.checkpoint.folder) if config.checkpoint.autoresume else None
+    if record is not None:
+        place = f"{config.checkpoint.folder}/{record.name}"
+        return place, from_values(TrainingConfig, record.config, origin=place)
+    stored = folder / CONFIG_NAME
+    # A run that never finished a step has nothing to contradict.
+    if not (stored.is_file() and (folder / METRICS_NAME).is_file()):
+        return None
+    print(f"there is no checkpoint in {config.checkpoint.folder}: {folder} begins at step 0", flush=True)
+    return str(folder), load_resolved(TrainingConfig, stored)
+
+
+def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    for key in sorted(now.keys() | before.keys()):
+        was, given = before.get(key), now.get(key)
+        if was == given:
+            continue
+        if key.startswith(_FIXED):
+            raise MismatchError(
+                f"{place} holds a run with {key}={was}, not {given}: "
+                "give this run another run.name, or delete the folder"
+            )
+        print(f"continuing {place} with {key}={given} (was {was})", flush=True)
 
 
 def _flat(config: TrainingConfig) -> dict[str, Any]:
@@ -75,4 +92,4 @@ def _flat(config: TrainingConfig) -> dict[str, Any]:
             else:
                 yield f"{prefix}{key}", value
 
-    return dict(leaves(cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(config))), ""))
+    return dict(leaves(to_values(config), ""))

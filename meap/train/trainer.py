@@ -14,13 +14,15 @@ from composer.utils.parallelism import FSDP2Config
 from meap.config import TrainConfig, TrainingConfig
 from meap.train.callbacks import MaskingMonitor, MetricsFile, ProgressLines
 from meap.train.compilation import choose_compilation, compile_model
-from meap.train.fitting import checkpointing, packed_rows
+from meap.train.fitting import packed_rows
 from meap.train.kernels import choose_kernels, use_liger_kernels
 from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.optim import build_optimizer, build_scheduler
+from meap.train.resuming import find_resume_point
 from meap.train.run_folder import METRICS_NAME
+from meap.train.saving import CheckpointSaving
 
 __all__ = ["build_trainer", "speed_up"]
 
@@ -54,6 +56,7 @@ def build_trainer(
     interval = Time.from_timestring(train.log_interval).value
     tokens_per_batch = train.global_batch_size * config.data.seq_len
     clip_norm = config.optimizer.grad_clip_norm
+    start = find_resume_point(config, run_dir)
     if train.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     speed_up(config, machine, model, has_segments=has_segments)
@@ -72,18 +75,21 @@ def build_trainer(
             MaskingMonitor(mask_id=mask_id, interval=interval),
             LRMonitor(),
             SpeedMonitor(window_size=10),
+            CheckpointSaving(config, run_dir=run_dir),
         ],
         loggers=[
             ProgressLines(interval=interval, tokens_per_batch=tokens_per_batch),
             MetricsFile(run_dir / METRICS_NAME),
         ],
-        parallelism_config=_sharding(train, model),
+        parallelism_config=_sharding(train, model, kind=start.record.kind if start else config.checkpoint.state_dict),
         device=machine.device,
         precision=machine.precision,
         device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
         seed=config.run.seed,
         progress_bar=False,
-        **checkpointing(config.checkpoint, config.run),
+        run_name=config.run.name,
+        load_path=str(start.path) if start else None,
+        load_progress_bar=False,
     )
 
 
@@ -98,11 +104,11 @@ def speed_up(config: TrainingConfig, machine: Machine, model: NextTokenModel, *,
         compile_model(model)
 
 
-def _sharding(config: TrainConfig, model: NextTokenModel) -> dict[str, Any] | None:
+def _sharding(config: TrainConfig, model: NextTokenModel, *, kind: str) -> dict[str, Any] | None:
     """FSDP 2 over all ranks, a group per decoder layer; torch's own successor of what DeepSpeed calls ZeRO-2 and 3.
 
-    Not FSDP 1: it flattens parameters of different kinds into one, which hides their names and shapes. Checkpoints are
-    gathered into one file, so that they load at any world size and with any sharding.
+    Not FSDP 1: it flattens parameters of different kinds into one, which hides their names and shapes. `kind` is that
+    of the checkpoint to load; either kind loads at any world size.
     """
     if config.sharding == "none":
         return None
@@ -113,7 +119,7 @@ def _sharding(config: TrainConfig, model: NextTokenModel) -> dict[str, Any] | No
         "fsdp": FSDP2Config(
             # Kept gathered between forward and backward pass, weights are sharded outside of steps only (ZeRO-2).
             reshard_after_forward=config.sharding == "full",
-            state_dict_type="full",
-            load_monolith_rank0_only=True,
+            state_dict_type=kind,
+            load_monolith_rank0_only=kind == "full",
         )
     }

@@ -22,37 +22,28 @@ def store():
 # --- which one ---
 
 
-def test_latest_is_followed(tmp_path):
-    for step in (20, 40):
-        (tmp_path / f"ba{step}.pt").touch()
-    (tmp_path / "latest.pt").symlink_to("ba20.pt")
-    assert find_checkpoint(f"{tmp_path}/") == f"{tmp_path}/ba20.pt"
-
-
-def test_without_a_whole_latest_the_highest_step_is_taken(tmp_path):
-    for name in ("ba9.pt", "ba100.pt", "ba20.pt", "ba200.pt.partial"):
-        (tmp_path / name).touch()
-    (tmp_path / "latest.pt").symlink_to("ba300.pt")
-    assert find_checkpoint(str(tmp_path)) == f"{tmp_path}/ba100.pt"
-
-
-def test_in_a_store_the_symlink_object_is_followed(store):
-    store.pipe("/bucket/run/ba20.pt", b"")
-    store.pipe("/bucket/run/ba40.pt", b"")
-    assert find_checkpoint("memory://bucket/run") == "memory://bucket/run/ba40.pt"
-    store.pipe("/bucket/run/latest.pt.symlink", b"run/ba20.pt\n")
-    assert find_checkpoint("memory://bucket/run") == "memory://bucket/run/ba20.pt"
+@pytest.mark.parametrize("folder", ["{tmp_path}", "memory://bucket/run"])
+def test_the_newest_whole_one_is_found(tmp_path, store, publish, folder, capsys):
+    folder = folder.format(tmp_path=tmp_path)
+    for step in (9, 20, 100):
+        publish(folder, step)
+    assert find_checkpoint(f"{folder}/") == f"{folder}/ba100.pt"
+    filesystem, root = fsspec.core.url_to_fs(folder)
+    filesystem.pipe_file(f"{root}/ba100.pt", b"short")
+    filesystem.pipe_file(f"{root}/ba300.pt", b"never published")
+    assert find_checkpoint(folder) == f"{folder}/ba20.pt"
+    assert "ba100 is damaged (ba100.pt has 5 bytes instead of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", ["empty", "missing"])
 def test_no_checkpoint_is_reported(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint \(no latest.pt, no ba<step>.pt\): train first"):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint that is whole \(of 0 with a record.*train first"):
         find_checkpoint(str(tmp_path / folder))
 
 
 def test_an_unreadable_folder_is_reported():
-    with pytest.raises(CheckpointError, match=r"cannot look into checkpoint.folder=nosuch://x .*check the address"):
+    with pytest.raises(CheckpointError, match=r"cannot look into checkpoint.folder=nosuch://x .*check the"):
         find_checkpoint("nosuch://x")
 
 
@@ -74,19 +65,23 @@ def test_a_run_without_configuration_is_reported(tmp_path):
 # --- getting it ---
 
 
-def test_a_download_is_removed_again(store):
-    store.pipe("/bucket/run/ba20.pt", b"content")
+def test_a_download_is_verified_and_removed_again(store, publish):
+    content = publish("memory://bucket/run", 20).read_bytes()
     with local_copy("memory://bucket/run/ba20.pt") as path:
         assert path.name == "ba20.pt"
-        assert path.read_bytes() == b"content"
+        assert path.read_bytes() == content
     assert not path.exists()
+    store.pipe("/bucket/run/ba20.pt", bytes(len(content)))
+    damaged = pytest.raises(CheckpointError, match=r"is damaged \(ba20.pt does not have the hash.*give an older one")
+    with damaged, local_copy("memory://bucket/run/ba20.pt"):
+        pass
 
 
 def test_what_cannot_be_had_is_reported(tmp_path):
     for location, message in (
         (str(tmp_path / "ba1.pt"), "does not exist: correct export.checkpoint"),
-        (str(tmp_path), r"is a folder \(sharded\?\): give a single .pt file"),
-        ("memory://bucket/none/ba1.pt", r"cannot be downloaded \(FileNotFoundError"),
+        ("memory://bucket/none/ba1.pt", r"is damaged \(ba1.json is missing"),
+        ("memory://bucket/none/latest", "is not called ba<step>.pt or ba<step>"),
     ):
         with pytest.raises(CheckpointError, match=message), local_copy(location):
             pass

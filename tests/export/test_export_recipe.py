@@ -26,7 +26,7 @@ def main(project_root):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, write_shards, tokenizer, write_checkpoint):
+def run(tmp_path, monkeypatch, write_shards, tokenizer, publish):
     """A run's folder, with one checkpoint; returns the model whose weights it holds."""
     from meap.train.attention import choose_attention
     from meap.train.model import build_model, llama_config
@@ -38,7 +38,7 @@ def run(tmp_path, monkeypatch, write_shards, tokenizer, write_checkpoint):
     save_config(config, tmp_path / "runs" / "small" / "config.yaml")
     architecture = llama_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
     model = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=3)
-    write_checkpoint(tmp_path / "runs" / "small" / "checkpoints" / "ba7.pt", model.state_dict())
+    publish(str(tmp_path / "runs" / "small" / "checkpoints"), 7, model.state_dict())
     return model
 
 

@@ -2,23 +2,17 @@
 
 import gzip
 import hashlib
-import http.client
 import importlib.util
 import itertools
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -175,38 +169,6 @@ def forked_commands(
     stdout.close()
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    """An S3 store on the loopback interface."""
-    import fsspec
-    from datatrove.io import DataFolder
-    from moto.server import ThreadedMotoServer
-
-    for kind in (fsspec.get_filesystem_class("s3"), DataFolder):
-        kind.clear_instance_cache()  # those there are keep the address of an earlier server
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    # What is stored belongs to the process, not to the server.
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
-    server.stop()
-
-
-@pytest.fixture
-def bucket(server: str):
-    import boto3
-
-    resource = boto3.resource(
-        "s3",
-        endpoint_url=server,
-        region_name="us-east-1",
-        aws_access_key_id="testkeyid",
-        aws_secret_access_key="testsecret",
-    )
-    return resource.create_bucket(Bucket="corpus")
-
-
 @pytest.fixture(scope="session")
 def make_texts() -> Callable[..., list[str]]:
     def make(count: int, *, seed: int = 0, words: int = 60) -> list[str]:
@@ -296,65 +258,3 @@ def wait_until() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.002)
 
     return wait
-
-
-class S3Faults:
-    """A proxy before an S3 store: what `rule` says of a request (method, path, how often it was made) happens to it.
-
-    A rule returns None (forward it), a status to answer with, or `cut`: read half of the body and hang up.
-    """
-
-    def __init__(self, store: str) -> None:
-        self.rule: Callable[[str, str, int], int | str | None] = lambda *_: None
-        self.requests: Counter[tuple[str, str]] = Counter()
-        faults, (host, port) = self, store.removeprefix("http://").split(":")
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                key = (self.command, self.path.partition("?")[0])
-                faults.requests[key] += 1
-                fault = faults.rule(*key, faults.requests[key])
-                size = int(self.headers.get("Content-Length") or 0)
-                if fault == "cut":
-                    self.rfile.read(size // 2)
-                    self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                body = self.rfile.read(size)
-                if fault is not None:
-                    self.send_response(int(fault))
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                upstream = http.client.HTTPConnection(host, int(port), timeout=60)
-                upstream.request(self.command, self.path, body, dict(self.headers))
-                response = upstream.getresponse()
-                content = response.read()
-                self.send_response(response.status)
-                for name, value in response.getheaders():
-                    if name.lower() not in {"transfer-encoding", "connection", "content-length"}:
-                        self.send_header(name, value)
-                length = response.getheader("Content-Length") if self.command == "HEAD" else None
-                self.send_header("Content-Length", length or str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-                upstream.close()
-
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def s3_faults(server: str, bucket) -> Iterator[S3Faults]:
-    faults = S3Faults(server)
-    yield faults
-    faults.server.shutdown()
-    faults.server.server_close()

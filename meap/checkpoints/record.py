@@ -1,0 +1,106 @@
+"""The record of a checkpoint: which files are its own, their sizes and hashes, and the run that wrote them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import xxhash
+
+__all__ = ["CheckpointFile", "CheckpointRecord", "describe_file", "matches"]
+
+_FORMAT = 1
+_READ_BYTES = 1 << 24
+# What a record names is read and deleted, so a name must not lead out of the checkpoint's folder.
+_FILE_NAME = re.compile(r"ba\d+(\.pt|/[A-Za-z0-9_.]+)")
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """One file of a checkpoint."""
+
+    name: str
+    """Relative to the folder of checkpoints: ``ba120.pt`` or ``ba120/__0_0.distcp``."""
+    size: int
+    xxh3_128: str
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """All that must be known of a checkpoint before it is read."""
+
+    step: int
+    """Optimiser steps taken."""
+    epoch: int
+    tokens: int
+    """Input tokens seen."""
+    run: str
+    """Name of the run that wrote it."""
+    kind: Literal["full", "sharded"]
+    """All state in one file, or a folder that torch.distributed.checkpoint reads."""
+    world_size: int
+    config: dict[str, Any]
+    """The run's resolved configuration."""
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+    files: tuple[CheckpointFile, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The one file, or the folder, relative to the folder of checkpoints."""
+        return f"ba{self.step}.pt" if self.kind == "full" else f"ba{self.step}"
+
+    def to_json(self) -> bytes:
+        """The record as stored, with a hash of its own."""
+        content = {"format": _FORMAT, **dataclasses.asdict(self)}
+        return json.dumps({**content, "xxh3_128": _hash_of(content)}, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> CheckpointRecord:
+        """Read back what `to_json` gave.
+
+        Raises:
+            ValueError: The text is damaged, of another format, or names a file outside of the folder of checkpoints.
+        """
+        try:
+            content = cast("dict[str, Any]", json.loads(text))
+            stored_hash = content.pop("xxh3_128")
+            if stored_hash != _hash_of(content):
+                raise ValueError("its content does not have its hash")
+            if (found := content.pop("format")) != _FORMAT:
+                raise ValueError(f"it has format {found}, not {_FORMAT}")
+            files = tuple(CheckpointFile(**each) for each in content.pop("files"))
+            record = cls(**content, files=files)
+        except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"it is no whole record ({type(error).__name__})") from error
+        for file in record.files:
+            if not _FILE_NAME.fullmatch(file.name) or ".." in file.name:
+                raise ValueError(f"it names {file.name!r}, which no checkpoint has")
+        return record
+
+
+def describe_file(path: Path, name: str) -> CheckpointFile:
+    """Size and hash of a local file that is to be called `name`."""
+    size, digest = _read(path)
+    return CheckpointFile(name, size, digest)
+
+
+def matches(path: Path, file: CheckpointFile) -> bool:
+    """Whether a local file is there with the size and hash that the record says."""
+    return path.is_file() and path.stat().st_size == file.size and _read(path)[1] == file.xxh3_128
+
+
+def _read(path: Path) -> tuple[int, str]:
+    digest, size = xxhash.xxh3_128(), 0
+    with path.open("rb") as handle:
+        while block := handle.read(_READ_BYTES):
+            digest.update(block)  # releases the interpreter's lock
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def _hash_of(content: dict[str, Any]) -> str:
+    return xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode()).hexdigest()

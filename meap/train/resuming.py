@@ -1,0 +1,165 @@
+"""Where a run continues: the newest checkpoint that is whole, found alike by all ranks and fetched once per node."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+from composer.utils import dist
+
+from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError
+from meap.config import TrainingConfig
+from meap.errors import CheckpointError, ConfigError, MeapError
+from meap.train.saving import STAGING_NAME, local_folder
+
+__all__ = ["ResumePoint", "find_resume_point", "newest_record"]
+
+ResultT = TypeVar("ResultT")
+
+_SHARED_SECONDS = 5.0
+"""A file of one node may take a moment to appear on others."""
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint on this machine's disk, every byte of it verified."""
+
+    path: Path
+    record: CheckpointRecord
+
+
+def newest_record(folder: str) -> CheckpointRecord | None:
+    """The newest record that can be read, whether or not its files are whole.
+
+    Raises:
+        CheckpointError: The folder or store cannot be read.
+    """
+    store = CheckpointStore(folder)
+    for step in store.steps():
+        with suppress(DamagedError):
+            return store.record(step)
+    return None
+
+
+def find_resume_point(config: TrainingConfig, run_dir: Path) -> ResumePoint | None:
+    """The newest intact checkpoint, or None where there is none at all; every rank calls.
+
+    One that is damaged is named on a line, and the one before is used. What killed runs left half-written is deleted.
+
+    Raises:
+        CheckpointError: There are checkpoints but none is whole, the store cannot be read, or the kind does not fit.
+        ConfigError: The run shall not continue, but the folder holds checkpoints; or nodes do not share the folder.
+    """
+    store, copies = CheckpointStore(config.checkpoint.folder), local_folder(config, run_dir)
+    if dist.get_local_rank() == 0:
+        shutil.rmtree(copies / STAGING_NAME, ignore_errors=True)
+    if not store.is_remote:
+        _require_shared(copies)
+    steps = _on_leader(store.steps)
+    if steps and not config.checkpoint.autoresume:
+        raise ConfigError(
+            f"checkpoint.autoresume=false, but {store.location} holds checkpoints up to ba{steps[0]}: set "
+            "checkpoint.autoresume=true to continue, or choose another run.name or checkpoint.folder to start anew"
+        )
+    for step in steps:
+        point, problem = _fetched(store, step, copies)
+        if point is not None:
+            _require_loadable(config, point.record)
+            _say(f"continues  from {store.location}/{point.record.name}, step {step:,} (epoch {point.record.epoch})")
+            return point
+        _say(f"checkpoint {store.location}/ba{step} is damaged ({problem}): the one before it is used")
+    if steps:
+        raise CheckpointError(
+            f"none of the {len(steps)} checkpoints in {store.location} is whole: restore one from a copy, or delete "
+            "them to start anew"
+        )
+    return None
+
+
+def _fetched(store: CheckpointStore, step: int, copies: Path) -> tuple[ResumePoint | None, str]:
+    """The checkpoint on every node, or what is wrong with it on one of them."""
+
+    def fetch() -> tuple[CheckpointRecord | None, Path | None, str]:
+        try:
+            record = store.record(step)
+            return record, store.fetch(record, copies), ""
+        except DamagedError as error:
+            return None, None, str(error)
+
+    found = _on_node_leaders(fetch)
+    for _, _, problem in found:
+        if problem:
+            return None, problem
+    record, path, _ = found[0]
+    assert record is not None
+    assert path is not None
+    return ResumePoint(path.resolve(), record), ""
+
+
+def _on_leader(act: Callable[[], ResultT]) -> ResultT:
+    """What rank 0 gets, or the error that it meets, on every rank."""
+    return cast("ResultT", _everyone(act if dist.get_global_rank() == 0 else None)[0])
+
+
+def _on_node_leaders(act: Callable[[], ResultT]) -> list[ResultT]:
+    """What the first rank of each node gets, or the error that one of them meets, on every rank."""
+    return [each for each in _everyone(act if dist.get_local_rank() == 0 else None) if each is not None]
+
+
+def _everyone(act: Callable[[], ResultT] | None) -> list[ResultT | None]:
+    result, problem = None, None
+    try:
+        result = act() if act is not None else None
+    except MeapError as error:
+        problem = error
+    outcomes = dist.all_gather_object((result, problem))
+    for _, each in outcomes:
+        if each is not None:
+            raise each
+    return [each for each, _ in outcomes]
+
+
+def _require_shared(folder: Path) -> None:
+    """Refuse a local folder that other nodes do not see: they could not continue from what rank 0 writes."""
+    if dist.get_world_size() == dist.get_local_world_size():
+        return
+    probe = folder / f".probe-{_on_leader(lambda: uuid.uuid4().hex)}"
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+
+    def look() -> bool:
+        deadline = time.monotonic() + _SHARED_SECONDS
+        while not probe.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return probe.exists()
+
+    _on_leader(write)
+    is_seen = _on_node_leaders(look)
+    if dist.get_global_rank() == 0:
+        probe.unlink(missing_ok=True)
+    if not all(is_seen):
+        raise ConfigError(
+            f"checkpoint.folder={folder} is a local folder that {is_seen.count(False)} of {len(is_seen)} nodes do not "
+            "see: choose a folder on a file system that all nodes share, or a URL (s3://...)"
+        )
+
+
+def _require_loadable(config: TrainingConfig, record: CheckpointRecord) -> None:
+    if record.kind == "sharded" and config.train.sharding == "none":
+        raise CheckpointError(
+            f"checkpoint {record.name} is sharded, but train.sharding=none: set train.sharding=full or grad_op to "
+            "continue from it, on any number of devices"
+        )
+
+
+def _say(line: str) -> None:
+    if dist.get_global_rank() == 0:
+        print(line, flush=True)

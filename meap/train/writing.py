@@ -1,0 +1,97 @@
+"""From Composer's state to files on a local disk; the training step waits for a copy in memory only.
+
+`copy_state` runs on every rank between two steps; what it returns is written whenever there is time. Files hold what
+``composer.utils.checkpoint`` would write, so that its loader reads them; its own functions write while training waits,
+to the final name, and hash nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import torch
+import xxhash
+from composer.core import State
+from composer.utils import dist, reproducibility
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.utils._pytree import tree_map
+
+from meap.checkpoints import CheckpointFile, describe_file, full_disk_errors
+
+__all__ = ["copy_state"]
+
+
+def copy_state(
+    state: State, *, kind: Literal["full", "sharded"], name: str, folder: Path, group: Any
+) -> Callable[[], list[CheckpointFile]]:
+    """Copy the state into memory, and return what writes this rank's files of it.
+
+    Args:
+        state: Composer's state; every rank calls at the same step.
+        kind: One file, written by rank 0, or a part by every rank.
+        name: File or folder to write, below `folder`.
+        folder: Where to write.
+        group: The ranks, over CPUs; only for parts.
+    """
+    content: dict[str, Any] = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
+    path, rank = folder / name, dist.get_global_rank()
+    if kind == "sharded":
+        if rank > 0:
+            content.pop("rng")  # rank 0 has gathered that of all
+        if rank == 0 or dist.get_local_rank() == 0:
+            path.mkdir(parents=True, exist_ok=True)
+        # Copies here, writes in a thread of its own.
+        writing = async_save(
+            content,
+            storage_writer=FileSystemWriter(path),
+            planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),
+            process_group=group,
+        )
+        return lambda: _written_parts(writing, path, name, rank)
+    if rank > 0:
+        return list
+    copied = cast("dict[str, Any]", tree_map(_to_host, content))
+    return lambda: [_write_file(copied, path, name)]
+
+
+def _to_host(leaf: Any) -> Any:
+    return leaf.detach().to("cpu", copy=True) if torch.is_tensor(leaf) else leaf
+
+
+def _written_parts(writing: Any, path: Path, name: str, rank: int) -> list[CheckpointFile]:
+    with full_disk_errors(str(path)):
+        writing.result()
+    own = [*path.glob(f"__{rank}_*"), *([path / ".metadata"] if rank == 0 else [])]
+    return [describe_file(part, f"{name}/{part.name}") for part in sorted(own)]
+
+
+def _write_file(content: dict[str, Any], path: Path, name: str) -> CheckpointFile:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with full_disk_errors(str(path)), path.open("wb") as handle:
+        hashing = _HashingFile(handle)
+        torch.save(content, cast("Any", hashing))
+        handle.flush()
+        os.fsync(handle.fileno())
+    return CheckpointFile(name, hashing.size, hashing.digest.hexdigest())
+
+
+class _HashingFile:
+    """A file for `torch.save`, which writes in one pass from the first byte to the last."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+        self.digest = xxhash.xxh3_128()
+        self.size = 0
+
+    def write(self, block: Any) -> int:
+        self.digest.update(block)
+        self.size += memoryview(block).nbytes
+        return self._handle.write(block)
+
+    def flush(self) -> None:
+        self._handle.flush()

@@ -1,0 +1,50 @@
+"""A record says what belongs to a checkpoint, and whether it is itself whole."""
+
+import dataclasses
+import json
+
+import pytest
+
+from meap.checkpoints import CheckpointFile, CheckpointRecord, describe_file, matches
+
+RECORD = CheckpointRecord(
+    8, 1, 800, "small", "full", 2, {"run": {"name": "small"}}, {"torch": "2"}, (CheckpointFile("ba8.pt", 3, "0f"),)
+)
+
+
+def test_a_record_is_read_back():
+    assert CheckpointRecord.from_json(RECORD.to_json()) == RECORD
+
+
+@pytest.mark.parametrize("place", range(0, len(RECORD.to_json()), 7))
+def test_a_record_that_was_cut_or_changed_is_refused(place):
+    text = RECORD.to_json()
+    flipped = text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :]
+    for damaged in (text[:place], flipped):
+        with pytest.raises(ValueError, match=r"no whole record|does not have its hash|has format"):
+            CheckpointRecord.from_json(damaged)
+
+
+@pytest.mark.parametrize("name", ["../ba8.pt", "/etc/passwd", "ba8/../../x", "ba8/..", "ba8", "other.pt"])
+def test_a_record_that_names_other_files_is_refused(name):
+    hostile = dataclasses.replace(RECORD, files=(CheckpointFile(name, 3, "0f"),))
+    with pytest.raises(ValueError, match="which no checkpoint has"):
+        CheckpointRecord.from_json(hostile.to_json())
+
+
+def test_a_later_format_is_refused():
+    content = json.loads(RECORD.to_json()) | {"format": 2}
+    with pytest.raises(ValueError, match="does not have its hash"):
+        CheckpointRecord.from_json(json.dumps(content).encode())
+
+
+def test_a_file_matches_by_size_and_hash(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    file = describe_file(path, "ba8.pt")
+    assert matches(path, file)
+    for content in (b"abd", b"ab", b"abcd"):
+        path.write_bytes(content)
+        assert not matches(path, file)
+    path.unlink()
+    assert not matches(path, file)

@@ -1,0 +1,98 @@
+"""Requests to stop, and processes that end with those that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from meap.train.stopping import NOTHING, Agreement, StopSignals
+
+ENDED_BY_A_LATER_SIGNAL = """
+import os, signal
+from meap.train.stopping import StopSignals
+signals = StopSignals()
+signals.install()
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGTERM)
+print(signals.received, flush=True)
+signals._since -= 60
+os.kill(os.getpid(), signal.SIGTERM)
+print("still there", flush=True)
+"""
+
+# The parent waits for its child; the child tells when it listens, and ends with the parent.
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+child.wait()
+"""
+CHILD = """
+import signal
+from meap.processes import end_with_parent
+def leave(*_):
+    print("left", flush=True)
+    raise SystemExit
+signal.signal(signal.SIGTERM, leave)
+end_with_parent(signal.SIGTERM)
+print("listening", flush=True)
+while True:
+    signal.pause()
+"""
+
+WORKER = """
+import os, signal
+from meap.processes import outlive_first_sigterm
+outlive_first_sigterm()
+os.kill(os.getpid(), signal.SIGUSR1)
+os.kill(os.getpid(), signal.SIGTERM)
+print("still there", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("too long", flush=True)
+"""
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_first_signal_is_remembered_and_handlers_are_handed_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    signals = StopSignals()
+    assert signals.received == NOTHING
+    signals.install()
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)  # the same request, as launchers repeat it
+        assert signals.received == signal.SIGUSR1
+    finally:
+        signals.release()
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
+
+
+def test_a_later_signal_ends_the_process_at_once():
+    done = run(ENDED_BY_A_LATER_SIGNAL)
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert done.stdout == f"{int(signal.SIGTERM)}\n"
+
+
+def test_a_worker_outlives_one_request_but_not_two():
+    done = run(WORKER)
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert done.stdout == "still there\n"
+
+
+def test_a_child_hears_of_the_end_of_its_parent():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "listening\n"
+    parent.kill()
+    assert parent.stdout.read() == "left\n"
+    parent.wait()
+    parent.stdout.close()
+
+
+def test_a_rank_alone_hears_itself_at_once():
+    agreement = Agreement()
+    assert agreement.exchange(NOTHING) == NOTHING
+    assert agreement.exchange(15) == 15
+    assert agreement.settle(NOTHING) == NOTHING
