@@ -24,6 +24,7 @@ _PREPARE = (
     "run dataprep/c4_to_mds.py (for fine-tuning dataprep/sft_to_mds.py), "
     "or the same preparation command again if it was interrupted"
 )
+_NO_EVALUATION = "or set train.eval_batches=0"
 _RECIPES = {ROWS: "recipes/meap_1b.py trains on it", CONVERSATIONS: "recipes/meap_sft.py trains on it"}
 
 
@@ -106,7 +107,7 @@ def open_shards(config: DataConfig, split: str, *, kind: str | None = ROWS) -> S
     if not streams:
         raise IncompleteError(
             f"none of data.streams ({', '.join(sorted(config.streams))}) has a {split!r} split: "
-            "prepare one of them with a heldout_ratio above 0, or set train.eval_batches=0"
+            f"prepare one of them with a heldout_ratio above 0, {_NO_EVALUATION}"
         )
     first = streams[0]
     for other in streams[1:]:
@@ -144,9 +145,8 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
         DataError: The place cannot be read, or the manifest is damaged.
     """
     if not _has_split(remote, split):
-        raise IncompleteError(
-            f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {_PREPARE}"
-        )
+        remedy = _PREPARE if split == TRAIN_SPLIT else f"{_PREPARE}, with a heldout_ratio above 0; {_NO_EVALUATION}"
+        raise IncompleteError(f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {remedy}")
     origin = f"{remote}/{split}/{MANIFEST_NAME}"
     return Manifest.from_json(_read(origin), origin=origin)
 
