@@ -46,9 +46,7 @@ def run_command(
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         if dry_run is not None:
-            doc = (
-                f"{inspect.cleandoc(doc or '')}\n\n{_DRY_RUN} checks everything, says what a run takes, and stops."
-            )
+            doc = f"{inspect.cleandoc(doc or '')}\n\n{_DRY_RUN} checks everything, says what a run takes, and stops."
         print(f"{inspect.cleandoc(doc or '')}\n\nkeys, with their defaults:\n")
         print("\n".join(describe_keys(config_class)))
         return 0

@@ -26,6 +26,7 @@ from meap.manifest import CONVERSATIONS, ROWS
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.storage import is_url, use_one_s3_endpoint
 from meap.train.attention import choose_attention
+from meap.train.fitting import loader_settings
 from meap.train.flops import peak_flops_per_second, training_flops_per_token
 from meap.train.machine import Machine, join_machine
 from meap.train.model import NextTokenModel
@@ -92,14 +93,9 @@ def rehearse(config: TrainingConfig, *, kind: str = ROWS) -> None:
 
 def _loader(config: TrainingConfig, machine: Machine, cache: Path, *, kind: str) -> Callable[..., Any]:
     build = partial(build_sft_loader, sft=config.sft) if kind == CONVERSATIONS else build_loader
+    settings = loader_settings(config, machine, cache)
     return lambda shards, **choices: build(
-        config.data,
-        shards,
-        seed=config.run.seed,
-        global_batch_size=config.train.global_batch_size,
-        world_size=machine.world_size,
-        cache_dir=cache / shards.split,
-        **choices,
+        config.data, shards, **settings | {"cache_dir": cache / shards.split}, **choices
     )
 
 

@@ -53,7 +53,7 @@ def test_settings_that_do_not_fit_each_other_or_the_ranks(ranks, nodes, override
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("yaml", sorted(Path(__file__).parents[2].glob("yamls/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("yaml", sorted(Path(__file__).parents[2].glob("yamls/**/*.yaml")), ids=lambda path: path.stem)
 def test_every_yaml_fits_a_node_of_eight(yaml):
     if yaml.name.startswith("prep_"):
         pytest.skip("prepares data")
