@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import fsspec
 import numpy as np
@@ -145,6 +146,12 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
         DataError: The place cannot be read, or the manifest is damaged.
     """
     if not _has_split(remote, split):
+        parts = urlsplit(remote)
+        if parts.scheme in {"s3", "gs"} and not _exists(f"{parts.scheme}://{parts.netloc}"):
+            raise IncompleteError(
+                f"{key}={remote}: there is no bucket {parts.netloc!r} at this endpoint that these credentials may see: "
+                f"correct {key}, or the endpoint (AWS_ENDPOINT_URL)"
+            )
         remedy = _PREPARE if split == TRAIN_SPLIT else f"{_PREPARE}, with a heldout_ratio above 0; {_NO_EVALUATION}"
         raise IncompleteError(f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {remedy}")
     origin = f"{remote}/{split}/{MANIFEST_NAME}"

@@ -132,7 +132,7 @@ def _plan(
         sharding += ", activations recomputed"
     parts = ", ".join(f"{name} {_gb(held)}" for name, held in dataclasses.asdict(memory).items())
     place = config.checkpoint.folder + _free(config.checkpoint.folder, needed=kept * size)
-    shared = shared_memory_bytes(config, shards, ranks_per_node=machine.ranks_per_node)
+    shared = shared_memory_bytes(config, shards)
     return [
         f"dry run    {config.run.name}: nothing is trained, nothing is written",
         f"model      {num_parameters:,} parameters, {num_parameters - sum(vocabulary.values()):,} without embeddings",

@@ -127,13 +127,13 @@ def num_checkpoints(config: TrainingConfig, shards: Shards) -> int:
     return saved if config.checkpoint.keep == -1 else min(saved, config.checkpoint.keep + 1)
 
 
-def shared_memory_bytes(config: TrainingConfig, shards: Shards, *, ranks_per_node: int) -> int:
-    """What loaders of a node keep in shared memory: the order of an epoch, and the batches that workers have ready."""
-    order = _INT64 * rows_of_epoch(config, shards)
-    rows = config.train.global_batch_size * ranks_per_node
-    batch = rows * config.data.seq_len * _COLUMNS * _INT64
-    # A rank's workers have a rank's share of a batch each; at most a whole batch per worker on this node.
-    return order + config.data.num_workers * _PREFETCHED * batch // max(1, ranks_per_node)
+def shared_memory_bytes(config: TrainingConfig, shards: Shards) -> int:
+    """What loaders of a node keep in shared memory at most: the order of an epoch, and batches that are ready.
+
+    Each rank's workers hold that rank's rows of a batch each; with all ranks on the node, together a whole batch.
+    """
+    batch = _INT64 * _COLUMNS * config.train.global_batch_size * config.data.seq_len
+    return _INT64 * rows_of_epoch(config, shards) + config.data.num_workers * _PREFETCHED * batch
 
 
 def training_days(

@@ -6,7 +6,6 @@ What a section knows by itself is checked when it is made (`meap.config`); what 
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ from meap.train.writable import require_writable
 __all__ = ["check_room", "check_settings", "check_storage", "notes"]
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Linux keeps shared memory)
-_COUNTED = re.compile(r"(\d+)(ba|tok|sp)")
 
 
 def check_settings(config: TrainingConfig, machine: Machine) -> None:
@@ -54,7 +52,7 @@ def check_storage(config: TrainingConfig, machine: Machine, shards: Shards, *, n
     check_room(
         "shared memory (/dev/shm)",
         _SHARED_MEMORY,
-        needed=shared_memory_bytes(config, shards, ranks_per_node=machine.ranks_per_node),
+        needed=shared_memory_bytes(config, shards),
         remedy="give the container more (docker run --shm-size=16g), or lower data.num_workers",
     )
     if not machine.is_leader:
