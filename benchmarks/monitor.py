@@ -67,7 +67,7 @@ def steps(device: Any) -> tuple[Callable[[], float], Callable[[], float], Callab
     algorithm = InputMasking(rule)
     monitor = MaskingMonitor(mask_id=rule.mask_id, interval=INTERVAL)
     state: Any = SimpleNamespace(batch=None, outputs=None, timestamp=Timestamp())
-    logger: Any = SimpleNamespace(log_metrics=lambda _: None)
+    logger: Any = SimpleNamespace(log_metrics=lambda *_, **__: None)
 
     def step(*, watch: bool, mask: bool) -> float:
         added = 0.0

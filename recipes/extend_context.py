@@ -3,9 +3,10 @@
     composer recipes/extend_context.py yamls/long/1b_64k.yaml              # every GPU of this machine
     composer recipes/extend_context.py yamls/long/1b_ntp_64k.yaml          # the control: ratio 0
     composer recipes/extend_context.py yamls/long/tiny_long.yaml           # a CPU, two minutes, on the demo's model
+    python recipes/extend_context.py yamls/long/1b_64k.yaml --dry-run      # check all, say what it will take, stop
 
 Reads the shards that dataprep/ wrote and the model at model.base (a run, a Hugging Face folder, a .pth of the official
-code), of which only the weights are taken over; writes <run.dir>: config.yaml, metrics.jsonl and checkpoints/. The same
+code), of which only the weights are taken over; writes <run.dir>, as recipes/meap_1b.py does. The same
 command continues an interrupted run. recipes/export_hf.py carries the new theta and positions over.
 """
 
@@ -23,6 +24,8 @@ def main(cfg: TrainingConfig) -> None:
     from meap.train.attention import choose_attention
     from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings, require_extension
     from meap.train.machine import join_machine
+    from meap.train.preflight import check_settings, check_storage
+    from meap.train.provenance import record_start
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
     from meap.train.trainer import build_trainer
@@ -32,6 +35,7 @@ def main(cfg: TrainingConfig) -> None:
     forbid_unpickling()
     use_one_s3_endpoint()
     machine = join_machine(cfg.train)
+    check_settings(cfg, machine)
     run_dir = open_run(cfg, is_leader=machine.is_leader)
 
     # Data: long rows -> masked batches.
@@ -40,10 +44,10 @@ def main(cfg: TrainingConfig) -> None:
     load = partial(build_loader, cfg.data, **loader_settings(cfg, machine, run_dir))
     rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
     train_loader = load(shards, rule=rule, shuffle=cfg.data.shuffle)
-    evaluators = []
+    splits, evaluators = [shards], []
     if cfg.train.eval_batches:
-        heldout = load(open_shards(cfg.data, VALIDATION_SPLIT), rule=None, shuffle=False)
-        evaluators.append(heldout_evaluator(heldout, cfg.train))
+        splits.append(open_shards(cfg.data, VALIDATION_SPLIT))
+        evaluators.append(heldout_evaluator(load(splits[-1], rule=None, shuffle=False), cfg.train))
 
     # Model: the base's weights under model.base_rope_theta, for rows of data.seq_len.
     model = start_model(
@@ -56,6 +60,7 @@ def main(cfg: TrainingConfig) -> None:
     )
 
     # Training.
+    check_storage(cfg, machine, shards, num_parameters=model.num_parameters)
     with named_checkpoint_errors(cfg.checkpoint.folder):
         trainer = build_trainer(
             cfg,
@@ -68,9 +73,19 @@ def main(cfg: TrainingConfig) -> None:
             run_dir=run_dir,
         )
     describe(cfg, machine, shards, model)
+    record_start(run_dir, machine, splits, from_step=int(trainer.state.timestamp.batch))
     fit(trainer)
     trainer.close()
 
 
+def dry_run(cfg: TrainingConfig) -> None:
+    """Check everything, and print what the run will take."""
+    from meap.train.dry_run import rehearse
+    from meap.train.fitting import require_extension
+
+    require_extension(cfg)
+    rehearse(cfg)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(TrainingConfig, main, doc=__doc__))
+    sys.exit(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run))

@@ -3,9 +3,11 @@
     composer recipes/meap_1b.py yamls/tiny.yaml                                # a CPU, about two minutes
     composer recipes/meap_1b.py yamls/1b.yaml data.remote=s3://bucket/c4       # every GPU of this machine
     composer recipes/meap_1b.py yamls/1b_ntp.yaml                              # the control: ratio 0, plain NTP
+    python recipes/meap_1b.py yamls/1b.yaml --dry-run                          # check all, say what it will take, stop
 
-Reads the shards that dataprep/ wrote; writes <run.dir>: config.yaml, metrics.jsonl and checkpoints/. The same command
-continues an interrupted run, on any number of devices that divides the global batch.
+Reads the shards that dataprep/ wrote; writes <run.dir>: config.yaml, versions.json, starts.jsonl, data/ (manifests),
+metrics.jsonl, log.txt, tensorboard/ and checkpoints/. The same command continues an interrupted run, on any number of
+devices that divides the global batch.
 """
 
 import sys
@@ -23,6 +25,8 @@ def main(cfg: TrainingConfig) -> None:
     from meap.train.attention import choose_attention
     from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings
     from meap.train.machine import join_machine
+    from meap.train.preflight import check_settings, check_storage
+    from meap.train.provenance import record_start
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
     from meap.train.trainer import build_trainer
@@ -31,6 +35,7 @@ def main(cfg: TrainingConfig) -> None:
     forbid_unpickling()
     use_one_s3_endpoint()
     machine = join_machine(cfg.train)
+    check_settings(cfg, machine)
     run_dir = open_run(cfg, is_leader=machine.is_leader)
 
     # Data: shards -> masked batches.
@@ -41,10 +46,10 @@ def main(cfg: TrainingConfig) -> None:
     rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
     train_loader = load(shards, rule=rule if masked_by_dataset else None, shuffle=cfg.data.shuffle)
 
-    evaluators = []
+    splits, evaluators = [shards], []
     if cfg.train.eval_batches:
-        heldout = load(open_shards(cfg.data, VALIDATION_SPLIT), rule=None, shuffle=False)
-        evaluators.append(heldout_evaluator(heldout, cfg.train))
+        splits.append(open_shards(cfg.data, VALIDATION_SPLIT))
+        evaluators.append(heldout_evaluator(load(splits[-1], rule=None, shuffle=False), cfg.train))
 
     # Model.
     model = start_model(
@@ -57,6 +62,7 @@ def main(cfg: TrainingConfig) -> None:
     )
 
     # Training.
+    check_storage(cfg, machine, shards, num_parameters=model.num_parameters)
     with named_checkpoint_errors(cfg.checkpoint.folder):
         trainer = build_trainer(
             cfg,
@@ -69,9 +75,17 @@ def main(cfg: TrainingConfig) -> None:
             run_dir=run_dir,
         )
     describe(cfg, machine, shards, model)
+    record_start(run_dir, machine, splits, from_step=int(trainer.state.timestamp.batch))
     fit(trainer)
     trainer.close()
 
 
+def dry_run(cfg: TrainingConfig) -> None:
+    """Check everything, and print what the run will take."""
+    from meap.train.dry_run import rehearse
+
+    rehearse(cfg)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(TrainingConfig, main, doc=__doc__))
+    sys.exit(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run))

@@ -9,6 +9,7 @@ from meap.config.command import run_command
 from meap.config.executors import RayConfig, SlurmConfig
 from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.loading import from_values, load_config, load_resolved, save_config, to_values, to_yaml
+from meap.config.loggers import LoggersConfig
 from meap.config.prep import PrepConfig
 from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import (
@@ -37,6 +38,7 @@ __all__ = [
     "ExportConfig",
     "FiltersConfig",
     "LitpkdsPrepConfig",
+    "LoggersConfig",
     "MaskingConfig",
     "ModelConfig",
     "OptimizerConfig",

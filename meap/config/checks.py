@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from meap.errors import ConfigError
 
@@ -12,6 +13,7 @@ __all__ = [
     "require_duration",
     "require_interval",
     "require_one_of",
+    "require_plain_address",
     "require_ratio",
     "require_share_or_duration",
 ]
@@ -37,6 +39,15 @@ def require_one_of(key: str, value: str, allowed: Collection[str]) -> None:
     """Raise unless `value` is among `allowed`."""
     if value not in allowed:
         raise ConfigError(f"{key}={value!r} is not known: choose one of {', '.join(sorted(allowed))}")
+
+
+def require_plain_address(key: str, value: str) -> None:
+    """Raise if `value` is a URL with a user or password, since configurations are stored; it is not repeated."""
+    if "@" in urlsplit(value).netloc:
+        raise ConfigError(
+            f"{key} is a URL with a user or password in it, which would be stored with the run: leave out what stands "
+            "before the @ and give credentials through the environment"
+        )
 
 
 def require_duration(key: str, value: str) -> None:

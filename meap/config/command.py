@@ -22,10 +22,16 @@ ConfigT = TypeVar("ConfigT")
 
 _USAGE_ERROR = 2
 _STOPPED = os.EX_TEMPFAIL  # "temporary failure; the user is invited to retry"
+_DRY_RUN = "--dry-run"
 
 
 def run_command(
-    config_class: type[ConfigT], run: Callable[[ConfigT], None], *, doc: str | None, argv: Sequence[str] | None = None
+    config_class: type[ConfigT],
+    run: Callable[[ConfigT], None],
+    *,
+    doc: str | None,
+    dry_run: Callable[[ConfigT], None] | None = None,
+    argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, run, and turn errors meant for users into one line each.
 
@@ -33,6 +39,7 @@ def run_command(
         config_class: Dataclass of the configuration.
         run: The entry point's steps; heavy libraries are imported inside it, so that ``--help`` is quick.
         doc: The entry point's docstring, printed by ``--help``.
+        dry_run: What ``--dry-run`` does instead, where the entry point has it.
         argv: Arguments; those of the process where unset.
 
     Returns:
@@ -41,9 +48,13 @@ def run_command(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
+        if dry_run is not None:
+            doc = f"{inspect.cleandoc(doc or '')}\n\n{_DRY_RUN} checks everything, says what a run takes, and stops."
         print(f"{inspect.cleandoc(doc or '')}\n\nkeys, with their defaults:\n")
         print("\n".join(describe_keys(config_class)))
         return 0
+    if dry_run is not None and _DRY_RUN in arguments:
+        run, arguments = dry_run, [each for each in arguments if each != _DRY_RUN]
     return report_errors(lambda: run(_parse(config_class, arguments)))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import fsspec
 import numpy as np
@@ -24,6 +25,7 @@ _PREPARE = (
     "run dataprep/c4_to_mds.py (for fine-tuning dataprep/sft_to_mds.py), "
     "or the same preparation command again if it was interrupted"
 )
+_NO_EVALUATION = "or set train.eval_batches=0"
 _RECIPES = {ROWS: "recipes/meap_1b.py trains on it", CONVERSATIONS: "recipes/meap_sft.py trains on it"}
 
 
@@ -106,7 +108,7 @@ def open_shards(config: DataConfig, split: str, *, kind: str | None = ROWS) -> S
     if not streams:
         raise IncompleteError(
             f"none of data.streams ({', '.join(sorted(config.streams))}) has a {split!r} split: "
-            "prepare one of them with a heldout_ratio above 0, or set train.eval_batches=0"
+            f"prepare one of them with a heldout_ratio above 0, {_NO_EVALUATION}"
         )
     first = streams[0]
     for other in streams[1:]:
@@ -144,9 +146,14 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
         DataError: The place cannot be read, or the manifest is damaged.
     """
     if not _has_split(remote, split):
-        raise IncompleteError(
-            f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {_PREPARE}"
-        )
+        parts = urlsplit(remote)
+        if parts.scheme in {"s3", "gs"} and not _exists(f"{parts.scheme}://{parts.netloc}"):
+            raise IncompleteError(
+                f"{key}={remote}: there is no bucket {parts.netloc!r} at this endpoint that these credentials may see: "
+                f"correct {key}, or the endpoint (AWS_ENDPOINT_URL)"
+            )
+        remedy = _PREPARE if split == TRAIN_SPLIT else f"{_PREPARE}, with a heldout_ratio above 0; {_NO_EVALUATION}"
+        raise IncompleteError(f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {remedy}")
     origin = f"{remote}/{split}/{MANIFEST_NAME}"
     return Manifest.from_json(_read(origin), origin=origin)
 

@@ -134,7 +134,7 @@ class InputMasking(Algorithm):
         rule = self._rule
         if self._schedule is not None:
             rule = dataclasses.replace(rule, ratio=self._schedule.ratio_at(state, start=rule.ratio))
-            logger.log_metrics({"masking/ratio_scheduled": rule.ratio})
+            logger.log_metrics({"masking/ratio_scheduled": rule.ratio}, step=state.timestamp.batch.value + 1)
         state.batch = mask_batch(
             state.batch,
             rule,

@@ -15,8 +15,10 @@ from meap.config import TrainConfig, TrainingConfig
 from meap.data import Shards
 from meap.errors import ConfigError, MeapError
 from meap.schema import Batch, SftBatch
+from meap.train.callbacks import append_to_log
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
+from meap.train.preflight import notes
 
 __all__ = [
     "count_tokens",
@@ -129,10 +131,9 @@ def fit(trainer: Trainer) -> None:
 
 
 def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: NextTokenModel) -> None:
-    """Print what is about to be trained on what, once."""
+    """Print what is about to be trained on what, once; the log of the run keeps it."""
     if not machine.is_leader:
         return
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
     start = f"from {config.model.base}" if config.model.base else "from scratch"
     sharding = "" if config.train.sharding == "none" else f", sharded ({config.train.sharding})"
@@ -140,12 +141,14 @@ def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: Ne
     method = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
     if masking.final_ratio is not None:
         method = f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
-    print(
+    text = (
         f"run        {config.run.name}: {method}, masks written by the {config.masking.site}\n"
-        f"model      {num_parameters:,} parameters {start}, attention {model.config._attn_implementation}\n"
+        f"model      {model.num_parameters:,} parameters {start}, attention {model.config._attn_implementation}\n"
         f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}\n"
         f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step\n"
         f"machine    {machine.world_size} x {machine.device}, {machine.precision}{sharding}\n"
-        f"writes     {config.run.dir}",
-        flush=True,
+        f"writes     {config.run.dir}"
     )
+    text = "\n".join([text, *(f"note       {note}" for note in notes(config))])
+    print(text, flush=True)
+    append_to_log(Path(config.run.dir), text)

@@ -14,6 +14,7 @@ from composer.utils.device import get_device
 from meap.config import TrainConfig
 from meap.errors import ConfigError
 from meap.processes import end_with_parent
+from meap.train.flops import peak_flops_per_second
 
 __all__ = ["Machine", "join_machine"]
 
@@ -28,6 +29,7 @@ class Machine:
     """`amp_bf16` or `fp32`."""
     world_size: int
     rank: int
+    ranks_per_node: int
 
     @property
     def on_gpu(self) -> bool:
@@ -38,6 +40,14 @@ class Machine:
     def is_leader(self) -> bool:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
+
+    @property
+    def peak_flops(self) -> float | None:
+        """What all devices together can do in a second, in dense bf16; None where that is not known, or not used."""
+        if not self.on_gpu or self.precision != "amp_bf16":
+            return None
+        of_one = peak_flops_per_second(torch.cuda.get_device_name())
+        return of_one and of_one * self.world_size
 
     def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
         """Whether this rank loads the weights a run starts from; where they are sharded, the leader hands them out."""
@@ -59,4 +69,4 @@ def join_machine(config: TrainConfig) -> Machine:
     device = "gpu" if has_gpu and config.device != "cpu" else "cpu"
     precision = config.precision if config.precision != "auto" else ("amp_bf16" if device == "gpu" else "fp32")
     dist.initialize_dist(get_device(device), timeout=1800)
-    return Machine(device, precision, dist.get_world_size(), dist.get_global_rank())
+    return Machine(device, precision, dist.get_world_size(), dist.get_global_rank(), dist.get_local_world_size())

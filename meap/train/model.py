@@ -100,6 +100,11 @@ class NextTokenModel(ComposerModel):
         # Head and loss run inside of the decoder's own call: that is where FSDP has gathered the head's weight.
         model.forward = partial(self._decode, model.forward)  # type: ignore[method-assign]
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights, shared ones once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def forward(self, batch: Batch | SftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
         labels_BT = batch["labels"]

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from composer.algorithms import GradientClipping
-from composer.callbacks import LRMonitor, SpeedMonitor
+from composer.callbacks import LRMonitor
 from composer.core import Algorithm, Evaluator, Time
 from composer.utils.parallelism import FSDP2Config
 
 from meap.config import TrainConfig, TrainingConfig
-from meap.train.callbacks import MaskingMonitor, MetricsFile, ProgressLines
+from meap.train.callbacks import MaskingMonitor, Throughput, build_progress
 from meap.train.compilation import choose_compilation, compile_model
 from meap.train.fitting import packed_rows
+from meap.train.flops import training_flops_per_token
 from meap.train.kernels import choose_kernels, use_liger_kernels
+from meap.train.loggers import build_loggers
 from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.optim import build_optimizer, build_scheduler
 from meap.train.resuming import find_resume_point
-from meap.train.run_folder import METRICS_NAME
 from meap.train.saving import CheckpointSaving
 
 __all__ = ["build_trainer", "speed_up"]
@@ -74,12 +75,12 @@ def build_trainer(
             ),
             MaskingMonitor(mask_id=mask_id, interval=interval),
             LRMonitor(),
-            SpeedMonitor(window_size=10),
+            _throughput(config, machine, model, interval=interval),
             CheckpointSaving(config, run_dir=run_dir),
         ],
         loggers=[
-            ProgressLines(interval=interval, tokens_per_batch=tokens_per_batch),
-            MetricsFile(run_dir / METRICS_NAME),
+            *build_progress(run_dir, is_leader=machine.is_leader, interval=interval),
+            *build_loggers(config, run_dir, interval=interval),
         ],
         parallelism_config=_sharding(train, model, kind=start.record.kind if start else config.checkpoint.state_dict),
         device=machine.device,
@@ -102,6 +103,17 @@ def speed_up(config: TrainingConfig, machine: Machine, model: NextTokenModel, *,
         use_liger_kernels(model)
     if compiled:
         compile_model(model)
+
+
+def _throughput(config: TrainingConfig, machine: Machine, model: NextTokenModel, *, interval: int) -> Throughput:
+    """Last of the callbacks that log at a batch's end: by then the device has done what the interval held."""
+    return Throughput(
+        interval=interval,
+        tokens_per_batch=config.train.global_batch_size * config.data.seq_len,
+        flops_per_token=training_flops_per_token(model.config, context=config.data.seq_len, causal=False),
+        peak_flops=machine.peak_flops,
+        world_size=machine.world_size,
+    )
 
 
 def _sharding(config: TrainConfig, model: NextTokenModel, *, kind: str) -> dict[str, Any] | None:

@@ -39,6 +39,15 @@ def test_bad_configuration_is_one_line_and_status_2(argv, message, capsys: pytes
     assert "Traceback" not in captured
 
 
+def test_a_dry_run_gets_the_same_configuration_instead_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ran, rehearsed = [], []
+    commands = {"doc": "d", "dry_run": rehearsed.append}
+    assert run_command(TrainingConfig, ran.append, argv=["run.seed=3", "--dry-run"], **commands) == 0
+    assert (ran, [config.run.seed for config in rehearsed]) == ([], [3])
+    assert run_command(TrainingConfig, ran.append, doc="d", argv=["--dry-run"]) == 2  # preparation has none
+    assert "'--dry-run' is neither a .yaml file nor section.key=value" in capsys.readouterr().err
+
+
 def test_an_error_for_the_user_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]):
     def fail(_: TrainingConfig) -> None:
         raise DataError("shard x is damaged: prepare it again")

@@ -125,6 +125,9 @@ def test_a_byte_flipped_in_the_store_is_never_used(bucket, read_epoch, write_sha
 
 def test_what_is_not_there_is_one_clear_error(bucket, read_epoch):
     assert "holds no finished 'train' split" in read_epoch("s3://rows/nothing", "remote")["error"]
+    assert (
+        "there is no bucket 'no-such-bucket' at this endpoint" in read_epoch("s3://no-such-bucket/c4", "two")["error"]
+    )
 
 
 def test_wrong_credentials_or_place_are_one_clear_error_without_the_secret(read_epoch):

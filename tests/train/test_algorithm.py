@@ -204,8 +204,9 @@ def test_the_algorithm_is_what_the_yaml_says():
     state = SimpleNamespace(
         batch=shifted(first_batch()), timestamp=Timestamp(batch=5), max_duration=None, dataloader_len=None
     )
-    build_input_masking(config, RULE).apply(Event.AFTER_DATALOADER, state, SimpleNamespace(log_metrics=logged.update))
-    assert logged == {"masking/ratio_scheduled": 0.5}
+    logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.update(metrics, step=step))
+    build_input_masking(config, RULE).apply(Event.AFTER_DATALOADER, state, logger)
+    assert logged == {"masking/ratio_scheduled": 0.5, "step": 6}
     is_mask = state.batch["input_ids"] == MASK
     assert (is_mask.sum(1) == (LENGTH - PROMPT) // 2).all()
     assert not is_mask[:, :PROMPT].any()

@@ -1,0 +1,184 @@
+"""What a person sees while a run trains: a bar on a terminal; in pipes and job logs, one line per interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from composer.core import State
+from composer.loggers import Logger, LoggerDestination
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+
+from meap.train.callbacks.throughput import total_batches
+
+__all__ = ["LOG_NAME", "ProgressBar", "ProgressLines", "append_to_log", "build_progress"]
+
+LOG_NAME = "log.txt"
+
+_HELDOUT = "metrics/heldout/loss"
+
+
+def build_progress(run_dir: Path, *, is_leader: bool, interval: int) -> list[LoggerDestination]:
+    """What shows this run, of rank 0 alone: a bar where standard output is a terminal, else lines; lines in the log.
+
+    Args:
+        run_dir: The run's folder.
+        is_leader: Whether this process speaks for all.
+        interval: Batches between lines.
+    """
+    if not is_leader:
+        return []
+    log = partial(append_to_log, run_dir)
+    console = Console()
+    if console.is_terminal:
+        return [ProgressLines(interval=interval, write=log), ProgressBar(interval=interval, console=console)]
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        log(line)
+
+    return [ProgressLines(interval=interval, write=say)]
+
+
+def append_to_log(run_dir: Path, text: str) -> None:
+    """Keep in the run's folder what it has said."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOG_NAME).open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+
+
+class ProgressLines(LoggerDestination):
+    """Write one line per interval: step, loss, mask statistics, learning rate, speed, memory and time left.
+
+    Args:
+        interval: Batches between lines.
+        write: Takes a line.
+    """
+
+    def __init__(self, *, interval: int, write: Callable[[str], None]) -> None:
+        self._interval = interval
+        self._write = write
+        self._metrics: dict[str, float] = {}
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Remember the newest value of each metric."""
+        self._metrics |= metrics
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Write the line where the interval ends, and after the last batch."""
+        step, total = int(state.timestamp.batch), total_batches(state)
+        if step % self._interval == 0 or step == total:
+            self._write(" | ".join([_position(step, total), *_figures(state, self._metrics)]))
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Write the held-out loss."""
+        if _HELDOUT in self._metrics:
+            self._write(f"step {int(state.timestamp.batch):>6,} | heldout loss {float(self._metrics[_HELDOUT]):.4f}")
+
+
+class ProgressBar(LoggerDestination):
+    """A bar at the foot of the terminal, with the figures of `ProgressLines`; what others print scrolls above it.
+
+    Args:
+        interval: Batches between updates of the figures.
+        console: Where to draw.
+    """
+
+    def __init__(self, *, interval: int, console: Console) -> None:
+        self._interval = interval
+        self._metrics: dict[str, float] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            expand=True,
+        )
+        self._task: TaskID | None = None
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Remember the newest value of each metric."""
+        self._metrics |= metrics
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Draw the bar."""
+        step = int(state.timestamp.batch)
+        # Without a known length the bar pulses.
+        self._task = self._progress.add_task(
+            _position(step, 0), total=total_batches(state) or None, completed=step, figures="starting"
+        )
+        self._progress.start()
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Move on; figures change once per interval."""
+        step, total = int(state.timestamp.batch), total_batches(state)
+        self._update(description=_position(step, total), total=total or None, completed=step)
+        if step % self._interval == 0 or step == total:
+            self._show_figures(state)
+
+    def eval_start(self, state: State, logger: Logger) -> None:
+        """Say that the bar stands still for a reason."""
+        self._update(figures="measuring held-out loss")
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Show the held-out loss."""
+        self._show_figures(state)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
+
+    def close(self, state: State, logger: Logger) -> None:
+        """Give the terminal back, also after an error."""
+        self._progress.stop()
+
+    def _show_figures(self, state: State) -> None:
+        figures = _figures(state, self._metrics)
+        if _HELDOUT in self._metrics:
+            figures.append(f"heldout loss {float(self._metrics[_HELDOUT]):.4f}")
+        self._update(figures=" | ".join(figures))
+
+    def _update(self, **changes: Any) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, **changes)
+
+
+def _position(step: int, total: int) -> str:
+    return f"step {step:>6,}/{total:,}" if total else f"step {step:>6,}"
+
+
+def _figures(state: State, metrics: dict[str, float]) -> list[str]:
+    """What is known of the newest interval, in words."""
+    figures = [
+        f"loss {metrics.get('loss/train/total', float('nan')):.4f}",
+        *_masking(metrics),
+        f"lr {state.optimizers[0].param_groups[0]['lr']:.2e}",
+    ]
+    if (speed := metrics.get("throughput/tokens_per_sec")) is not None:
+        figures.append(f"{speed:>9,.0f} tok/s")
+    if (mfu := metrics.get("throughput/device/mfu")) is not None:
+        figures.append(f"MFU {mfu:.1%} (PaLM)")
+    if (memory := metrics.get("memory/peak_allocated_mem")) is not None:
+        figures.append(f"{memory:.1f} GB")
+    if (hours := metrics.get("time/remaining_estimate")) is not None:
+        figures.append(f"{timedelta(seconds=round(3600 * hours))} left")
+    return figures
+
+
+def _masking(metrics: dict[str, float]) -> list[str]:
+    ratio = metrics.get("masking/ratio")
+    if ratio is None:
+        return []
+    if "masking/loss_masked_targets" not in metrics:
+        return [f"masked {ratio:.1%}"]
+    losses = (
+        f"{kind} {metrics[f'masking/loss_{kind}_targets']:.4f}"
+        for kind in ("masked", "clean")
+        if f"masking/loss_{kind}_targets" in metrics
+    )
+    return [f"masked {ratio:.1%} (targets: {', '.join(losses)})"]

@@ -1,0 +1,166 @@
+"""``--dry-run``: open and build what a run would, say what it will take, and leave nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meap.config import TrainingConfig
+from meap.data import (
+    Shards,
+    build_loader,
+    build_mask_rule,
+    build_sft_loader,
+    longest_segment,
+    open_shards,
+    open_tokenizer,
+)
+from meap.manifest import CONVERSATIONS, ROWS
+from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
+from meap.storage import is_url, use_one_s3_endpoint
+from meap.train.attention import choose_attention
+from meap.train.fitting import loader_settings
+from meap.train.flops import peak_flops_per_second, training_flops_per_token
+from meap.train.machine import Machine, join_machine
+from meap.train.model import NextTokenModel
+from meap.train.plan import (
+    checkpoint_bytes,
+    device_memory,
+    num_checkpoints,
+    rows_of_epoch,
+    shared_memory_bytes,
+    total_steps,
+    training_days,
+)
+from meap.train.preflight import check_settings, notes
+from meap.train.start import start_model
+from meap.train.writable import require_writable
+
+__all__ = ["rehearse"]
+
+_EXAMPLE_DEVICES, _EXAMPLE_DEVICE, _EXAMPLE_MFU = 8, "H100", 0.4
+
+
+def rehearse(config: TrainingConfig, *, kind: str = ROWS) -> None:
+    """Check a run and print its plan.
+
+    Samples are never iterated: streaming's data sets cannot be opened by workers afterwards.
+
+    Args:
+        config: The whole configuration.
+        kind: What the shards must hold, `meap.manifest.ROWS` or `CONVERSATIONS`.
+
+    Raises:
+        MeapError: Whatever would keep the run from starting.
+    """
+    use_one_s3_endpoint()
+    machine = join_machine(config.train)
+    planned = machine if machine.world_size > 1 else _example_machine(config, machine)
+    check_settings(config, planned)
+    if is_url(config.checkpoint.folder) and machine.is_leader:
+        require_writable(config.checkpoint.folder)
+    shards = open_shards(config.data, TRAIN_SPLIT, kind=kind)
+    heldout = open_shards(config.data, VALIDATION_SPLIT, kind=kind) if config.train.eval_batches else None
+    tokenizer = open_tokenizer(config.tokenizer, shards)
+    with tempfile.TemporaryDirectory(prefix="meap-dry-run-") as cache:
+        load = _loader(config, machine, Path(cache), kind=kind)
+        load(shards, rule=build_mask_rule(config.masking, shards.tokenizer, seed=config.run.seed), shuffle=True)
+        if heldout is not None:
+            load(heldout, rule=None, shuffle=False)
+    with torch.device("meta"):
+        model = start_model(
+            config.model,
+            tokenizer,
+            attention=choose_attention(
+                config.model.attention, on_gpu=machine.on_gpu, bf16=machine.precision == "amp_bf16"
+            ),
+            context=longest_segment(shards, config.sft, ratio=config.masking.ratio)
+            if kind == CONVERSATIONS
+            else config.data.seq_len,
+            seed=config.run.seed,
+            weights="none",
+        )
+    if machine.is_leader:
+        print("\n".join(_plan(config, planned, shards, heldout, model)), flush=True)
+
+
+def _loader(config: TrainingConfig, machine: Machine, cache: Path, *, kind: str) -> Callable[..., Any]:
+    build = partial(build_sft_loader, sft=config.sft) if kind == CONVERSATIONS else build_loader
+    settings = loader_settings(config, machine, cache)
+    return lambda shards, **choices: build(
+        config.data, shards, **settings | {"cache_dir": cache / shards.split}, **choices
+    )
+
+
+def _example_machine(config: TrainingConfig, machine: Machine) -> Machine:
+    """What one process alone stands for: a node with as many GPUs as the batch allows, up to eight."""
+    rows = config.train.global_batch_size
+    devices = next(number for number in range(_EXAMPLE_DEVICES, 0, -1) if rows % number == 0)
+    return dataclasses.replace(machine, world_size=devices, ranks_per_node=devices)
+
+
+def _plan(
+    config: TrainingConfig, machine: Machine, shards: Shards, heldout: Shards | None, model: NextTokenModel
+) -> list[str]:
+    num_devices, num_parameters = machine.world_size, model.num_parameters
+    vocabulary = {id(layer.weight): layer.weight.numel() for layer in _vocabulary_layers(model)}
+    steps = total_steps(config, shards=shards) or 0
+    tokens = steps * config.train.global_batch_size * config.data.seq_len
+    memory = device_memory(config, model.config, num_parameters=num_parameters, num_devices=num_devices)
+    size, kept = checkpoint_bytes(num_parameters), num_checkpoints(config, shards)
+    flops = training_flops_per_token(model.config, context=config.data.seq_len, causal=False)
+    peak = peak_flops_per_second(_EXAMPLE_DEVICE)
+    assert peak is not None
+    days = training_days(
+        model.config,
+        context=config.data.seq_len,
+        tokens=tokens,
+        peak_flops=peak * _EXAMPLE_DEVICES,
+        utilisation=_EXAMPLE_MFU,
+    )
+    shown_rows = "" if heldout is None else f"; held out: {heldout.rows:,} rows"
+    epochs = steps * config.train.global_batch_size / rows_of_epoch(config, shards)
+    sharding = f"bf16, sharding {config.train.sharding}"
+    if config.train.activation_checkpointing:
+        sharding += ", activations recomputed"
+    parts = ", ".join(f"{name} {_gb(held)}" for name, held in dataclasses.asdict(memory).items())
+    place = config.checkpoint.folder + _free(config.checkpoint.folder, needed=kept * size)
+    shared = shared_memory_bytes(config, shards)
+    return [
+        f"dry run    {config.run.name}: nothing is trained, nothing is written",
+        f"model      {num_parameters:,} parameters, {num_parameters - sum(vocabulary.values()):,} without embeddings",
+        f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}{shown_rows}",
+        f"length     {steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs",
+        f"memory     about {_gb(memory.total)} per GPU on {num_devices} ({sharding}): {parts}",
+        f"           shared memory for the loader: {_gb(shared)} per node",
+        f"disk       {kept} checkpoints at once of {_gb(size)} = {_gb(kept * size)} in {place}",
+        f"compute    {flops * tokens:.3g} FLOPs, {flops / 1e9:.3f} GFLOP per token (PaLM's convention)",
+        f"time       an estimate: {days:.2g} days on {_EXAMPLE_DEVICES} {_EXAMPLE_DEVICE} at {_EXAMPLE_MFU:.0%} MFU",
+        *(f"note       {note}" for note in notes(config)),
+    ]
+
+
+def _vocabulary_layers(model: NextTokenModel) -> list[Any]:
+    """The embedding and the head, which may share their weights."""
+    return [model.model.get_input_embeddings(), model.model.get_output_embeddings()]
+
+
+def _free(folder: str, *, needed: int) -> str:
+    if is_url(folder):
+        return ""
+    place = Path(folder).resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return f", {_gb(free)} free" + (": TOO LITTLE" if free < needed else "")
+
+
+def _gb(number: float) -> str:
+    return f"{number / 1e9:,.2f} GB"

@@ -1,0 +1,56 @@
+"""Curves for TensorBoard: ``tensorboard --logdir runs`` shows every run beside the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from composer.core import State
+from torch.utils.tensorboard import SummaryWriter
+
+from meap.train.loggers.stepwise import StepwiseLogger
+
+__all__ = ["TensorBoardLogger"]
+
+_QUEUE = 1000
+_SECONDS = 60
+
+
+class TensorBoardLogger(StepwiseLogger):
+    """Write event files with torch's own writer: one file per start, whose first event withdraws repeated steps.
+
+    Args:
+        folder: Where event files go.
+        settings: The resolved configuration, shown as text.
+        interval: Batches between writings.
+    """
+
+    def __init__(self, folder: Path, *, settings: str, interval: int) -> None:
+        super().__init__(interval=interval)
+        self._folder = folder
+        self._settings = settings
+        self._writer: SummaryWriter | None = None
+
+    def open(self, state: State) -> None:
+        """Start a file; TensorBoard then drops what earlier ones say of the steps that will be trained again."""
+        done = int(state.timestamp.batch)
+        self._writer = SummaryWriter(
+            str(self._folder), purge_step=done + 1 if done else 0, max_queue=_QUEUE, flush_secs=_SECONDS
+        )
+        self._writer.add_text("config", f"```yaml\n{self._settings}\n```", global_step=done)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to each curve."""
+        assert self._writer is not None
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, global_step=step)
+
+    def flush(self) -> None:
+        """Let readers see it."""
+        assert self._writer is not None
+        self._writer.flush()
+
+    def finish(self) -> None:
+        """Close the file."""
+        assert self._writer is not None
+        self._writer.close()

@@ -1,0 +1,78 @@
+"""Weights & Biases. The key comes from the environment (`WANDB_API_KEY`, or `wandb login`), never from a yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from composer.core import State
+
+from meap.config import LoggersConfig
+from meap.errors import ConfigError
+from meap.train.loggers.stepwise import StepwiseLogger
+
+__all__ = ["WandbLogger"]
+
+_ID_NAME = "wandb.id"
+
+
+class WandbLogger(StepwiseLogger):
+    """One W&B run per run folder, which keeps its id; a resumed run goes on with the same one.
+
+    Args:
+        config: Section `loggers`.
+        run_name: Name of the run.
+        run_dir: The run's folder.
+        settings: The resolved configuration.
+        interval: Batches between writings.
+    """
+
+    def __init__(
+        self, config: LoggersConfig, *, run_name: str, run_dir: Path, settings: Mapping[str, Any], interval: int
+    ) -> None:
+        super().__init__(interval=interval)
+        self._config = config
+        self._run_name = run_name
+        self._run_dir = run_dir
+        self._settings = dict(settings)
+        self._run: Any = None
+
+    def open(self, state: State) -> None:
+        """Start or continue the run.
+
+        Raises:
+            ConfigError: W&B refuses it.
+        """
+        import wandb
+        from wandb.errors import Error
+        from wandb.util import generate_id
+
+        stored = self._run_dir / _ID_NAME
+        run_id = stored.read_text(encoding="utf-8").strip() if stored.is_file() else generate_id()
+        try:
+            self._run = wandb.init(
+                id=run_id,
+                resume="allow",
+                project=self._config.wandb_project,
+                entity=self._config.wandb_entity,
+                name=self._run_name,
+                dir=str(self._run_dir),
+                config=self._settings,
+            )
+        except Error as error:
+            raise ConfigError(
+                f"loggers.wandb=true, but W&B did not start a run in project {self._config.wandb_project!r} "
+                f"({type(error).__name__}: {error}): set WANDB_API_KEY or run `wandb login`, set WANDB_MODE=offline to "
+                "keep the run here, or set loggers.wandb=false"
+            ) from error
+        stored.write_text(run_id + "\n", encoding="utf-8")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send a step. W&B keeps no step twice: those that a resumed run repeats bit for bit are left out."""
+        if step >= self._run.step:
+            self._run.log(dict(metrics), step=step)
+
+    def finish(self) -> None:
+        """Wait until everything is sent."""
+        self._run.finish()

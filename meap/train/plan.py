@@ -1,0 +1,144 @@
+"""What a run will take: steps, memory, disk and time, from its configuration and sizes alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig
+
+from meap.config import TrainingConfig
+from meap.data import Shards
+from meap.train.flops import training_flops_per_token
+from meap.train.loss import choose_loss_chunks
+
+__all__ = [
+    "DeviceMemory",
+    "checkpoint_bytes",
+    "device_memory",
+    "num_checkpoints",
+    "rows_of_epoch",
+    "shared_memory_bytes",
+    "total_steps",
+    "training_days",
+]
+
+_DURATION = re.compile(r"(\d+)(ba|tok|sp|ep)")
+_FP32, _BF16, _INT64 = 4, 2, 8
+_PREFETCHED = 2  # batches that torch's DataLoader keeps ready per worker
+_COLUMNS = 3  # inputs, labels, and what is left of positions or ids
+_SECONDS_PER_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes on one device at the peak of a step, in bf16 with fp32 weights."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def device_memory(
+    config: TrainingConfig, architecture: PretrainedConfig, *, num_parameters: int, num_devices: int
+) -> DeviceMemory:
+    """An estimate of what one device holds; compiled runs, whose kernels keep less, stay below it.
+
+    With P parameters on N devices, L layers, hidden size h, MLP size m, widths q of all queries and k of all keys, V
+    rows of the vocabulary, and t tokens of a micro-batch:
+
+        weights      4 P in fp32, and 2 P for the copies in bf16 that autocast keeps during a step
+        gradients    4 P
+        optimizer    8 P: AdamW's two moments
+        activations  t L (26 h + 4 q + 4 k + 8 m), what the backward pass of a layer reads: both norms' inputs and
+                     results in fp32 (16 h), the latter in bf16 for each of five projections (10 h); in bf16 queries,
+                     attention's result, keys and values (4 q + 4 k), and gate, up, SiLU and product (8 m). Recomputed:
+                     4 t L h, the layers' inputs, and those of one layer
+        logits       10 t V: in bf16, in fp32, and the gradient in fp32; of one chunk (`meap.train.loss`)
+
+    `train.sharding` of grad_op divides gradients, optimizer and the fp32 weights between steps by N, though a step has
+    all weights gathered; full divides all of them, but for the two layers that are gathered at a time.
+
+    Args:
+        config: The whole configuration.
+        architecture: Sizes of the model.
+        num_parameters: P.
+        num_devices: N.
+    """
+    sharding = config.train.sharding
+    shards = 1 if sharding == "none" else num_devices
+    layers, hidden = architecture.num_hidden_layers, architecture.hidden_size
+    per_layer = (num_parameters - 2 * architecture.vocab_size * hidden) // layers
+    gathered = min(num_parameters, 2 * per_layer) if sharding == "full" else num_parameters
+    weights = _FP32 * num_parameters // shards + _BF16 * gathered + (_FP32 * gathered if shards > 1 else 0)
+
+    rows = min(config.train.microbatch_size, -(-config.train.global_batch_size // num_devices))
+    tokens = rows * config.data.seq_len
+    chunks = config.train.loss_chunks or choose_loss_chunks(tokens, architecture.vocab_size)
+    head = getattr(architecture, "head_dim", None) or hidden // architecture.num_attention_heads
+    queries, keys = head * architecture.num_attention_heads, head * architecture.num_key_value_heads
+    layer = tokens * (26 * hidden + 4 * queries + 4 * keys + 8 * architecture.intermediate_size)
+    kept = layer * layers
+    if config.train.activation_checkpointing:
+        kept = layer + _FP32 * tokens * hidden * layers
+    return DeviceMemory(
+        weights=weights,
+        gradients=_FP32 * num_parameters // shards,
+        optimizer=2 * _FP32 * num_parameters // shards,
+        activations=kept,
+        logits=(_BF16 + 2 * _FP32) * -(-tokens // chunks) * architecture.vocab_size,
+    )
+
+
+def checkpoint_bytes(num_parameters: int) -> int:
+    """Size of a checkpoint: weights and AdamW's two moments, in fp32."""
+    return 3 * _FP32 * num_parameters
+
+
+def rows_of_epoch(config: TrainingConfig, shards: Shards) -> int:
+    """Rows that an epoch trains on: a multiple of the batch and of the canonical nodes."""
+    unit = math.lcm(config.train.global_batch_size, config.data.num_canonical_nodes)
+    return shards.rows // unit * unit
+
+
+def total_steps(config: TrainingConfig, duration: str | None = None, shards: Shards | None = None) -> int | None:
+    """Steps of a duration, of the whole run where unset; None for epochs of a data set that is not given."""
+    found = _DURATION.fullmatch(duration or config.train.max_duration)
+    if found is None:
+        return None
+    count, rows = int(found[1]), config.train.global_batch_size
+    if found[2] == "ep":
+        return None if shards is None else count * (rows_of_epoch(config, shards) // rows)
+    return -(-count // {"ba": 1, "sp": rows, "tok": rows * config.data.seq_len}[found[2]])
+
+
+def num_checkpoints(config: TrainingConfig, shards: Shards) -> int:
+    """Checkpoints that lie beside each other at once; one that replaces another is whole before that is deleted."""
+    steps = total_steps(config, shards=shards) or 0
+    saved = max(1, -(-steps // int(config.checkpoint.interval.removesuffix("ba"))))
+    return saved if config.checkpoint.keep == -1 else min(saved, config.checkpoint.keep + 1)
+
+
+def shared_memory_bytes(config: TrainingConfig, shards: Shards) -> int:
+    """What loaders of a node keep in shared memory at most: the order of an epoch, and batches that are ready.
+
+    Each rank's workers hold that rank's rows of a batch each; with all ranks on the node, together a whole batch.
+    """
+    batch = _INT64 * _COLUMNS * config.train.global_batch_size * config.data.seq_len
+    return _INT64 * rows_of_epoch(config, shards) + config.data.num_workers * _PREFETCHED * batch
+
+
+def training_days(
+    architecture: PretrainedConfig, *, context: int, tokens: int, peak_flops: float, utilisation: float
+) -> float:
+    """Days at a model FLOPs utilisation by PaLM's convention, of devices with `peak_flops` per second together."""
+    flops = training_flops_per_token(architecture, context=context, causal=False) * tokens
+    return flops / (peak_flops * utilisation) / _SECONDS_PER_DAY

@@ -1,0 +1,129 @@
+"""Real runs, read back with each tracker's own reader: every step once, in order, also where a run was resumed."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from meap.errors import ConfigError
+from meap.train.loggers import require_packages
+
+# At a constant learning rate the shorter run begins the longer one.
+CONSTANT = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")
+INTERVAL = ("train.log_interval=3ba", "checkpoint.interval=4ba", "train.eval_interval=4ba", "train.eval_batches=1")
+LOSS, HELDOUT = "loss/train/total", "metrics/heldout/loss"
+
+
+@pytest.fixture(scope="module")
+def resumed(train, tmp_path_factory) -> tuple[Path, list[float]]:
+    """A run of 7 steps, of which the last three were forgotten and trained again, on to step 10; and its losses."""
+    folder = tmp_path_factory.mktemp("runs") / "resumed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        trackers = (
+            "loggers.wandb=true",
+            "loggers.mlflow=true",
+            f"loggers.mlflow_tracking_uri={(folder.parent / 'mlruns').as_uri()}",
+        )
+        train(folder, "train.max_duration=7ba", *CONSTANT, *INTERVAL, *trackers)
+        for newer in (folder / "checkpoints").glob("*7*"):
+            newer.unlink()
+        latest = folder / "checkpoints/latest.pt"
+        if latest.is_symlink():
+            latest.unlink()
+            latest.symlink_to("ba4.pt")
+        return folder, train(folder, "train.max_duration=10ba", *CONSTANT, *INTERVAL, *trackers)
+
+
+def test_the_file_has_every_step_and_what_was_measured_at_it(resumed):
+    folder, losses = resumed
+    merged: dict[int, dict] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        merged.setdefault(record["step"], {}).update(record)
+    assert [merged[step][LOSS] for step in range(1, 11)] == losses
+    assert [step for step in merged if HELDOUT in merged[step]] == [4, 7, 8, 10]
+    assert all("lr-AdamW/group0" in merged[step] for step in range(1, 11))
+    assert all(merged[step]["throughput/tokens_per_sec"] > 0 for step in (3, 6, 9, 10))
+    assert merged[10]["time/remaining_estimate"] == 0
+
+
+def test_tensorboard_shows_each_step_once(resumed):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, losses = resumed
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    points = events.Scalars(LOSS)
+    assert [point.step for point in points] == list(range(1, 11))
+    assert [point.value for point in points] == pytest.approx(losses, abs=1e-6)
+    assert [point.step for point in events.Scalars(HELDOUT)] == [4, 8, 10]
+    assert len(list((folder / "tensorboard").iterdir())) == 2  # one file per start
+
+
+def test_wandb_goes_on_with_the_same_run(resumed):
+    folder, losses = resumed
+    (run_id,) = (folder / "wandb.id").read_text().split()
+    starts = sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+    assert [path.name for path in starts] == [f"run-{run_id}.wandb"] * 2
+    first, second = (read_wandb(path) for path in starts)
+    assert list(first) == list(range(1, 8))
+    assert list(second) == list(range(5, 11))
+    assert [(first | second)[step] for step in range(1, 11)] == losses
+
+
+def read_wandb(path: Path) -> dict[int, float]:
+    """Loss by step, in the order in which it was written."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, by_step = DataStore(), {}
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        items = {item.nested_key[0] if item.nested_key else item.key: item for item in record.history.item}
+        if LOSS in items:
+            assert record.history.step.num not in by_step
+            by_step[record.history.step.num] = json.loads(items[LOSS].value_json)
+    store.close()
+    return by_step
+
+
+def test_mlflow_goes_on_with_the_same_run_and_knows_the_settings(resumed):
+    from mlflow import MlflowClient
+
+    folder, losses = resumed
+    client = MlflowClient((folder.parent / "mlruns").as_uri())
+    (run_id,) = (folder / "mlflow.id").read_text().split()
+    (run,) = client.search_runs([client.get_experiment_by_name("meap").experiment_id])
+    assert (run.info.run_id, run.info.run_name, run.info.status) == (run_id, "resumed", "FINISHED")
+    assert run.data.params["masking.ratio"] == "0.15"
+    history = sorted(client.get_metric_history(run_id, LOSS), key=lambda point: point.step)
+    assert [point.step for point in history] == list(range(1, 11))
+    assert [point.value for point in history] == losses
+
+
+@pytest.mark.parametrize(("key", "module"), [("wandb", "wandb"), ("mlflow", "mlflow")])
+def test_a_missing_package_is_named_with_what_installs_it(small_config, tmp_path, monkeypatch, key, module):
+    monkeypatch.setitem(sys.modules, module, None)  # what Python itself does for "not there"
+    config = small_config(tmp_path, f"loggers.{key}=true")
+    with pytest.raises(ConfigError, match=rf"loggers\.{key}=true, but .*: pip install 'meap\[{key}\]', or set"):
+        require_packages(config.loggers)
+
+
+def test_a_password_in_a_tracking_address_is_refused_and_not_repeated(small_config, tmp_path):
+    with pytest.raises(ConfigError, match="loggers.mlflow_tracking_uri is a URL with a user or password") as refused:
+        small_config(tmp_path, "loggers.mlflow_tracking_uri=https://me:hunter2@mlflow.example")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_wandb_without_a_key_says_what_to_set(train, tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(ConfigError, match=r"loggers\.wandb=true, but W&B did not start .*: set WANDB_API_KEY or run"):
+        train(tmp_path / "run", "train.max_duration=1ba", "loggers.wandb=true")

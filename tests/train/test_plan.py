@@ -1,0 +1,123 @@
+"""Estimates against sums by hand, and against what torch really keeps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from meap.config import TrainingConfig, load_config
+from meap.data import open_shards
+from meap.train.attention import choose_attention
+from meap.train.model import build_model, llama_config
+from meap.train.plan import (
+    checkpoint_bytes,
+    device_memory,
+    num_checkpoints,
+    rows_of_epoch,
+    shared_memory_bytes,
+    total_steps,
+    training_days,
+)
+
+YAMLS = Path(__file__).resolve().parents[2] / "yamls"
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"), [("7ba", 7), ("33sp", 5), ("32sp", 4), ("129tok", 2), ("2ep", 16), ("1ep", 8)]
+)
+def test_a_duration_in_any_unit_is_a_number_of_steps(small_config, tmp_path, duration, steps):
+    config = small_config(tmp_path, f"train.max_duration={duration}")
+    shards = open_shards(config.data, "train")
+    assert total_steps(config, shards=shards) == steps
+    assert rows_of_epoch(config, shards) == 64
+
+
+@pytest.mark.parametrize(
+    ("duration", "interval", "keep", "together"),
+    [
+        ("20ba", "4ba", 2, 3),
+        ("20ba", "4ba", -1, 5),
+        ("18ba", "4ba", -1, 5),
+        ("4ba", "100ba", 3, 1),
+        ("8ba", "4ba", 3, 2),
+    ],
+)
+def test_checkpoints_that_lie_beside_each_other(small_config, tmp_path, duration, interval, keep, together):
+    settings = (f"train.max_duration={duration}", f"checkpoint.interval={interval}", f"checkpoint.keep={keep}")
+    config = small_config(tmp_path, *settings)
+    assert num_checkpoints(config, open_shards(config.data, "train")) == together
+
+
+def test_a_checkpoint_is_as_large_as_estimated(train, tmp_path):
+    train(tmp_path / "run", "train.max_duration=1ba", "model.hidden_size=128", "model.intermediate_size=256")
+    saved = max(path.stat().st_size for path in (tmp_path / "run/checkpoints").rglob("*") if path.is_file())
+    # 320 rows each of embedding and head, two layers of 128 -> 64 per key and value.
+    parameters = 2 * 320 * 128 + 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256 + 2 * 128) + 128
+    assert saved == pytest.approx(checkpoint_bytes(parameters), rel=0.05)
+
+
+def test_activations_are_those_that_torch_keeps_for_the_backward_pass(small_config, tmp_path):
+    config = small_config(
+        tmp_path,
+        *("model.hidden_size=64", "model.num_attention_heads=2", "model.num_key_value_heads=2"),
+        *("model.intermediate_size=176", "model.num_hidden_layers=6", "data.seq_len=256"),
+        *("train.global_batch_size=4", "train.microbatch_size=4"),
+    )
+    architecture = llama_config(config.model, vocab_size=64, seq_len=256)
+    model = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=True), seed=0)
+    memory = device_memory(config, architecture, num_parameters=model.num_parameters, num_devices=1)
+    # Torch's own: besides activations the weights in bf16, and logits.
+    weights_in_bf16 = 2 * (model.num_parameters - 64 * 64)
+    expected = memory.activations + weights_in_bf16 + 4 * 1024 * 64
+    assert kept_bytes(model) == pytest.approx(expected, rel=0.1)
+
+
+def kept_bytes(model: torch.nn.Module) -> int:
+    """Bytes of what autograd saves in a forward pass under autocast, parameters themselves left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids_BT = torch.randint(0, 64, (4, 256))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        outputs = model({"input_ids": ids_BT, "labels": ids_BT})
+    assert outputs["loss"].requires_grad
+    return sum(tensor.untyped_storage().nbytes() for address, tensor in saved.items() if address not in own)
+
+
+def memory_of(*overrides: str, num_devices: int, num_parameters: int = 14 * 10**9):
+    config = load_config(TrainingConfig, YAMLS / "1b.yaml", overrides)
+    architecture = llama_config(config.model, vocab_size=32_001, seq_len=4096)
+    return device_memory(config, architecture, num_parameters=num_parameters, num_devices=num_devices)
+
+
+def test_sharding_and_recomputation_save_what_they_promise():
+    plain = memory_of(num_devices=8)
+    assert (plain.weights, plain.gradients, plain.optimizer) == (6 * 14e9, 4 * 14e9, 8 * 14e9)
+    grad_op = memory_of("train.sharding=grad_op", num_devices=8)
+    assert (grad_op.gradients, grad_op.optimizer) == (plain.gradients / 8, plain.optimizer / 8)
+    full = memory_of("train.sharding=full", num_devices=8)
+    assert full.weights < plain.weights / 4
+    assert (full.activations, full.logits) == (plain.activations, plain.logits)
+    assert memory_of("train.sharding=full", num_devices=16).total < full.total < grad_op.total < plain.total + 4 * 14e9
+    recomputed = memory_of("train.activation_checkpointing=true", num_devices=8)
+    assert recomputed.activations < plain.activations / 8
+
+
+def test_the_paper_s_run_in_figures():
+    """1.1B on 200 B tokens at 40 %: 9.076 GFLOP a token, 8 x 989 TFLOP/s."""
+    config = load_config(TrainingConfig, YAMLS / "1b.yaml")
+    architecture = llama_config(config.model, vocab_size=32_001, seq_len=4096)
+    tokens = 190_000 * 256 * 4096
+    days = training_days(architecture, context=4096, tokens=tokens, peak_flops=8 * 989e12, utilisation=0.4)
+    assert total_steps(config) == 190_000
+    assert days == pytest.approx(9.076e9 * tokens / (8 * 989e12 * 0.4) / 86_400, rel=1e-3)
+
+
+def test_shared_memory_holds_the_order_of_an_epoch_and_the_batches_on_their_way(small_config, tmp_path):
+    config = small_config(tmp_path, "data.num_workers=2")
+    shards = open_shards(config.data, "train")
+    assert shared_memory_bytes(config, shards) == 64 * 8 + 2 * 2 * 8 * 16 * 3 * 8
