@@ -374,8 +374,15 @@ class TrainConfig:
     """How often held-out loss is measured during training, in batches."""
     eval_batches: int = 16
     """Held-out batches measured each time; 0 turns it off."""
+    dist_timeout: float = 1800.0
+    """Seconds after which ranks that wait for others give up; more than the upload of a checkpoint takes."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.dist_timeout < math.inf:
+            raise ConfigError(
+                f"train.dist_timeout={self.dist_timeout} is not allowed: it must be more than 0 seconds, and more than "
+                "the upload of a checkpoint takes"
+            )
         require_duration("train.max_duration", self.max_duration)
         require_at_least("train.global_batch_size", self.global_batch_size, 1)
         require_at_least("train.microbatch_size", self.microbatch_size, 1)
