@@ -131,13 +131,13 @@ def far_server(server, project_root, quiet_environment) -> Iterator[str]:
 
 
 def test_a_bounded_cache_and_a_store_far_away_lose_nothing(bucket, far_server, read_epoch, write_shards, tmp_path):
-    folder = write_shards(tmp_path / "mds", rows=320, validation_rows=0)
+    folder = write_shards(tmp_path / "mds", rows=192, validation_rows=0)
     upload(bucket, folder)
     index = (folder / "train/index.json").read_bytes()
     sizes = [each["raw_data"]["bytes"] + each["zip_data"]["bytes"] for each in json.loads(index)["shards"]]
-    # As little as is allowed: what two workers may read ahead into, and four more.
-    allowed = len(index) + sum(sorted(sizes)[-(2 * 2 + 4) :])
-    bounded = {"num_workers": 2, "predownload": 1, "cache_limit": str(allowed)}
+    # As little as is allowed: what a worker may read ahead into, and four more.
+    allowed = len(index) + sum(sorted(sizes)[-(2 + 4) :])
+    bounded = {"num_workers": 1, "predownload": 1, "cache_limit": str(allowed)}
     far = {"S3_ENDPOINT_URL": far_server}
     assert read_epoch("s3://rows/mds", "far", options=bounded, **far) == read_epoch(str(folder), "local")
     assert len(list((tmp_path / "far").rglob("*.mds"))) < len(sizes)  # some were evicted
