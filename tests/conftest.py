@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -223,9 +224,20 @@ def bytecode_cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def quiet_environment(bytecode_cache: dict[str, str]) -> dict[str, str]:
     """Environment for subprocesses: no rank variables of a surrounding launcher, one thread each."""
-    ours = ("RANK", "WORLD_", "LOCAL_", "PYTHONDONTWRITEBYTECODE")
+    ours = ("RANK", "WORLD_", "LOCAL_", "NODE_RANK", "MASTER_", "PYTHONDONTWRITEBYTECODE")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     return environment | bytecode_cache | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], object]], None]:
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline, "the event did not come"
+            time.sleep(0.002)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

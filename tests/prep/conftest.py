@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -278,17 +277,6 @@ def hashes_of() -> Callable[[Path], dict[str, str]]:
         }
 
     return read
-
-
-@pytest.fixture(scope="session")
-def wait_until() -> Callable[[Callable[[], object]], None]:
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert time.monotonic() < deadline, "the event did not come"
-            time.sleep(0.002)
-
-    return wait
 
 
 class S3Faults:
