@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from composer.utils import dist
 from composer.utils.device import get_device
-from torch.distributed import DistError
 
 from meap.config import TrainConfig
 from meap.errors import ConfigError, MeapError
@@ -63,7 +62,7 @@ def join_machine(config: TrainConfig) -> Machine:
     precision = config.precision if config.precision != "auto" else ("amp_bf16" if device == "gpu" else "fp32")
     try:
         dist.initialize_dist(get_device(device), timeout=config.dist_timeout)
-    except DistError as error:
+    except RuntimeError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise MeapError(
             f"rank {dist.get_global_rank()} of {dist.get_world_size()} does not find the others at {address} "
