@@ -72,8 +72,8 @@ def measure_all(
         f"{late}, bounded cache": {
             "remote": f"s3://{BUCKET}/mds",
             "endpoint": far,
-            "cache_limit": f"{max(80, 40 * settings['shard_mb'])}mb",
-            "predownload": 8,
+            "cache_limit": f"{30 * settings['shard_mb']}mb",
+            "predownload": 4,
         },
     }
     measured: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}

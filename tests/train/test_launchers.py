@@ -64,14 +64,14 @@ def nothing_lingers(launcher: subprocess.Popen[str]) -> bool:
 
 
 def test_two_hosts_give_the_losses_of_one_process(train, config_file, start, project_root, tmp_path):
+    # Composer's own search for checkpoints has one signal file for all nodes that share a folder.
+    pytest.importorskip("meap.checkpoints")
     if reason := two_hosts.missing():
         pytest.skip(reason)
     with two_hosts.two_hosts(tmp_path) as hosts:
         # As on a cluster: the run's folder is shared, the cache and temporary files are on each host's own disk.
         disk = hosts[0].local_disk
-        config = config_file(
-            tmp_path / "hosts", "train.max_duration=12ba", f"data.cache_dir={disk}", f"checkpoint.folder={disk}/ckpt"
-        )
+        config = config_file(tmp_path / "hosts", "train.max_duration=12ba", f"data.cache_dir={disk}")
         ranks = [
             start(
                 *host.command(COMPOSER, "-n", "1", "--world_size", "2", "--node_rank", str(number)),

@@ -12,6 +12,8 @@ import pytest
 from .conftest import losses
 
 pytestmark = pytest.mark.slow
+# Composer's own search for checkpoints has one signal file for all nodes that share a folder.
+pytest.importorskip("meap.checkpoints")
 
 RESOURCES = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10")
 
@@ -57,10 +59,8 @@ def ask_slurm(slurm) -> Callable[..., list[str]]:
     return run
 
 
-def test_two_nodes_give_the_losses_of_one_process(train, config_file, submit, tmp_path, slurm):
-    job = submit(
-        config_file(tmp_path / "nodes", "train.max_duration=12ba", f"checkpoint.folder={slurm['SLURM_LOCAL_DISK']}/ck")
-    )
+def test_two_nodes_give_the_losses_of_one_process(train, config_file, submit, tmp_path):
+    job = submit(config_file(tmp_path / "nodes", "train.max_duration=12ba"))
     alone = train(tmp_path / "alone", "train.max_duration=12ba")
     told, _ = job.communicate(timeout=300)
     printed = (tmp_path / f"slurm-{told.strip()}.out").read_text()
@@ -72,7 +72,6 @@ def test_two_nodes_give_the_losses_of_one_process(train, config_file, submit, tm
 def test_a_job_asked_to_stop_saves_and_goes_back_to_the_queue(
     train, config_file, submit, ask_slurm, wait_until, tmp_path
 ):
-    pytest.importorskip("meap.train.stopping", reason="runs do not yet save on SIGTERM")
     constant = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999", "checkpoint.interval=100000ba")
     job = submit(config_file(tmp_path / "run", *constant, "train.max_duration=100000ba"))
     assert job.stdout is not None
