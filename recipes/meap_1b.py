@@ -18,6 +18,10 @@ from meap.config import TrainingConfig, run_command
 
 def main(cfg: TrainingConfig) -> None:
     """Train one model, from shards to the last checkpoint."""
+    from meap.train.ranks import adopt_ranks
+
+    adopt_ranks()  # before Composer is imported, which reads them then
+
     from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
     from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
     from meap.storage import use_one_s3_endpoint

@@ -18,6 +18,10 @@ from meap.config import TrainingConfig, run_command
 
 def main(cfg: TrainingConfig) -> None:
     """Tune one model, from shards to the last checkpoint."""
+    from meap.train.ranks import adopt_ranks
+
+    adopt_ranks()  # before Composer is imported, which reads them then
+
     from meap.data import build_mask_rule, build_sft_loader, longest_segment, open_shards, open_tokenizer
     from meap.manifest import CONVERSATIONS
     from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT

@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ from meap.schema import (
     mds_columns,
 )
 from meap.tokenizer import Tokenizer, load_tokenizer
+
+from . import slurm_cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -239,11 +242,38 @@ def write_conversations(write_shards, conversation_rows, tokenizer: Tokenizer) -
     return write
 
 
+@pytest.fixture(scope="session")
+def bytecode_cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where this machine writes no bytecode, each command would compile torch anew."""
+    return {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode"))} if sys.dont_write_bytecode else {}
+
+
 @pytest.fixture
-def quiet_environment() -> dict[str, str]:
+def quiet_environment(bytecode_cache: dict[str, str]) -> dict[str, str]:
     """Environment for subprocesses: no rank variables of a surrounding launcher, one thread each."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RANK", "WORLD_", "LOCAL_"))}
-    return environment | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    ours = ("RANK", "WORLD_", "LOCAL_", "NODE_RANK", "MASTER_", "PYTHONDONTWRITEBYTECODE")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    return environment | bytecode_cache | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], object]], None]:
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline, "the event did not come"
+            time.sleep(0.002)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment that leads to a Slurm cluster of two nodes on this machine."""
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
 
 
 @pytest.fixture

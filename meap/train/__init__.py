@@ -1,6 +1,7 @@
 """Masked batches -> loss -> checkpoint, on Composer.
 
-machine      device, precision, ranks        attention, model    the network and its loss
+ranks        which rank this process is      machine             device, precision, joining the others
+attention    attention for packed rows       model, loss         the network and its loss
 algorithm    masking in the training process callbacks/          what a run measures and shows
 start/       fresh weights, or a finished model's                trust    checkpoints never run code
 optim        AdamW and its schedule          fitting             token counts, fit

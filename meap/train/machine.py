@@ -12,7 +12,7 @@ from composer.utils import dist
 from composer.utils.device import get_device
 
 from meap.config import TrainConfig
-from meap.errors import ConfigError
+from meap.errors import ConfigError, MeapError
 from meap.processes import end_with_parent
 from meap.train.flops import peak_flops_per_second
 
@@ -58,7 +58,8 @@ def join_machine(config: TrainConfig) -> Machine:
     """Choose the device and join the other ranks that the launcher started.
 
     Raises:
-        ConfigError: A GPU is asked for where there is none.
+        ConfigError: A GPU is asked for where there is none, or this rank has none of its own.
+        MeapError: The ranks do not find each other.
     """
     if "LOCAL_RANK" in os.environ:
         # Composer's launcher ends at SIGTERM without a word to its ranks, which would train on for ever.
@@ -67,6 +68,20 @@ def join_machine(config: TrainConfig) -> Machine:
     if config.device == "gpu" and not has_gpu:
         raise ConfigError("train.device=gpu, but torch sees no CUDA device: use train.device=auto")
     device = "gpu" if has_gpu and config.device != "cpu" else "cpu"
+    if device == "gpu" and dist.get_local_rank() >= (num_gpus := torch.cuda.device_count()):
+        raise ConfigError(
+            f"local rank {dist.get_local_rank()} of {dist.get_local_world_size()} sees {num_gpus} GPUs "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}): start no more ranks per node "
+            "than it has GPUs, and let each see them all (srun --gpus-per-node, not --gpus-per-task)"
+        )
     precision = config.precision if config.precision != "auto" else ("amp_bf16" if device == "gpu" else "fp32")
-    dist.initialize_dist(get_device(device), timeout=1800)
+    try:
+        dist.initialize_dist(get_device(device), timeout=config.dist_timeout)
+    except RuntimeError as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise MeapError(
+            f"rank {dist.get_global_rank()} of {dist.get_world_size()} does not find the others at {address} "
+            f"({str(error).splitlines()[0]}): MASTER_ADDR must be a name of rank 0's node that all nodes resolve, "
+            "MASTER_PORT free there, and all ranks started"
+        ) from error
     return Machine(device, precision, dist.get_world_size(), dist.get_global_rank(), dist.get_local_world_size())

@@ -78,6 +78,7 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
         ("data.seq_len=1", "data.seq_len=1 is too small: it must be at least 2"),
         ("data.num_canonical_nodes=0", "data.num_canonical_nodes=0 is too small"),
         ("data.num_canonical_nodes=null", "data.num_canonical_nodes"),
+        ("train.dist_timeout=0", "train.dist_timeout=0.0 is not allowed: it must be more than 0 seconds"),
         ("data.download_timeout=0", "data.download_timeout=0.0 must be more than 0 seconds"),
         ("model.hidden_size=63", "model.hidden_size=63 does not split into 32 heads"),
         ("model.num_key_value_heads=5", "model.num_attention_heads=32 is not a multiple"),

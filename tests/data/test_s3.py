@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ from meap.errors import MeapError
 from meap.storage import use_one_s3_endpoint
 
 def main():
-    remote, cache, workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    remote, cache, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     use_one_s3_endpoint()
     data = DataConfig(
-        remote=remote, seq_len=16, num_canonical_nodes=4, num_workers=workers, download_retry=0, download_timeout=5.0
+        remote=remote, seq_len=16, num_canonical_nodes=4, download_retry=0, download_timeout=5.0, **options
     )
     try:
         shards = open_shards(data, "train")
@@ -80,9 +81,10 @@ def read_epoch(tmp_path: Path, quiet_environment, server):
     script = tmp_path / "read_epoch.py"
     script.write_text(READ_EPOCH)
 
-    def read(remote: str, name: str, *, workers: int = 0, **environment: str) -> dict:
+    def read(remote: str, name: str, *, options: dict | None = None, **environment: str) -> dict:
+        given = json.dumps({"num_workers": 0} | (options or {}))
         finished = subprocess.run(
-            [sys.executable, "-W", "ignore", str(script), remote, str(tmp_path / name), str(workers)],
+            [sys.executable, "-W", "ignore", str(script), remote, str(tmp_path / name), given],
             env=quiet_environment | KEYS | {"S3_ENDPOINT_URL": server} | environment,
             capture_output=True,
             text=True,
@@ -110,7 +112,35 @@ def test_an_epoch_from_s3_is_the_epoch_from_a_local_folder(
     upload(bucket, folder)
     local = read_epoch(str(folder), "local")
     assert len(local["rows"]) == 96
-    assert read_epoch("s3://rows/mds", "remote", workers=workers) == local
+    assert read_epoch("s3://rows/mds", "remote", options={"num_workers": workers}) == local
+
+
+@pytest.fixture
+def far_server(server, project_root, quiet_environment) -> Iterator[str]:
+    """The store behind a proxy that holds back every request, that of the benchmark."""
+    proxy = subprocess.Popen(
+        [sys.executable, str(project_root / "benchmarks/s3_streaming.py"), "proxy", server.rpartition(":")[2], "20"],
+        env=quiet_environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert proxy.stdout is not None
+    yield f"http://127.0.0.1:{proxy.stdout.readline().strip()}"
+    proxy.communicate()
+
+
+def test_a_bounded_cache_and_a_store_far_away_lose_nothing(bucket, far_server, read_epoch, write_shards, tmp_path):
+    folder = write_shards(tmp_path / "mds", rows=192, validation_rows=0)
+    upload(bucket, folder)
+    index = (folder / "train/index.json").read_bytes()
+    sizes = [each["raw_data"]["bytes"] + each["zip_data"]["bytes"] for each in json.loads(index)["shards"]]
+    # As little as is allowed: what a worker may read ahead into, and four more.
+    allowed = len(index) + sum(sorted(sizes)[-(2 + 4) :])
+    bounded = {"num_workers": 1, "predownload": 1, "cache_limit": str(allowed)}
+    far = {"S3_ENDPOINT_URL": far_server}
+    assert read_epoch("s3://rows/mds", "far", options=bounded, **far) == read_epoch(str(folder), "local")
+    assert len(list((tmp_path / "far").rglob("*.mds"))) < len(sizes)  # some were evicted
 
 
 def test_a_byte_flipped_in_the_store_is_never_used(bucket, read_epoch, write_shards, tmp_path):

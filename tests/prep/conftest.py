@@ -10,7 +10,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -78,18 +77,11 @@ def prepare_sft(prepare: Callable[..., None], project_root: Path, tokenizer_dir:
     return run
 
 
-@pytest.fixture(scope="session")
-def bytecode_cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Where this machine writes no bytecode, each command would compile torch anew."""
-    return {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode"))} if sys.dont_write_bytecode else {}
-
-
 @pytest.fixture
 def start_command(
     command_path: Path,
     project_root: Path,
     tmp_path: Path,
-    bytecode_cache: dict[str, str],
     quiet_environment: dict[str, str],
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start the command in tmp_path, in a process group of its own, which is ended with the test."""
@@ -97,14 +89,14 @@ def start_command(
     kept = {
         name: value
         for name, value in quiet_environment.items()
-        if not name.startswith(("AWS_", "S3_")) and name not in {"TOKENIZERS_PARALLELISM", "PYTHONDONTWRITEBYTECODE"}
+        if not name.startswith(("AWS_", "S3_")) and name != "TOKENIZERS_PARALLELISM"
     }
 
     def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, str(command_path), *arguments],
             cwd=tmp_path,
-            env=kept | bytecode_cache | {"PYTHONPATH": str(project_root)} | environment,
+            env=kept | {"PYTHONPATH": str(project_root)} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -247,14 +239,3 @@ def hashes_of() -> Callable[[Path], dict[str, str]]:
         }
 
     return read
-
-
-@pytest.fixture(scope="session")
-def wait_until() -> Callable[[Callable[[], object]], None]:
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert time.monotonic() < deadline, "the event did not come"
-            time.sleep(0.002)
-
-    return wait

@@ -14,18 +14,7 @@ from meap.errors import ConfigError, DataError
 from meap.prep.executors.slurm import remedy
 from meap.prep.executors.slurm_array import Element
 
-from . import slurm_cluster
-
 SECRET = "a-secret-of-the-test"
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment that leads to the cluster."""
-    if reason := slurm_cluster.missing():
-        pytest.skip(reason)
-    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as environment:
-        yield environment
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import TrainingConfig, load_config
+from meap.config import TrainingConfig, load_config, save_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,6 +75,18 @@ def make_base(tmp_path: Path, tokenizer) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def config_file(small_config, tmp_path) -> Callable[..., Path]:
+    """Write a run's configuration as a yaml, for commands."""
+
+    def write(run_dir: Path, *overrides: str) -> Path:
+        path = tmp_path / f"{run_dir.name}.yaml"
+        save_config(small_config(run_dir, *overrides), path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

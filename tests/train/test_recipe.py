@@ -258,18 +258,6 @@ def launch(environment, num_ranks: int, config_file: Path) -> subprocess.Popen[s
     )
 
 
-@pytest.fixture
-def config_file(small_config, tmp_path):
-    from meap.config import save_config
-
-    def write(run_dir: Path, *overrides: str) -> Path:
-        path = tmp_path / f"{run_dir.name}.yaml"
-        save_config(small_config(run_dir, *overrides), path)
-        return path
-
-    return write
-
-
 @pytest.mark.slow
 def test_a_killed_run_continues_bit_for_bit(train, config_file, tmp_path, quiet_environment):
     whole = train(tmp_path / "whole", "train.max_duration=20ba")

@@ -1,4 +1,8 @@
-"""A Slurm cluster of two nodes on this machine: munged, slurmctld and two slurmd, all their files in one folder."""
+"""A Slurm cluster of two nodes on this machine: munged, slurmctld and two slurmd, all their files in one folder.
+
+Where the kernel allows it, each node has a /dev/shm and a local disk of its own, as hosts do: a tmpfs in a mount
+namespace of its slurmd.
+"""
 
 import os
 import shutil
@@ -28,13 +32,22 @@ def missing() -> str:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """Start it, and give the environment variables that lead to it."""
+    """Start it, and give the environment variables that lead to it.
+
+    SLURM_LOCAL_DISK is a folder that is another one on each node; missing where the nodes cannot be told apart.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     conf = folder / "slurm.conf"
     conf.write_text(_configuration(folder))
 
     environment = os.environ | {"SLURM_CONF": str(conf), "PATH": _PATH}
+    local = folder / "local"
+    local.mkdir()
+    mounts = " && ".join(f"mount -t tmpfs tmpfs '{place}'" for place in ("/dev/shm", local))
+    apart = ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "node"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        apart = []
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
@@ -44,7 +57,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             *(f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"),
         ],
         ["slurmctld", "-D", "-f", str(conf)],
-        *(["slurmd", "-D", "-f", str(conf), "-N", node] for node in NODES),
+        *([*apart, "slurmd", "-D", "-f", str(conf), "-N", node] for node in NODES),
     ]
     daemons: list[subprocess.Popen[bytes]] = []
     with (folder / "daemons.log").open("wb") as log:
@@ -56,7 +69,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
                 if command[0] == "munged":
                     _wait((folder / "munge.socket").exists, folder)
             _wait(lambda: _idle_nodes(environment) == len(NODES), folder)
-            yield {"SLURM_CONF": str(conf), "PATH": _PATH}
+            yield {"SLURM_CONF": str(conf), "PATH": _PATH} | ({"SLURM_LOCAL_DISK": str(local)} if apart else {})
         finally:
             if len(daemons) == len(commands):
                 _end_jobs(environment)
