@@ -1,6 +1,10 @@
 """A step that never waits for the device, tried on a device whose values nobody can read."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import composer
 import pytest
@@ -113,6 +117,38 @@ def test_losses_are_those_of_composers_trainer_bit_for_bit_each_under_its_step(s
         )
     for name, weight in theirs.state.model.state_dict().items():
         assert torch.equal(weight, ours.state.model.state_dict()[name])
+
+
+TWO_RANKS = """
+from composer import Trainer
+from composer.utils import dist
+from composer.utils.device import get_device
+from meap.train.loop import LeanTrainer
+from tests.train.test_loop import losses_of, make_batches, parts
+
+dist.initialize_dist(get_device("cpu"), timeout=120)
+rank = dist.get_global_rank()
+batches = make_batches(4, segments=True)
+for batch in batches:
+    batch["num_targets"] = [8, 8 - rank, 8, 8]
+    batch["labels"][1, :rank] = -100
+theirs = Trainer(**parts(batches), accumulate_train_batch_on_tokens=True)
+theirs.fit()
+ours = LeanTrainer(loss_interval=3, **parts(batches))
+ours.fit()
+assert [loss for _, loss in losses_of(ours)] == [loss for _, loss in losses_of(theirs)]
+assert ours.state.timestamp.token == theirs.state.timestamp.token == 2 * 4 * 32
+"""
+
+
+@pytest.mark.slow
+def test_ranks_that_score_unequally_many_tokens_train_as_with_composers_trainer(tmp_path):
+    script = tmp_path / "two_ranks.py"
+    script.write_text(TWO_RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_losses_are_read_before_a_checkpoint_is_written():
