@@ -6,8 +6,8 @@
     python recipes/export_hf.py yamls/sft_qwen2.5_14b.yaml export.dtype=bf16              # half the size
     python recipes/export_hf.py yamls/1b.yaml checkpoint.folder=s3://bucket/1b export.out_dir=/models/meap-1b
 
-Reads a checkpoint and the configuration stored with its run, which alone decides the architecture and names the data
-whose tokenizer is exported. Writes <export.out_dir>: model.safetensors (several with an index, where there is more than
+Reads a checkpoint and the configuration in its record, which alone decides the architecture and names the data whose
+tokenizer is exported. Writes <export.out_dir>: model.safetensors (several with an index, where there is more than
 <export.max_shard_size>), config.json, generation_config.json, the tokenizer (by default with its mask token), README.md
 and meap_export.json; loaded back and compared before it is moved into place, for which memory holds it twice in fp32.
 """
@@ -15,39 +15,31 @@ and meap_export.json; loaded back and compared before it is moved into place, fo
 import sys
 from pathlib import Path
 
-from meap.config import TrainingConfig, load_resolved, run_command
+from meap.config import TrainingConfig, run_command
 
 
 def main(cfg: TrainingConfig) -> None:
     """Find, load, write, verify."""
     from meap.data import open_shards, open_tokenizer
-    from meap.errors import MismatchError
-    from meap.export.checkpoint import find_checkpoint, find_run_config, load_weights, local_copy, read_checkpoint
+    from meap.export.checkpoint import find_checkpoint, load_weights, local_copy, read_checkpoint, read_run_config
     from meap.export.hf import ExportSource, export_model, require_replaceable
     from meap.schema import TRAIN_SPLIT
     from meap.storage import require_plain_url, use_one_s3_endpoint
     from meap.train.attention import choose_attention
-    from meap.train.run_folder import CONFIG_NAME
     from meap.train.start import longest_row, rows_without_mask, start_model
     from meap.train.trust import load_checkpoint
 
     use_one_s3_endpoint()
 
-    # The run: its checkpoint, and the configuration it was trained with whatever the yaml says today.
+    # The run: its checkpoint, and the configuration it was trained with, whatever the yaml says today.
     require_plain_url("checkpoint.folder", cfg.checkpoint.folder)
     require_plain_url("export.checkpoint", cfg.export.checkpoint or "")
     location = cfg.export.checkpoint or find_checkpoint(cfg.checkpoint.folder)
-    stored = find_run_config(location, run_dir=cfg.run.dir, config_name=CONFIG_NAME)
-    run = load_resolved(TrainingConfig, stored)
+    run = read_run_config(location)
     out_dir = require_replaceable(cfg.export.out_dir, run.run.name)
-    print(f"checkpoint  {location}\nrun         {run.run.name}, as stored in {stored}", flush=True)
+    print(f"checkpoint  {location}\nrun         {run.run.name}", flush=True)
     with local_copy(location) as path:
         checkpoint = read_checkpoint(path, load_checkpoint)
-    if checkpoint.run_name not in {None, run.run.name}:
-        raise MismatchError(
-            f"{location} was written by run {checkpoint.run_name!r}, but {stored} belongs to {run.run.name!r}: "
-            "set run.name or run.dir to the run of the checkpoint"
-        )
 
     # The model as it was trained, with its own attention: what the exported folder is compared with.
     shards = open_shards(run.data, TRAIN_SPLIT, kind=None)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError
+from meap.config import TrainingConfig, from_values
 from meap.errors import CheckpointError
 from meap.storage import is_url
 
-__all__ = ["Checkpoint", "find_checkpoint", "find_run_config", "load_weights", "local_copy", "read_checkpoint"]
+__all__ = ["Checkpoint", "find_checkpoint", "load_weights", "local_copy", "read_checkpoint", "read_run_config"]
 
 _STEP = re.compile(r"ba(\d+)(\.pt)?")
 _NOT_ALLOWED = re.compile(r"GLOBAL (\S+)")
@@ -72,22 +73,24 @@ def _problem_of(store: CheckpointStore, step: int) -> str:
     return ""
 
 
-def find_run_config(location: str, *, run_dir: str, config_name: str) -> Path:
-    """The configuration that the run of checkpoint `location` stored: beside its checkpoints folder, else in `run_dir`.
+def read_run_config(location: str) -> TrainingConfig:
+    """The configuration of the run that wrote the checkpoint at `location`: it is in the record beside it.
 
     Raises:
-        CheckpointError: It is in neither place.
+        CheckpointError: There is no whole record.
     """
-    places = [Path(run_dir, config_name)]
-    if not is_url(location):
-        places.insert(0, Path(location).resolve().parent.parent / config_name)
-    for place in places:
-        if place.is_file():
-            return place
-    raise CheckpointError(
-        f"there is no {' and no '.join(map(str, places))}, so the architecture of {location} is not known: set "
-        "run.name or run.dir to the run that wrote it, or copy its configuration there from the machine that trained"
-    )
+    parent, _, name = location.rstrip("/").rpartition("/")
+    step = _STEP.fullmatch(name)
+    if step is None:
+        raise CheckpointError(f"checkpoint {location} is not called ba<step>.pt or ba<step>: give one that a run wrote")
+    try:
+        record = CheckpointStore(parent or ".").record(int(step[1]))
+    except DamagedError as error:
+        raise CheckpointError(
+            f"the architecture of checkpoint {location} is not known ({error}): give one with its record, which a run "
+            "writes beside it"
+        ) from error
+    return from_values(TrainingConfig, record.config, origin=f"the record of {location}")
 
 
 @contextmanager

@@ -65,13 +65,13 @@ def write_checkpoint() -> Callable[..., Path]:
 def publish(write_checkpoint, tmp_path) -> Callable[..., Path]:
     """A checkpoint of a run in a folder or behind a URL, with its record; returns its local path."""
 
-    def write(folder: str, step: int, weights: dict[str, torch.Tensor] | None = None, **more: str) -> Path:
+    def write(folder: str, step: int, weights: dict[str, torch.Tensor] | None = None, *, config=None, **more) -> Path:
         store, name = CheckpointStore(folder), f"ba{step}.pt"
         local = tmp_path / "written" if store.is_remote else Path(folder)
         path = write_checkpoint(local / name, weights or {"w": torch.ones(step)}, step=step, **more)
         if store.is_remote:
             store.upload([name], local)
-        store.publish(CheckpointRecord(step, 0, 0, "small", "full", 1, {}, {}, (describe_file(path, name),)))
+        store.publish(CheckpointRecord(step, 0, 0, "small", "full", 1, config or {}, {}, (describe_file(path, name),)))
         return path
 
     return write

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from meap.errors import CheckpointError
-from meap.export.checkpoint import find_checkpoint, find_run_config, load_weights, local_copy, read_checkpoint
+from meap.export.checkpoint import find_checkpoint, load_weights, local_copy, read_checkpoint, read_run_config
 from meap.train.trust import load_checkpoint
 
 
@@ -47,19 +47,15 @@ def test_an_unreadable_folder_is_reported():
         find_checkpoint("nosuch://x")
 
 
-def test_the_configuration_beside_the_checkpoints_comes_first(tmp_path):
-    for run in ("mine", "other"):
-        (tmp_path / run).mkdir()
-        (tmp_path / run / "config.yaml").touch()
-    place = {"run_dir": str(tmp_path / "mine"), "config_name": "config.yaml"}
-    other = tmp_path / "other" / "checkpoints" / "ba1.pt"
-    assert find_run_config(str(other), **place) == tmp_path / "other" / "config.yaml"
-    assert find_run_config("s3://bucket/run/ba1.pt", **place) == tmp_path / "mine" / "config.yaml"
-
-
-def test_a_run_without_configuration_is_reported(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no .*config.yaml, so the architecture of s3://.* is not known"):
-        find_run_config("s3://bucket/run/ba1.pt", run_dir=str(tmp_path), config_name="config.yaml")
+@pytest.mark.parametrize("folder", ["{tmp_path}", "memory://bucket/run"])
+def test_the_configuration_is_that_of_the_run_which_wrote_the_checkpoint(tmp_path, store, publish, folder):
+    folder = folder.format(tmp_path=tmp_path)
+    publish(folder, 20, config={"run": {"name": "other"}})
+    assert read_run_config(f"{folder}/ba20.pt").run.name == "other"
+    with pytest.raises(CheckpointError, match=r"of checkpoint .*ba9.pt is not known \(ba9.json is missing\)"):
+        read_run_config(f"{folder}/ba9.pt")
+    with pytest.raises(CheckpointError, match=r"latest.pt is not called ba<step>.pt or ba<step>: give one"):
+        read_run_config(f"{folder}/latest.pt")
 
 
 # --- getting it ---

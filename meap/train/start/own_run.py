@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from meap.config import TrainingConfig, load_resolved
 from meap.data import open_shards
 from meap.errors import DataError
-from meap.export.checkpoint import find_checkpoint, find_run_config, load_weights, local_copy, read_checkpoint
+from meap.export.checkpoint import find_checkpoint, load_weights, local_copy, read_checkpoint, read_run_config
 from meap.schema import TRAIN_SPLIT
 from meap.storage import is_url
 from meap.tokenizer import Tokenizer
@@ -40,16 +40,15 @@ def is_own_run(base: str) -> bool:
 
 
 def read_run(base: str) -> TrainingConfig:
-    """The configuration that the run stored.
+    """The configuration that the run stored, in its folder or with its checkpoint.
 
     Raises:
         CheckpointError: There is none, or no checkpoint to go with it.
     """
     stored = Path(base, CONFIG_NAME)
-    if not stored.is_file():
-        location = base if _is_checkpoint(base) else find_checkpoint(base)
-        stored = find_run_config(location, run_dir=base, config_name=CONFIG_NAME)
-    return load_resolved(TrainingConfig, stored)
+    if stored.is_file():
+        return load_resolved(TrainingConfig, stored)
+    return read_run_config(base if _is_checkpoint(base) else find_checkpoint(base))
 
 
 def require_tokenizer(base: str, run: TrainingConfig, tokenizer: Tokenizer) -> None:
