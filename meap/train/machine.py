@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +11,6 @@ from composer.utils.device import get_device
 
 from meap.config import TrainConfig
 from meap.errors import ConfigError
-from meap.processes import end_with_parent
 
 __all__ = ["Machine", "join_machine"]
 
@@ -50,9 +47,6 @@ def join_machine(config: TrainConfig) -> Machine:
     Raises:
         ConfigError: A GPU is asked for where there is none.
     """
-    if "LOCAL_RANK" in os.environ:
-        # Composer's launcher ends at SIGTERM without a word to its ranks, which would train on for ever.
-        end_with_parent(signal.SIGTERM)
     has_gpu = torch.cuda.is_available()
     if config.device == "gpu" and not has_gpu:
         raise ConfigError("train.device=gpu, but torch sees no CUDA device: use train.device=auto")
