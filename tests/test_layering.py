@@ -14,7 +14,7 @@ CORE = {"errors", "schema", "masking", "packing", "manifest", "synthetic", "synt
 CONFIGURED_CORE = CORE | {"config", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
-    "config": {"config", "errors"},
+    "config": {"config", "errors", "processes"},
     "tokenizer": {"config", "errors"},
     "checkpoints": {"checkpoints", "errors", "storage"},
     "prep": CONFIGURED_CORE | {"prep"},

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import inspect
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from meap.config.loading import ANY_NAME, entry_class, load_config
 from meap.errors import ConfigError, MeapError, StoppedError
+from meap.processes import end_with_parent
 
 __all__ = ["describe_keys", "report_errors", "run_command"]
 
@@ -46,6 +48,10 @@ def run_command(
         Exit status: 0 done, 2 bad configuration, 1 any other `MeapError`, 130 interrupted, 75 stopped by SIGTERM or
         SIGUSR1 with everything saved.
     """
+    if "LOCAL_RANK" in os.environ:
+        # A rank outlives composer's launcher where that is killed, and would train on for ever; now, since imports
+        # take seconds.
+        end_with_parent(signal.SIGTERM)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         if dry_run is not None:

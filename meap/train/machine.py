@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +11,6 @@ from composer.utils.device import get_device
 
 from meap.config import TrainConfig
 from meap.errors import ConfigError, MeapError
-from meap.processes import end_with_parent
 from meap.train.flops import peak_flops_per_second
 
 __all__ = ["Machine", "join_machine"]
@@ -61,9 +58,6 @@ def join_machine(config: TrainConfig) -> Machine:
         ConfigError: A GPU is asked for where there is none, or this rank has none of its own.
         MeapError: The ranks do not find each other.
     """
-    if "LOCAL_RANK" in os.environ:
-        # Composer's launcher ends at SIGTERM without a word to its ranks, which would train on for ever.
-        end_with_parent(signal.SIGTERM)
     has_gpu = torch.cuda.is_available()
     if config.device == "gpu" and not has_gpu:
         raise ConfigError("train.device=gpu, but torch sees no CUDA device: use train.device=auto")

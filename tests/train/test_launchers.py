@@ -65,7 +65,6 @@ def nothing_lingers(launcher: subprocess.Popen[str]) -> bool:
 
 def test_two_hosts_give_the_losses_of_one_process(train, config_file, start, project_root, tmp_path):
     # Composer's own search for checkpoints has one signal file for all nodes that share a folder.
-    pytest.importorskip("meap.checkpoints")
     if reason := two_hosts.missing():
         pytest.skip(reason)
     with two_hosts.two_hosts(tmp_path) as hosts:

@@ -13,7 +13,6 @@ from .conftest import losses
 
 pytestmark = pytest.mark.slow
 # Composer's own search for checkpoints has one signal file for all nodes that share a folder.
-pytest.importorskip("meap.checkpoints")
 
 RESOURCES = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10")
 
