@@ -11,6 +11,9 @@ from meap.errors import CheckpointError, ConfigError, IncompleteError, MismatchE
 from meap.train.machine import Machine
 from meap.train.preflight import check_room, check_settings, check_storage, notes
 
+YAMLS = sorted((Path(__file__).resolve().parents[2] / "yamls").rglob("*.yaml"))
+FULL_SIZE = [path for path in YAMLS if not path.stem.startswith(("prep_", "tiny", "sft_tiny"))]
+
 
 def machine(world_size: int, *, nodes: int = 1) -> Machine:
     return Machine("cpu", "fp32", world_size=world_size, rank=0, ranks_per_node=world_size // nodes)
@@ -53,10 +56,8 @@ def test_settings_that_do_not_fit_each_other_or_the_ranks(ranks, nodes, override
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("yaml", sorted(Path(__file__).parents[2].glob("yamls/**/*.yaml")), ids=lambda path: path.stem)
-def test_every_yaml_fits_a_node_of_eight(yaml):
-    if yaml.name.startswith("prep_"):
-        pytest.skip("prepares data")
+@pytest.mark.parametrize("yaml", FULL_SIZE, ids=lambda path: path.stem)
+def test_every_full_size_yaml_fits_a_node_of_eight(yaml):
     check_settings(load_config(TrainingConfig, yaml), machine(8))
 
 

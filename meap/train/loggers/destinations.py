@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from composer.loggers import LoggerDestination
-from omegaconf import OmegaConf
 
 from meap.config import LoggersConfig, TrainingConfig, to_yaml
 from meap.errors import ConfigError
@@ -42,7 +42,7 @@ def build_loggers(config: TrainingConfig, run_dir: Path, *, interval: int) -> li
         from meap.train.loggers.tensorboard import TensorBoardLogger
 
         loggers.append(TensorBoardLogger(run_dir / "tensorboard", settings=to_yaml(config), interval=interval))
-    settings = dict(_flat(cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(config)))))
+    settings = dict(_flat(dataclasses.asdict(config)))
     if config.loggers.wandb:
         from meap.train.loggers.wandb import WandbLogger
 
