@@ -1,5 +1,6 @@
 """The README tells the truth: its commands, files, keys and yamls exist."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -27,6 +28,9 @@ def test_commands_name_real_files_targets_and_keys(command: str):
     words = shlex.split(command)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        return
+    if words[1] == "-m":
+        assert importlib.util.find_spec(f"{words[2]}.__main__"), words[2]
         return
     scripts = [word for word in words if word.endswith(".py")]
     yamls = [word for word in words if word.endswith(".yaml") and "=" not in word]
