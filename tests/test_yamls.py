@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import PrepConfig, SftPrepConfig, TrainingConfig, load_config
+from meap.config import EvaluationConfig, PrepConfig, SftPrepConfig, TrainingConfig, load_config
 
 YAMLS = sorted((Path(__file__).resolve().parent.parent / "yamls").glob("*.yaml"))
 PREPARATION = [path for path in YAMLS if path.name.startswith("prep_")]
 FINE_TUNING = [path for path in YAMLS if path.name.startswith("sft_")]
-TRAINING = [path for path in YAMLS if path not in [*PREPARATION, *FINE_TUNING]]
+EVALUATION = [path for path in YAMLS if path.name.startswith("eval")]
+TRAINING = [path for path in YAMLS if path not in [*PREPARATION, *FINE_TUNING, *EVALUATION]]
 
 # The paper's architectures: hidden, layers, heads, kv heads, intermediate, training steps.
 PAPER = {
@@ -32,6 +33,19 @@ def count_parameters(hidden: int, layers: int, heads: int, kv_heads: int, interm
 def test_preparation_yamls_load(path: Path):
     config_class = SftPrepConfig if path.name == "prep_alpaca.yaml" else PrepConfig
     assert load_config(config_class, path).source
+
+
+@pytest.mark.parametrize("path", EVALUATION, ids=lambda path: path.name)
+def test_evaluation_yamls_load(path: Path):
+    assert load_config(EvaluationConfig, path).model is None, "the model is named on the command line"
+
+
+def test_the_paper_s_evaluations():
+    config = load_config(EvaluationConfig, YAMLS[0].parent / "eval.yaml")
+    assert (config.multidoc_qa.documents, config.multidoc_qa.positions) == ([10, 20], [1, 5, 10, 15, 20])
+    assert config.multidoc_qa.questions == 0
+    assert max(config.needle_fu.lengths) == 32_768
+    assert len(config.commonsense.tasks) == 7
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.name)
@@ -97,5 +111,5 @@ def test_the_control_differs_from_its_run_in_the_ratio_only():
     run, control = (load_config(TrainingConfig, folder / name) for name in ("1b.yaml", "1b_ntp.yaml"))
     assert control.masking.ratio == 0.0
     for field in dataclasses.fields(run):
-        if field.name not in {"run", "masking", "checkpoint", "export", "eval"}:
+        if field.name not in {"run", "masking", "checkpoint", "export"}:
             assert getattr(run, field.name) == getattr(control, field.name)

@@ -6,6 +6,17 @@ A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one s
 """
 
 from meap.config.command import run_command
+from meap.config.evaluation import (
+    CommonsenseConfig,
+    EvaluationConfig,
+    HaystackConfig,
+    KeyRetrievalConfig,
+    KvRetrievalConfig,
+    MultidocQaConfig,
+    NeedleFuConfig,
+    NeedleMagicConfig,
+    PerplexityConfig,
+)
 from meap.config.executors import RayConfig, SlurmConfig
 from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.loading import load_config, load_resolved, save_config, to_yaml
@@ -14,7 +25,6 @@ from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import (
     CheckpointConfig,
     DataConfig,
-    EvalConfig,
     ExportConfig,
     MaskingConfig,
     ModelConfig,
@@ -31,15 +41,23 @@ from meap.config.training import TrainingConfig
 
 __all__ = [
     "CheckpointConfig",
+    "CommonsenseConfig",
     "DataConfig",
     "DedupConfig",
-    "EvalConfig",
+    "EvaluationConfig",
     "ExportConfig",
     "FiltersConfig",
+    "HaystackConfig",
+    "KeyRetrievalConfig",
+    "KvRetrievalConfig",
     "LitpkdsPrepConfig",
     "MaskingConfig",
     "ModelConfig",
+    "MultidocQaConfig",
+    "NeedleFuConfig",
+    "NeedleMagicConfig",
     "OptimizerConfig",
+    "PerplexityConfig",
     "PrepConfig",
     "RayConfig",
     "RunConfig",

@@ -1,4 +1,4 @@
-"""The whole configuration of a training run, an export and an evaluation: one yaml serves all three."""
+"""The whole configuration of a training run and its export: one yaml serves both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from meap.config.sections import (
     CheckpointConfig,
     DataConfig,
-    EvalConfig,
     ExportConfig,
     MaskingConfig,
     ModelConfig,
@@ -37,4 +36,3 @@ class TrainingConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
