@@ -12,8 +12,10 @@ run that was stopped continues where it was. Runs on a GPU in bf16 where there i
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from meap.config import DataConfig, EvaluationConfig, StreamConfig, run_command
 
@@ -62,7 +64,7 @@ def main(cfg: EvaluationConfig) -> None:
         print(f"\nwritten     {out_dir}")
 
 
-def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack):  # noqa: ANN202 (its type is heavy)
+def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) -> tuple[Sequence[Any], str | None]:
     """Validation rows of the prepared data, and where they are; none where another tokenizer made them."""
     import torch
 
@@ -92,7 +94,7 @@ def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack):  
     order = shards.mixed_order()
 
     # By number, not by iteration, which starts threads and keeps an epoch's state.
-    def read_row(index: int):  # noqa: ANN202 (its type is heavy)
+    def read_row(index: int) -> Any:
         sample = dataset[int(order[index])]
         return torch.cat([sample["input_ids"], sample["labels"][-1:]]).numpy()
 

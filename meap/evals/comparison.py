@@ -22,7 +22,7 @@ from meap.evals.summary import group_records, select
 from meap.evals.tables import columns, row_label, shown
 from meap.evals.task import Record
 
-__all__ = ["compare", "print_comparison"]
+__all__ = ["compare", "print_comparison", "short_names"]
 
 
 def compare(asked: str, out_dir: Path) -> dict[str, Any]:
@@ -46,6 +46,8 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
     names = [name for name in first["tasks"] if name in second["tasks"]]
     if not names:
         raise DataError(f"{folders[0]} and {folders[1]} have no task in common: evaluate both with the same yaml")
+    if first["add_bos"] != second["add_bos"]:
+        raise MismatchError(f"{folders[0]} and {folders[1]} were not asked the same: add_bos differs; set it alike")
     differing = [name for name in names if _prompts(first, name) != _prompts(second, name)]
     if differing:
         raise MismatchError(

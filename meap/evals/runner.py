@@ -105,10 +105,13 @@ def run_tasks(
             progress=report,
         )
         ranks.wait()
+        done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
+        records = [done[example.id] for example in examples]
+        ranks.wait()  # the lines are forgotten when nobody reads or writes any
         if ranks.is_first:
-            done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
-            records = [done[example.id] for example in examples]
             store.finish(records)
+        ranks.wait()
+        if ranks.is_first:
             facts_of_run = {
                 "prompts_sha256": hash_of(hashes),
                 "partial": partial,

@@ -92,7 +92,7 @@ def make_inputs(tokenizer, configure) -> Callable[..., TaskInputs]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def oracle(tokenizer) -> Callable[..., OracleLM]:
     def make(examples: Iterable[Example], spell: Callable[[str], str] = lambda answer: f" {answer}.\nAnd so on"):
         return OracleLM(tokenizer, examples, spell)
@@ -100,7 +100,7 @@ def oracle(tokenizer) -> Callable[..., OracleLM]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def blind(tokenizer) -> BlindLM:
     return BlindLM(tokenizer)
 

@@ -209,7 +209,7 @@ class _Builder:
         self._questions = questions
         self._seed = seed
         self._passages = [next(each for each in question.documents if each.is_gold) for question in questions]
-        self._normalised = [normalize_answer(f"{each.title} {each.text}") for each in self._passages]
+        self._normalised = [f" {normalize_answer(f'{each.title} {each.text}')} " for each in self._passages]
 
     def __call__(self, documents: int, position: int) -> list[Question]:
         return [self._place(index, documents, position) for index in range(len(self._questions))]
@@ -230,7 +230,8 @@ class _Builder:
         return Question(question.question, question.answers, placed)
 
     def _distractors(self, index: int) -> Iterator[Document]:
-        answers = [answer for answer in map(normalize_answer, self._questions[index].answers) if answer]
+        # Whole words, as upstream's retrieval has it: an answer such as S is a part of every passage.
+        answers = [f" {answer} " for answer in map(normalize_answer, self._questions[index].answers) if answer]
         rng = random.Random(f"multidoc_qa {self._seed} {index}")  # noqa: S311 (not for secrets)
         order = list(range(len(self._passages)))
         seen = {self._passages[index].text}
