@@ -83,7 +83,7 @@ def test_two_evaluations_are_compared(main, folder, capsys):
 def test_two_ranks_share_the_work(folder, project_root, quiet_environment):
     """As a launcher starts them: both load the model, one writes the results, which are those of one process."""
     overrides = ("model=hf", "tasks=key_retrieval", "key_retrieval.examples=6", "key_retrieval.sentences=1")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = quiet_environment | {"PYTHONPATH": str(project_root)}
     recipe = str(project_root / "recipes" / "evaluate.py")
     subprocess.run([*command, recipe, *overrides], env=environment, check=True, capture_output=True, timeout=300)
