@@ -42,7 +42,7 @@ def test_evaluation_yamls_load(path: Path):
 
 def test_the_paper_s_evaluations():
     config = load_config(EvaluationConfig, YAMLS[0].parent / "eval.yaml")
-    assert (config.multidoc_qa.documents, config.multidoc_qa.positions) == ([10, 20], [1, 5, 10, 15, 20])
+    assert (config.multidoc_qa.documents, config.multidoc_qa.positions) == ((10, 20), (1, 5, 10, 15, 20))
     assert config.multidoc_qa.questions == 0
     assert max(config.needle_fu.lengths) == 32_768
     assert len(config.commonsense.tasks) == 7
