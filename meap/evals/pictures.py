@@ -146,7 +146,8 @@ def draw_comparison(axes: Any, numbers: dict[str, Any]) -> None:
         if entry["difference"]["p"] < 0.05:
             top = max(entry[key]["high"] for key in ("first", "second"))
             axes.annotate("*", (place, top), ha="center", va="bottom", fontsize=12)
-    axes.set(title=numbers["title"], ylabel=numbers["metrics"][headline]["label"] + ", 95 % intervals")
+    axes.set(title=numbers["title"], xlim=(-0.6, len(entries) - 0.4))
+    axes.set_ylabel(numbers["metrics"][headline]["label"] + ", 95 % intervals", fontsize=8)
     axes.set_xticks(range(len(entries)), labels, rotation=30, ha="right", fontsize=8)
     _legend_above(axes)
 
