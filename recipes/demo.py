@@ -34,7 +34,11 @@ STAGES = (
     Stage("prepare", ("python", "dataprep/c4_to_mds.py"), "data/sample/mds/train/index.json"),
     Stage("train", ("composer", "recipes/meap_1b.py", YAML), "runs/tiny/metrics.jsonl"),
     Stage("export", ("python", "recipes/export_hf.py", YAML), "runs/tiny/hf/model.safetensors"),
-    Stage("evaluate", ("python", "recipes/evaluate.py", YAML), "runs/tiny/eval/results.json"),
+    Stage(
+        "evaluate",
+        ("python", "recipes/evaluate.py", "yamls/eval_small.yaml", "model=runs/tiny/hf"),
+        "runs/tiny/eval/results.json",
+    ),
 )
 
 
@@ -105,10 +109,10 @@ def _summarise_export() -> str:
 
 def _summarise_evaluation() -> str:
     tasks = json.loads((RUN_DIR / "eval/results.json").read_text())["tasks"]
-    perplexity, retrieval = tasks["perplexity"], tasks["key_retrieval"]
+    perplexity, ranking = tasks["perplexity"]["perplexity"], tasks["key_retrieval"]["metrics"]["ranking"]
     return (
-        f"held-out perplexity {perplexity['perplexity']:.1f}; key retrieval {retrieval['ranking']['value']:.0%} "
-        f"(chance {retrieval['chance']:.0%})"
+        f"held-out perplexity {perplexity['value']:.1f}; key retrieval {ranking['value']:.0%} "
+        f"(chance {ranking['chance']:.0%})"
     )
 
 

@@ -1,73 +1,106 @@
-"""Measure an exported model: held-out loss, and facts looked up in a passage.
+"""Measure any Hugging Face causal language model, or compare two that were measured.
 
-    python recipes/evaluate.py yamls/tiny.yaml                                          # what export_hf.py wrote
-    python recipes/evaluate.py yamls/tiny.yaml eval.model=runs/other/hf eval.out_dir=runs/other/eval
-    python recipes/evaluate.py yamls/1b.yaml eval.num_sentences=200 eval.num_facts=8    # longer passages
+    python recipes/evaluate.py yamls/eval_small.yaml model=runs/tiny/hf            # all tasks in minutes on a CPU
+    python recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf                    # the paper's settings
+    python recipes/evaluate.py yamls/eval.yaml model=meta-llama/Llama-3.2-3B tasks=needle_fu,multidoc_qa
+    torchrun --nproc_per_node 8 recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf   # examples shared by 8 GPUs
+    python recipes/evaluate.py compare=runs/1b_ntp/eval,runs/1b/eval
 
-Reads <eval.model> and the validation rows of <data.remote>, or of <data.streams> mixed in the ratio of their rows;
-writes <eval.out_dir>: results.json, summary.png, and one line per example in perplexity.jsonl and key_retrieval.jsonl.
-Runs on a GPU in bf16 where there is one.
+Writes <out_dir>: results.json, summary.png, and for each task a picture and <task>.parquet with a record per example. A
+run that was stopped continues where it was. Runs on a GPU in bf16 where there is one.
 """
 
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from meap.config import TrainingConfig, run_command
+from meap.config import DataConfig, EvaluationConfig, StreamConfig, run_command
 
 
-def main(cfg: TrainingConfig) -> None:
-    """Load, run the tasks, print."""
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from meap.data import StreamingMaskedDataset, build_streams, open_shards
-    from meap.evals.hugging_face import load_model
-    from meap.evals.runner import TASKS, print_table, run_tasks
-    from meap.evals.task import LazyRows, TaskInputs
-    from meap.export.hf import read_export_record
-    from meap.schema import VALIDATION_SPLIT
+def main(cfg: EvaluationConfig) -> None:
+    """Compare, or load, run the tasks, print."""
     from meap.storage import use_one_s3_endpoint
 
+    if cfg.compare:
+        from meap.evals.comparison import compare, print_comparison
+
+        out_dir = cfg.out_dir or "runs/eval/compare"
+        print_comparison(compare(cfg.compare, Path(out_dir)))
+        print(f"written     {out_dir}")
+        return
+
+    import torch
+
+    from meap.evals.hugging_face import load_model
+    from meap.evals.ranks import join_ranks
+    from meap.evals.runner import choose_tasks, results_dir, run_tasks
+    from meap.evals.tables import print_results
+    from meap.evals.task import TaskInputs
+    from meap.export.hf import read_export_record
+
     use_one_s3_endpoint()
-    tasks, skipped = list(TASKS), {}
+    names = choose_tasks(cfg.tasks)
+    ranks = join_ranks()
 
     # The model, and the tokenizer in its folder, read as data preparation reads it: the same ids for the same text.
-    model = load_model(cfg.eval.model, cfg.tokenizer, batch_size=cfg.eval.batch_size)
+    model = load_model(cfg)
     about = model.describe()
-    print(f"model       {about['name']}: {about['parameters']:,} parameters, {about['dtype']} on {about['device']}")
-    export = read_export_record(Path(cfg.eval.model))
+    if about["device"] == "cpu" and about["parameters"] < 30_000_000:
+        torch.set_num_threads(1)  # threads cost a small model more than they give, most of all on a busy machine
+    export = read_export_record(Path(about["name"]))
+    out_dir = Path(cfg.out_dir) if cfg.out_dir else results_dir(about["name"], is_export=export is not None)
+    if ranks.is_first:
+        print(f"model       {about['name']}: {about['parameters']:,} parameters, {about['dtype']} on {about['device']}")
 
-    # Held-out rows are ids, which mean something to the tokenizer that made them only.
-    shards = open_shards(cfg.data, VALIDATION_SPLIT)
-    if shards.tokenizer.fingerprint != model.tokenizer.fingerprint:
-        tasks.remove("perplexity")
-        skipped["perplexity"] = f"the model's tokenizer is not the one {shards.origin} was made with"
-        print(f"skipped     perplexity: {skipped['perplexity']}")
+    with ExitStack() as opened:
+        rows, origin = _heldout_rows(cfg, model.tokenizer.fingerprint, opened)
+        inputs = TaskInputs(cfg, model.tokenizer, rows)
+        facts = {"data": origin, "export": export}
+        results = run_tasks(inputs, model, names, out_dir, ranks=ranks, facts=facts)
+    if ranks.is_first:
+        print_results(results)
+        print(f"\nwritten     {out_dir}")
 
+
+def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) -> tuple[Sequence[Any], str | None]:
+    """Validation rows of the prepared data, and where they are; none where another tokenizer made them."""
+    import torch
+
+    from meap.data import StreamingMaskedDataset, build_streams, open_shards
+    from meap.data.shards import read_manifest
+    from meap.evals.task import LazyRows
+    from meap.schema import VALIDATION_SPLIT
+
+    if not cfg.perplexity.remote:
+        return (), None
+    manifest = read_manifest(cfg.perplexity.remote[0], VALIDATION_SPLIT, key="perplexity.remote")
+    streams = {str(number): StreamConfig(remote) for number, remote in enumerate(cfg.perplexity.remote)}
+    data = DataConfig(streams=streams, seq_len=manifest.seq_len)
+    shards = open_shards(data, VALIDATION_SPLIT)
+    if shards.tokenizer.fingerprint != fingerprint:
+        # Held-out rows are ids, which mean something to the tokenizer that made them only.
+        return (), shards.origin
     # A cache of its own: a training run that is still going on owns the other one.
-    with tempfile.TemporaryDirectory(prefix="meap-eval-") as cache_dir:
-        dataset = StreamingMaskedDataset(
-            rule=None,
-            streams=build_streams(cfg.data, shards, Path(cache_dir)),
-            batch_size=1,
-            num_canonical_nodes=1,
-            shuffle=False,
-        )
-        order = shards.mixed_order()
+    cache_dir = opened.enter_context(tempfile.TemporaryDirectory(prefix="meap-eval-"))
+    dataset = StreamingMaskedDataset(
+        rule=None,
+        streams=build_streams(data, shards, Path(cache_dir)),
+        batch_size=1,
+        num_canonical_nodes=1,
+        shuffle=False,
+    )
+    order = shards.mixed_order()
 
-        # By number, not by iteration, which starts threads and keeps an epoch's state.
-        def read_row(index: int) -> NDArray[np.int64]:
-            sample = dataset[int(order[index])]
-            return torch.cat([sample["input_ids"], sample["labels"][-1:]]).numpy()
+    # By number, not by iteration, which starts threads and keeps an epoch's state.
+    def read_row(index: int) -> Any:
+        sample = dataset[int(order[index])]
+        return torch.cat([sample["input_ids"], sample["labels"][-1:]]).numpy()
 
-        inputs = TaskInputs(model, model.tokenizer, cfg.eval, LazyRows(shards.rows, read_row))
-        facts = {"data": shards.origin, "export": export, "skipped": skipped}
-        results = run_tasks(inputs, tasks, Path(cfg.eval.out_dir), facts=facts)
-    print_table(results)
-    print(f"written     {cfg.eval.out_dir}")
+    return LazyRows(shards.rows, read_row), shards.origin
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(TrainingConfig, main, doc=__doc__))
+    sys.exit(run_command(EvaluationConfig, main, doc=__doc__))

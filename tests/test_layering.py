@@ -40,6 +40,8 @@ THIRD_PARTY_HOMES = {
     "omegaconf": {"config", "train"},
     "tokenizers": {"tokenizer", "prep"},
     "matplotlib": {"prep", "evals"},
+    "lm_eval": {"evals"},
+    "rouge_score": {"evals"},
 }
 CORE_LIBRARIES = {"numpy"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TrainingConfig, load_config
+from meap.config import EvaluationConfig, LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TrainingConfig, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,6 +41,7 @@ def test_commands_name_real_files_targets_and_keys(command: str):
         "dataprep/c4_to_mds.py": PrepConfig,
         "dataprep/litpkds_to_mds.py": LitpkdsPrepConfig,
         "dataprep/sft_to_mds.py": SftPrepConfig,
+        "recipes/evaluate.py": EvaluationConfig,
     }.get(scripts[0], TrainingConfig)
     load_config(config_class, ROOT / yamls[0] if yamls else None, overrides)
 
@@ -77,4 +78,6 @@ def test_every_link_to_a_file_resolves():
 
 def test_the_yaml_table_lists_every_training_yaml_with_its_size():
     listed = set(re.findall(r"`([\w.]+\.yaml)`", README))
-    assert {path.name for path in (ROOT / "yamls").glob("*.yaml") if not path.name.startswith("prep_")} <= listed
+    assert {
+        path.name for path in (ROOT / "yamls").glob("*.yaml") if not path.name.startswith(("prep_", "eval"))
+    } <= listed

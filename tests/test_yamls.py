@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import PrepConfig, SftPrepConfig, TrainingConfig, load_config
+from meap.config import EvaluationConfig, PrepConfig, SftPrepConfig, TrainingConfig, load_config
 
 FOLDER = Path(__file__).resolve().parent.parent / "yamls"
 YAMLS = sorted(FOLDER.rglob("*.yaml"))
 PREPARATION = [path for path in YAMLS if path.name.startswith("prep_")]
 FINE_TUNING = [path for path in YAMLS if path.name.startswith("sft_")]
-TRAINING = [path for path in YAMLS if path not in [*PREPARATION, *FINE_TUNING]]
+EVALUATION = [path for path in YAMLS if path.name.startswith("eval")]
+TRAINING = [path for path in YAMLS if path not in [*PREPARATION, *FINE_TUNING, *EVALUATION]]
 PADDED_VOCABULARY = 32_064
 
 # The paper's architectures: hidden, layers, heads, kv heads, intermediate.
@@ -201,6 +202,19 @@ def test_preparation_yamls_load(path: Path):
     assert load_config(config_class, path).source
 
 
+@pytest.mark.parametrize("path", EVALUATION, ids=lambda path: path.name)
+def test_evaluation_yamls_load(path: Path):
+    assert load_config(EvaluationConfig, path).model is None, "the model is named on the command line"
+
+
+def test_the_paper_s_evaluations():
+    config = load_config(EvaluationConfig, FOLDER / "eval.yaml")
+    assert (config.multidoc_qa.documents, config.multidoc_qa.positions) == ((10, 20), (1, 5, 10, 15, 20))
+    assert config.multidoc_qa.questions == 0
+    assert max(config.needle_fu.lengths) == 32_768
+    assert len(config.commonsense.tasks) == 7
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_models_have_the_size_they_are_named_for(size: str, configs, capsys: pytest.CaptureFixture[str]):
     import torch
@@ -241,7 +255,7 @@ def test_a_control_differs_from_its_run_in_the_ratio_only(configs):
         run = configs[name.replace("_ntp", "")]
         assert control.masking == dataclasses.replace(run.masking, ratio=0.0)
         for field in dataclasses.fields(run):
-            if field.name not in {"run", "masking", "model", "checkpoint", "export", "eval"}:
+            if field.name not in {"run", "masking", "model", "checkpoint", "export"}:
                 assert getattr(run, field.name) == getattr(control, field.name)
         assert dataclasses.replace(control.model, base=None, base_rope_theta=None) == dataclasses.replace(
             run.model, base=None, base_rope_theta=None

@@ -6,6 +6,17 @@ A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one s
 """
 
 from meap.config.command import run_command
+from meap.config.evaluation import (
+    CommonsenseConfig,
+    EvaluationConfig,
+    HaystackConfig,
+    KeyRetrievalConfig,
+    KvRetrievalConfig,
+    MultidocQaConfig,
+    NeedleFuConfig,
+    NeedleMagicConfig,
+    PerplexityConfig,
+)
 from meap.config.executors import RayConfig, SlurmConfig
 from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.loading import from_values, load_config, load_resolved, save_config, to_values, to_yaml
@@ -15,7 +26,6 @@ from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import (
     CheckpointConfig,
     DataConfig,
-    EvalConfig,
     ExportConfig,
     MaskingConfig,
     ModelConfig,
@@ -32,16 +42,24 @@ from meap.config.training import TrainingConfig
 
 __all__ = [
     "CheckpointConfig",
+    "CommonsenseConfig",
     "DataConfig",
     "DedupConfig",
-    "EvalConfig",
+    "EvaluationConfig",
     "ExportConfig",
     "FiltersConfig",
+    "HaystackConfig",
+    "KeyRetrievalConfig",
+    "KvRetrievalConfig",
     "LitpkdsPrepConfig",
     "LoggersConfig",
     "MaskingConfig",
     "ModelConfig",
+    "MultidocQaConfig",
+    "NeedleFuConfig",
+    "NeedleMagicConfig",
     "OptimizerConfig",
+    "PerplexityConfig",
     "PrepConfig",
     "RayConfig",
     "RunConfig",

@@ -19,7 +19,6 @@ from meap.errors import ConfigError
 __all__ = [
     "CheckpointConfig",
     "DataConfig",
-    "EvalConfig",
     "ExportConfig",
     "MaskingConfig",
     "ModelConfig",
@@ -468,32 +467,3 @@ class ExportConfig:
         require_one_of("export.dtype", self.dtype, ("fp32", "bf16"))
         if not _FILE_SIZE.fullmatch(self.max_shard_size):
             raise ConfigError(f"export.max_shard_size={self.max_shard_size!r} is not a size: write for example 5GB")
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """What is measured on an exported model."""
-
-    model: str = "${export.out_dir}"
-    """Hugging Face folder or name of the model to evaluate."""
-    out_dir: str = "${run.dir}/eval"
-    """Folder for results (JSON and pictures)."""
-    batch_size: int = 16
-    """Rows or prompts per forward pass."""
-    perplexity_rows: int = 256
-    """Held-out rows scored for perplexity; 0 scores all."""
-    num_examples: int = 200
-    """Key-retrieval prompts."""
-    num_facts: int = 4
-    """Facts per key-retrieval prompt; guessing scores 1 / num_facts. At least 2."""
-    num_sentences: int = 8
-    """Filler sentences per key-retrieval prompt."""
-    seed: int = 1234
-    """Seed of the prompts."""
-
-    def __post_init__(self) -> None:
-        require_at_least("eval.batch_size", self.batch_size, 1)
-        require_at_least("eval.perplexity_rows", self.perplexity_rows, 0)
-        require_at_least("eval.num_examples", self.num_examples, 1)
-        require_at_least("eval.num_facts", self.num_facts, 2)
-        require_at_least("eval.num_sentences", self.num_sentences, 1)

@@ -1,4 +1,4 @@
-"""The whole configuration of a training run, an export and an evaluation: one yaml serves all three."""
+"""The whole configuration of a training run and its export: one yaml serves both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from meap.config.loggers import LoggersConfig
 from meap.config.sections import (
     CheckpointConfig,
     DataConfig,
-    EvalConfig,
     ExportConfig,
     MaskingConfig,
     ModelConfig,
@@ -40,7 +39,6 @@ class TrainingConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     loggers: LoggersConfig = field(default_factory=LoggersConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
         if self.checkpoint.state_dict == "sharded" and self.train.sharding == "none":

@@ -1,10 +1,16 @@
 """Hugging Face folder -> numbers and pictures.
 
-    lm           what a task may ask of a model             hugging_face   a model of transformers behind it
-    task         what a task is given and returns           scoring        numbers with intervals
-    perplexity   held-out loss                              key_retrieval  facts looked up in a passage
-    runner       the table of tasks, results.json           pictures       summary.png
+    examples ──> requests ──> a model ──> outputs ──> scores ──> records ──> numbers ──> tables, pictures
+    tasks/*      task         lm          asking      tasks/*    records     summary     tables, pictures
 
-To add a task: one file with `check(inputs)` and `evaluate(inputs) -> TaskResult`, a panel for it in `pictures`, and its
-row in `runner.TASKS`.
+    lm             what a task may ask of a model      hugging_face  a model of transformers behind it
+    task           what a task is made of              tasks/        one file each, and their table
+    asking         batches, ranks, what is done        records       a record per example; resuming
+    scoring        intervals and tests                 summary       records -> rows of a table
+    answers        how much of an answer was said      haystack      text that needles are put into
+    runner         results.json                        comparison    two of them side by side
+    ranks          processes that share the work       tables, pictures
+
+To add a task: one file in `tasks/` with `examples`, `score` and a `TASK`, its section in `meap.config.evaluation`, and
+its row in `tasks.TASKS`. Batches, ranks, resuming, intervals, tables and comparison come with it.
 """

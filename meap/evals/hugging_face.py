@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,41 +15,46 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from meap.config import TokenizerConfig
+from meap.config import EvaluationConfig
 from meap.errors import CheckpointError, ConfigError
+from meap.evals.lm import Ids
 from meap.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["HuggingFaceLM", "load_model"]
+__all__ = ["HuggingFaceLM", "load_model", "weights_hash"]
 
 _NUM_LOGITS = 1 << 29
 """Logits of a forward pass are kept below this many (2 GiB in fp32), whatever the batch size asks for."""
+_HASHED_VALUES = 256
+"""Values of each tensor that `weights_hash` reads: training changes every one of them."""
 
 
-def load_model(name: str, tokenizer_config: TokenizerConfig, *, batch_size: int) -> HuggingFaceLM:
-    """Load a model and its tokenizer: onto the GPU in bf16 where there is one, else onto the CPU in fp32.
+def load_model(config: EvaluationConfig) -> HuggingFaceLM:
+    """Load a model and its tokenizer: onto this rank's GPU in bf16 where there is one, else onto the CPU in fp32.
 
     The tokenizer is read by `meap.tokenizer.load_tokenizer`, as data preparation reads it: the same text gives the same
     ids as in training, and text that spells a mask token does not become one.
 
     Args:
-        name: Local folder, or name on the Hugging Face hub. Only safetensors are read, and no code that comes with it.
-        tokenizer_config: Which tokens delimit documents and mark masks, where the model's own tokenizer does not say;
-            its `name` is not used.
-        batch_size: Rows or prompts per forward pass.
+        config: `model` is a local folder, or a name on the Hugging Face hub. Only safetensors are read, and no code
+            that comes with it. `tokenizer` says which tokens delimit documents and mark masks, where the model's own
+            tokenizer does not; its `name` is the model's unless it is set.
 
     Raises:
         CheckpointError: There is no such model, or it cannot be loaded.
-        ConfigError: The tokenizer defines no BOS or EOS token.
+        ConfigError: No model is named, or the tokenizer defines no BOS or EOS token.
         DataError: The tokenizer cannot be read.
     """
+    name = config.model
+    if name is None:
+        raise ConfigError("model is not set: give model=<Hugging Face folder or hub name>")
     folder = Path(name)
     looks_local = folder.is_absolute() or name.startswith(".") or name.count("/") != 1
     if not (folder / "config.json").is_file() and (looks_local or folder.exists()):
         raise CheckpointError(
-            f"eval.model={name} holds no exported model (no config.json): run recipes/export_hf.py first, or give "
-            "eval.model=<Hugging Face folder or hub name>"
+            f"model={name} holds no exported model (no config.json): run recipes/export_hf.py first, or give "
+            "model=<Hugging Face folder or hub name>"
         )
-    tokenizer = load_tokenizer(dataclasses.replace(tokenizer_config, name=name))
+    tokenizer = load_tokenizer(dataclasses.replace(config.tokenizer, name=config.tokenizer.name or name))
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
     try:
@@ -57,12 +64,29 @@ def load_model(name: str, tokenizer_config: TokenizerConfig, *, batch_size: int)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         raise CheckpointError(
-            f"eval.model={name} cannot be loaded ({type(error).__name__}: {reason}): export it again, or check the name"
+            f"model={name} cannot be loaded ({type(error).__name__}: {reason}): export it again, or check the name"
         ) from error
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     # Called on the base class: transformers wraps `to` in a way that hides its parameters from type checkers.
     torch.nn.Module.to(model, device)
-    return HuggingFaceLM(model, tokenizer, name=name, batch_size=batch_size)
+    return HuggingFaceLM(
+        model,
+        tokenizer,
+        name=name,
+        batch_size=config.batch_size,
+        batch_tokens=config.batch_tokens,
+        prefill_chunk=config.prefill_chunk,
+    )
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """Hash of names, shapes and some values of all tensors: equal for equal weights wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.reshape(-1)
+        some = flat[:: max(1, flat.numel() // _HASHED_VALUES)].to(torch.float32).cpu().numpy()
+        digest.update(f"{name} {tuple(tensor.shape)}\0".encode() + some.tobytes())
+    return "sha256:" + digest.hexdigest()
 
 
 class HuggingFaceLM:
@@ -73,14 +97,27 @@ class HuggingFaceLM:
         tokenizer: Its tokenizer: the end-of-text id ends an answer; mask, BOS, padding and ids beyond the vocabulary
             are never generated.
         name: What it is called in the results.
-        batch_size: Rows or prompts per forward pass.
+        batch_size: Rows or prompts per forward pass at most.
+        batch_tokens: Tokens per forward pass at most, where more than one row or prompt would share it.
+        prefill_chunk: Tokens of a row or prompt that are read at once; those before them are in the cache.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, *, name: str, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        batch_size: int,
+        batch_tokens: int = 1 << 15,
+        prefill_chunk: int = 1 << 13,
+    ) -> None:
         self.tokenizer = tokenizer
         self._model = model.eval()
         self._name = name
         self._batch_size = batch_size
+        self._batch_tokens = batch_tokens
+        self._chunk = prefill_chunk
         self._eos_id = tokenizer.eos_id
         self._num_logits = int(model.config.vocab_size)
         self._max_positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
@@ -95,7 +132,7 @@ class HuggingFaceLM:
         return self._max_positions
 
     @torch.inference_mode()
-    def loglikelihoods(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
+    def loglikelihoods(self, rows: Sequence[Ids]) -> list[NDArray[np.float64]]:
         """See `LanguageModel.loglikelihoods`; the softmax is computed in fp32 whatever the model's precision.
 
         Raises:
@@ -105,19 +142,14 @@ class HuggingFaceLM:
         self._require_fit(max(len(row) - 1 for row in rows), "a row to score")
         results: dict[int, NDArray[np.float64]] = {}
         for batch in self._batches([len(row) for row in rows]):
-            width = max(len(rows[index]) for index in batch) - 1
+            width = max(len(rows[index]) for index in batch)
             # Padding on the right is invisible to the causal positions before it, so that no attention mask is needed.
-            tokens_BT = torch.full((len(batch), width + 1), self._eos_id)
+            tokens_BT = torch.full((len(batch), width), self._eos_id)
             for place, index in enumerate(batch):
                 tokens_BT[place, : len(rows[index])] = torch.from_numpy(np.asarray(rows[index], np.int64))
-            tokens_BT = tokens_BT.to(self._model.device)
-            logits_by_row = self._model(input_ids=tokens_BT[:, :-1], use_cache=False).logits
+            losses_BT = self._losses(tokens_BT.to(self._model.device)).double().cpu().numpy()
             for place, index in enumerate(batch):
-                scored = len(rows[index]) - 1
-                losses_T = F.cross_entropy(
-                    logits_by_row[place, :scored].float(), tokens_BT[place, 1 : scored + 1], reduction="none"
-                )
-                results[index] = -losses_T.double().cpu().numpy()
+                results[index] = -losses_BT[place, : len(rows[index]) - 1]
                 if not np.isfinite(results[index]).all():
                     raise CheckpointError(
                         f"model {self._name} computes log-likelihoods that are not finite: its weights are damaged or "
@@ -126,7 +158,7 @@ class HuggingFaceLM:
         return [results[index] for index in range(len(rows))]
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
+    def generate(self, prompts: Sequence[Ids], *, max_new_tokens: int, stop: str = "") -> list[list[int]]:
         """See `LanguageModel.generate`; prompts of a batch are padded on the left, with positions counted past it.
 
         Raises:
@@ -135,59 +167,89 @@ class HuggingFaceLM:
         self._require_fit(max(map(len, prompts)) + max_new_tokens, "a prompt and its continuation")
         results: dict[int, list[int]] = {}
         for batch in self._batches([len(prompt) + max_new_tokens for prompt in prompts]):
-            generated = self._generate_batch([prompts[index] for index in batch], max_new_tokens)
+            generated = self._generate_batch([prompts[index] for index in batch], max_new_tokens, stop)
             results |= dict(zip(batch, generated, strict=True))
         return [results[index] for index in range(len(prompts))]
 
     def describe(self) -> dict[str, Any]:
-        """Name, size, context, precision and device."""
+        """Name, hash of the weights, size, context, precision and device."""
         return {
             "name": self._name,
+            "weights": weights_hash(self._model),
             "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
             "max_positions": self._max_positions,
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            "device": str(self._model.device),
+            "device": self._model.device.type,
         }
 
-    def _generate_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    def _losses(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        num_rows, last = tokens_BT.shape[0], tokens_BT.shape[1] - 1
+        # Logits of a whole long row would not fit into memory; shorter rows are read in one go.
+        chunk = max(1, min(self._chunk, _NUM_LOGITS // (self._num_logits * num_rows)))
+        losses: list[torch.Tensor] = []
+        cache: Any = None
+        for start in range(0, last, chunk):
+            end = min(start + chunk, last)
+            output = self._model(input_ids=tokens_BT[:, start:end], past_key_values=cache, use_cache=last > chunk)
+            cache = output.past_key_values
+            logits = output.logits.flatten(0, 1).float()
+            targets = tokens_BT[:, start + 1 : end + 1].flatten()
+            losses.append(F.cross_entropy(logits, targets, reduction="none").view(num_rows, -1))
+        return torch.cat(losses, 1)
+
+    def _generate_batch(self, prompts: Sequence[Ids], max_new_tokens: int, stop: str) -> list[list[int]]:
         device, width = self._model.device, max(map(len, prompts))
         input_ids_BT = torch.full((len(prompts), width), self._eos_id)
         attention_BT = torch.zeros((len(prompts), width + max_new_tokens), dtype=torch.int64)
         for place, prompt in enumerate(prompts):
-            input_ids_BT[place, width - len(prompt) :] = torch.tensor(prompt)
+            input_ids_BT[place, width - len(prompt) :] = torch.from_numpy(np.asarray(prompt, np.int64))
             attention_BT[place, width - len(prompt) :] = 1
+        # Without padding no mask is needed: a kernel that knows that attention is causal needs no square of memory.
+        padded = bool((attention_BT == 0).any())
         input_ids_BT, attention_BT = input_ids_BT.to(device), attention_BT.to(device)
         position_ids_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
 
-        steps: list[torch.Tensor] = []
+        new_ids: list[list[int]] = [[] for _ in prompts]
+        ended = [False] * len(prompts)
         cache: Any = None
-        ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         seen = 0
-        while len(steps) < max_new_tokens and not bool(ended_B.all()):
-            end = seen + input_ids_BT.shape[1]
-            output = self._model(
-                input_ids=input_ids_BT,
-                attention_mask=attention_BT[:, :end],
-                position_ids=position_ids_BT[:, seen:end],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,  # logits of a whole long prompt would not fit into memory
-            )
-            cache, seen = output.past_key_values, end
+        for _ in range(max_new_tokens):
+            output: Any = None
+            for start in range(0, input_ids_BT.shape[1], self._chunk):
+                piece_BT = input_ids_BT[:, start : start + self._chunk]
+                end = seen + piece_BT.shape[1]
+                output = self._model(
+                    input_ids=piece_BT,
+                    attention_mask=attention_BT[:, :end] if padded else None,
+                    position_ids=position_ids_BT[:, seen:end] if padded else None,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,  # logits of a whole long prompt would not fit into memory
+                )
+                cache, seen = output.past_key_values, end
             logits = output.logits[:, -1].float()
             logits[:, self._banned_ids] = -torch.inf
-            steps.append(logits.argmax(-1))
-            ended_B |= steps[-1] == self._eos_id
-            input_ids_BT = steps[-1][:, None]
-        new_ids = torch.stack(steps, 1).tolist() if steps else [[] for _ in prompts]
-        return [ids[: ids.index(self._eos_id)] if self._eos_id in ids else ids for ids in new_ids]
+            chosen_B = logits.argmax(-1)
+            for place, token_id in enumerate(chosen_B.tolist()):
+                if not ended[place]:
+                    ended[place] = self._add(new_ids[place], token_id, stop)
+            if all(ended):
+                break
+            input_ids_BT = chosen_B[:, None]
+        return new_ids
+
+    def _add(self, ids: list[int], token_id: int, stop: str) -> bool:
+        """Add a token to a continuation, unless it ends the text; returns whether the continuation has ended."""
+        if token_id == self._eos_id:
+            return True
+        ids.append(token_id)
+        return bool(stop) and stop in self.tokenizer.decode(ids)
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices, longest first: little padding, and memory runs out at once if it runs out at all."""
         order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
         while order:
-            fitting = max(1, _NUM_LOGITS // (self._num_logits * lengths[order[0]]))
-            size = min(self._batch_size, fitting)
+            size = max(1, min(self._batch_size, self._batch_tokens // lengths[order[0]]))
             yield order[:size]
             del order[:size]
 

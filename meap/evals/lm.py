@@ -8,7 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LanguageModel"]
+__all__ = ["Ids", "LanguageModel"]
+
+Ids = NDArray[np.int32]
+"""Token ids of a prompt or of a row, (T,): arrays, because those of a long-context evaluation are many."""
 
 
 class LanguageModel(Protocol):
@@ -19,7 +22,7 @@ class LanguageModel(Protocol):
         """Most tokens that a forward pass may see, generated ones included."""
         ...
 
-    def loglikelihoods(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
+    def loglikelihoods(self, rows: Sequence[Ids]) -> list[NDArray[np.float64]]:
         """Log-likelihood, in nats, of each token of each row given those before it.
 
         Args:
@@ -30,10 +33,16 @@ class LanguageModel(Protocol):
         """
         ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuation of each prompt: the new ids only, ending before the end-of-text token."""
+    def generate(self, prompts: Sequence[Ids], *, max_new_tokens: int, stop: str = "") -> list[list[int]]:
+        """Greedy continuation of each prompt: the new ids only.
+
+        Args:
+            prompts: Token ids, of any lengths of at least 1.
+            max_new_tokens: At most so many are generated; a continuation ends before the end-of-text token.
+            stop: A continuation ends with the token that completes this text; empty: it does not matter.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Facts for the results file: name, parameters, precision, device."""
+        """Facts for the results file: name, hash of the weights, parameters, precision, device."""
         ...

@@ -1,4 +1,4 @@
-"""One picture per evaluation: a panel for each task."""
+"""Pictures: a panel for each task."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["draw_key_retrieval", "draw_perplexity", "draw_summary"]
+__all__ = ["draw_comparison", "draw_curves", "draw_grid", "draw_loss", "draw_panels", "draw_rows"]
 
 # Colours that remain distinct without colour vision (Okabe and Ito 2008).
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#6B6B6B"
+_COLOURS = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -27,13 +28,16 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw_summary(
+_COLUMNS = 3
+
+
+def draw_panels(
     panels: Sequence[tuple[Callable[[Any, dict[str, Any]], None], dict[str, Any]]], path: Path, *, title: str
 ) -> None:
-    """Write a PNG with the panels side by side.
+    """Write a PNG with the panels, up to three side by side.
 
     Args:
-        panels: For each task, the function that draws it and the numbers it draws.
+        panels: For each, the function that draws it and the numbers it draws.
         path: File to write, atomically.
         title: What was evaluated.
     """
@@ -42,73 +46,123 @@ def draw_summary(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    num_columns = min(_COLUMNS, len(panels))
+    num_rows = -(-len(panels) // num_columns)
     with rc_context(_STYLE):
-        figure = Figure(figsize=(5.6 * len(panels), 4.2), dpi=160, layout="constrained")
+        figure = Figure(figsize=(5.8 * num_columns, 4.3 * num_rows), dpi=140, layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, x=0.995, ha="right", fontsize=10, color=_GREY)
-        for axes, (draw, numbers) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            draw(axes, numbers)
+        axes = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
+        for each, (draw, numbers) in zip(axes, panels, strict=False):
+            draw(each, numbers)
+        for unused in axes[len(panels) :]:
+            unused.set_axis_off()
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
         figure.savefig(partial, format="png")
     partial.replace(path)
 
 
-def draw_key_retrieval(axes: Any, numbers: dict[str, Any]) -> None:
-    """Accuracy by depth with its intervals, and the chance level."""
-    series = (("ranking", "ranking", _BLUE, "o", -0.008), ("generation", "generation", _ORANGE, "s", 0.008))
-    depths = [each["depth"] for each in numbers["by_depth"]]
-    for key, label, colour, marker, shift in series:
-        estimates: list[Mapping[str, float]] = [each[key] for each in numbers["by_depth"]]
-        values = [each["value"] for each in estimates]
-        below = [max(0.0, each["value"] - each["low"]) for each in estimates]
-        above = [max(0.0, each["high"] - each["value"]) for each in estimates]
-        axes.errorbar(
-            [depth + shift for depth in depths],
-            values,
-            yerr=[below, above],
-            color=colour,
-            marker=marker,
-            markersize=5,
-            capsize=3,
-            linewidth=1.6,
-            elinewidth=1,
-            label=f"{label}, {numbers[key]['value']:.1%}",
-        )
-    axes.axhline(numbers["chance"], color=_GREY, linestyle="--", linewidth=1, label=f"chance, {numbers['chance']:.0%}")
-    axes.set(
-        title=f"Key retrieval, {numbers['n']} prompts",
-        xlabel="depth of the fact (0 first sentence, 1 last)",
-        ylabel="accuracy, 95 % interval",
-        ylim=(-0.03, 1.03),
-        xlim=(-0.05, 1.05),
-        xticks=depths,
-    )
+def draw_curves(axes: Any, numbers: dict[str, Any], *, x: str, metrics: Sequence[str], x_label: str) -> None:
+    """Metrics along one fact of the rows, a curve for each value of the other fact where there is one.
+
+    Args:
+        axes: To draw on.
+        numbers: Of the task.
+        x: The fact along the horizontal axis.
+        metrics: Keys of the metrics to draw.
+        x_label: What it is.
+    """
+    rows = [row for row in numbers["rows"] if not row["control"]]
+    others = [fact for fact in numbers["by"] if fact != x and not all(row["by"][fact] is None for row in rows)]
+    colours = iter(_COLOURS * 4)
+    for other in dict.fromkeys(tuple(row["by"][fact] for fact in others) for row in rows):
+        some = [row for row in rows if tuple(row["by"][fact] for fact in others) == other]
+        for metric in metrics:
+            name = [numbers["metrics"][metric]["label"]] if len(metrics) > 1 else []
+            label = ", ".join([*(f"{value} {fact}" for fact, value in zip(others, other, strict=True)), *name])
+            _errorbars(
+                axes, [row["by"][x] for row in some], [row["metrics"][metric] for row in some], next(colours), label
+            )
+    for row in numbers["rows"]:
+        if row["control"]:
+            value = row["metrics"][metrics[0]]["value"]
+            told = ", ".join(str(each) for each in row["by"].values() if each is not None)
+            axes.axhline(value, color=next(colours), linestyle=":", linewidth=1.4, label=f"{told}, {value:.0%}")
+    _chance(axes, numbers, metrics[0])
+    axes.set(title=_title(numbers), xlabel=x_label, ylabel="95 % intervals", ylim=(-0.03, 1.03))
+    axes.set_xticks(sorted({row["by"][x] for row in rows}))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     _legend_above(axes)
 
 
-def draw_perplexity(axes: Any, numbers: dict[str, Any]) -> None:
+def draw_rows(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str]) -> None:
+    """Metrics of every row, which have names rather than numbers."""
+    rows = [row for row in numbers["rows"] if not row["control"]]
+    for place, (metric, colour) in enumerate(zip(metrics, _COLOURS, strict=False)):
+        some = [(index, row["metrics"][metric]) for index, row in enumerate(rows) if metric in row["metrics"]]
+        found = numbers["metrics"][metric]
+        shift = 0.16 * (place - (len(metrics) - 1) / 2)
+        label = f"{found['label']}, mean {found['value']:.1%}"
+        _errorbars(axes, [index + shift for index, _ in some], [each for _, each in some], colour, label, line="none")
+    axes.set(title=_title(numbers), ylabel="95 % intervals", ylim=(-0.03, 1.03))
+    axes.set_xticks(range(len(rows)), [str(next(iter(row["by"].values()))) for row in rows], rotation=30, ha="right")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _legend_above(axes)
+
+
+def draw_grid(axes: Any, numbers: dict[str, Any]) -> None:
+    """A heat map of the headline by length and depth: the top is the beginning of the haystack."""
+    grid = numbers["grid"]
+    lengths, depths = grid["lengths"], grid["depths"]
+    image = axes.imshow(grid["values"], vmin=0, vmax=1, cmap="RdYlGn", aspect="auto", interpolation="nearest")
+    axes.grid(visible=False)
+    if len(lengths) * len(depths) <= 150:
+        for row, values in enumerate(grid["values"]):
+            for column, value in enumerate(values):
+                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5)
+    found = numbers["metrics"][numbers["headline"]]
+    axes.set(title=numbers["title"], xlabel="tokens", ylabel="depth, %")
+    mean = f"mean {found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}], {numbers['n']:,} prompts"
+    axes.text(0, 1.02, mean + _mark(numbers), transform=axes.transAxes, fontsize=8.5)
+    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], rotation=30, ha="right")
+    axes.set_yticks(range(len(depths)), [f"{depth:g}" for depth in depths])
+    axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, label=found["label"])
+
+
+def draw_comparison(axes: Any, numbers: dict[str, Any]) -> None:
+    """The headline of two models by row, and the mean."""
+    headline = numbers["headline"]
+    rows = [row for row in numbers["rows"] if headline in row["metrics"]]
+    labels = [", ".join(str(each) for each in row["by"].values() if each is not None) or "all" for row in rows]
+    entries = [row["metrics"][headline] for row in rows]
+    if len(rows) > 1:
+        labels, entries = [*labels, "mean"], [*entries, numbers["metrics"][headline]]
+    pairs = zip(("first", "second"), numbers["models"], _COLOURS, (-0.12, 0.12), strict=False)
+    for key, name, colour, shift in pairs:
+        places = [index + shift for index in range(len(entries))]
+        _errorbars(axes, places, [each[key] for each in entries], colour, name, line="none")
+    for place, entry in enumerate(entries):
+        if entry["difference"]["p"] < 0.05:
+            top = max(entry[key]["high"] for key in ("first", "second"))
+            axes.annotate("*", (place, top), ha="center", va="bottom", fontsize=12)
+    axes.set(title=numbers["title"], xlim=(-0.6, len(entries) - 0.4))
+    axes.set_ylabel(numbers["metrics"][headline]["label"] + ", 95 % intervals", fontsize=8)
+    axes.set_xticks(range(len(entries)), labels, rotation=30, ha="right", fontsize=8)
+    _legend_above(axes)
+
+
+def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
     """Held-out loss, and how it falls with the tokens that stand before."""
-    bins = numbers["loss_by_position"]
+    bins, loss = numbers["loss_by_position"], numbers["metrics"]["loss"]
     middles = [(each["first"] * each["last"]) ** 0.5 for each in bins]
-    axes.plot(
-        middles,
-        [each["loss"] for each in bins],
-        color=_BLUE,
-        marker="o",
-        markersize=4,
-        linewidth=1.6,
-        label="by position",
-    )
-    axes.axhspan(numbers["loss_low"], numbers["loss_high"], color=_ORANGE, alpha=0.18, linewidth=0)
-    axes.axhline(
-        numbers["loss"],
-        color=_ORANGE,
-        linewidth=1.4,
-        label=f"mean {numbers['loss']:.3f} [{numbers['loss_low']:.3f}, {numbers['loss_high']:.3f}]",
-    )
+    values = [each["loss"] for each in bins]
+    axes.plot(middles, values, color=_BLUE, marker="o", markersize=4, linewidth=1.6, label="by position")
+    axes.axhspan(loss["low"], loss["high"], color=_ORANGE, alpha=0.18, linewidth=0)
+    label = f"mean {loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]"
+    axes.axhline(loss["value"], color=_ORANGE, linewidth=1.4, label=label)
     axes.set(
-        title=f"Held-out loss, perplexity {numbers['perplexity']:,.1f}, {numbers['n']:,} rows",
+        title=f"{numbers['title']}, perplexity {numbers['perplexity']['value']:,.1f}, {numbers['n']:,} rows",
         xlabel="tokens before the predicted one",
         ylabel="loss, nats per token",
         xscale="log",
@@ -117,14 +171,49 @@ def draw_perplexity(axes: Any, numbers: dict[str, Any]) -> None:
     _legend_above(axes)
 
 
+def _errorbars(
+    axes: Any, places: Sequence[float], found: Sequence[Mapping[str, float]], colour: str, label: str, line: str = "-"
+) -> None:
+    values = [each["value"] for each in found]
+    below = [max(0.0, each["value"] - each["low"]) for each in found]
+    above = [max(0.0, each["high"] - each["value"]) for each in found]
+    axes.errorbar(
+        places,
+        values,
+        yerr=[below, above],
+        color=colour,
+        marker="o",
+        markersize=5,
+        capsize=3,
+        linewidth=1.6,
+        elinewidth=1,
+        linestyle=line,
+        label=label,
+    )
+
+
+def _chance(axes: Any, numbers: dict[str, Any], metric: str) -> None:
+    chance = numbers["metrics"][metric]["chance"]
+    if chance is not None:
+        axes.axhline(chance, color=_GREY, linestyle="--", linewidth=1, label=f"chance, {chance:.0%}")
+
+
+def _title(numbers: dict[str, Any]) -> str:
+    return f"{numbers['title']}, {numbers['n']:,} prompts{_mark(numbers)}"
+
+
+def _mark(numbers: dict[str, Any]) -> str:
+    return " (partial)" if numbers["partial"] else ""
+
+
 def _legend_above(axes: Any) -> None:
     """Between title and panel, where no curve can run through it."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
         borderaxespad=0.2,
-        ncols=3,
-        fontsize=8.5,
+        ncols=4,
+        fontsize=7.5,
         columnspacing=1.2,
         handlelength=1.6,
     )

@@ -4,109 +4,207 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from meap import __version__
-from meap.evals import key_retrieval, perplexity, pictures
-from meap.evals.scoring import Estimate
-from meap.evals.task import Task, TaskInputs
+from meap.errors import ConfigError, DataError
+from meap.evals.asking import ask_all, progress_lines, require_fit
+from meap.evals.lm import LanguageModel
+from meap.evals.pictures import draw_panels
+from meap.evals.ranks import Ranks
+from meap.evals.records import RecordStore, hash_of, prompt_hashes
+from meap.evals.summary import summarise
+from meap.evals.task import Example, Task, TaskInputs
+from meap.evals.tasks import TASKS
 
-__all__ = ["TASKS", "print_table", "run_tasks"]
-
-TASKS: dict[str, Task] = {
-    "perplexity": Task(perplexity.check, perplexity.evaluate, pictures.draw_perplexity),
-    "key_retrieval": Task(key_retrieval.check, key_retrieval.evaluate, pictures.draw_key_retrieval),
-}
-"""Every task there is, in the order in which they run."""
+__all__ = ["PICTURE_NAME", "RESULTS_NAME", "choose_tasks", "read_results", "results_dir", "run_tasks", "write_text"]
 
 RESULTS_NAME = "results.json"
 PICTURE_NAME = "summary.png"
 
-_PROGRESS_SECONDS = 5.0
+_VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "rouge-score")
+
+
+def choose_tasks(asked: str) -> list[str]:
+    """Names of tasks from ``a,b`` or ``all``.
+
+    Raises:
+        ConfigError: There is no such task.
+    """
+    names = list(TASKS) if asked == "all" else [name.strip() for name in asked.split(",") if name.strip()]
+    for name in names:
+        if name not in TASKS:
+            raise ConfigError(f"tasks={asked}: there is no {name!r}; choose from {', '.join(TASKS)}, or all")
+    if not names:
+        raise ConfigError(f"tasks={asked!r} names none; choose from {', '.join(TASKS)}, or all")
+    return names
+
+
+def results_dir(model: str, *, is_export: bool) -> Path:
+    """Where the results of a model go: into the folder of the run it was exported in, else below runs/eval.
+
+    Args:
+        model: Folder or name.
+        is_export: Whether `recipes/export_hf.py` wrote it.
+    """
+    run_dir = Path(model).parent
+    if is_export and (run_dir / "config.yaml").is_file():
+        return run_dir / "eval"
+    return Path("runs/eval", model.strip("./").replace("/", "-"))
 
 
 def run_tasks(
-    inputs: TaskInputs, names: Iterable[str], out_dir: Path, *, facts: Mapping[str, Any] | None = None
+    inputs: TaskInputs,
+    model: LanguageModel,
+    names: Sequence[str],
+    out_dir: Path,
+    *,
+    ranks: Ranks | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run the named tasks and write results.json, summary.png and, for each task, <task>.jsonl.
+    """Run the named tasks; the first rank writes results.json, and for each task its records and a picture.
+
+    Results of other tasks that `out_dir` holds for the same model are kept; those of another model are replaced.
 
     Args:
-        inputs: Model, tokenizer, configuration and data.
+        inputs: Configuration, tokenizer and data.
+        model: The model.
         names: Keys of `TASKS`.
-        out_dir: Folder to write to, made if need be. Files in it are replaced, each atomically.
+        out_dir: Folder to write to, made if need be.
+        ranks: Processes that share the work; unset: this one alone.
         facts: Further entries for results.json.
 
     Returns:
-        What results.json holds.
+        What results.json holds; on other ranks nothing.
 
     Raises:
         MeapError: A task cannot run; found out before the first one does.
     """
-    names = list(names)
-    for name in names:
-        TASKS[name].check(inputs)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, Any]] = {}
-    headline: dict[str, dict[str, Any]] = {}
-    panels: list[tuple[Callable[[Any, dict[str, Any]], None], dict[str, Any]]] = []
-    for name in names:
-        started = time.perf_counter()
-        result = TASKS[name].evaluate(dataclasses.replace(inputs, progress=_progress_lines(name)))
-        found[name] = result.numbers | {"seconds": round(time.perf_counter() - started, 3)}
-        headline |= {label: dataclasses.asdict(estimate) for label, estimate in result.headline.items()}
-        panels.append((TASKS[name].draw, result.numbers))
-        _write(out_dir / f"{name}.jsonl", "".join(json.dumps(record) + "\n" for record in result.records))
-    model = inputs.model.describe()
-    results = {
-        "model": model,
-        "tokenizer": {"name": inputs.tokenizer.name, "fingerprint": inputs.tokenizer.fingerprint},
-        "headline": headline,
-        "tasks": found,
-        "config": dataclasses.asdict(inputs.config),
-        **(facts or {}),
-        "versions": {"meap": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "transformers", "tokenizers")},
+    ranks = ranks or Ranks()
+    reasons = {name: TASKS[name].skip(inputs) for name in names}
+    skipped = {name: reason for name, reason in reasons.items() if reason}
+    asked = {name: _examples(name, TASKS[name], inputs, model) for name in names if name not in skipped}
+    about = model.describe()
+    identity = {
+        "weights": about.get("weights", about["name"]),
+        "dtype": about.get("dtype"),
+        "tokenizer": inputs.tokenizer.fingerprint,
+        "add_bos": inputs.config.add_bos,
     }
-    _write(out_dir / RESULTS_NAME, json.dumps(results, indent=2) + "\n")
-    pictures.draw_summary(panels, out_dir / PICTURE_NAME, title=str(model["name"]))
-    return results
+    key = hash_of(identity | {"meap": __version__})
+    found: dict[str, dict[str, Any]] = {}
+    for name, (examples, partial) in asked.items():
+        started = time.perf_counter()
+        store, hashes = RecordStore(out_dir, name, key), prompt_hashes(examples, inputs.tokenizer)
+        report = progress_lines(name) if ranks.is_first else lambda done, total: None
+        ask_all(
+            examples,
+            hashes,
+            TASKS[name].score,
+            model,
+            inputs,
+            store,
+            rank=ranks.rank,
+            num_ranks=ranks.num_ranks,
+            progress=report,
+        )
+        ranks.wait()
+        done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
+        records = [done[example.id] for example in examples]
+        ranks.wait()  # the lines are forgotten when nobody reads or writes any
+        if ranks.is_first:
+            store.finish(records)
+        ranks.wait()
+        if ranks.is_first:
+            facts_of_run = {
+                "prompts_sha256": hash_of(hashes),
+                "partial": partial,
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+            found[name] = summarise(TASKS[name], records, inputs.config) | facts_of_run
+            draw_panels([(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
+    if not ranks.is_first:
+        return {}
+    return _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})
 
 
-def print_table(results: Mapping[str, Any]) -> None:
-    """Print the headline numbers."""
-    rows: Sequence[tuple[str, Estimate]] = [
-        (label, Estimate(**values)) for label, values in results["headline"].items()
-    ]
-    width = max(len(label) for label, _ in rows)
-    print(f"\n{'':{width}}  {'value':>9}  {'95 % interval':>20}  {'n':>6}")
-    for label, found in rows:
-        print(f"{label:{width}}  {found.value:>9.4f}  {f'[{found.low:.4f}, {found.high:.4f}]':>20}  {found.n:>6,}")
+def read_results(folder: Path) -> dict[str, Any]:
+    """What results.json in `folder` holds.
+
+    Raises:
+        DataError: It is not there, or damaged.
+    """
+    path = folder / RESULTS_NAME
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): give a folder that an evaluation wrote") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}): evaluate again") from error
 
 
-def _progress_lines(name: str) -> Callable[[int, int], None]:
-    """A line now and then, and one at the end, with the time left."""
-    started = printed = time.perf_counter()
-
-    def report(done: int, total: int) -> None:
-        nonlocal printed
-        now = time.perf_counter()
-        if done < total and now - printed < _PROGRESS_SECONDS:
-            return
-        printed = now
-        left = timedelta(seconds=round((now - started) / done * (total - done)))
-        took = timedelta(seconds=round(now - started))
-        print(f"{name:<14} {done:>6,}/{total:,} | {took} so far, {left} left", flush=True)
-
-    return report
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _examples(name: str, task: Task, inputs: TaskInputs, model: LanguageModel) -> tuple[list[Example], bool]:
+    """The task's examples, and whether they are only some of them."""
+    examples = task.examples(inputs)
+    assert max(Counter(example.id for example in examples).values(), default=1) == 1, f"{name}: an id occurs twice"
+    if not examples:
+        raise DataError(f"{name} has no examples: look at the section {name} of the configuration")
+    limit = inputs.config.limit
+    partial = 0 < limit < len(examples)
+    if partial:
+        examples = [examples[index] for index in np.linspace(0, len(examples) - 1, limit).round().astype(int)]
+    # A loss has no worst value that what is left out could be given.
+    if inputs.config.too_long == "refuse" or not all(metric.higher_is_better for metric in task.metrics):
+        require_fit(name, examples, model)
+    return examples, partial
+
+
+def _write_results(
+    out_dir: Path,
+    found: Mapping[str, dict[str, Any]],
+    skipped: Mapping[str, str],
+    inputs: TaskInputs,
+    about: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    before = read_results(out_dir) if (out_dir / RESULTS_NAME).is_file() else {}
+    kept = before.get("tasks", {}) if before.get("identity") == identity else {}
+    merged: dict[str, dict[str, Any]] = {**kept, **found}
+    tasks = {name: merged[name] for name in TASKS if name in merged}
+    results = {
+        "model": dict(about),
+        "identity": dict(identity),
+        "tokenizer": {"name": inputs.tokenizer.name, "fingerprint": inputs.tokenizer.fingerprint},
+        "add_bos": inputs.config.add_bos,
+        "seed": inputs.config.seed,
+        "partial": any(numbers["partial"] for numbers in tasks.values()),
+        "tasks": tasks,
+        "skipped": dict(skipped),
+        "config": dataclasses.asdict(inputs.config),
+        **facts,
+        "versions": {"meap": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in _VERSIONED},
+    }
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_text(out_dir / RESULTS_NAME, json.dumps(results, indent=2) + "\n")
+    if tasks:
+        panels = [(TASKS[name].draw, numbers) for name, numbers in tasks.items()]
+        draw_panels(panels, out_dir / PICTURE_NAME, title=str(about["name"]))
+    return results

@@ -1,4 +1,8 @@
-"""Numbers with 95 % intervals."""
+"""Numbers with 95 % intervals, and whether two of them differ.
+
+Everything is a mean over examples, weighed where a metric says so, and a mean over groups of such means where a table
+has several rows: the mean of a grid, or of seven benchmarks of different sizes.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Estimate", "bootstrap_ratio", "wilson"]
+__all__ = ["Difference", "Estimate", "Group", "estimate", "mcnemar", "paired_difference", "wilson"]
 
 _Z = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
-_DRAWS = 1000
+_DRAWS = 2000
+_DRAWN_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its 95 % interval, and how many examples it rests on."""
+    """A number, its 95 % interval, its standard error, and how many examples it rests on."""
 
     value: float
     low: float
     high: float
     n: int
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much a second number is above a first one of the same examples."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Chance of a difference at least this large between two that are equally good; two-sided."""
+    test: str
+    """How `p` was found: ``mcnemar`` (exact) or ``bootstrap``."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The scores of the examples of one row of a table."""
+
+    values: NDArray[np.float64]
+    """By example."""
+    weights: NDArray[np.float64]
+    """What each example weighs in the mean of the group, above 0."""
+
+    def __post_init__(self) -> None:
+        assert len(self.values) == len(self.weights) > 0
 
 
 def wilson(num_correct: int, n: int) -> Estimate:
@@ -41,29 +74,74 @@ def wilson(num_correct: int, n: int) -> Estimate:
     scale = 1 + _Z**2 / n
     centre = (share + _Z**2 / (2 * n)) / scale
     half = _Z / scale * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    error = math.sqrt(share * (1 - share) / n)
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n, error)
 
 
-def bootstrap_ratio(totals: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Estimate:
-    """Sum of `totals` over sum of `counts`, with a percentile interval from drawing examples anew.
-
-    Examples are drawn, not their tokens: tokens of one text are alike, and an interval over tokens would be too narrow.
+def estimate(groups: Sequence[Group], *, binary: bool = False, seed: int = 0) -> Estimate:
+    """Mean over groups of the means of their examples.
 
     Args:
-        totals: For each example, a sum over its tokens.
-        counts: For each example, its tokens, at least 1.
-        seed: Seed of the draws.
-
-    Raises:
-        ValueError: There are no examples, or as many totals as counts are not given.
+        groups: At least one; every group counts the same, whatever its size.
+        binary: Whether all values are 0 or 1: groups of one size then have Wilson's interval of their union, which is
+            not narrower than that of the groups, and not empty where all are right or all wrong.
+        seed: Seed of the bootstrap, which draws examples anew within each group, not their tokens: those of one text
+            are alike, and an interval over tokens would be too narrow.
     """
-    if not totals or len(totals) != len(counts):
-        raise ValueError(f"{len(totals)} totals and {len(counts)} counts: give one of each per example, at least one")
-    total, count = np.asarray(totals, np.float64), np.asarray(counts, np.float64)
+    n = sum(len(group.values) for group in groups)
+    if binary and len({len(group.values) for group in groups}) == 1:
+        return wilson(round(float(sum(group.values.sum() for group in groups))), n)
+    drawn = _bootstrap(groups, seed)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Estimate(_mean(groups), float(low), float(high), n, float(drawn.std()))
+
+
+def paired_difference(first: Sequence[Group], second: Sequence[Group], *, binary: bool, seed: int = 0) -> Difference:
+    """How much `second` is above `first`, with an interval from drawing examples anew and taking both of each.
+
+    Args:
+        first: Scores of one model, by group.
+        second: Scores of the other on the same examples in the same order.
+        binary: Whether all values are 0 or 1: a single group is then tested by McNemar's test, in its exact form.
+        seed: Seed of the bootstrap.
+    """
+    drawn = _bootstrap(second, seed) - _bootstrap(first, seed)  # equal seeds and sizes: the same examples
+    low, high = (float(each) for each in np.quantile(drawn, (0.025, 0.975)))
+    value = _mean(second) - _mean(first)
+    if binary and len(first) == 1:
+        gained = int(((second[0].values == 1) & (first[0].values == 0)).sum())
+        lost = int(((second[0].values == 0) & (first[0].values == 1)).sum())
+        return Difference(value, low, high, mcnemar(gained, lost), "mcnemar")
+    # One draw is added to both, since no number of draws shows that something never happens.
+    below, above = (int((drawn <= 0).sum()) + 1, int((drawn >= 0).sum()) + 1)
+    return Difference(value, low, high, min(1.0, 2 * min(below, above) / (len(drawn) + 1)), "bootstrap")
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact p-value of McNemar's test, two-sided.
+
+    Args:
+        gained: Examples that only the second model has right.
+        lost: Examples that only the first model has right.
+    """
+    n = gained + lost
+    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def _mean(groups: Sequence[Group]) -> float:
+    return float(np.mean([np.average(group.values, weights=group.weights) for group in groups]))
+
+
+def _bootstrap(groups: Sequence[Group], seed: int) -> NDArray[np.float64]:
+    """Means of `_DRAWS` redrawn sets of groups."""
     rng = np.random.default_rng(seed)
-    ratios = np.empty(_DRAWS)
-    for draw in range(_DRAWS):
-        chosen = rng.integers(len(total), size=len(total))
-        ratios[draw] = total[chosen].sum() / count[chosen].sum()
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return Estimate(float(total.sum() / count.sum()), float(low), float(high), len(total))
+    means = np.zeros(_DRAWS)
+    for group in groups:
+        n = len(group.values)
+        step = max(1, _DRAWN_AT_ONCE // n)
+        weighted = group.values * group.weights
+        for start in range(0, _DRAWS, step):
+            chosen = rng.integers(n, size=(min(step, _DRAWS - start), n))
+            means[start : start + step] += weighted[chosen].sum(1) / group.weights[chosen].sum(1)
+    return means / len(groups)

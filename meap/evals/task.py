@@ -1,20 +1,34 @@
-"""What a task is given and what it returns."""
+"""What a task is made of.
+
+    examples(inputs) -> [Example]              pure and seeded: what is asked, as token ids
+    LanguageModel    -> Output                 what a model says to an example
+    score(example, output) -> {metric: value}  pure: how good that is
+    metrics, by                                which of the scores count, and what the table has rows for
+    draw(axes, numbers)                        the picture
+
+Everything else is the same for every task: asking in batches, resuming, ranks, records, intervals, tables, comparison.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meap.config import EvalConfig
-from meap.evals.lm import LanguageModel
-from meap.evals.scoring import Estimate
+from meap.config import EvaluationConfig
+from meap.evals.lm import Ids
 from meap.tokenizer import Tokenizer
 
-__all__ = ["LazyRows", "Task", "TaskInputs", "TaskResult"]
+__all__ = ["Candidate", "Example", "LazyRows", "Metric", "Output", "Record", "Scores", "Task", "TaskInputs"]
+
+Scores = dict[str, float]
+"""Value by metric; a metric that is right or wrong is 1.0 or 0.0."""
+
+Record = dict[str, Any]
+"""What is kept of an example: ``id``, ``control``, its facts, what the model said, and its scores; JSON values."""
 
 
 class LazyRows(Sequence[NDArray[np.int64]]):
@@ -40,38 +54,115 @@ class LazyRows(Sequence[NDArray[np.int64]]):
         return self._read(index)
 
 
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A row of which the last tokens are scored by their log-likelihood."""
+
+    ids: Ids
+    """The whole row, context included, (T,)."""
+    scored: int
+    """How many of its last tokens are scored, in [1, T)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """What is asked of a model: a continuation, the likelihood of some rows, or both."""
+
+    id: str
+    """Unique within the task, and the same in every run: by it a run resumes, and two models are compared."""
+    prompt: Ids = field(default_factory=lambda: np.empty(0, np.int32))
+    """What is continued; empty where nothing is generated."""
+    max_new_tokens: int = 0
+    """How many tokens are generated at most; 0: none."""
+    stop: str = ""
+    """Text that ends the continuation, itself cut off; empty: none does."""
+    candidates: tuple[Candidate, ...] = ()
+    """Rows whose likelihood is asked for."""
+    answers: tuple[str, ...] = ()
+    """Right continuations, any of them; the first is what a perfect model says."""
+    right: int | None = None
+    """Which candidate is right, where one of them is."""
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What else is known of it, such as the depth of a needle: columns of the records; JSON values."""
+    control: bool = False
+    """Whether it is a control (a question without its context, say): reported beside the others, in no mean of them."""
+
+    @property
+    def positions(self) -> int:
+        """The longest that a model sees of it."""
+        generated = len(self.prompt) + self.max_new_tokens if self.max_new_tokens else 0
+        return max([generated, *(len(each.ids) - 1 for each in self.candidates)])
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What a model says to an example."""
+
+    text: str = ""
+    """Its continuation, up to the stop."""
+    loglikelihoods: tuple[NDArray[np.float64], ...] = ()
+    """For each candidate the log-likelihoods of its scored tokens, in nats."""
+
+    @property
+    def sums(self) -> tuple[float, ...]:
+        """Log-likelihood of each candidate."""
+        return tuple(float(each.sum()) for each in self.loglikelihoods)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One of the scores of a task, and how it is averaged."""
+
+    name: str
+    """Key in `Scores`."""
+    label: str
+    """What it is called in tables and pictures."""
+    weight: str | None = None
+    """Key in `Scores` by which examples are weighed; unset: all the same."""
+    binary: bool = False
+    """Whether an example is right or wrong: Wilson's interval and McNemar's test, else bootstrap for both."""
+    higher_is_better: bool = True
+    """What better means."""
+    chance: Callable[[EvaluationConfig], float] | None = None
+    """What a model that knows nothing scores, where that is known."""
+
+
 @dataclass(frozen=True)
 class TaskInputs:
-    """Everything a task may use."""
+    """Everything that examples are made of."""
 
-    model: LanguageModel
+    config: EvaluationConfig
     tokenizer: Tokenizer
     """The model's own."""
-    config: EvalConfig
     heldout_rows: Sequence[NDArray[np.int64]] = ()
     """Clean rows of ``seq_len + 1`` ids that were not trained on, read when they are asked for."""
-    progress: Callable[[int, int], None] = lambda done, total: None
-    """Called with the examples done and the examples there are."""
 
+    @property
+    def start(self) -> list[int]:
+        """Ids that every prompt begins with: BOS, unless it is not wanted."""
+        return [self.tokenizer.bos_id] if self.config.add_bos else []
 
-@dataclass(frozen=True)
-class TaskResult:
-    """What a task found."""
-
-    headline: dict[str, Estimate]
-    """The numbers to read first, by what they are called in the printed table."""
-    numbers: dict[str, Any]
-    """All numbers, for the results file and the picture; JSON values."""
-    records: list[dict[str, Any]] = field(default_factory=list)
-    """One JSON object per example, written to ``<task>.jsonl``."""
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids of prompts; special tokens are not added but for what every prompt begins with."""
+        start = np.array(self.start, np.int32)
+        return [np.concatenate([start, ids.astype(np.int32)]) for ids in self.tokenizer.encode_batch(texts)]
 
 
 @dataclass(frozen=True)
 class Task:
     """A row of the table of tasks."""
 
-    check: Callable[[TaskInputs], None]
-    """Raises what would stop the task; called for every task before any of them runs."""
-    evaluate: Callable[[TaskInputs], TaskResult]
+    title: str
+    """What it is called in tables and pictures."""
+    examples: Callable[[TaskInputs], list[Example]]
+    score: Callable[[Example, Output], Scores]
+    metrics: tuple[Metric, ...]
+    """The first is the headline."""
+    by: tuple[str, ...]
+    """Facts by which the examples are grouped: one row of the table for each of their combinations."""
     draw: Callable[[Any, dict[str, Any]], None]
-    """Draws `TaskResult.numbers` on matplotlib axes."""
+    """Draws the numbers of the results file on matplotlib axes."""
+    skip: Callable[[TaskInputs], str | None] = lambda inputs: None
+    """Why the task cannot be run on these inputs, if it cannot."""
+    further: Callable[[Sequence[Record]], dict[str, Any]] = lambda records: {}
+    """Numbers of its own, beside those that every task has, for the results file and the picture."""

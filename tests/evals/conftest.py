@@ -1,48 +1,60 @@
 """Models that know everything or nothing, and a real one that is small."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from meap.config import EvalConfig
+from meap.config import EvaluationConfig, load_config
 from meap.evals.hugging_face import HuggingFaceLM
-from meap.evals.key_retrieval import examples
+from meap.evals.task import Example, LazyRows, TaskInputs
 from meap.tokenizer import Tokenizer
+
+SMALL = (
+    *("model=m", "key_retrieval.examples=30", "key_retrieval.sentences=2"),
+    *("needle_fu.lengths=[400,600]", "needle_fu.depths=3", "needle_fu.buffer=250", "needle_fu.max_new_tokens=90"),
+    *("needle_magic.lengths=[300,400]", "needle_magic.depths=3", "needle_magic.trials=2"),
+    *("multidoc_qa.documents=[3]", "multidoc_qa.positions=[1,3]", "multidoc_qa.questions=5"),
+    *("kv_retrieval.keys=[3]", "kv_retrieval.positions=3", "kv_retrieval.examples=4"),
+    "commonsense.tasks=[arc_easy,boolq,hellaswag,winogrande]",
+)
+"""Every task in milliseconds; this tokenizer spells almost byte by byte."""
 
 
 class OracleLM:
-    """Knows the answers of all key-retrieval examples; tells them as `spell` has it."""
+    """Knows the answers of examples; tells them as `spell` has it."""
 
-    max_positions = 4096
+    max_positions = 1 << 20
 
-    def __init__(self, config: EvalConfig, tokenizer: Tokenizer, spell: Callable[[str], str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, examples: Iterable[Example], spell: Callable[[str], str]) -> None:
         self._tokenizer = tokenizer
         self._spell = spell
-        self._answers = {example.prompt: example.answer for example in examples(config)}
+        self.examples = list(examples)
+        self._answers = {each.prompt.tobytes(): each.answers[0] for each in self.examples if each.answers}
+        self._rights = {each.candidates[each.right].ids.tobytes() for each in self.examples if each.right is not None}
+        self.asked: list[bytes] = []
 
     def loglikelihoods(self, rows):
-        return [self._loglikelihoods(row) for row in rows]
+        self.asked += [row.tobytes() for row in rows]
+        return [np.full(len(row) - 1, 0.0 if row.tobytes() in self._rights else -1.0) for row in rows]
 
-    def generate(self, prompts, *, max_new_tokens):
-        texts = [self._tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
-        return [self._tokenizer.encode(self._spell(self._answers[text]))[:max_new_tokens] for text in texts]
+    def generate(self, prompts, *, max_new_tokens, stop=""):
+        self.asked += [prompt.tobytes() for prompt in prompts]
+        texts = [self._spell(self._answers[prompt.tobytes()]) for prompt in prompts]
+        return [self._tokenizer.encode(text)[:max_new_tokens] for text in texts]
 
     def describe(self):
         return {"name": "oracle"}
-
-    def _loglikelihoods(self, row):
-        text = self._tokenizer.decode(row.tolist(), skip_special_tokens=True)
-        known = any(text == f"{prompt} {answer}" for prompt, answer in self._answers.items())
-        return np.full(len(row) - 1, 0.0 if known else -1.0)
 
 
 class BlindLM:
     """Finds every token as likely as any other, and always says the same."""
 
-    max_positions = 4096
+    max_positions = 1 << 20
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -50,8 +62,8 @@ class BlindLM:
     def loglikelihoods(self, rows):
         return [np.full(len(row) - 1, -np.log(self._tokenizer.vocab_size)) for row in rows]
 
-    def generate(self, prompts, *, max_new_tokens):
-        return [self._tokenizer.encode(" 12345.")[:max_new_tokens] for _ in prompts]
+    def generate(self, prompts, *, max_new_tokens, stop=""):
+        return [self._tokenizer.encode(" well.\n")[:max_new_tokens] for _ in prompts]
 
     def describe(self):
         return {"name": "blind"}
@@ -66,17 +78,72 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def oracle(tokenizer):
-    def make(config: EvalConfig, spell: Callable[[str], str] = lambda answer: f" {answer}."):
-        return OracleLM(config, tokenizer, spell)
+@pytest.fixture(scope="session")
+def configure() -> Callable[..., EvaluationConfig]:
+    return lambda *overrides: load_config(EvaluationConfig, None, [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="session")
+def make_inputs(tokenizer, configure) -> Callable[..., TaskInputs]:
+    def make(*overrides: str, num_rows: int = 6) -> TaskInputs:
+        rows = np.random.default_rng(0).integers(2, tokenizer.vocab_size - 1, (max(1, num_rows), 33))
+        return TaskInputs(configure(*overrides), tokenizer, LazyRows(num_rows, rows.__getitem__) if num_rows else ())
 
     return make
 
 
-@pytest.fixture
-def blind(tokenizer):
+@pytest.fixture(scope="session")
+def oracle(tokenizer) -> Callable[..., OracleLM]:
+    def make(examples: Iterable[Example], spell: Callable[[str], str] = lambda answer: f" {answer}.\nAnd so on"):
+        return OracleLM(tokenizer, examples, spell)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def blind(tokenizer) -> BlindLM:
     return BlindLM(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def commonsense_dir(tmp_path_factory) -> Path:
+    """Rows in the columns of the official data sets, by hand."""
+    folder = tmp_path_factory.mktemp("commonsense")
+    things = ("a stone", "a river", "the old bridge", "an owl", "bread", "the harbour")
+    arc = [
+        {
+            "question": f"What does number {index} like?",
+            "choices": {"text": list(things[:4]), "label": ["A", "B", "C", "D"]},
+            "answerKey": "ABCD"[index % 4],
+        }
+        for index in range(12)
+    ]
+    boolq = [
+        {"passage": f"It has {index} legs.", "question": f"does it have {index % 3} legs", "label": int(index < 3)}
+        for index in range(8)
+    ]
+    winogrande = [
+        {
+            "sentence": f"The {index} cats saw the dogs, and then the _ ran away.",
+            "option1": "cats",
+            "option2": "dogs",
+            "answer": str(1 + index % 2),
+        }
+        for index in range(8)
+    ]
+    hellaswag = [
+        {
+            "activity_label": "Baking",
+            "ctx_a": f"Someone takes {index} eggs.",
+            "ctx_b": "then",
+            "endings": [f"eats {thing}." for thing in things[:4]],
+            "label": str(index % 4),
+        }
+        for index in range(8)
+    ]
+    for name, rows in (("arc_easy", arc), ("boolq", boolq), ("winogrande", winogrande), ("hellaswag", hellaswag)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 @pytest.fixture(scope="session")

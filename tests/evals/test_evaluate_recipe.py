@@ -1,6 +1,5 @@
 """The entry point, on shards and an exported model."""
 
-import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import StreamConfig, TrainingConfig, load_config
+from meap.config import EvaluationConfig, load_config
+from meap.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def main(project_root):
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch, llama, tokenizer, write_shards):
+def folder(tmp_path, monkeypatch, llama, tokenizer, write_shards):
     monkeypatch.chdir(tmp_path)
     write_shards(tmp_path / "mds", seq_len=16)
     # This tokenizer spells almost byte by byte: the prompts need more positions than the model was made with.
@@ -30,50 +30,74 @@ def config(tmp_path, monkeypatch, llama, tokenizer, write_shards):
     stored = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_text(json.dumps(stored | {"max_position_embeddings": 2048}))
     tokenizer.save(tmp_path / "hf")
-    return load_config(
-        TrainingConfig,
-        None,
-        [
-            *("run.name=small", "data.remote=mds", "data.seq_len=16", "eval.model=hf", "eval.perplexity_rows=20"),
-            *("eval.num_examples=6", "eval.num_sentences=1", "eval.batch_size=4"),
-        ],
-    )
+    return tmp_path
 
 
-def test_both_tasks_run_on_an_exported_model(main, config, capsys):
-    main(config)
-    results = json.loads(Path("runs/small/eval/results.json").read_text())
-    assert results["tasks"]["perplexity"]["n"] == 20
-    assert results["tasks"]["perplexity"]["num_tokens"] == 20 * 16
-    assert results["tasks"]["key_retrieval"]["n"] == 6
-    assert results["skipped"] == {}
-    assert results["export"] is None
+def configure(*overrides):
+    small = ("key_retrieval.examples=6", "key_retrieval.sentences=1", "perplexity.remote=[mds]", "perplexity.rows=20")
+    return load_config(EvaluationConfig, None, ["model=hf", "tasks=perplexity,key_retrieval", *small, *overrides])
+
+
+def results(folder="runs/eval/hf"):
+    return json.loads(Path(folder, "results.json").read_text())
+
+
+def test_tasks_run_on_an_exported_model(main, folder, capsys):
+    main(configure())
+    found = results()
+    assert found["tasks"]["perplexity"]["n"] == 20
+    assert found["tasks"]["perplexity"]["num_tokens"] == 20 * 16
+    assert found["tasks"]["key_retrieval"]["n"] == 6
+    assert (found["skipped"], found["export"], found["data"]) == ({}, None, "0: mds")
     printed = capsys.readouterr().out
-    assert "held-out loss, nats per token" in printed
-    assert "key retrieval, ranking (chance 0.25)" in printed
+    assert "Key retrieval (key_retrieval): ranking, chance 25.0" in printed
+    assert "written     runs/eval/hf" in printed
 
 
-def test_held_out_rows_of_all_streams_are_scored(main, config, write_shards):
-    streams = {"a": StreamConfig(str(write_shards(Path("a"), seq_len=16, validation_rows=12, seed=1)))}
-    streams["b"] = StreamConfig(str(write_shards(Path("b"), seq_len=16, validation_rows=4, seed=2)))
-    streams["c"] = StreamConfig(str(write_shards(Path("c"), seq_len=16, validation_rows=0, seed=3)))
-    data = dataclasses.replace(config.data, streams=streams)
-    settings = dataclasses.replace(config.eval, perplexity_rows=0)
-    main(dataclasses.replace(config, data=data, eval=settings))
-    results = json.loads(Path("runs/small/eval/results.json").read_text())
-    assert results["tasks"]["perplexity"]["n"] == 16
-    assert results["data"] == "a: a, b: b"
+def test_held_out_rows_of_all_places_are_scored(main, folder, write_shards):
+    for name, rows in (("a", 12), ("b", 4), ("c", 0)):
+        write_shards(Path(name), seq_len=16, validation_rows=rows, seed=ord(name))
+    main(configure("tasks=perplexity", "perplexity.rows=0", "perplexity.remote=[a,b,c]", "out_dir=out"))
+    assert results("out")["tasks"]["perplexity"]["n"] == 16
+    assert results("out")["data"] == "0: a, 1: b"
 
 
-def test_rows_of_another_tokenizer_are_not_scored(main, config, capsys, tmp_path):
-    definition = json.loads((tmp_path / "hf" / "tokenizer.json").read_text())
+def test_rows_of_another_tokenizer_are_not_scored(main, folder, capsys):
+    definition = json.loads((folder / "hf" / "tokenizer.json").read_text())
     definition["pre_tokenizer"]["use_regex"] = False
-    (tmp_path / "hf" / "tokenizer.json").write_text(json.dumps(definition))
-    main(config)
-    results = json.loads(Path("runs/small/eval/results.json").read_text())
-    assert set(results["tasks"]) == {"key_retrieval"}
-    assert "the model's tokenizer is not the one mds was made with" in results["skipped"]["perplexity"]
-    assert "skipped     perplexity: " in capsys.readouterr().out
+    (folder / "hf" / "tokenizer.json").write_text(json.dumps(definition))
+    main(configure())
+    assert set(results()["tasks"]) == {"key_retrieval"}
+    assert "no held-out rows that the model's tokenizer made" in results()["skipped"]["perplexity"]
+    assert "skipped perplexity: " in capsys.readouterr().out
+
+
+def test_two_evaluations_are_compared(main, folder, capsys):
+    main(configure("tasks=key_retrieval"))
+    main(load_config(EvaluationConfig, None, ["compare=runs/eval/hf,runs/eval/hf"]))
+    assert "difference" in capsys.readouterr().out
+    assert Path("runs/eval/compare/compare.png").is_file()
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_work(folder, project_root, quiet_environment):
+    """As a launcher starts them: both load the model, one writes the results, which are those of one process."""
+    overrides = ("model=hf", "tasks=key_retrieval", "key_retrieval.examples=6", "key_retrieval.sentences=1")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = quiet_environment | {"PYTHONPATH": str(project_root)}
+    recipe = str(project_root / "recipes" / "evaluate.py")
+    subprocess.run([*command, recipe, *overrides], env=environment, check=True, capture_output=True, timeout=300)
+    shared = results()["tasks"]["key_retrieval"]
+    assert not Path("runs/eval/hf/unfinished").exists()
+    subprocess.run([sys.executable, recipe, *overrides, "out_dir=alone"], env=environment, check=True, timeout=300)
+    alone = results("alone")["tasks"]["key_retrieval"]
+    assert shared["prompts_sha256"] == alone["prompts_sha256"]
+    assert shared["rows"] == alone["rows"]
+
+
+def test_unknown_tasks_are_found_out_at_once(main, folder):
+    with pytest.raises(ConfigError, match="tasks=nothing: there is no 'nothing'"):
+        main(configure("tasks=nothing", "model=none"))
 
 
 def test_help_is_quick(project_root, quiet_environment):
@@ -87,4 +111,4 @@ def test_help_is_quick(project_root, quiet_environment):
     )
     # Measured at 0.3 s; more is left for machines that are busy, and heavy imports alone take longer.
     assert time.perf_counter() - started < 3
-    assert "eval.num_facts" in done.stdout
+    assert "multidoc_qa.positions" in done.stdout

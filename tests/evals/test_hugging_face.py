@@ -1,16 +1,18 @@
 """The protocol on a real model: batching, padding and positions change nothing."""
 
+import copy
 import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from meap.config import TokenizerConfig
+from meap.config import EvaluationConfig, TokenizerConfig
 from meap.errors import CheckpointError, ConfigError
 from meap.evals import hugging_face
-from meap.evals.hugging_face import HuggingFaceLM, load_model
+from meap.evals.hugging_face import HuggingFaceLM, load_model, weights_hash
 
 LENGTHS = (30, 5, 17, 2, 64, 30, 9)
 
@@ -50,11 +52,36 @@ def greedy(llama, prompt, banned, eos_id, max_new_tokens):
 
 
 def test_generation_is_greedy_for_each_prompt_alone(lm, llama, tokenizer):
-    prompts = [row.tolist() for row in rows(tokenizer)]
+    prompts = rows(tokenizer)
     banned = [tokenizer.mask_id, tokenizer.bos_id, *range(tokenizer.vocab_size, 320)]
     expected = [greedy(llama, prompt, banned, tokenizer.eos_id, 12) for prompt in prompts]
     assert lm.generate(prompts, max_new_tokens=12) == expected
     assert len({tuple(ids) for ids in expected}) > 3
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 30])
+def test_long_prompts_are_read_in_pieces(llama, tokenizer, lm, chunk):
+    pieces = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3, prefill_chunk=chunk)
+    for some in (rows(tokenizer), rows(tokenizer, (40, 40, 40))):
+        assert pieces.generate(some, max_new_tokens=8) == lm.generate(some, max_new_tokens=8)
+        for one, other in zip(pieces.loglikelihoods(some), lm.loglikelihoods(some), strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_batches_of_one_are_as_batches_of_many(llama, tokenizer, lm):
+    one_by_one = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3, batch_tokens=1)
+    prompts = rows(tokenizer)
+    assert one_by_one.generate(prompts, max_new_tokens=12) == lm.generate(prompts, max_new_tokens=12)
+
+
+def test_a_continuation_ends_with_its_stop(lm, tokenizer):
+    prompts = rows(tokenizer)
+    whole = lm.generate(prompts, max_new_tokens=20)
+    stop = tokenizer.decode(whole[0][3:5])
+    for ids, stopped in zip(whole, lm.generate(prompts, max_new_tokens=20, stop=stop), strict=True):
+        assert stopped == ids[: len(stopped)]
+        assert (stop in tokenizer.decode(stopped)) == (stop in tokenizer.decode(ids))
+        assert stop not in tokenizer.decode(stopped[:-1])
 
 
 def test_banned_ids_are_never_generated(llama, tokenizer):
@@ -63,7 +90,7 @@ def test_banned_ids_are_never_generated(llama, tokenizer):
     hook = llama.lm_head.register_forward_hook(lambda module, arguments, logits: logits + bias)
     try:
         lm = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3)
-        (ids,) = lm.generate([[5, 6]], max_new_tokens=8)
+        (ids,) = lm.generate([np.array([5, 6])], max_new_tokens=8)
     finally:
         hook.remove()
     assert len(ids) == 8
@@ -76,7 +103,7 @@ def test_generation_ends_before_the_end_of_text(llama, tokenizer):
     hook = llama.lm_head.register_forward_hook(lambda module, arguments, logits: logits + bias)
     try:
         lm = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3)
-        assert lm.generate([[5, 6], [7]], max_new_tokens=8) == [[], []]
+        assert lm.generate([np.array([5, 6]), np.array([7])], max_new_tokens=8) == [[], []]
     finally:
         hook.remove()
 
@@ -90,7 +117,7 @@ def test_too_long_is_refused(lm, tokenizer):
     with pytest.raises(ConfigError, match="a row to score takes 129 tokens, but model small was made for 128"):
         lm.loglikelihoods(rows(tokenizer, (130,)))
     with pytest.raises(ConfigError, match="a prompt and its continuation takes 130 tokens"):
-        lm.generate([[3] * 120], max_new_tokens=10)
+        lm.generate([np.full(120, 3)], max_new_tokens=10)
     assert len(lm.loglikelihoods(rows(tokenizer, (129,)))[0]) == 128
 
 
@@ -115,7 +142,7 @@ def folder(llama, tokenizer, tmp_path_factory):
 
 
 def test_a_folder_is_loaded_with_its_tokenizer(folder, lm, tokenizer):
-    loaded = load_model(str(folder), TokenizerConfig(name="of the data, not of the model"), batch_size=4)
+    loaded = load_model(EvaluationConfig(model=str(folder)))
     assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
     assert loaded.max_positions == 128
     assert loaded.describe()["name"] == str(folder)
@@ -131,7 +158,7 @@ def test_a_missing_model_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no demo has left a model
     for name in (str(tmp_path), str(tmp_path / "none"), "runs/tiny/hf", "./hf"):
         with pytest.raises(CheckpointError, match=r"holds no exported model \(no config.json\): run recipes/export_hf"):
-            load_model(name, TokenizerConfig(), batch_size=1)
+            load_model(EvaluationConfig(model=name))
 
 
 def test_a_damaged_model_is_reported(folder, tmp_path):
@@ -139,7 +166,7 @@ def test_a_damaged_model_is_reported(folder, tmp_path):
     shutil.copytree(folder, damaged)
     (damaged / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"cannot be loaded \(\w+: .*\): export it again"):
-        load_model(str(damaged), TokenizerConfig(), batch_size=1)
+        load_model(EvaluationConfig(model=str(damaged)))
 
 
 def test_weights_in_a_pickle_are_not_loaded(folder, tmp_path, llama):
@@ -148,4 +175,31 @@ def test_weights_in_a_pickle_are_not_loaded(folder, tmp_path, llama):
     (pickled / "model.safetensors").unlink()
     torch.save(llama.state_dict(), pickled / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
-        load_model(str(pickled), TokenizerConfig(), batch_size=1)
+        load_model(EvaluationConfig(model=str(pickled)))
+
+
+def test_a_tokenizer_without_bos_is_told_one(folder, tmp_path):
+    without = tmp_path / "hf"
+    shutil.copytree(folder, without)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        stored = json.loads((without / name).read_text())
+        (without / name).write_text(json.dumps({key: value for key, value in stored.items() if key != "bos_token"}))
+    with pytest.raises(ConfigError, match="defines no bos_token: set tokenizer.bos_token"):
+        load_model(EvaluationConfig(model=str(without)))
+    told = EvaluationConfig(model=str(without), tokenizer=TokenizerConfig(bos_token="</s>"))
+    assert load_model(told).tokenizer.bos_id == load_model(told).tokenizer.eos_id
+
+
+def test_no_model_is_reported():
+    with pytest.raises(ConfigError, match="model is not set: give model=<Hugging Face folder or hub name>"):
+        load_model(EvaluationConfig())
+
+
+def test_equal_weights_have_equal_hashes(folder, llama):
+    loaded = load_model(EvaluationConfig(model=str(folder)))
+    if loaded.describe()["dtype"] == "float32":
+        assert loaded.describe()["weights"] == weights_hash(llama)
+    changed = copy.deepcopy(llama)
+    with torch.no_grad():
+        changed.lm_head.weight += 1e-3
+    assert weights_hash(changed) != weights_hash(llama)

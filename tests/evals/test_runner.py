@@ -1,87 +1,141 @@
 """What a run of the tasks leaves behind."""
 
 import json
-from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from meap.config import EvalConfig
-from meap.errors import DataError
-from meap.evals import runner
-from meap.evals.runner import TASKS, print_table, run_tasks
-from meap.evals.task import LazyRows, TaskInputs
+from meap.errors import ConfigError, DataError
+from meap.evals.runner import choose_tasks, read_results, run_tasks
+from meap.evals.tables import print_results
+from meap.evals.tasks import TASKS
 
-CONFIG = EvalConfig(model="m", out_dir="o", num_examples=15, num_sentences=2, perplexity_rows=4)
-
-
-def inputs(model, tokenizer):
-    rows = np.random.default_rng(0).integers(2, 300, (6, 33))
-    return TaskInputs(model, tokenizer, CONFIG, LazyRows(6, rows.__getitem__))
+NAMES = ("perplexity", "key_retrieval", "multidoc_qa")
 
 
 @pytest.fixture
-def results(oracle, tokenizer, tmp_path):
-    return run_tasks(inputs(oracle(CONFIG), tokenizer), TASKS, tmp_path / "eval", facts={"data": "here"})
+def run(make_inputs, oracle, tmp_path):
+    def run(*overrides, names=NAMES, model=None, **how):
+        inputs = make_inputs(*overrides)
+        model = model or oracle(
+            [each for name in TASKS if name != "commonsense" for each in TASKS[name].examples(inputs)]
+        )
+        return run_tasks(inputs, model, names, tmp_path / "eval", **how)
+
+    return run
 
 
-def test_results_say_what_was_measured_on_what(results, tmp_path, tokenizer):
-    assert json.loads((tmp_path / "eval" / "results.json").read_text()) == results
-    assert set(results["tasks"]) == {"perplexity", "key_retrieval"}
+def test_results_say_what_was_measured_on_what(run, tmp_path, tokenizer):
+    results = run(facts={"data": "here"})
+    assert read_results(tmp_path / "eval") == json.loads(json.dumps(results))
+    assert list(results["tasks"]) == list(NAMES)
     assert results["model"] == {"name": "oracle"}
     assert results["tokenizer"]["fingerprint"] == tokenizer.fingerprint
-    assert results["config"]["num_examples"] == 15
-    assert results["data"] == "here"
-    assert {"meap", "torch", "transformers", "python"} <= set(results["versions"])
+    assert results["config"]["key_retrieval"]["examples"] == 30
+    assert (results["data"], results["add_bos"], results["seed"], results["partial"]) == ("here", True, 1234, False)
+    assert {"meap", "torch", "transformers", "python", "lm-eval"} <= set(results["versions"])
     for numbers in results["tasks"].values():
         assert numbers["n"] > 0
-        assert numbers["seconds"] >= 0
+        assert len(numbers["prompts_sha256"]) == 64
+        assert {"value", "low", "high", "n", "standard_error"} <= set(numbers["metrics"][numbers["headline"]])
+    assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == sorted(
+        ["results.json", "summary.png", *(f"{name}{suffix}" for name in NAMES for suffix in (".png", ".parquet"))]
+    )
 
 
-def test_every_example_has_a_line(results, tmp_path):
-    for name, count in (("key_retrieval", 15), ("perplexity", 4)):
-        lines = (tmp_path / "eval" / f"{name}.jsonl").read_text().splitlines()
-        assert len([json.loads(line) for line in lines]) == count
-
-
-def test_the_picture_is_a_picture(results, tmp_path):
-    from matplotlib.image import imread
-
-    height, width, _ = imread(tmp_path / "eval" / "summary.png").shape
-    assert width > 2 * height
-    assert sorted(path.suffix for path in (tmp_path / "eval").iterdir()) == [".json", ".jsonl", ".jsonl", ".png"]
-
-
-def test_the_table_has_a_line_per_number(results, capsys):
-    print_table(results)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[-4:] for line in lines if line.startswith("key retrieval, ranking (chance 0.25)")] == [
-        ["1.0000", "[0.7961,", "1.0000]", "15"]
+def test_controls_are_in_no_mean(run):
+    numbers = run(names=["multidoc_qa"])["tasks"]["multidoc_qa"]
+    assert numbers["n"] == numbers["metrics"]["best_subspan_em"]["n"] == 10
+    assert [(row["by"]["position"], row["by"]["condition"], row["control"]) for row in numbers["rows"]] == [
+        (1, None, False),
+        (3, None, False),
+        (None, "closed book", True),
+        (None, "oracle", True),
     ]
-    assert len(lines) == 2 + len(results["headline"])
 
 
-def test_an_earlier_evaluation_is_replaced(results, blind, tokenizer, tmp_path):
-    run_tasks(inputs(blind, tokenizer), ["key_retrieval"], tmp_path / "eval")
-    found = json.loads((tmp_path / "eval" / "results.json").read_text())
-    assert found["model"] == {"name": "blind"}
-    assert set(found["tasks"]) == {"key_retrieval"}
+def test_a_limited_run_is_marked_and_spread_over_the_task(run):
+    results = run("limit=4")
+    assert results["partial"]
+    numbers = results["tasks"]["multidoc_qa"]
+    assert numbers["partial"]
+    assert sum(row["n"] for row in numbers["rows"]) == 4
+    assert any(row["control"] for row in numbers["rows"])
 
 
-def test_what_stops_a_task_is_found_out_before_any_runs(oracle, tokenizer, tmp_path):
-    given = replace(inputs(oracle(CONFIG), tokenizer), heldout_rows=())
-    with pytest.raises(DataError, match="no held-out rows"):
-        run_tasks(given, ["key_retrieval", "perplexity"], tmp_path / "eval")
+def test_a_second_run_asks_nothing_and_finds_the_same(run, make_inputs, oracle):
+    first = run()
+    silent = oracle([])  # knows no prompt: it would fail if it were asked
+    second = run(model=silent)
+    assert not silent.asked
+    for name in NAMES:
+        assert second["tasks"][name]["rows"] == first["tasks"][name]["rows"]
+
+
+def test_tasks_can_be_run_one_by_one(run):
+    run(names=["perplexity"])
+    assert set(run(names=["key_retrieval"])["tasks"]) == {"perplexity", "key_retrieval"}
+
+
+def test_results_of_another_model_are_replaced(run, blind):
+    run()
+    results = run(names=["key_retrieval"], model=blind)
+    assert results["model"] == {"name": "blind"}
+    assert set(results["tasks"]) == {"key_retrieval"}
+    assert results["tasks"]["key_retrieval"]["metrics"]["generation"]["value"] == 0
+
+
+def test_too_long_counts_as_wrong_where_that_is_asked(run, oracle, make_inputs, tmp_path):
+    inputs = make_inputs("too_long=wrong")
+    model = oracle(TASKS["key_retrieval"].examples(inputs))
+    model.max_positions = sorted(each.positions for each in model.examples)[14]
+    numbers = run_tasks(inputs, model, ["key_retrieval"], tmp_path / "other")["tasks"]["key_retrieval"]
+    assert numbers["too_long"] > 5
+    assert numbers["metrics"]["ranking"]["n"] == 30
+    assert numbers["metrics"]["ranking"]["value"] == pytest.approx(1 - numbers["too_long"] / 30)
+
+
+def test_what_stops_a_task_is_found_out_before_any_runs(oracle, make_inputs, tmp_path):
+    inputs = make_inputs()
+    model = oracle(TASKS["key_retrieval"].examples(inputs))
+    model.max_positions = 100
+    with pytest.raises(ConfigError, match="key_retrieval: 30 of 30 examples take more than the 100 tokens"):
+        run_tasks(inputs, model, ["perplexity", "key_retrieval"], tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
+    assert not model.asked
 
 
-def test_progress_has_the_time_left(capsys, monkeypatch):
-    clock = iter([0.0, 2.0, 10.0, 12.0, 20.0])
-    monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
-    report = runner._progress_lines("perplexity")
-    for done in (1, 5, 6, 10):
-        report(done, 10)
-    assert capsys.readouterr().out.splitlines() == [
-        "perplexity          5/10 | 0:00:10 so far, 0:00:10 left",
-        "perplexity         10/10 | 0:00:20 so far, 0:00:00 left",
+def test_what_cannot_be_measured_is_skipped_with_its_reason(make_inputs, blind, tmp_path, capsys):
+    results = run_tasks(make_inputs(num_rows=0), blind, ["perplexity", "kv_retrieval"], tmp_path / "eval")
+    assert set(results["tasks"]) == {"kv_retrieval"}
+    print_results(results)
+    assert "skipped perplexity: there are no held-out rows" in capsys.readouterr().out
+
+
+def test_the_table_has_a_line_per_row_and_metric(run, capsys):
+    print_results(run(names=["key_retrieval"]))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "tokens |" not in line]
+    assert lines[1] == "Key retrieval (key_retrieval): ranking, chance 25.0"
+    assert [line.split("  ")[0] for line in lines[3:]] == [
+        *(f"depth {depth}" for depth in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        "mean, ranking",
+        "mean, generation",
     ]
+    assert lines[-1].split() == ["mean,", "generation", "100.0", "[88.6,", "100.0]", "30"]
+
+
+def test_tasks_are_named():
+    assert choose_tasks("all") == list(TASKS)
+    assert choose_tasks("kv_retrieval, perplexity") == ["kv_retrieval", "perplexity"]
+    for asked in ("needle", "perplexity,x"):
+        with pytest.raises(ConfigError, match=f"tasks={asked}: there is no .*; choose from perplexity, "):
+            choose_tasks(asked)
+    with pytest.raises(ConfigError, match="names none"):
+        choose_tasks(",")
+
+
+def test_results_that_are_not_there_are_reported(tmp_path):
+    with pytest.raises(DataError, match="give a folder that an evaluation wrote"):
+        read_results(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(DataError, match="is not valid JSON"):
+        read_results(tmp_path)

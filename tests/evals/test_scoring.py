@@ -1,9 +1,14 @@
-"""Intervals against published values and closed forms."""
+"""Intervals and tests against published values and closed forms."""
 
 import numpy as np
 import pytest
 
-from meap.evals.scoring import bootstrap_ratio, wilson
+from meap.evals.scoring import Group, estimate, mcnemar, paired_difference, wilson
+
+
+def group(values, weights=None):
+    values = np.asarray(values, np.float64)
+    return Group(values, np.ones(len(values)) if weights is None else np.asarray(weights, np.float64))
 
 
 @pytest.mark.parametrize(
@@ -21,7 +26,7 @@ def test_wilson_matches_published_intervals(num_correct, n, low, high):
 def test_wilson_is_symmetric_and_stays_inside():
     few, many = wilson(3, 10), wilson(7, 10)
     assert (few.low, few.high) == pytest.approx((1 - many.high, 1 - many.low))
-    assert wilson(5, 5).high == 1.0
+    assert wilson(5, 5).high == pytest.approx(1.0)
     assert wilson(0, 5).low == 0.0
 
 
@@ -31,23 +36,73 @@ def test_wilson_refuses_what_is_no_proportion(num_correct, n):
         wilson(num_correct, n)
 
 
-def test_bootstrap_weighs_by_count():
-    assert bootstrap_ratio([10.0, 1.0], [10, 2]).value == pytest.approx(11 / 12)
+def test_examples_count_by_weight_and_groups_equally():
+    assert estimate([group([1.0, 0.5], [10, 2])]).value == pytest.approx(11 / 12)
+    assert estimate([group([1.0]), group([0.0, 0.0, 0.0])]).value == 0.5
+    assert estimate([group([1, 1, 0, 0]), group([1] * 8)], binary=True).value == 0.75
 
 
-def test_bootstrap_agrees_with_the_normal_approximation():
-    values = np.random.default_rng(3).normal(2.0, 0.5, 400)
-    found = bootstrap_ratio(list(values * 7), [7] * 400)
-    half = 1.96 * values.std() / np.sqrt(400)
-    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 5)
+def test_proportions_of_one_size_have_wilson_s_interval():
+    assert estimate([group([0] * 10), group([0] * 10)], binary=True) == wilson(0, 20)
+    assert estimate([group([1, 0, 1])], binary=True) == wilson(2, 3)
 
 
-def test_bootstrap_is_seeded():
-    assert bootstrap_ratio([1, 2, 5], [1, 1, 1], seed=1) == bootstrap_ratio([1, 2, 5], [1, 1, 1], seed=1)
-    assert bootstrap_ratio([1, 2, 5], [1, 1, 1], seed=1) != bootstrap_ratio([1, 2, 6], [1, 1, 1], seed=1)
+def test_the_bootstrap_agrees_with_the_normal_approximation():
+    rng = np.random.default_rng(3)
+    groups = [group(rng.normal(2.0, 0.5, 400)), group(rng.normal(3.0, 1.5, 100))]
+    found = estimate(groups)
+    error = np.sqrt(sum(each.values.var() / len(each.values) for each in groups)) / 2
+    assert found.standard_error == pytest.approx(error, rel=0.1)
+    assert (found.low, found.high) == pytest.approx(
+        (found.value - 1.96 * error, found.value + 1.96 * error), abs=error / 4
+    )
 
 
-@pytest.mark.parametrize(("totals", "counts"), [([], []), ([1.0], [1, 2])])
-def test_bootstrap_refuses_what_does_not_pair(totals, counts):
-    with pytest.raises(ValueError, match=f"{len(totals)} totals and {len(counts)} counts"):
-        bootstrap_ratio(totals, counts)
+def test_the_bootstrap_is_seeded():
+    one = [group([1, 2, 5])]
+    assert estimate(one, seed=1) == estimate(one, seed=1)
+    assert estimate(one, seed=1).value == estimate(one, seed=2).value
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    # Two-sided binomial tests by hand: 2 * (1 + 5) / 2**5, 2 / 2**10, 2 * (1 + 10 + 45 + 120) / 2**10.
+    [(4, 1, 0.375), (0, 10, 2 / 1024), (3, 7, 352 / 1024), (5, 5, 1.0), (0, 0, 1.0)],
+)
+def test_mcnemar_by_hand(gained, lost, p):
+    assert mcnemar(gained, lost) == pytest.approx(p)
+    assert mcnemar(lost, gained) == pytest.approx(p)
+
+
+def test_mcnemar_holds_for_thousands():
+    assert 0 < mcnemar(1000, 1300) < 1e-9
+
+
+def test_pairs_are_seen():
+    """What differs by a little for every example differs, however much the examples do."""
+    values = np.random.default_rng(0).normal(0, 10, 50)
+    found = paired_difference([group(values)], [group(values + 0.1)], binary=False)
+    assert (found.low, found.value, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert found.p < 0.002
+    assert found.test == "bootstrap"
+
+
+def test_no_difference_is_no_difference():
+    same = [group([0, 1, 1, 0]), group([1, 1])]
+    found = paired_difference(same, same, binary=True)
+    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_rows_of_right_and_wrong_are_tested_by_mcnemar():
+    first, second = group([1, 0, 0, 0, 0, 1]), group([0, 1, 1, 1, 1, 1])
+    found = paired_difference([first], [second], binary=True)
+    assert (found.value, found.p, found.test) == (0.5, 0.375, "mcnemar")
+
+
+def test_chance_alone_is_rarely_significant():
+    rng = np.random.default_rng(1)
+    p = [
+        paired_difference([group(rng.normal(size=40))], [group(rng.normal(size=40))], binary=False, seed=trial).p
+        for trial in range(100)
+    ]
+    assert np.mean(np.array(p) < 0.05) < 0.13

@@ -1,0 +1,254 @@
+"""The configuration of an evaluation: what is measured on which model, with a section per task."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from meap.config.checks import require_at_least, require_one_of
+from meap.config.sections import TokenizerConfig
+from meap.errors import ConfigError
+
+__all__ = [
+    "CommonsenseConfig",
+    "EvaluationConfig",
+    "HaystackConfig",
+    "KeyRetrievalConfig",
+    "KvRetrievalConfig",
+    "MultidocQaConfig",
+    "NeedleFuConfig",
+    "NeedleMagicConfig",
+    "PerplexityConfig",
+]
+
+
+@dataclass(frozen=True)
+class PerplexityConfig:
+    """Held-out loss."""
+
+    remote: tuple[str, ...] = ()
+    """Folders or URLs that data preparation wrote; their validation rows are scored. Empty: the task is skipped."""
+    rows: int = 256
+    """Rows to score; 0 scores all."""
+
+    def __post_init__(self) -> None:
+        require_at_least("perplexity.rows", self.rows, 0)
+
+
+@dataclass(frozen=True)
+class KeyRetrievalConfig:
+    """Facts looked up in a generated passage."""
+
+    examples: int = 200
+    """Prompts."""
+    facts: int = 4
+    """Facts per prompt; guessing scores 1 / facts. At least 2."""
+    sentences: int = 8
+    """Filler sentences per prompt."""
+
+    def __post_init__(self) -> None:
+        require_at_least("key_retrieval.examples", self.examples, 1)
+        require_at_least("key_retrieval.facts", self.facts, 2)
+        require_at_least("key_retrieval.sentences", self.sentences, 1)
+
+
+@dataclass(frozen=True)
+class HaystackConfig:
+    """The text that needles are put into."""
+
+    dir: str | None = None
+    """Folder of .txt files, read in the order of their names and repeated to length. Unset: generated prose."""
+
+
+@dataclass(frozen=True)
+class NeedleFuConfig:
+    """Needle in a haystack as Fu et al. (2024) ask base models: a sentence in a book."""
+
+    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384, 24576, 32768)
+    """Tokens of a prompt with what is generated and `buffer`; more than `buffer` and the needle."""
+    depths: int = 11
+    """Places of the needle from 0 % to 100 % of the haystack; at least 2."""
+    trials: int = 1
+    """Prompts per length and depth, each beginning at another sentence of the haystack."""
+    buffer: int = 200
+    """Tokens of a length that are left for the frame of the prompt and for the answer."""
+    max_new_tokens: int = 50
+    """Tokens to generate."""
+    needle: str = "\nThe best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day.\n"
+    """The sentence that is hidden."""
+    question: str = "What is the best thing to do in San Francisco?"
+    """What is asked."""
+    answer: str = "eat a sandwich and sit in Dolores Park on a sunny day"
+    """What is to be said."""
+
+    def __post_init__(self) -> None:
+        _require_grid("needle_fu", self.lengths, self.depths, self.trials, self.buffer)
+        require_at_least("needle_fu.max_new_tokens", self.max_new_tokens, 1)
+
+
+@dataclass(frozen=True)
+class NeedleMagicConfig:
+    """Needle in a haystack as Ye et al. (2024) ask: the magic number of a city."""
+
+    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384, 24576, 32768)
+    """Tokens of a prompt with what is generated and `buffer`."""
+    depths: int = 11
+    """Places of the asked needle from 0 % to 100 % of the haystack; at least 2."""
+    trials: int = 10
+    """Prompts per length and depth, each with another city, number and beginning of the haystack."""
+    needles: int = 1
+    """Cities with a number; one of them is asked for, the others stand anywhere. In [1, 60]."""
+    buffer: int = 150
+    """Tokens of a length that are left for the frame of the prompt, the needles and the answer."""
+    max_new_tokens: int = 20
+    """Tokens to generate."""
+
+    def __post_init__(self) -> None:
+        _require_grid("needle_magic", self.lengths, self.depths, self.trials, self.buffer)
+        require_at_least("needle_magic.max_new_tokens", self.max_new_tokens, 1)
+        if not 1 <= self.needles <= 60:
+            raise ConfigError(f"needle_magic.needles={self.needles} is out of range: it must be in [1, 60]")
+
+
+@dataclass(frozen=True)
+class MultidocQaConfig:
+    """Questions over many documents of which one answers: lost in the middle (Liu et al., 2024)."""
+
+    source: str | None = None
+    """Folder of the published files (nq-open-20_total_documents_gold_at_4.jsonl.gz and so on), or the published
+    nq-open-oracle.jsonl.gz, whose other passages become the distractors. Unset: generated passages."""
+    documents: tuple[int, ...] = (10, 20)
+    """Documents per prompt; at least 2 each."""
+    positions: tuple[int, ...] = (1, 5, 10, 15, 20)
+    """Places of the answering document, from 1; those beyond `documents` are left out."""
+    questions: int = 0
+    """The first so many questions; 0 asks all (of generated ones 200)."""
+    closed_book: bool = True
+    """Whether the questions are also asked without documents: the floor."""
+    oracle: bool = True
+    """Whether they are also asked with the answering document alone: the ceiling, as in Table 9."""
+    max_new_tokens: int = 100
+    """Tokens to generate at most; an answer ends with its line."""
+
+    def __post_init__(self) -> None:
+        _require_list("multidoc_qa.documents", self.documents, 2)
+        _require_list("multidoc_qa.positions", self.positions, 1)
+        require_at_least("multidoc_qa.questions", self.questions, 0)
+        require_at_least("multidoc_qa.max_new_tokens", self.max_new_tokens, 1)
+        if min(self.positions) > min(self.documents):
+            raise ConfigError(
+                f"multidoc_qa.positions={list(self.positions)} has none that {min(self.documents)} documents have: "
+                f"add one of at most {min(self.documents)}"
+            )
+
+
+@dataclass(frozen=True)
+class KvRetrievalConfig:
+    """The value of a key in a JSON object: lost in the middle (Liu et al., 2024)."""
+
+    source: str | None = None
+    """Published file (kv-retrieval-140_keys.jsonl.gz) with as many keys as `keys` says. Unset: generated."""
+    keys: tuple[int, ...] = (75, 140)
+    """Keys per object; at least 2 each."""
+    positions: int = 5
+    """Places of the asked key, evenly from the first to the last; at least 2."""
+    examples: int = 500
+    """Objects per number of keys, each asked at every place."""
+    hex_digits: int = 32
+    """Digits of keys and values: 32 are UUIDs as published; fewer, in [4, 31], fit models of short context."""
+    max_new_tokens: int = 100
+    """Tokens to generate."""
+
+    def __post_init__(self) -> None:
+        _require_list("kv_retrieval.keys", self.keys, 2)
+        require_at_least("kv_retrieval.positions", self.positions, 2)
+        require_at_least("kv_retrieval.examples", self.examples, 1)
+        require_at_least("kv_retrieval.max_new_tokens", self.max_new_tokens, 1)
+        if not 4 <= self.hex_digits <= 32:
+            raise ConfigError(f"kv_retrieval.hex_digits={self.hex_digits} is out of range: it must be in [4, 32]")
+        if self.source is not None and len(self.keys) > 1:
+            raise ConfigError(
+                f"kv_retrieval.keys={list(self.keys)} cannot all be in kv_retrieval.source: give the one number of "
+                "keys that the file has, or leave the source unset"
+            )
+
+
+@dataclass(frozen=True)
+class CommonsenseConfig:
+    """Zero-shot multiple choice by lm-evaluation-harness."""
+
+    tasks: tuple[str, ...] = (*("arc_challenge", "arc_easy", "boolq", "piqa", "hellaswag", "winogrande", "openbookqa"),)
+    """Names of the harness's multiple-choice tasks."""
+    data_dir: str | None = None
+    """Folder with a <task>.jsonl for each, in the columns of the task's own data set. Unset: the Hugging Face hub."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigError("commonsense.tasks is empty: name at least one, or leave commonsense out of tasks")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on which model."""
+
+    model: str | None = None
+    """Hugging Face folder, or name on the hub, of any causal language model."""
+    tasks: str = "all"
+    """Names of tasks, separated by commas; all: every one."""
+    out_dir: str | None = None
+    """Folder for results.json, records and pictures. Unset: eval/ in the run's folder for a model exported there,
+    runs/eval/<model> for another, runs/eval/compare for a comparison."""
+    compare: str = ""
+    """Two folders of results, separated by a comma: prints them side by side and evaluates nothing."""
+    batch_size: int = 16
+    """Prompts or rows per forward pass at most."""
+    batch_tokens: int = 32768
+    """Tokens per forward pass at most, where more than one prompt or row would share it."""
+    prefill_chunk: int = 8192
+    """Tokens of a long prompt that are read at once."""
+    add_bos: bool = True
+    """Whether every prompt begins with BOS, as every document of data preparation does."""
+    limit: int = 0
+    """Examples per task at most, spread evenly over it; results are marked partial. 0: all."""
+    too_long: str = "refuse"
+    """What examples longer than the model's context do: `refuse` to start, or count as `wrong`."""
+    seed: int = 1234
+    """Seed of everything that is drawn."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    haystack: HaystackConfig = field(default_factory=HaystackConfig)
+    perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
+    key_retrieval: KeyRetrievalConfig = field(default_factory=KeyRetrievalConfig)
+    needle_fu: NeedleFuConfig = field(default_factory=NeedleFuConfig)
+    needle_magic: NeedleMagicConfig = field(default_factory=NeedleMagicConfig)
+    multidoc_qa: MultidocQaConfig = field(default_factory=MultidocQaConfig)
+    kv_retrieval: KvRetrievalConfig = field(default_factory=KvRetrievalConfig)
+    commonsense: CommonsenseConfig = field(default_factory=CommonsenseConfig)
+
+    def __post_init__(self) -> None:
+        require_at_least("batch_size", self.batch_size, 1)
+        require_at_least("batch_tokens", self.batch_tokens, 1)
+        require_at_least("prefill_chunk", self.prefill_chunk, 1)
+        require_at_least("limit", self.limit, 0)
+        require_at_least("seed", self.seed, 0)
+        require_one_of("too_long", self.too_long, ("refuse", "wrong"))
+
+
+def _require_list(key: str, values: Collection[int], bound: int) -> None:
+    if not values:
+        raise ConfigError(f"{key} is empty: give at least one number")
+    for value in values:
+        require_at_least(key, value, bound)
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{key}={list(values)} has a number twice: give each once")
+
+
+def _require_grid(section: str, lengths: Collection[int], depths: int, trials: int, buffer: int) -> None:
+    _require_list(f"{section}.lengths", lengths, 1)
+    require_at_least(f"{section}.depths", depths, 2)
+    require_at_least(f"{section}.trials", trials, 1)
+    require_at_least(f"{section}.buffer", buffer, 0)
+    if min(lengths) <= buffer:
+        raise ConfigError(
+            f"{section}.lengths={list(lengths)} leave no room beside {section}.buffer={buffer}: "
+            "give longer ones, or a smaller buffer"
+        )

@@ -1,0 +1,148 @@
+"""Examples -> records: asks the model in batches, keeps every answer, continues where a killed run stopped.
+
+Ranks share the work by taking turns over the examples, longest first; each has the whole model, and nothing is sent
+between them: what a rank has answered lies in a file (`meap.evals.records`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from itertools import groupby
+
+from meap.errors import ConfigError
+from meap.evals.lm import LanguageModel
+from meap.evals.records import RecordStore
+from meap.evals.task import Example, Output, Record, Scores, TaskInputs
+
+__all__ = ["answer", "ask_all", "progress_lines", "require_fit"]
+
+_PROGRESS_SECONDS = 5.0
+
+
+def answer(examples: Sequence[Example], model: LanguageModel, inputs: TaskInputs) -> list[Output]:
+    """What the model says to each example; they must agree in `max_new_tokens` and `stop`."""
+    rows = [candidate.ids for example in examples for candidate in example.candidates]
+    found = iter(model.loglikelihoods(rows)) if rows else iter(())
+    loglikelihoods = [
+        tuple(next(found)[-candidate.scored :] for candidate in example.candidates) for example in examples
+    ]
+    max_new_tokens, stop = examples[0].max_new_tokens, examples[0].stop
+    texts = [""] * len(examples)
+    if max_new_tokens:
+        prompts = [example.prompt for example in examples]
+        for place, ids in enumerate(model.generate(prompts, max_new_tokens=max_new_tokens, stop=stop)):
+            text = inputs.tokenizer.decode(ids, skip_special_tokens=True)
+            texts[place] = text.split(stop, 1)[0] if stop else text
+    return [Output(text, each) for text, each in zip(texts, loglikelihoods, strict=True)]
+
+
+def ask_all(
+    examples: Sequence[Example],
+    hashes: Sequence[str],
+    score: Callable[[Example, Output], Scores],
+    model: LanguageModel,
+    inputs: TaskInputs,
+    store: RecordStore,
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Ask this rank's share of the examples that have no record yet, and keep a record of each.
+
+    Args:
+        examples: All of them; those that the model's context cannot hold are not asked, and have no scores.
+        hashes: Their prompts', see `prompt_hashes`.
+        score: The task's.
+        model: The model.
+        inputs: What the examples were made of.
+        store: Where records are and go.
+        rank: This process among `num_ranks`.
+        num_ranks: How many processes share the work.
+        progress: Called with the tokens done and the tokens there are, of this rank's share.
+    """
+    hash_by_id = {example.id: each for example, each in zip(examples, hashes, strict=True)}
+    done = store.done(hash_by_id)
+    order = sorted(examples, key=lambda example: -example.positions)
+    share = [example for example in order[rank::num_ranks] if example.id not in done]
+    wrong = [example for example in share if example.positions > model.max_positions]
+    if wrong:
+        store.add(
+            [_record(example, hash_by_id[example.id], Output(), {}) | {"too_long": True} for example in wrong],
+            rank=rank,
+        )
+        share = share[len(wrong) :]
+    total, finished = sum(example.positions for example in share), 0
+    for batch in _batches(share, inputs.config.batch_size):
+        started = time.perf_counter()
+        outputs = answer(batch, model, inputs)
+        seconds = (time.perf_counter() - started) / len(batch)
+        store.add(
+            [
+                _record(example, hash_by_id[example.id], output, score(example, output))
+                | {"seconds": round(seconds, 4)}
+                for example, output in zip(batch, outputs, strict=True)
+            ],
+            rank=rank,
+        )
+        finished += sum(example.positions for example in batch)
+        progress(finished, total)
+
+
+def require_fit(name: str, examples: Sequence[Example], model: LanguageModel) -> None:
+    """Raise `ConfigError` if the model's context cannot hold an example of the task called `name`."""
+    too_long = [example for example in examples if example.positions > model.max_positions]
+    if too_long:
+        longest = max(too_long, key=lambda example: example.positions)
+        raise ConfigError(
+            f"{name}: {len(too_long):,} of {len(examples):,} examples take more than the {model.max_positions:,} "
+            f"tokens that the model was made for, {longest.id} {longest.positions:,}: make {name} shorter, or set "
+            "too_long=wrong to count them as wrong"
+        )
+
+
+def progress_lines(name: str) -> Callable[[int, int], None]:
+    """A line now and then, and one at the end, with the time left."""
+    started = printed = time.perf_counter()
+
+    def report(done: int, total: int) -> None:
+        nonlocal printed
+        now = time.perf_counter()
+        if done < total and now - printed < _PROGRESS_SECONDS:
+            return
+        printed = now
+        left = timedelta(seconds=round((now - started) / done * (total - done)))
+        took = timedelta(seconds=round(now - started))
+        print(f"{name:<14} {done:>11,}/{total:,} tokens | {took} so far, {left} left", flush=True)
+
+    return report
+
+
+def _batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Example]]:
+    """Examples of equal requests, longest first."""
+
+    def request(example: Example) -> tuple[int, str]:
+        return example.max_new_tokens, example.stop
+
+    for _, some in groupby(sorted(examples, key=request), request):
+        alike = sorted(some, key=lambda example: -example.positions)
+        for start in range(0, len(alike), batch_size):
+            yield alike[start : start + batch_size]
+
+
+def _record(example: Example, prompt_hash: str, output: Output, scores: Scores) -> Record:
+    return {
+        "id": example.id,
+        "prompt_sha256": prompt_hash,
+        "control": example.control,
+        **example.facts,
+        "answers": list(example.answers),
+        "prompt_tokens": len(example.prompt) or example.positions,
+        "text": output.text,
+        "loglikelihoods": list(output.sums),
+        **scores,
+        "seconds": 0.0,
+        "too_long": False,
+    }

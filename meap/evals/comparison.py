@@ -1,0 +1,176 @@
+"""Two evaluations side by side: the paper's tables with their difference, and whether it is more than chance.
+
+Only the same questions are compared: results whose prompts differ are refused. Differences are taken by example:
+McNemar's exact test where answers are right or wrong, paired bootstrap elsewhere and for means over rows. Many rows
+mean many tests: one in twenty is below 0.05 by chance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from meap.errors import ConfigError, DataError, MismatchError
+from meap.evals.pictures import draw_comparison, draw_panels
+from meap.evals.records import read_records
+from meap.evals.runner import read_results, write_text
+from meap.evals.scoring import Group, paired_difference
+from meap.evals.summary import group_records, select
+from meap.evals.tables import columns, row_label, shown
+from meap.evals.task import Record
+
+__all__ = ["compare", "print_comparison", "short_names"]
+
+
+def compare(asked: str, out_dir: Path) -> dict[str, Any]:
+    """Compare two folders of results; writes compare.json and compare.png.
+
+    Args:
+        asked: Two folders, separated by a comma: the first is what the second is compared with.
+        out_dir: Folder to write to, made if need be.
+
+    Raises:
+        ConfigError: There are not two folders.
+        DataError: A folder holds no results, or they have no task in common.
+        MismatchError: A task's prompts differ.
+    """
+    folders = [Path(folder.strip()) for folder in asked.split(",") if folder.strip()]
+    if len(folders) != 2:
+        raise ConfigError(
+            f"compare={asked} names {len(folders)} folders: give two, such as compare=runs/a/eval,runs/b/eval"
+        )
+    first, second = map(read_results, folders)
+    names = [name for name in first["tasks"] if name in second["tasks"]]
+    if not names:
+        raise DataError(f"{folders[0]} and {folders[1]} have no task in common: evaluate both with the same yaml")
+    if first["add_bos"] != second["add_bos"]:
+        raise MismatchError(f"{folders[0]} and {folders[1]} were not asked the same: add_bos differs; set it alike")
+    differing = [name for name in names if _prompts(first, name) != _prompts(second, name)]
+    if differing:
+        raise MismatchError(
+            f"{folders[0]} and {folders[1]} were not asked the same: prompts of {', '.join(differing)} differ; "
+            "evaluate both with the same yaml, seed and limit"
+        )
+    found = {
+        "models": [first["model"]["name"], second["model"]["name"]],
+        "folders": [str(folder) for folder in folders],
+        "partial": first["partial"] or second["partial"],
+        "tasks": {
+            name: _compare_task(
+                first["tasks"][name], second["tasks"][name], *(read_records(folder, name) for folder in folders)
+            )
+            for name in names
+        },
+    }
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_text(out_dir / "compare.json", json.dumps(found, indent=2) + "\n")
+    panels = [
+        (draw_comparison, numbers | {"models": short_names(found["models"])}) for numbers in found["tasks"].values()
+    ]
+    draw_panels(panels, out_dir / "compare.png", title=" and ".join(found["models"]))
+    return found
+
+
+def print_comparison(found: Mapping[str, Any]) -> None:
+    """Print a table per task: both models, the difference with its interval, relative to the first, and p."""
+    names = short_names(found["models"])
+    for name, numbers in found["tasks"].items():
+        print(f"\n{numbers['title']} ({name}): {numbers['metrics'][numbers['headline']]['label']}")
+        lines = [("", *names, "difference", "95 % interval", "relative", "p", "n")]
+        if len(numbers["rows"]) > 1:
+            lines += [
+                _line(row_label(row), numbers["metrics"][numbers["headline"]], row["metrics"][numbers["headline"]])
+                for row in numbers["rows"]
+                if numbers["headline"] in row["metrics"]
+            ]
+        lines += [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
+        print("\n".join(columns(lines)))
+    print("\n* p < 0.05: McNemar's exact test by row, paired bootstrap for means and for what is not right or wrong")
+    if found["partial"]:
+        print("partial: not all examples were asked (limit)")
+
+
+def short_names(models: Sequence[str]) -> list[str]:
+    """The last parts of two names in which they differ."""
+    parts = [model.rstrip("/").split("/") for model in models]
+    for kept in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-kept:]) for each in parts]
+        if names[0] != names[1]:
+            return names
+    return ["A", "B"]
+
+
+def _prompts(results: Mapping[str, Any], name: str) -> str:
+    return results["tasks"][name]["prompts_sha256"]
+
+
+def _compare_task(
+    first: Mapping[str, Any], second: Mapping[str, Any], of_first: Sequence[Record], of_second: Sequence[Record]
+) -> dict[str, Any]:
+    rows_by_model = [group_records(records, first["by"]) for records in (of_first, of_second)]
+    metrics: dict[str, dict[str, Any]] = {}
+    for name, metric in first["metrics"].items():
+        groups = [
+            [
+                group
+                for _, control, members in rows
+                if not control and (group := select(members, name, metric["weight"])) is not None
+            ]
+            for rows in rows_by_model
+        ]
+        about = {key: metric[key] for key in ("label", "binary", "higher_is_better", "chance")}
+        metrics[name] = about | _compare_groups(groups[0], groups[1], metric, metric, second["metrics"][name])
+    rows: list[dict[str, Any]] = []
+    for place, (by, control, _) in enumerate(rows_by_model[0]):
+        row: dict[str, Any] = {"by": by, "control": control, "metrics": {}}
+        for name, estimates in first["rows"][place]["metrics"].items():
+            metric = first["metrics"][name]
+            pair = [select(rows[place][2], name, metric["weight"]) for rows in rows_by_model]
+            if pair[0] is not None and pair[1] is not None:
+                row["metrics"][name] = _compare_groups(
+                    [pair[0]], [pair[1]], metric, estimates, second["rows"][place]["metrics"][name]
+                )
+        rows.append(row)
+    return {
+        "title": first["title"],
+        "headline": first["headline"],
+        "by": first["by"],
+        "metrics": metrics,
+        "rows": rows,
+    }
+
+
+def _compare_groups(
+    first: Sequence[Group],
+    second: Sequence[Group],
+    metric: Mapping[str, Any],
+    estimate_of_first: Mapping[str, Any],
+    estimate_of_second: Mapping[str, Any],
+) -> dict[str, Any]:
+    found = paired_difference(first, second, binary=metric["binary"])
+    kept = ("value", "low", "high", "n")
+    return {
+        "first": {key: estimate_of_first[key] for key in kept},
+        "second": {key: estimate_of_second[key] for key in kept},
+        "difference": asdict(found),
+        "relative": found.value / estimate_of_first["value"] if estimate_of_first["value"] else None,
+    }
+
+
+def _line(label: str, metric: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
+    difference = found["difference"]
+    interval = f"[{shown(metric, difference['low'], sign=True)}, {shown(metric, difference['high'], sign=True)}]"
+    relative = "" if found["relative"] is None else f"{100 * found['relative']:+.1f} %"
+    return (
+        label,
+        shown(metric, found["first"]["value"]),
+        shown(metric, found["second"]["value"]),
+        shown(metric, difference["value"], sign=True),
+        interval,
+        relative,
+        f"{difference['p']:.3g}{'*' if difference['p'] < 0.05 else ' '}",
+        f"{found['first']['n']:,}",
+    )

@@ -1,0 +1,133 @@
+"""What is kept of every example: lines while a run goes on, one parquet file when it is done.
+
+    <out_dir>/<task>.parquet                     finished; its metadata hold the key
+    <out_dir>/unfinished/<task>-<key>-<rank>.jsonl   a line per answered example, by the rank that asked
+
+The key is a hash of what answers: weights, tokenizer, precision. A run that is started again with the same key
+continues where it was killed, with any number of ranks: an example that has a record, and is asked the same, is not
+asked again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from meap.errors import DataError
+from meap.evals.task import Example, Record
+from meap.tokenizer import Tokenizer
+
+__all__ = ["RecordStore", "hash_of", "prompt_hashes", "read_records"]
+
+_UNFINISHED = "unfinished"
+_KEY = b"meap.key"
+_DECODED_AT_ONCE = 256
+
+
+def hash_of(value: Any) -> str:
+    """Hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def prompt_hashes(examples: Sequence[Example], tokenizer: Tokenizer) -> list[str]:
+    """For each example, a hash of what is asked and of what is right, as text.
+
+    As text, so that models with different tokenizers can be compared where they were asked the same.
+    """
+    hashes: list[str] = []
+    for start in range(0, len(examples), _DECODED_AT_ONCE):
+        some = examples[start : start + _DECODED_AT_ONCE]
+        ids = [row.tolist() for each in some for row in (each.prompt, *(one.ids for one in each.candidates))]
+        texts = iter(tokenizer.full.decode_batch(ids, skip_special_tokens=True))
+        for each in some:
+            asked = [next(texts) for _ in range(1 + len(each.candidates))]
+            hashes.append(hash_of([each.id, asked, each.max_new_tokens, each.stop, each.answers, each.right]))
+    return hashes
+
+
+class RecordStore:
+    """The records of one task.
+
+    Args:
+        out_dir: Folder of the evaluation.
+        task: Name of the task.
+        key: Hash of what answers.
+    """
+
+    def __init__(self, out_dir: Path, task: str, key: str) -> None:
+        self._folder = out_dir / _UNFINISHED
+        self._task = task
+        self._key = key
+        self.path = out_dir / f"{task}.parquet"
+
+    def done(self, hashes: Mapping[str, str]) -> dict[str, Record]:
+        """Records that there are, by id, of examples with these prompt hashes by id."""
+        found: list[Record] = []
+        if self.path.is_file():
+            finished, key = _read(self.path)
+            found += finished if key == self._key else []
+        for path in sorted(self._folder.glob(f"{self._task}-{self._key[:16]}-*.jsonl")):
+            found += filter(None, map(_parsed, path.read_text(encoding="utf-8").splitlines()))
+        return {record["id"]: record for record in found if hashes.get(record["id"]) == record["prompt_sha256"]}
+
+    def add(self, records: Iterable[Record], *, rank: int) -> None:
+        """Keep records of examples that have just been answered."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{self._task}-{self._key[:16]}-{rank}.jsonl"
+        # A line that a killed run left unfinished must not run into the next one.
+        torn = path.is_file() and not path.read_bytes().endswith(b"\n")
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" * torn + "".join(json.dumps(record) + "\n" for record in records))
+
+    def finish(self, records: Sequence[Record]) -> None:
+        """Write all records, in order, and forget the lines."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        # Columns are those of any record: examples of one task may know different facts.
+        columns: dict[str, None] = {}
+        for record in records:
+            columns |= dict.fromkeys(record)
+        table = pa.table({name: [record.get(name) for record in records] for name in columns})
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        pq.write_table(table.replace_schema_metadata({_KEY: self._key.encode()}), partial)
+        partial.replace(self.path)
+        for path in self._folder.glob(f"{self._task}-*.jsonl"):
+            path.unlink()
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+
+def read_records(folder: Path, task: str) -> list[Record]:
+    """Records of a finished task.
+
+    Raises:
+        DataError: There are none, or they cannot be read.
+    """
+    path = folder / f"{task}.parquet"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: evaluate {task} again, its records were moved or deleted")
+    return _read(path)[0]
+
+
+def _parsed(line: str) -> Record | None:
+    """A record, unless the run was killed while it wrote the line: then its example is asked again."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _read(path: Path) -> tuple[list[Record], str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read ({error}): delete it and evaluate again") from error
+    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
+    return table.to_pylist(), metadata.get(_KEY, b"").decode()

@@ -1,0 +1,86 @@
+"""Records -> the numbers of a task: each metric overall and by row of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from meap.config import EvaluationConfig
+from meap.evals.scoring import Group, estimate
+from meap.evals.task import Record, Task
+
+__all__ = ["group_records", "select", "summarise"]
+
+
+def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -> dict[str, Any]:
+    """Numbers of a task, as JSON values.
+
+    Returns:
+        ``metrics``: each metric over all examples but controls, the mean of the table's rows. ``rows``: for each
+        combination of `Task.by`, its examples' mean of every metric, controls last.
+    """
+    rows = group_records(records, task.by)
+    metrics: dict[str, dict[str, Any]] = {}
+    for metric in task.metrics:
+        groups = [
+            group
+            for _, control, members in rows
+            if not control and (group := select(members, metric.name, metric.weight)) is not None
+        ]
+        metrics[metric.name] = {
+            "label": metric.label,
+            "weight": metric.weight,
+            "binary": metric.binary,
+            "higher_is_better": metric.higher_is_better,
+            "chance": metric.chance(config) if metric.chance else None,
+            "rows": len(groups),
+            **asdict(estimate(groups, binary=metric.binary, seed=config.seed)),
+        }
+    return {
+        "title": task.title,
+        "headline": task.metrics[0].name,
+        "by": list(task.by),
+        "n": sum(not record["control"] for record in records),
+        "too_long": sum(record["too_long"] for record in records),
+        "metrics": metrics,
+        "rows": [
+            {
+                "by": by,
+                "control": control,
+                "n": len(members),
+                "metrics": {
+                    metric.name: asdict(estimate([group], binary=metric.binary, seed=config.seed))
+                    for metric in task.metrics
+                    if (group := select(members, metric.name, metric.weight)) is not None
+                },
+            }
+            for by, control, members in rows
+        ],
+        **task.further(records),
+    }
+
+
+def group_records(records: Sequence[Record], by: Sequence[str]) -> list[tuple[dict[str, Any], bool, list[Record]]]:
+    """Facts, whether they are controls, and the records of each row of a table; controls last."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["control"], *(record.get(fact) for fact in by)), []).append(record)
+    return [
+        (dict(zip(by, facts, strict=True)), control, members)
+        for (control, *facts), members in sorted(groups.items(), key=lambda item: item[0][0])
+    ]
+
+
+def select(records: Sequence[Record], metric: str, weight: str | None) -> Group | None:
+    """One metric of the records; what was too long to be asked is wrong. `None` where they do not have the metric."""
+    chosen = [record for record in records if record.get(metric) is not None or record["too_long"]]
+    if not any(record.get(metric) is not None for record in chosen) and not all(
+        record["too_long"] for record in records
+    ):
+        return None
+    values = np.array([record.get(metric) or 0.0 for record in chosen], np.float64)
+    weights = np.array([record.get(weight) or 1.0 for record in chosen] if weight else np.ones(len(chosen)), np.float64)
+    return Group(values, weights)

@@ -1,0 +1,69 @@
+"""Results as text: one table per task, its rows as in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["columns", "print_results", "row_label", "shown"]
+
+
+def print_results(results: Mapping[str, Any]) -> None:
+    """Print, for each task, the headline metric by row, and the mean of every metric."""
+    for name, numbers in results["tasks"].items():
+        chosen = numbers["headline"]
+        metric = numbers["metrics"][chosen]
+        marks = "".join(
+            f", {each}"
+            for each in (
+                f"chance {shown(metric, metric['chance'])}" if metric["chance"] is not None else "",
+                "partial" if numbers["partial"] else "",
+                f"{numbers['too_long']:,} too long" if numbers["too_long"] else "",
+            )
+            if each
+        )
+        print(f"\n{numbers['title']} ({name}): {metric['label']}{marks}")
+        lines = [("", "value", "95 % interval", "n")]
+        if len(numbers["rows"]) > 1:
+            lines += [
+                _line(row_label(row), metric, row["metrics"][chosen])
+                for row in numbers["rows"]
+                if chosen in row["metrics"]
+            ]
+        lines += [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
+        print("\n".join(columns(lines)))
+    for name, reason in results["skipped"].items():
+        print(f"\nskipped {name}: {reason}")
+
+
+def row_label(row: Mapping[str, Any]) -> str:
+    """What a row of the table is about."""
+    facts = ", ".join(
+        f"{fact} {value}" if isinstance(value, int | float) else str(value)
+        for fact, value in row["by"].items()
+        if value is not None
+    )
+    return f"{facts or 'all'} (control)" if row["control"] else facts or "all"
+
+
+def shown(metric: Mapping[str, Any], value: float, *, sign: bool = False) -> str:
+    """A value of a metric: shares in percent, losses as they are."""
+    plus = "+" if sign else ""
+    return f"{100 * value:{plus}.1f}" if metric["higher_is_better"] else f"{value:{plus}.4f}"
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if place == 0 else f"{cell:>{width}}"
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _line(label: str, metric: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    interval = f"[{shown(metric, found['low'])}, {shown(metric, found['high'])}]"
+    return label, shown(metric, found["value"]), interval, f"{found['n']:,}"

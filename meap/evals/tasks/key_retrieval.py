@@ -1,0 +1,110 @@
+"""Key retrieval: a passage states several facts, and its last sentence asks for one of them.
+
+What it stands for: needle-in-a-haystack tests, for models that are too small for them. Prompts come from
+`meap.synthetic.generate_retrieval_example`: prose with numbers that a model cannot know but from the passage. What was
+matched: the answer stands at a chosen depth, the other facts are distractors of the same form, decoding is greedy. What
+differs: no essay, no fixed length, no instruction; the prompt ends with the stem of the sentence that the answer
+completes, as for a base model.
+
+Two scores, because a small model may know more than it can say:
+
+    ranking      the stated values are ranked by the likelihood of the prompt with each put in; chance is 1 / facts
+    generation   the answer stands in the first line of a greedy continuation; chance is about 0
+
+The candidates are encoded together with the prompt, since a tokenizer may join the two.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import takewhile
+
+import numpy as np
+
+from meap.config import EvaluationConfig
+from meap.evals.answers import contains
+from meap.evals.lm import Ids
+from meap.evals.pictures import draw_curves
+from meap.evals.task import Candidate, Example, Metric, Output, Scores, Task, TaskInputs
+from meap.synthetic import RetrievalExample, generate_retrieval_example
+
+__all__ = ["DEPTHS", "TASK", "examples", "score"]
+
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Where the asked fact stands, in turn: 0 is the passage's first sentence, 1 its last."""
+
+_SPARE_TOKENS = 4
+"""Generated beyond the longest answer, so that an answer which runs on is seen to."""
+
+
+def examples(inputs: TaskInputs) -> list[Example]:
+    """The prompts; depths take turns."""
+    config = inputs.config.key_retrieval
+    asked = [
+        generate_retrieval_example(
+            inputs.config.seed,
+            index,
+            num_facts=config.facts,
+            num_sentences=config.sentences,
+            depth=DEPTHS[index % len(DEPTHS)],
+        )
+        for index in range(config.examples)
+    ]
+    encoded = [_encode(example, inputs) for example in asked]
+    max_new_tokens = _SPARE_TOKENS + max(candidate.scored for _, candidates in encoded for candidate in candidates)
+    return [
+        Example(
+            id=f"{index}",
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            candidates=candidates,
+            answers=(example.answer,),
+            right=example.candidates.index(example.answer),
+            facts={"depth": example.depth, "prompt": example.prompt, "stated": list(example.candidates)},
+        )
+        for index, (example, (prompt, candidates)) in enumerate(zip(asked, encoded, strict=True))
+    ]
+
+
+def score(example: Example, output: Output) -> Scores:
+    """Judge one answer.
+
+    Of equally likely candidates the first counts as chosen; candidates are shuffled, so that a model which cannot tell
+    them apart scores chance. An answer inside a longer word or number does not count as said.
+    """
+    first_line = output.text.strip().split("\n", 1)[0]
+    return {
+        "ranking": float(np.argmax(output.sums) == example.right),
+        "generation": float(contains(first_line, example.answers[0])),
+    }
+
+
+def _encode(example: RetrievalExample, inputs: TaskInputs) -> tuple[Ids, tuple[Candidate, ...]]:
+    texts = [example.prompt, *(f"{example.prompt} {candidate}" for candidate in example.candidates)]
+    prompt, *completed = inputs.encode(texts)
+    # Beyond the shared beginning everything counts, so that sums differ exactly as those of whole rows do.
+    columns = zip(prompt.tolist(), *(row.tolist() for row in completed), strict=False)
+    shared = max(1, sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)))
+    return prompt, tuple(Candidate(row, len(row) - shared) for row in completed)
+
+
+def _chance(config: EvaluationConfig) -> float:
+    return 1 / config.key_retrieval.facts
+
+
+TASK = Task(
+    title="Key retrieval",
+    examples=examples,
+    score=score,
+    metrics=(
+        Metric("ranking", "ranking", binary=True, chance=_chance),
+        Metric("generation", "generation", binary=True),
+    ),
+    by=("depth",),
+    draw=partial(
+        draw_curves,
+        x="depth",
+        metrics=("ranking", "generation"),
+        x_label="depth of the fact (0 first sentence, 1 last)",
+    ),
+)

@@ -1,0 +1,127 @@
+"""Needle in a haystack as Ye et al. (2024) ask: which special magic number a city has; paper Table 2's other source.
+
+Instruction, needle, question and cities are those of ``yoco/criterions/needle_haystack.py`` of microsoft/unilm
+(768a3c8). What was matched: the memo instruction, haystack, needle on a line of its own, the stem of the answer at the
+end; numbers in 1 to 50,000; depths k/10; greedy decoding of 20 tokens; BOS, padding and mask never generated; the
+score, whether the number is in what was said.
+
+What differs: the haystack is cut at the end of a sentence rather than of a line; the two spaces at the very end are
+left out, since a space there changes what a SentencePiece vocabulary puts next; cities that the source has twice count
+once; a number inside a longer one does not count. With ``needles`` above 1 the other cities stand at random depths (N
+of Ye et al.'s multi-needle test, with R = 1).
+
+A guess is right once in 50,000, so that every trial is independent evidence. A control per length asks for a city that
+the haystack does not mention.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from meap.config import EvaluationConfig
+from meap.errors import ConfigError
+from meap.evals.answers import contains
+from meap.evals.haystack import Haystack, insert_needles, open_haystack, sentence_ends, sentence_place
+from meap.evals.lm import Ids
+from meap.evals.pictures import draw_grid
+from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.tasks.needle_fu import depths_of, grid_of
+
+__all__ = ["CITIES", "INSTRUCTION", "NEEDLE", "QUESTION", "TASK", "examples", "score"]
+
+INSTRUCTION = (
+    "There is a special magic number inside a lot of irrelevant text. Find it and memorize them. I will quiz you about "
+    "the magic number there. "
+)
+NEEDLE = "The special magic {city} number is {number} . "
+QUESTION = "What is the special magic {city} number? The special magic {city} number is"
+CITIES = (
+    "Chicago", "Yangon", "Antananarivo", "Colombo", "Almaty", "Sydney", "Mexico City", "Seattle", "Lagos", "Amsterdam",
+    "Belgrade", "Cairo", "Baghdad", "Damascus", "Kigali", "Dakar", "Sofia", "Victoria", "Tashkent", "Mumbai",
+    "Barcelona", "Amman", "Toronto", "Bratislava", "Johannesburg", "Thimphu", "Bangkok", "Santiago", "San Francisco",
+    "Paris", "Rabat", "Copenhagen", "Madrid", "Ho Chi Minh City", "Sarajevo", "Delhi", "Istanbul", "Khartoum",
+    "Helsinki", "Doha", "Kuala Lumpur", "Budapest", "Shanghai", "Moscow", "Los Angeles", "Oslo", "Berlin", "Bangalore",
+    "Tokyo", "Melbourne", "Port Louis", "Lisbon", "Nairobi", "Kampala", "Lima", "Maputo", "Vancouver", "Dubai",
+    "Jakarta", "Yerevan", "Beirut", "Athens", "Bucharest", "Brussels", "Tunis", "Astana", "Seoul", "Buenos Aires",
+    "Vienna",
+)  # fmt: skip
+
+_LARGEST = 50_000
+
+
+def examples(inputs: TaskInputs) -> list[Example]:
+    """Length by depth by trial, and a control whose city is not mentioned for each length and trial."""
+    config = inputs.config.needle_magic
+    haystack = open_haystack(inputs.config.haystack, inputs.tokenizer, inputs.config.seed, 2 * max(config.lengths))
+    asked: list[Example] = []
+    for length in config.lengths:
+        if config.needles > 1 and length - config.buffer < config.needles:
+            raise ConfigError(f"needle_magic.needles={config.needles} are too many for a length of {length}: use fewer")
+        for trial in range(config.trials):
+            asked += [_example(inputs, haystack, length, depth, trial) for depth in (*depths_of(config.depths), None)]
+    return asked
+
+
+def score(example: Example, output: Output) -> Scores:
+    """Whether the number was said, anywhere in the response and in its first line."""
+    response = output.text.strip()
+    return {
+        "contains": float(contains(response, example.answers[0])),
+        "first_line": float(contains(response.split("\n", 1)[0], example.answers[0])),
+    }
+
+
+def _example(inputs: TaskInputs, haystack: Haystack, length: int, depth: int | None, trial: int) -> Example:
+    config, tokenizer = inputs.config.needle_magic, inputs.tokenizer
+    name = f"{length}-{'none' if depth is None else depth}-{trial}"
+    # Drawn by name, so that another grid asks the same where the two agree.
+    rng = random.Random(f"needle_magic {inputs.config.seed} {name}")  # noqa: S311 (not for secrets)
+    cities = rng.sample(CITIES, config.needles)
+    numbers = rng.sample(range(1, _LARGEST + 1), config.needles)
+    depths: list[float | None] = [depth, *(rng.uniform(0, 100) for _ in cities[1:])]
+    context = haystack.tokens(length - config.buffer, first_line=rng.randrange(haystack.num_lines))
+    ends = sentence_ends(tokenizer, context)
+    needles: list[tuple[int, Ids]] = []
+    for city, number, each in zip(cities, numbers, depths, strict=True):
+        if each is not None:
+            line = "\n" + NEEDLE.format(city=city, number=number) + "\n"
+            needles.append((sentence_place(context, each, ends), np.array(tokenizer.encode(line), np.int32)))
+    (before,) = inputs.encode([INSTRUCTION])
+    behind = np.array(tokenizer.encode("\n" + QUESTION.format(city=cities[0])), np.int32)
+    facts: dict[str, Any] = {"length": length, "trial": trial, "city": cities[0]}
+    if depth is not None:
+        facts |= {"depth": depth, "actual_depth": 100 * needles[0][0] / len(context)}
+    return Example(
+        id=name,
+        prompt=np.concatenate([before, insert_needles(context, needles), behind]).astype(np.int32),
+        max_new_tokens=config.max_new_tokens,
+        answers=(str(numbers[0]),),
+        facts=facts,
+        control=depth is None,
+    )
+
+
+def _chance(_: EvaluationConfig) -> float:
+    return 1 / _LARGEST
+
+
+def _further(records: Sequence[Record]) -> dict[str, Any]:
+    return {"grid": grid_of(records, "contains")}
+
+
+TASK = Task(
+    title="Magic numbers in a haystack (Ye et al.)",
+    examples=examples,
+    score=score,
+    metrics=(
+        Metric("contains", "says the number", binary=True, chance=_chance),
+        Metric("first_line", "says the number in its first line", binary=True),
+    ),
+    by=("length",),
+    draw=draw_grid,
+    further=_further,
+)

@@ -1,0 +1,31 @@
+"""Bounds of an evaluation's keys."""
+
+import pytest
+
+from meap.config import EvaluationConfig, load_config
+from meap.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size=0", "batch_size=0 is too small: it must be at least 1"),
+        ("limit=-1", "limit=-1 is too small"),
+        ("too_long=cut", "too_long='cut' is not known: choose one of refuse, wrong"),
+        ("key_retrieval.facts=1", "key_retrieval.facts=1 is too small"),
+        ("perplexity.rows=-1", "perplexity.rows=-1 is too small"),
+        ("needle_fu.depths=1", "needle_fu.depths=1 is too small: it must be at least 2"),
+        ("needle_fu.lengths=[]", "needle_fu.lengths is empty: give at least one number"),
+        ("needle_fu.lengths=[400,400]", r"needle_fu.lengths=\[400, 400\] has a number twice"),
+        ("needle_magic.lengths=[100]", r"needle_magic.lengths=\[100\] leave no room beside needle_magic.buffer=150"),
+        ("multidoc_qa.documents=[1]", "multidoc_qa.documents=1 is too small: it must be at least 2"),
+        ("multidoc_qa.positions=[0]", "multidoc_qa.positions=0 is too small: it must be at least 1"),
+        ("kv_retrieval.hex_digits=33", r"kv_retrieval.hex_digits=33 is out of range: it must be in \[4, 32\]"),
+        ("kv_retrieval.source=x", "cannot all be in kv_retrieval.source: give the one number of keys"),
+        ("commonsense.tasks=[]", "commonsense.tasks is empty: name at least one"),
+        ("needle.depths=3", "unknown key 'needle'"),
+    ],
+)
+def test_each_bad_value_gets_one_clear_error(override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(EvaluationConfig, None, [override])

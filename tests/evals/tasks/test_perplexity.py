@@ -1,0 +1,72 @@
+"""Held-out loss of models whose loss is known."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from meap.errors import ConfigError
+from meap.evals.runner import run_tasks
+from meap.evals.task import Candidate, Example, LazyRows, Output, TaskInputs
+from meap.evals.tasks.perplexity import TASK, examples, loss_by_position, score
+
+
+def record(losses):
+    ids = np.zeros(len(losses) + 1, np.int32)
+    return score(Example("row", candidates=(Candidate(ids, len(losses)),)), Output("", (-np.asarray(losses),)))
+
+
+def test_the_loss_is_that_of_transformers(lm, llama, make_inputs, tmp_path):
+    inputs = make_inputs("perplexity.rows=5")
+    found = run_tasks(inputs, lm, ["perplexity"], tmp_path)["tasks"]["perplexity"]
+    with torch.inference_mode():
+        rows = torch.tensor(np.stack(inputs.heldout_rows[:5]))
+        expected = float(llama(rows, labels=rows).loss)
+    loss = found["metrics"]["loss"]
+    assert loss["value"] == pytest.approx(expected, abs=1e-4)
+    assert loss["low"] < expected < loss["high"]
+    assert found["perplexity"]["value"] == pytest.approx(np.exp(expected), rel=1e-3)
+    assert (found["n"], found["num_tokens"]) == (5, 160)
+
+
+def test_only_the_first_rows_are_read(make_inputs):
+    inputs = make_inputs("perplexity.rows=5")
+    read: list[int] = []
+    counting = LazyRows(6, lambda index: read.append(index) or inputs.heldout_rows[index])
+    assert [each.id for each in examples(TaskInputs(inputs.config, inputs.tokenizer, counting))] == [
+        f"row-{index}" for index in range(5)
+    ]
+    assert read == list(range(5))
+
+
+def test_bins_cover_every_position_once():
+    bins = loss_by_position([record(np.arange(1.0, 101.0)), record(np.arange(1.0, 101.0))])
+    assert bins[0]["first"] == 1
+    assert bins[-1]["last"] == 100
+    assert all(before["last"] + 1 == after["first"] for before, after in pairwise(bins))
+    assert all(each["first"] <= each["loss"] <= each["last"] for each in bins)
+
+
+def test_the_shortest_row_has_a_bin():
+    assert loss_by_position([record([2.0])]) == [{"first": 1, "last": 1, "loss": 2.0}]
+
+
+def test_without_rows_it_is_skipped(make_inputs):
+    assert "give perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
+    assert TASK.skip(make_inputs()) is None
+
+
+def test_long_rows_are_refused_even_where_others_count_as_wrong(lm, make_inputs, tmp_path):
+    rows = list(np.full((2, 130), 5))
+    inputs = make_inputs("too_long=wrong")
+    with pytest.raises(ConfigError, match=r"perplexity: 2 of 2 examples take more than the 128 tokens .* row-0 129"):
+        run_tasks(TaskInputs(inputs.config, inputs.tokenizer, rows), lm, ["perplexity"], tmp_path)
+
+
+def test_rows_are_numbered_like_a_list():
+    rows = LazyRows(3, lambda index: np.array([index]))
+    assert [int(row[0]) for row in rows] == [0, 1, 2]
+    assert [int(row[0]) for row in rows[1:9]] == [1, 2]
+    with pytest.raises(IndexError, match="row 3 of 3"):
+        rows[3]
