@@ -92,7 +92,8 @@ class DataConfig:
     with more than its size repeats rows, each time with other masks. Without, every row comes once per epoch.
     Held-out loss is over the validation rows as they are, each once, of the streams that have any."""
     cache_dir: str | None = None
-    """Local folder for downloaded shards, with one folder per stream; a run's own. Unset: <run.dir>/cache."""
+    """Local folder for downloaded shards, with one folder per stream; a run's own. Unset: <run.dir>/cache, with
+    one per node where there are several."""
     seq_len: int = 4096
     """Input tokens per row; must be what the shards were packed to."""
     num_canonical_nodes: int = 24

@@ -34,11 +34,14 @@ __all__ = [
 
 def loader_settings(config: TrainingConfig, machine: Machine, run_dir: Path) -> dict[str, Any]:
     """What the loaders of a run have in common, for `build_loader` and `build_sft_loader`."""
+    cache_dir = run_dir / "cache"
+    if machine.num_nodes > 1:  # which may share the run's folder, but cannot agree on what is in a cache
+        cache_dir /= f"node{machine.rank // machine.ranks_per_node}"
     return {
         "seed": config.run.seed,
         "global_batch_size": config.train.global_batch_size,
         "world_size": machine.world_size,
-        "cache_dir": Path(config.data.cache_dir or run_dir / "cache"),
+        "cache_dir": Path(config.data.cache_dir or cache_dir),
     }
 
 

@@ -40,6 +40,11 @@ class Machine:
         return self.rank == 0
 
     @property
+    def num_nodes(self) -> int:
+        """Machines of the run."""
+        return self.world_size // self.ranks_per_node
+
+    @property
     def peak_flops(self) -> float | None:
         """What all devices together can do in a second, in dense bf16; None where that is not known, or not used."""
         if not self.on_gpu or self.precision != "amp_bf16":

@@ -17,6 +17,7 @@ from meap.storage import is_url, require_plain_url
 from meap.train.loggers import require_packages
 from meap.train.machine import Machine
 from meap.train.plan import checkpoint_bytes, num_checkpoints, shared_memory_bytes, total_steps
+from meap.train.resuming import newest_record
 from meap.train.writable import require_writable
 
 __all__ = ["check_room", "check_settings", "check_storage", "notes"]
@@ -134,7 +135,10 @@ def _require_nodes(config: TrainingConfig, machine: Machine) -> None:
 
 
 def _require_ranks_to_shard(config: TrainingConfig, machine: Machine) -> None:
-    if config.train.sharding != "none" and machine.world_size == 1:
+    if config.train.sharding == "none" or machine.world_size > 1:
+        return
+    # What many ranks have begun, one may continue.
+    if newest_record(config.checkpoint.folder) is None:
         raise ConfigError(
             f"train.sharding={config.train.sharding} spreads the model over ranks, but there is 1 {machine.device} "
             "rank: start the recipe with the composer launcher on several devices, or set train.sharding=none"

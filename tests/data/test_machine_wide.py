@@ -48,5 +48,7 @@ def test_what_a_killed_run_has_left_is_removed_by_the_next_start(found):
 
 def test_a_cache_folder_is_one_run_s_at_a_time(found):
     second = found["one_cache"]
-    assert "cache/train is in use by another run on this machine: give each run its own" in second["refused"]
+    assert (
+        "cache/train is in use by another run, or by another node of this one: give each its own" in second["refused"]
+    )
     assert sorted(second["rows"]) == list(range(ROWS))

@@ -52,7 +52,12 @@ def test_ranks_microbatches_and_sharding_change_nothing(
         return load_config(TrainingConfig, None, [*FINE_TUNING, *place, f"train.microbatch_size={microbatch_size}"])
 
     # The rate of the first step is 0: what is saved after it are the weights the run started from.
-    warmup = ("scheduler.warmup_ratio=0", "scheduler.warmup_duration=1ba", "train.max_duration=1ba")
+    warmup = (
+        "scheduler.warmup_ratio=0",
+        "scheduler.warmup_duration=1ba",
+        "train.max_duration=2ba",
+        "checkpoint.interval=1ba",
+    )
     fresh = small_config(tmp_path / "fresh", "train.sharding=full", *warmup)
     runs = [(SFT, tuning(f"micro{size}", size)) for size in (1, 2, 4)] + [(PRETRAINING, fresh)]
     words = []

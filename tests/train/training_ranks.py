@@ -12,7 +12,6 @@ of each forward pass). A rank that is not done in time is killed by the kernel: 
 """
 
 import hashlib
-import itertools
 import json
 import os
 import runpy
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from streaming.base.shared import prefix
 
 from meap.config import TrainingConfig, run_command
 from meap.train import attention, fitting, trainer  # noqa: F401 (imported for those who are forked)
@@ -63,8 +61,6 @@ def be_rank(job: dict[str, Any], rank: int, port: int) -> None:
         node.mkdir()
         os.chdir(node)
     signal.alarm(SECONDS)
-    # Streaming's search for a free prefix is not atomic between jobs of a machine.
-    prefix._each_prefix_int = lambda: itertools.count(port * 16 + (8 * rank if job["nodes"] else 0))
     note_rows(out / f"rank{rank}.jsonl")
     main = runpy.run_path(str(ROOT / "recipes/meap_1b.py"))["main"]
     sys.exit(run_command(TrainingConfig, main, doc="", argv=[job["config"]]))
