@@ -104,8 +104,8 @@ def _lock_caches(streams_local: list[str], streams_remote: list[str | None]) -> 
         while path not in _held and not _lock(path):
             if time.monotonic() > given_up:
                 raise ConfigError(
-                    f"the cache folder {local} is in use by another run, or by another node of this one: give each its own with "
-                    "run.dir, or with data.cache_dir on a disk that nodes do not share"
+                    f"the cache folder {local} is in use by another run, or by another node of this one: give each its "
+                    "own with run.dir, or with data.cache_dir on a disk that nodes do not share"
                 )
             time.sleep(0.1)
 
