@@ -17,7 +17,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import traceback
 from datetime import timedelta
 from functools import partial
@@ -83,8 +82,7 @@ def run_rank(job: dict[str, Any], rank: int) -> None:
     signal.alarm(job["seconds"])
     faulthandler.dump_traceback_later(job["seconds"] - 2)
     environment = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world, "NODE_RANK": 0}
-    os.environ |= {name: str(value) for name, value in environment.items()} | {"TMPDIR": str(out)}
-    tempfile.tempdir = str(out)
+    os.environ |= {name: str(value) for name, value in environment.items()}
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{out}/rendezvous",
