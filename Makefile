@@ -1,6 +1,7 @@
 # make install   set-up alone: .venv with the locked packages and this project
 # make demo      the whole flow on a sample corpus, about three minutes on two CPU cores
 # make test      all tests;  make test-fast  without the slow ones
+# make faults    the tests that break things, and the README's table of what survives
 # make lint      ruff and pyright;  make lock  resolve requirements.lock again (needs uv)
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 # uv is used where it is installed already: the same locked set, in a tenth of the time.
 INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-.PHONY: install demo test test-fast lint format lock clean
+.PHONY: install demo test test-fast faults lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +32,9 @@ test: install
 
 test-fast: install
 	$(PYTEST) -m "not slow"
+
+faults: install
+	$(PYTEST) -m fault --fault-table README.md
 
 lint: install
 	$(BIN)/ruff check .

@@ -39,6 +39,7 @@ from meap.schema import (
 from meap.tokenizer import Tokenizer, load_tokenizer
 
 from . import slurm_cluster
+from .fault_table import FaultResults, replace_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -48,6 +49,30 @@ _TEXTS = (
     "Nobody in the village could remember a summer as dry as this one; even the deep well had run low.",
     "She counted the letters twice, tied them with a ribbon and put them back into the drawer.",
 )
+
+
+_FAULT_RESULTS = FaultResults()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-table", metavar="FILE", help="write what tests marked `fault` have shown into this file")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        # Properties travel with a report to the process that counts, also from a worker of xdist.
+        item.user_properties += [("fault", each) for mark in item.iter_markers("fault") for each in mark.args]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.outcome != "passed":
+        _FAULT_RESULTS.add(report.nodeid, report.outcome, report.user_properties)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--fault-table")
+    if path and not hasattr(session.config, "workerinput"):
+        replace_table(Path(path), _FAULT_RESULTS.table())
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -84,6 +109,16 @@ def release_caches() -> Callable[[], None]:
 def release_caches_after_each_test(release_caches) -> Iterator[None]:
     yield
     release_caches()
+
+
+@pytest.fixture(autouse=True)
+def restore_environment() -> Iterator[None]:
+    """Recipes that run in this process set variables that their children inherit; other tests must not."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
 @pytest.fixture(scope="session")
