@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 __all__ = [
     "NUM_STATEMENT_STYLES",
     "Fact",
+    "Prose",
     "RetrievalExample",
     "SyntheticDocument",
+    "choose",
     "generate_document",
     "generate_retrieval_example",
+    "keyed_generator",
 ]
 
 NUM_STATEMENT_STYLES = len(words.STATEMENTS)
@@ -125,9 +128,9 @@ def generate_document(seed: int, index: int) -> SyntheticDocument:
         seed: Which corpus; any integer.
         index: Which document of it; any integer.
     """
-    rng = _generator("document", seed, index)
+    rng = keyed_generator("document", seed, index)
     length = _draw_length(rng)
-    prose = _Prose(rng)
+    prose = Prose(rng)
     new_facts = _draw_facts(rng, _MAX_FACTS, pair_ratio=_PAIR_RATIO)
     stated: list[Fact] = []
     paragraphs: list[str] = []
@@ -140,7 +143,7 @@ def generate_document(seed: int, index: int) -> SyntheticDocument:
                 stated.append(new_facts.pop())
                 sentence = _state(rng, stated[-1])
             elif draw > 1 - _REPEAT_RATIO and stated:
-                sentence = _state(rng, _choose(rng, stated))
+                sentence = _state(rng, choose(rng, stated))
             else:
                 sentence = prose.sentence()
             sentences.append(sentence)
@@ -151,7 +154,7 @@ def generate_document(seed: int, index: int) -> SyntheticDocument:
         ends = num_characters >= body
         if stated and rng.random() < (_LAST_RECAP_RATIO if ends else _RECAP_RATIO):
             recalled = rng.sample(stated, min(len(stated), 1 + _below(rng, _MAX_RECAP)))
-            paragraphs.append(" ".join([_choose(rng, words.RECAP_LEADS), *(fact.statement(0) for fact in recalled)]))
+            paragraphs.append(" ".join([choose(rng, words.RECAP_LEADS), *(fact.statement(0) for fact in recalled)]))
             num_characters += len(paragraphs[-1]) + 1
     return SyntheticDocument("\n".join(paragraphs), tuple(stated))
 
@@ -177,8 +180,8 @@ def generate_retrieval_example(
         raise ValueError(f"num_sentences is {num_sentences}, but must be at least 0; use 0 for facts alone")
     if not 0 <= depth <= 1:
         raise ValueError(f"depth is {depth}, but must be in [0, 1]; divide a percentage by 100")
-    rng = _generator("retrieval", seed, index)
-    prose = _Prose(rng)
+    rng = keyed_generator("retrieval", seed, index)
+    prose = Prose(rng)
     facts = _draw_facts(rng, num_facts, pair_ratio=0, num_digits=4 if rng.random() < _FOUR_DIGIT_RATIO else 5)
     asked = facts[0]
 
@@ -195,13 +198,13 @@ def generate_retrieval_example(
         size = 3 + _below(rng, 5)
         paragraphs.append(" ".join(sentences[:size]))
         del sentences[:size]
-    paragraphs.append(f"{_choose(rng, words.RECAP_LEADS)} {asked.question_stem()}")
+    paragraphs.append(f"{choose(rng, words.RECAP_LEADS)} {asked.question_stem()}")
     candidates = [fact.value for fact in facts]
     rng.shuffle(candidates)
     return RetrievalExample("\n".join(paragraphs), asked.value, tuple(candidates), depth)
 
 
-class _Prose:
+class Prose:
     """Filler sentences on one topic, with the same few people and towns throughout."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -209,13 +212,14 @@ class _Prose:
         first_names = rng.sample(words.FIRST_NAMES, 3)
         cast = [(first, f"{first} {_name(rng, words.SURNAME_ENDS)}") for first in first_names]
         self._rules: _Rules = {
-            **_compiled_rules(_choose(rng, tuple(words.TOPICS))),
+            **_compiled_rules(choose(rng, tuple(words.TOPICS))),
             "person": tuple(form for forms in cast for form in forms),
             "town": tuple(_name(rng, words.TOWN_ENDS) for _ in range(4)),
         }
         self._last: dict[str, int] = {}
 
     def sentence(self) -> str:
+        """Return the next one."""
         text = self._expand("line" if self._random() < _TOPIC_LINE_RATIO else "sentence")
         first = 1 if text[0] == '"' else 0
         text = text[:first] + text[first].upper() + text[first + 1 :]
@@ -242,7 +246,8 @@ def _compiled_rules(topic: str) -> _Rules:
     }
 
 
-def _generator(label: str, seed: int, index: int) -> random.Random:
+def keyed_generator(label: str, seed: int, index: int) -> random.Random:
+    """Return the generator of one text: label, seed and index are its address."""
     # A string is hashed with SHA-512 and random() is the Mersenne twister: both are fixed by Python's documentation.
     return random.Random(f"meap/{label}/{seed}/{index}")  # noqa: S311
 
@@ -251,7 +256,8 @@ def _below(rng: random.Random, bound: int) -> int:
     return int(rng.random() * bound)
 
 
-def _choose(rng: random.Random, options: Sequence[_T]) -> _T:
+def choose(rng: random.Random, options: Sequence[_T]) -> _T:
+    """Return one of the options, each as likely, by a single draw."""
     return options[int(rng.random() * len(options))]
 
 
@@ -263,7 +269,7 @@ def _draw_length(rng: random.Random) -> int:
 
 
 def _name(rng: random.Random, ends: Sequence[str]) -> str:
-    return _choose(rng, words.NAME_STARTS) + _choose(rng, ends)
+    return choose(rng, words.NAME_STARTS) + choose(rng, ends)
 
 
 def _state(rng: random.Random, fact: Fact) -> str:
@@ -273,18 +279,18 @@ def _state(rng: random.Random, fact: Fact) -> str:
 def _draw_facts(rng: random.Random, num_facts: int, *, pair_ratio: float, num_digits: int | None = None) -> list[Fact]:
     """Draw facts with distinct subjects and values; few attributes, so that the subject must tell the facts apart."""
     numbers = rng.sample(words.NUMBER_ATTRIBUTES, 1 + _below(rng, 3))
-    pair = _choose(rng, words.PAIR_ATTRIBUTES)
+    pair = choose(rng, words.PAIR_ATTRIBUTES)
     subjects: dict[str, None] = {}
     values: dict[str, str] = {}
     while len(subjects) < num_facts:
         ends = words.TOWN_ENDS if rng.random() < 0.5 else words.SURNAME_ENDS
-        subjects[f"{_name(rng, ends)} {_choose(rng, words.FACT_KINDS)}"] = None
+        subjects[f"{_name(rng, ends)} {choose(rng, words.FACT_KINDS)}"] = None
     while len(values) < num_facts:
         if rng.random() < pair_ratio:
-            values[f"{_choose(rng, words.PAIR_COLOURS)} {_choose(rng, words.PAIR_ANIMALS)}"] = pair
+            values[f"{choose(rng, words.PAIR_COLOURS)} {choose(rng, words.PAIR_ANIMALS)}"] = pair
         else:
             digits = num_digits or (4 if rng.random() < _FOUR_DIGIT_RATIO else 5)
             value = 2100 + _below(rng, 7900) if digits == 4 else 10000 + _below(rng, 90000)
-            values[str(value)] = _choose(rng, numbers)
+            values[str(value)] = choose(rng, numbers)
     pairs = zip(subjects, values.items(), strict=True)
     return [Fact(subject, attribute, value) for subject, (value, attribute) in pairs]

@@ -83,6 +83,48 @@ PAIR_ANIMALS = _split(
     "wren"
 )
 
+RECORD_FIELDS: dict[str, tuple[str, ...]] = {
+    "tree": _split(
+        "alder, ash, aspen, beech, birch, cedar, cherry, chestnut, cypress, elm, fir, hawthorn, hazel, holly, hornbeam, "
+        "juniper, larch, laurel, lime, maple, oak, pine, plane, poplar, rowan, spruce, sycamore, walnut, willow, yew"
+    ),
+    "bird": _split(
+        "bittern, bullfinch, bunting, buzzard, crow, cuckoo, curlew, dipper, dove, eagle, finch, gannet, goose, grouse, "
+        "gull, heron, jackdaw, kestrel, lapwing, lark, magpie, martin, owl, pigeon, plover, raven, robin, rook, "
+        "sparrow, swallow"
+    ),
+    "fish": _split(
+        "anchovy, barbel, bass, bream, brill, carp, chub, cod, dace, eel, flounder, grayling, haddock, hake, halibut, "
+        "herring, mackerel, mullet, perch, pike, plaice, pollock, roach, salmon, sardine, sprat, sturgeon, tench, "
+        "trout, turbot"
+    ),
+    "cloth": _split(
+        "baize, brocade, calico, cambric, canvas, cashmere, chintz, corduroy, cotton, damask, denim, felt, flannel, "
+        "fustian, gauze, gingham, hessian, lace, linen, muslin, poplin, sateen, satin, serge, silk, tweed, twill, "
+        "velvet, wool, worsted"
+    ),
+    "stone": _split(
+        "agate, amethyst, basalt, beryl, chalk, chert, diamond, dolerite, flint, gabbro, garnet, gneiss, granite, "
+        "gypsum, jasper, limestone, marble, obsidian, onyx, opal, pumice, quartz, ruby, sandstone, sapphire, schist, "
+        "shale, slate, topaz, zircon"
+    ),
+    "metal": _split(
+        "aluminium, antimony, arsenic, bismuth, brass, bronze, cadmium, chromium, cobalt, copper, gallium, gold, iron, "
+        "lead, lithium, magnesium, mercury, nickel, osmium, pewter, platinum, potassium, silver, sodium, steel, tin, "
+        "titanium, tungsten, uranium, zinc"
+    ),
+    "fruit": _split(
+        "apple, apricot, banana, bilberry, blackberry, cranberry, currant, damson, date, elderberry, fig, gooseberry, "
+        "grape, lemon, loganberry, mango, medlar, melon, mulberry, nectarine, orange, papaya, peach, pear, plum, "
+        "pomegranate, quince, raspberry, strawberry, tangerine"
+    ),
+    "dance": _split(
+        "bolero, bourree, cancan, chaconne, conga, courante, fandango, farandole, foxtrot, gallop, gavotte, gigue, "
+        "habanera, hornpipe, jig, jive, mambo, mazurka, minuet, pavane, polka, polonaise, quadrille, quickstep, reel, "
+        "rumba, samba, sarabande, tango, waltz"
+    ),
+}  # the values of one field are no other field's: who looks for a bird finds one
+
 RECAP_LEADS = (
     "To recall:",
     "To sum up:",

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted((ROOT / "meap").rglob("*.py"))
 
-CORE = {"errors", "schema", "masking", "packing", "manifest", "synthetic", "synthetic_words", "storage", "processes"}
+CORE = {"errors", "schema", "masking", "packing", "manifest", "synthetic", "synthetic_records", "synthetic_words", "storage", "processes"}
 CONFIGURED_CORE = CORE | {"config", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),

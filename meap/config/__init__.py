@@ -16,12 +16,14 @@ from meap.config.evaluation import (
     NeedleFuConfig,
     NeedleMagicConfig,
     PerplexityConfig,
+    RecordRetrievalConfig,
 )
 from meap.config.executors import RayConfig, SlurmConfig
 from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.loading import from_values, load_config, load_resolved, save_config, to_values, to_yaml
 from meap.config.loggers import LoggersConfig
 from meap.config.prep import PrepConfig
+from meap.config.proof import ProofConfig
 from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import (
     CheckpointConfig,
@@ -61,7 +63,9 @@ __all__ = [
     "OptimizerConfig",
     "PerplexityConfig",
     "PrepConfig",
+    "ProofConfig",
     "RayConfig",
+    "RecordRetrievalConfig",
     "RunConfig",
     "SchedulerConfig",
     "SftConfig",

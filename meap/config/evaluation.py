@@ -19,6 +19,7 @@ __all__ = [
     "NeedleFuConfig",
     "NeedleMagicConfig",
     "PerplexityConfig",
+    "RecordRetrievalConfig",
 ]
 
 
@@ -50,6 +51,20 @@ class KeyRetrievalConfig:
         require_at_least("key_retrieval.examples", self.examples, 1)
         require_at_least("key_retrieval.facts", self.facts, 2)
         require_at_least("key_retrieval.sentences", self.sentences, 1)
+
+
+@dataclass(frozen=True)
+class RecordRetrievalConfig:
+    """A field of a generated record, looked up in it."""
+
+    sentences: tuple[int, ...] = (2, 8)
+    """Sentences of prose in a prompt, one row of the table for each number."""
+    examples: int = 200
+    """Prompts for each."""
+
+    def __post_init__(self) -> None:
+        _require_list("record_retrieval.sentences", self.sentences, 0)
+        require_at_least("record_retrieval.examples", self.examples, 1)
 
 
 @dataclass(frozen=True)
@@ -218,6 +233,7 @@ class EvaluationConfig:
     haystack: HaystackConfig = field(default_factory=HaystackConfig)
     perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
     key_retrieval: KeyRetrievalConfig = field(default_factory=KeyRetrievalConfig)
+    record_retrieval: RecordRetrievalConfig = field(default_factory=RecordRetrievalConfig)
     needle_fu: NeedleFuConfig = field(default_factory=NeedleFuConfig)
     needle_magic: NeedleMagicConfig = field(default_factory=NeedleMagicConfig)
     multidoc_qa: MultidocQaConfig = field(default_factory=MultidocQaConfig)

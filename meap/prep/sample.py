@@ -16,7 +16,7 @@ import hashlib
 import json
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from itertools import chain
@@ -39,12 +39,26 @@ MIN_VOCAB_SIZE = 258
 """The 256 bytes and the two special tokens: the smallest vocabulary that can write every text."""
 
 _COMPRESSION_LEVEL = 6
+_TextOf = Callable[[int, int], str]
+"""The text of a document, by seed and index."""
+
 _FIRST_CRAWL = datetime(2019, 4, 18, tzinfo=timezone.utc)
 _CRAWL_SECONDS = 9 * 24 * 3600
 _NO_TOKEN_LIMIT = 10**9
 
 
-def write_sample_corpus(out_dir: Path, *, seed: int = 0, megabytes: float = 6.0, num_files: int = 4) -> list[Path]:
+def _text_of_document(seed: int, index: int) -> str:
+    return generate_document(seed, index).text
+
+
+def write_sample_corpus(
+    out_dir: Path,
+    *,
+    seed: int = 0,
+    megabytes: float = 6.0,
+    num_files: int = 4,
+    text_of: _TextOf = _text_of_document,
+) -> list[Path]:
     """Write synthetic documents as C4 does: gzip files of JSON lines with the keys text, timestamp and url.
 
     Args:
@@ -52,6 +66,7 @@ def write_sample_corpus(out_dir: Path, *, seed: int = 0, megabytes: float = 6.0,
         seed: Which corpus; any integer.
         megabytes: Characters of text in all, in millions, greater than 0; the document that reaches it is the last.
         num_files: How many files the documents are dealt out to in turn, in [1, 1000]; each gets one at least.
+        text_of: The text of each document, by seed and index.
 
     Returns:
         The files, in order. The same arguments give the same bytes; files that are there already and match are reused.
@@ -65,14 +80,19 @@ def write_sample_corpus(out_dir: Path, *, seed: int = 0, megabytes: float = 6.0,
         raise ConfigError(f"num_files is {num_files}, but must be in [1, {MAX_FILES}]; 4 is enough for the demo")
     names = [f"sample-train.{number:05d}-of-{num_files:05d}.json.gz" for number in range(num_files)]
     paths = [out_dir / name for name in names]
-    asked = {"seed": seed, "megabytes": megabytes, "num_files": num_files, "generator": _generator_fingerprint(seed)}
+    asked = {
+        "seed": seed,
+        "megabytes": megabytes,
+        "num_files": num_files,
+        "generator": _generator_fingerprint(text_of, seed),
+    }
     if _read_record(out_dir / CORPUS_RECORD) == {**asked, "sha256": {path.name: _sha256(path) for path in paths}}:
         return paths
 
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".sample-") as folder:
         drafts = [Path(folder) / name for name in names]
-        _write_files(drafts, seed, num_characters=megabytes * 1e6)
+        _write_files(drafts, text_of, seed, num_characters=megabytes * 1e6)
         _write_json(Path(folder) / CORPUS_RECORD, {**asked, "sha256": {draft.name: _sha256(draft) for draft in drafts}})
         for stale in set(out_dir.glob("sample-train.*-of-*.json.gz")) - set(paths):
             stale.unlink()  # else a glob would mix two corpora
@@ -175,7 +195,7 @@ def _read_texts(path: Path) -> Iterator[str]:
         ) from error
 
 
-def _write_files(paths: Sequence[Path], seed: int, *, num_characters: float) -> None:
+def _write_files(paths: Sequence[Path], text_of: _TextOf, seed: int, *, num_characters: float) -> None:
     with ExitStack() as stack:
         # No name and no time in the headers: the bytes depend on the text alone.
         raw_files = [stack.enter_context(path.open("wb")) for path in paths]
@@ -186,7 +206,7 @@ def _write_files(paths: Sequence[Path], seed: int, *, num_characters: float) -> 
         index = 0
         written = 0
         while written < num_characters or index < len(files):
-            text = generate_document(seed, index).text
+            text = text_of(seed, index)
             files[index % len(files)].write(_c4_line(text, seed, index))
             written += len(text)
             index += 1
@@ -204,11 +224,11 @@ def _c4_line(text: str, seed: int, index: int) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def _generator_fingerprint(seed: int) -> str:
+def _generator_fingerprint(text_of: _TextOf, seed: int) -> str:
     """Hash of a few documents: when the generator changes, a corpus of the earlier one is not taken for its own."""
     digest = hashlib.sha256()
     for index in range(16):
-        digest.update(_c4_line(generate_document(seed, index).text, seed, index))
+        digest.update(_c4_line(text_of(seed, index), seed, index))
     return digest.hexdigest()
 
 

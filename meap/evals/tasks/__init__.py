@@ -1,6 +1,7 @@
 """The tasks: one file each, and its row in the table here.
 
 perplexity     held-out loss                            key_retrieval  facts looked up in a generated passage
+record_retrieval  a field looked up in a generated record
 needle_fu      a sentence in a haystack (Fu et al.)     needle_magic   a number in a haystack (Ye et al.)
 multidoc_qa    questions over many documents            kv_retrieval   a value in a JSON object
 commonsense    multiple choice by lm-evaluation-harness
@@ -15,6 +16,7 @@ from meap.evals.tasks import (
     needle_fu,
     needle_magic,
     perplexity,
+    record_retrieval,
 )
 
 __all__ = ["TASKS"]
@@ -22,6 +24,7 @@ __all__ = ["TASKS"]
 TASKS: dict[str, Task] = {
     "perplexity": perplexity.TASK,
     "key_retrieval": key_retrieval.TASK,
+    "record_retrieval": record_retrieval.TASK,
     "commonsense": commonsense.TASK,
     "needle_fu": needle_fu.TASK,
     "needle_magic": needle_magic.TASK,

@@ -28,12 +28,12 @@ from meap.evals.pictures import draw_curves
 from meap.evals.task import Candidate, Example, Metric, Output, Scores, Task, TaskInputs
 from meap.synthetic import RetrievalExample, generate_retrieval_example
 
-__all__ = ["DEPTHS", "TASK", "examples", "score"]
+__all__ = ["DEPTHS", "SPARE_TOKENS", "TASK", "encode_retrieval", "examples", "score"]
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where the asked fact stands, in turn: 0 is the passage's first sentence, 1 its last."""
 
-_SPARE_TOKENS = 4
+SPARE_TOKENS = 4
 """Generated beyond the longest answer, so that an answer which runs on is seen to."""
 
 
@@ -50,8 +50,8 @@ def examples(inputs: TaskInputs) -> list[Example]:
         )
         for index in range(config.examples)
     ]
-    encoded = [_encode(example, inputs) for example in asked]
-    max_new_tokens = _SPARE_TOKENS + max(candidate.scored for _, candidates in encoded for candidate in candidates)
+    encoded = [encode_retrieval(example, inputs) for example in asked]
+    max_new_tokens = SPARE_TOKENS + max(candidate.scored for _, candidates in encoded for candidate in candidates)
     return [
         Example(
             id=f"{index}",
@@ -79,7 +79,8 @@ def score(example: Example, output: Output) -> Scores:
     }
 
 
-def _encode(example: RetrievalExample, inputs: TaskInputs) -> tuple[Ids, tuple[Candidate, ...]]:
+def encode_retrieval(example: RetrievalExample, inputs: TaskInputs) -> tuple[Ids, tuple[Candidate, ...]]:
+    """Ids of the prompt, and of the prompt with each of the candidates put in."""
     texts = [example.prompt, *(f"{example.prompt} {candidate}" for candidate in example.candidates)]
     prompt, *completed = inputs.encode(texts)
     # Beyond the shared beginning everything counts, so that sums differ exactly as those of whole rows do.

@@ -1,0 +1,55 @@
+"""The configuration of the proof at small scale: masked against plain training on one generated corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from meap.config.checks import require_at_least
+from meap.errors import ConfigError
+
+__all__ = ["ProofConfig", "ProofCorpusConfig"]
+
+_FEWEST_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class ProofCorpusConfig:
+    """Generated records, and the vocabulary made from them."""
+
+    seed: int = 0
+    """Which corpus."""
+    megabytes: float = 20.0
+    """Text, in millions of characters; held-out rows included."""
+    vocab_size: int = 1280
+    """Ids of the byte-level BPE that is trained on it."""
+
+    def __post_init__(self) -> None:
+        require_at_least("corpus.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class ProofConfig:
+    """Two arms, which differ in the ratio alone, over several seeds."""
+
+    out_dir: str = "runs/proof"
+    """Folder for corpus, shards, runs, table and picture."""
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    """A run of each arm for each: weights, order of rows and masks are drawn from it. At least 2; two arms that are
+    equally good come out this different with a chance of no less than 2 / 2^seeds, so that 6 are the fewest that can
+    show anything at 5 %."""
+    ratio: float = 0.15
+    """Share of input tokens that the masked arm replaces; above 0 and below 1."""
+    parallel: int = 2
+    """Runs at once."""
+    corpus: ProofCorpusConfig = field(default_factory=ProofCorpusConfig)
+    training: str = "yamls/proof/train_cpu.yaml"
+    """Yaml of every run; name, folder, seed, ratio and data are given to it."""
+    evaluation: str = "yamls/proof/eval_cpu.yaml"
+    """Yaml of every evaluation; model, held-out rows and passages are given to it."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < max(_FEWEST_SEEDS, len(self.seeds)):
+            raise ConfigError(f"seeds={list(self.seeds)}: give at least {_FEWEST_SEEDS}, each once")
+        if not 0 < self.ratio < 1:
+            raise ConfigError(f"ratio={self.ratio} is out of range: it must be above 0 and below 1; the paper's is 0.15")
+        require_at_least("parallel", self.parallel, 1)

@@ -1,0 +1,201 @@
+"""Two ways to train, told apart over seeds: what is drawn anew is the run, not the example.
+
+An interval over the examples of one pair of runs says nothing about the next pair: runs that differ in their seed alone
+differ too. Here a pair of runs, equal in everything but the way they were trained, counts as one observation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meap.evals.decay import HEADLINE, key
+from meap.evals.pictures import BLUE, GREY, ORANGE
+from meap.evals.runner import read_results
+from meap.evals.tables import columns
+from meap.synthetic_records import NUM_CANDIDATES
+
+__all__ = [
+    "MEASURES",
+    "ArmsRow",
+    "Measure",
+    "SeedEstimate",
+    "compare_arms",
+    "draw_arms",
+    "mean_over_seeds",
+    "measure_run",
+    "sign_flip",
+    "table_of_arms",
+]
+
+_MOST_FLIPS = 1 << 16
+
+_Runs = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that every run has."""
+
+    name: str
+    label: str
+    percent: bool = True
+    chance: float | None = None
+
+    def shown(self, value: float, *, sign: bool = False) -> str:
+        """A value as text."""
+        plus = "+" if sign else ""
+        return f"{100 * value:{plus}.1f} %" if self.percent else f"{value:{plus}.4f}"
+
+
+MEASURES = (
+    Measure("ranking", "retrieval, ranking", chance=1 / NUM_CANDIDATES),
+    Measure("generation", "retrieval, generation"),
+    Measure("loss", "held-out loss", percent=False),
+    Measure("answer", "attention on the answer"),
+    Measure("masked", "attention received where masked", percent=False),
+    Measure("elsewhere", "its variance elsewhere, 1e-6", percent=False),
+)
+"""What is compared. Attention where masked is Table 10's: the control reads the text, the method the masked text."""
+
+
+@dataclass(frozen=True)
+class SeedEstimate:
+    """A mean over seeds with its 95 % interval (Student's t, n - 1 degrees of freedom)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ArmsRow:
+    """One measure of two arms."""
+
+    measure: Measure
+    values: tuple[tuple[float, ...], tuple[float, ...]]
+    """Of every run, by arm; runs of one place are a pair."""
+    means: tuple[SeedEstimate, SeedEstimate]
+    difference: SeedEstimate
+    """Second arm less first, of pairs."""
+    p: float
+    """Of `sign_flip`."""
+
+
+def measure_run(eval_dir: Path) -> dict[str, float]:
+    """The value of every measure, from what an evaluation wrote, by the role that a run without masks has.
+
+    Args:
+        eval_dir: Folder with results.json.
+    """
+    results = read_results(eval_dir)
+    tasks, export = results["tasks"], results["export"]
+
+    def value(task: str, metric: str) -> float:
+        return tasks[task]["metrics"][metric]["value"]
+
+    view = "masked" if export["source"]["masking_ratio"] else "clean"
+    return {
+        "ranking": value("record_retrieval", "ranking"),
+        "generation": value("record_retrieval", "generation"),
+        "loss": value("perplexity", "loss"),
+        "answer": value("attention_segments", "sum_answer"),
+        "masked": value("attention_decay", key(HEADLINE, "score", view)),
+        "elsewhere": 1e6 * value("attention_decay", key(HEADLINE, "variance", view)),
+    }
+
+
+def mean_over_seeds(values: Sequence[float]) -> SeedEstimate:
+    """Mean and interval of numbers that are independent of each other.
+
+    Args:
+        values: One per seed, at least 2.
+    """
+    from scipy.special import stdtrit
+
+    numbers = np.asarray(values, np.float64)
+    n = len(numbers)
+    half = float(stdtrit(n - 1, 0.975) * numbers.std(ddof=1) / np.sqrt(n))
+    mean = float(numbers.mean())
+    return SeedEstimate(mean, mean - half, mean + half, n)
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """Exact p-value of the sign-flip test, two-sided.
+
+    It is the share of ways to swap the two runs of some pairs that give a mean difference at least as far from 0, and
+    therefore never below 2 / 2^n.
+
+    Args:
+        differences: One per seed, at most 16.
+
+    Raises:
+        ValueError: There are more than 16, whose sign flips are too many to try.
+    """
+    if 2 ** len(differences) > _MOST_FLIPS:
+        raise ValueError(f"{len(differences)} differences have too many sign flips to try: give at most 16")
+    numbers = np.asarray(differences, np.float64)
+    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(numbers))))
+    # A tolerance, since sums of the same numbers in another order differ in their last bits.
+    return float(np.mean(np.abs(signs @ numbers) >= abs(numbers.sum()) * (1 - 1e-12)))
+
+
+def compare_arms(first: _Runs, second: _Runs) -> list[ArmsRow]:
+    """For each measure both means, the mean difference of the pairs, and how often chance alone gives as much.
+
+    Args:
+        first: Values by measure of each run of one arm.
+        second: Of the other, its runs in the order of their partners.
+    """
+    rows: list[ArmsRow] = []
+    for measure in MEASURES:
+        before, after = (tuple(run[measure.name] for run in runs) for runs in (first, second))
+        differences = [two - one for one, two in zip(before, after, strict=True)]
+        means = (mean_over_seeds(before), mean_over_seeds(after))
+        rows.append(ArmsRow(measure, (before, after), means, mean_over_seeds(differences), sign_flip(differences)))
+    return rows
+
+
+def table_of_arms(arms: tuple[str, str], rows: Sequence[ArmsRow]) -> list[str]:
+    """The comparison as lines of text."""
+    lines = [("", *arms, "difference", "95 % interval", "p")]
+    for row in rows:
+        shown, difference = row.measure.shown, row.difference
+        interval = f"[{shown(difference.low, sign=True)}, {shown(difference.high, sign=True)}]"
+        means = (shown(mean.value) for mean in row.means)
+        lines.append((row.measure.label, *means, shown(difference.value, sign=True), interval, f"{row.p:.3f}"))
+    return columns(lines)
+
+
+def draw_arms(axes: Any, row: ArmsRow, *, arms: tuple[str, str]) -> None:
+    """Every pair of runs as a line from one arm to the other, and both means with their intervals.
+
+    Args:
+        axes: To draw on.
+        row: One of `compare_arms`.
+        arms: Names of the two.
+    """
+    scale = 100 if row.measure.percent else 1
+    for before, after in zip(*row.values, strict=True):
+        axes.plot([0, 1], [scale * before, scale * after], color=GREY, linewidth=0.8, marker="o", markersize=3)
+    for place, (mean, colour) in enumerate(zip(row.means, (ORANGE, BLUE), strict=True)):
+        axes.errorbar(
+            place + (0.12 if place else -0.12),
+            scale * mean.value,
+            yerr=[[scale * (mean.value - mean.low)], [scale * (mean.high - mean.value)]],
+            fmt="s",
+            color=colour,
+            capsize=4,
+        )
+    if row.measure.chance is not None:
+        axes.axhline(scale * row.measure.chance, color=GREY, linestyle=":", linewidth=1)
+    axes.set_xticks([0, 1], arms)
+    axes.set_xlim(-0.4, 1.4)
+    axes.set_ylabel("%" if row.measure.percent else "")
+    axes.set_title(f"{row.measure.label}, p = {row.p:.3f}")

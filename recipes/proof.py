@@ -1,0 +1,177 @@
+"""Masked against plain training at small scale: the same rows, steps and tokens, several seeds, one table, one picture.
+
+    python recipes/proof.py yamls/proof_cpu.yaml       # half an hour on two CPU cores
+    python recipes/proof.py yamls/proof_gpu.yaml       # on a GPU
+
+Generates records to look things up in, prepares them, and for every seed trains two models that differ in
+masking.ratio alone, exports them, and measures retrieval, held-out loss and attention on what neither has seen. Writes
+<out_dir>: proof.json, proof.png, and below it corpus, shards and every run. A proof that was stopped continues.
+
+What it may say: how the two compare on this corpus, at this size and budget, over runs that differ in their seed. It
+says nothing about other data or larger models. Settings were chosen on other seeds than those that are reported.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from threading import Lock
+
+from meap.config import ProofConfig, run_command
+from meap.errors import ConfigError, MeapError
+
+ROOT = Path(__file__).resolve().parent.parent
+ARMS = ("NTP", "MEAP")
+NUM_PASSAGES = 100
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model: trained, exported, measured."""
+
+    arm: str
+    seed: int
+    ratio: float
+    dir: Path
+
+
+def main(cfg: ProofConfig) -> None:
+    """Corpus, shards, runs, table."""
+    from meap.evals.pictures import draw_panels
+    from meap.evals.proof import compare_arms, draw_arms, measure_run, table_of_arms
+    from meap.evals.runner import write_text
+
+    out_dir = Path(cfg.out_dir).absolute()
+    _remember(cfg, out_dir)
+    shards, passages = _prepare(cfg, out_dir)
+    runs = [
+        Run(arm, seed, ratio, out_dir / "runs" / f"{arm.lower()}-{seed}")
+        for seed in cfg.seeds
+        for arm, ratio in zip(ARMS, (0.0, cfg.ratio), strict=True)
+    ]
+    finished = _progress(len(runs))
+    with ThreadPoolExecutor(cfg.parallel) as pool:
+        for each in [pool.submit(_train_and_measure, cfg, run, shards, passages, finished) for run in runs]:
+            each.result()
+
+    first, second = ([measure_run(run.dir / "eval") for run in runs if run.arm == arm] for arm in ARMS)
+    rows = compare_arms(first, second)
+    title = f"{len(cfg.seeds)} seeds, {cfg.ratio:.0%} masked, {Path(cfg.training).name}"
+    draw_panels([(partial(draw_arms, arms=ARMS), row) for row in rows], out_dir / "proof.png", title=title)
+    found = {"arms": ARMS, "seeds": cfg.seeds, "rows": [dataclasses.asdict(row) for row in rows]}
+    write_text(out_dir / "proof.json", json.dumps(found, indent=2) + "\n")
+    print("\n".join(["", title, *table_of_arms(ARMS, rows), "", f"written     {cfg.out_dir}"]))
+
+
+def _remember(cfg: ProofConfig, out_dir: Path) -> None:
+    """Keep the settings in the folder; what was begun under others is not continued."""
+    from meap.config import to_yaml
+
+    kept, asked = out_dir / "proof.yaml", to_yaml(dataclasses.replace(cfg, parallel=1))
+    for path in (cfg.training, cfg.evaluation):
+        if not Path(path).is_file():
+            raise ConfigError(f"there is no file {path}: give training= and evaluation= a yaml each")
+        asked += Path(path).read_text(encoding="utf-8")
+    if kept.is_file() and kept.read_text(encoding="utf-8") != asked:
+        raise ConfigError(
+            f"{cfg.out_dir} holds a proof under other settings ({kept}): give another out_dir, or delete it"
+        )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    kept.write_text(asked, encoding="utf-8")
+
+
+def _prepare(cfg: ProofConfig, out_dir: Path) -> tuple[Path, Path]:
+    """Corpus, vocabulary and shards, and passages to read attention on; returns where the latter two are."""
+    from meap.config import TrainingConfig, load_config
+    from meap.evals.passages import generate_record_passages, write_passages
+    from meap.prep.sample import train_sample_tokenizer, write_sample_corpus
+    from meap.synthetic_records import generate_record
+
+    corpus = write_sample_corpus(
+        out_dir / "corpus", seed=cfg.corpus.seed, megabytes=cfg.corpus.megabytes, text_of=generate_record
+    )
+    tokenizer = train_sample_tokenizer(corpus, out_dir / "tokenizer", vocab_size=cfg.corpus.vocab_size)
+    write_passages(generate_record_passages(cfg.corpus.seed, NUM_PASSAGES), out_dir / "passages.jsonl")
+    seq_len = load_config(TrainingConfig, cfg.training).data.seq_len
+    _command(
+        out_dir / "prepare.txt",
+        "dataprep/c4_to_mds.py",
+        f"source={out_dir / 'corpus'}/*.json.gz",
+        f"tokenizer.name={tokenizer}",
+        f"remote={out_dir / 'mds'}",
+        f"seq_len={seq_len}",
+    )
+    return out_dir / "mds", out_dir / "passages.jsonl"
+
+
+def _train_and_measure(cfg: ProofConfig, run: Run, shards: Path, passages: Path, finished: Callable[..., None]) -> None:
+    """Train, export, evaluate, each as a user would; what is done is not done again."""
+    started = time.perf_counter()
+    if not (run.dir / "eval" / "results.json").is_file():
+        own = (
+            cfg.training,
+            f"run.name={run.dir.name}",
+            f"run.dir={run.dir}",
+            f"run.seed={run.seed}",
+            f"masking.ratio={run.ratio}",
+            f"data.remote={shards}",
+        )
+        given = (
+            cfg.evaluation,
+            f"model={run.dir / 'hf'}",
+            f"out_dir={run.dir / 'eval'}",
+            f"perplexity.remote=[{shards}]",
+            f"attention_segments.source={passages}",
+        )
+        output = run.dir.with_suffix(".txt")
+        _command(output, "recipes/meap_1b.py", *own)
+        _command(output, "recipes/export_hf.py", *own)
+        _command(output, "recipes/evaluate.py", *given)
+    finished(run, time.perf_counter() - started)
+
+
+def _command(output: Path, script: str, *arguments: str) -> None:
+    """Run an entry point; what it prints goes to a file.
+
+    Raises:
+        MeapError: It failed; with its last line.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Runs share the machine: threads of each beyond its part of the cores only get in each other's way.
+    environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | os.environ
+    with output.open("a", encoding="utf-8") as file:
+        done = subprocess.run(
+            [sys.executable, ROOT / script, *arguments], stdout=file, stderr=file, env=environment, check=False
+        )
+    if done.returncode:
+        *_, last = output.read_text(encoding="utf-8").splitlines() or [""]
+        raise MeapError(
+            f"{script} ended with status {done.returncode}: {last.removeprefix('error: ')} (all it printed: {output}); "
+            "the same command goes on from here"
+        )
+
+
+def _progress(num_runs: int) -> Callable[..., None]:
+    started, done, lock = time.perf_counter(), 0, Lock()
+
+    def finished(run: Run, seconds: float) -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            spent = time.perf_counter() - started
+            left = timedelta(seconds=round(spent / done * (num_runs - done)))
+            print(f"{run.dir.name:<10} {done:>3}/{num_runs} runs | {seconds:.0f} s | {left} left", flush=True)
+
+    return finished
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(ProofConfig, main, doc=__doc__))
