@@ -42,6 +42,8 @@ THIRD_PARTY_HOMES = {
     "matplotlib": {"prep", "evals"},
     "lm_eval": {"evals"},
     "rouge_score": {"evals"},
+    "datasets": {"evals"},
+    "openai": {"evals"},
 }
 CORE_LIBRARIES = {"numpy"}
 

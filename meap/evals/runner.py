@@ -31,7 +31,7 @@ __all__ = ["PICTURE_NAME", "RESULTS_NAME", "choose_tasks", "read_results", "resu
 RESULTS_NAME = "results.json"
 PICTURE_NAME = "summary.png"
 
-_VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "rouge-score")
+_VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "rouge-score", "openai")
 
 
 def choose_tasks(asked: str) -> list[str]:
@@ -93,6 +93,8 @@ def run_tasks(
     reasons = {name: TASKS[name].skip(inputs) for name in names}
     skipped = {name: reason for name, reason in reasons.items() if reason}
     asked = {name: _examples(name, TASKS[name], inputs, model) for name in names if name not in skipped}
+    # On one rank only: the others would ask the same again.
+    judges = {name: each(inputs.config, out_dir) for name in asked if ranks.is_first and (each := TASKS[name].judging)}
     about = model.describe()
     identity = {
         "weights": about.get("weights", about["name"]),
@@ -121,6 +123,8 @@ def run_tasks(
         done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
         records = [done[example.id] for example in examples]
         ranks.wait()  # the lines are forgotten when nobody reads or writes any
+        if name in judges:
+            records = [record | more for record, more in zip(records, judges[name](records), strict=True)]
         if ranks.is_first:
             store.finish(records)
         ranks.wait()
