@@ -6,8 +6,9 @@
     torchrun --nproc_per_node 8 recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf   # examples shared by 8 GPUs
     python recipes/evaluate.py compare=runs/1b_ntp/eval,runs/1b/eval
 
-Writes <out_dir>: results.json, summary.png, and for each task a picture and <task>.parquet with a record per example. A
-run that was stopped continues where it was. Runs on a GPU in bf16 where there is one.
+Writes <out_dir>: results.json, report.html, which opens offline, summary.png, and for each task a picture and
+<task>.parquet with a record per example. A run that was stopped continues where it was. Runs on a GPU in bf16 where
+there is one.
 """
 
 import sys
@@ -26,15 +27,19 @@ def main(cfg: EvaluationConfig) -> None:
 
     if cfg.compare:
         from meap.evals.comparison import compare, print_comparison
+        from meap.evals.page import write_comparison_page
 
-        out_dir = cfg.out_dir or "runs/eval/compare"
-        print_comparison(compare(cfg.compare, Path(out_dir)))
+        out_dir = Path(cfg.out_dir or "runs/eval/compare")
+        found = compare(cfg.compare, out_dir)
+        print_comparison(found)
+        write_comparison_page(found, out_dir)
         print(f"written     {out_dir}")
         return
 
     import torch
 
     from meap.evals.hugging_face import load_model
+    from meap.evals.page import write_results_page
     from meap.evals.ranks import join_ranks
     from meap.evals.runner import choose_tasks, results_dir, run_tasks
     from meap.evals.tables import print_results
@@ -62,6 +67,7 @@ def main(cfg: EvaluationConfig) -> None:
         results = run_tasks(inputs, model, names, out_dir, ranks=ranks, facts=facts)
     if ranks.is_first:
         print_results(results)
+        write_results_page(out_dir)
         print(f"\nwritten     {out_dir}")
 
 

@@ -21,7 +21,7 @@ ALLOWED = {
     "data": CONFIGURED_CORE | {"data"},
     "train": CONFIGURED_CORE | {"checkpoints", "data", "export", "train"},
     "export": CONFIGURED_CORE | {"checkpoints", "export"},
-    "evals": CONFIGURED_CORE | {"evals"},
+    "evals": CONFIGURED_CORE | {"evals", "report"},
     "inspect": CONFIGURED_CORE | {"data", "inspect"},
     "report": CONFIGURED_CORE | {"report"},
     "__init__": set(),

@@ -102,10 +102,19 @@ class Endpoint:
     def _ask(
         self, client: Any, prompt: str, key: str, store: ReplyStore, budget: Budget, stopped: threading.Event
     ) -> None:
+        try:
+            self._ask_until_answered(client, prompt, key, store, budget, stopped)
+        except JudgeError:
+            stopped.set()  # here, before this thread takes the next prompt
+            raise
+
+    def _ask_until_answered(
+        self, client: Any, prompt: str, key: str, store: ReplyStore, budget: Budget, stopped: threading.Event
+    ) -> None:
         most = self.price(most_tokens(prompt), self.config.max_new_tokens)
         reason, wait = "", self.config.backoff
         for attempt in range(self.config.retries + 1):
-            if attempt and stopped.wait(wait):
+            if stopped.wait(wait) if attempt else stopped.is_set():
                 return
             budget.reserve(most)
             spent = 0.0
@@ -152,7 +161,7 @@ class Endpoint:
             raise JudgeError(
                 f"judge.base_url={self.config.base_url} refuses a request ({reason}): look at judge.model="
                 f"{self.config.model} and at the key in {self.config.key_variable or 'judge.key_variable'}"
-            ) from error
+            ) from None  # its text may hold the key
         except openai.APIConnectionError as error:
             cause = type(error.__cause__).__name__
             raise _RepeatableError(f"{error} {cause}", paid=cause not in _NEVER_SENT) from error

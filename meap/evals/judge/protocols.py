@@ -40,9 +40,9 @@ _FAITHFULNESS = (
     "Conclusion: False"
 )
 
-_SCORE = re.compile(r"\bScore:[\s*_]*([01])\b(?!\.\d|/(?!1\b))")
+_SCORE = re.compile(r"\bScore:[\s*]*([01])\b(?!\.\d|/(?!1\b))")
 """``Score: 0`` or ``Score: 1``, bold or not; 1/1 is a one, but 1/5, 0.5 and 01 are no verdicts."""
-_CONCLUSION = re.compile(r"\bConclusion:[\s*_]*(True|False)\b")
+_CONCLUSION = re.compile(r"\bConclusion:[\s*]*(True|False)\b")
 
 
 @dataclass(frozen=True)
