@@ -146,7 +146,8 @@ def _table(lines: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> str:
         f"<tr><th>{first}</th>{''.join(f'<td class=number>{cell}</td>' for cell in cells)}</tr>"
         for first, *cells in rows
     )
-    return f'<div class="wide"><table><thead><tr><th>{header[0]}</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table><thead><tr><th>{header[0]}</th>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide">{table}</div>'
 
 
 def _picture(path: Path, title: str) -> str:

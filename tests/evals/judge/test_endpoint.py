@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from threading import Condition
+from threading import Condition, Event
 
+import openai
 import pytest
 
 from meap.config import JudgeConfig
 from meap.errors import ConfigError, JudgeError
+from meap.evals.judge.budget import Budget
 from meap.evals.judge.endpoint import Endpoint, most_tokens
 from meap.evals.judge.replies import ReplyStore
 
@@ -84,16 +86,10 @@ def test_a_server_says_how_long_to_wait(config, judge_server, tmp_path, monkeypa
     judge_server.headers = {"Retry-After": "7"}
     judge_server.fault = lambda number: 429 if number <= 2 else None
     endpoint = Endpoint(dataclasses.replace(config, backoff=1, parallel=1))
-    # Not from a pool, which waits for its own events.
-    import openai
-
     with openai.OpenAI(api_key="k", base_url=config.base_url, max_retries=0) as client:
-        from threading import Event
-
-        from meap.evals.judge.budget import Budget
-
+        # Not from a pool, which waits for events of its own.
         endpoint._ask(client, "p", "key", ReplyStore(tmp_path / "judge.jsonl"), Budget(1, 0), Event())
-    assert waits == [7, 7]
+    assert [each for each in waits if each is not None] == [7, 7]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +198,7 @@ def test_a_killed_run_asks_nothing_twice(config, ask, judge_server, tmp_path, pr
 
 def test_the_key_is_sent_and_written_nowhere(ask, judge_server, tmp_path, capfd, caplog):
     caplog.set_level("DEBUG")
-    judge_server.fault = lambda number: 401 if number == 7 else 500 if number == 2 else None
+    judge_server.fault = lambda number: 401 if number == 8 else 500 if number == 2 else None
     ask()
     with pytest.raises(JudgeError, match="no, Bearer .* may not") as failed:
         ask(["one more"])
