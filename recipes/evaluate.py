@@ -4,6 +4,7 @@
     python recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf                    # the paper's settings
     python recipes/evaluate.py yamls/eval.yaml model=meta-llama/Llama-3.2-3B tasks=needle_fu,multidoc_qa
     torchrun --nproc_per_node 8 recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf   # examples shared by 8 GPUs
+    python recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf --dry-run              # examples, and a judge's cost
     python recipes/evaluate.py compare=runs/1b_ntp/eval,runs/1b/eval
 
 Writes <out_dir>: results.json, report.html, which opens offline, summary.png, and for each task a picture and
@@ -71,6 +72,22 @@ def main(cfg: EvaluationConfig) -> None:
         print(f"\nwritten     {out_dir}")
 
 
+def dry_run(cfg: EvaluationConfig) -> None:
+    """Make every example, and say how many there are and what a judge would cost; neither model nor judge is asked."""
+    from meap.evals.dry_run import rehearse
+    from meap.evals.hugging_face import load_model_tokenizer
+    from meap.evals.runner import choose_tasks
+    from meap.evals.task import TaskInputs
+    from meap.storage import use_one_s3_endpoint
+
+    use_one_s3_endpoint()
+    names = choose_tasks(cfg.tasks)
+    tokenizer = load_model_tokenizer(cfg)
+    with ExitStack() as opened:
+        rows, _ = _heldout_rows(cfg, tokenizer.fingerprint, opened)
+        rehearse(TaskInputs(cfg, tokenizer, rows), names)
+
+
 def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) -> tuple[Sequence[Any], str | None]:
     """Validation rows of the prepared data, and where they are; none where another tokenizer made them."""
     import torch
@@ -109,4 +126,4 @@ def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) ->
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(EvaluationConfig, main, doc=__doc__))
+    sys.exit(run_command(EvaluationConfig, main, doc=__doc__, dry_run=dry_run))

@@ -9,14 +9,16 @@ from typing import Any
 
 from meap.config import EvaluationConfig
 from meap.evals.asking import progress_lines
-from meap.evals.judge.endpoint import Endpoint
+from meap.evals.judge.endpoint import Endpoint, most_tokens
 from meap.evals.judge.protocols import PROTOCOLS
 from meap.evals.judge.replies import Reply, ReplyStore
-from meap.evals.task import Judging, Record
+from meap.evals.task import Example, Judging, Record
 
-__all__ = ["REPLIES_NAME", "judge_facts", "judge_summaries", "open_judging", "summary_of"]
+__all__ = ["REPLIES_NAME", "describe_judging", "judge_facts", "judge_summaries", "open_judging", "summary_of"]
 
 REPLIES_NAME = "judge.jsonl"
+_CHARACTERS_PER_TOKEN = 4
+_REPLY_TOKENS = 150
 _ABOUT = ("reply", "judge", "date", "dollars")
 
 
@@ -65,6 +67,27 @@ def judge_summaries(
     for (place, protocol), prompt in prompts.items():
         judged[place] |= _columns_of(protocol, replies[prompt])
     return judged
+
+
+def describe_judging(examples: Sequence[Example], config: EvaluationConfig) -> str:
+    """How many questions there are for the judge, and what they cost, before there are any summaries."""
+    judge, summary = config.judge, "x" * _CHARACTERS_PER_TOKEN * config.hallucination.max_new_tokens
+    if judge.model is None:
+        return "no judge is asked: judge.model is not set"
+    endpoint = Endpoint(judge)
+    questions = [
+        PROTOCOLS[name].prompt(example.facts["document"], example.answers[0], summary)
+        for example in examples
+        for name in config.hallucination.protocols
+    ]
+    sent = sum(len(each) for each in questions) // _CHARACTERS_PER_TOKEN
+    about = endpoint.price(sent, _REPLY_TOKENS * len(questions))
+    most = sum(endpoint.price(most_tokens(each), judge.max_new_tokens) for each in questions)
+    return (
+        f"{len(questions):,} questions to {judge.model} at most, about {about:.2f} dollars at {_CHARACTERS_PER_TOKEN} "
+        f"characters a token and {_REPLY_TOKENS} tokens a reply, never above {most:.2f}; judge.max_cost="
+        f"{judge.max_cost:g}"
+    )
 
 
 def judge_facts(records: Sequence[Record]) -> dict[str, Any] | None:
