@@ -179,6 +179,8 @@ def _pair(
         for pair in zip(first, second, strict=True)
         if all(record.get(metric) is not None or record["too_long"] for record in pair)
     ]
+    if not both:
+        return None
     one, other = (select([pair[place] for pair in both], metric, weight) for place in (0, 1))
     return None if one is None or other is None else (one, other)
 

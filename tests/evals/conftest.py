@@ -167,7 +167,7 @@ def articles(tmp_path_factory) -> tuple[str, ...]:
     texts = [
         (f"The {kind} number {index} stood by the harbour. " * 3, f"A {kind} {index} by the sea.")
         for index in range(6)
-        for kind in ("boat", "bridge", "well")
+        for kind in ("boat", "bridge", "tower")
     ]
     xsum = [{"id": f"x{index}", "document": one, "reference": two} for index, (one, two) in enumerate(texts[::3])]
     multi_news = [{"document": one, "summary": two} for one, two in texts[1::3]]

@@ -124,7 +124,7 @@ def _further(records: Sequence[Record]) -> dict[str, Any]:
         notes.append("no judge was asked: with judge.model, its address and prices, summaries are judged too")
     else:
         notes += [
-            f"{number:,} replies of the judge had no verdict, and are not in {PROTOCOLS[protocol].label}"
+            f"{number:,} replies had no verdict, and are not in '{PROTOCOLS[protocol].label}'"
             for protocol, number in judge["without_verdict"].items()
             if number
         ]
@@ -134,7 +134,8 @@ def _further(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _draw(axes: Any, numbers: dict[str, Any]) -> None:
-    draw_rows(axes, numbers, metrics=[name for name in (*PROTOCOLS, "rouge1", "rougeL") if name in numbers["metrics"]])
+    judged = [name for name in PROTOCOLS if name in numbers["metrics"]]
+    draw_rows(axes, numbers, metrics=judged or ["rouge1", "rougeL"])
 
 
 TASK = Task(
