@@ -104,7 +104,7 @@ class Endpoint:
     ) -> None:
         try:
             self._ask_until_answered(client, prompt, key, store, budget, stopped)
-        except JudgeError:
+        except Exception:
             stopped.set()  # here, before this thread takes the next prompt
             raise
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from meap.config import EvaluationConfig
 from meap.evals.asking import progress_lines
-from meap.evals.judge.endpoint import Endpoint, most_tokens
+from meap.evals.judge.endpoint import Endpoint
 from meap.evals.judge.protocols import PROTOCOLS
 from meap.evals.judge.replies import Reply, ReplyStore
 from meap.evals.task import Example, Judging, Record
@@ -82,11 +82,9 @@ def describe_judging(examples: Sequence[Example], config: EvaluationConfig) -> s
     ]
     sent = sum(len(each) for each in questions) // _CHARACTERS_PER_TOKEN
     about = endpoint.price(sent, _REPLY_TOKENS * len(questions))
-    most = sum(endpoint.price(most_tokens(each), judge.max_new_tokens) for each in questions)
     return (
         f"{len(questions):,} questions to {judge.model} at most, about {about:.2f} dollars at {_CHARACTERS_PER_TOKEN} "
-        f"characters a token and {_REPLY_TOKENS} tokens a reply, never above {most:.2f}; judge.max_cost="
-        f"{judge.max_cost:g}"
+        f"characters a token and {_REPLY_TOKENS} tokens a reply; in no case above judge.max_cost={judge.max_cost:g}"
     )
 
 
