@@ -7,6 +7,7 @@
     │   ├── IncompleteError   a data set or run that has not been finished
     │   └── MismatchError     two things that do not belong together (shards and tokenizer, say)
     ├── CheckpointError       a checkpoint or exported model that is missing, damaged or unsafe
+    ├── JudgeError            a judge of an evaluation that cannot be asked, or not for the money
     └── StoppedError          a run that was asked to stop and has saved its state: no mistake of anybody's
 
 A message names the value that was given, what is allowed, and what to do about it.
@@ -18,6 +19,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "IncompleteError",
+    "JudgeError",
     "MeapError",
     "MismatchError",
     "StoppedError",
@@ -50,6 +52,10 @@ class MismatchError(DataError):
 
 class CheckpointError(MeapError):
     """A checkpoint or exported model is missing, damaged or unsafe to load."""
+
+
+class JudgeError(MeapError):
+    """The language model that judges an evaluation cannot be asked, or would cost more than it may."""
 
 
 class StoppedError(MeapError):

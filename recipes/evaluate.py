@@ -4,10 +4,12 @@
     python recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf                    # the paper's settings
     python recipes/evaluate.py yamls/eval.yaml model=meta-llama/Llama-3.2-3B tasks=needle_fu,multidoc_qa
     torchrun --nproc_per_node 8 recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf   # examples shared by 8 GPUs
+    python recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf --dry-run              # examples, and a judge's cost
     python recipes/evaluate.py compare=runs/1b_ntp/eval,runs/1b/eval
 
-Writes <out_dir>: results.json, summary.png, and for each task a picture and <task>.parquet with a record per example. A
-run that was stopped continues where it was. Runs on a GPU in bf16 where there is one.
+Writes <out_dir>: results.json, report.html, which opens offline, summary.png, and for each task a picture and
+<task>.parquet with a record per example. A run that was stopped continues where it was. Runs on a GPU in bf16 where
+there is one.
 """
 
 import sys
@@ -26,15 +28,19 @@ def main(cfg: EvaluationConfig) -> None:
 
     if cfg.compare:
         from meap.evals.comparison import compare, print_comparison
+        from meap.evals.page import write_comparison_page
 
-        out_dir = cfg.out_dir or "runs/eval/compare"
-        print_comparison(compare(cfg.compare, Path(out_dir)))
+        out_dir = Path(cfg.out_dir or "runs/eval/compare")
+        found = compare(cfg.compare, out_dir)
+        print_comparison(found)
+        write_comparison_page(found, out_dir)
         print(f"written     {out_dir}")
         return
 
     import torch
 
     from meap.evals.hugging_face import load_model
+    from meap.evals.page import write_results_page
     from meap.evals.ranks import join_ranks
     from meap.evals.runner import choose_tasks, results_dir, run_tasks
     from meap.evals.tables import print_results
@@ -62,7 +68,24 @@ def main(cfg: EvaluationConfig) -> None:
         results = run_tasks(inputs, model, names, out_dir, ranks=ranks, facts=facts)
     if ranks.is_first:
         print_results(results)
+        write_results_page(out_dir)
         print(f"\nwritten     {out_dir}")
+
+
+def dry_run(cfg: EvaluationConfig) -> None:
+    """Make every example, and say how many there are and what a judge would cost; neither model nor judge is asked."""
+    from meap.evals.dry_run import rehearse
+    from meap.evals.hugging_face import load_model_tokenizer
+    from meap.evals.runner import choose_tasks
+    from meap.evals.task import TaskInputs
+    from meap.storage import use_one_s3_endpoint
+
+    use_one_s3_endpoint()
+    names = choose_tasks(cfg.tasks)
+    tokenizer = load_model_tokenizer(cfg)
+    with ExitStack() as opened:
+        rows, _ = _heldout_rows(cfg, tokenizer.fingerprint, opened)
+        rehearse(TaskInputs(cfg, tokenizer, rows), names)
 
 
 def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) -> tuple[Sequence[Any], str | None]:
@@ -103,4 +126,4 @@ def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) ->
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(EvaluationConfig, main, doc=__doc__))
+    sys.exit(run_command(EvaluationConfig, main, doc=__doc__, dry_run=dry_run))

@@ -21,7 +21,7 @@ ALLOWED = {
     "data": CONFIGURED_CORE | {"data"},
     "train": CONFIGURED_CORE | {"checkpoints", "data", "export", "train"},
     "export": CONFIGURED_CORE | {"checkpoints", "export"},
-    "evals": CONFIGURED_CORE | {"evals"},
+    "evals": CONFIGURED_CORE | {"evals", "report"},
     "inspect": CONFIGURED_CORE | {"data", "inspect"},
     "report": CONFIGURED_CORE | {"report"},
     "__init__": set(),
@@ -42,6 +42,8 @@ THIRD_PARTY_HOMES = {
     "matplotlib": {"prep", "evals"},
     "lm_eval": {"evals"},
     "rouge_score": {"evals"},
+    "datasets": {"evals"},
+    "openai": {"evals"},
 }
 CORE_LIBRARIES = {"numpy"}
 

@@ -213,6 +213,8 @@ def test_the_paper_s_evaluations():
     assert config.multidoc_qa.questions == 0
     assert max(config.needle_fu.lengths) == 32_768
     assert len(config.commonsense.tasks) == 7
+    assert config.hallucination.examples == 100
+    assert None not in (config.hallucination.xsum, config.hallucination.multi_news, config.hallucination.wikisum)
 
 
 @pytest.mark.parametrize("size", SIZES)

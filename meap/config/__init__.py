@@ -19,6 +19,7 @@ from meap.config.evaluation import (
     RecordRetrievalConfig,
 )
 from meap.config.executors import RayConfig, SlurmConfig
+from meap.config.judging import HallucinationConfig, JudgeConfig
 from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.loading import from_values, load_config, load_resolved, save_config, to_values, to_yaml
 from meap.config.loggers import LoggersConfig
@@ -50,7 +51,9 @@ __all__ = [
     "EvaluationConfig",
     "ExportConfig",
     "FiltersConfig",
+    "HallucinationConfig",
     "HaystackConfig",
+    "JudgeConfig",
     "KeyRetrievalConfig",
     "KvRetrievalConfig",
     "LitpkdsPrepConfig",

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from meap.config.checks import require_at_least, require_one_of
+from meap.config.judging import HallucinationConfig, JudgeConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
@@ -238,6 +239,8 @@ class EvaluationConfig:
     needle_magic: NeedleMagicConfig = field(default_factory=NeedleMagicConfig)
     multidoc_qa: MultidocQaConfig = field(default_factory=MultidocQaConfig)
     kv_retrieval: KvRetrievalConfig = field(default_factory=KvRetrievalConfig)
+    hallucination: HallucinationConfig = field(default_factory=HallucinationConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     commonsense: CommonsenseConfig = field(default_factory=CommonsenseConfig)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-__all__ = ["Rouge1", "best_subspan_em", "contains", "normalize_answer", "rouge1", "word_overlap"]
+__all__ = ["Rouge1", "best_subspan_em", "contains", "normalize_answer", "rouge1", "rouge_f1s", "word_overlap"]
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -43,8 +43,14 @@ def contains(prediction: str, answer: str) -> bool:
 
 def rouge1(response: str, reference: str) -> Rouge1:
     """ROUGE-1 by the ``rouge-score`` package, with stemming."""
-    found = _scorer().score(reference, response)["rouge1"]
+    found = _scorer("rouge1").score(reference, response)["rouge1"]
     return Rouge1(float(found.precision), float(found.recall), float(found.fmeasure))
+
+
+def rouge_f1s(response: str, reference: str) -> dict[str, float]:
+    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L by the ``rouge-score`` package, with stemming."""
+    found = _scorer("rouge1", "rouge2", "rougeL").score(reference, response)
+    return {name: float(each.fmeasure) for name, each in found.items()}
 
 
 def word_overlap(response: str, answer: str) -> float:
@@ -57,7 +63,7 @@ def word_overlap(response: str, answer: str) -> float:
 
 
 @cache
-def _scorer() -> Any:
+def _scorer(*names: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1"], use_stemmer=True)
+    return RougeScorer(list(names), use_stemmer=True)

@@ -103,7 +103,7 @@ def require_fit(name: str, examples: Sequence[Example], model: LanguageModel) ->
         )
 
 
-def progress_lines(name: str) -> Callable[[int, int], None]:
+def progress_lines(name: str, unit: str = "tokens") -> Callable[[int, int], None]:
     """A line now and then, and one at the end, with the time left."""
     started = printed = time.perf_counter()
 
@@ -113,9 +113,9 @@ def progress_lines(name: str) -> Callable[[int, int], None]:
         if done < total and now - printed < _PROGRESS_SECONDS:
             return
         printed = now
-        left = timedelta(seconds=round((now - started) / done * (total - done)))
+        left = timedelta(seconds=round((now - started) / max(1, done) * (total - done)))
         took = timedelta(seconds=round(now - started))
-        print(f"{name:<14} {done:>11,}/{total:,} tokens | {took} so far, {left} left", flush=True)
+        print(f"{name:<14} {done:>11,}/{total:,} {unit} | {took} so far, {left} left", flush=True)
 
     return report
 

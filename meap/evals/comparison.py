@@ -22,7 +22,10 @@ from meap.evals.summary import group_records, select
 from meap.evals.tables import columns, row_label, shown
 from meap.evals.task import Record
 
-__all__ = ["compare", "print_comparison", "short_names"]
+__all__ = ["SIGNIFICANCE", "compare", "comparison_lines", "print_comparison", "short_names"]
+
+SIGNIFICANCE = "* p < 0.05: McNemar's exact test by row, paired bootstrap for means and for what is not right or wrong"
+"""What the star in a table means."""
 
 
 def compare(asked: str, out_dir: Path) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
     Raises:
         ConfigError: There are not two folders.
         DataError: A folder holds no results, or they have no task in common.
-        MismatchError: A task's prompts differ.
+        MismatchError: A task's prompts differ, or who judged them.
     """
     folders = [Path(folder.strip()) for folder in asked.split(",") if folder.strip()]
     if len(folders) != 2:
@@ -54,6 +57,13 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
             f"{folders[0]} and {folders[1]} were not asked the same: prompts of {', '.join(differing)} differ; "
             "evaluate both with the same yaml, seed and limit"
         )
+    judges = {name: [_judges(results, name) for results in (first, second)] for name in names}
+    for name, (one, other) in judges.items():
+        if one and other and one != other:
+            raise MismatchError(
+                f"{folders[0]} and {folders[1]} were not judged by the same: {name} by {', '.join(one)} and by "
+                f"{', '.join(other)}; judge both with the same judge.model"
+            )
     found = {
         "models": [first["model"]["name"], second["model"]["name"]],
         "folders": [str(folder) for folder in folders],
@@ -79,18 +89,28 @@ def print_comparison(found: Mapping[str, Any]) -> None:
     names = short_names(found["models"])
     for name, numbers in found["tasks"].items():
         print(f"\n{numbers['title']} ({name}): {numbers['metrics'][numbers['headline']]['label']}")
-        lines = [("", *names, "difference", "95 % interval", "relative", "p", "n")]
-        if len(numbers["rows"]) > 1:
-            lines += [
-                _line(row_label(row), numbers["metrics"][numbers["headline"]], row["metrics"][numbers["headline"]])
-                for row in numbers["rows"]
-                if numbers["headline"] in row["metrics"]
-            ]
-        lines += [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
-        print("\n".join(columns(lines)))
-    print("\n* p < 0.05: McNemar's exact test by row, paired bootstrap for means and for what is not right or wrong")
+        print("\n".join(columns(comparison_lines(numbers, names))))
+    print(f"\n{SIGNIFICANCE}")
     if found["partial"]:
         print("partial: not all examples were asked (limit)")
+
+
+def comparison_lines(numbers: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """A task's table: its header, the headline metric by row, and the mean of every metric.
+
+    Args:
+        numbers: Of the task, from `compare`.
+        names: What the two models are called.
+    """
+    chosen = numbers["headline"]
+    lines: list[tuple[str, ...]] = [("", *names, "difference", "95 % interval", "relative", "p", "n")]
+    if len(numbers["rows"]) > 1:
+        lines += [
+            _line(row_label(row), numbers["metrics"][chosen], row["metrics"][chosen])
+            for row in numbers["rows"]
+            if chosen in row["metrics"]
+        ]
+    return lines + [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
 
 
 def short_names(models: Sequence[str]) -> list[str]:
@@ -107,40 +127,62 @@ def _prompts(results: Mapping[str, Any], name: str) -> str:
     return results["tasks"][name]["prompts_sha256"]
 
 
+def _judges(results: Mapping[str, Any], name: str) -> list[str]:
+    return (results["tasks"][name].get("judge") or {}).get("models", [])
+
+
 def _compare_task(
     first: Mapping[str, Any], second: Mapping[str, Any], of_first: Sequence[Record], of_second: Sequence[Record]
 ) -> dict[str, Any]:
     rows_by_model = [group_records(records, first["by"]) for records in (of_first, of_second)]
     metrics: dict[str, dict[str, Any]] = {}
-    for name, metric in first["metrics"].items():
-        groups = [
-            [
-                group
-                for _, control, members in rows
-                if not control and (group := select(members, name, metric["weight"])) is not None
-            ]
-            for rows in rows_by_model
+    shared = [name for name in first["metrics"] if name in second["metrics"]]
+    for name in shared:
+        metric = first["metrics"][name]
+        pairs = [
+            pair
+            for (_, control, of_one), (_, _, of_other) in zip(*rows_by_model, strict=True)
+            if not control and (pair := _pair(of_one, of_other, name, metric["weight"])) is not None
         ]
+        if not pairs:
+            continue
+        groups = [[pair[place] for pair in pairs] for place in (0, 1)]
         about = {key: metric[key] for key in ("label", "binary", "higher_is_better", "chance")}
         metrics[name] = about | _compare_groups(groups[0], groups[1], metric, metric, second["metrics"][name])
     rows: list[dict[str, Any]] = []
     for place, (by, control, _) in enumerate(rows_by_model[0]):
         row: dict[str, Any] = {"by": by, "control": control, "metrics": {}}
         for name, estimates in first["rows"][place]["metrics"].items():
-            metric = first["metrics"][name]
-            pair = [select(rows[place][2], name, metric["weight"]) for rows in rows_by_model]
-            if pair[0] is not None and pair[1] is not None:
+            if name not in metrics:
+                continue
+            metric, of_other = first["metrics"][name], rows_by_model[1][place][2]
+            if (pair := _pair(rows_by_model[0][place][2], of_other, name, metric["weight"])) is not None:
                 row["metrics"][name] = _compare_groups(
                     [pair[0]], [pair[1]], metric, estimates, second["rows"][place]["metrics"][name]
                 )
         rows.append(row)
     return {
         "title": first["title"],
-        "headline": first["headline"],
+        "headline": next(iter(metrics)),
         "by": first["by"],
         "metrics": metrics,
         "rows": rows,
     }
+
+
+def _pair(
+    first: Sequence[Record], second: Sequence[Record], metric: str, weight: str | None
+) -> tuple[Group, Group] | None:
+    """One metric of the examples for which both models have it: what a judge said of one only cannot be compared."""
+    both = [
+        pair
+        for pair in zip(first, second, strict=True)
+        if all(record.get(metric) is not None or record["too_long"] for record in pair)
+    ]
+    if not both:
+        return None
+    one, other = (select([pair[place] for pair in both], metric, weight) for place in (0, 1))
+    return None if one is None or other is None else (one, other)
 
 
 def _compare_groups(

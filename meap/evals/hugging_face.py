@@ -20,12 +20,22 @@ from meap.errors import CheckpointError, ConfigError
 from meap.evals.lm import Ids
 from meap.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["HuggingFaceLM", "load_model", "weights_hash"]
+__all__ = ["HuggingFaceLM", "load_model", "load_model_tokenizer", "weights_hash"]
 
 _NUM_LOGITS = 1 << 29
 """Logits of a forward pass are kept below this many (2 GiB in fp32), whatever the batch size asks for."""
 _HASHED_VALUES = 256
 """Values of each tensor that `weights_hash` reads: training changes every one of them."""
+
+
+def load_model_tokenizer(config: EvaluationConfig) -> Tokenizer:
+    """The tokenizer that `load_model` loads with the model.
+
+    Raises:
+        ConfigError: No model is named, or the tokenizer defines no BOS or EOS token.
+        DataError: The tokenizer cannot be read.
+    """
+    return load_tokenizer(dataclasses.replace(config.tokenizer, name=config.tokenizer.name or _name_of(config)))
 
 
 def load_model(config: EvaluationConfig) -> HuggingFaceLM:
@@ -44,9 +54,7 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
         ConfigError: No model is named, or the tokenizer defines no BOS or EOS token.
         DataError: The tokenizer cannot be read.
     """
-    name = config.model
-    if name is None:
-        raise ConfigError("model is not set: give model=<Hugging Face folder or hub name>")
+    name = _name_of(config)
     folder = Path(name)
     looks_local = folder.is_absolute() or name.startswith(".") or name.count("/") != 1
     if not (folder / "config.json").is_file() and (looks_local or folder.exists()):
@@ -54,7 +62,7 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
             f"model={name} holds no exported model (no config.json): run recipes/export_hf.py first, or give "
             "model=<Hugging Face folder or hub name>"
         )
-    tokenizer = load_tokenizer(dataclasses.replace(config.tokenizer, name=config.tokenizer.name or name))
+    tokenizer = load_model_tokenizer(config)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
     try:
@@ -259,3 +267,9 @@ class HuggingFaceLM:
                 f"{what} takes {length:,} tokens, but model {self._name} was made for {self._max_positions:,}: give it "
                 "shorter ones, nothing is cut silently"
             )
+
+
+def _name_of(config: EvaluationConfig) -> str:
+    if config.model is None:
+        raise ConfigError("model is not set: give model=<Hugging Face folder or hub name>")
+    return config.model

@@ -26,12 +26,21 @@ from meap.evals.summary import summarise
 from meap.evals.task import Example, Task, TaskInputs
 from meap.evals.tasks import TASKS
 
-__all__ = ["PICTURE_NAME", "RESULTS_NAME", "choose_tasks", "read_results", "results_dir", "run_tasks", "write_text"]
+__all__ = [
+    "PICTURE_NAME",
+    "RESULTS_NAME",
+    "choose_examples",
+    "choose_tasks",
+    "read_results",
+    "results_dir",
+    "run_tasks",
+    "write_text",
+]
 
 RESULTS_NAME = "results.json"
 PICTURE_NAME = "summary.png"
 
-_VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "rouge-score")
+_VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "rouge-score", "openai")
 
 
 def choose_tasks(asked: str) -> list[str]:
@@ -93,6 +102,8 @@ def run_tasks(
     reasons = {name: TASKS[name].skip(inputs) for name in names}
     skipped = {name: reason for name, reason in reasons.items() if reason}
     asked = {name: _examples(name, TASKS[name], inputs, model) for name in names if name not in skipped}
+    # On one rank only: the others would ask the same again.
+    judges = {name: each(inputs.config, out_dir) for name in asked if ranks.is_first and (each := TASKS[name].judging)}
     about = model.describe()
     identity = {
         "weights": about.get("weights", about["name"]),
@@ -121,6 +132,8 @@ def run_tasks(
         done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
         records = [done[example.id] for example in examples]
         ranks.wait()  # the lines are forgotten when nobody reads or writes any
+        if name in judges:
+            records = [record | more for record, more in zip(records, judges[name](records), strict=True)]
         if ranks.is_first:
             store.finish(records)
         ranks.wait()
@@ -159,9 +172,13 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _examples(name: str, task: Task, inputs: TaskInputs, model: LanguageModel) -> tuple[list[Example], bool]:
-    """The task's examples, and whether they are only some of them."""
-    examples = task.examples(inputs)
+def choose_examples(name: str, inputs: TaskInputs) -> tuple[list[Example], bool]:
+    """Examples of the task called `name`, and whether they are only some of them.
+
+    Raises:
+        MeapError: It has none, or cannot make them.
+    """
+    examples = TASKS[name].examples(inputs)
     assert max(Counter(example.id for example in examples).values(), default=1) == 1, f"{name}: an id occurs twice"
     if not examples:
         raise DataError(f"{name} has no examples: look at the section {name} of the configuration")
@@ -169,6 +186,12 @@ def _examples(name: str, task: Task, inputs: TaskInputs, model: LanguageModel) -
     partial = 0 < limit < len(examples)
     if partial:
         examples = [examples[index] for index in np.linspace(0, len(examples) - 1, limit).round().astype(int)]
+    return examples, partial
+
+
+def _examples(name: str, task: Task, inputs: TaskInputs, model: LanguageModel) -> tuple[list[Example], bool]:
+    """Examples that the model can be asked."""
+    examples, partial = choose_examples(name, inputs)
     # A loss has no worst value that what is left out could be given.
     if inputs.config.too_long == "refuse" or not all(metric.higher_is_better for metric in task.metrics):
         require_fit(name, examples, model)

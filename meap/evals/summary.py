@@ -19,8 +19,8 @@ def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -
     """Numbers of a task, as JSON values.
 
     Returns:
-        ``metrics``: each metric over all examples but controls, the mean of the table's rows. ``rows``: for each
-        combination of `Task.by`, its examples' mean of every metric, controls last.
+        ``metrics``: each metric that any record has, over all examples but controls, the mean of the table's rows.
+        ``rows``: for each combination of `Task.by`, its examples' mean of every metric, controls last.
     """
     rows = group_records(records, task.by)
     metrics: dict[str, dict[str, Any]] = {}
@@ -30,6 +30,8 @@ def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -
             for _, control, members in rows
             if not control and (group := select(members, metric.name, metric.weight)) is not None
         ]
+        if not groups:
+            continue  # nobody judged
         metrics[metric.name] = {
             "label": metric.label,
             "weight": metric.weight,
@@ -41,7 +43,7 @@ def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -
         }
     return {
         "title": task.title,
-        "headline": task.metrics[0].name,
+        "headline": next(iter(metrics)),
         "by": list(task.by),
         "n": sum(not record["control"] for record in records),
         "too_long": sum(record["too_long"] for record in records),

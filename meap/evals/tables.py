@@ -5,35 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["columns", "print_results", "row_label", "shown"]
+__all__ = ["columns", "headline_of", "notes_of", "print_results", "row_label", "shown", "task_lines"]
 
 
 def print_results(results: Mapping[str, Any]) -> None:
     """Print, for each task, the headline metric by row, and the mean of every metric."""
     for name, numbers in results["tasks"].items():
-        chosen = numbers["headline"]
-        metric = numbers["metrics"][chosen]
-        marks = "".join(
-            f", {each}"
-            for each in (
-                f"chance {shown(metric, metric['chance'])}" if metric["chance"] is not None else "",
-                "partial" if numbers["partial"] else "",
-                f"{numbers['too_long']:,} too long" if numbers["too_long"] else "",
-            )
-            if each
-        )
-        print(f"\n{numbers['title']} ({name}): {metric['label']}{marks}")
-        lines = [("", "value", "95 % interval", "n")]
-        if len(numbers["rows"]) > 1:
-            lines += [
-                _line(row_label(row), metric, row["metrics"][chosen])
-                for row in numbers["rows"]
-                if chosen in row["metrics"]
-            ]
-        lines += [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
-        print("\n".join(columns(lines)))
+        print(f"\n{numbers['title']} ({name}): {headline_of(numbers)}")
+        print("\n".join(columns(task_lines(numbers))))
+        for note in notes_of(numbers):
+            print(f"note: {note}")
     for name, reason in results["skipped"].items():
         print(f"\nskipped {name}: {reason}")
+
+
+def headline_of(numbers: Mapping[str, Any]) -> str:
+    """What the rows of a task's table are, and what is to be known of all of them."""
+    metric = numbers["metrics"][numbers["headline"]]
+    marks = (
+        f"chance {shown(metric, metric['chance'])}" if metric["chance"] is not None else "",
+        "partial" if numbers["partial"] else "",
+        f"{numbers['too_long']:,} too long" if numbers["too_long"] else "",
+    )
+    return ", ".join([metric["label"], *filter(None, marks)])
+
+
+def task_lines(numbers: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A task's table: its header, the headline metric by row, and the mean of every metric."""
+    chosen = numbers["headline"]
+    lines: list[tuple[str, ...]] = [("", "value", "95 % interval", "n")]
+    if len(numbers["rows"]) > 1:
+        lines += [
+            _line(row_label(row), numbers["metrics"][chosen], row["metrics"][chosen])
+            for row in numbers["rows"]
+            if chosen in row["metrics"]
+        ]
+    return lines + [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
+
+
+def notes_of(numbers: Mapping[str, Any]) -> Sequence[str]:
+    """Remarks that go with a task's table."""
+    return numbers.get("notes", ())
 
 
 def row_label(row: Mapping[str, Any]) -> str:

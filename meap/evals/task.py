@@ -3,6 +3,7 @@
     examples(inputs) -> [Example]              pure and seeded: what is asked, as token ids
     LanguageModel    -> Output                 what a model says to an example
     score(example, output) -> {metric: value}  pure: how good that is
+    judging(config, out_dir)(records)          scores that are others' opinions, where a task has any
     metrics, by                                which of the scores count, and what the table has rows for
     draw(axes, numbers)                        the picture
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +24,27 @@ from meap.config import EvaluationConfig
 from meap.evals.lm import Ids
 from meap.tokenizer import Tokenizer
 
-__all__ = ["Candidate", "Example", "LazyRows", "Metric", "Output", "Record", "Scores", "Task", "TaskInputs"]
+__all__ = [
+    "Candidate",
+    "Example",
+    "Judging",
+    "LazyRows",
+    "Metric",
+    "Output",
+    "Record",
+    "Scores",
+    "Task",
+    "TaskInputs",
+]
 
 Scores = dict[str, float]
 """Value by metric; a metric that is right or wrong is 1.0 or 0.0."""
 
 Record = dict[str, Any]
 """What is kept of an example: ``id``, ``control``, its facts, what the model said, and its scores; JSON values."""
+
+Judging = Callable[[Sequence[Record]], list[Record]]
+"""Further columns for the records of all examples, in their order: scores by somebody who is asked for them."""
 
 
 class LazyRows(Sequence[NDArray[np.int64]]):
@@ -157,12 +173,16 @@ class Task:
     examples: Callable[[TaskInputs], list[Example]]
     score: Callable[[Example, Output], Scores]
     metrics: tuple[Metric, ...]
-    """The first is the headline."""
+    """The first that any record has is the headline."""
     by: tuple[str, ...]
     """Facts by which the examples are grouped: one row of the table for each of their combinations."""
     draw: Callable[[Any, dict[str, Any]], None]
     """Draws the numbers of the results file on matplotlib axes."""
     skip: Callable[[TaskInputs], str | None] = lambda inputs: None
     """Why the task cannot be run on these inputs, if it cannot."""
+    judging: Callable[[EvaluationConfig, Path], Judging] | None = None
+    """Opens what judges the records, given the folder of results: not pure, so it comes when all is asked, on one rank.
+    It finds out at once whether it can be done, and asks nobody twice when a run is continued."""
     further: Callable[[Sequence[Record]], dict[str, Any]] = lambda records: {}
-    """Numbers of its own, beside those that every task has, for the results file and the picture."""
+    """Numbers of its own, beside those that every task has, for the results file and the picture; `notes` are remarks
+    that go with the table."""

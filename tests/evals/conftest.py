@@ -1,10 +1,12 @@
 """Models that know everything or nothing, and a real one that is small."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -14,12 +16,16 @@ from meap.evals.hugging_face import HuggingFaceLM
 from meap.evals.task import Example, LazyRows, TaskInputs
 from meap.tokenizer import Tokenizer
 
+from .judge_server import JudgeServer
+
 SMALL = (
     *("model=m", "key_retrieval.examples=30", "key_retrieval.sentences=2"),
     *("needle_fu.lengths=[400,600]", "needle_fu.depths=3", "needle_fu.buffer=250", "needle_fu.max_new_tokens=90"),
     *("needle_magic.lengths=[300,400]", "needle_magic.depths=3", "needle_magic.trials=2"),
     *("multidoc_qa.documents=[3]", "multidoc_qa.positions=[1,3]", "multidoc_qa.questions=5"),
     *("kv_retrieval.keys=[3]", "kv_retrieval.positions=3", "kv_retrieval.examples=4"),
+    *("hallucination.examples=3", "hallucination.document_tokens=60", "hallucination.max_new_tokens=120"),
+    *("judge.key_variable=MEAP_TEST_KEY", "judge.backoff=0", "judge.input_price=1", "judge.output_price=10"),
     "commonsense.tasks=[arc_easy,boolq,hellaswag,winogrande]",
 )
 """Every task in milliseconds; this tokenizer spells almost byte by byte."""
@@ -144,6 +150,33 @@ def commonsense_dir(tmp_path_factory) -> Path:
     for name, rows in (("arc_easy", arc), ("boolq", boolq), ("winogrande", winogrande), ("hellaswag", hellaswag)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.fixture
+def judge_server(monkeypatch) -> Iterator[JudgeServer]:
+    monkeypatch.setenv("MEAP_TEST_KEY", "sk-secret-of-the-tests")
+    server = JudgeServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def articles(tmp_path_factory) -> tuple[str, ...]:
+    """Overrides that name three sets of articles, by hand, in own columns, published ones, and parquet."""
+    folder = tmp_path_factory.mktemp("articles")
+    texts = [
+        (f"The {kind} number {index} stood by the harbour. " * 3, f"A {kind} {index} by the sea.")
+        for index in range(6)
+        for kind in ("boat", "bridge", "tower")
+    ]
+    xsum = [{"id": f"x{index}", "document": one, "reference": two} for index, (one, two) in enumerate(texts[::3])]
+    multi_news = [{"document": one, "summary": two} for one, two in texts[1::3]]
+    for name, rows in (("xsum", xsum), ("multi_news", multi_news)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wikisum = [{"title": str(index), "article": one, "summary": two} for index, (one, two) in enumerate(texts[2::3])]
+    pq.write_table(pa.Table.from_pylist(wikisum), folder / "wikisum.parquet")
+    sources = {"xsum": "xsum.jsonl", "multi_news": "multi_news.jsonl", "wikisum": "wikisum.parquet"}
+    return tuple(f"hallucination.{name}={folder / source}" for name, source in sources.items())
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ def test_tasks_run_on_an_exported_model(main, folder, capsys):
     printed = capsys.readouterr().out
     assert "Key retrieval (key_retrieval): ranking, chance 25.0" in printed
     assert "written     runs/eval/hf" in printed
+    assert "<h2>Key retrieval</h2>" in Path("runs/eval/hf/report.html").read_text()
 
 
 def test_held_out_rows_of_all_places_are_scored(main, folder, write_shards):
@@ -77,6 +78,7 @@ def test_two_evaluations_are_compared(main, folder, capsys):
     main(load_config(EvaluationConfig, None, ["compare=runs/eval/hf,runs/eval/hf"]))
     assert "difference" in capsys.readouterr().out
     assert Path("runs/eval/compare/compare.png").is_file()
+    assert "<h2>Key retrieval</h2>" in Path("runs/eval/compare/report.html").read_text()
 
 
 @pytest.mark.slow

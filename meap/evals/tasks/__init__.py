@@ -5,11 +5,13 @@ record_retrieval  a field looked up in a generated record
 needle_fu      a sentence in a haystack (Fu et al.)     needle_magic   a number in a haystack (Ye et al.)
 multidoc_qa    questions over many documents            kv_retrieval   a value in a JSON object
 commonsense    multiple choice by lm-evaluation-harness
+hallucination  summaries, read by a judge
 """
 
 from meap.evals.task import Task
 from meap.evals.tasks import (
     commonsense,
+    hallucination,
     key_retrieval,
     kv_retrieval,
     multidoc_qa,
@@ -30,5 +32,6 @@ TASKS: dict[str, Task] = {
     "needle_magic": needle_magic.TASK,
     "multidoc_qa": multidoc_qa.TASK,
     "kv_retrieval": kv_retrieval.TASK,
+    "hallucination": hallucination.TASK,
 }
 """Every task there is, in the order in which they run."""

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from meap.errors import BadInputError, ConfigError
 from meap.evals.pictures import draw_curves
+from meap.evals.rows import read_jsonl
 from meap.evals.task import Example, Metric, Output, Scores, Task, TaskInputs
-from meap.evals.tasks.multidoc_qa import read_jsonl
+from meap.evals.tasks.multidoc_qa import WHERE_FILES_ARE
 
 __all__ = ["TASK", "examples", "positions_of", "prompt", "score"]
 
@@ -85,7 +86,7 @@ def _identifier(rng: random.Random, digits: int) -> str:
 
 def _read(path: Path, num_keys: int) -> list[tuple[Pairs, tuple[str, str]]]:
     objects: list[tuple[Pairs, tuple[str, str]]] = []
-    for number, row in enumerate(read_jsonl(path, key="kv_retrieval.source"), start=1):
+    for number, row in enumerate(read_jsonl(path, key="kv_retrieval.source", remedy=WHERE_FILES_ARE), start=1):
         try:
             pairs = [(str(key), str(value)) for key, value in row["ordered_kv_records"]]
             asked = (str(row["key"]), str(row["value"]))

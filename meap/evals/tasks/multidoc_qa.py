@@ -20,8 +20,6 @@ document alone is Table 9's setting.
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,16 +30,19 @@ from typing import Any
 from meap.errors import BadInputError, ConfigError, DataError
 from meap.evals.answers import best_subspan_em, normalize_answer
 from meap.evals.pictures import draw_curves
+from meap.evals.rows import read_jsonl
 from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
 from meap.synthetic import generate_document
 
-__all__ = ["TASK", "Document", "Question", "closed_book_prompt", "examples", "prompt", "read_jsonl", "score"]
+__all__ = ["TASK", "WHERE_FILES_ARE", "Document", "Question", "closed_book_prompt", "examples", "prompt", "score"]
 
 _PROMPT = (
     "Write a high-quality answer for the given question using only the provided search results (some of which might be "
     "irrelevant).\n\n{documents}\n\nQuestion: {question}\nAnswer:"
 )
 _CLOSED_BOOK_PROMPT = "Question: {question}\nAnswer:"
+WHERE_FILES_ARE = "clone github.com/nelson-liu/lost-in-the-middle and give its path"
+"""What to do without the published files."""
 _GENERATED_QUESTIONS = 200
 _SEED_OFFSET = 0x4D446F6351
 
@@ -122,34 +123,6 @@ def score(example: Example, output: Output) -> Scores:
     return {"best_subspan_em": float(best_subspan_em(said, example.answers))}
 
 
-def read_jsonl(path: Path, *, key: str) -> list[dict[str, Any]]:
-    """Objects of a file of JSON lines, compressed or not.
-
-    Raises:
-        DataError: It is not there.
-        BadInputError: A line is not a JSON object.
-    """
-    if not path.is_file():
-        raise DataError(
-            f"{key}: there is no file {path}; clone github.com/nelson-liu/lost-in-the-middle and give its path"
-        )
-    rows: list[dict[str, Any]] = []
-    open_file: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    try:
-        with open_file(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise BadInputError(
-                            f"{path}, line {number} is not a JSON object: take the published file again"
-                        )
-                    rows.append(row)
-    except (ValueError, OSError, EOFError) as error:
-        raise BadInputError(f"{path} cannot be read after {len(rows)} lines ({error}): take it again") from error
-    return rows
-
-
 _At = Callable[[int, int], list[Question]]
 """Questions over so many documents with the answering one at a position."""
 
@@ -160,7 +133,7 @@ def _source(source: str | None, seed: int) -> _At:
     path = Path(source)
     if path.is_dir():
         return partial(_published, path)
-    rows = read_jsonl(path, key="multidoc_qa.source")
+    rows = read_jsonl(path, key="multidoc_qa.source", remedy=WHERE_FILES_ARE)
     return _Builder([_question(row, origin=str(path)) for row in rows], seed)
 
 
@@ -173,7 +146,9 @@ def _published(folder: Path, documents: int, position: int) -> list[Question]:
             f"multidoc_qa.source={folder} has no {name}: clone github.com/nelson-liu/lost-in-the-middle and give its "
             "qa_data, or choose multidoc_qa.documents and multidoc_qa.positions of which there are files"
         )
-    questions = [_question(row, origin=str(path)) for row in read_jsonl(path, key="multidoc_qa.source")]
+    questions = [
+        _question(row, origin=str(path)) for row in read_jsonl(path, key="multidoc_qa.source", remedy=WHERE_FILES_ARE)
+    ]
     for number, each in enumerate(questions, start=1):
         gold = [index for index, document in enumerate(each.documents, start=1) if document.is_gold]
         if len(each.documents) != documents or gold != [position]:

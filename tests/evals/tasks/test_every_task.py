@@ -14,13 +14,14 @@ CHANCE = {
     "needle_magic": 0.0,
     "multidoc_qa": 0.0,
     "kv_retrieval": 0.0,
+    "hallucination": 0.0,
     "commonsense": (1 / 4 + 5 / 8 + 1 / 4 + 1 / 2) / 4,  # the first choice of each made-up row
 }
 
 
 @pytest.fixture
-def make(make_inputs, commonsense_dir):
-    return lambda *overrides: make_inputs(f"commonsense.data_dir={commonsense_dir}", *overrides)
+def make(make_inputs, commonsense_dir, articles):
+    return lambda *overrides: make_inputs(f"commonsense.data_dir={commonsense_dir}", *articles, *overrides)
 
 
 @pytest.fixture(params=TASKS)
@@ -60,8 +61,8 @@ def test_bos_can_be_left_out(name, make, tokenizer):
             assert one.ids[1:].tolist() == other.ids.tolist()
 
 
-def test_a_perfect_model_is_perfect_and_a_blind_one_at_chance(name, make, oracle, blind, tmp_path):
-    inputs = make()
+def test_a_perfect_model_is_perfect_and_a_blind_one_at_chance(name, make, oracle, blind, judge_server, tmp_path):
+    inputs = make("judge.model=judge", f"judge.base_url={judge_server.url}")
     perfect = run_tasks(inputs, oracle(TASKS[name].examples(inputs)), [name], tmp_path / "perfect")["tasks"][name]
     guessing = run_tasks(inputs, blind, [name], tmp_path / "blind")["tasks"][name]
     best, chance = (numbers["metrics"][numbers["headline"]] for numbers in (perfect, guessing))

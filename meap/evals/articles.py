@@ -1,0 +1,95 @@
+"""Articles with reference summaries, from local files or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meap.errors import BadInputError, DataError
+from meap.evals.rows import read_jsonl, read_parquet
+
+__all__ = ["COLUMNS", "Article", "draw_articles", "read_articles"]
+
+_FILES = (".jsonl", ".gz", ".parquet")
+_OWN = ("document", "reference")
+COLUMNS: dict[str, tuple[str, str]] = {
+    "xsum": ("document", "summary"),
+    "multi_news": ("document", "summary"),
+    "wikisum": ("article", "summary"),
+}
+"""Columns of the published sets that hold the article and its summary; files of one's own have `document` and
+`reference`."""
+
+
+@dataclass(frozen=True)
+class Article:
+    """A document and a summary of it."""
+
+    row: int
+    """Which of the rows it was, from 0."""
+    name: str
+    """Its id there, or the number of the row."""
+    document: str
+    reference: str
+    prediction: str | None = None
+    """Somebody else's summary that came with it."""
+
+
+def read_articles(name: str, source: str, split: str) -> list[Article]:
+    """All articles of a set; rows without a document or a reference are left out.
+
+    Args:
+        name: Key of `COLUMNS`, and of the section hallucination.
+        source: A file of JSON lines or parquet, or a name on the hub, with @revision or without.
+        split: Which split of a set on the hub.
+
+    Raises:
+        DataError: It cannot be had.
+        BadInputError: It cannot be read, or has other columns.
+    """
+    key, path = f"hallucination.{name}", Path(source)
+    if path.exists() or path.suffix in _FILES:
+        read = read_parquet if path.suffix == ".parquet" else read_jsonl
+        rows = read(path, key=key, remedy="give one of JSON lines or parquet, or a name on the Hugging Face hub")
+    else:
+        rows = _read_hub(source, split, key)
+    found: list[Article] = []
+    for number, row in enumerate(rows):
+        columns = _OWN if _OWN[1] in row else COLUMNS[name]
+        texts = [row.get(column) for column in columns]
+        if not all(isinstance(text, str) for text in texts):
+            expected = " nor ".join(" and ".join(each) for each in (_OWN, COLUMNS[name]))
+            raise BadInputError(
+                f"{key}={source}: row {number} has neither texts {expected}, but {', '.join(row) or 'nothing'}: "
+                "rename its columns"
+            )
+        document, reference = (str(text).strip() for text in texts)
+        if document and reference:
+            given = row.get("prediction")
+            prediction = None if given is None else str(given)
+            found.append(Article(number, str(row.get("id", number)), document, reference, prediction))
+    return found
+
+
+def draw_articles(articles: Sequence[Article], number: int, *, seed: str) -> list[Article]:
+    """So many of the articles, at random, in their order."""
+    rng = random.Random(seed)  # noqa: S311 (not for secrets)
+    chosen = rng.sample(range(len(articles)), min(number, len(articles)))
+    return [articles[index] for index in sorted(chosen)]
+
+
+def _read_hub(source: str, split: str, key: str) -> list[dict[str, Any]]:
+    from datasets import load_dataset
+
+    name, _, revision = source.partition("@")
+    try:
+        return [dict(row) for row in load_dataset(name, revision=revision or None, split=split)]
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        raise DataError(
+            f"{key}={source} cannot be had ({type(error).__name__}: {reason[:200]}): connect to the Hugging Face hub, "
+            "name a revision that is plain files, or give a local file of JSON lines or parquet"
+        ) from error

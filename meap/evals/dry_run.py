@@ -1,0 +1,32 @@
+"""What an evaluation takes, without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meap.evals.judge.records import describe_judging
+from meap.evals.runner import choose_examples
+from meap.evals.task import TaskInputs
+from meap.evals.tasks import TASKS
+
+__all__ = ["rehearse"]
+
+
+def rehearse(inputs: TaskInputs, names: Sequence[str]) -> None:
+    """Make the examples of every task, and print how many there are, how long, and what a judge of them would cost.
+
+    Raises:
+        MeapError: A task cannot run.
+    """
+    for name in names:
+        if reason := TASKS[name].skip(inputs):
+            print(f"skipped {name}: {reason}")
+            continue
+        examples, partial = choose_examples(name, inputs)
+        tokens = [example.positions for example in examples]
+        print(
+            f"{name:<14} {len(examples):>7,} examples{' (partial)' if partial else ''}, {sum(tokens):,} tokens, the "
+            f"longest {max(tokens):,}"
+        )
+        if TASKS[name].judging is not None:
+            print(f"{'':<14} {describe_judging(examples, inputs.config)}")

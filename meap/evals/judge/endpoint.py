@@ -1,0 +1,210 @@
+"""Prompts -> replies of an OpenAI-compatible endpoint: side by side, repeated where it fails, within a budget."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import datetime, timezone
+from typing import Any
+
+from meap.config import JudgeConfig
+from meap.errors import ConfigError, JudgeError
+from meap.evals.judge.budget import Budget
+from meap.evals.judge.replies import Reply, ReplyStore
+from meap.evals.records import hash_of
+
+__all__ = ["Endpoint", "most_tokens"]
+
+_LONGEST_WAIT = 60.0
+_FRAME_TOKENS = 64
+_NEVER_SENT = ("ConnectError", "ConnectTimeout")
+
+
+class Endpoint:
+    """A judge that can be asked.
+
+    Args:
+        config: Where it is, what it costs, and how patient to be.
+
+    Raises:
+        ConfigError: The environment does not hold the key.
+    """
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self.config = config
+        self._key = _find_key(config.key_variable)
+
+    def ask(
+        self,
+        prompts: Iterable[str],
+        store: ReplyStore,
+        *,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, Reply]:
+        """A reply to each prompt; those that `store` holds are not asked again.
+
+        Args:
+            prompts: What is asked, each a conversation of its own.
+            store: Where replies are and go.
+            progress: Called with how many of those to be asked are answered, and how many there are.
+
+        Raises:
+            JudgeError: The endpoint refuses, fails for too long, or would cost too much; what it has answered is kept.
+        """
+        keys = {prompt: self._key_of(prompt) for prompt in prompts}
+        missing = [prompt for prompt, key in keys.items() if store.get(key) is None]
+        if missing:
+            self._ask_all(missing, keys, store, progress)
+        found = {prompt: store.get(key) for prompt, key in keys.items()}
+        return {prompt: reply for prompt, reply in found.items() if reply is not None}
+
+    def price(self, sent: int, came_back: int) -> float:
+        """Dollars for so many tokens."""
+        prices = (self.config.input_price or 0.0, self.config.output_price or 0.0)
+        return (sent * prices[0] + came_back * prices[1]) / 1e6
+
+    def _key_of(self, prompt: str) -> str:
+        return hash_of([self.config.model, self.config.max_new_tokens, prompt])
+
+    def _ask_all(
+        self, prompts: list[str], keys: dict[str, str], store: ReplyStore, progress: Callable[[int, int], None]
+    ) -> None:
+        from openai import OpenAI
+
+        stopped = threading.Event()
+        budget = Budget(self.config.max_cost, store.spent)
+        with (
+            OpenAI(
+                api_key=self._key,
+                base_url=self.config.base_url,
+                timeout=self.config.timeout,
+                max_retries=0,  # repeated here, where each request is paid for
+            ) as client,
+            ThreadPoolExecutor(self.config.parallel, thread_name_prefix="judge") as pool,
+        ):
+            waiting = [
+                pool.submit(self._ask, client, prompt, keys[prompt], store, budget, stopped) for prompt in prompts
+            ]
+            try:
+                for done, each in enumerate(as_completed(waiting), start=1):
+                    each.result()
+                    progress(done, len(waiting))
+            except BaseException:
+                # Those on their way are waited for, and kept: they are paid for.
+                stopped.set()
+                for each in waiting:
+                    each.cancel()
+                raise
+
+    def _ask(
+        self, client: Any, prompt: str, key: str, store: ReplyStore, budget: Budget, stopped: threading.Event
+    ) -> None:
+        try:
+            self._ask_until_answered(client, prompt, key, store, budget, stopped)
+        except Exception:
+            stopped.set()  # here, before this thread takes the next prompt
+            raise
+
+    def _ask_until_answered(
+        self, client: Any, prompt: str, key: str, store: ReplyStore, budget: Budget, stopped: threading.Event
+    ) -> None:
+        most = self.price(most_tokens(prompt), self.config.max_new_tokens)
+        reason, wait = "", self.config.backoff
+        for attempt in range(self.config.retries + 1):
+            if stopped.wait(wait) if attempt else stopped.is_set():
+                return
+            budget.reserve(most)
+            spent = 0.0
+            try:
+                if stopped.is_set():
+                    return
+                reply = self._request(client, prompt, key, most)
+                store.add(reply)
+                spent = reply.dollars
+            except _RepeatableError as error:
+                reason = str(error)
+                if error.paid:
+                    spent = most
+                    store.add_lost(most, reason)
+                # Not all at once, as they came: a busy server would be as busy again.
+                spread = random.uniform(0.75, 1.0)  # noqa: S311 (not for secrets)
+                wait = min(_LONGEST_WAIT, max(error.wait, spread * self.config.backoff * 2**attempt))
+            else:
+                return
+            finally:
+                budget.settle(most, spent)
+        raise JudgeError(
+            f"judge.base_url={self.config.base_url} has not answered in {self.config.retries + 1} attempts ({reason}); "
+            "what it answered before is kept: run the same command again when it does"
+        )
+
+    def _request(self, client: Any, prompt: str, key: str, most: float) -> Reply:
+        import openai
+
+        try:
+            found = client.chat.completions.create(
+                model=self.config.model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=0,
+                max_tokens=self.config.max_new_tokens,
+            )
+            text, usage = found.choices[0].message.content or "", found.usage
+            dollars = self.price(usage.prompt_tokens, usage.completion_tokens) if usage else most
+            model = str(found.model or self.config.model)
+        except openai.APIStatusError as error:
+            reason = f"status {error.status_code}: {self._without_key(str(error))}"
+            if error.status_code in {408, 409, 429} or error.status_code >= 500:
+                raise _RepeatableError(reason, wait=_retry_after(error.response.headers)) from error
+            raise JudgeError(
+                f"judge.base_url={self.config.base_url} refuses a request ({reason}): look at judge.model="
+                f"{self.config.model} and at the key in {self.config.key_variable or 'judge.key_variable'}"
+            ) from None  # its text may hold the key
+        except openai.APIConnectionError as error:
+            cause = type(error.__cause__).__name__
+            raise _RepeatableError(f"{error} {cause}", paid=cause not in _NEVER_SENT) from error
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError) as error:
+            # A proxy's page, or half a reply: as good as none.
+            raise _RepeatableError(f"a reply that is none, {type(error).__name__}", paid=True) from error
+        return Reply(key, text, model, datetime.now(timezone.utc).isoformat(timespec="seconds"), dollars)
+
+    def _without_key(self, message: str) -> str:
+        """The first part of a server's message, which may repeat what was sent to it."""
+        return message.replace(self._key, "***")[:300]
+
+
+class _RepeatableError(Exception):
+    """A request that came to nothing."""
+
+    def __init__(self, reason: str, *, wait: float = 0.0, paid: bool = False) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        """Seconds that the server asks for."""
+        self.paid = paid
+        """Whether it may cost money all the same."""
+
+
+def most_tokens(prompt: str) -> int:
+    """Tokens that a prompt can be at most, whatever the judge's tokenizer: one for each byte, and some around."""
+    return len(prompt.encode()) + _FRAME_TOKENS
+
+
+def _find_key(variable: str | None) -> str:
+    if variable is None:
+        return "none"
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(
+            f"judge.key_variable={variable}: the environment has no such variable, or an empty one; set it to the key "
+            "of judge.base_url, or give judge.key_variable=null where none is wanted"
+        )
+    return key
+
+
+def _retry_after(headers: Any) -> float:
+    try:
+        return max(0.0, float(headers.get("retry-after", "0")))
+    except ValueError:
+        return 0.0  # a date

@@ -1,0 +1,123 @@
+"""Columns that a judge adds to the records of summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from meap.config import EvaluationConfig
+from meap.evals.asking import progress_lines
+from meap.evals.judge.endpoint import Endpoint
+from meap.evals.judge.protocols import PROTOCOLS
+from meap.evals.judge.replies import Reply, ReplyStore
+from meap.evals.task import Example, Judging, Record
+
+__all__ = ["REPLIES_NAME", "describe_judging", "judge_facts", "judge_summaries", "open_judging", "summary_of"]
+
+REPLIES_NAME = "judge.jsonl"
+_CHARACTERS_PER_TOKEN = 4
+_REPLY_TOKENS = 150
+_ABOUT = ("reply", "judge", "date", "dollars")
+
+
+def open_judging(config: EvaluationConfig, out_dir: Path) -> Judging:
+    """What judges summaries as the configuration says, keeping replies in `out_dir`.
+
+    Raises:
+        ConfigError: There is a judge, but no key for it.
+    """
+    endpoint = Endpoint(config.judge) if config.judge.model else None
+    return partial(
+        judge_summaries, endpoint=endpoint, path=out_dir / REPLIES_NAME, protocols=config.hallucination.protocols
+    )
+
+
+def judge_summaries(
+    records: Sequence[Record], *, endpoint: Endpoint | None, path: Path, protocols: Sequence[str]
+) -> list[Record]:
+    """For each record and protocol the score, the judge's reply, who gave it, when, and what it cost.
+
+    An empty summary is wrong, without a question. A reply without a verdict gives no score. All is `None` where nobody
+    was asked.
+
+    Args:
+        records: With `document`, `answers` (the reference first), and `text` or `prediction`.
+        endpoint: The judge; `None`: nobody.
+        path: File of replies.
+        protocols: Keys of `PROTOCOLS`.
+
+    Raises:
+        JudgeError: The judge cannot be asked.
+    """
+    names = [name for protocol in PROTOCOLS for name in _columns(protocol)]
+    judged: list[Record] = [dict.fromkeys(names) for _ in records]
+    if endpoint is None:
+        return judged
+    prompts: dict[tuple[int, str], str] = {}
+    for place, record in enumerate(records):
+        summary = summary_of(record)
+        for protocol in protocols:
+            if not summary:
+                judged[place][protocol] = None if record["too_long"] else 0.0
+            else:
+                prompts[place, protocol] = PROTOCOLS[protocol].prompt(record["document"], record["answers"][0], summary)
+    replies = endpoint.ask(prompts.values(), ReplyStore(path), progress=progress_lines("judge", unit="questions"))
+    for (place, protocol), prompt in prompts.items():
+        judged[place] |= _columns_of(protocol, replies[prompt])
+    return judged
+
+
+def describe_judging(examples: Sequence[Example], config: EvaluationConfig) -> str:
+    """How many questions there are for the judge, and what they cost, before there are any summaries."""
+    judge, summary = config.judge, "x" * _CHARACTERS_PER_TOKEN * config.hallucination.max_new_tokens
+    if judge.model is None:
+        return "no judge is asked: judge.model is not set"
+    endpoint = Endpoint(judge)
+    questions = [
+        PROTOCOLS[name].prompt(example.facts["document"], example.answers[0], summary)
+        for example in examples
+        for name in config.hallucination.protocols
+    ]
+    sent = sum(len(each) for each in questions) // _CHARACTERS_PER_TOKEN
+    about = endpoint.price(sent, _REPLY_TOKENS * len(questions))
+    return (
+        f"{len(questions):,} questions to {judge.model} at most, about {about:.2f} dollars at {_CHARACTERS_PER_TOKEN} "
+        f"characters a token and {_REPLY_TOKENS} tokens a reply; in no case above judge.max_cost={judge.max_cost:g}"
+    )
+
+
+def judge_facts(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Who judged, when, what it cost, and how many replies had no verdict, by protocol; `None` where nobody did."""
+    replies = {name: [record for record in records if record[f"{name}_reply"] is not None] for name in PROTOCOLS}
+    # An empty summary has a score without a reply.
+    asked = [name for name in PROTOCOLS if replies[name] or any(record[name] is not None for record in records)]
+    if not asked:
+        return None
+    about = [
+        {name: record[f"{protocol}_{name}"] for name in _ABOUT} for protocol in asked for record in replies[protocol]
+    ]
+    dates = [each["date"] for each in about]
+    return {
+        "models": sorted({each["judge"] for each in about}),
+        "first": min(dates, default=None),
+        "last": max(dates, default=None),
+        "dollars": round(sum(each["dollars"] for each in about), 6),
+        "replies": len(about),
+        "without_verdict": {name: sum(record[name] is None for record in replies[name]) for name in asked},
+    }
+
+
+def summary_of(record: Record) -> str:
+    """The summary in a record: what the model said, or the prediction that came with the article."""
+    return (record.get("prediction") or record["text"]).strip()
+
+
+def _columns(protocol: str) -> list[str]:
+    return [protocol, *(f"{protocol}_{name}" for name in _ABOUT)]
+
+
+def _columns_of(protocol: str, reply: Reply) -> Record:
+    values = (PROTOCOLS[protocol].read(reply.text), reply.text, reply.model, reply.date, reply.dollars)
+    return dict(zip(_columns(protocol), values, strict=True))

@@ -1,0 +1,77 @@
+"""Every reply of a judge, a line each as soon as it is there: what a killed run has paid for is not asked again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Reply", "ReplyStore"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a judge said."""
+
+    key: str
+    """Hash of who was asked what."""
+    text: str
+    model: str
+    """What the endpoint says has answered, with its version where it has one."""
+    date: str
+    """When, in ISO 8601."""
+    dollars: float
+    """What it cost."""
+
+
+class ReplyStore:
+    """Replies by key, and what they cost together with requests that came to nothing.
+
+    Args:
+        path: File of JSON lines, made with the first reply; one process writes it, from any thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._replies: dict[str, Reply] = {}
+        self.spent = 0.0
+        """Dollars."""
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self._torn = bool(text) and not text.endswith("\n")
+        for line in text.splitlines():
+            self._read(line)
+
+    def get(self, key: str) -> Reply | None:
+        """The reply with this key, if there is one."""
+        return self._replies.get(key)
+
+    def add(self, reply: Reply) -> None:
+        """Keep a reply."""
+        with self._lock:
+            self._write(asdict(reply))
+            self._replies[reply.key] = reply
+            self.spent += reply.dollars
+
+    def add_lost(self, dollars: float, reason: str) -> None:
+        """Keep what a request may have cost whose reply never came."""
+        with self._lock:
+            self._write({"lost": reason, "dollars": dollars})
+            self.spent += dollars
+
+    def _read(self, line: str) -> None:
+        try:
+            found = json.loads(line)
+            self.spent += found["dollars"]
+            if "lost" not in found:
+                self._replies[found["key"]] = Reply(**found)
+        except (ValueError, TypeError, KeyError):
+            return  # the run was killed while it wrote the line: it is asked again
+
+    def _write(self, values: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("\n" * self._torn + json.dumps(values) + "\n")
+        self._torn = False

@@ -1,0 +1,55 @@
+"""Rows of local files: questions, articles."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from meap.errors import BadInputError, DataError
+
+__all__ = ["read_jsonl", "read_parquet"]
+
+
+def read_jsonl(path: Path, *, key: str, remedy: str) -> list[dict[str, Any]]:
+    """Objects of a file of JSON lines, compressed or not.
+
+    Args:
+        path: The file; it ends in .gz where it is compressed.
+        key: The key that names it.
+        remedy: What to do where it does not exist.
+
+    Raises:
+        DataError: It is not there.
+        BadInputError: A line is not a JSON object.
+    """
+    if not path.is_file():
+        raise DataError(f"{key}: there is no file {path}; {remedy}")
+    rows: list[dict[str, Any]] = []
+    open_file: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    try:
+        with open_file(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise BadInputError(f"{path}, line {number} is not a JSON object: take the file again")
+                    rows.append(row)
+    except (ValueError, OSError, EOFError) as error:
+        raise BadInputError(f"{path} cannot be read after {len(rows)} lines ({error}): take it again") from error
+    return rows
+
+
+def read_parquet(path: Path, *, key: str, remedy: str) -> list[dict[str, Any]]:
+    """Rows of a parquet file; see `read_jsonl`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise DataError(f"{key}: there is no file {path}; {remedy}")
+    try:
+        return pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise BadInputError(f"{path} cannot be read ({error}): take it again") from error

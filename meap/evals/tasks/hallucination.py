@@ -1,0 +1,154 @@
+"""Contextual hallucination in summaries, read by a judge: paper (arXiv 2502.07490) Table 4.
+
+100 articles each of XSum, MultiNews and WikiSum are summarised, and another language model judges each summary, in two
+ways:
+
+    similarity     the paper's: the judge sees the output and the reference, not the article, explains, and ends with
+                   ``Score: 1`` if they are similar or ``Score: 0``. It measures likeness to a reference.
+    faithfulness   that of Lookback Lens (Chuang et al., 2024; repository voidism/Lookback-Lens, 1320454), which the
+                   field uses: document, reference and summary, explanation first, then ``Conclusion: True`` if the
+                   document supports all that the summary says, or ``Conclusion: False``. It measures hallucination.
+
+What was matched: the instruction to the model, one line before the article; who sees what; explanation first; 1 or 0;
+temperature 0 of the judge; the mean as accuracy, higher is better. What differs or is unstated there: the judge's
+prompts say the same in words of our own, the texts between marks that they cannot forge; decoding is greedy, up to
+`hallucination.max_new_tokens`; articles are cut to `hallucination.document_tokens`, which is counted, and the judge
+sees what the model saw; the articles are drawn by `seed`; an empty summary is wrong without a question; a reply without
+a verdict is counted by itself, neither right nor wrong. ROUGE needs no judge. With 100 articles the standard error is
+three to five points: compare two models by `compare=`, which pairs them, or draw more.
+
+A set may come with predictions of somebody else: they are judged as a control, in a row of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from meap.evals.answers import rouge_f1s
+from meap.evals.articles import COLUMNS, Article, draw_articles, read_articles
+from meap.evals.judge.protocols import PROTOCOLS
+from meap.evals.judge.records import judge_facts, open_judging, summary_of
+from meap.evals.pictures import draw_rows
+from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+
+__all__ = ["TASK", "examples", "prompt", "score"]
+
+_INSTRUCTION = "Summarize the following article."
+_TEMPLATES = {
+    "plain": "{instruction}\n\n{document}\n\n",
+    "alpaca": (
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+        "response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Input:\n{document}\n\n### Response:\n"
+    ),
+}
+_ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+
+
+def prompt(document: str, template: str = "plain") -> str:
+    """What the model is asked."""
+    return _TEMPLATES[template].format(instruction=_INSTRUCTION, document=document)
+
+
+def examples(inputs: TaskInputs) -> list[Example]:
+    """Articles by set, and predictions that came with them."""
+    config = inputs.config.hallucination
+    found: list[Example] = []
+    for name in COLUMNS:
+        source = getattr(config, name)
+        if source is None:
+            continue
+        articles = read_articles(name, source, config.split)
+        drawn = draw_articles(articles, config.examples, seed=f"hallucination {inputs.config.seed} {name}")
+        found += [each for article in drawn for each in _examples_of(name, article, inputs)]
+    return found
+
+
+def score(example: Example, output: Output) -> Scores:
+    """ROUGE of a summary with the reference."""
+    summary = summary_of({"prediction": example.facts["prediction"], "text": output.text})
+    return rouge_f1s(summary, example.answers[0])
+
+
+def _examples_of(name: str, article: Article, inputs: TaskInputs) -> Iterator[Example]:
+    config = inputs.config.hallucination
+    [ids] = inputs.tokenizer.encode_batch([article.document])
+    kept = ids[: config.document_tokens]
+    cut = len(kept) < len(ids)
+    document = inputs.tokenizer.decode(kept.tolist()) if cut else article.document
+    facts = {
+        "data_set": name,
+        "condition": None,
+        "article": article.name,
+        "document": document,
+        "document_tokens": len(ids),
+        "kept_tokens": len(kept),
+        "prediction": None,
+    }
+    [asked] = inputs.encode([prompt(document, config.template)])
+    yield Example(
+        id=f"{name}-{article.row}",
+        prompt=asked,
+        max_new_tokens=config.max_new_tokens,
+        answers=(article.reference,),
+        facts=facts,
+    )
+    if article.prediction is not None:
+        # Its hash is a part of the name: another prediction is another example.
+        digest = hashlib.sha256(article.prediction.encode()).hexdigest()[:8]
+        yield Example(
+            id=f"{name}-{article.row}-prediction-{digest}",
+            answers=(article.reference,),
+            facts=facts | {"condition": "prediction", "prediction": article.prediction},
+            control=True,
+        )
+
+
+def _skip(inputs: TaskInputs) -> str | None:
+    config = inputs.config.hallucination
+    if any(getattr(config, name) is not None for name in COLUMNS):
+        return None
+    return f"there are no articles: give {' or '.join(f'hallucination.{name}' for name in COLUMNS)}"
+
+
+def _further(records: Sequence[Record]) -> dict[str, Any]:
+    asked = [record for record in records if not record["control"]]
+    cut = [record for record in asked if record["kept_tokens"] < record["document_tokens"]]
+    judge, notes = judge_facts(records), []
+    if cut:
+        limit = max(record["kept_tokens"] for record in cut)
+        notes.append(f"{len(cut):,} of {len(asked):,} articles were cut to {limit:,} tokens")
+    if judge is None:
+        notes.append("no judge was asked: with judge.model, its address and prices, summaries are judged too")
+    else:
+        notes += [
+            f"{number:,} replies had no verdict, and are not in '{PROTOCOLS[protocol].label}'"
+            for protocol, number in judge["without_verdict"].items()
+            if number
+        ]
+        who = ", ".join(judge["models"]) or "nobody (all summaries were empty)"
+        notes.append(f"judged by {who} for {judge['dollars']:.4f} dollars")
+    return {"judge": judge, "articles_cut": len(cut), "notes": notes}
+
+
+def _draw(axes: Any, numbers: dict[str, Any]) -> None:
+    judged = [name for name in PROTOCOLS if name in numbers["metrics"]]
+    draw_rows(axes, numbers, metrics=judged or ["rouge1", "rougeL"])
+
+
+TASK = Task(
+    title="Contextual hallucination",
+    examples=examples,
+    score=score,
+    metrics=(
+        *(Metric(name, protocol.label, binary=True) for name, protocol in PROTOCOLS.items()),
+        *(Metric(name, label) for name, label in _ROUGE.items()),
+    ),
+    by=("data_set", "condition"),
+    draw=_draw,
+    skip=_skip,
+    judging=open_judging,
+    further=_further,
+)

@@ -1,0 +1,23 @@
+"""What an evaluation takes, said before it is run."""
+
+from meap.evals.dry_run import rehearse
+
+
+def test_examples_are_counted_and_nobody_is_asked(make_inputs, articles, judge_server, capsys):
+    judged = ("judge.model=judge", f"judge.base_url={judge_server.url}", "judge.max_new_tokens=100")
+    rehearse(make_inputs(*articles, *judged, num_rows=0), ["perplexity", "key_retrieval", "hallucination"])
+    skipped, retrieval, summaries, judge = capsys.readouterr().out.splitlines()
+    assert skipped.startswith("skipped perplexity: there are no held-out rows")
+    assert retrieval.split()[:3] == ["key_retrieval", "30", "examples,"]
+    assert summaries.split()[:3] == ["hallucination", "9", "examples,"]
+    # 18 replies of 150 tokens at 10 dollars a million are 0.027, what is sent at 1 dollar the rest.
+    assert judge.strip().startswith("18 questions to judge at most, about 0.03 dollars at 4 characters a token")
+    assert judge.endswith("in no case above judge.max_cost=5")
+    assert not judge_server.prompts
+
+
+def test_without_a_judge_that_is_said(make_inputs, articles, capsys):
+    rehearse(make_inputs(*articles, "limit=4"), ["hallucination"])
+    summaries, judge = capsys.readouterr().out.splitlines()
+    assert "4 examples (partial)" in summaries
+    assert judge.strip() == "no judge is asked: judge.model is not set"
