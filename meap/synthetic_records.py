@@ -27,12 +27,12 @@ NUM_CANDIDATES = 8
 """Values of the asked field that an example offers, of which the passage states one; chance is 1 in them."""
 
 _MIN_FIELDS = 4
-_MAX_SENTENCES = 4
+_MAX_SENTENCES = 2
 _NUM_SUMMARIES = 6
 
 
 def generate_record(seed: int, index: int) -> str:
-    """Return record number `index` of the corpus `seed`: 4 to 8 fields, at most 4 sentences of prose, six summaries.
+    """Return record number `index` of the corpus `seed`: 4 to 8 fields, at most 2 sentences of prose, six summaries.
 
     Args:
         seed: Which corpus; any integer.
