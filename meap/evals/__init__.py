@@ -10,6 +10,8 @@
     answers        how much of an answer was said      haystack      text that needles are put into
     runner         results.json                        comparison    two of them side by side
     ranks          processes that share the work       tables, pictures
+    attention      weights, reduced layer by layer     decay         Table 10 from records
+    passages       text with an answer in its middle
 
 To add a task: one file in `tasks/` with `examples`, `score` and a `TASK`, its section in `meap.config.evaluation`, and
 its row in `tasks.TASKS`. Batches, ranks, resuming, intervals, tables and comparison come with it.

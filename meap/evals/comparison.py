@@ -21,6 +21,7 @@ from meap.evals.scoring import Group, paired_difference
 from meap.evals.summary import group_records, select
 from meap.evals.tables import columns, row_label, shown
 from meap.evals.task import Record
+from meap.evals.tasks import TASKS
 
 __all__ = ["compare", "print_comparison", "short_names"]
 
@@ -60,7 +61,7 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
         "partial": first["partial"] or second["partial"],
         "tasks": {
             name: _compare_task(
-                first["tasks"][name], second["tasks"][name], *(read_records(folder, name) for folder in folders)
+                name, first["tasks"][name], second["tasks"][name], *(read_records(folder, name) for folder in folders)
             )
             for name in names
         },
@@ -68,7 +69,11 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
     out_dir.mkdir(parents=True, exist_ok=True)
     write_text(out_dir / "compare.json", json.dumps(found, indent=2) + "\n")
     panels = [
-        (draw_comparison, numbers | {"models": short_names(found["models"])}) for numbers in found["tasks"].values()
+        (
+            contrast.draw if (contrast := TASKS[name].contrast) else draw_comparison,
+            numbers | {"models": short_names(found["models"])},
+        )
+        for name, numbers in found["tasks"].items()
     ]
     draw_panels(panels, out_dir / "compare.png", title=" and ".join(found["models"]))
     return found
@@ -88,6 +93,9 @@ def print_comparison(found: Mapping[str, Any]) -> None:
             ]
         lines += [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
         print("\n".join(columns(lines)))
+        contrast = TASKS[name].contrast
+        if contrast and (further := contrast.lines(numbers | {"models": names})):
+            print("\n" + "\n".join(columns(further)))
     print("\n* p < 0.05: McNemar's exact test by row, paired bootstrap for means and for what is not right or wrong")
     if found["partial"]:
         print("partial: not all examples were asked (limit)")
@@ -108,7 +116,11 @@ def _prompts(results: Mapping[str, Any], name: str) -> str:
 
 
 def _compare_task(
-    first: Mapping[str, Any], second: Mapping[str, Any], of_first: Sequence[Record], of_second: Sequence[Record]
+    task: str,
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    of_first: Sequence[Record],
+    of_second: Sequence[Record],
 ) -> dict[str, Any]:
     rows_by_model = [group_records(records, first["by"]) for records in (of_first, of_second)]
     metrics: dict[str, dict[str, Any]] = {}
@@ -134,12 +146,14 @@ def _compare_task(
                     [pair[0]], [pair[1]], metric, estimates, second["rows"][place]["metrics"][name]
                 )
         rows.append(row)
+    contrast = TASKS[task].contrast
     return {
         "title": first["title"],
         "headline": first["headline"],
         "by": first["by"],
         "metrics": metrics,
         "rows": rows,
+        **(contrast.find(of_first, of_second) if contrast else {}),
     }
 
 

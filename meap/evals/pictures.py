@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["draw_comparison", "draw_curves", "draw_grid", "draw_loss", "draw_panels", "draw_rows"]
+__all__ = [
+    "draw_comparison",
+    "draw_curves",
+    "draw_decay",
+    "draw_grid",
+    "draw_loss",
+    "draw_panels",
+    "draw_rows",
+    "draw_segments",
+]
 
 # Colours that remain distinct without colour vision (Okabe and Ito 2008).
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#6B6B6B"
@@ -169,6 +178,43 @@ def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
     )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     _legend_above(axes)
+
+
+def draw_decay(axes: Any, numbers: dict[str, Any]) -> None:
+    """How much less masked positions are attended to, by layer, with a curve for each length of sequences.
+
+    Of one model what masking changes in it; of two models the paper's pair.
+    """
+    for each, colour in zip(numbers["lengths"], _COLOURS * 4, strict=False):
+        layers = [layer for layer in each["layers"] if layer["decay"]["value"] is not None]
+        of_all = each.get("pairs", {}).get("paper", each)["decay"]
+        told = "" if of_all["value"] is None else f", all layers {of_all['value']:.1%}"
+        places = [layer["layer"] + 1 for layer in layers]
+        _errorbars(axes, places, [layer["decay"] for layer in layers], colour, f"{each['length']:,} tokens{told}")
+    axes.axhline(0, color=_GREY, linewidth=1)
+    pair = " to ".join(f"{name} {view}" for name, view in zip(numbers.get("models", ()), ("X_N", "X_M"), strict=False))
+    axes.set(title=numbers["title"], xlabel="layer", ylabel=f"decay, {pair or 'X_N to X_M'}, 95 % intervals")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _legend_above(axes)
+
+
+def draw_segments(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str]) -> None:
+    """Shares of attention by segment: bars of one model, or of two side by side."""
+    models = numbers.get("models", [""])
+    width = 0.8 / len(models)
+    for place, (model, which) in enumerate(zip(models, ("first", "second"), strict=False)):
+        found = [numbers["metrics"][metric] for metric in metrics]
+        found = [each.get(which, each) for each in found]
+        places = [index + width * (place - (len(models) - 1) / 2) for index in range(len(metrics))]
+        axes.bar(places, [each["value"] for each in found], width, color=_COLOURS[place], alpha=0.75, label=model)
+        _errorbars(axes, places, found, _GREY, "_", line="none")
+        for x, each in zip(places, found, strict=True):
+            axes.annotate(f"{each['value']:.3f}", (x, each["high"]), ha="center", va="bottom", fontsize=7.5)
+    axes.set(title=numbers["title"], ylabel="share of the last token's attention, 95 % intervals")
+    axes.set_xticks(range(len(metrics)), [numbers["metrics"][metric]["label"] for metric in metrics], fontsize=8.5)
+    if len(models) > 1:
+        _legend_above(axes)
 
 
 def _errorbars(

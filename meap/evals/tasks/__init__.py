@@ -4,10 +4,15 @@ perplexity     held-out loss                            key_retrieval  facts loo
 needle_fu      a sentence in a haystack (Fu et al.)     needle_magic   a number in a haystack (Ye et al.)
 multidoc_qa    questions over many documents            kv_retrieval   a value in a JSON object
 commonsense    multiple choice by lm-evaluation-harness
+
+attention_decay     attention that masked tokens receive, and how it varies over the others
+attention_segments  attention by segment of a passage with an answer and a question
 """
 
 from meap.evals.task import Task
 from meap.evals.tasks import (
+    attention_decay,
+    attention_segments,
     commonsense,
     key_retrieval,
     kv_retrieval,
@@ -27,5 +32,7 @@ TASKS: dict[str, Task] = {
     "needle_magic": needle_magic.TASK,
     "multidoc_qa": multidoc_qa.TASK,
     "kv_retrieval": kv_retrieval.TASK,
+    "attention_decay": attention_decay.TASK,
+    "attention_segments": attention_segments.TASK,
 }
 """Every task there is, in the order in which they run."""
