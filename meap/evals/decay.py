@@ -102,7 +102,7 @@ def change(before: NDArray[np.float64], after: NDArray[np.float64], *, sign: int
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = sign * (drawn_after / drawn_before - 1)
     low, high = (float(each) for each in np.quantile(drawn[np.isfinite(drawn)], (0.025, 0.975)))
-    return Change(sign * (float(after.mean()) / mean - 1), low, high, t, df, p)
+    return Change(sign * (float(after.mean()) / mean - 1) + 0.0, low, high, t, df, p)  # + 0.0: no -0
 
 
 def decay_between(
