@@ -42,6 +42,7 @@ THIRD_PARTY_HOMES = {
     "matplotlib": {"prep", "evals"},
     "lm_eval": {"evals"},
     "rouge_score": {"evals"},
+    "scipy": {"evals"},
 }
 CORE_LIBRARIES = {"numpy"}
 
