@@ -1,7 +1,7 @@
 """Seeded records: prose in which a place's fields are stated once, far apart, and asked for at the end.
 
-    (seed, index) -> one place, some of its fields, prose between them -> a text that then sums the fields up again and again
-    (seed, index) -> the same kind of passage, one field asked for     -> RetrievalExample
+    (seed, index) -> some fields of a place, prose among them -> a text that then sums them up, again and again
+    (seed, index) -> a passage alike, one field asked for     -> RetrievalExample
 
 The fields of a record are told apart by what they are (a tree, a bird, a metal), so that one look back through the text
 answers a question: a needle that a model of some 100,000 parameters learns to find within minutes, where the facts of

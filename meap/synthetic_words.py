@@ -85,12 +85,13 @@ PAIR_ANIMALS = _split(
 
 RECORD_FIELDS: dict[str, tuple[str, ...]] = {
     "tree": _split(
-        "alder, ash, aspen, beech, birch, cedar, cherry, chestnut, cypress, elm, fir, hawthorn, hazel, holly, hornbeam, "
-        "juniper, larch, laurel, lime, maple, oak, pine, plane, poplar, rowan, spruce, sycamore, walnut, willow, yew"
+        "alder, ash, aspen, beech, birch, cedar, cherry, chestnut, cypress, elm, fir, hawthorn, hazel, holly, "
+        "hornbeam, juniper, larch, laurel, lime, maple, oak, pine, plane, poplar, rowan, spruce, sycamore, walnut, "
+        "willow, yew"
     ),
     "bird": _split(
-        "bittern, bullfinch, bunting, buzzard, crow, cuckoo, curlew, dipper, dove, eagle, finch, gannet, goose, grouse, "
-        "gull, heron, jackdaw, kestrel, lapwing, lark, magpie, martin, owl, pigeon, plover, raven, robin, rook, "
+        "bittern, bullfinch, bunting, buzzard, crow, cuckoo, curlew, dipper, dove, eagle, finch, gannet, goose, "
+        "grouse, gull, heron, jackdaw, kestrel, lapwing, lark, magpie, martin, owl, pigeon, plover, raven, robin, rook, "
         "sparrow, swallow"
     ),
     "fish": _split(

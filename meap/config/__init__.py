@@ -7,6 +7,8 @@ A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one s
 
 from meap.config.command import run_command
 from meap.config.evaluation import (
+    AttentionDecayConfig,
+    AttentionSegmentsConfig,
     CommonsenseConfig,
     EvaluationConfig,
     HaystackConfig,
@@ -44,6 +46,8 @@ from meap.config.sft_prep import SftPrepConfig
 from meap.config.training import TrainingConfig
 
 __all__ = [
+    "AttentionDecayConfig",
+    "AttentionSegmentsConfig",
     "CheckpointConfig",
     "CommonsenseConfig",
     "DataConfig",

@@ -11,6 +11,8 @@ from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
 __all__ = [
+    "AttentionDecayConfig",
+    "AttentionSegmentsConfig",
     "CommonsenseConfig",
     "EvaluationConfig",
     "HaystackConfig",
@@ -204,6 +206,47 @@ class CommonsenseConfig:
 
 
 @dataclass(frozen=True)
+class AttentionDecayConfig:
+    """Attention at masked positions: Table 10."""
+
+    lengths: tuple[int, ...] = (1024, 4096)
+    """Tokens of a sequence: the first so many of a held-out row of `perplexity.remote`. At least 4."""
+    rows: int = 500
+    """The first so many held-out rows."""
+    mask_ratio: float = 0.15
+    """Share of a sequence's tokens that are masked, exactly; above 0 and below 1."""
+
+    def __post_init__(self) -> None:
+        _require_list("attention_decay.lengths", self.lengths, 4)
+        require_at_least("attention_decay.rows", self.rows, 1)
+        if not 0 < self.mask_ratio < 1:
+            raise ConfigError(
+                f"attention_decay.mask_ratio={self.mask_ratio} is out of range: it must be above 0 and below 1; the "
+                "paper's is 0.15"
+            )
+
+
+@dataclass(frozen=True)
+class AttentionSegmentsConfig:
+    """Attention by segment of a passage with an answer and a question: Figure 6, Tables 16 to 18."""
+
+    source: str | None = None
+    """File of JSON lines with context_before, answer, context_after and query, such as the paper's four examples.
+    Unset: generated passages."""
+    examples: int = 200
+    """Generated passages."""
+    facts: int = 4
+    """Facts that a generated passage states; one of them is asked for. At least 1."""
+    sentences: int = 8
+    """Filler sentences of a generated passage; at least 2, since some text stands on both sides of the answer."""
+
+    def __post_init__(self) -> None:
+        require_at_least("attention_segments.examples", self.examples, 1)
+        require_at_least("attention_segments.facts", self.facts, 1)
+        require_at_least("attention_segments.sentences", self.sentences, 2)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured on which model."""
 
@@ -242,6 +285,8 @@ class EvaluationConfig:
     hallucination: HallucinationConfig = field(default_factory=HallucinationConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     commonsense: CommonsenseConfig = field(default_factory=CommonsenseConfig)
+    attention_decay: AttentionDecayConfig = field(default_factory=AttentionDecayConfig)
+    attention_segments: AttentionSegmentsConfig = field(default_factory=AttentionSegmentsConfig)
 
     def __post_init__(self) -> None:
         require_at_least("batch_size", self.batch_size, 1)

@@ -51,5 +51,7 @@ class ProofConfig:
         if len(set(self.seeds)) < max(_FEWEST_SEEDS, len(self.seeds)):
             raise ConfigError(f"seeds={list(self.seeds)}: give at least {_FEWEST_SEEDS}, each once")
         if not 0 < self.ratio < 1:
-            raise ConfigError(f"ratio={self.ratio} is out of range: it must be above 0 and below 1; the paper's is 0.15")
+            raise ConfigError(
+                f"ratio={self.ratio} is out of range: it must be above 0 and below 1; the paper's is 0.15"
+            )
         require_at_least("parallel", self.parallel, 1)

@@ -12,6 +12,8 @@
     ranks          processes that share the work       tables, pictures, page
     rows           files of questions and articles     articles      articles with reference summaries
     judge/         who reads summaries, and is asked   dry_run       what an evaluation takes
+    attention      weights, reduced layer by layer     decay         Table 10 from records
+    passages       text with an answer in its middle
 
 To add a task: one file in `tasks/` with `examples`, `score` and a `TASK`, its section in `meap.config.evaluation`, and
 its row in `tasks.TASKS`. Batches, ranks, resuming, intervals, tables and comparison come with it.

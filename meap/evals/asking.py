@@ -22,12 +22,15 @@ _PROGRESS_SECONDS = 5.0
 
 
 def answer(examples: Sequence[Example], model: LanguageModel, inputs: TaskInputs) -> list[Output]:
-    """What the model says to each example; they must agree in `max_new_tokens` and `stop`."""
+    """What the model says to each example, or what is measured in it; all with one `max_new_tokens` and `stop`."""
     rows = [candidate.ids for example in examples for candidate in example.candidates]
     found = iter(model.loglikelihoods(rows)) if rows else iter(())
     loglikelihoods = [
         tuple(next(found)[-candidate.scored :] for candidate in example.candidates) for example in examples
     ]
+    readings = [reading for example in examples for reading in example.readings]
+    read = iter(model.attention(readings)) if readings else iter(())
+    attention = [tuple(next(read) for _ in example.readings) for example in examples]
     max_new_tokens, stop = examples[0].max_new_tokens, examples[0].stop
     texts = [""] * len(examples)
     if max_new_tokens:
@@ -35,7 +38,7 @@ def answer(examples: Sequence[Example], model: LanguageModel, inputs: TaskInputs
         for place, ids in enumerate(model.generate(prompts, max_new_tokens=max_new_tokens, stop=stop)):
             text = inputs.tokenizer.decode(ids, skip_special_tokens=True)
             texts[place] = text.split(stop, 1)[0] if stop else text
-    return [Output(text, each) for text, each in zip(texts, loglikelihoods, strict=True)]
+    return [Output(*each) for each in zip(texts, loglikelihoods, attention, strict=True)]
 
 
 def ask_all(

@@ -21,8 +21,9 @@ from meap.evals.scoring import Group, paired_difference
 from meap.evals.summary import group_records, select
 from meap.evals.tables import columns, row_label, shown
 from meap.evals.task import Record
+from meap.evals.tasks import TASKS
 
-__all__ = ["SIGNIFICANCE", "compare", "comparison_lines", "print_comparison", "short_names"]
+__all__ = ["SIGNIFICANCE", "compare", "comparison_lines", "contrast_lines", "print_comparison", "short_names"]
 
 SIGNIFICANCE = "* p < 0.05: McNemar's exact test by row, paired bootstrap for means and for what is not right or wrong"
 """What the star in a table means."""
@@ -70,7 +71,7 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
         "partial": first["partial"] or second["partial"],
         "tasks": {
             name: _compare_task(
-                first["tasks"][name], second["tasks"][name], *(read_records(folder, name) for folder in folders)
+                name, first["tasks"][name], second["tasks"][name], *(read_records(folder, name) for folder in folders)
             )
             for name in names
         },
@@ -78,7 +79,11 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
     out_dir.mkdir(parents=True, exist_ok=True)
     write_text(out_dir / "compare.json", json.dumps(found, indent=2) + "\n")
     panels = [
-        (draw_comparison, numbers | {"models": short_names(found["models"])}) for numbers in found["tasks"].values()
+        (
+            contrast.draw if (contrast := TASKS[name].contrast) else draw_comparison,
+            numbers | {"models": short_names(found["models"])},
+        )
+        for name, numbers in found["tasks"].items()
     ]
     draw_panels(panels, out_dir / "compare.png", title=" and ".join(found["models"]))
     return found
@@ -90,9 +95,23 @@ def print_comparison(found: Mapping[str, Any]) -> None:
     for name, numbers in found["tasks"].items():
         print(f"\n{numbers['title']} ({name}): {numbers['metrics'][numbers['headline']]['label']}")
         print("\n".join(columns(comparison_lines(numbers, names))))
+        if further := contrast_lines(name, numbers, names):
+            print("\n" + "\n".join(columns(further)))
     print(f"\n{SIGNIFICANCE}")
     if found["partial"]:
         print("partial: not all examples were asked (limit)")
+
+
+def contrast_lines(name: str, numbers: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """What a comparison of this task adds to its table, as lines with a header; empty where it adds nothing.
+
+    Args:
+        name: Of the task.
+        numbers: The task's, of a comparison.
+        names: Of the models.
+    """
+    contrast = TASKS[name].contrast
+    return contrast.lines({**numbers, "models": names}) if contrast else []
 
 
 def comparison_lines(numbers: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -132,7 +151,11 @@ def _judges(results: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _compare_task(
-    first: Mapping[str, Any], second: Mapping[str, Any], of_first: Sequence[Record], of_second: Sequence[Record]
+    task: str,
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    of_first: Sequence[Record],
+    of_second: Sequence[Record],
 ) -> dict[str, Any]:
     rows_by_model = [group_records(records, first["by"]) for records in (of_first, of_second)]
     metrics: dict[str, dict[str, Any]] = {}
@@ -161,12 +184,14 @@ def _compare_task(
                     [pair[0]], [pair[1]], metric, estimates, second["rows"][place]["metrics"][name]
                 )
         rows.append(row)
+    contrast = TASKS[task].contrast
     return {
         "title": first["title"],
         "headline": next(iter(metrics)),
         "by": first["by"],
         "metrics": metrics,
         "rows": rows,
+        **(contrast.find(of_first, of_second) if contrast else {}),
     }
 
 

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from meap.config import EvaluationConfig
 from meap.errors import CheckpointError, ConfigError
-from meap.evals.lm import Ids
+from meap.evals.attention import read_attention
+from meap.evals.lm import Attention, Ids, Reading
 from meap.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["HuggingFaceLM", "load_model", "load_model_tokenizer", "weights_hash"]
@@ -178,6 +179,16 @@ class HuggingFaceLM:
             generated = self._generate_batch([prompts[index] for index in batch], max_new_tokens, stop)
             results |= dict(zip(batch, generated, strict=True))
         return [results[index] for index in range(len(prompts))]
+
+    def attention(self, readings: Sequence[Reading]) -> list[Attention]:
+        """See `LanguageModel.attention`; computed in fp32 whatever the model's precision.
+
+        Raises:
+            ConfigError: A row is longer than the model's context.
+            CheckpointError: The model does not give its attention weights, or none that can be used.
+        """
+        self._require_fit(max(len(each.ids) for each in readings), "a row to read")
+        return read_attention(self._model, readings, name=self._name, batch_tokens=self._batch_tokens)
 
     def describe(self) -> dict[str, Any]:
         """Name, hash of the weights, size, context, precision and device."""

@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ids", "LanguageModel"]
+__all__ = ["Attention", "Ids", "LanguageModel", "Reading"]
 
 Ids = NDArray[np.int32]
 """Token ids of a prompt or of a row, (T,): arrays, because those of a long-context evaluation are many."""
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A row of which the attention is asked for."""
+
+    ids: Ids
+    """Token ids, (T,), at least 2."""
+    asking: tuple[int, int] = (0, 0)
+    """First token, and the one after the last, of those whose own attention is wanted; equal: none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """How much each token of a row is attended to: sums over the softmax weights ``A[i, j]`` of query i and key j <= i.
+
+    All are (L, T), by layer and key j, and means over heads.
+    """
+
+    later_LT: NDArray[np.float64]
+    """Sum over later queries, i > j."""
+    own_LT: NDArray[np.float64]
+    """``A[j, j]``."""
+    relative_LT: NDArray[np.float64]
+    """Sum over later queries of ``A[i, j] * (i + 1)``, which is 1 per query where attention is uniform."""
+    squares_LT: NDArray[np.float64]
+    """Sum over later queries of ``A[i, j]`` squared, before heads are averaged."""
+    last_LT: NDArray[np.float64]
+    """``A[T - 1, j]``."""
+    asking_LT: NDArray[np.float64]
+    """Mean over the queries of `Reading.asking`; zeros where there are none."""
+
+
 class LanguageModel(Protocol):
-    """Token ids in, log-likelihoods or token ids out. Nothing is added, cut or masked on the way."""
+    """Token ids in; log-likelihoods, token ids or attention out. Nothing is added, cut or masked on the way."""
 
     @property
     def max_positions(self) -> int:
@@ -41,6 +73,10 @@ class LanguageModel(Protocol):
             max_new_tokens: At most so many are generated; a continuation ends before the end-of-text token.
             stop: A continuation ends with the token that completes this text; empty: it does not matter.
         """
+        ...
+
+    def attention(self, readings: Sequence[Reading]) -> list[Attention]:
+        """Attention in each row, in order."""
         ...
 
     def describe(self) -> dict[str, Any]:

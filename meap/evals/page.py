@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from meap.evals.comparison import SIGNIFICANCE, comparison_lines, short_names
+from meap.evals.comparison import SIGNIFICANCE, comparison_lines, contrast_lines, short_names
 from meap.evals.runner import read_results, write_text
 from meap.evals.tables import headline_of, notes_of, shown, task_lines
 from meap.report.style import STYLE
@@ -73,6 +73,7 @@ def render_comparison(found: Mapping[str, Any], results: Sequence[Mapping[str, A
             f"<h2>{escape(numbers['title'])}</h2>",
             _note(f"{task}: {numbers['metrics'][numbers['headline']]['label']}"),
             _table(comparison_lines(numbers, names)),
+            *(_table(lines) for lines in [contrast_lines(task, numbers, names)] if lines),
             *(
                 _note(f"{name}: {note}")
                 for name, each in zip(names, results, strict=True)

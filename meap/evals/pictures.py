@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["draw_comparison", "draw_curves", "draw_grid", "draw_loss", "draw_panels", "draw_rows"]
+__all__ = [
+    "BLUE",
+    "GREY",
+    "ORANGE",
+    "draw_comparison",
+    "draw_curves",
+    "draw_decay",
+    "draw_grid",
+    "draw_loss",
+    "draw_panels",
+    "draw_rows",
+    "draw_segments",
+]
 
 # Colours that remain distinct without colour vision (Okabe and Ito 2008).
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#6B6B6B"
-_COLOURS = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
+_COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -20,7 +32,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlepad": 24,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": GREY,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": "#E3E3E3",
@@ -30,10 +42,10 @@ _STYLE: dict[Any, Any] = {
 
 _COLUMNS = 3
 
+_Numbers = TypeVar("_Numbers")
 
-def draw_panels(
-    panels: Sequence[tuple[Callable[[Any, dict[str, Any]], None], dict[str, Any]]], path: Path, *, title: str
-) -> None:
+
+def draw_panels(panels: Sequence[tuple[Callable[[Any, _Numbers], None], _Numbers]], path: Path, *, title: str) -> None:
     """Write a PNG with the panels, up to three side by side.
 
     Args:
@@ -51,7 +63,7 @@ def draw_panels(
     with rc_context(_STYLE):
         figure = Figure(figsize=(5.8 * num_columns, 4.3 * num_rows), dpi=140, layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(title, x=0.995, ha="right", fontsize=10, color=_GREY)
+        figure.suptitle(title, x=0.995, ha="right", fontsize=10, color=GREY)
         axes = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
         for each, (draw, numbers) in zip(axes, panels, strict=False):
             draw(each, numbers)
@@ -157,10 +169,10 @@ def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
     bins, loss = numbers["loss_by_position"], numbers["metrics"]["loss"]
     middles = [(each["first"] * each["last"]) ** 0.5 for each in bins]
     values = [each["loss"] for each in bins]
-    axes.plot(middles, values, color=_BLUE, marker="o", markersize=4, linewidth=1.6, label="by position")
-    axes.axhspan(loss["low"], loss["high"], color=_ORANGE, alpha=0.18, linewidth=0)
+    axes.plot(middles, values, color=BLUE, marker="o", markersize=4, linewidth=1.6, label="by position")
+    axes.axhspan(loss["low"], loss["high"], color=ORANGE, alpha=0.18, linewidth=0)
     label = f"mean {loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]"
-    axes.axhline(loss["value"], color=_ORANGE, linewidth=1.4, label=label)
+    axes.axhline(loss["value"], color=ORANGE, linewidth=1.4, label=label)
     axes.set(
         title=f"{numbers['title']}, perplexity {numbers['perplexity']['value']:,.1f}, {numbers['n']:,} rows",
         xlabel="tokens before the predicted one",
@@ -169,6 +181,45 @@ def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
     )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     _legend_above(axes)
+
+
+def draw_decay(axes: Any, numbers: dict[str, Any]) -> None:
+    """How much less masked positions are attended to, by layer, with a curve for each length of sequences.
+
+    Of one model what masking changes in it; of two models the paper's pair.
+    """
+    for each, colour in zip(numbers["lengths"], _COLOURS * 4, strict=False):
+        layers = [layer for layer in each["layers"] if layer["decay"]["value"] is not None]
+        of_all = each.get("pairs", {}).get("paper", each)["decay"]
+        told = "" if of_all["value"] is None else f", all layers {of_all['value']:.1%}"
+        places = [layer["layer"] + 1 for layer in layers]
+        _errorbars(axes, places, [layer["decay"] for layer in layers], colour, f"{each['length']:,} tokens{told}")
+    axes.axhline(0, color=GREY, linewidth=1)
+    pair = " to ".join(f"{name} {view}" for name, view in zip(numbers.get("models", ()), ("X_N", "X_M"), strict=False))
+    axes.set(title=numbers["title"], xlabel="layer")
+    axes.set_ylabel(f"decay, {pair or 'X_N to X_M'}, 95 % intervals", fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _legend_above(axes)
+
+
+def draw_segments(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str]) -> None:
+    """Shares of attention by segment: bars of one model, or of two side by side."""
+    models = numbers.get("models", [""])
+    width = 0.8 / len(models)
+    for place, (model, which) in enumerate(zip(models, ("first", "second"), strict=False)):
+        found = [numbers["metrics"][metric] for metric in metrics]
+        found = [each.get(which, each) for each in found]
+        places = [index + width * (place - (len(models) - 1) / 2) for index in range(len(metrics))]
+        axes.bar(places, [each["value"] for each in found], width, color=_COLOURS[place], alpha=0.75, label=model)
+        _errorbars(axes, places, found, GREY, "_", line="none")
+        for x, each in zip(places, found, strict=True):
+            axes.annotate(f"{each['value']:.3f}", (x, each["high"]), ha="center", va="bottom", fontsize=7.5)
+    axes.set(title=numbers["title"], axisbelow=True)
+    axes.set_ylabel("share of the last token's attention, 95 % intervals", fontsize=8)
+    axes.set_xticks(range(len(metrics)), [numbers["metrics"][metric]["label"] for metric in metrics], fontsize=8.5)
+    if len(models) > 1:
+        _legend_above(axes)
 
 
 def _errorbars(
@@ -195,7 +246,7 @@ def _errorbars(
 def _chance(axes: Any, numbers: dict[str, Any], metric: str) -> None:
     chance = numbers["metrics"][metric]["chance"]
     if chance is not None:
-        axes.axhline(chance, color=_GREY, linestyle="--", linewidth=1, label=f"chance, {chance:.0%}")
+        axes.axhline(chance, color=GREY, linestyle="--", linewidth=1, label=f"chance, {chance:.0%}")
 
 
 def _title(numbers: dict[str, Any]) -> str:

@@ -164,7 +164,7 @@ def compare_arms(first: _Runs, second: _Runs) -> list[ArmsRow]:
 
 def table_of_arms(arms: tuple[str, str], rows: Sequence[ArmsRow]) -> list[str]:
     """The comparison as lines of text."""
-    lines = [("", *arms, "difference", "95 % interval", "p")]
+    lines: list[tuple[str, ...]] = [("", *arms, "difference", "95 % interval", "p")]
     for row in rows:
         shown, difference = row.measure.shown, row.difference
         interval = f"[{shown(difference.low, sign=True)}, {shown(difference.high, sign=True)}]"

@@ -40,10 +40,11 @@ def prompt_hashes(examples: Sequence[Example], tokenizer: Tokenizer) -> list[str
     hashes: list[str] = []
     for start in range(0, len(examples), _DECODED_AT_ONCE):
         some = examples[start : start + _DECODED_AT_ONCE]
-        ids = [row.tolist() for each in some for row in (each.prompt, *(one.ids for one in each.candidates))]
+        rows = [(each.prompt, *(one.ids for one in (*each.candidates, *each.readings))) for each in some]
+        ids = [row.tolist() for asked in rows for row in asked]
         texts = iter(tokenizer.full.decode_batch(ids, skip_special_tokens=True))
-        for each in some:
-            asked = [next(texts) for _ in range(1 + len(each.candidates))]
+        for each, of_example in zip(some, rows, strict=True):
+            asked = [next(texts) for _ in of_example]
             hashes.append(hash_of([each.id, asked, each.max_new_tokens, each.stop, each.answers, each.right]))
     return hashes
 

@@ -59,9 +59,11 @@ def row_label(row: Mapping[str, Any]) -> str:
 
 
 def shown(metric: Mapping[str, Any], value: float, *, sign: bool = False) -> str:
-    """A value of a metric: shares in percent, losses as they are."""
+    """A value of a metric: shares in percent, losses and what only describes as they are, however small."""
     plus = "+" if sign else ""
-    return f"{100 * value:{plus}.1f}" if metric["higher_is_better"] else f"{value:{plus}.4f}"
+    if metric["higher_is_better"]:
+        return f"{100 * value:{plus}.1f}"
+    return f"{value:{plus}.2e}" if 0 < abs(value) < 1e-3 else f"{value:{plus}.4f}"
 
 
 def columns(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -1,7 +1,7 @@
 """What a task is made of.
 
     examples(inputs) -> [Example]              pure and seeded: what is asked, as token ids
-    LanguageModel    -> Output                 what a model says to an example
+    LanguageModel    -> Output                 what a model says to an example, or what is measured in it
     score(example, output) -> {metric: value}  pure: how good that is
     judging(config, out_dir)(records)          scores that are others' opinions, where a task has any
     metrics, by                                which of the scores count, and what the table has rows for
@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap.config import EvaluationConfig
-from meap.evals.lm import Ids
+from meap.evals.lm import Attention, Ids, Reading
 from meap.tokenizer import Tokenizer
 
 __all__ = [
     "Candidate",
+    "Contrast",
     "Example",
     "Judging",
     "LazyRows",
@@ -82,7 +83,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """What is asked of a model: a continuation, the likelihood of some rows, or both."""
+    """What is asked of a model: a continuation, the likelihood of some rows, the attention in some, or all of these."""
 
     id: str
     """Unique within the task, and the same in every run: by it a run resumes, and two models are compared."""
@@ -94,6 +95,8 @@ class Example:
     """Text that ends the continuation, itself cut off; empty: none does."""
     candidates: tuple[Candidate, ...] = ()
     """Rows whose likelihood is asked for."""
+    readings: tuple[Reading, ...] = ()
+    """Rows whose attention is asked for: nothing is said, but measured."""
     answers: tuple[str, ...] = ()
     """Right continuations, any of them; the first is what a perfect model says."""
     right: int | None = None
@@ -107,17 +110,20 @@ class Example:
     def positions(self) -> int:
         """The longest that a model sees of it."""
         generated = len(self.prompt) + self.max_new_tokens if self.max_new_tokens else 0
-        return max([generated, *(len(each.ids) - 1 for each in self.candidates)])
+        scored = [len(each.ids) - 1 for each in self.candidates]
+        return max([generated, *scored, *(len(each.ids) for each in self.readings)])
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What a model says to an example."""
+    """What a model says to an example, and what is measured in it."""
 
     text: str = ""
     """Its continuation, up to the stop."""
     loglikelihoods: tuple[NDArray[np.float64], ...] = ()
     """For each candidate the log-likelihoods of its scored tokens, in nats."""
+    attention: tuple[Attention, ...] = ()
+    """For each reading."""
 
     @property
     def sums(self) -> tuple[float, ...]:
@@ -137,10 +143,22 @@ class Metric:
     """Key in `Scores` by which examples are weighed; unset: all the same."""
     binary: bool = False
     """Whether an example is right or wrong: Wilson's interval and McNemar's test, else bootstrap for both."""
-    higher_is_better: bool = True
-    """What better means."""
+    higher_is_better: bool | None = True
+    """What better means; None: it describes a model that is neither better nor worse for it."""
     chance: Callable[[EvaluationConfig], float] | None = None
     """What a model that knows nothing scores, where that is known."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What a comparison of two models has of a task, beside the differences of its metrics."""
+
+    draw: Callable[[Any, dict[str, Any]], None]
+    """Draws the numbers of the comparison on matplotlib axes."""
+    find: Callable[[Sequence[Record], Sequence[Record]], dict[str, Any]] = lambda first, second: {}
+    """Numbers of its own, JSON values, from records of the same examples."""
+    lines: Callable[[dict[str, Any]], list[tuple[str, ...]]] = lambda numbers: []
+    """A table of these."""
 
 
 @dataclass(frozen=True)
@@ -186,3 +204,5 @@ class Task:
     further: Callable[[Sequence[Record]], dict[str, Any]] = lambda records: {}
     """Numbers of its own, beside those that every task has, for the results file and the picture; `notes` are remarks
     that go with the table."""
+    contrast: Contrast | None = None
+    """What a comparison adds; unset: the headline is drawn."""

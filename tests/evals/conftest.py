@@ -1,5 +1,6 @@
 """Models that know everything or nothing, and a real one that is small."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from meap.config import EvaluationConfig, load_config
 from meap.evals.hugging_face import HuggingFaceLM
+from meap.evals.lm import Attention
 from meap.evals.task import Example, LazyRows, TaskInputs
 from meap.tokenizer import Tokenizer
 
@@ -26,9 +28,32 @@ SMALL = (
     *("kv_retrieval.keys=[3]", "kv_retrieval.positions=3", "kv_retrieval.examples=4"),
     *("hallucination.examples=3", "hallucination.document_tokens=60", "hallucination.max_new_tokens=120"),
     *("judge.key_variable=MEAP_TEST_KEY", "judge.backoff=0", "judge.input_price=1", "judge.output_price=10"),
+    *("attention_decay.lengths=[16,32]", "attention_segments.examples=4", "attention_segments.sentences=2"),
     "commonsense.tasks=[arc_easy,boolq,hellaswag,winogrande]",
 )
 """Every task in milliseconds; this tokenizer spells almost byte by byte."""
+
+
+def sums_over(weights: np.ndarray, asking: tuple[int, int] = (0, 0)) -> Attention:
+    """The sums of weights that are all there, as their definitions have them."""
+    mean = weights.mean(1)
+    later, squares = np.tril(mean, -1), np.tril((weights**2).mean(1), -1)
+    queries = np.arange(mean.shape[-1])
+    asked = mean[:, slice(*asking)]
+    return Attention(
+        later_LT=later.sum(1),
+        own_LT=np.diagonal(mean, axis1=1, axis2=2),
+        relative_LT=(later * (queries + 1)[:, None]).sum(1),
+        squares_LT=squares.sum(1),
+        last_LT=mean[:, -1],
+        asking_LT=asked.mean(1) if asked.size else np.zeros_like(mean[:, 0]),
+    )
+
+
+def uniform_weights(num_tokens: int, *, num_layers: int = 2, num_heads: int = 2) -> np.ndarray:
+    """Every query attends to itself and all before it alike."""
+    weights = np.tril(np.ones((num_tokens, num_tokens))) / (np.arange(num_tokens) + 1)[:, None]
+    return np.broadcast_to(weights, (num_layers, num_heads, num_tokens, num_tokens))
 
 
 class OracleLM:
@@ -53,6 +78,10 @@ class OracleLM:
         texts = [self._spell(self._answers[prompt.tobytes()]) for prompt in prompts]
         return [self._tokenizer.encode(text)[:max_new_tokens] for text in texts]
 
+    def attention(self, readings):
+        self.asked += [reading.ids.tobytes() for reading in readings]
+        return [sums_over(uniform_weights(len(each.ids)), each.asking) for each in readings]
+
     def describe(self):
         return {"name": "oracle"}
 
@@ -70,6 +99,9 @@ class BlindLM:
 
     def generate(self, prompts, *, max_new_tokens, stop=""):
         return [self._tokenizer.encode(" well.\n")[:max_new_tokens] for _ in prompts]
+
+    def attention(self, readings):
+        return [sums_over(uniform_weights(len(each.ids)), each.asking) for each in readings]
 
     def describe(self):
         return {"name": "blind"}
@@ -93,9 +125,21 @@ def configure() -> Callable[..., EvaluationConfig]:
 def make_inputs(tokenizer, configure) -> Callable[..., TaskInputs]:
     def make(*overrides: str, num_rows: int = 6) -> TaskInputs:
         rows = np.random.default_rng(0).integers(2, tokenizer.vocab_size - 1, (max(1, num_rows), 33))
-        return TaskInputs(configure(*overrides), tokenizer, LazyRows(num_rows, rows.__getitem__) if num_rows else ())
+        # As from the folder of a model that was trained with it.
+        known = dataclasses.replace(tokenizer, is_mask_new=False)
+        return TaskInputs(configure(*overrides), known, LazyRows(num_rows, rows.__getitem__) if num_rows else ())
 
     return make
+
+
+@pytest.fixture(scope="session")
+def attention_of() -> Callable[..., Attention]:
+    return sums_over
+
+
+@pytest.fixture(scope="session")
+def uniform() -> Callable[..., np.ndarray]:
+    return uniform_weights
 
 
 @pytest.fixture(scope="session")

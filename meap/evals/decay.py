@@ -1,0 +1,243 @@
+"""How much less masked tokens are attended to, and how much more the others differ: the numbers of Table 10.
+
+Pure functions on records of `meap.evals.tasks.attention_decay`, each of which holds, for one sequence and one model,
+the score S at masked positions and the variance V over the others, for the clean input X_N and the masked one X_M.
+
+    decay               1 - mean S after / mean S before     t is that of S after - S before: negative where it decays
+    variance increase   mean V after / mean V before - 1     t likewise, both paired
+
+Before and after are two of the four combinations of model and input. The paper's is one diagonal, NTP on X_N against
+MEAP on X_M, in which both change at once; the other pairs tell them apart (`PAIRS`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap.errors import MismatchError
+
+__all__ = ["HEADLINE", "PAIRS", "Change", "change", "decay_between", "decay_within", "key", "paired_t", "welch_t"]
+
+HEADLINE = "received_mean"
+"""The variant that is meant where none is named."""
+
+PAIRS: dict[str, tuple[tuple[int, str], tuple[int, str]]] = {
+    "paper": ((0, "clean"), (1, "masked")),
+    "models on X_N": ((0, "clean"), (1, "clean")),
+    "models on X_M": ((0, "masked"), (1, "masked")),
+    "masking in the first": ((0, "clean"), (0, "masked")),
+    "masking in the second": ((1, "clean"), (1, "masked")),
+}
+"""Before and after: which model and which input."""
+
+_DRAWS = 2000
+_DRAWN_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much a mean changed from before to after, relative to before."""
+
+    value: float | None
+    """None where the mean before is 0."""
+    low: float | None
+    """95 % interval, from drawing sequences anew and taking both of each."""
+    high: float | None
+    t: float | None
+    """Of the paired differences, after less before; None where these are all equal, or only one."""
+    df: float
+    p: float | None
+    """Two-sided."""
+
+
+def key(variant: str, quantity: str, view: str) -> str:
+    """Column of the records.
+
+    Args:
+        variant: Of `meap.evals.tasks.attention_decay.VARIANTS`, or ``layer_<number>``.
+        quantity: ``score`` at masked positions, ``variance`` over the others, or ``rest``, the mean over these.
+        view: ``clean`` or ``masked``.
+    """
+    return f"{variant}_{quantity}_{view}"
+
+
+def paired_t(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float | None, float, float | None]:
+    """t, degrees of freedom and two-sided p of paired differences."""
+    differences = after - before
+    n = len(differences)
+    return _t(float(differences.mean()), float(differences.var(ddof=1) / n) if n > 1 else 0.0, n - 1)
+
+
+def welch_t(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float | None, float, float | None]:
+    """The same where before and after were not of the same sequences, and may vary differently (Welch 1947)."""
+    n = len(before)
+    if n < 2:
+        return None, 0.0, None
+    errors = [float(each.var(ddof=1) / n) for each in (before, after)]
+    squares = sum(each**2 for each in errors)
+    df = (n - 1) * sum(errors) ** 2 / squares if squares else 0.0
+    return _t(float(after.mean() - before.mean()), sum(errors), df)
+
+
+def change(before: NDArray[np.float64], after: NDArray[np.float64], *, sign: int = 1, seed: int = 0) -> Change:
+    """How much the mean over sequences changed.
+
+    Args:
+        before: By sequence.
+        after: Of the same sequences.
+        sign: -1 counts a fall as positive, as a decay is; t keeps its sign.
+        seed: Seed of the bootstrap.
+    """
+    t, df, p = paired_t(before, after)
+    mean = float(before.mean())
+    if mean == 0:
+        return Change(None, None, None, t, df, p)
+    drawn_before, drawn_after = _redrawn(np.stack([before, after], 1), seed).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = sign * (drawn_after / drawn_before - 1)
+    low, high = (float(each) for each in np.quantile(drawn[np.isfinite(drawn)], (0.025, 0.975)))
+    return Change(sign * (float(after.mean()) / mean - 1) + 0.0, low, high, t, df, p)  # + 0.0: no -0
+
+
+def decay_between(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], *, seed: int = 0
+) -> dict[str, Any]:
+    """Table 10 and what qualifies it, from the records of two models.
+
+    Args:
+        first: Of the control, NTP.
+        second: Of the method, MEAP, on the same sequences with the same masks; in any order.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        ``lengths``: for each length of sequences ``length``, ``n``, and
+        ``pairs``: by the names of `PAIRS`, ``decay`` and ``variance_increase``, each the fields of a `Change`;
+        ``variants``: the paper's pair by the other definitions of S and V; ``layers``: the paper's pair in each layer;
+        ``further``: the paper's pair by mean of ratios, pooled variance, and Welch's t.
+
+    Raises:
+        MismatchError: The sequences are not the same.
+    """
+    by_id = [{record["id"]: record for record in records} for records in (first, second)]
+    if by_id[0].keys() != by_id[1].keys():
+        lone = sorted(by_id[0].keys() ^ by_id[1].keys())
+        raise MismatchError(
+            f"attention was read on other sequences by the two models, such as {lone[0]}: evaluate both with the same "
+            "attention_decay, seed and limit"
+        )
+    found: list[dict[str, Any]] = []
+    for length in sorted({record["length"] for record in first}):
+        names = [name for name, record in by_id[0].items() if record["length"] == length]
+        columns = [_columns([records[name] for name in names]) for records in by_id]
+        pairs = {
+            name: _changes(columns[before[0]], columns[after[0]], HEADLINE, (before[1], after[1]), seed)
+            for name, (before, after) in PAIRS.items()
+        }
+        variants = {
+            variant: _changes(columns[0], columns[1], variant, ("clean", "masked"), seed)
+            for variant in _variants(columns[0])
+            if variant != HEADLINE and not variant.startswith("layer_")
+        }
+        found.append(
+            {
+                "length": length,
+                "n": len(names),
+                "pairs": pairs,
+                "variants": variants,
+                "layers": _layers(columns[0], columns[1], seed),
+                "further": _further(columns[0], columns[1]),
+            }
+        )
+    return {"lengths": found}
+
+
+def decay_within(records: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
+    """What masking changes in one model: ``lengths``, each with ``decay``, ``variance_increase`` and ``layers``."""
+    found: list[dict[str, Any]] = []
+    for length in sorted({record["length"] for record in records}):
+        columns = _columns([record for record in records if record["length"] == length])
+        about = {"length": length, "n": len(next(iter(columns.values())))}
+        changes = _changes(columns, columns, HEADLINE, ("clean", "masked"), seed)
+        found.append(about | changes | {"layers": _layers(columns, columns, seed)})
+    return {"lengths": found}
+
+
+_Columns = dict[str, NDArray[np.float64]]
+
+
+def _columns(records: Sequence[Mapping[str, Any]]) -> _Columns:
+    """Scores and variances of all variants and layers, by column; of those only that every sequence has."""
+    names = [name for name in records[0] if name.endswith(("_clean", "_masked"))]
+    names = [name for name in names if all(record.get(name) is not None for record in records)]
+    return {name: np.array([record[name] for record in records], np.float64) for name in names}
+
+
+def _variants(columns: _Columns) -> list[str]:
+    end = key("", "score", "clean")
+    return [name.removesuffix(end) for name in columns if name.endswith(end)]
+
+
+def _changes(before: _Columns, after: _Columns, variant: str, views: tuple[str, str], seed: int) -> dict[str, Any]:
+    score, variance = (
+        (before[key(variant, quantity, views[0])], after[key(variant, quantity, views[1])])
+        for quantity in ("score", "variance")
+    )
+    return {
+        "decay": asdict(change(*score, sign=-1, seed=seed)),
+        "variance_increase": asdict(change(*variance, seed=seed)),
+    }
+
+
+def _layers(before: _Columns, after: _Columns, seed: int) -> list[dict[str, Any]]:
+    variants = [variant for variant in _variants(before) if variant.startswith("layer_")]
+    # Two models may differ in depth: layers that only one has stand beside nothing.
+    shared = [variant for variant in variants if key(variant, "score", "masked") in after]
+    return [
+        {"layer": int(variant.removeprefix("layer_"))} | _changes(before, after, variant, ("clean", "masked"), seed)
+        for variant in sorted(shared, key=lambda name: int(name.removeprefix("layer_")))
+    ]
+
+
+def _further(before: _Columns, after: _Columns) -> dict[str, Any]:
+    (score_before, score_after), (variance_before, variance_after), (rest_before, rest_after) = (
+        (before[key(HEADLINE, quantity, "clean")], after[key(HEADLINE, quantity, "masked")])
+        for quantity in ("score", "variance", "rest")
+    )
+    # The variance over the tokens of all sequences together is that within them and that of their means.
+    pooled = [float(v.mean() + r.var()) for v, r in ((variance_before, rest_before), (variance_after, rest_after))]
+    return {
+        "decay_mean_of_ratios": 1 - float((score_after / score_before).mean()) if score_before.all() else None,
+        "variance_increase_mean_of_ratios": (
+            float((variance_after / variance_before).mean()) - 1 if variance_before.all() else None
+        ),
+        "variance_increase_pooled": pooled[1] / pooled[0] - 1 if pooled[0] else None,
+        "decay_welch": dict(zip(("t", "df", "p"), welch_t(score_before, score_after), strict=True)),
+        "variance_increase_welch": dict(zip(("t", "df", "p"), welch_t(variance_before, variance_after), strict=True)),
+    }
+
+
+def _t(difference: float, squared_error: float, df: float) -> tuple[float | None, float, float | None]:
+    if squared_error == 0:
+        return None, df, None
+    from scipy.special import stdtr
+
+    t = difference / math.sqrt(squared_error)
+    return t, df, 2 * float(stdtr(df, -abs(t)))
+
+
+def _redrawn(columns: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Means of the columns (number of sequences, columns) over `_DRAWS` redrawn sets of rows."""
+    n = len(columns)
+    rng = np.random.default_rng(seed)
+    step = max(1, _DRAWN_AT_ONCE // n)
+    parts: list[NDArray[np.float64]] = []
+    for start in range(0, _DRAWS, step):
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(step, _DRAWS - start))
+        parts.append(counts @ columns / n)
+    return np.concatenate(parts)

@@ -1,0 +1,170 @@
+"""Passages with an answer somewhere in their middle and a question at their end, as text and as tokens.
+
+Generated ones are `meap.synthetic`'s: a sentence that states a fact stands among others, and the passage ends where the
+value of that fact must follow. Those of a file are JSON lines with the paper's four parts:
+
+    {"context_before": "...", "answer": "...", "context_after": "...", "query": "..."}
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
+from itertools import accumulate, count, pairwise
+from pathlib import Path
+
+import numpy as np
+
+from meap.errors import BadInputError, DataError
+from meap.evals.lm import Ids
+from meap.synthetic import generate_retrieval_example
+from meap.synthetic_records import generate_record_example
+from meap.tokenizer import Tokenizer
+
+__all__ = [
+    "PARTS",
+    "Passage",
+    "encode_passage",
+    "generate_passages",
+    "generate_record_passages",
+    "read_passages",
+    "write_passages",
+]
+
+PARTS = ("context_before", "answer", "context_after", "query")
+"""In the order in which they stand."""
+
+_SENTENCE_END = re.compile(r"[.!?]\"?[ \n]")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The parts of a passage; together they are its whole text, with the spaces between them."""
+
+    context_before: str
+    answer: str
+    context_after: str
+    query: str
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(astuple(self))
+
+
+def generate_passages(seed: int, num_passages: int, *, num_facts: int, num_sentences: int) -> list[Passage]:
+    """Seeded passages; the answering sentence stands anywhere but first and last.
+
+    Args:
+        seed: Which set.
+        num_passages: How many.
+        num_facts: Facts that each states, at least 1.
+        num_sentences: Filler sentences of each, at least 2.
+    """
+    passages: list[Passage] = []
+    last = num_sentences + num_facts - 1
+    for index in range(num_passages):
+        rng = random.Random(f"passages {seed} {index}")  # noqa: S311 (not for secrets)
+        example = generate_retrieval_example(
+            seed, index, num_facts=num_facts, num_sentences=num_sentences, depth=rng.randrange(1, last) / last
+        )
+        end_of_context = example.prompt.rindex("\n")
+        value = re.search(rf"\b{example.answer}\b", example.prompt)
+        assert value is not None
+        ends = [found.end() for found in _SENTENCE_END.finditer(example.prompt, 0, value.start())]
+        # What separates two sentences belongs to the second one, as tokenizers have it.
+        start = ends[-1] - 1
+        end = example.prompt.index(".", value.end()) + 1
+        borders = (0, start, end, end_of_context, len(example.prompt))
+        passages.append(Passage(*(example.prompt[first:beyond] for first, beyond in pairwise(borders))))
+    return passages
+
+
+def generate_record_passages(seed: int, num_passages: int, *, num_sentences: int = 2) -> list[Passage]:
+    """Seeded records of which a field is asked for; the statement of it stands anywhere but first and last.
+
+    Args:
+        seed: Which set.
+        num_passages: How many.
+        num_sentences: Sentences of prose in each, at least 0.
+    """
+    passages: list[Passage] = []
+    for index in count():
+        if len(passages) == num_passages:
+            break
+        example = generate_record_example(seed, index, num_sentences=num_sentences)
+        if not 0 < example.depth < 1:
+            continue
+        end_of_context = example.prompt.rindex("\n")
+        statement = f"{example.prompt.rsplit('. ', 1)[-1].rsplit(': ', 1)[-1]} {example.answer}."
+        start = example.prompt.index(f" {statement}")
+        borders = (0, start, start + 1 + len(statement), end_of_context, len(example.prompt))
+        passages.append(Passage(*(example.prompt[first:beyond] for first, beyond in pairwise(borders))))
+    return passages
+
+
+def write_passages(passages: Sequence[Passage], path: Path) -> None:
+    """Write a file that `read_passages` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(asdict(each)) + "\n" for each in passages), encoding="utf-8")
+
+
+def read_passages(path: Path, *, config_key: str) -> list[Passage]:
+    """Passages of a file of JSON lines; a space is put between two parts where neither has any.
+
+    Raises:
+        DataError: There is no such file, or nothing in it.
+        BadInputError: A line is no object with the four parts, or one of them is empty.
+    """
+    if not path.is_file():
+        raise DataError(f"{config_key}: there is no file {path}; give one with a line for each passage")
+    passages: list[Passage] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} cannot be read ({error}): write it again, in UTF-8") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            parts = [json.loads(line)[part] for part in PARTS]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInputError(
+                f"{path}, line {number} is not a JSON object with {', '.join(PARTS)} ({error}): give all four"
+            ) from error
+        empty = [name for name, part in zip(PARTS, parts, strict=True) if not isinstance(part, str) or not part.strip()]
+        if empty:
+            raise BadInputError(f"{path}, line {number}: {', '.join(empty)} must be text that is not empty")
+        for place, (before, after) in enumerate(pairwise(parts), start=1):
+            if not before[-1].isspace() and not after[0].isspace():
+                parts[place] = f" {after}"
+        passages.append(Passage(*parts))
+    if not passages:
+        raise DataError(f"{config_key}: {path} is empty; give a line for each passage")
+    return passages
+
+
+def encode_passage(passage: Passage, tokenizer: Tokenizer) -> tuple[Ids, tuple[int, ...]]:
+    """Ids of the whole text, and how many of them belong to each part: a token belongs where its text begins.
+
+    The text is encoded as a whole, since a tokenizer joins across borders; parts alone would have other tokens.
+
+    Raises:
+        BadInputError: A part has no token of its own.
+    """
+    encoding = tokenizer.plain.encode(passage.text, add_special_tokens=False)
+    borders = list(accumulate(map(len, astuple(passage))))
+    part_T = np.searchsorted(borders[:-1], [first for first, _ in encoding.offsets], side="right")
+    counts = tuple(int((part_T == part).sum()) for part in range(len(PARTS)))
+    assert (np.diff(part_T) >= 0).all(), "tokens follow one another in the text"
+    assert sum(counts) == len(encoding.ids), "every token belongs to one part"
+    if not all(counts):
+        empty = PARTS[counts.index(0)]
+        raise BadInputError(
+            f"{empty} {getattr(passage, empty)!r} of a passage has no token of its own with tokenizer "
+            f"{tokenizer.name!r}: make it longer"
+        )
+    return np.array(encoding.ids, np.int32), counts

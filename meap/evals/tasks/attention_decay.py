@@ -1,0 +1,236 @@
+"""Attention at masked positions: paper (arXiv 2502.07490) Table 10.
+
+The paper reads 500 sequences of 1,024 and of 4,096 tokens, clean (X_N) by the NTP model and with 15 % of the tokens
+replaced (X_M) by the MEAP model, and reports how much less the masked positions are attended to, and how much more
+attention varies over the others. It does not say what an attention score at a position is. Here, with ``A[l, h, i, j]``
+the softmax weight of query i on key j <= i:
+
+    r_j   mean of A over layers, heads and the later queries i > j            (`received_mean`, the headline)
+    S     mean of r_j over the masked positions M: the same for both inputs and for every model
+    V     variance of r_j over the positions that are not in M, without the first and the last
+
+What was matched: the lengths, the number of sequences, the ratio, an exact count of masks as in training. What is ours:
+position 0 is never masked, since it is where attention goes that goes nowhere; sequences are held-out rows, which begin
+anywhere in a document, as they are, whatever `add_bos` says; every sequence has a mask of its own, drawn by
+`meap.masking` from the seed and the row's number. Every model reads both inputs, so that a comparison has the paper's
+pair and those that tell the model's part from the input's; a model without a mask token of its own is skipped.
+
+`VARIANTS` are the other readings of the definition, all sums over the same weights. Beware of all of them: r_j falls
+with j even where attention is uniform, so that V is mostly position and sink (`uniform_relative` takes the position
+out); rows of A sum to 1, so that less on M is more elsewhere; and to a model that was never shown the mask token, its
+embedding is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap.errors import ConfigError
+from meap.evals.decay import HEADLINE, PAIRS, decay_between, decay_within, key
+from meap.evals.lm import Attention, Reading
+from meap.evals.pictures import draw_decay
+from meap.evals.task import Contrast, Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.masking import choose_masked
+
+__all__ = ["TASK", "VARIANTS", "Variant", "examples", "score"]
+
+_VIEWS = ("clean", "masked")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A definition of r_j, and of where it is looked at."""
+
+    label: str
+    received: Callable[[Attention], NDArray[np.float64]]
+    """r_j of each layer, (L, T)."""
+    only_last_layer: bool = False
+    first: int = 1
+    """Positions before it do not count."""
+
+
+def _num_later(attention: Attention) -> NDArray[np.float64]:
+    """How many queries come after each key; 1 for the last, whose sum over none of them is 0."""
+    num_tokens = attention.later_LT.shape[1]
+    return np.maximum(num_tokens - 1 - np.arange(num_tokens), 1).astype(np.float64)
+
+
+def _received_mean(attention: Attention) -> NDArray[np.float64]:
+    return attention.later_LT / _num_later(attention)
+
+
+def _including_self(attention: Attention) -> NDArray[np.float64]:
+    num_tokens = attention.later_LT.shape[1]
+    return (attention.later_LT + attention.own_LT) / (num_tokens - np.arange(num_tokens))
+
+
+def _uniform_relative(attention: Attention) -> NDArray[np.float64]:
+    return attention.relative_LT / _num_later(attention)
+
+
+VARIANTS = {
+    HEADLINE: Variant("mean over later queries", _received_mean),
+    "received_sum": Variant("sum over later queries", lambda attention: attention.later_LT),
+    "including_self": Variant("mean over later queries and itself", _including_self),
+    "last_query": Variant("the last query alone", lambda attention: attention.last_LT),
+    "uniform_relative": Variant("relative to uniform attention", _uniform_relative),
+    "last_layer": Variant("the last layer alone", _received_mean, only_last_layer=True),
+    "from_position_0": Variant("position 0 counts", _received_mean, first=0),
+    "from_position_4": Variant("positions 0 to 3 do not count", _received_mean, first=4),
+}
+"""By name; the first is the headline. ``entries``, the variance of the weights themselves, is beside them."""
+
+
+def examples(inputs: TaskInputs) -> list[Example]:
+    """The first `attention_decay.rows` held-out rows, cut to each length, clean and masked.
+
+    Raises:
+        ConfigError: A row is shorter than a length.
+    """
+    config = inputs.config.attention_decay
+    found: list[Example] = []
+    for row, whole in enumerate(inputs.heldout_rows[: config.rows]):
+        for length in config.lengths:
+            ids = np.asarray(whole, np.int32)[:length]
+            if len(ids) < length:
+                raise ConfigError(
+                    f"attention_decay.lengths={list(config.lengths)} are too long: held-out rows have {len(ids):,} "
+                    "tokens; give shorter ones, or perplexity.remote=[<data prepared with longer rows>]"
+                )
+            is_masked = _masked_positions(row, length, config.mask_ratio, inputs.config.seed)
+            masked = np.where(is_masked, np.int32(inputs.tokenizer.mask_id), ids)
+            found.append(
+                Example(
+                    id=f"{length}-{row}",
+                    readings=(Reading(ids), Reading(masked)),
+                    facts={"length": length, "masked_tokens": int(is_masked.sum())},
+                )
+            )
+    return found
+
+
+def score(example: Example, output: Output) -> Scores:
+    """S and V of both inputs, by each variant and in each layer; `rest` is the mean of r_j that V is about."""
+    clean, masked = (reading.ids for reading in example.readings)
+    is_masked = clean != masked
+    found: Scores = {}
+    for view, attention in zip(_VIEWS, output.attention, strict=True):
+        for name, variant in VARIANTS.items():
+            received_LT = variant.received(attention)
+            received_T = received_LT[-1] if variant.only_last_layer else received_LT.mean(0)
+            found |= _summed_up(name, view, received_T, is_masked, first=variant.first)
+        found |= _entries(view, attention, is_masked)
+        for layer, received_T in enumerate(_received_mean(attention)):
+            found |= _summed_up(f"layer_{layer}", view, received_T, is_masked, first=1)
+    return found
+
+
+def _masked_positions(row: int, length: int, ratio: float, seed: int) -> NDArray[np.bool_]:
+    in_scope_BT = (np.arange(length) > 0)[None]
+    return choose_masked(np.array([row]), num_tokens=length, ratio=ratio, seed=seed, epoch=0, in_scope_BT=in_scope_BT)[
+        0
+    ]
+
+
+def _rest(is_masked: NDArray[np.bool_], first: int) -> NDArray[np.bool_]:
+    """Positions that are not masked, without those before `first` and the last, which no later query attends to."""
+    rest = ~is_masked
+    rest[:first] = False
+    rest[-1] = False
+    return rest
+
+
+def _summed_up(
+    name: str, view: str, received_T: NDArray[np.float64], is_masked: NDArray[np.bool_], *, first: int
+) -> Scores:
+    rest = received_T[_rest(is_masked, first)]
+    chosen = is_masked & (np.arange(len(is_masked)) >= first)
+    if not chosen.any() or not len(rest):
+        return {}
+    return {
+        key(name, "score", view): float(received_T[chosen].mean()),
+        key(name, "variance", view): float(rest.var()),
+        key(name, "rest", view): float(rest.mean()),
+    }
+
+
+def _entries(view: str, attention: Attention, is_masked: NDArray[np.bool_]) -> Scores:
+    """Of the single weights, not of their means: every layer, head and later query is one."""
+    num_layers = len(attention.later_LT)
+    rest = _rest(is_masked, 1)
+
+    def mean(sums_LT: NDArray[np.float64], where: NDArray[np.bool_]) -> float:
+        return float(sums_LT[:, where].sum() / (num_layers * _num_later(attention)[where].sum()))
+
+    of_rest = mean(attention.later_LT, rest)
+    return {
+        key("entries", "score", view): mean(attention.later_LT, is_masked),
+        key("entries", "variance", view): mean(attention.squares_LT, rest) - of_rest**2,
+        key("entries", "rest", view): of_rest,
+    }
+
+
+def _skip(inputs: TaskInputs) -> str | None:
+    if not inputs.heldout_rows:
+        return "there are no held-out rows that the model's tokenizer made: give perplexity.remote=[<prepared data>]"
+    if inputs.tokenizer.is_mask_new:
+        return (
+            f"the model's tokenizer has no {inputs.tokenizer.mask_token}: name a token that it has with "
+            "tokenizer.mask_token=<token>"
+        )
+    return None
+
+
+def _between(first: Sequence[Record], second: Sequence[Record]) -> dict[str, Any]:
+    return decay_between(first, second)
+
+
+def _lines(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Table 10, the pairs that qualify it, and the paper's pair by the other definitions."""
+    names = numbers["models"]
+    header = ("", "tokens", "decay", "95 % interval", "t (df)", "variance", "95 % interval", "t (df)")
+    lines: list[tuple[str, ...]] = [header]
+    for each in numbers["lengths"]:
+        for pair, changes in each["pairs"].items():
+            (before, clean), (after, masked) = PAIRS[pair]
+            views = ("X_N" if view == "clean" else "X_M" for view in (clean, masked))
+            label = " to ".join(f"{names[model]} {view}" for model, view in zip((before, after), views, strict=True))
+            lines.append(_line(f"{label} (paper)" if pair == "paper" else label, each["length"], changes))
+        for variant, changes in each["variants"].items():
+            label = VARIANTS[variant].label if variant in VARIANTS else "variance of the single weights"
+            lines.append(_line(f"  paper, {label}", each["length"], changes))
+    return lines
+
+
+def _line(label: str, length: int, changes: dict[str, Any]) -> tuple[str, ...]:
+    cells: list[str] = []
+    for found in (changes["decay"], changes["variance_increase"]):
+        known = found["value"] is not None
+        cells += [
+            f"{100 * found['value']:+.2f} %" if known else "-",
+            f"[{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]" if known else "-",
+            "-" if found["t"] is None else f"{found['t']:.2f} ({found['df']:.0f})",
+        ]
+    return label, f"{length:,}", *cells
+
+
+TASK = Task(
+    title="Attention at masked positions",
+    examples=examples,
+    score=score,
+    metrics=tuple(
+        Metric(key(HEADLINE, quantity, view), f"{label}, {name}", higher_is_better=None)
+        for quantity, label in (("score", "attention received at masked positions"), ("variance", "variance elsewhere"))
+        for view, name in (("masked", "X_M"), ("clean", "X_N"))
+    ),
+    by=("length",),
+    draw=draw_decay,
+    skip=_skip,
+    further=decay_within,
+    contrast=Contrast(find=_between, lines=_lines, draw=draw_decay),
+)
