@@ -91,8 +91,8 @@ RECORD_FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "bird": _split(
         "bittern, bullfinch, bunting, buzzard, crow, cuckoo, curlew, dipper, dove, eagle, finch, gannet, goose, "
-        "grouse, gull, heron, jackdaw, kestrel, lapwing, lark, magpie, martin, owl, pigeon, plover, raven, robin, rook, "
-        "sparrow, swallow"
+        "grouse, gull, heron, jackdaw, kestrel, lapwing, lark, magpie, martin, owl, pigeon, plover, raven, robin, "
+        "rook, sparrow, swallow"
     ),
     "fish": _split(
         "anchovy, barbel, bass, bream, brill, carp, chub, cod, dace, eel, flounder, grayling, haddock, hake, halibut, "

@@ -25,7 +25,7 @@ def test_the_interval_covers_as_often_as_it_says():
 def test_the_p_value_counts_swaps():
     assert sign_flip([1.0, 2.0, 3.0]) == 2 / 8  # all one way, or all the other
     assert sign_flip([1.0, 2.0, -3.0]) == 1
-    assert sign_flip([3.0, 1.0, -1.0]) == 4 / 8
+    assert sign_flip([3.0, 1.0, -1.0]) == 6 / 8  # all but 3 - 1 - 1 and its opposite
     assert sign_flip([0.0] * 4) == 1
     assert sign_flip([0.1] * 6) == 2 / 64
 
