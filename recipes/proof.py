@@ -26,7 +26,6 @@ from pathlib import Path
 from threading import Lock
 
 from meap.config import ProofConfig, run_command
-from meap.errors import ConfigError, MeapError
 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = ("NTP", "MEAP")
@@ -74,6 +73,7 @@ def main(cfg: ProofConfig) -> None:
 def _remember(cfg: ProofConfig, out_dir: Path) -> None:
     """Keep the settings in the folder; what was begun under others is not continued."""
     from meap.config import to_yaml
+    from meap.errors import ConfigError
 
     kept, asked = out_dir / "proof.yaml", to_yaml(dataclasses.replace(cfg, parallel=1))
     for path in (cfg.training, cfg.evaluation):
@@ -144,6 +144,8 @@ def _command(output: Path, script: str, *arguments: str) -> None:
     Raises:
         MeapError: It failed; with its last line.
     """
+    from meap.errors import MeapError
+
     output.parent.mkdir(parents=True, exist_ok=True)
     # Runs share the machine: threads of each beyond its part of the cores only get in each other's way.
     environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | os.environ
