@@ -120,7 +120,10 @@ class Metric:
     weight: str | None = None
     """Key in `Scores` by which examples are weighed; unset: all the same."""
     binary: bool = False
-    """Whether an example is right or wrong: Wilson's interval and McNemar's test, else bootstrap for both."""
+    """Whether an example is right or wrong: Wilson's interval and McNemar's test, else bootstrap for both; also where
+    an example that asks for several things is right in part."""
+    bounded: bool = True
+    """Whether values lie in [0, 1]: an interval is then not empty where all are the same."""
     higher_is_better: bool = True
     """What better means."""
     chance: Callable[[EvaluationConfig], float] | None = None
