@@ -97,17 +97,25 @@ class NeedleMagicConfig:
     trials: int = 10
     """Prompts per length and depth, each with another city, number and beginning of the haystack."""
     needles: int = 1
-    """Cities with a number; one of them is asked for, the others stand anywhere. In [1, 60]."""
+    """Cities with a number (N); those not asked for stand anywhere. In [1, 60]."""
+    asked: int = 1
+    """Cities that a prompt asks for at once (R); the first has the depth, the others stand anywhere. In
+    [1, `needles`]."""
     buffer: int = 150
     """Tokens of a length that are left for the frame of the prompt, the needles and the answer."""
     max_new_tokens: int = 20
-    """Tokens to generate."""
+    """Tokens to generate for each city that is asked for."""
 
     def __post_init__(self) -> None:
         _require_grid("needle_magic", self.lengths, self.depths, self.trials, self.buffer)
         require_at_least("needle_magic.max_new_tokens", self.max_new_tokens, 1)
         if not 1 <= self.needles <= 60:
             raise ConfigError(f"needle_magic.needles={self.needles} is out of range: it must be in [1, 60]")
+        if not 1 <= self.asked <= self.needles:
+            raise ConfigError(
+                f"needle_magic.asked={self.asked} is out of range: it must be in [1, needle_magic.needles="
+                f"{self.needles}]"
+            )
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["columns", "print_results", "row_label", "shown"]
+__all__ = ["columns", "grid_csv", "print_results", "row_label", "shown"]
 
 
 def print_results(results: Mapping[str, Any]) -> None:
@@ -50,6 +51,14 @@ def shown(metric: Mapping[str, Any], value: float, *, sign: bool = False) -> str
     """A value of a metric: shares in percent, losses as they are."""
     plus = "+" if sign else ""
     return f"{100 * value:{plus}.1f}" if metric["higher_is_better"] else f"{value:{plus}.4f}"
+
+
+def grid_csv(grid: Mapping[str, Any]) -> str:
+    """A grid as comma-separated values: a line per depth, a column per length; empty where nothing was asked."""
+    lines = [["depth", *map(str, grid["lengths"])]]
+    for depth, values in zip(grid["depths"], grid["values"], strict=True):
+        lines.append([str(depth), *("" if math.isnan(value) else str(value) for value in values)])
+    return "".join(",".join(line) + "\n" for line in lines)
 
 
 def columns(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -169,3 +169,5 @@ class Task:
     """Why the task cannot be run on these inputs, if it cannot."""
     further: Callable[[Sequence[Record]], dict[str, Any]] = lambda records: {}
     """Numbers of its own, beside those that every task has, for the results file and the picture."""
+    files: Callable[[dict[str, Any], Sequence[Record]], dict[str, str]] = lambda numbers, records: {}
+    """Texts of its own, made of its numbers and records, to lie beside its picture: <task>.<key> each."""
