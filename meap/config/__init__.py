@@ -7,12 +7,14 @@ A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one s
 
 from meap.config.command import run_command
 from meap.config.evaluation import (
+    AncestralTraceConfig,
     CommonsenseConfig,
     EvaluationConfig,
     HaystackConfig,
     KeyRetrievalConfig,
     KvRetrievalConfig,
     MultidocQaConfig,
+    MultiNeedleConfig,
     NeedleFuConfig,
     NeedleMagicConfig,
     PerplexityConfig,
@@ -41,6 +43,7 @@ from meap.config.sft_prep import SftPrepConfig
 from meap.config.training import TrainingConfig
 
 __all__ = [
+    "AncestralTraceConfig",
     "CheckpointConfig",
     "CommonsenseConfig",
     "DataConfig",
@@ -55,6 +58,7 @@ __all__ = [
     "LoggersConfig",
     "MaskingConfig",
     "ModelConfig",
+    "MultiNeedleConfig",
     "MultidocQaConfig",
     "NeedleFuConfig",
     "NeedleMagicConfig",

@@ -10,7 +10,7 @@ __all__ = ["columns", "grid_csv", "print_results", "row_label", "shown"]
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """Print, for each task, the headline metric by row, and the mean of every metric."""
+    """Print, for each task, the headline metric by row, the mean of every metric, and what is scored for nothing."""
     for name, numbers in results["tasks"].items():
         chosen = numbers["headline"]
         metric = numbers["metrics"][chosen]
@@ -32,6 +32,8 @@ def print_results(results: Mapping[str, Any]) -> None:
                 if chosen in row["metrics"]
             ]
         lines += [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
+        for floor, scores in numbers.get("floors", {}).items():
+            lines.append((f"floor, {floor}", shown(metric, scores[chosen]), "", ""))
         print("\n".join(columns(lines)))
     for name, reason in results["skipped"].items():
         print(f"\nskipped {name}: {reason}")

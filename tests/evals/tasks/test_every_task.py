@@ -12,6 +12,8 @@ CHANCE = {
     "key_retrieval": 0.25,
     "needle_fu": 0.0,
     "needle_magic": 0.0,
+    "multi_needle": 0.0,
+    "ancestral_trace": 0.0,
     "multidoc_qa": 0.0,
     "kv_retrieval": 0.0,
     "commonsense": (1 / 4 + 5 / 8 + 1 / 4 + 1 / 2) / 4,  # the first choice of each made-up row
