@@ -34,9 +34,9 @@ def test_the_prompt_is_that_of_needlebench():
     assert text.startswith(
         "Here is a test for multi-step reasoning ability called the Ancestral Trace Challenge. In this test, we will "
         "simulate different people's familial relationships, and your task is to continuously reason through them "
-        "until you identify the eldest ancestor.\n\nFor example:\nExample 1: If James Hill's father is Jasmine Lane, and no "
-        "further information about familial relationships is provided in the text, then the oldest relative James Hill "
-        "can trace back to in the provided text is \\boxed{Jasmine Lane}.\nExample 2: "
+        "until you identify the eldest ancestor.\n\nFor example:\nExample 1: If James Hill's father is Jasmine Lane, "
+        "and no further information about familial relationships is provided in the text, then the oldest relative James "
+        "Hill can trace back to in the provided text is \\boxed{Jasmine Lane}.\nExample 2: "
     )
     assert (
         '\n3. At the end of your response, remember to put your final answer within \\boxed{}. For example: "So the '
