@@ -159,7 +159,7 @@ class AncestralTraceConfig:
     trials: int = 10
     """Families per number of relations."""
     notes: bool = True
-    """Whether prompts have the examples and notes of the source, about 450 tokens."""
+    """Whether prompts have the introduction, examples and notes of the source, about 450 tokens."""
     max_new_tokens: int = 24
     """Tokens to generate: those of a name."""
 

@@ -29,6 +29,7 @@ _STYLE: dict[Any, Any] = {
 
 
 _COLUMNS = 3
+_LEGEND_COLUMNS = 4
 _CROWDED = 8
 """More labels than this along an axis are turned."""
 
@@ -233,12 +234,14 @@ def _mark(numbers: dict[str, Any]) -> str:
 
 def _legend_above(axes: Any) -> None:
     """Between title and panel, where no curve can run through it."""
-    axes.legend(
+    legend = axes.legend(
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
         borderaxespad=0.2,
-        ncols=4,
+        ncols=_LEGEND_COLUMNS,
         fontsize=7.5,
         columnspacing=1.2,
         handlelength=1.6,
     )
+    num_lines = -(-len(legend.get_texts()) // _LEGEND_COLUMNS)
+    axes.set_title(axes.get_title(loc="left"), pad=_STYLE["axes.titlepad"] + 12 * max(0, num_lines - 1))

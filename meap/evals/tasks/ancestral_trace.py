@@ -9,8 +9,8 @@ shuffled; which relations and sentences there are.
 What differs: names are invented, where the source has a file of them; the beginning of the answer that the notes ask
 for is put behind the prompt, up to the brace that the name stands in, so that a base model can be asked, and that no
 room is left to reason in; what is said ends with that brace. ``contains`` is whether the name was said, ``exact``
-whether nothing else was, as in the source. With ``notes`` false the examples and notes are left out, for models of
-short context. The paper does not report this task.
+whether nothing else was, as in the source. With ``notes`` false all before the relations is left out, for
+models of short context. The paper does not report this task.
 
 The person asked about is known not to be the answer: a guess among the other n is right once in n.
 """
@@ -44,15 +44,9 @@ SENTENCES = (
     "For {younger}, {elder} is more than just a {relation}; {elder} is a lifelong mentor of {younger}.",
 )
 
-_PROMPT = r"""Here is a test for multi-step reasoning ability called the Ancestral Trace Challenge. In this test, we will simulate different people's familial relationships, and your task is to continuously reason through them until you identify the eldest ancestor.
+_NOTES = r"""Here is a test for multi-step reasoning ability called the Ancestral Trace Challenge. In this test, we will simulate different people's familial relationships, and your task is to continuously reason through them until you identify the eldest ancestor.
 
-{notes}Now, the scrambled family relationships are provided below:
-{story}
-
-Given the scrambled family relationships described above, who is the eldest relative that '{person}' can trace back to in the context?
-
-So the oldest relative '{person}' can trace back to in the provided text is \boxed{{"""  # noqa: E501
-_NOTES = r"""For example:
+For example:
 Example 1: If James Hill's father is Jasmine Lane, and no further information about familial relationships is provided in the text, then the oldest relative James Hill can trace back to in the provided text is \boxed{{Jasmine Lane}}.
 Example 2: If Andrew Williams's grandmother is Dan Newton, and Dan Newton's father is James Hill, and no further information about familial relationships is provided in the text, then the oldest relative Andrew Williams can trace back to in the provided text is \boxed{{James Hill}}.
 Example 3: If Jeff White's father is Kevin Le, Dan Newton's grandmother is Jeff White, and Jeff White's father is Kevin Le, and Shelley Mills is Dan Newton's great-granddaughter, and no further information about familial relationships is provided in the text, then the oldest relative Shelley Mills can trace back to in the provided text is \boxed{{Kevin Le}}.
@@ -63,11 +57,17 @@ Notes:
 3. At the end of your response, remember to put your final answer within \boxed{{}}. For example: "So the oldest relative '{person}' can trace back to in the provided text is \boxed{{somebody (your answer here)}}."
 
 """  # noqa: E501
+_PROMPT = r"""{notes}Now, the scrambled family relationships are provided below:
+{story}
+
+Given the scrambled family relationships described above, who is the eldest relative that '{person}' can trace back to in the context?
+
+So the oldest relative '{person}' can trace back to in the provided text is \boxed{{"""  # noqa: E501
 _STOP = "}"
 
 
 def prompt(sentences: Sequence[str], person: str, *, notes: bool = True) -> str:
-    """What is asked, with or without the examples and notes of the source."""
+    """What is asked, with or without what the source says before the relations."""
     return _PROMPT.format(notes=_NOTES.format(person=person) if notes else "", story="".join(sentences), person=person)
 
 

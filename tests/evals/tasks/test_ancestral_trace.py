@@ -35,8 +35,8 @@ def test_the_prompt_is_that_of_needlebench():
         "Here is a test for multi-step reasoning ability called the Ancestral Trace Challenge. In this test, we will "
         "simulate different people's familial relationships, and your task is to continuously reason through them "
         "until you identify the eldest ancestor.\n\nFor example:\nExample 1: If James Hill's father is Jasmine Lane, "
-        "and no further information about familial relationships is provided in the text, then the oldest relative James "
-        "Hill can trace back to in the provided text is \\boxed{Jasmine Lane}.\nExample 2: "
+        "and no further information about familial relationships is provided in the text, then the oldest relative "
+        "James Hill can trace back to in the provided text is \\boxed{Jasmine Lane}.\nExample 2: "
     )
     assert (
         '\n3. At the end of your response, remember to put your final answer within \\boxed{}. For example: "So the '
@@ -47,9 +47,8 @@ def test_the_prompt_is_that_of_needlebench():
     ) in text
     assert text.endswith("\\boxed{")
     short = prompt(["First."], "Me", notes=False)
-    assert short.startswith("Here is a test")
-    assert "ancestor.\n\nNow, the scrambled" in short
-    assert "Example" not in short
+    assert short.startswith("Now, the scrambled family relationships are provided below:\nFirst.\n\nGiven")
+    assert text.endswith(short.split("First.")[1])
 
 
 def ancestors(parents: dict[str, str], person: str) -> list[str]:
