@@ -9,8 +9,8 @@ shuffled; which relations and sentences there are.
 What differs: names are invented, where the source has a file of them; the beginning of the answer that the notes ask
 for is put behind the prompt, up to the brace that the name stands in, so that a base model can be asked, and that no
 room is left to reason in; what is said ends with that brace. ``contains`` is whether the name was said, ``exact``
-whether nothing else was, as in the source. With ``notes`` false all before the relations is left out, for
-models of short context. The paper does not report this task.
+whether nothing else was, as in the source. With ``notes`` false all before the relations is left out, for models of
+short context. The paper does not report this task.
 
 The person asked about is known not to be the answer: a guess among the other n is right once in n.
 """
