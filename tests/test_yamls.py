@@ -215,6 +215,9 @@ def test_the_paper_s_evaluations():
     assert len(config.commonsense.tasks) == 7
     assert config.hallucination.examples == 100
     assert None not in (config.hallucination.xsum, config.hallucination.multi_news, config.hallucination.wikisum)
+    assert (config.multi_needle.needles, config.multi_needle.trials) == ((2, 3, 4, 5), 10)
+    assert (min(config.multi_needle.lengths), max(config.multi_needle.lengths)) == (1000, 32_000)
+    assert config.ancestral_trace.relations == tuple(2**power for power in range(1, 10))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -7,6 +7,7 @@ A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one s
 
 from meap.config.command import run_command
 from meap.config.evaluation import (
+    AncestralTraceConfig,
     AttentionDecayConfig,
     AttentionSegmentsConfig,
     CommonsenseConfig,
@@ -15,6 +16,7 @@ from meap.config.evaluation import (
     KeyRetrievalConfig,
     KvRetrievalConfig,
     MultidocQaConfig,
+    MultiNeedleConfig,
     NeedleFuConfig,
     NeedleMagicConfig,
     PerplexityConfig,
@@ -46,6 +48,7 @@ from meap.config.sft_prep import SftPrepConfig
 from meap.config.training import TrainingConfig
 
 __all__ = [
+    "AncestralTraceConfig",
     "AttentionDecayConfig",
     "AttentionSegmentsConfig",
     "CheckpointConfig",
@@ -64,6 +67,7 @@ __all__ = [
     "LoggersConfig",
     "MaskingConfig",
     "ModelConfig",
+    "MultiNeedleConfig",
     "MultidocQaConfig",
     "NeedleFuConfig",
     "NeedleMagicConfig",

@@ -11,6 +11,7 @@ from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
 __all__ = [
+    "AncestralTraceConfig",
     "AttentionDecayConfig",
     "AttentionSegmentsConfig",
     "CommonsenseConfig",
@@ -18,6 +19,7 @@ __all__ = [
     "HaystackConfig",
     "KeyRetrievalConfig",
     "KvRetrievalConfig",
+    "MultiNeedleConfig",
     "MultidocQaConfig",
     "NeedleFuConfig",
     "NeedleMagicConfig",
@@ -115,17 +117,78 @@ class NeedleMagicConfig:
     trials: int = 10
     """Prompts per length and depth, each with another city, number and beginning of the haystack."""
     needles: int = 1
-    """Cities with a number; one of them is asked for, the others stand anywhere. In [1, 60]."""
+    """Cities with a number (N); those not asked for stand anywhere. In [1, 60]."""
+    asked: int = 1
+    """Cities that a prompt asks for at once (R); the first has the depth, the others stand anywhere. In
+    [1, `needles`]."""
     buffer: int = 150
     """Tokens of a length that are left for the frame of the prompt, the needles and the answer."""
     max_new_tokens: int = 20
-    """Tokens to generate."""
+    """Tokens to generate for each city that is asked for."""
 
     def __post_init__(self) -> None:
         _require_grid("needle_magic", self.lengths, self.depths, self.trials, self.buffer)
         require_at_least("needle_magic.max_new_tokens", self.max_new_tokens, 1)
         if not 1 <= self.needles <= 60:
             raise ConfigError(f"needle_magic.needles={self.needles} is out of range: it must be in [1, 60]")
+        if not 1 <= self.asked <= self.needles:
+            raise ConfigError(
+                f"needle_magic.asked={self.asked} is out of range: it must be in [1, needle_magic.needles="
+                f"{self.needles}]"
+            )
+
+
+@dataclass(frozen=True)
+class MultiNeedleConfig:
+    """A question that takes several sentences in a haystack: multi-needle reasoning of NeedleBench (2024)."""
+
+    source: str | None = None
+    """File of questions such as NeedleBench's multi_needle_reasoning_en.json, JSON or JSON lines. Unset: generated."""
+    needles: tuple[int, ...] = (2, 3, 4, 5)
+    """Sentences that a question takes; at least 1 each."""
+    lengths: tuple[int, ...] = (1000, 2000, 3000, 4000)
+    """Tokens of a prompt with what is generated and `buffer`; more than `buffer` and the needles."""
+    depths: tuple[int, ...] = (0, 10, 21, 31, 42, 52, 63, 73, 84, 94, 100)
+    """Places of the first needle in percent of the haystack; each other one stands a tenth further. In [0, 100]."""
+    trials: int = 10
+    """Prompts per number of needles, length and depth, each with another question and beginning of the haystack."""
+    buffer: int = 600
+    """Tokens of a length that are left for the frame of the prompt and for the answer."""
+    max_new_tokens: int = 100
+    """Tokens to generate."""
+
+    def __post_init__(self) -> None:
+        _require_list("multi_needle.needles", self.needles, 1)
+        _require_list("multi_needle.depths", self.depths, 0)
+        if max(self.depths) > 100:
+            raise ConfigError(
+                f"multi_needle.depths={list(self.depths)} has one beyond the haystack: they are percent, in [0, 100]"
+            )
+        _require_room("multi_needle", self.lengths, self.trials, self.buffer)
+        require_at_least("multi_needle.max_new_tokens", self.max_new_tokens, 1)
+
+
+@dataclass(frozen=True)
+class AncestralTraceConfig:
+    """The eldest of a family whose relations are told in no order: the ancestral trace challenge of NeedleBench."""
+
+    relations: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    """Relations per family; guessing scores 1 / relations. In [2, 512] each."""
+    trials: int = 10
+    """Families per number of relations."""
+    notes: bool = True
+    """Whether prompts have the introduction, examples and notes of the source, about 450 tokens."""
+    max_new_tokens: int = 24
+    """Tokens to generate: those of a name."""
+
+    def __post_init__(self) -> None:
+        _require_list("ancestral_trace.relations", self.relations, 2)
+        if max(self.relations) > 512:
+            raise ConfigError(
+                f"ancestral_trace.relations={list(self.relations)} has too large a family: at most 512 have a name each"
+            )
+        require_at_least("ancestral_trace.trials", self.trials, 1)
+        require_at_least("ancestral_trace.max_new_tokens", self.max_new_tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -280,6 +343,8 @@ class EvaluationConfig:
     record_retrieval: RecordRetrievalConfig = field(default_factory=RecordRetrievalConfig)
     needle_fu: NeedleFuConfig = field(default_factory=NeedleFuConfig)
     needle_magic: NeedleMagicConfig = field(default_factory=NeedleMagicConfig)
+    multi_needle: MultiNeedleConfig = field(default_factory=MultiNeedleConfig)
+    ancestral_trace: AncestralTraceConfig = field(default_factory=AncestralTraceConfig)
     multidoc_qa: MultidocQaConfig = field(default_factory=MultidocQaConfig)
     kv_retrieval: KvRetrievalConfig = field(default_factory=KvRetrievalConfig)
     hallucination: HallucinationConfig = field(default_factory=HallucinationConfig)
@@ -307,8 +372,12 @@ def _require_list(key: str, values: Collection[int], bound: int) -> None:
 
 
 def _require_grid(section: str, lengths: Collection[int], depths: int, trials: int, buffer: int) -> None:
-    _require_list(f"{section}.lengths", lengths, 1)
     require_at_least(f"{section}.depths", depths, 2)
+    _require_room(section, lengths, trials, buffer)
+
+
+def _require_room(section: str, lengths: Collection[int], trials: int, buffer: int) -> None:
+    _require_list(f"{section}.lengths", lengths, 1)
     require_at_least(f"{section}.trials", trials, 1)
     require_at_least(f"{section}.buffer", buffer, 0)
     if min(lengths) <= buffer:

@@ -41,6 +41,9 @@ _STYLE: dict[Any, Any] = {
 
 
 _COLUMNS = 3
+_LEGEND_COLUMNS = 4
+_CROWDED = 8
+"""More labels than this along an axis are turned."""
 
 _Numbers = TypeVar("_Numbers")
 
@@ -75,8 +78,12 @@ def draw_panels(panels: Sequence[tuple[Callable[[Any, _Numbers], None], _Numbers
     partial.replace(path)
 
 
-def draw_curves(axes: Any, numbers: dict[str, Any], *, x: str, metrics: Sequence[str], x_label: str) -> None:
+def draw_curves(
+    axes: Any, numbers: dict[str, Any], *, x: str, metrics: Sequence[str], x_label: str, x_scale: str = "linear"
+) -> None:
     """Metrics along one fact of the rows, a curve for each value of the other fact where there is one.
+
+    Controls are dotted: a curve where they have the fact, else a line across; floors of the headline are lines too.
 
     Args:
         axes: To draw on.
@@ -84,26 +91,45 @@ def draw_curves(axes: Any, numbers: dict[str, Any], *, x: str, metrics: Sequence
         x: The fact along the horizontal axis.
         metrics: Keys of the metrics to draw.
         x_label: What it is.
+        x_scale: How it is spaced: ``linear`` or ``log``.
     """
     rows = [row for row in numbers["rows"] if not row["control"]]
+    controls = [row for row in numbers["rows"] if row["control"]]
     others = [fact for fact in numbers["by"] if fact != x and not all(row["by"][fact] is None for row in rows)]
     colours = iter(_COLOURS * 4)
     for other in dict.fromkeys(tuple(row["by"][fact] for fact in others) for row in rows):
-        some = [row for row in rows if tuple(row["by"][fact] for fact in others) == other]
+        some, alike = (
+            [row for row in each if row["by"][x] is not None and tuple(row["by"][fact] for fact in others) == other]
+            for each in (rows, controls)
+        )
         for metric in metrics:
+            colour = next(colours)
             name = [numbers["metrics"][metric]["label"]] if len(metrics) > 1 else []
             label = ", ".join([*(f"{value} {fact}" for fact, value in zip(others, other, strict=True)), *name])
-            _errorbars(
-                axes, [row["by"][x] for row in some], [row["metrics"][metric] for row in some], next(colours), label
+            _errorbars(axes, [row["by"][x] for row in some], [row["metrics"][metric] for row in some], colour, label)
+            axes.plot(
+                [row["by"][x] for row in alike],
+                [row["metrics"][metric]["value"] for row in alike],
+                color=colour,
+                linestyle=":",
+                linewidth=1.4,
             )
-    for row in numbers["rows"]:
-        if row["control"]:
+    for row in controls:
+        if row["by"][x] is None:
             value = row["metrics"][metrics[0]]["value"]
             told = ", ".join(str(each) for each in row["by"].values() if each is not None)
             axes.axhline(value, color=next(colours), linestyle=":", linewidth=1.4, label=f"{told}, {value:.0%}")
+    for name, scores in numbers.get("floors", {}).items():
+        value = scores[metrics[0]]
+        axes.axhline(value, color=next(colours), linestyle="-.", linewidth=1, label=f"{name}, {value:.0%}")
+    if any(row["by"][x] is not None for row in controls):
+        axes.plot([], [], color=_GREY, linestyle=":", label="controls")
     _chance(axes, numbers, metrics[0])
-    axes.set(title=_title(numbers), xlabel=x_label, ylabel="95 % intervals", ylim=(-0.03, 1.03))
-    axes.set_xticks(sorted({row["by"][x] for row in rows}))
+    axes.set(title=_title(numbers), xlabel=x_label, ylabel="95 % intervals", ylim=(-0.03, 1.03), xscale=x_scale)
+    ticks = sorted({row["by"][x] for row in rows})
+    crowded = len(ticks) > _CROWDED and x_scale == "linear"
+    axes.set_xticks(ticks, [f"{each:,}" for each in ticks], **({"rotation": 90, "fontsize": 7} if crowded else {}))
+    axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     _legend_above(axes)
 
@@ -259,12 +285,14 @@ def _mark(numbers: dict[str, Any]) -> str:
 
 def _legend_above(axes: Any) -> None:
     """Between title and panel, where no curve can run through it."""
-    axes.legend(
+    legend = axes.legend(
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
         borderaxespad=0.2,
-        ncols=4,
+        ncols=_LEGEND_COLUMNS,
         fontsize=7.5,
         columnspacing=1.2,
         handlelength=1.6,
     )
+    num_lines = -(-len(legend.get_texts()) // _LEGEND_COLUMNS)
+    axes.set_title(axes.get_title(loc="left"), pad=_STYLE["axes.titlepad"] + 12 * max(0, num_lines - 1))

@@ -80,7 +80,7 @@ def run_tasks(
     ranks: Ranks | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run the named tasks; the first rank writes results.json, and for each task its records and a picture.
+    """Run the named tasks; the first rank writes results.json, and for each task records, picture and its own files.
 
     Results of other tasks that `out_dir` holds for the same model are kept; those of another model are replaced.
 
@@ -145,6 +145,8 @@ def run_tasks(
             }
             found[name] = summarise(TASKS[name], records, inputs.config) | facts_of_run
             draw_panels([(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
+            for key, text in TASKS[name].files(found[name], records).items():
+                write_text(out_dir / f"{name}.{key}", text)
     if not ranks.is_first:
         return {}
     return _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})

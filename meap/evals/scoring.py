@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ _Z = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 _DRAWS = 2000
 _DRAWN_AT_ONCE = 1 << 22
+_CONSTANT = 1e-12
+"""Means that differ by less differ by rounding only."""
 
 
 @dataclass(frozen=True)
@@ -70,30 +72,35 @@ def wilson(num_correct: int, n: int) -> Estimate:
     """
     if not 0 <= num_correct <= n or n < 1:
         raise ValueError(f"num_correct={num_correct} of n={n} is not a proportion: 0 <= num_correct <= n, n >= 1")
-    share = num_correct / n
-    scale = 1 + _Z**2 / n
-    centre = (share + _Z**2 / (2 * n)) / scale
-    half = _Z / scale * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    error = math.sqrt(share * (1 - share) / n)
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n, error)
+    return replace(_score_interval(num_correct / n, n), n=n)
 
 
-def estimate(groups: Sequence[Group], *, binary: bool = False, seed: int = 0) -> Estimate:
+def estimate(groups: Sequence[Group], *, binary: bool = False, bounded: bool = False, seed: int = 0) -> Estimate:
     """Mean over groups of the means of their examples.
 
     Args:
         groups: At least one; every group counts the same, whatever its size.
-        binary: Whether all values are 0 or 1: groups of one size then have Wilson's interval of their union, which is
-            not narrower than that of the groups, and not empty where all are right or all wrong.
+        binary: Whether examples are right or wrong. Where all are so, and none in part, groups of one size have
+            Wilson's interval of their union, which is not narrower than that of the groups, and not empty where all are
+            right or all wrong.
+        bounded: Whether values lie in [0, 1]: then an interval is never empty.
         seed: Seed of the bootstrap, which draws examples anew within each group, not their tokens: those of one text
             are alike, and an interval over tokens would be too narrow.
     """
-    n = sum(len(group.values) for group in groups)
-    if binary and len({len(group.values) for group in groups}) == 1:
-        return wilson(round(float(sum(group.values.sum() for group in groups))), n)
+    sizes = [len(group.values) for group in groups]
+    if binary and len(set(sizes)) == 1 and _right_or_wrong(groups):
+        return wilson(round(float(sum(group.values.sum() for group in groups))), sum(sizes))
+    value = _mean(groups)
     drawn = _bootstrap(groups, seed)
+    if bounded and np.ptp(drawn) < _CONSTANT:
+        # Examples that all score the same are no proof that every other would: drawing them anew shows no spread, and
+        # would claim certainty. A variable in [0, 1] spreads at most as much as one that is 0 or 1 and has its mean, so
+        # that a proportion's interval is wide enough for it. Groups of different sizes count as those of equal sizes
+        # whose mean is as certain.
+        n = len(sizes) ** 2 / sum(1 / size for size in sizes)
+        return replace(_score_interval(value, n), n=sum(sizes))
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return Estimate(_mean(groups), float(low), float(high), n, float(drawn.std()))
+    return Estimate(value, float(low), float(high), sum(sizes), float(drawn.std()))
 
 
 def paired_difference(first: Sequence[Group], second: Sequence[Group], *, binary: bool, seed: int = 0) -> Difference:
@@ -102,13 +109,14 @@ def paired_difference(first: Sequence[Group], second: Sequence[Group], *, binary
     Args:
         first: Scores of one model, by group.
         second: Scores of the other on the same examples in the same order.
-        binary: Whether all values are 0 or 1: a single group is then tested by McNemar's test, in its exact form.
+        binary: Whether examples are right or wrong: a single group in which none is so in part is tested by McNemar's
+            test, in its exact form.
         seed: Seed of the bootstrap.
     """
     drawn = _bootstrap(second, seed) - _bootstrap(first, seed)  # equal seeds and sizes: the same examples
     low, high = (float(each) for each in np.quantile(drawn, (0.025, 0.975)))
     value = _mean(second) - _mean(first)
-    if binary and len(first) == 1:
+    if binary and len(first) == 1 and _right_or_wrong([*first, *second]):
         gained = int(((second[0].values == 1) & (first[0].values == 0)).sum())
         lost = int(((second[0].values == 0) & (first[0].values == 1)).sum())
         return Difference(value, low, high, mcnemar(gained, lost), "mcnemar")
@@ -127,6 +135,20 @@ def mcnemar(gained: int, lost: int) -> float:
     n = gained + lost
     tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2**n)
+
+
+def _score_interval(share: float, n: float) -> Estimate:
+    """Wilson's interval of a share of `n`; neither needs to be whole."""
+    scale = 1 + _Z**2 / n
+    centre = (share + _Z**2 / (2 * n)) / scale
+    half = _Z / scale * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    error = math.sqrt(share * (1 - share) / n)
+    low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding may cross the share
+    return Estimate(share, low, high, round(n), error)
+
+
+def _right_or_wrong(groups: Sequence[Group]) -> bool:
+    return all(bool(np.isin(group.values, (0.0, 1.0)).all()) for group in groups)
 
 
 def _mean(groups: Sequence[Group]) -> float:

@@ -39,7 +39,7 @@ def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -
             "higher_is_better": metric.higher_is_better,
             "chance": metric.chance(config) if metric.chance else None,
             "rows": len(groups),
-            **asdict(estimate(groups, binary=metric.binary, seed=config.seed)),
+            **asdict(estimate(groups, binary=metric.binary, bounded=metric.bounded, seed=config.seed)),
         }
     return {
         "title": task.title,
@@ -54,7 +54,9 @@ def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -
                 "control": control,
                 "n": len(members),
                 "metrics": {
-                    metric.name: asdict(estimate([group], binary=metric.binary, seed=config.seed))
+                    metric.name: asdict(
+                        estimate([group], binary=metric.binary, bounded=metric.bounded, seed=config.seed)
+                    )
                     for metric in task.metrics
                     if (group := select(members, metric.name, metric.weight)) is not None
                 },

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["columns", "headline_of", "notes_of", "print_results", "row_label", "shown", "task_lines"]
+__all__ = ["columns", "grid_csv", "headline_of", "notes_of", "print_results", "row_label", "shown", "task_lines"]
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """Print, for each task, the headline metric by row, and the mean of every metric."""
+    """Print, for each task, the headline metric by row, the mean of every metric, and what is scored for nothing."""
     for name, numbers in results["tasks"].items():
         print(f"\n{numbers['title']} ({name}): {headline_of(numbers)}")
         print("\n".join(columns(task_lines(numbers))))
@@ -40,7 +41,10 @@ def task_lines(numbers: Mapping[str, Any]) -> list[tuple[str, ...]]:
             for row in numbers["rows"]
             if chosen in row["metrics"]
         ]
-    return lines + [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
+    lines += [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
+    for floor, scores in numbers.get("floors", {}).items():
+        lines.append((f"floor, {floor}", shown(numbers["metrics"][chosen], scores[chosen]), "", ""))
+    return lines
 
 
 def notes_of(numbers: Mapping[str, Any]) -> Sequence[str]:
@@ -64,6 +68,14 @@ def shown(metric: Mapping[str, Any], value: float, *, sign: bool = False) -> str
     if metric["higher_is_better"]:
         return f"{100 * value:{plus}.1f}"
     return f"{value:{plus}.2e}" if 0 < abs(value) < 1e-3 else f"{value:{plus}.4f}"
+
+
+def grid_csv(grid: Mapping[str, Any]) -> str:
+    """A grid as comma-separated values: a line per depth, a column per length; empty where nothing was asked."""
+    lines = [["depth", *map(str, grid["lengths"])]]
+    for depth, values in zip(grid["depths"], grid["values"], strict=True):
+        lines.append([str(depth), *("" if math.isnan(value) else str(value) for value in values)])
+    return "".join(",".join(line) + "\n" for line in lines)
 
 
 def columns(lines: Sequence[Sequence[str]]) -> list[str]:

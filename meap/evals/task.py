@@ -142,7 +142,10 @@ class Metric:
     weight: str | None = None
     """Key in `Scores` by which examples are weighed; unset: all the same."""
     binary: bool = False
-    """Whether an example is right or wrong: Wilson's interval and McNemar's test, else bootstrap for both."""
+    """Whether an example is right or wrong: Wilson's interval and McNemar's test, else bootstrap for both; also where
+    an example that asks for several things is right in part."""
+    bounded: bool = True
+    """Whether values lie in [0, 1]: an interval is then not empty where all are the same."""
     higher_is_better: bool | None = True
     """What better means; None: it describes a model that is neither better nor worse for it."""
     chance: Callable[[EvaluationConfig], float] | None = None
@@ -206,3 +209,5 @@ class Task:
     that go with the table."""
     contrast: Contrast | None = None
     """What a comparison adds; unset: the headline is drawn."""
+    files: Callable[[dict[str, Any], Sequence[Record]], dict[str, str]] = lambda numbers, records: {}
+    """Texts of its own, made of its numbers and records, to lie beside its picture: <task>.<key> each."""

@@ -6,7 +6,7 @@ import pytest
 
 from meap.errors import ConfigError, DataError
 from meap.evals.runner import choose_tasks, read_results, run_tasks
-from meap.evals.tables import print_results
+from meap.evals.tables import grid_csv, print_results
 from meap.evals.tasks import TASKS
 
 NAMES = ("perplexity", "key_retrieval", "multidoc_qa")
@@ -121,6 +121,19 @@ def test_the_table_has_a_line_per_row_and_metric(run, capsys):
         "mean, generation",
     ]
     assert lines[-1].split() == ["mean,", "generation", "100.0", "[88.6,", "100.0]", "30"]
+
+
+@pytest.mark.parametrize("name", ["needle_fu", "needle_magic"])
+def test_a_grid_lies_beside_its_picture(run, tmp_path, name):
+    grid = run(names=[name])["tasks"][name]["grid"]
+    header, *lines = (tmp_path / "eval" / f"{name}.grid.csv").read_text().splitlines()
+    assert header == "depth," + ",".join(map(str, grid["lengths"]))
+    assert lines == [f"{depth}," + ",".join(["1.0"] * len(grid["lengths"])) for depth in grid["depths"]]
+
+
+def test_a_cell_of_a_grid_that_nobody_asked_for_is_empty():
+    grid = {"lengths": [100, 200], "depths": [0, 50], "values": [[0.5, float("nan")], [1 / 3, 0.0]]}
+    assert grid_csv(grid) == "depth,100,200\n0,0.5,\n50,0.3333333333333333,0.0\n"
 
 
 def test_tasks_are_named():

@@ -47,6 +47,38 @@ def test_proportions_of_one_size_have_wilson_s_interval():
     assert estimate([group([1, 0, 1])], binary=True) == wilson(2, 3)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("num_groups", [1, 3])
+def test_equal_scores_are_no_certainty(value, num_groups):
+    """Of 20 that are all 1 the rule of three says that at least 86 % are; Wilson's interval says 84 %."""
+    found = estimate([group([value] * 20)] * num_groups, bounded=True)
+    assert found.low < found.high
+    assert found.low <= value <= found.high
+    assert (found.value, found.n) == (value, 20 * num_groups)
+    if value in {0, 1}:
+        assert found == wilson(int(value) * found.n, found.n)
+
+
+def test_equal_scores_within_groups_of_different_sizes_are_no_certainty():
+    found = estimate([group([1.0] * 30), group([0.0] * 10)], bounded=True)
+    # The variance of the mean of both means is that of 2**2 / (1 / 30 + 1 / 10) = 30 examples of one group.
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, wilson(15, 30).low, wilson(15, 30).high))
+    assert found.n == 40
+
+
+def test_scores_that_spread_keep_their_bootstrap_and_losses_their_scale():
+    assert estimate([group([0.2, 0.4] * 9)], bounded=True) == estimate([group([0.2, 0.4] * 9)])
+    same = estimate([group([3.5] * 9)])
+    assert (same.low, same.value, same.high) == (3.5, 3.5, 3.5)
+
+
+def test_answers_that_are_right_in_part_are_no_proportion():
+    parts, others = [group([0, 0.5, 1, 1])], [group([0.5, 0.5, 1, 1])]
+    assert estimate(parts, binary=True) == estimate(parts)
+    assert estimate(parts, binary=True).value == 0.625
+    assert paired_difference(parts, others, binary=True).test == "bootstrap"
+
+
 def test_the_bootstrap_agrees_with_the_normal_approximation():
     rng = np.random.default_rng(3)
     groups = [group(rng.normal(2.0, 0.5, 400)), group(rng.normal(3.0, 1.5, 100))]

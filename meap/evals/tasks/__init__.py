@@ -1,22 +1,24 @@
 """The tasks: one file each, and its row in the table here.
 
-perplexity     held-out loss                            key_retrieval  facts looked up in a generated passage
-needle_fu      a sentence in a haystack (Fu et al.)     needle_magic   a number in a haystack (Ye et al.)
-multidoc_qa    questions over many documents            kv_retrieval   a value in a JSON object
-commonsense    multiple choice by lm-eval                hallucination  summaries, read by a judge
-record_retrieval    a field looked up in a generated record
-attention_decay     attention that masked tokens receive, and how it varies over the others
-attention_segments  attention by segment of a passage with an answer and a question
+perplexity        held-out loss                         commonsense      multiple choice by lm-eval
+key_retrieval     facts looked up in a passage          record_retrieval  a field looked up in a record
+needle_fu         a sentence in a haystack (Fu et al.)  needle_magic     numbers in a haystack (Ye et al.)
+multi_needle      sentences that add up                 ancestral_trace  the eldest of a family
+multidoc_qa       questions over many documents         kv_retrieval     a value in a JSON object
+attention_decay   attention that masked tokens receive  attention_segments  attention by part of a passage
+hallucination     summaries, read by a judge
 """
 
 from meap.evals.task import Task
 from meap.evals.tasks import (
+    ancestral_trace,
     attention_decay,
     attention_segments,
     commonsense,
     hallucination,
     key_retrieval,
     kv_retrieval,
+    multi_needle,
     multidoc_qa,
     needle_fu,
     needle_magic,
@@ -33,6 +35,8 @@ TASKS: dict[str, Task] = {
     "commonsense": commonsense.TASK,
     "needle_fu": needle_fu.TASK,
     "needle_magic": needle_magic.TASK,
+    "multi_needle": multi_needle.TASK,
+    "ancestral_trace": ancestral_trace.TASK,
     "multidoc_qa": multidoc_qa.TASK,
     "kv_retrieval": kv_retrieval.TASK,
     "hallucination": hallucination.TASK,

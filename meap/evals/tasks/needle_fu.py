@@ -27,9 +27,10 @@ from meap.evals.answers import contains, normalize_answer, rouge1, word_overlap
 from meap.evals.haystack import insert_needles, open_haystack, sentence_ends, sentence_place
 from meap.evals.lm import Ids
 from meap.evals.pictures import draw_grid
+from meap.evals.tables import grid_csv
 from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
 
-__all__ = ["BEFORE", "BEHIND", "TASK", "depths_of", "examples", "grid_of", "score"]
+__all__ = ["BEFORE", "BEHIND", "TASK", "depths_of", "examples", "grid_files", "grid_of", "score"]
 
 BEFORE = "<|im_start|> This is a very long story book: <book> "
 """What stands before the haystack."""
@@ -109,6 +110,11 @@ def grid_of(records: Sequence[Record], metric: str) -> dict[str, Any]:
     return {"metric": metric, "lengths": lengths, "depths": depths, "values": values}
 
 
+def grid_files(numbers: dict[str, Any], records: Sequence[Record]) -> dict[str, str]:
+    """The grid of the picture as a table."""
+    return {"grid.csv": grid_csv(numbers["grid"])}
+
+
 def _example(
     inputs: TaskInputs, before: Ids, behind: Ids, name: str, context: Ids, length: int, trial: int,
     facts: dict[str, Any], *, control: bool
@@ -145,4 +151,5 @@ TASK = Task(
     by=("length",),
     draw=draw_grid,
     further=_further,
+    files=grid_files,
 )

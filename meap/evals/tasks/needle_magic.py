@@ -7,10 +7,16 @@ score, whether the number is in what was said.
 
 What differs: the haystack is cut at the end of a sentence rather than of a line; the two spaces at the very end are
 left out, since a space there changes what a SentencePiece vocabulary puts next; cities that the source has twice count
-once; a number inside a longer one does not count. With ``needles`` above 1 the other cities stand at random depths (N
-of Ye et al.'s multi-needle test, with R = 1).
+once; a number inside a longer one does not count.
 
-A guess is right once in 50,000, so that every trial is independent evidence. A control per length asks for a city that
+With ``needles`` = N and ``asked`` = R the haystack has N cities and R of them are asked for at once: the multi-needle
+test of Ye et al., whose Table 2 has N/R = 1/1, 2/2, 4/2 and 6/2 at 4K. The score is the share of the R numbers that
+were said. The first city asked for stands at the depth of the grid, all others anywhere. The published
+``multi_needle.py`` of the same folder asks for one city whatever N is, so that the wording for several is ours: the
+stem with the cities in a row and the verb in the plural. That file also has a colon in its needles and a partition of
+the haystack for their places; both are left out, so that all N and R differ in nothing else.
+
+A guess is right once in 50,000, so that every trial is independent evidence. A control per length asks for cities that
 the haystack does not mention.
 """
 
@@ -29,9 +35,9 @@ from meap.evals.haystack import Haystack, insert_needles, open_haystack, sentenc
 from meap.evals.lm import Ids
 from meap.evals.pictures import draw_grid
 from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
-from meap.evals.tasks.needle_fu import depths_of, grid_of
+from meap.evals.tasks.needle_fu import depths_of, grid_files, grid_of
 
-__all__ = ["CITIES", "INSTRUCTION", "NEEDLE", "QUESTION", "TASK", "examples", "score"]
+__all__ = ["CITIES", "INSTRUCTION", "NEEDLE", "QUESTION", "QUESTIONS", "TASK", "examples", "score"]
 
 INSTRUCTION = (
     "There is a special magic number inside a lot of irrelevant text. Find it and memorize them. I will quiz you about "
@@ -39,6 +45,7 @@ INSTRUCTION = (
 )
 NEEDLE = "The special magic {city} number is {number} . "
 QUESTION = "What is the special magic {city} number? The special magic {city} number is"
+QUESTIONS = "What are the special magic {cities} numbers? The special magic {cities} numbers are"
 CITIES = (
     "Chicago", "Yangon", "Antananarivo", "Colombo", "Almaty", "Sydney", "Mexico City", "Seattle", "Lagos", "Amsterdam",
     "Belgrade", "Cairo", "Baghdad", "Damascus", "Kigali", "Dakar", "Sofia", "Victoria", "Tashkent", "Mumbai",
@@ -51,10 +58,12 @@ CITIES = (
 )  # fmt: skip
 
 _LARGEST = 50_000
+_BETWEEN = ", "
+"""Stands between the numbers of an answer."""
 
 
 def examples(inputs: TaskInputs) -> list[Example]:
-    """Length by depth by trial, and a control whose city is not mentioned for each length and trial."""
+    """Length by depth by trial, and a control whose cities are not mentioned for each length and trial."""
     config = inputs.config.needle_magic
     haystack = open_haystack(inputs.config.haystack, inputs.tokenizer, inputs.config.seed, 2 * max(config.lengths))
     asked: list[Example] = []
@@ -67,11 +76,12 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """Whether the number was said, anywhere in the response and in its first line."""
+    """The share of the numbers that were said, anywhere in the response and in its first line."""
     response = output.text.strip()
+    numbers = example.answers[0].split(_BETWEEN)
     return {
-        "contains": float(contains(response, example.answers[0])),
-        "first_line": float(contains(response.split("\n", 1)[0], example.answers[0])),
+        "contains": sum(contains(response, number) for number in numbers) / len(numbers),
+        "first_line": sum(contains(response.split("\n", 1)[0], number) for number in numbers) / len(numbers),
     }
 
 
@@ -82,27 +92,35 @@ def _example(inputs: TaskInputs, haystack: Haystack, length: int, depth: int | N
     rng = random.Random(f"needle_magic {inputs.config.seed} {name}")  # noqa: S311 (not for secrets)
     cities = rng.sample(CITIES, config.needles)
     numbers = rng.sample(range(1, _LARGEST + 1), config.needles)
-    depths: list[float | None] = [depth, *(rng.uniform(0, 100) for _ in cities[1:])]
+    places: list[float | None] = [depth, *(rng.uniform(0, 100) for _ in cities[1:])]
+    if depth is None:
+        places[: config.asked] = [None] * config.asked
     context = haystack.tokens(length - config.buffer, first_line=rng.randrange(haystack.num_lines))
     ends = sentence_ends(tokenizer, context)
     needles: list[tuple[int, Ids]] = []
-    for city, number, each in zip(cities, numbers, depths, strict=True):
+    for city, number, each in zip(cities, numbers, places, strict=True):
         if each is not None:
             line = "\n" + NEEDLE.format(city=city, number=number) + "\n"
             needles.append((sentence_place(context, each, ends), np.array(tokenizer.encode(line), np.int32)))
     (before,) = inputs.encode([INSTRUCTION])
-    behind = np.array(tokenizer.encode("\n" + QUESTION.format(city=cities[0])), np.int32)
-    facts: dict[str, Any] = {"length": length, "trial": trial, "city": cities[0]}
+    behind = np.array(tokenizer.encode("\n" + _question(cities[: config.asked])), np.int32)
+    facts: dict[str, Any] = {"length": length, "trial": trial, "city": _BETWEEN.join(cities[: config.asked])}
     if depth is not None:
         facts |= {"depth": depth, "actual_depth": 100 * needles[0][0] / len(context)}
     return Example(
         id=name,
         prompt=np.concatenate([before, insert_needles(context, needles), behind]).astype(np.int32),
-        max_new_tokens=config.max_new_tokens,
-        answers=(str(numbers[0]),),
+        max_new_tokens=config.max_new_tokens * config.asked,
+        answers=(_BETWEEN.join(map(str, numbers[: config.asked])),),
         facts=facts,
         control=depth is None,
     )
+
+
+def _question(cities: Sequence[str]) -> str:
+    if len(cities) == 1:
+        return QUESTION.format(city=cities[0])
+    return QUESTIONS.format(cities=f"{_BETWEEN.join(cities[:-1])} and {cities[-1]}")
 
 
 def _chance(_: EvaluationConfig) -> float:
@@ -118,10 +136,12 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=(
+        # With several cities the share of the numbers: bootstrap, as for all that is right in part.
         Metric("contains", "says the number", binary=True, chance=_chance),
         Metric("first_line", "says the number in its first line", binary=True),
     ),
     by=("length",),
     draw=draw_grid,
     further=_further,
+    files=grid_files,
 )

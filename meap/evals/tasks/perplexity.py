@@ -86,7 +86,7 @@ TASK = Task(
     title="Held-out loss",
     examples=examples,
     score=score,
-    metrics=(Metric("loss", "loss, nats per token", weight="tokens", higher_is_better=False),),
+    metrics=(Metric("loss", "loss, nats per token", weight="tokens", bounded=False, higher_is_better=False),),
     by=(),
     draw=draw_loss,
     skip=_skip,

@@ -15,6 +15,8 @@ CHANCE = {
     "key_retrieval": 0.25,
     "needle_fu": 0.0,
     "needle_magic": 0.0,
+    "multi_needle": 0.0,
+    "ancestral_trace": 0.0,
     "multidoc_qa": 0.0,
     "kv_retrieval": 0.0,
     "hallucination": 0.0,

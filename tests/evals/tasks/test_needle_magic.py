@@ -5,6 +5,7 @@ import re
 import pytest
 
 from meap.errors import ConfigError
+from meap.evals.runner import run_tasks
 from meap.evals.task import Example, Output
 from meap.evals.tasks.needle_magic import CITIES, examples, score
 
@@ -65,8 +66,59 @@ def test_scores_by_hand(text, anywhere, first):
     assert (found["contains"], found["first_line"]) == (anywhere, first)
 
 
+MANY = ("needle_magic.needles=4", "needle_magic.asked=3")
+
+
+def test_several_cities_are_asked_for_at_once(make_inputs, tokenizer):
+    for each, text in texts(make_inputs(*MANY), tokenizer):
+        told = dict(re.findall(r"\nThe special magic ([\w ]+) number is (\d+) \. \n", text))
+        one, two, three = each.facts["city"].split(", ")
+        assert text.endswith(
+            f"\nWhat are the special magic {one}, {two} and {three} numbers? "
+            f"The special magic {one}, {two} and {three} numbers are"
+        )
+        assert len(told) == (1 if each.control else 4)
+        if not each.control:
+            assert each.answers == (f"{told[one]}, {told[two]}, {told[three]}",)
+        assert each.max_new_tokens == 60
+
+
+def test_who_asks_for_more_hides_the_same(make_inputs, tokenizer):
+    """The haystack does not depend on how many cities are asked for."""
+    few, many = (
+        texts(make_inputs("needle_magic.needles=4", f"needle_magic.asked={asked}"), tokenizer) for asked in (1, 2)
+    )
+    for (one, text), (two, text_of_two) in zip(few, many, strict=True):
+        assert two.answers[0].startswith(one.answers[0] + ", ")
+        same = text.rsplit("\nWhat", 1)[0] == text_of_two.rsplit("\nWhat", 1)[0]
+        assert same != one.control
+
+
+@pytest.mark.parametrize(
+    ("text", "anywhere", "first"),
+    [(" 17, 4821 and 9.", 1, 1), (" 9\n17", 2 / 3, 1 / 3), (" 4821", 1 / 3, 1 / 3), (" 179", 0, 0), ("", 0, 0)],
+)
+def test_the_score_of_several_is_the_share_that_was_said(text, anywhere, first):
+    found = score(Example("0", answers=("4821, 17, 9",)), Output(text))
+    assert (found["contains"], found["first_line"]) == pytest.approx((anywhere, first))
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_who_knows_half_has_a_half(make_inputs, oracle, asked, tmp_path):
+    inputs = make_inputs("needle_magic.needles=2", f"needle_magic.asked={asked}")
+    knows_one = oracle(examples(inputs), lambda answer: " " + answer.split(", ")[0])
+    found = run_tasks(inputs, knows_one, ["needle_magic"], tmp_path)["tasks"]["needle_magic"]["metrics"]["contains"]
+    assert found["value"] == pytest.approx(1 / asked)
+    assert found["low"] < 1 / asked
+    assert found["high"] > 1 / asked or asked == 1
+
+
 def test_too_many_needles_are_refused(make_inputs):
     with pytest.raises(ConfigError, match="needle_magic.needles=60 are too many for a length of 200"):
         examples(make_inputs("needle_magic.needles=60", "needle_magic.lengths=[200]"))
     with pytest.raises(ConfigError, match=r"needle_magic.needles=61 is out of range: it must be in \[1, 60\]"):
         make_inputs("needle_magic.needles=61")
+    with pytest.raises(
+        ConfigError, match=r"needle_magic.asked=3 is out of range: it must be in \[1, needle_magic.needles=2\]"
+    ):
+        make_inputs("needle_magic.needles=2", "needle_magic.asked=3")

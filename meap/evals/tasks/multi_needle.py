@@ -1,0 +1,199 @@
+"""Multi-needle reasoning: paper (arXiv 2502.07490) Figure 4, the M-RS task of NeedleBench.
+
+Prompt, places and score are those of version 1 of NeedleBench, the only one there was before June 2025, in
+``opencompass/datasets/needlebench/multi.py`` of open-compass/opencompass (06d04d4) and its configurations
+``needlebench_multi_reasoning_4k``, ``_8k`` and ``_32k``. For their own numbers run those. What was matched, in English:
+the frame and the sentence that guides, verbatim, with no space before it; two line ends behind, which a model without a
+chat format gets; 2 to 5 needles, each on a line of its own, in the order of their reasoning; the place of each, to the
+token (`places_of`); lengths, and the depths of the 32k set; 10 trials.
+
+What differs: lengths are counted by the model's own tokenizer, not by GPT-4's, so that 600 tokens are left free of
+every length where the 32k set leaves 3,000; haystacks begin at other sentences instead of being shuffled essays; each
+prompt draws its own chain where theirs has ten for all cells; chains are generated (`meap.evals.chains`) unless
+``multi_needle.source`` is a file of theirs; Chinese is not asked. How much is generated is left to a model there: here
+it is ``max_new_tokens``. NeedleBench's own total, 0.4 for single retrieval, 0.3 for multi-retrieval and 0.3 for this,
+is not made, since its other two tasks are not here.
+
+Two scores, in [0, 1] where NeedleBench has 0 to 100. ``keywords``, the headline because it is theirs: the share of the
+answer's words that are anywhere in the response, also as parts of other words. ``contains``, the strict one: the whole
+answer, in order. The first can be had by luck and by talking much, so that three floors are reported: a control without
+needles for each cell of lengths and needles, and the scores that an echo of the question and a piece of the haystack
+would get. Of generated chains all three are about 0, since no word of a name is anywhere else.
+
+Places are clamped to the end of the haystack: with a depth of 70 and more the last of several needles stand there side
+by side. ``at_end`` of the records counts them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meap.errors import ConfigError, DataError
+from meap.evals.answers import contains
+from meap.evals.chains import Chain, draw_chain, read_chains, write_chains
+from meap.evals.haystack import Haystack, insert_needles, open_haystack
+from meap.evals.lm import Ids
+from meap.evals.pictures import draw_curves
+from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.tasks.needle_fu import grid_files, grid_of
+
+__all__ = ["BEFORE", "BEHIND", "TASK", "examples", "keyword_score", "places_of", "score"]
+
+BEFORE = (
+    "You are an intelligent AI assistant skilled in answering user questions.\nPlease keep your answers concise and "
+    "clear. Do not talk about irrelevant topics or repeat your answers.\nThe document given to you by the user is "
+)
+BEHIND = (
+    "\n\nNow, the question is: {question}Before answering, please consider what in the document is most relevant to "
+    "this question.\n\n"
+)
+
+_STEP = 0.1
+"""How far from one needle to the next, of the haystack."""
+_METRICS = ("keywords", "contains")
+
+
+def examples(inputs: TaskInputs) -> list[Example]:
+    """Needles by length by depth by trial, and a control without needles for each of needles, length and trial."""
+    config = inputs.config.multi_needle
+    haystack = open_haystack(inputs.config.haystack, inputs.tokenizer, inputs.config.seed, 2 * max(config.lengths))
+    published = _published(config.source, config.needles) if config.source is not None else {}
+    (before,) = inputs.encode([BEFORE])
+    return [
+        _example(inputs, haystack, before, published.get(num_needles, ()), num_needles, length, depth, trial)
+        for num_needles in config.needles
+        for length in config.lengths
+        for trial in range(config.trials)
+        for depth in (*config.depths, None)
+    ]
+
+
+def score(example: Example, output: Output) -> Scores:
+    """Words of the answer that were said, and whether all of it was."""
+    return _scores(output.text, example.answers[0])
+
+
+def keyword_score(response: str, answer: str) -> float:
+    """NeedleBench v1: the share of the answer's words, divided at spaces, that are in the response, cases aside."""
+    words = answer.lower().split()
+    return sum(word in response.lower() for word in words) / len(words)
+
+
+def places_of(num_tokens: int, depth: float, lengths: Sequence[int]) -> list[int]:
+    """Where needles are put into a haystack, each before the token that stands there: NeedleBench v1's rule.
+
+    The first has `depth` percent of the haystack before it, each other one a tenth of it more than the one before and,
+    since the source counts what it has put in twice, as many tokens more as that one has; none goes beyond the end.
+
+    Args:
+        num_tokens: Tokens of the haystack.
+        depth: In [0, 100].
+        lengths: Tokens of each needle.
+    """
+    places = [int(num_tokens * (depth / 100))]
+    for length in lengths[:-1]:
+        places.append(min(num_tokens, int(places[-1] + length + num_tokens * _STEP)))
+    return places
+
+
+def _scores(response: str, answer: str) -> Scores:
+    return {"keywords": keyword_score(response, answer), "contains": float(contains(response, answer))}
+
+
+def _example(
+    inputs: TaskInputs, haystack: Haystack, before: Ids, published: Sequence[Chain], num_needles: int, length: int,
+    depth: int | None, trial: int
+) -> Example:  # fmt: skip
+    config, tokenizer = inputs.config.multi_needle, inputs.tokenizer
+    name = f"{num_needles}-{length}-{'none' if depth is None else depth}-{trial}"
+    # Drawn by name, so that another grid asks the same where the two agree.
+    rng = random.Random(f"multi_needle {inputs.config.seed} {name}")  # noqa: S311 (not for secrets)
+    chain = rng.choice(published) if published else draw_chain(rng, num_needles)
+    needles = [np.array(tokenizer.encode(f"\n{each}\n"), np.int32) for each in chain.derivations]
+    taken = 0 if depth is None else sum(map(len, needles))
+    room = length - config.buffer - taken
+    if room < 1:
+        raise ConfigError(
+            f"multi_needle.lengths: {length} less multi_needle.buffer={config.buffer} leaves no haystack beside "
+            f"{num_needles} needles of {taken} tokens: give at least {config.buffer + taken + 1}"
+        )
+    context = haystack.tokens(room, first_line=rng.randrange(haystack.num_lines))
+    facts: dict[str, Any] = {
+        "needles": num_needles,
+        "length": length,
+        "trial": trial,
+        "question": chain.question,
+        "derivations": list(chain.derivations),
+    }
+    filled = context
+    if depth is not None:
+        places = places_of(len(context), depth, [len(each) for each in needles])
+        filled = insert_needles(context, list(zip(places, needles, strict=True)))
+        facts |= {"depth": depth, "places": places, "at_end": sum(place == len(context) for place in places)}
+        piece = tokenizer.decode(context[-config.max_new_tokens :].tolist())
+        for text, floor in ((chain.question, "echo"), (piece, "haystack")):
+            facts |= {f"{floor}_{metric}": value for metric, value in _scores(text, chain.answer).items()}
+    behind = np.array(tokenizer.encode(BEHIND.format(question=chain.question)), np.int32)
+    return Example(
+        id=name,
+        prompt=np.concatenate([before, filled, behind]).astype(np.int32),
+        max_new_tokens=config.max_new_tokens,
+        answers=(chain.answer,),
+        facts=facts,
+        control=depth is None,
+    )
+
+
+def _published(source: str, needles: Sequence[int]) -> dict[int, list[Chain]]:
+    chains = read_chains(Path(source))
+    missing = [number for number in needles if number not in chains]
+    if missing:
+        raise DataError(
+            f"multi_needle.source={source} has no chains of {', '.join(map(str, missing))} sentences, but of "
+            f"{', '.join(map(str, sorted(chains))) or 'none'}: change multi_needle.needles={list(needles)}, or leave "
+            "the source unset"
+        )
+    return chains
+
+
+def _further(records: Sequence[Record]) -> dict[str, Any]:
+    told = [record for record in records if not record["control"]]
+    return {
+        "grid": grid_of(records, "keywords"),
+        "floors": {
+            name: {metric: float(np.mean([record[f"{floor}_{metric}"] for record in told])) for metric in _METRICS}
+            for floor, name in (("echo", "the question said again"), ("haystack", "a piece of the haystack"))
+            if told
+        },
+    }
+
+
+def _files(numbers: dict[str, Any], records: Sequence[Record]) -> dict[str, str]:
+    chains = [
+        Chain(record["question"], record["answers"][0], tuple(record["derivations"]))
+        for record in records
+        if not record["control"]
+    ]
+    # What was asked, in the format that NeedleBench reads.
+    return grid_files(numbers, records) | {"chains.json": write_chains(dict.fromkeys(chains))}
+
+
+TASK = Task(
+    title="Multi-needle reasoning (NeedleBench)",
+    examples=examples,
+    score=score,
+    metrics=(
+        Metric("keywords", "words of the answer (NeedleBench v1)"),
+        Metric("contains", "contains the answer", binary=True),
+    ),
+    by=("needles", "length"),
+    draw=partial(draw_curves, x="length", metrics=("keywords",), x_label="tokens"),
+    further=_further,
+    files=_files,
+)
