@@ -123,7 +123,7 @@ def draw_curves(
         value = scores[metrics[0]]
         axes.axhline(value, color=next(colours), linestyle="-.", linewidth=1, label=f"{name}, {value:.0%}")
     if any(row["by"][x] is not None for row in controls):
-        axes.plot([], [], color=_GREY, linestyle=":", label="controls")
+        axes.plot([], [], color=GREY, linestyle=":", label="controls")
     _chance(axes, numbers, metrics[0])
     axes.set(title=_title(numbers), xlabel=x_label, ylabel="95 % intervals", ylim=(-0.03, 1.03), xscale=x_scale)
     ticks = sorted({row["by"][x] for row in rows})
