@@ -86,7 +86,7 @@ def _between_marks(texts: Mapping[str, str]) -> str:
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "similarity": Protocol("judge: like the reference", similarity_prompt, read_score),
-    "faithfulness": Protocol("judge: supported by the article", faithfulness_prompt, read_conclusion),
+    "similarity": Protocol("judged similar", similarity_prompt, read_score),
+    "faithfulness": Protocol("judged faithful", faithfulness_prompt, read_conclusion),
 }
 """Every protocol there is; the first is the paper's."""

@@ -119,7 +119,7 @@ def test_replies_without_a_verdict_are_counted_by_themselves(evaluate, judged, j
     numbers = evaluate(*judged, "hallucination.protocols=[similarity]")
     assert numbers["judge"]["without_verdict"] == {"similarity": 3}
     assert (numbers["metrics"]["similarity"]["n"], numbers["metrics"]["similarity"]["value"]) == (6, 1)
-    assert "3 replies had no verdict, and are not in 'judge: like the reference'" in numbers["notes"]
+    assert "3 replies had no verdict, and are not in 'judged similar'" in numbers["notes"]
 
 
 def test_predictions_that_came_along_are_a_control(make_inputs, oracle, judged, tmp_path):
