@@ -277,15 +277,15 @@ class AttentionDecayConfig:
     rows: int = 500
     """The first so many held-out rows."""
     mask_ratio: float = 0.15
-    """Share of a sequence's tokens that are masked, exactly; above 0 and below 1."""
+    """Share of a sequence's tokens that are masked, exactly; in (0, 0.5]."""
 
     def __post_init__(self) -> None:
         _require_list("attention_decay.lengths", self.lengths, 4)
         require_at_least("attention_decay.rows", self.rows, 1)
-        if not 0 < self.mask_ratio < 1:
+        if not 0 < self.mask_ratio <= 0.5:
             raise ConfigError(
-                f"attention_decay.mask_ratio={self.mask_ratio} is out of range: it must be above 0 and below 1; the "
-                "paper's is 0.15"
+                f"attention_decay.mask_ratio={self.mask_ratio} is out of range: it must be in (0, 0.5], so that there "
+                "are masked tokens and others; the paper's is 0.15"
             )
 
 

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from meap.config import AttentionDecayConfig
 from meap.errors import ConfigError
 from meap.evals.comparison import compare, print_comparison
 from meap.evals.decay import decay_within, key
@@ -76,10 +75,11 @@ def test_without_rows_or_mask_it_is_skipped(make_inputs, tokenizer):
     assert reason == ("the model's tokenizer has no [MASK]: name a token that it has with tokenizer.mask_token=<token>")
 
 
-@pytest.mark.parametrize("ratio", [0, 1, -0.1])
-def test_a_ratio_that_masks_nothing_or_everything_is_refused(ratio):
-    with pytest.raises(ConfigError, match=f"attention_decay.mask_ratio={ratio} is out of range: it must be above 0"):
-        AttentionDecayConfig(mask_ratio=ratio)
+@pytest.mark.parametrize("ratio", [0.01, 0.5])
+def test_the_shortest_sequence_has_masked_tokens_and_others(make_inputs, attention_of, uniform, ratio):
+    found = examples(make_inputs("attention_decay.lengths=[4]", f"attention_decay.mask_ratio={ratio}"))
+    records = [{"id": each.id, **each.facts, **scored(each, attention_of(uniform(4)))} for each in found]
+    assert decay_within(records)["lengths"][0]["decay"]["value"] == 0
 
 
 # --- scores ---
