@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import EvaluationConfig, LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TrainingConfig, load_config
+from meap.config import (
+    EvaluationConfig,
+    LitpkdsPrepConfig,
+    PrepConfig,
+    ProofConfig,
+    SftPrepConfig,
+    TrainingConfig,
+    load_config,
+)
+
+from .fault_table import FAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,6 +52,7 @@ def test_commands_name_real_files_targets_and_keys(command: str):
         "dataprep/litpkds_to_mds.py": LitpkdsPrepConfig,
         "dataprep/sft_to_mds.py": SftPrepConfig,
         "recipes/evaluate.py": EvaluationConfig,
+        "recipes/proof.py": ProofConfig,
     }.get(scripts[0], TrainingConfig)
     load_config(config_class, ROOT / yamls[0] if yamls else None, overrides)
 
@@ -79,5 +90,13 @@ def test_every_link_to_a_file_resolves():
 def test_the_yaml_table_lists_every_training_yaml_with_its_size():
     listed = set(re.findall(r"`([\w.]+\.yaml)`", README))
     assert {
-        path.name for path in (ROOT / "yamls").glob("*.yaml") if not path.name.startswith(("prep_", "eval"))
+        path.name for path in (ROOT / "yamls").glob("*.yaml") if not path.name.startswith(("prep_", "eval", "proof_"))
     } <= listed
+
+
+def test_every_fault_has_its_row():
+    rows = [row.split("|")[1:4] for row in README.split("<!-- /faults -->")[0].splitlines() if row.startswith("| ")]
+    shown = {fault.strip(): (outcome.strip(), injected) for fault, outcome, injected in rows if fault}
+    for fault, outcome in FAULTS.values():
+        assert shown[fault][0] == outcome
+        assert re.match(r" [\d,]+", shown[fault][1]), "written by `make faults`"
