@@ -224,7 +224,7 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=tuple(
-        Metric(key(HEADLINE, quantity, view), f"{label}, {name}", higher_is_better=None)
+        Metric(key(HEADLINE, quantity, view), f"{label}, {name}", bounded=False, higher_is_better=None)
         for quantity, label in (("score", "attention received at masked positions"), ("variance", "variance elsewhere"))
         for view, name in (("masked", "X_M"), ("clean", "X_N"))
     ),
