@@ -7,6 +7,7 @@
     │   ├── IncompleteError   a data set or run that has not been finished
     │   └── MismatchError     two things that do not belong together (shards and tokenizer, say)
     ├── CheckpointError       a checkpoint or exported model that is missing, damaged or unsafe
+    ├── TrainingError         a step that gave no numbers, found no memory, or lost a process it needs
     └── StoppedError          a run that was asked to stop and has saved its state: no mistake of anybody's
 
 A message names the value that was given, what is allowed, and what to do about it.
@@ -21,6 +22,7 @@ __all__ = [
     "MeapError",
     "MismatchError",
     "StoppedError",
+    "TrainingError",
 ]
 
 
@@ -50,6 +52,10 @@ class MismatchError(DataError):
 
 class CheckpointError(MeapError):
     """A checkpoint or exported model is missing, damaged or unsafe to load."""
+
+
+class TrainingError(MeapError):
+    """A step of training cannot be taken, or what it gave cannot be used."""
 
 
 class StoppedError(MeapError):
