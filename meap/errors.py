@@ -6,8 +6,8 @@
     │   ├── BadInputError     a raw file or line that cannot be read
     │   ├── IncompleteError   a data set or run that has not been finished
     │   └── MismatchError     two things that do not belong together (shards and tokenizer, say)
-    ├── CheckpointError       a checkpoint or exported model that is missing, damaged or unsafe
     ├── TrainingError         a step that gave no numbers, found no memory, or lost a process it needs
+    ├── CheckpointError       a checkpoint or exported model that is missing, damaged or unsafe
     └── StoppedError          a run that was asked to stop and has saved its state: no mistake of anybody's
 
 A message names the value that was given, what is allowed, and what to do about it.
@@ -50,12 +50,12 @@ class MismatchError(DataError):
     """Two artefacts do not belong together, such as shards and a tokenizer."""
 
 
-class CheckpointError(MeapError):
-    """A checkpoint or exported model is missing, damaged or unsafe to load."""
-
-
 class TrainingError(MeapError):
     """A step of training cannot be taken, or what it gave cannot be used."""
+
+
+class CheckpointError(MeapError):
+    """A checkpoint or exported model is missing, damaged or unsafe to load."""
 
 
 class StoppedError(MeapError):
