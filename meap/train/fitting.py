@@ -153,13 +153,18 @@ def _failed_step(trainer: Trainer, error: BaseException) -> str:
     """What is known of a step that failed; empty where it was something else."""
     if isinstance(error, TrainingError):
         return str(error)
-    # torch has no class for this; it names the process, and the signal where there was one.
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
+    # torch has no classes for these; of a worker it names the process, and the signal where there was one.
+    if not isinstance(error, RuntimeError):
+        return ""
+    rank, step = dist.get_global_rank(), int(trainer.state.timestamp.batch) + 1
+    told = next(iter(str(error).strip().splitlines()), "").strip(" .")
+    if told.startswith("DataLoader worker (pid"):
         return (
-            f"rank {dist.get_global_rank()} lost a loader worker at step {int(trainer.state.timestamp.batch) + 1:,} "
-            f"({str(error).strip().splitlines()[0].strip(' .')}): if nobody killed it, memory ran out (dmesg says so); "
-            "lower data.num_workers or data.predownload"
+            f"rank {rank} lost a loader worker at step {step:,} ({told}): if nobody killed it, memory ran out (dmesg "
+            "says so); lower data.num_workers or data.predownload"
         )
+    if "Connection closed by peer" in told or "Connection reset by peer" in told:
+        return f"rank {rank} lost another rank at step {step:,} ({told}): see what that one says"
     return ""
 
 
