@@ -6,6 +6,7 @@
     │   ├── BadInputError     a raw file or line that cannot be read
     │   ├── IncompleteError   a data set or run that has not been finished
     │   └── MismatchError     two things that do not belong together (shards and tokenizer, say)
+    ├── TrainingError         a step that gave no numbers, found no memory, or lost a process it needs
     ├── CheckpointError       a checkpoint or exported model that is missing, damaged or unsafe
     ├── JudgeError            a judge of an evaluation that cannot be asked, or not for the money
     └── StoppedError          a run that was asked to stop and has saved its state: no mistake of anybody's
@@ -23,6 +24,7 @@ __all__ = [
     "MeapError",
     "MismatchError",
     "StoppedError",
+    "TrainingError",
 ]
 
 
@@ -48,6 +50,10 @@ class IncompleteError(DataError):
 
 class MismatchError(DataError):
     """Two artefacts do not belong together, such as shards and a tokenizer."""
+
+
+class TrainingError(MeapError):
+    """A step of training cannot be taken, or what it gave cannot be used."""
 
 
 class CheckpointError(MeapError):

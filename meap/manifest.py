@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, cast
 
 from meap.errors import DataError
@@ -88,7 +89,7 @@ class Manifest:
             origin: Path or URL it was read from, for the error message.
 
         Raises:
-            DataError: The text is not a manifest, or one of another format version.
+            DataError: The text is not a manifest, or one of another format version, or it names files elsewhere.
         """
         remedy = "prepare the data again"
         try:
@@ -96,6 +97,10 @@ class Manifest:
             version = values["format_version"]
             if version != FORMAT_VERSION:
                 raise DataError(f"{origin} has format version {version}, this program reads {FORMAT_VERSION}: {remedy}")
+            for shard in values["shards"]:
+                name = PurePosixPath(shard["basename"])
+                if name.is_absolute() or ".." in name.parts:
+                    raise DataError(f"{origin} names a shard {name}, which lies outside of its folder: {remedy}")
             return cls(
                 **values
                 | {

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import sys
 import threading
 import time
@@ -113,11 +114,15 @@ def release_caches_after_each_test(release_caches) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def restore_environment() -> Iterator[None]:
-    """Recipes that run in this process set variables that their children inherit; other tests must not."""
+    """Recipes that run in this process set variables that their children inherit; other tests must not.
+
+    Those of the rank stay: torch has joined its group by them for as long as this process lives.
+    """
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
-        del os.environ[name]
+        if not name.startswith(("RANK", "WORLD_", "LOCAL_", "NODE_RANK", "MASTER_")):
+            del os.environ[name]
     os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
@@ -168,6 +173,7 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., Path]:
         validation_rows: int = 48,
         compression: str | None = "zstd",
         seed: int = 0,
+        shard_rows: int = 8,
     ) -> Path:
         from streaming import MDSWriter
 
@@ -181,7 +187,7 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., Path]:
                 out=str(folder),
                 compression=compression,
                 hashes=["xxh3_64"],
-                size_limit=400 + 8 * ((seq_len + 1) * 2 + 4),  # about eight rows a shard
+                size_limit=400 + shard_rows * ((seq_len + 1) * 2 + 4),  # about so many
             ) as writer:
                 for _ in range(count):
                     row = random.integers(2, tokenizer.vocab_size - 1, seq_len + 1).astype(np.uint16)
@@ -269,6 +275,7 @@ def write_conversations(write_shards, conversation_rows, tokenizer: Tokenizer) -
                 kind=CONVERSATIONS,
                 seq_len=seq_len,
                 rows=len(conversation_rows),
+                shards=(),
                 config={"min_answer_tokens": 8, "max_length": seq_len // 2},
             )
             (remote / split / MANIFEST_NAME).write_text(manifest.to_json())
@@ -348,12 +355,19 @@ def bucket(server: str):
 class S3Faults:
     """A proxy before an S3 store: what `rule` says of a request (method, path, how often it was made) happens to it.
 
-    A rule returns None (forward it), a status to answer with, `cut`: read half of the body and hang up, or `stall`:
-    read it all, and answer only when `resumed` is set.
+    A rule returns None (forward it), a status to answer with, a status and the code that S3 gives for it, or one of
+
+        cut     read half of the request's body and hang up
+        stall   read it all, and answer only when `resumed` is set
+        reset   read it all, and break the connection off
+        half    answer with the right headers and half of the body, and hang up
+        short   answer with half of the body as if it were the whole
+        flip    answer with one bit of the body flipped
+        late    answer after 200 ms
     """
 
     def __init__(self, store: str) -> None:
-        self.rule: Callable[[str, str, int], int | str | None] = lambda *_: None
+        self.rule: Callable[[str, str, int], int | str | tuple[int, str] | None] = lambda *_: None
         self.resumed = threading.Event()
         self.requests: Counter[tuple[str, str]] = Counter()
         faults, (host, port) = self, store.removeprefix("http://").split(":")
@@ -376,23 +390,42 @@ class S3Faults:
                     faults.resumed.wait()
                     self.close_connection = True
                     return
-                if fault is not None:
-                    self.send_response(int(fault))
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
+                if fault == "reset":
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
+                    self.close_connection = True
                     return
+                if isinstance(fault, (int, tuple)):
+                    status, code = fault if isinstance(fault, tuple) else (fault, "")
+                    content = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    if self.command != "HEAD":
+                        self.wfile.write(content)
+                    return
+                if fault == "late":
+                    time.sleep(0.2)
                 upstream = http.client.HTTPConnection(host, int(port), timeout=60)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 response = upstream.getresponse()
                 content = response.read()
+                sent = content
+                if fault in {"half", "short"}:
+                    sent = content[: len(content) // 2]
+                elif fault == "flip" and content:
+                    sent = content[:-1] + bytes([content[-1] ^ 1])
                 self.send_response(response.status)
+                left_out = {"transfer-encoding", "connection", "content-length"}
                 for name, value in response.getheaders():
-                    if name.lower() not in {"transfer-encoding", "connection", "content-length"}:
+                    # What older stores do not send would give damage away before our own hashes do.
+                    if name.lower() not in left_out and (sent is content or not name.startswith("x-amz-checksum")):
                         self.send_header(name, value)
                 length = response.getheader("Content-Length") if self.command == "HEAD" else None
-                self.send_header("Content-Length", length or str(len(content)))
+                self.send_header("Content-Length", length or str(len(content if fault == "half" else sent)))
                 self.end_headers()
-                self.wfile.write(content)
+                self.wfile.write(sent)
+                self.close_connection = fault == "half"
                 upstream.close()
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815

@@ -38,3 +38,11 @@ def test_another_format_version_is_refused():
 def test_what_is_not_a_manifest_is_refused(text: str):
     with pytest.raises(DataError, match="here is not a manifest"):
         Manifest.from_json(text, origin="here")
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("name", ["../../evil.mds", "/etc/evil.mds", "00000/../../evil.mds"])
+def test_shards_elsewhere_are_refused(name: str):
+    text = dataclasses.replace(MANIFEST, shards=(ShardRecord(name, 10, "00", 2),)).to_json()
+    with pytest.raises(DataError, match=f"here names a shard {name}, which lies outside of its folder: prepare"):
+        Manifest.from_json(text, origin="here")

@@ -130,7 +130,7 @@ class CheckpointStore:
             self._try(lambda: filesystem.pipe_file(f"{root}/{name}", content), f"write {name} to")
             return
         partial = Path(self.location, f".{name}{_PARTIAL}")
-        with full_disk_errors(self.location), partial.open("wb") as handle:
+        with full_disk_errors(self.location, needed=len(content)), partial.open("wb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
@@ -217,7 +217,7 @@ class CheckpointStore:
         filesystem, root = self._open()
 
         def get() -> None:
-            with full_disk_errors(str(path.parent)):
+            with full_disk_errors(str(path.parent), needed=file.size):
                 filesystem.get_file(f"{root}/{file.name}", str(partial))
 
         try:
@@ -267,7 +267,7 @@ class CheckpointStore:
             # Every library has its own errors. Some never heal.
             is_final = isinstance(error, (PermissionError, ImportError)) or "Credentials" in type(error).__name__
             if is_final or attempt == _ATTEMPTS:
-                raise self._unreadable(error, doing) from error
+                raise self._unreadable(error, doing, attempt=attempt) from error
         time.sleep(_WAIT_SECONDS * 2 ** (attempt - 1))
         return self._try(act, doing, attempt=attempt + 1)
 
@@ -280,10 +280,11 @@ class CheckpointStore:
             raise self._unreadable(error) from error
         return filesystem, str(root).rstrip("/")
 
-    def _unreadable(self, error: BaseException, doing: str = "look into") -> CheckpointError:
+    def _unreadable(self, error: BaseException, doing: str = "look into", *, attempt: int = 1) -> CheckpointError:
+        tried = f" after {attempt} attempts" if attempt > 1 else ""
         return CheckpointError(
-            f"cannot {doing} checkpoint.folder={self.location} ({type(error).__name__}: {_first_line(error)}): check "
-            "the address, the credentials and the network, then run the same command again"
+            f"cannot {doing} checkpoint.folder={self.location}{tried} ({type(error).__name__}: {_first_line(error)}): "
+            "check the address, the credentials and the network, then run the same command again"
         )
 
 
@@ -297,15 +298,26 @@ def _require_match(path: Path, file: CheckpointFile) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_errors(place: str) -> Iterator[None]:
-    """Turn a full disk into one `CheckpointError` that names the place."""
+def full_disk_errors(place: str, *, needed: int) -> Iterator[None]:
+    """Turn a full disk into one `CheckpointError` that names the place.
+
+    Args:
+        place: A folder, which another rank may still have to make.
+        needed: Bytes that are about to be written there.
+    """
+    there = next(each for each in (Path(place), *Path(place).absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
     try:
         yield
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
+    except Exception as error:
+        # torch answers a failed write with another of its own, about positions in its file.
+        chain = (error, error.__cause__, error.__context__)
+        full = next((each for each in chain if isinstance(each, OSError) and each.errno in _DISK_FULL), None)
+        if full is None:
             raise
         raise CheckpointError(
-            f"cannot write to {place} ({error.strerror}): free space or choose another disk"
+            f"cannot write {needed:,} bytes to {place} ({full.strerror}; {free:,} were free): free space or choose "
+            "another disk"
         ) from error
 
 

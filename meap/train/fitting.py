@@ -10,15 +10,17 @@ from typing import Any
 from composer import DataSpec, Trainer
 from composer.core import Evaluator
 from composer.core.time import TimeUnit
+from composer.utils import dist
 
 from meap.config import TrainConfig, TrainingConfig
 from meap.data import Shards
-from meap.errors import ConfigError, MeapError
+from meap.errors import CheckpointError, ConfigError, MeapError, StoppedError, TrainingError
 from meap.schema import Batch, SftBatch
 from meap.train.callbacks import append_to_log
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.preflight import notes
+from meap.train.saving import CheckpointSaving
 
 __all__ = [
     "count_tokens",
@@ -110,7 +112,12 @@ def require_extension(config: TrainingConfig) -> None:
 
 
 def fit(trainer: Trainer) -> None:
-    """Train until the maximum duration, which a resumed run may have reached already."""
+    """Train until the maximum duration, which a resumed run may have reached already.
+
+    Raises:
+        TrainingError: A step failed; says from which checkpoint the same command continues.
+        MeapError: Training ended too early.
+    """
     duration = trainer.state.max_duration
     assert duration is not None
     done = trainer.state.timestamp.get(duration.unit)
@@ -126,11 +133,55 @@ def fit(trainer: Trainer) -> None:
         warnings.filterwarnings("ignore", message="No batches were trained for global rank")
         try:
             trainer.fit()
-        except BaseException:
-            trainer.close()  # a checkpoint may be on its way
+        except StoppedError:  # on every rank
+            trainer.close()
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                _saving(trainer).hurry()
+            # A checkpoint may be on its way. The Trainer's own `close` would also wait for ranks that have not failed,
+            # and those wait for this one.
+            trainer.engine.close()
+            if failure := _failed_step(trainer, error):
+                raise TrainingError(f"{failure}. {_continuation(trainer)}") from error
             raise
     if trainer.state.timestamp < duration:
         raise MeapError(f"training ended at {trainer.state.timestamp.batch} before {duration}: see the log above")
+
+
+def _failed_step(trainer: Trainer, error: BaseException) -> str:
+    """What is known of a step that failed; empty where it was something else."""
+    if isinstance(error, TrainingError):
+        return str(error)
+    # torch has no classes for these; of a worker it names the process, and the signal where there was one.
+    if not isinstance(error, RuntimeError):
+        return ""
+    rank, step = dist.get_global_rank(), int(trainer.state.timestamp.batch) + 1
+    told = next(iter(str(error).strip().splitlines()), "").strip(" .")
+    if told.startswith("DataLoader worker (pid"):
+        return (
+            f"rank {rank} lost a loader worker at step {step:,} ({told}): if nobody killed it, memory ran out (dmesg "
+            "says so); lower data.num_workers or data.predownload"
+        )
+    if "Connection closed by peer" in told or "Connection reset by peer" in told:
+        return f"rank {rank} lost another rank at step {step:,} ({told}): see what that one says"
+    return ""
+
+
+def _saving(trainer: Trainer) -> CheckpointSaving:
+    (saving,) = [each for each in trainer.state.callbacks if isinstance(each, CheckpointSaving)]
+    return saving
+
+
+def _continuation(trainer: Trainer) -> str:
+    saving = _saving(trainer)
+    try:
+        newest = saving.newest
+    except CheckpointError:
+        return f"The same command continues from the newest checkpoint in {saving.place}, which cannot be asked now"
+    if newest is None:
+        return f"There is no checkpoint in {saving.place} yet: the same command begins at step 0"
+    return f"The same command continues from {saving.place}/ba{newest}, which is from before"
 
 
 def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: NextTokenModel) -> None:

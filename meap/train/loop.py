@@ -11,79 +11,25 @@ only hands work on. Losses stay on the device, and are reduced and read once per
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Generator, Sequence
 from typing import Any, cast
 
 import composer
 import torch
 from composer import Trainer
-from composer.core import Callback, Event, State
+from composer.core import Callback, Event
 from composer.core.precision import get_precision_context
 from composer.core.types import TrainerMode
 from composer.distributed import ddp_sync_context
-from composer.loggers import Logger
 from composer.utils import dist
 
-from meap.errors import MeapError
+from meap.errors import MeapError, TrainingError
+from meap.train.callbacks import StepLosses
 
-__all__ = ["LeanTrainer", "StepLosses"]
+__all__ = ["LeanTrainer"]
 
 _COMPOSER = "0.32.1"
-
-
-class StepLosses(Callback):
-    """The loss of every step, read from the device once per interval, before each checkpoint and at the end.
-
-    Args:
-        interval: Batches between readings.
-
-    Logs:
-        loss/train/total: Mean loss over all ranks, each under the step it belongs to (the first step is 1).
-    """
-
-    def __init__(self, *, interval: int) -> None:
-        self._interval = interval
-        self._steps: list[int] = []
-        self._losses: list[torch.Tensor] = []
-        self._logger: Logger | None = None
-
-    def add(self, step: int, loss: torch.Tensor) -> None:
-        """Keep this rank's loss of a step, a scalar, where it is."""
-        self._steps.append(step)
-        self._losses.append(loss)
-
-    def init(self, state: State, logger: Logger) -> None:
-        """Remember where losses go."""
-        self._logger = logger
-
-    def batch_end(self, state: State, logger: Logger) -> None:
-        """Read at the end of an interval, of an epoch and of the run: before loggers write what they have."""
-        assert state.max_duration is not None
-        time = state.timestamp
-        if (
-            int(time.batch) % self._interval == 0
-            or time >= state.max_duration
-            or (state.dataloader_len is not None and time.batch_in_epoch >= state.dataloader_len)
-        ):
-            self._read()
-
-    def fit_end(self, state: State, logger: Logger) -> None:
-        """Read what is left."""
-        self._read()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing; but a run that resumes here begins after these steps, so their losses must be known by now."""
-        self._read()
-        return {}
-
-    def _read(self) -> None:
-        if not self._losses or self._logger is None:
-            return
-        losses = torch.stack(self._losses)
-        dist.all_reduce(losses)
-        for step, loss in zip(self._steps, losses.tolist(), strict=True):
-            self._logger.log_metrics({"loss/train/total": loss / dist.get_world_size()}, step=step)
-        self._steps, self._losses = [], []
 
 
 class LeanTrainer(Trainer):
@@ -100,6 +46,7 @@ class LeanTrainer(Trainer):
 
     Raises:
         MeapError: Composer is of another version than the one whose step this replaces.
+        TrainingError: While fitting, memory runs out, or a loss or weight is no number.
     """
 
     def __init__(self, *, loss_interval: int, callbacks: Sequence[Callback], **settings: Any) -> None:
@@ -110,6 +57,7 @@ class LeanTrainer(Trainer):
             )
         self._step_losses = StepLosses(interval=loss_interval)
         self._host_group: Any = None
+        self._batch_began = 0.0
         super().__init__(callbacks=[self._step_losses, *callbacks], accumulate_train_batch_on_tokens=True, **settings)
 
     def _iter_dataloader(self, trainer_mode: TrainerMode) -> Generator[Any, None, None]:
@@ -118,6 +66,7 @@ class LeanTrainer(Trainer):
         limit = self.state.dataloader_len
         count = 0
         while limit is None or count < int(limit):
+            self._batch_began = time.perf_counter()
             if is_training:
                 self.engine.run_event(Event.BEFORE_DATALOADER)
             try:
@@ -132,11 +81,21 @@ class LeanTrainer(Trainer):
     def _accumulate_time_across_ranks(
         self, num_samples: float, num_tokens: int, batch_time: dt.timedelta
     ) -> tuple[int, int, dt.timedelta]:
-        world_size = dist.get_world_size()
-        return int(num_samples) * world_size, num_tokens * world_size, batch_time
+        del batch_time  # by the clock on the wall, which somebody may set
+        world_size, seconds = dist.get_world_size(), time.perf_counter() - self._batch_began
+        return int(num_samples) * world_size, num_tokens * world_size, dt.timedelta(seconds=seconds)
 
     def _train_batch(self, use_grad_scaling: bool) -> None:  # type: ignore[override]  # None: nothing to log yet
         assert not use_grad_scaling
+        sample_ids = self.state.batch["sample_id"]
+        try:
+            loss = self._take_step()
+        except torch.OutOfMemoryError as error:
+            raise self._too_large(error) from error
+        self._step_losses.add(self.state.timestamp, loss, sample_ids)
+
+    def _take_step(self) -> torch.Tensor:
+        """Train on ``state.batch``; returns this rank's loss, a scalar on the device."""
         spec, num_rows = self._train_data_spec, self.state.device_train_microbatch_size
         assert spec is not None
         assert num_rows is not None
@@ -160,7 +119,17 @@ class LeanTrainer(Trainer):
         for optimizer in self.state.optimizers:
             optimizer.step()
         self.first_train_batch_complete = True
-        self._step_losses.add(int(self.state.timestamp.batch) + 1, loss)
+        return loss
+
+    def _too_large(self, error: torch.OutOfMemoryError) -> TrainingError:
+        """Composer's `auto` would halve the micro-batch in silence; here whoever pays for the machine decides."""
+        state, rows = self.state, cast("int", self.state.device_train_microbatch_size)
+        remedy = f"set train.microbatch_size={rows // 2}" if rows > 1 else "train on devices with more memory"
+        return TrainingError(
+            f"rank {dist.get_global_rank()} has too little memory for step {int(state.timestamp.batch) + 1:,} with "
+            f"train.microbatch_size={rows} (samples {state.batch['sample_id'].tolist()} of epoch "
+            f"{int(state.timestamp.epoch)}; {next(iter(str(error).splitlines()), 'no message')}): {remedy}"
+        )
 
     def _train_part(self, *, weight: float, is_last: bool) -> torch.Tensor:
         """Forward and backward pass of ``state.batch``, one micro-batch; returns its share of the loss."""

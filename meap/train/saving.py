@@ -43,6 +43,8 @@ STAGING_NAME = ".saving"
 
 _FAILED = 1 << 10
 """Told to the other ranks where a checkpoint cannot be written; larger than any signal."""
+_PATIENCE = 10.0
+"""Seconds that a save under way still has when somebody at a terminal wants to leave."""
 _PACKAGES = ("torch", "mosaicml", "mosaicml-streaming", "transformers")
 
 
@@ -75,6 +77,17 @@ class CheckpointSaving(Callback):
         self._save: _Save | None = None
         self._agreement: Agreement | None = None
         self._group: Any = None
+        self._patience: float | None = None
+
+    @property
+    def place(self) -> str:
+        """`checkpoint.folder`."""
+        return self._config.checkpoint.folder
+
+    @property
+    def newest(self) -> int | None:
+        """Step of the newest checkpoint there; None where there is none."""
+        return next(iter(CheckpointStore(self.place).steps()), None)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Listen for signals, and connect the ranks."""
@@ -108,11 +121,15 @@ class CheckpointSaving(Callback):
             self._start(state)
         self._settle()
 
+    def hurry(self) -> None:
+        """From now on wait for no save for long: what it has not published does not count."""
+        self._patience = _PATIENCE
+
     def close(self, state: State, logger: Logger) -> None:
         """Let a save that is under way finish, whatever has ended the training."""
         self._signals.release()
         if self._save is not None:
-            self._save.wait()
+            self._save.wait(self._patience)
 
     def _news(self) -> int:
         return _FAILED if self._save is not None and self._save.failure else self._signals.received
@@ -202,9 +219,9 @@ class _Save:
         """Begin."""
         self._thread.start()
 
-    def wait(self) -> None:
-        """Return when it is done, with or without success."""
-        self._thread.join()
+    def wait(self, seconds: float | None = None) -> None:
+        """Return when it is done, with or without success, or when the time is over."""
+        self._thread.join(seconds)
 
     def again(self) -> _Save:
         """Another attempt to upload what is on the disk already."""

@@ -19,7 +19,8 @@ from composer.utils import dist, reproducibility
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
-from torch.utils._pytree import tree_map
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from meap.checkpoints import CheckpointFile, describe_file, full_disk_errors
 
@@ -39,7 +40,7 @@ def copy_state(
         group: The ranks, over CPUs; only for parts.
     """
     content: dict[str, Any] = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
-    path, rank = folder / name, dist.get_global_rank()
+    path, rank, needed = folder / name, dist.get_global_rank(), _size(content)
     if kind == "sharded":
         if rank > 0:
             content.pop("rng")  # rank 0 has gathered that of all
@@ -52,27 +53,33 @@ def copy_state(
             planner=DefaultSavePlanner(dedup_save_to_lowest_rank=True),
             process_group=group,
         )
-        return lambda: _written_parts(writing, path, name, rank)
+        return lambda: _written_parts(writing, path, name, rank, needed)
     if rank > 0:
         return list
     copied = cast("dict[str, Any]", tree_map(_to_host, content))
-    return lambda: [_write_file(copied, path, name)]
+    return lambda: [_write_file(copied, path, name, needed)]
+
+
+def _size(content: dict[str, Any]) -> int:
+    """Bytes of this rank's tensors; the rest is little."""
+    tensors = [each.to_local() if isinstance(each, DTensor) else each for each in tree_leaves(content)]
+    return sum(each.nbytes for each in tensors if torch.is_tensor(each))
 
 
 def _to_host(leaf: Any) -> Any:
     return leaf.detach().to("cpu", copy=True) if torch.is_tensor(leaf) else leaf
 
 
-def _written_parts(writing: Any, path: Path, name: str, rank: int) -> list[CheckpointFile]:
-    with full_disk_errors(str(path)):
+def _written_parts(writing: Any, path: Path, name: str, rank: int, needed: int) -> list[CheckpointFile]:
+    with full_disk_errors(str(path), needed=needed):
         writing.result()
     own = [*path.glob(f"__{rank}_*"), *([path / ".metadata"] if rank == 0 else [])]
     return [describe_file(part, f"{name}/{part.name}") for part in sorted(own)]
 
 
-def _write_file(content: dict[str, Any], path: Path, name: str) -> CheckpointFile:
+def _write_file(content: dict[str, Any], path: Path, name: str, needed: int) -> CheckpointFile:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with full_disk_errors(str(path)), path.open("wb") as handle:
+    with full_disk_errors(str(path.parent), needed=needed), path.open("wb") as handle:
         hashing = _HashingFile(handle)
         torch.save(content, cast("Any", hashing))
         handle.flush()

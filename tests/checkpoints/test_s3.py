@@ -1,11 +1,14 @@
 """The same against S3, with faults between: what heals is healed, what does not is one error."""
 
+import itertools
+
+import fsspec
 import pytest
 
 from meap.checkpoints import CheckpointStore, DamagedError
 from meap.errors import CheckpointError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault(3), pytest.mark.timeout(300)]
 
 FOLDER = "s3://corpus/run"
 
@@ -20,6 +23,10 @@ def keys(monkeypatch, s3_faults):
         "AWS_ENDPOINT_URL": s3_faults.url,
     }.items():
         monkeypatch.setenv(name, value)
+    # A store that says nothing is given up by its client: after seconds here, else after a quarter of a minute.
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 0.5}})
+    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 2)
+    monkeypatch.setattr("meap.checkpoints.store._WAIT_SECONDS", 0.05)
 
 
 def test_a_checkpoint_goes_there_and_back_through_faults_that_pass(save, s3_faults, tmp_path):
@@ -49,3 +56,63 @@ def test_what_is_missing_is_damage_and_what_is_forbidden_is_not(save, s3_faults,
 def test_a_bucket_that_is_not_there_is_an_error():
     with pytest.raises(CheckpointError, match=r"cannot look into checkpoint.folder=s3://nowhere/run"):
         CheckpointStore("s3://nowhere/run").steps()
+
+
+@pytest.mark.parametrize("fault", [500, 503, "cut", "reset", "stall"])
+def test_an_upload_heals_or_is_one_error_with_the_object_and_the_attempts(
+    save, s3_faults, tmp_path, record_property, fault
+):
+    """What fails once is done; what always fails leaves nothing that counts; then the same call completes."""
+    once, always = itertools.count(), itertools.count()
+    s3_faults.rule = lambda method, path, count: fault if method == "PUT" and count == 1 and not next(once) else None
+    save(FOLDER, 4)
+    assert CheckpointStore(FOLDER).steps() == [4]
+
+    def rule(method: str, path: str, _: int):
+        if method == "PUT" and path.endswith("ba8.pt"):
+            next(always)
+            return fault
+        return None
+
+    s3_faults.rule = rule
+    with pytest.raises(CheckpointError) as failed:
+        save(FOLDER, 8)
+    assert str(failed.value).startswith("cannot upload ba8.pt to checkpoint.folder=s3://corpus/run after 3 attempts (")
+    assert "check the address, the credentials and the network, then run the same command again" in str(failed.value)
+    assert "testsecret" not in str(failed.value)
+    assert CheckpointStore(FOLDER).steps() == [4]
+    tried = next(always)
+    assert 3 <= tried <= 3 * 3 * 2
+    s3_faults.rule = lambda *_: None
+    s3_faults.resumed.set()
+    save(FOLDER, 8)
+    assert CheckpointStore(FOLDER).steps() == [8, 4]
+    record_property("injected", 1 + tried)
+
+
+@pytest.mark.parametrize("fault", [500, 503, "reset", "stall", "half", "short", "flip"])
+def test_a_download_heals_or_is_an_error_and_no_wrong_byte_is_used(save, s3_faults, tmp_path, record_property, fault):
+    record, store = save(FOLDER, 8), CheckpointStore(FOLDER)
+    faults = itertools.count()
+
+    def rule(times: int):
+        def decide(method: str, path: str, _: int):
+            return fault if method == "GET" and path.endswith("ba8.pt") and next(faults) < times else None
+
+        return decide
+
+    s3_faults.rule = rule(1)
+    assert store.fetch(record, tmp_path / "copies").read_bytes() == b"ba8.pt of 8" * 100
+    s3_faults.rule = rule(1000)
+    # What arrives whole but wrong is damage; what does not arrive is a store that fails, and no reason to go back.
+    is_damage = fault in {"short", "flip"}
+    message = r"ba8\.pt (has|does not have)" if is_damage else r"cannot read ba8\.pt from .* after 3 attempts"
+    with pytest.raises((CheckpointError, DamagedError), match=message) as failed:
+        store.fetch(record, tmp_path / "other")
+    assert isinstance(failed.value, DamagedError) == is_damage
+    assert not list((tmp_path / "other").iterdir())
+    tried = next(faults)
+    s3_faults.rule = lambda *_: None
+    s3_faults.resumed.set()
+    assert store.fetch(record, tmp_path / "other").read_bytes() == b"ba8.pt of 8" * 100
+    record_property("injected", tried)

@@ -23,6 +23,8 @@ CONFIGURATIONS = list(itertools.product(WORLDS, WORKERS))
 POINTS = (0, 3, STEPS - 1, STEPS, STEPS + 5)  # mid epoch 0, around its end, mid epoch 1
 LEG_SECONDS = 60
 
+pytestmark = pytest.mark.fault(7)
+
 
 @dataclass(frozen=True)
 class Leg:
@@ -165,7 +167,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch_does_not_replay_it(ranks, config, r
 
 
 @pytest.mark.slow
-def test_every_world_resumes_in_every_other(start_ranks, config, reference, tmp_path, capsys):
+def test_every_world_resumes_in_every_other(start_ranks, config, reference, tmp_path, capsys, record_property):
     """All worlds leave the same states (compared at each step), so one resumption per state and world covers all pairs.
 
     Stops after a real interruption in the middle are in the chains below.
@@ -184,6 +186,7 @@ def test_every_world_resumes_in_every_other(start_ranks, config, reference, tmp_
     legs = list(itertools.product(CONFIGURATIONS, POINTS))
     with ThreadPoolExecutor(2) as pool:
         compared = sum(pool.map(check, (legs[0::2], legs[1::2])))
+    record_property("injected", len(legs))
     with capsys.disabled():
         print(f"\nelastic: {len(legs)} legs, {compared} steps, 0 differ", end="")
 

@@ -35,6 +35,7 @@ def test_the_same_tokenizer_may_be_named(remote, tokenizer_dir, tokenizer):
     assert open_tokenizer(TokenizerConfig(name=str(tokenizer_dir)), shards).fingerprint == tokenizer.fingerprint
 
 
+@pytest.mark.fault(9)
 def test_another_tokenizer_is_refused(remote, tokenizer_dir):
     shards = open_shards(config(remote), "train")
     with pytest.raises(MismatchError, match="is not the one .* was made with"):
@@ -43,6 +44,7 @@ def test_another_tokenizer_is_refused(remote, tokenizer_dir):
         open_tokenizer(TokenizerConfig(mask_token="<mask>"), shards)
 
 
+@pytest.mark.fault(9)
 def test_another_row_length_is_refused(remote):
     with pytest.raises(MismatchError, match=r"data\.seq_len=32, but the rows of .* were packed to 16 tokens"):
         open_shards(config(remote, seq_len=32), "train")

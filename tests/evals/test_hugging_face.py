@@ -169,6 +169,7 @@ def test_a_damaged_model_is_reported(folder, tmp_path):
         load_model(EvaluationConfig(model=str(damaged)))
 
 
+@pytest.mark.fault(10)
 def test_weights_in_a_pickle_are_not_loaded(folder, tmp_path, llama):
     pickled = tmp_path / "hf"
     shutil.copytree(folder, pickled)

@@ -103,6 +103,7 @@ class Payload:
         return os.system, (self._command,)
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_that_would_run_a_program_is_refused(tmp_path, zipped, monkeypatch):
     touched = tmp_path / "touched"

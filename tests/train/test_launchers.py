@@ -89,6 +89,7 @@ def test_two_hosts_give_the_losses_of_one_process(train, config_file, start, pro
     assert all(own_shards)
 
 
+@pytest.mark.fault(5)
 def test_a_rank_that_is_killed_ends_composers_launcher(config_file, start, project_root, tmp_path):
     config = config_file(tmp_path / "run", "train.max_duration=100000ba", "checkpoint.interval=100000ba")
     launcher = start(COMPOSER, "-n", "2", str(project_root / "recipes/meap_1b.py"), str(config))

@@ -99,6 +99,7 @@ def test_room_for_the_loader_in_shared_memory(small_config, tmp_path):
         check_storage(config, machine(1), shards, num_parameters=1000)
 
 
+@pytest.mark.fault(9)
 def test_data_that_does_not_fit_is_refused_before_the_first_step(train, tmp_path, write_shards, tokenizer_dir):
     plain = write_shards(tmp_path / "plain", rows=16, seq_len=16, validation_rows=0)
     remote = f"data.remote={plain}"

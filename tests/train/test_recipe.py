@@ -187,12 +187,14 @@ def test_a_longer_run_continues_from_the_checkpoint_with_nothing_lost_or_repeate
     assert train(tmp_path / "parts", "train.max_duration=20ba", *constant) == pytest.approx(whole, abs=1e-6)
 
 
+@pytest.mark.fault(8)
 def test_a_run_is_not_continued_under_other_settings(train, tmp_path):
     train(tmp_path / "run", "train.max_duration=2ba")
     with pytest.raises(MismatchError, match=r"holds a run with masking\.ratio=0\.15, not 0\.2: give this run another"):
         train(tmp_path / "run", "train.max_duration=2ba", "masking.ratio=0.2")
 
 
+@pytest.mark.fault(8)
 def test_allowed_changes_are_logged(train, tmp_path, capsys):
     train(tmp_path / "run", "train.max_duration=2ba")
     train(tmp_path / "run", "train.max_duration=2ba", "train.microbatch_size=8")
@@ -234,6 +236,7 @@ class Payload:
         return os.system, (f"touch {self.path}",)
 
 
+@pytest.mark.fault(10)
 def test_a_malicious_checkpoint_is_never_executed(train, tmp_path):
     train(tmp_path / "run", "train.max_duration=4ba")
     store = CheckpointStore(str(tmp_path / "run/checkpoints"))
@@ -259,6 +262,7 @@ def launch(environment, num_ranks: int, config_file: Path) -> subprocess.Popen[s
 
 
 @pytest.mark.slow
+@pytest.mark.fault(5)
 def test_a_killed_run_continues_bit_for_bit(train, config_file, tmp_path, quiet_environment):
     whole = train(tmp_path / "whole", "train.max_duration=20ba")
     config = config_file(tmp_path / "killed", "train.max_duration=20ba")

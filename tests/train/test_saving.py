@@ -108,6 +108,7 @@ def test_without_its_folder_a_run_continues_from_the_store_under_the_same_settin
     assert CheckpointStore("memory://bucket/run").steps() == [12, 10]
 
 
+@pytest.mark.fault(2)
 def test_a_full_disk_is_an_error_and_the_checkpoints_before_stay(train, begun, run_dir):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))

@@ -40,6 +40,7 @@ def test_weights_are_read_from_the_parts(sharded):
     assert weights["b"].dtype == torch.bfloat16
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("read", [require_data, lambda path: load_checkpoint(str(path.parent))])
 def test_hostile_metadata_is_refused_and_not_run(sharded, tmp_path, read):
     metadata = pickle.loads((sharded / ".metadata").read_bytes())

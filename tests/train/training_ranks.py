@@ -2,10 +2,12 @@
 
 Reads one job per line from stdin:
 
-    {"world": 2, "nodes": false, "config": "run.yaml", "out": "folder", "environment": {}}    gives    {"pids": [1, 2]}
-    {"wait": [1, 2]}                                                                          gives    {"exit": [0, -9]}
+    {"world": 2, "nodes": false, "config": "run.yaml", "out": "folder", "faults": {}, "environment": {}}
+                                                                                             gives    {"pids": [1, 2]}
+    {"wait": [1, 2]}                                                                         gives    {"exit": [0, -9]}
 
-With ``nodes`` each rank is a node, with a working folder of its own.
+With ``nodes`` each rank is a node, with a working folder of its own. Faults are by rank, see `faults.py`. Each rank
+leads a session, so that what it starts can be found when it is gone.
 
 Each rank writes ``<out>/rank<R>.log`` (what it prints) and ``<out>/rank<R>.jsonl`` (ids and hashes of the masked rows
 of each forward pass). A rank that is not done in time is killed by the kernel: a hang is a failure, never a wait.
@@ -27,6 +29,9 @@ from meap.config import TrainingConfig, run_command
 from meap.train import attention, fitting, trainer  # noqa: F401 (imported for those who are forked)
 from meap.train.model import NextTokenModel
 
+sys.path.insert(0, str(Path(__file__).parent))
+from faults import inject
+
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 200
 
@@ -46,6 +51,7 @@ def note_rows(path: Path) -> None:
 
 def be_rank(job: dict[str, Any], rank: int, port: int) -> None:
     """Never returns."""
+    os.setsid()
     out = Path(job["out"])
     out.mkdir(parents=True, exist_ok=True)
     log = os.open(out / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -62,6 +68,8 @@ def be_rank(job: dict[str, Any], rank: int, port: int) -> None:
         os.chdir(node)
     signal.alarm(SECONDS)
     note_rows(out / f"rank{rank}.jsonl")
+    if (fault := job["faults"].get(str(rank))) is not None:
+        inject(fault)
     main = runpy.run_path(str(ROOT / "recipes/meap_1b.py"))["main"]
     sys.exit(run_command(TrainingConfig, main, doc="", argv=[job["config"]]))
 

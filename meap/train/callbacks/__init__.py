@@ -1,12 +1,22 @@
 """What a run measures, and what a person sees of it. To add a metric, write a Callback here and name it in the trainer.
 
 masking_monitor  realised ratio, losses of masked and of clean targets
+step_losses      the loss of every step, and an error where it is no number
 throughput       tokens per second, MFU, memory, time left
 progress         a bar on a terminal, a line per interval elsewhere
 """
 
 from meap.train.callbacks.masking_monitor import MaskingMonitor
 from meap.train.callbacks.progress import ProgressBar, ProgressLines, append_to_log, build_progress
+from meap.train.callbacks.step_losses import StepLosses
 from meap.train.callbacks.throughput import Throughput
 
-__all__ = ["MaskingMonitor", "ProgressBar", "ProgressLines", "Throughput", "append_to_log", "build_progress"]
+__all__ = [
+    "MaskingMonitor",
+    "ProgressBar",
+    "ProgressLines",
+    "StepLosses",
+    "Throughput",
+    "append_to_log",
+    "build_progress",
+]

@@ -79,6 +79,7 @@ def test_a_longer_context_changes_theta_and_positions_alone(make_base, tokenizer
         assert all(torch.equal(one, two) for one, two in zip(before.parameters(), extended.parameters(), strict=True))
 
 
+@pytest.mark.fault(9)
 def test_what_cannot_be_tuned_is_refused(make_base, tokenizer, tokenizer_dir, tmp_path):
     with pytest.raises(DataError, match=r"model.base=.*nowhere cannot be read"):
         start(tmp_path / "nowhere", tokenizer)
@@ -94,6 +95,7 @@ def test_what_cannot_be_tuned_is_refused(make_base, tokenizer, tokenizer_dir, tm
         start(base, tokenizer)
 
 
+@pytest.mark.fault(9)
 def test_the_base_must_have_the_tokenizer_of_the_data(make_base, tokenizer_dir, tokenizer):
     base = make_base("llama", vocab_rows=320)
     other = load_tokenizer(TokenizerConfig(name=str(tokenizer_dir), mask_token="<other>"))

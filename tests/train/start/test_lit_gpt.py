@@ -146,6 +146,7 @@ class Payload:
         return os.system, (f"touch {self.path}",)
 
 
+@pytest.mark.fault(10)
 def test_what_is_not_data_is_refused_and_never_run(save, tokenizer, tmp_path):
     base = save(lit_gpt_weights(320), hparams=Payload(tmp_path / "touched"))
     with pytest.raises(CheckpointError, match=r"asks for \S*system: loading it could run a program, so it is refused"):
@@ -153,6 +154,7 @@ def test_what_is_not_data_is_refused_and_never_run(save, tokenizer, tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.fault(9)
 def test_what_does_not_fit_gets_one_clear_error(save, tokenizer, tmp_path):
     weights = lit_gpt_weights(320)
     with pytest.raises(

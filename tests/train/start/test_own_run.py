@@ -73,6 +73,7 @@ def test_the_mask_token_can_still_be_left_out_of_an_export(run, tokenizer):
     assert rows_without_mask(ModelConfig(base=str(run)), tokenizer) == padded_vocab_size(tokenizer.plain_vocab_size, 64)
 
 
+@pytest.mark.fault(9)
 def test_what_does_not_belong_together_is_refused(run, tokenizer, tmp_path):
     from meap.config import TokenizerConfig
     from meap.tokenizer import load_tokenizer

@@ -1,0 +1,71 @@
+"""A disk that fills up while a run trains: a small real one, mounted for the test."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meap.checkpoints import CheckpointStore
+from meap.errors import CheckpointError
+from tests.train.outputs import at_pass
+
+pytestmark = [pytest.mark.fault(2), pytest.mark.timeout(300)]
+
+RUN = ("train.max_duration=14ba", "train.microbatch_size=8")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False, timeout=30).returncode:
+        pytest.skip("a disk of two megabytes needs root and leave to mount; in a container, --privileged")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=30)
+
+
+def fill(disk: Path) -> Path:
+    """All but what a run needs for its records."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as handle:
+        while True:
+            try:
+                handle.write(bytes(1 << 14))
+            except OSError:
+                break
+        handle.truncate(handle.tell() - (1 << 15))
+    return filler
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_disk_that_is_full_is_an_error_with_both_sizes_and_with_room_the_run_continues(
+    train, small_disk, tmp_path, step
+):
+    whole = train(tmp_path / "whole", *RUN)
+    to_disk = (*RUN, f"checkpoint.folder={small_disk}/run", "checkpoint.keep=2")
+    with at_pass(step - 1, lambda _: fill(small_disk)), pytest.raises(CheckpointError) as failed:
+        train(tmp_path / "run", *to_disk)
+    name = f"ba{step // 4 * 4 + 4}"
+    told = re.search(
+        rf"checkpoint {name}\.pt could not be written to {small_disk}/run: cannot write (?P<needed>[\d,]+) bytes to "
+        rf"{small_disk}/run/\.saving \(No space left on device; (?P<free>[\d,]+) were free\)",
+        str(failed.value),
+    )
+    assert told, failed.value
+    assert int(told["free"].replace(",", "")) < int(told["needed"].replace(",", ""))
+    assert "Make room or choose another checkpoint.folder, then run the same command again" in str(failed.value)
+    store = CheckpointStore(f"{small_disk}/run")
+    assert store.steps() == list(range(step // 4 * 4, 0, -4))
+    assert {path.name for path in (small_disk / "run").iterdir()} == {
+        f"ba{saved}.{kind}" for saved in store.steps() for kind in ("pt", "json")
+    }
+
+    # Still full: said before the first step, and nothing is lost.
+    with pytest.raises(Exception, match=r"(No space left|GB free, but the run needs)"):
+        train(tmp_path / "run", *to_disk)
+    (small_disk / "filler").unlink()
+    assert train(tmp_path / "run", *to_disk) == whole

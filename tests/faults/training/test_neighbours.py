@@ -1,0 +1,44 @@
+"""Two runs at once: on one machine, on one cache folder, and as one and the same run started twice."""
+
+import os
+import signal
+
+import pytest
+
+from tests.train.conftest import losses
+from tests.train.forked_runs import state_of, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.fault(6), pytest.mark.timeout(900)]
+
+
+def test_two_runs_of_one_machine_do_not_meet(start, whole, tmp_path, record_property):
+    runs = [
+        start(tmp_path / "a", 2, "data.num_workers=1"),
+        start(tmp_path / "b", 1, "data.num_workers=2", "run.seed=18"),
+        start(tmp_path / "c", 1),
+    ]
+    for run in runs:
+        assert set(run.wait()) == {0}, run.printed
+    assert losses(tmp_path / "a") == losses(whole[2].run_dir)
+    assert losses(tmp_path / "c") == losses(whole[1].run_dir)
+    assert losses(tmp_path / "b") != losses(tmp_path / "c")
+    record_property("injected", len(runs))
+
+
+@pytest.mark.parametrize("shared", ["data.cache_dir={}/cache", "checkpoint.folder={}/saved"], ids=["cache", "run"])
+def test_a_second_run_in_one_place_is_told_so_and_the_first_goes_on(start, whole, tmp_path, shared):
+    """The first stands still meanwhile; the second of the same run, too, and both continue when asked again."""
+    place, again = shared.format(tmp_path), "cache" not in shared
+    first = start(tmp_path / "run", 1, place, faults={0: {"point": "update", "call": 4, "signal": signal.SIGSTOP}})
+    until(lambda: state_of(first.pids[0]) == "T", first)
+    second = start(tmp_path / ("run" if again else "other"), 1, place)
+    refused = second.wait()
+    os.kill(first.pids[0], signal.SIGCONT)
+    assert first.wait() == [0], first.printed
+    assert refused == [2], second.printed
+    assert "is in use by another run, or by another node of this one: give each its own with run.dir" in second.printed
+    assert "step      1" not in second.printed
+    assert losses(tmp_path / "run") == losses(whole[1].run_dir)
+    third = start(tmp_path / ("run" if again else "other"), 1, place)
+    assert third.wait() == [0], third.printed
+    assert losses(tmp_path / ("run" if again else "other")) == losses(whole[1].run_dir)

@@ -1,0 +1,61 @@
+"""Faults at a chosen place inside a rank: after so many calls of one of its functions, a signal.
+
+{"point": "write", "call": 3, "signal": 9}                          a rank of its own
+{"point": "update", "call": 5, "signal": 2, "whom": "session"}      and its loader workers, as Ctrl-C in a terminal
+{"point": "update", "call": 5, "signal": 9, "whom": "worker"}       one of its loader workers alone
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+
+from meap.checkpoints import CheckpointStore
+from meap.train import saving, writing
+
+POINTS: dict[str, tuple[Any, str]] = {
+    "forward": (torch.nn.Linear, "forward"),
+    "backward": (torch.Tensor, "backward"),
+    "update": (torch.optim.AdamW, "step"),
+    "copy": (saving, "copy_state"),
+    "write": (writing._HashingFile, "write"),
+    "move": (saving, "_move"),
+    "publish": (CheckpointStore, "publish"),
+    "prune": (CheckpointStore, "prune"),
+    "upload": (CheckpointStore, "_put"),
+}
+"""Where a run can be hit: in a step, while a checkpoint is copied, written and put into place, while it is uploaded."""
+
+
+def inject(fault: dict[str, Any]) -> None:
+    """Let the fault happen in this process."""
+    owner, name = POINTS[fault["point"]]
+    function: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def counted(*given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == fault["call"]:
+            _hit(fault.get("whom", "rank"), fault.get("signal", 0), given[0])
+        return function(*given, **named)
+
+    setattr(owner, name, counted)
+
+
+def _hit(whom: str, number: int, owner: Any) -> None:
+    if whom == "memory":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    if whom == "weights":
+        with torch.no_grad():
+            owner.weight.fill_(float("nan"))
+    elif whom == "session":
+        os.killpg(os.getpgid(0), number)
+    elif whom == "worker":
+        own = psutil.Process()
+        # Beside workers there may be torch's and Python's own trackers, which are other programs.
+        next(each for each in own.children() if each.cmdline() == own.cmdline()).send_signal(number)
+    else:
+        os.kill(os.getpid(), number)
