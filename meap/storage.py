@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 
 from meap.errors import ConfigError
 
-__all__ = ["is_url", "require_plain_url", "use_one_s3_endpoint"]
+__all__ = ["describe_error", "is_url", "require_plain_url", "use_one_s3_endpoint"]
 
 _ENDPOINT_VARIABLES = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
+_MAX_DESCRIPTION = 240
 _QUERY = re.compile(r"\?[^/]*=")
 
 
@@ -57,3 +59,13 @@ def require_plain_url(key: str, location: str) -> None:
             f"{key} is a URL with a query (?...), which may hold a key and would be stored with the data: leave the "
             "query out and give credentials through the environment"
         )
+
+
+def describe_error(error: BaseException) -> str:
+    """Type and first line of what a library has raised, without the secrets of the environment."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    for variable in _SECRET_VARIABLES:
+        if secret := os.environ.get(variable):
+            text = text.replace(secret, "***")
+    return text if len(text) <= _MAX_DESCRIPTION else text[:_MAX_DESCRIPTION] + "..."

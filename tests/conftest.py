@@ -269,6 +269,7 @@ def write_conversations(write_shards, conversation_rows, tokenizer: Tokenizer) -
                 kind=CONVERSATIONS,
                 seq_len=seq_len,
                 rows=len(conversation_rows),
+                shards=(),
                 config={"min_answer_tokens": 8, "max_length": seq_len // 2},
             )
             (remote / split / MANIFEST_NAME).write_text(manifest.to_json())

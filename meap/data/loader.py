@@ -13,6 +13,7 @@ from meap.config import DataConfig
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.mixture import is_stratified, rows_per_epoch
 from meap.data.shards import Shards
+from meap.data.stream import CheckedStream
 from meap.errors import ConfigError
 from meap.masking import MaskRule
 from meap.processes import outlive_first_sigterm
@@ -112,7 +113,8 @@ def build_streams(
                 "shard from the cache would delete the only copy of it"
             )
         streams.append(
-            Stream(
+            CheckedStream(
+                records=stream.manifest.shards,
                 remote=stream.remote,
                 local=str(local),
                 split=shards.split,

@@ -17,11 +17,10 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from meap.errors import DataError, MeapError
+from meap.storage import describe_error
 
 __all__ = ["OutputFolder", "open_filesystem", "storage_errors"]
 
-_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
-_MAX_DESCRIPTION = 240
 _UPLOAD_ATTEMPTS = 3
 _UPLOAD_WAIT_SECONDS = 0.5
 """Before the second attempt, doubled before each further one; s3fs and botocore have tried several times by then."""
@@ -43,7 +42,7 @@ def storage_errors(location: str) -> Iterator[None]:
         ) from error
     except PermissionError as error:
         raise DataError(
-            f"{location}: access denied ({_describe(error)}): check the permissions, or the credentials in the "
+            f"{location}: access denied ({describe_error(error)}): check the permissions, or the credentials in the "
             "environment"
         ) from error
     except Exception as error:
@@ -51,16 +50,16 @@ def storage_errors(location: str) -> Iterator[None]:
             raise DataError(_disk_full(location, error)) from error
         if "Credentials" in type(error).__name__:
             raise DataError(
-                f"{location}: no credentials found ({_describe(error)}): set AWS_ACCESS_KEY_ID and "
+                f"{location}: no credentials found ({describe_error(error)}): set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             ) from error
         if isinstance(error, ImportError):
             raise DataError(
-                f"{location}: a package for this kind of URL is missing ({_describe(error)}): install it; for gs:// "
-                "that is pip install '.[gcs]'"
+                f"{location}: a package for this kind of URL is missing ({describe_error(error)}): install it; for "
+                "gs:// that is pip install '.[gcs]'"
             ) from error
         raise DataError(
-            f"{location} cannot be used ({_describe(error)}): run the same command again to retry"
+            f"{location} cannot be used ({describe_error(error)}): run the same command again to retry"
         ) from error
 
 
@@ -226,12 +225,3 @@ def _disk_full(location: str, error: OSError) -> str:
         f"no space left for {error.filename or location} ({free:,} bytes free on its disk): "
         "free space and run the same command again"
     )
-
-
-def _describe(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    for variable in _SECRET_VARIABLES:
-        if secret := os.environ.get(variable):
-            text = text.replace(secret, "***")
-    return text if len(text) <= _MAX_DESCRIPTION else text[:_MAX_DESCRIPTION] + "..."

@@ -150,7 +150,9 @@ def test_a_byte_flipped_in_the_store_is_never_used(bucket, read_epoch, write_sha
     content[-5] ^= 1
     shard.write_bytes(content)
     upload(bucket, folder)
-    assert "could not be read" in read_epoch("s3://rows/mds", "remote")["error"]
+    error = read_epoch("s3://rows/mds", "remote")["error"]
+    assert error.startswith(f"s3://rows/mds/train/{shard.name} (rows ")
+    assert "cannot be used after 1 attempt: its xxh3_64 is" in error
 
 
 def test_what_is_not_there_is_one_clear_error(bucket, read_epoch):
