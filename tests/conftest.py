@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import sys
 import threading
 import time
@@ -349,12 +350,19 @@ def bucket(server: str):
 class S3Faults:
     """A proxy before an S3 store: what `rule` says of a request (method, path, how often it was made) happens to it.
 
-    A rule returns None (forward it), a status to answer with, `cut`: read half of the body and hang up, or `stall`:
-    read it all, and answer only when `resumed` is set.
+    A rule returns None (forward it), a status to answer with, a status and the code that S3 gives for it, or one of
+
+        cut     read half of the request's body and hang up
+        stall   read it all, and answer only when `resumed` is set
+        reset   read it all, and break the connection off
+        half    answer with the right headers and half of the body, and hang up
+        short   answer with half of the body as if it were the whole
+        flip    answer with one bit of the body flipped
+        late    answer after 200 ms
     """
 
     def __init__(self, store: str) -> None:
-        self.rule: Callable[[str, str, int], int | str | None] = lambda *_: None
+        self.rule: Callable[[str, str, int], int | str | tuple[int, str] | None] = lambda *_: None
         self.resumed = threading.Event()
         self.requests: Counter[tuple[str, str]] = Counter()
         faults, (host, port) = self, store.removeprefix("http://").split(":")
@@ -377,23 +385,42 @@ class S3Faults:
                     faults.resumed.wait()
                     self.close_connection = True
                     return
-                if fault is not None:
-                    self.send_response(int(fault))
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
+                if fault == "reset":
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.connection.close()
+                    self.close_connection = True
                     return
+                if isinstance(fault, (int, tuple)):
+                    status, code = fault if isinstance(fault, tuple) else (fault, "")
+                    content = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    if self.command != "HEAD":
+                        self.wfile.write(content)
+                    return
+                if fault == "late":
+                    time.sleep(0.2)
                 upstream = http.client.HTTPConnection(host, int(port), timeout=60)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 response = upstream.getresponse()
                 content = response.read()
+                sent = content
+                if fault in {"half", "short"}:
+                    sent = content[: len(content) // 2]
+                elif fault == "flip" and content:
+                    sent = content[:-1] + bytes([content[-1] ^ 1])
                 self.send_response(response.status)
+                left_out = {"transfer-encoding", "connection", "content-length"}
                 for name, value in response.getheaders():
-                    if name.lower() not in {"transfer-encoding", "connection", "content-length"}:
+                    # What older stores do not send would give damage away before our own hashes do.
+                    if name.lower() not in left_out and (sent is content or not name.startswith("x-amz-checksum")):
                         self.send_header(name, value)
                 length = response.getheader("Content-Length") if self.command == "HEAD" else None
-                self.send_header("Content-Length", length or str(len(content)))
+                self.send_header("Content-Length", length or str(len(content if fault == "half" else sent)))
                 self.end_headers()
-                self.wfile.write(content)
+                self.wfile.write(sent)
+                self.close_connection = fault == "half"
                 upstream.close()
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815

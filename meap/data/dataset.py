@@ -86,6 +86,11 @@ class StreamingMaskedDataset(StreamingDataset):
         self._repetitions: NDArray[np.int32] | None = None
         self._background_error: BaseException = RuntimeError("no cause known")
 
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks on this machine."""
+        return self._unique_rank_world.ranks_per_node
+
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Row `sample_id`, masked for the epoch being iterated."""
         repetition, self._repetition = self._repetition, 0
@@ -208,7 +213,7 @@ class StreamingMaskedDataset(StreamingDataset):
                     "leave it unset, or give a remote and another folder as the cache"
                 )
         sizes = np.array([shard.get_max_size() for shard in self.shards])
-        readers = self._unique_rank_world.ranks_per_node * max(1, num_workers)
+        readers = self.ranks_per_node * max(1, num_workers)
         assert self.predownload is not None  # streaming has set it
         num_shards = min(len(sizes), readers * (self.predownload + 1) + 4)
         least = sum(stream.get_index_size() for stream in self.streams) + int(np.sort(sizes)[-num_shards:].sum())
