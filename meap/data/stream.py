@@ -9,14 +9,12 @@ fetched again, a bounded number of times with waits that double, before it is an
 
 from __future__ import annotations
 
-import errno
 import glob
 import itertools
 import json
 import logging
 import random
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +31,7 @@ from streaming.base.world import World
 from meap.data.machine_wide import gather_from_ranks
 from meap.errors import DataError
 from meap.manifest import ShardRecord
-from meap.storage import describe_error
+from meap.storage import describe_error, describe_full_disk, is_full_disk
 
 __all__ = ["CheckedStream", "UnusableFileError"]
 
@@ -45,7 +43,6 @@ _FETCH_AGAIN = (
     "copy the file again from where the data set was made, or delete it and run the same preparation command again"
 )
 _TRY_AGAIN = "check the storage, then run the same command again"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MISSING, _PASSING = (404, 410), (408, 429)
 _log = logging.getLogger(__name__)
 
@@ -279,11 +276,10 @@ def _refusal(error: Exception) -> str:
 
 
 def _raise_if_full(path: Path, error: Exception, num_bytes: int | None) -> None:
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        needed = "" if num_bytes is None else f"{num_bytes:,} bytes needed, "
+    if is_full_disk(error):
         raise DataError(
-            f"no space left for {path} ({needed}{shutil.disk_usage(path.parent).free:,} bytes free on its disk): free "
-            "space, or bound the cache with data.cache_limit, and run the same command again"
+            f"{describe_full_disk(path, num_bytes=num_bytes)}: free space, or bound the cache with data.cache_limit, "
+            "and run the same command again"
         ) from error
 
 

@@ -210,7 +210,7 @@ def test_full_disk_names_the_place_and_the_remedy(prepare, tmp_path, arguments, 
     real = getattr(owner, name)
     monkeypatch.setattr(owner, name, fail_after_some)
     with pytest.raises(
-        DataError, match=r"no space left for .*out.* \([\d,]+ bytes free on its disk\): free space and run"
+        DataError, match=r"no space left for .*out.* \([\d,]+ bytes needed, [\d,]+ bytes free on its disk\): free space"
     ):
         prepare(*arguments, "remote=out")
     assert not list((tmp_path / "out").rglob("index.json"))
@@ -220,7 +220,8 @@ def test_full_disk_names_the_place_and_the_remedy(prepare, tmp_path, arguments, 
     assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
 
 
-def test_a_disk_that_is_really_full(prepare, tmp_path, arguments, hashes_of):
+@pytest.mark.fault(2)
+def test_a_disk_that_is_really_full(prepare, tmp_path, arguments, hashes_of, record_property):
     prepare(*arguments, "remote=expected")
     (disk := tmp_path / "disk").mkdir()
     mount = subprocess.run(
@@ -229,16 +230,20 @@ def test_a_disk_that_is_really_full(prepare, tmp_path, arguments, hashes_of):
     if mount.returncode:
         pytest.skip(f"a small file system cannot be mounted here (root can): {mount.stderr.decode().strip()}")
     try:
-        with pytest.raises(
-            DataError, match=r"no space left for .*disk/out.* \([\d,]+ bytes free on its disk\): free space"
-        ):
-            prepare(*arguments, "remote=disk/out")
-        assert not list((disk / "out").rglob("index.json"))
+        sizes = (64, 96, 128)
+        for size in sizes:
+            subprocess.run(["mount", "-o", f"remount,size={size}k", str(disk)], check=True)
+            with pytest.raises(
+                DataError, match=r"no space left for .*disk/out.* [\d,]+ bytes free on its disk\): free"
+            ):
+                prepare(*arguments, "remote=disk/out")
+            assert not list((disk / "out").rglob("index.json"))
         subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
         prepare(*arguments, "remote=disk/out")
         assert hashes_of(disk / "out") == hashes_of(tmp_path / "expected")
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    record_property("injected", len(sizes))
 
 
 def test_a_fault_of_ours_is_one_error_with_the_log(prepare, tmp_path, arguments, monkeypatch):

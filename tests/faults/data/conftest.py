@@ -1,5 +1,6 @@
 """Data sets to damage, and readers of them in this process; a file system that is full, where this machine lets us."""
 
+import gc
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from meap.config import DataConfig
 from meap.data import StreamingMaskedDataset, build_loader, open_shards, stream
+from meap.errors import DataError
 
 ROWS, SEQ_LEN = 96, 16
 KEYS = {"AWS_ACCESS_KEY_ID": "testkeyid", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -90,6 +92,22 @@ def epoch_of() -> Callable[..., dict[int, np.ndarray]]:
         }
 
     return read
+
+
+@pytest.fixture
+def failure_of(release_caches) -> Callable[[Callable[[], object]], str]:
+    """What a run says that fails; it has ended then, with its workers, as the process of a run would."""
+
+    def fail(run: Callable[[], object]) -> str:
+        with pytest.raises(DataError) as failed:
+            run()
+        message = str(failed.value)
+        del failed
+        gc.collect()
+        release_caches()
+        return message
+
+    return fail
 
 
 @pytest.fixture(scope="session")
