@@ -107,6 +107,8 @@ class StreamingMaskedDataset(StreamingDataset):
     def stored_at(self, sample_id: int, retry: int = 7) -> Mapping[str, NDArray[Any]]:
         """The columns of a row as data preparation stored them."""
         shard_id, _ = self.spanner[sample_id]
+        if hasattr(self, "_event") and self._event.is_set():
+            raise self._background_failure()
         while self._shard_access_times[shard_id] == _UNCHECKED:
             self.prepare_shard(shard_id)
         try:

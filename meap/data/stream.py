@@ -37,6 +37,8 @@ __all__ = ["CheckedStream", "UnusableFileError"]
 
 _FIRST_WAIT_SECONDS = 0.5
 """Before the second attempt, doubled before each further one, and up to half as long again, lest all ranks meet."""
+_LEAST_PATIENCE_SECONDS = 60.0
+"""For all attempts together, where they and their timeouts come to less."""
 _ARRIVING = ".arriving"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _FETCH_AGAIN = (
@@ -64,8 +66,8 @@ class CheckedStream(Stream):
 
     Args:
         records: The shards that the index must name, from the manifest; empty where there is none to hold it against.
-        streaming_arguments: What `streaming.Stream` takes. `download_retry` counts attempts; together they end after
-            about as many times `download_timeout`, whatever the libraries below repeat by themselves.
+        streaming_arguments: What `streaming.Stream` takes. `download_retry` counts attempts; none begins after as many
+            times `download_timeout`, or a minute, whatever the libraries below repeat by themselves.
     """
 
     def __init__(self, *, records: Sequence[ShardRecord] = (), **streaming_arguments: Any) -> None:
@@ -194,7 +196,7 @@ class CheckedStream(Stream):
         """Bring a file into the cache, under its name once it has been checked; returns what it holds."""
         path = self._path(basename)
         arriving = path.with_name(basename + _ARRIVING)
-        given_up = time.monotonic() + self.download_retry * self.download_timeout
+        given_up = time.monotonic() + max(_LEAST_PATIENCE_SECONDS, self.download_retry * self.download_timeout)
         attempt = 0
         while True:
             attempt += 1
@@ -272,7 +274,8 @@ def _refusal(error: Exception) -> str:
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
         return describe_error(error)
-    return f"{_http_status(error)} {response.get('Error', {}).get('Code', '')}".strip()
+    status, code = str(_http_status(error)), response.get("Error", {}).get("Code", "")
+    return status if code in {"", status} else f"{status} {code}"
 
 
 def _raise_if_full(path: Path, error: Exception, num_bytes: int | None) -> None:

@@ -271,8 +271,9 @@ def test_two_processes_do_not_write_to_one_folder(prepare, tmp_path, arguments, 
 
 
 @pytest.mark.slow
+@pytest.mark.fault(1)
 def test_killed_at_any_point_it_continues_to_the_same_bytes(
-    forked_commands, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until
+    forked_commands, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until, record_property
 ):
     for number in range(6):
         write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(500, seed=number))
@@ -307,6 +308,7 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(
         killed += [name] if forked_commands.status == -signal.SIGKILL else []
         assert num_files(".prep/tasks/*.json") == 6 or not num_files("*/index.json"), f"published too early: {name}"
     assert len(killed) >= 5, killed
+    record_property("injected", len(killed))
     with forked_commands(*arguments, "remote=out", "workers=1"):
         pass
     assert forked_commands.status == 0
@@ -316,8 +318,9 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(
 
 
 @pytest.mark.slow
+@pytest.mark.fault(1)
 def test_with_workers_it_survives_a_kill_an_interrupt_and_the_loss_of_a_worker(
-    start_command, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until
+    start_command, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until, record_property
 ):
     for number in range(5):
         write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(2000, seed=number))
@@ -358,6 +361,7 @@ def test_with_workers_it_survives_a_kill_an_interrupt_and_the_loss_of_a_worker(
 
     prepare(*arguments, "remote=out")
     assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
+    record_property("injected", 3)
 
 
 @pytest.mark.slow
