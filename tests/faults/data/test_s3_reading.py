@@ -11,7 +11,7 @@ from meap.errors import DataError
 pytestmark = [pytest.mark.fault(3), pytest.mark.timeout(180), pytest.mark.slow]
 
 TRANSIENT = [500, (503, "SlowDown"), "half", "short", "reset", "flip", "stall", 429]
-FINAL = {403: "access denied (403", 404: "is missing", (403, "AccessDenied"): "access denied (403"}
+FINAL = {403: "access denied (403", 404: "is missing"}
 SHARD = "shard.00005.mds.zstd"
 
 
@@ -24,21 +24,19 @@ def test_what_passes_is_waited_for(
     s3_data, s3_faults, tmp_path, open_data, epoch_of, assert_rows, workers, record_property
 ):
     """Every shard's first GET meets one kind of fault or another, and some their second."""
-    rng, kinds = random.Random(workers), {}
-    injected = 0
+    order, kinds, injected = random.Random(workers).sample(TRANSIENT, len(TRANSIENT)), {}, 0
 
     def rule(method: str, path: str, count: int):
         nonlocal injected
         if method != "GET" or not is_shard(path):
             return None
-        kind = kinds.setdefault(path, TRANSIENT[len(kinds) % len(TRANSIENT)])
-        if count > 1 + (len(path) + len(kinds)) % 2:
+        kind = kinds.setdefault(path, order[len(kinds) % len(order)])
+        if count > 1 + sum(map(ord, path)) % 2:
             return None
         injected += 1
         return kind
 
     s3_faults.rule = rule
-    rng.shuffle(TRANSIENT)
     assert_rows(epoch_of(open_data(s3_data, tmp_path, workers=workers, attempts=4, download_timeout=1.0)))
     assert len(kinds) == len(TRANSIENT), "a shard for each"
     record_property("injected", injected)
@@ -77,7 +75,7 @@ def test_what_stays_is_one_error_within_bounds(
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "index.json"])
-@pytest.mark.parametrize("fault", [500, (503, "SlowDown"), "half", "reset"], ids=str)
+@pytest.mark.parametrize("fault", [(503, "SlowDown"), "half"], ids=str)
 def test_an_index_and_a_manifest_are_read_through_what_passes(
     s3_data, s3_faults, tmp_path, open_data, name, fault, record_property
 ):
@@ -89,7 +87,7 @@ def test_an_index_and_a_manifest_are_read_through_what_passes(
     record_property("injected", 2)
 
 
-@pytest.mark.parametrize("fault", [403, (503, "SlowDown"), "short"], ids=str)
+@pytest.mark.parametrize("fault", [403, "short"], ids=str)
 def test_an_index_that_cannot_be_read_is_one_error(s3_data, s3_faults, tmp_path, open_data, fault):
     shards = open_shards(DataConfig(remote=s3_data, seq_len=16), "train")
     assert shards.rows == 96
