@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-pytestmark = [pytest.mark.fault(13), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.fault(13)
 
 _FILLER = "the harbour lay quiet under a grey sky, and the boats rocked without a sound"
 _DEPTH = 100_000

@@ -13,7 +13,7 @@ from meap.config import DataConfig
 from meap.data import StreamingMaskedDataset, open_shards
 from meap.errors import DataError, IncompleteError
 
-pytestmark = [pytest.mark.slow, pytest.mark.fault(1), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.fault(1)]
 
 _NOT_COMPLETE = (
     r"holds no finished 'train' split \(no train/index.json\): run dataprep/c4_to_mds.py .* same preparation"

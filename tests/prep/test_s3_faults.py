@@ -8,7 +8,7 @@ import pytest
 
 from meap.errors import DataError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 _ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testkeyid",

@@ -7,7 +7,7 @@ import pytest
 
 from meap.errors import DataError
 
-pytestmark = [pytest.mark.fault(11), pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = [pytest.mark.fault(11), pytest.mark.slow]
 
 _SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIAMEAPFAULTSUITE00",

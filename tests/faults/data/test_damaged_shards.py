@@ -11,7 +11,7 @@ import pytest
 
 from meap.errors import DataError, IncompleteError
 
-pytestmark = [pytest.mark.fault(4), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.fault(4)
 
 _REMEDY = (
     "copy the file again from where the data set was made, or delete it and run the same preparation command again"

@@ -8,7 +8,7 @@ import pytest
 from meap.data import machine_wide
 from meap.errors import ConfigError
 
-pytestmark = [pytest.mark.fault(2), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.fault(2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

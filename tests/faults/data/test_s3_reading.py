@@ -8,7 +8,7 @@ from meap.config import DataConfig
 from meap.data import open_shards
 from meap.errors import DataError
 
-pytestmark = [pytest.mark.fault(3), pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = [pytest.mark.fault(3), pytest.mark.slow]
 
 TRANSIENT = [500, (503, "SlowDown"), "half", "short", "reset", "flip", "stall", 429]
 FINAL = {403: "access denied (403", 404: "is missing"}
