@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streaming import StreamingDataset
 from streaming.base.dataset import _Iterator, _ShardState  # neither has a public name
 from streaming.base.util import bytes_to_int
+from torch.utils.data import get_worker_info
 
 from meap.data.machine_wide import names_of_its_own
 from meap.data.stream import CheckedStream, UnusableFileError
@@ -134,6 +135,11 @@ class StreamingMaskedDataset(StreamingDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over this worker's share of the epoch."""
+        if get_worker_info() is not None:
+            # Forked workers would all talk to the store over the one connection of the process they are forked from,
+            # and take each other's answers.
+            for stream in self.streams:
+                stream._downloader.clean_up()
         yield from super().__iter__()
         # When a download fails, streaming's iterator just stops, as if the epoch were over.
         if hasattr(self, "_event") and self._event.is_set():
