@@ -5,7 +5,8 @@
 
 The loader of a training run, one rank of it, in a process of its own per measurement, reads one shuffled epoch: from a
 local folder, and from moto's S3 server with an empty cache, with a full one, behind a proxy that holds back every
-request and connection, and with a cache that holds a part of the data. All variants are measured in turn, so that what
+request and connection, with a cache that holds a part of the data, and behind one that answers a share of the requests
+with 503 or breaks the connection off. All variants are measured in turn, so that what
 else the machine does meets each of them. Prints rows and tokens per second and the seconds to the first batch, as
 medians. moto is written in Python and shares the cores with the loader, so S3's own figures are lower bounds.
 """
@@ -13,6 +14,7 @@ medians. moto is written in Python and shares the cores with the loader, so S3's
 import asyncio
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -28,7 +30,14 @@ REPETITIONS = 3
 ROWS, SEQ_LEN, BATCH, VOCAB = 8_192, 4_096, 32, 32_001
 CANONICAL_NODES, BLOCK = 2, 2_048
 GPUS, GPU_TOKENS_PER_SECOND = 8, 50_000
-DEFAULTS = {"shard_mb": 2, "latency_ms": 50, "workers": 2, "predownload": 0, "repetitions": REPETITIONS}
+DEFAULTS = {
+    "shard_mb": 2,
+    "latency_ms": 50,
+    "errors_percent": 1,
+    "workers": 2,
+    "predownload": 0,
+    "repetitions": REPETITIONS,
+}
 BUCKET = "benchmark"
 KEYS = {"AWS_ACCESS_KEY_ID": "testkeyid", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -40,8 +49,9 @@ def main(arguments: list[str]) -> int:
         folder = Path(name)
         write_rows(folder / "mds", settings["shard_mb"] << 20)
         upload(folder / "mds", endpoint)
-        with latency(endpoint, settings["latency_ms"]) as far:
-            measured = measure_all(folder, settings, endpoint, far)
+        milliseconds, percent = settings["latency_ms"], settings["errors_percent"]
+        with proxy(endpoint, milliseconds) as far, proxy(endpoint, milliseconds, percent) as faulty:
+            measured = measure_all(folder, settings, endpoint, far, faulty)
     needed = GPUS * GPU_TOKENS_PER_SECOND / SEQ_LEN
     print(
         f"{ROWS:,} rows of {SEQ_LEN:,} tokens in shards of {settings['shard_mb']} MB, batches of {BATCH}, "
@@ -53,14 +63,20 @@ def main(arguments: list[str]) -> int:
     for variant, figures in measured.items():
         rows, first = (statistics.median(column) for column in zip(*figures, strict=True))
         print(
-            f"{variant:<34}{rows:>8,.0f} rows/s {rows * SEQ_LEN / 1e6:>6.2f} M tokens/s   {rows / local:.2f} of local"
+            f"{variant:<38}{rows:>8,.0f} rows/s {rows * SEQ_LEN / 1e6:>6.2f} M tokens/s   {rows / local:.2f} of local"
             f"   {rows * GPUS / needed:>5.0f} x a rank's need   first batch {first:.2f} s"
         )
+    without, with_errors = (
+        statistics.median(rows for rows, _ in figures)
+        for variant, figures in measured.items()
+        if variant.endswith(("away, empty cache", "requests fail"))
+    )
+    print(f"\nwith {settings['errors_percent']} % of the requests failing: {with_errors / without:.2f} of without")
     return 0
 
 
 def measure_all(
-    folder: Path, settings: dict[str, int], endpoint: str, far: str
+    folder: Path, settings: dict[str, int], endpoint: str, far: str, faulty: str
 ) -> dict[str, list[tuple[float, float]]]:
     """Rows per second and seconds to the first batch, per variant."""
     cold, late = "S3, empty cache", f"S3 {settings['latency_ms']} ms away"
@@ -69,6 +85,10 @@ def measure_all(
         cold: {"remote": f"s3://{BUCKET}/mds"},
         "S3, full cache": {"remote": f"s3://{BUCKET}/mds", "keep_cache": True},
         f"{late}, empty cache": {"remote": f"s3://{BUCKET}/mds", "endpoint": far},
+        f"{late}, {settings['errors_percent']} % of requests fail": {
+            "remote": f"s3://{BUCKET}/mds",
+            "endpoint": faulty,
+        },
         f"{late}, bounded cache": {
             "remote": f"s3://{BUCKET}/mds",
             "endpoint": far,
@@ -173,9 +193,9 @@ def store() -> Iterator[str]:
 
 
 @contextmanager
-def latency(endpoint: str, milliseconds: int) -> Iterator[str]:
-    """A proxy before `endpoint` that holds back each connection and each request."""
-    with served("proxy", endpoint.rpartition(":")[2], str(milliseconds)) as address:
+def proxy(endpoint: str, milliseconds: int, errors_percent: int = 0) -> Iterator[str]:
+    """A proxy before `endpoint` that holds back each connection and each request, and lets some fail."""
+    with served("proxy", endpoint.rpartition(":")[2], str(milliseconds), str(errors_percent)) as address:
         yield address
 
 
@@ -209,13 +229,29 @@ def serve_store() -> None:
     server.stop()
 
 
-async def serve_proxy(port: int, seconds: float) -> None:
-    """Forward bytes to `port`, those of clients later, until the input ends."""
+async def serve_proxy(port: int, seconds: float, error_ratio: float) -> None:
+    """Forward bytes to `port`, those of clients later, until the input ends; some requests fail, by a fixed seed."""
+    generator = random.Random(0)  # noqa: S311
 
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while content := await reader.read(1 << 16):
-                await asyncio.sleep(delay)
+                writer.write(content)
+                await writer.drain()
+        writer.close()
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while content := await reader.read(1 << 16):
+                await asyncio.sleep(seconds)
+                # One request at a time and without a body: each is one piece.
+                if content.startswith((b"GET", b"HEAD")) and generator.random() < error_ratio:
+                    if generator.random() < 0.5:
+                        client.close()
+                        break
+                    client.write(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
+                    await client.drain()
+                    continue
                 writer.write(content)
                 await writer.drain()
         writer.close()
@@ -223,7 +259,7 @@ async def serve_proxy(port: int, seconds: float) -> None:
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(seconds)
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(forward(reader, upstream_writer, seconds), forward(upstream_reader, writer, 0.0))
+        await asyncio.gather(ask(reader, upstream_writer, writer), answer(upstream_reader, writer))
 
     server = await asyncio.start_server(connect, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -236,7 +272,7 @@ if __name__ == "__main__":
             print(json.dumps(measure(json.loads(options), Path(cache))))
         case ["store"]:
             serve_store()
-        case ["proxy", port, milliseconds]:
-            asyncio.run(serve_proxy(int(port), int(milliseconds) / 1000))
+        case ["proxy", port, milliseconds, *percent]:
+            asyncio.run(serve_proxy(int(port), int(milliseconds) / 1000, sum(map(int, percent)) / 100))
         case arguments:
             sys.exit(main(arguments))

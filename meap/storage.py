@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from meap.errors import ConfigError
 
-__all__ = ["is_url", "require_plain_url", "use_one_s3_endpoint"]
+__all__ = ["describe_error", "describe_full_disk", "is_full_disk", "is_url", "require_plain_url", "use_one_s3_endpoint"]
 
 _ENDPOINT_VARIABLES = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
+_MAX_DESCRIPTION = 240
 _QUERY = re.compile(r"\?[^/]*=")
 
 
@@ -57,3 +62,27 @@ def require_plain_url(key: str, location: str) -> None:
             f"{key} is a URL with a query (?...), which may hold a key and would be stored with the data: leave the "
             "query out and give credentials through the environment"
         )
+
+
+def describe_error(error: BaseException) -> str:
+    """Type and first line of what a library has raised, without the secrets of the environment."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    for variable in _SECRET_VARIABLES:
+        if secret := os.environ.get(variable):
+            text = text.replace(secret, "***")
+    return text if len(text) <= _MAX_DESCRIPTION else text[:_MAX_DESCRIPTION] + "..."
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether `error` says that a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def describe_full_disk(location: str | Path, *, num_bytes: int | None = None) -> str:
+    """What there is no space for, how much that is where it is known, and how much space there is."""
+    place = Path(location).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    needed = "" if num_bytes is None else f"{num_bytes:,} bytes needed, "
+    return f"no space left for {location} ({needed}{shutil.disk_usage(place).free:,} bytes free on its disk)"

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataset
 from streaming.base.dataset import _Iterator, _ShardState  # neither has a public name
 from streaming.base.util import bytes_to_int
+from torch.utils.data import get_worker_info
 
 from meap.data.machine_wide import names_of_its_own
+from meap.data.stream import CheckedStream, UnusableFileError
 from meap.errors import ConfigError, DataError
 from meap.masking import MaskRule
 from meap.schema import TOKENS_COLUMN
+from meap.storage import describe_error
 
-__all__ = ["StreamingMaskedDataset"]
+__all__ = ["StreamingMaskedDataset", "UnreadableShardError"]
+
+_OF_A_STREAM = {"remote", "local", "split", "download_retry", "download_timeout", "validate_hash", "keep_zip"}
+_UNCHECKED = 0
+"""In place of the time at which a shard was last used: what an earlier run has left is the first to be evicted, too."""
+
+
+class UnreadableShardError(DataError):
+    """Rows that cannot be had."""
+
+    def __init__(self, message: str) -> None:
+        # A loader hands on an error of its worker as a text only, with the worker's traceback before it.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
 
 
 class StreamingMaskedDataset(StreamingDataset):
@@ -57,15 +72,25 @@ class StreamingMaskedDataset(StreamingDataset):
         for required in ("num_canonical_nodes", "batch_size"):
             if not streaming_arguments.get(required):
                 raise ConfigError(f"{required} must be set: the sample order would depend on the machines otherwise")
+        if streaming_arguments.get("streams") is None:
+            of_stream = {key: streaming_arguments.pop(key) for key in _OF_A_STREAM & streaming_arguments.keys()}
+            streaming_arguments["streams"] = [CheckedStream(**of_stream)]
         with names_of_its_own():
             super().__init__(**streaming_arguments)
+        # By every rank, so that none reads before they are marked.
+        self._shard_access_times.numpy()[self._shard_states.numpy() == _ShardState.LOCAL] = _UNCHECKED
         if cache_limit is not None:
             self.cache_limit = self._allowed_cache_limit(bytes_to_int(cache_limit), num_workers)
         self._rule = rule if rule is not None and rule.ratio > 0.0 else None
         self._epoch = 0
         self._repetition = 0
         self._repetitions: NDArray[np.int32] | None = None
-        self._background_error: BaseException | None = None
+        self._background_error: BaseException = RuntimeError("no cause known")
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks on this machine."""
+        return self._unique_rank_world.ranks_per_node
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Row `sample_id`, masked for the epoch being iterated."""
@@ -82,12 +107,18 @@ class StreamingMaskedDataset(StreamingDataset):
 
     def stored_at(self, sample_id: int, retry: int = 7) -> Mapping[str, NDArray[Any]]:
         """The columns of a row as data preparation stored them."""
+        shard_id, _ = self.spanner[sample_id]
+        if hasattr(self, "_event") and self._event.is_set():
+            raise self._background_failure()
+        while self._shard_access_times[shard_id] == _UNCHECKED:
+            self.prepare_shard(shard_id)
         try:
             return super().get_item(sample_id, retry)
-        except (IndexError, DataError):
+        except DataError:
             raise
         except Exception as error:
-            shard_id, _ = self.spanner[sample_id]
+            if hasattr(self, "_event") and self._event.is_set():
+                raise self._background_failure() from error
             raise self._unreadable(shard_id, error) from error
 
     def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
@@ -104,22 +135,31 @@ class StreamingMaskedDataset(StreamingDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over this worker's share of the epoch."""
+        if get_worker_info() is not None:
+            # Forked workers would all talk to the store over the one connection of the process they are forked from,
+            # and take each other's answers.
+            for stream in self.streams:
+                stream._downloader.clean_up()
         yield from super().__iter__()
         # When a download fails, streaming's iterator just stops, as if the epoch were over.
         if hasattr(self, "_event") and self._event.is_set():
-            error = self._background_error
-            if isinstance(error, DataError):
-                raise error
-            raise DataError(
-                f"reading ahead failed ({type(error).__name__}: {error}): run the same command again"
-            ) from error
+            raise self._background_failure()
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Download a shard; if that fails, leave nothing of it behind and nobody waiting for it."""
+        """Fetch or check a shard that this run has not used yet; if that fails, leave nobody waiting for it."""
         try:
+            if self._shard_access_times[shard_id] == _UNCHECKED:
+                with FileLock(self._cache_filelock_path):
+                    is_still = self._shard_access_times[shard_id] == _UNCHECKED
+                    if is_still and self._shard_states[shard_id] == _ShardState.LOCAL:
+                        # Else streaming takes what is there as it is.
+                        self._shard_states[shard_id] = _ShardState.REMOTE
             super().prepare_shard(shard_id, blocking)
         except Exception as error:
-            self._discard_shard(shard_id)
+            # streaming would leave it "in preparation", and other workers waiting for ever. Whoever needs what is
+            # there but not checked checks it, or fetches it again, and succeeds or fails for himself.
+            self._shard_access_times[shard_id] = _UNCHECKED
+            self._shard_states[shard_id] = _ShardState.LOCAL
             raise self._unreadable(shard_id, error) from error
 
     def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -142,25 +182,30 @@ class StreamingMaskedDataset(StreamingDataset):
         return state
 
     def on_exception(self, future: Future[Any]) -> None:
-        """Keep the cause of a background failure for `__iter__` to raise."""
-        self._background_error = future.exception() or self._background_error
-        super().on_exception(future)
+        """Keep the cause of a background failure for `__iter__` to raise; streaming's own prints it, too."""
+        if error := future.exception():
+            self._background_error = error
+            self._event.set()
 
-    def _discard_shard(self, shard_id: int) -> None:
-        stream = self.streams[self.stream_per_shard[shard_id]]
-        if stream.remote is not None:  # else the files are the only ones there are
-            # streaming would keep a file that has failed its hash, and trust it at the next start.
-            for file in (info for pair in self.shards[shard_id].file_pairs for info in pair if info is not None):
-                Path(stream.local, stream.split, file.basename).unlink(missing_ok=True)
-        # streaming would leave the shard "in preparation", and other workers waiting for ever. A present shard without
-        # files is fetched again by whoever needs it, who then succeeds or fails for himself.
-        self._shard_states[shard_id] = _ShardState.LOCAL
+    def _background_failure(self) -> DataError:
+        error = self._background_error
+        if isinstance(error, DataError):
+            return error
+        return DataError(f"reading ahead failed ({describe_error(error)}): run the same command again")
 
-    def _unreadable(self, shard_id: int, cause: BaseException) -> DataError:
+    def _unreadable(self, shard_id: int, cause: Exception) -> UnreadableShardError:
+        if isinstance(cause, UnreadableShardError):
+            return cause
+        first = int(self.sample_offset_per_shard[shard_id])
+        rows = f"(rows {first:,} to {first + int(self.samples_per_shard[shard_id]) - 1:,})"
+        if isinstance(cause, UnusableFileError):
+            return UnreadableShardError(f"{cause.file} {rows} {cause.what}: {cause.remedy}")
+        if isinstance(cause, DataError):
+            return UnreadableShardError(str(cause))
         stream = self.streams[self.stream_per_shard[shard_id]]
-        return DataError(
-            f"a shard of {stream.remote or stream.local} could not be read "
-            f"({type(cause).__name__}: {cause}): check the storage, then run the same command again"
+        return UnreadableShardError(
+            f"a shard of {stream.remote or stream.local} {rows} could not be read ({describe_error(cause)}): check the "
+            "storage, then run the same command again"
         )
 
     def _allowed_cache_limit(self, limit: int, num_workers: int) -> int:
@@ -176,7 +221,7 @@ class StreamingMaskedDataset(StreamingDataset):
                     "leave it unset, or give a remote and another folder as the cache"
                 )
         sizes = np.array([shard.get_max_size() for shard in self.shards])
-        readers = self._unique_rank_world.ranks_per_node * max(1, num_workers)
+        readers = self.ranks_per_node * max(1, num_workers)
         assert self.predownload is not None  # streaming has set it
         num_shards = min(len(sizes), readers * (self.predownload + 1) + 4)
         least = sum(stream.get_index_size() for stream in self.streams) + int(np.sort(sizes)[-num_shards:].sum())

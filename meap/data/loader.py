@@ -11,13 +11,20 @@ from torch.utils.data import DataLoader
 
 from meap.config import DataConfig
 from meap.data.dataset import StreamingMaskedDataset
+from meap.data.machine_wide import require_shared_memory
 from meap.data.mixture import is_stratified, rows_per_epoch
 from meap.data.shards import Shards
+from meap.data.stream import CheckedStream
 from meap.errors import ConfigError
 from meap.masking import MaskRule
 from meap.processes import outlive_first_sigterm
 
 __all__ = ["build_loader", "build_streams"]
+
+_BATCHES_AHEAD = 2
+"""Of each worker; torch's own default."""
+_ID_BYTES, _TOKEN_BYTES = 8, 16
+"""In shared memory: of a row in an epoch's order, and of a token on its way to a rank, with its label."""
 
 
 def build_loader(
@@ -49,7 +56,7 @@ def build_loader(
 
     Raises:
         ConfigError: The batch does not divide by the ranks, the split is smaller than one round of batches, a stream
-            gets no row, or the cache is too small or the data itself.
+            gets no row, the cache is too small or the data itself, or there is too little shared memory.
     """
     if global_batch_size % world_size:
         raise ConfigError(
@@ -73,10 +80,18 @@ def build_loader(
         cache_limit=data.cache_limit,
         num_workers=data.num_workers,
     )
+    ranks = dataset.ranks_per_node
+    require_shared_memory(
+        dataset.epoch_size * _ID_BYTES
+        + ranks * data.num_workers * _BATCHES_AHEAD * batch_size * shards.seq_len * _TOKEN_BYTES,
+        f"reading the {shards.split} split (the order of {dataset.epoch_size:,} rows, and batches of {batch_size} rows "
+        f"under way from {ranks * data.num_workers} loader processes)",
+    )
     return DataLoader(
         dataset,
         batch_size=batch_size,
         num_workers=data.num_workers,
+        prefetch_factor=_BATCHES_AHEAD if data.num_workers else None,
         persistent_workers=data.num_workers > 0,
         drop_last=True,
         collate_fn=collate,
@@ -112,7 +127,8 @@ def build_streams(
                 "shard from the cache would delete the only copy of it"
             )
         streams.append(
-            Stream(
+            CheckedStream(
+                records=stream.manifest.shards,
                 remote=stream.remote,
                 local=str(local),
                 split=shards.split,

@@ -11,13 +11,14 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.shared_memory import SharedMemory as PlainSharedMemory
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import streaming.base.dataset as streaming_dataset
@@ -29,10 +30,15 @@ from torch import distributed
 
 from meap.errors import ConfigError
 
-__all__ = ["names_of_its_own"]
+__all__ = ["gather_from_ranks", "names_of_its_own", "require_shared_memory"]
+
+T = TypeVar("T")
 
 _MOST_NUMBERS = 10**11
 """macOS allows names of 31 characters."""
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+_LEAST_SHARED_MEMORY = 1 << 20
+"""For what a dataset shares besides the order of an epoch: some bytes per shard."""
 _SECONDS_TO_DIE = 20.0
 """Loader workers outlive a killed run by a few seconds, and its locks with them."""
 
@@ -51,6 +57,20 @@ def names_of_its_own() -> Iterator[None]:
         yield
 
 
+def require_shared_memory(num_bytes: int, purpose: str) -> None:
+    """Raise `ConfigError` unless so much is free: what is written where there is none ends a process without a word.
+
+    Args:
+        num_bytes: What will be written.
+        purpose: What that is, for the message.
+    """
+    if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < num_bytes:
+        raise ConfigError(
+            f"{_SHARED_MEMORY} has {free:,} bytes free, and {purpose} takes {num_bytes:,}: end what fills it, or make "
+            "it larger (docker run --shm-size=16g; mount -o remount,size=16g /dev/shm)"
+        )
+
+
 def _register(
     streams_local: list[str], streams_remote: list[str | None], world: World, retry: int = 0
 ) -> tuple[int, SharedMemory]:
@@ -61,11 +81,12 @@ def _register(
         try:
             _lock_caches(streams_local, streams_remote)
             _sweep(_registry())
+            require_shared_memory(_LEAST_SHARED_MEMORY, "what the readers of a data set share")
             number, memory = _claim(_registry(), streams_local)
         except ConfigError as error:
             problem = str(error)
     # An error goes the same way as the number: a rank that raises alone leaves the others waiting.
-    announced = _gather((world.node, world.is_local_leader, number, problem))
+    announced = gather_from_ranks((world.node, world.is_local_leader, number, problem))
     if problems := [problem for *_, problem in announced if problem]:
         raise ConfigError(problems[0])
     if memory is None:
@@ -74,7 +95,8 @@ def _register(
     return number, memory
 
 
-def _gather(own: tuple[int, bool, int, str]) -> Sequence[tuple[int, bool, int, str]]:
+def gather_from_ranks(own: T) -> Sequence[T]:
+    """What every rank gives here, by rank; of a single process, its own."""
     if not distributed.is_available() or not distributed.is_initialized():
         return [own]
     everyone: list[Any] = [None] * distributed.get_world_size()

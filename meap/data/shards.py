@@ -16,6 +16,7 @@ from meap.config import DataConfig, TokenizerConfig
 from meap.errors import DataError, IncompleteError, MismatchError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
+from meap.storage import describe_error
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 __all__ = ["Shards", "StreamShards", "open_shards", "open_tokenizer", "read_manifest"]
@@ -188,7 +189,7 @@ def _exists(url: str) -> bool:
         return bool(filesystem.exists(path))
     except Exception as error:
         raise DataError(
-            f"cannot look into {url} ({type(error).__name__}): check the address and credentials"
+            f"cannot look into {url} ({describe_error(error)}): check the address and credentials"
         ) from error
 
 
@@ -199,6 +200,6 @@ def _read(url: str) -> bytes:
     except FileNotFoundError as error:
         raise IncompleteError(f"{url} is missing: {_PREPARE}") from error
     except Exception as error:
-        raise DataError(f"cannot read {url} ({type(error).__name__}): check the address and credentials") from error
+        raise DataError(f"cannot read {url} ({describe_error(error)}): check the address and credentials") from error
     assert isinstance(content, bytes)
     return content

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,22 +15,25 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from meap.errors import DataError, MeapError
+from meap.storage import describe_error, describe_full_disk, is_full_disk
 
 __all__ = ["OutputFolder", "open_filesystem", "storage_errors"]
 
-_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
-_MAX_DESCRIPTION = 240
 _UPLOAD_ATTEMPTS = 3
 _UPLOAD_WAIT_SECONDS = 0.5
 """Before the second attempt, doubled before each further one; s3fs and botocore have tried several times by then."""
 _OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 """No file system raises these unless the program is wrong; they keep their traceback."""
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def storage_errors(location: str) -> Iterator[None]:
-    """Turn whatever a file system raises into one `DataError` that names `location` and the remedy, without secrets."""
+def storage_errors(location: str, *, num_bytes: int | None = None) -> Iterator[None]:
+    """Turn whatever a file system raises into one `DataError` that names `location` and the remedy, without secrets.
+
+    Args:
+        location: Path or URL.
+        num_bytes: What is to be written there, for the message that there is no space for it.
+    """
     try:
         yield
     except (MeapError, *_OUR_MISTAKES):
@@ -43,24 +44,27 @@ def storage_errors(location: str) -> Iterator[None]:
         ) from error
     except PermissionError as error:
         raise DataError(
-            f"{location}: access denied ({_describe(error)}): check the permissions, or the credentials in the "
+            f"{location}: access denied ({describe_error(error)}): check the permissions, or the credentials in the "
             "environment"
         ) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            raise DataError(_disk_full(location, error)) from error
+        if is_full_disk(error):
+            place = cast("str | None", getattr(error, "filename", None)) or location
+            raise DataError(
+                f"{describe_full_disk(place, num_bytes=num_bytes)}: free space and run the same command again"
+            ) from error
         if "Credentials" in type(error).__name__:
             raise DataError(
-                f"{location}: no credentials found ({_describe(error)}): set AWS_ACCESS_KEY_ID and "
+                f"{location}: no credentials found ({describe_error(error)}): set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             ) from error
         if isinstance(error, ImportError):
             raise DataError(
-                f"{location}: a package for this kind of URL is missing ({_describe(error)}): install it; for gs:// "
-                "that is pip install '.[gcs]'"
+                f"{location}: a package for this kind of URL is missing ({describe_error(error)}): install it; for "
+                "gs:// that is pip install '.[gcs]'"
             ) from error
         raise DataError(
-            f"{location} cannot be used ({_describe(error)}): run the same command again to retry"
+            f"{location} cannot be used ({describe_error(error)}): run the same command again to retry"
         ) from error
 
 
@@ -160,7 +164,7 @@ class OutputFolder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file; a remote one is tried again for a while, and its size is checked."""
         filesystem, root = self._open()
-        with storage_errors(self.url_of(name)):
+        with storage_errors(self.url_of(name), num_bytes=len(content)):
             if not isinstance(filesystem, LocalFileSystem):
                 self._upload(name, content)
                 return
@@ -215,23 +219,3 @@ def _move(file: Path, path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _disk_full(location: str, error: OSError) -> str:
-    place = Path(cast("str", error.filename) if error.filename else location).absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    return (
-        f"no space left for {error.filename or location} ({free:,} bytes free on its disk): "
-        "free space and run the same command again"
-    )
-
-
-def _describe(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    for variable in _SECRET_VARIABLES:
-        if secret := os.environ.get(variable):
-            text = text.replace(secret, "***")
-    return text if len(text) <= _MAX_DESCRIPTION else text[:_MAX_DESCRIPTION] + "..."

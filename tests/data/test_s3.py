@@ -150,7 +150,9 @@ def test_a_byte_flipped_in_the_store_is_never_used(bucket, read_epoch, write_sha
     content[-5] ^= 1
     shard.write_bytes(content)
     upload(bucket, folder)
-    assert "could not be read" in read_epoch("s3://rows/mds", "remote")["error"]
+    error = read_epoch("s3://rows/mds", "remote")["error"]
+    assert error.startswith(f"s3://rows/mds/train/{shard.name} (rows ")
+    assert "cannot be used after 1 attempt: its xxh3_64 is" in error
 
 
 def test_what_is_not_there_is_one_clear_error(bucket, read_epoch):
@@ -160,6 +162,7 @@ def test_what_is_not_there_is_one_clear_error(bucket, read_epoch):
     )
 
 
+@pytest.mark.fault(11)
 def test_wrong_credentials_or_place_are_one_clear_error_without_the_secret(read_epoch):
     error = read_epoch("s3://no-such-bucket/mds", "remote", S3_ENDPOINT_URL="http://127.0.0.1:9")["error"]
     assert "cannot look into s3://no-such-bucket/mds" in error

@@ -146,6 +146,7 @@ def test_what_is_no_text_is_left_out(tmp_path, content, unit):
     assert tally.kept_bad_lines[0].reason.startswith(("not valid UTF-8 (", "not text: a NUL at byte "))
 
 
+@pytest.mark.fault(13)
 def test_odd_lines_have_one_stated_fate_each(tmp_path):
     lines = {
         b"[" * 1_000_000: "not valid JSON",
@@ -168,6 +169,7 @@ def test_odd_lines_have_one_stated_fate_each(tmp_path):
         assert bad.reason.startswith(reason)
 
 
+@pytest.mark.fault(13)
 def test_a_document_of_50_mb_is_a_document_and_one_beyond_the_bound_is_left_out(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json_lines(["x" * 50_000_000, "after"]), 1))
     assert [len(text) for text in read(tmp_path / "a.jsonl.gz")[0]] == [50_000_000, 5]

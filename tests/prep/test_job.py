@@ -210,7 +210,7 @@ def test_full_disk_names_the_place_and_the_remedy(prepare, tmp_path, arguments, 
     real = getattr(owner, name)
     monkeypatch.setattr(owner, name, fail_after_some)
     with pytest.raises(
-        DataError, match=r"no space left for .*out.* \([\d,]+ bytes free on its disk\): free space and run"
+        DataError, match=r"no space left for .*out.* \([\d,]+ bytes needed, [\d,]+ bytes free on its disk\): free space"
     ):
         prepare(*arguments, "remote=out")
     assert not list((tmp_path / "out").rglob("index.json"))
@@ -220,7 +220,8 @@ def test_full_disk_names_the_place_and_the_remedy(prepare, tmp_path, arguments, 
     assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
 
 
-def test_a_disk_that_is_really_full(prepare, tmp_path, arguments, hashes_of):
+@pytest.mark.fault(2)
+def test_a_disk_that_is_really_full(prepare, tmp_path, arguments, hashes_of, record_property):
     prepare(*arguments, "remote=expected")
     (disk := tmp_path / "disk").mkdir()
     mount = subprocess.run(
@@ -229,16 +230,20 @@ def test_a_disk_that_is_really_full(prepare, tmp_path, arguments, hashes_of):
     if mount.returncode:
         pytest.skip(f"a small file system cannot be mounted here (root can): {mount.stderr.decode().strip()}")
     try:
-        with pytest.raises(
-            DataError, match=r"no space left for .*disk/out.* \([\d,]+ bytes free on its disk\): free space"
-        ):
-            prepare(*arguments, "remote=disk/out")
-        assert not list((disk / "out").rglob("index.json"))
+        sizes = (64, 96, 128)
+        for size in sizes:
+            subprocess.run(["mount", "-o", f"remount,size={size}k", str(disk)], check=True)
+            with pytest.raises(
+                DataError, match=r"no space left for .*disk/out.* [\d,]+ bytes free on its disk\): free"
+            ):
+                prepare(*arguments, "remote=disk/out")
+            assert not list((disk / "out").rglob("index.json"))
         subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
         prepare(*arguments, "remote=disk/out")
         assert hashes_of(disk / "out") == hashes_of(tmp_path / "expected")
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    record_property("injected", len(sizes))
 
 
 def test_a_fault_of_ours_is_one_error_with_the_log(prepare, tmp_path, arguments, monkeypatch):
@@ -266,8 +271,9 @@ def test_two_processes_do_not_write_to_one_folder(prepare, tmp_path, arguments, 
 
 
 @pytest.mark.slow
+@pytest.mark.fault(1)
 def test_killed_at_any_point_it_continues_to_the_same_bytes(
-    forked_commands, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until
+    forked_commands, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until, record_property
 ):
     for number in range(6):
         write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(500, seed=number))
@@ -302,6 +308,7 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(
         killed += [name] if forked_commands.status == -signal.SIGKILL else []
         assert num_files(".prep/tasks/*.json") == 6 or not num_files("*/index.json"), f"published too early: {name}"
     assert len(killed) >= 5, killed
+    record_property("injected", len(killed))
     with forked_commands(*arguments, "remote=out", "workers=1"):
         pass
     assert forked_commands.status == 0
@@ -311,8 +318,9 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(
 
 
 @pytest.mark.slow
+@pytest.mark.fault(1)
 def test_with_workers_it_survives_a_kill_an_interrupt_and_the_loss_of_a_worker(
-    start_command, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until
+    start_command, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until, record_property
 ):
     for number in range(5):
         write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(2000, seed=number))
@@ -353,6 +361,7 @@ def test_with_workers_it_survives_a_kill_an_interrupt_and_the_loss_of_a_worker(
 
     prepare(*arguments, "remote=out")
     assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
+    record_property("injected", 3)
 
 
 @pytest.mark.slow

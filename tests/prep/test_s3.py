@@ -44,6 +44,7 @@ def test_from_s3_to_s3_gives_the_shards_of_local_folders(
     assert "s3://corpus/mds holds another data set; seq_len=31 there, seq_len=63 here" in other.stderr
 
 
+@pytest.mark.fault(11)
 def test_s3_troubles_are_one_error_without_secrets(
     run_command_line, tmp_path, server, bucket, tokenizer_dir, make_texts, write_lines
 ):
@@ -76,6 +77,7 @@ def test_s3_troubles_are_one_error_without_secrets(
         assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in message
 
 
+@pytest.mark.fault(11)
 def test_a_wrong_key_is_one_error_without_secrets(run_command_line, tmp_path, server, bucket, make_texts, write_lines):
     path = write_lines(tmp_path / "in.json.gz", make_texts(20))
     bucket.upload_file(str(path), "raw/in.json.gz")

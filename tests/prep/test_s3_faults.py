@@ -1,9 +1,12 @@
 """A store that fails in the middle: what heals is healed, what does not is one error; nothing half-written counts."""
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from meap.errors import DataError
 
 pytestmark = pytest.mark.slow
 
@@ -12,6 +15,13 @@ _ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "testsecret",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_MAX_ATTEMPTS": "2",
+}
+
+
+_SECRETS = {
+    "AWS_ACCESS_KEY_ID": "AKIAMEAPFAULTSUITE00",
+    "AWS_SECRET_ACCESS_KEY": "meap/fault+suite/secret+key/0123456789abcd",
+    "AWS_SESSION_TOKEN": "meap-fault-suite-session-token-0123456789",
 }
 
 
@@ -32,7 +42,10 @@ def _assert_same(bucket, out: Path) -> None:
     assert all(stored[key] == local[key] for key in stored if ".prep" not in key)
 
 
-def test_what_fails_twice_is_done_the_third_time(run_command_line, arguments, s3_faults, bucket, tmp_path):
+@pytest.mark.fault(3)
+def test_what_fails_twice_is_done_the_third_time(
+    run_command_line, arguments, s3_faults, bucket, tmp_path, record_property
+):
     def rule(method: str, path: str, count: int) -> int | str | None:
         return {1: 503, 2: "cut"}.get(count) if method == "PUT" and path.endswith((".zstd", "00001.json")) else None
 
@@ -45,8 +58,10 @@ def test_what_fails_twice_is_done_the_third_time(run_command_line, arguments, s3
     assert len(puts) > 4
     assert min(puts) >= 3
     _assert_same(bucket, tmp_path / "out")
+    record_property("injected", 2 * len(puts))
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("place", ["shard.00001.00001", "train/index.json", "tasks/00001.json"])
 def test_what_always_fails_is_one_error_and_a_rerun_completes(
     run_command_line, arguments, s3_faults, bucket, tmp_path, place
@@ -72,3 +87,50 @@ def test_what_always_fails_is_one_error_and_a_rerun_completes(
     assert done.returncode == 0, done.stderr
     assert s3_faults.requests[first_shard] == 1, "the first task was whole and is not done again"
     _assert_same(bucket, tmp_path / "out")
+
+
+@pytest.fixture
+def s3_here(arguments, s3_faults, monkeypatch) -> None:
+    """This process talks to the store."""
+    for name, value in _ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    for name in ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, s3_faults.url)
+
+
+@pytest.mark.fault(3)
+@pytest.mark.parametrize("fault", [500, (503, "SlowDown"), "reset", "cut", "late"], ids=str)
+def test_every_kind_of_fault_that_passes_leaves_no_trace(
+    prepare, arguments, s3_here, s3_faults, bucket, tmp_path, fault, record_property
+):
+    def rule(method: str, path: str, count: int):
+        return fault if method == "PUT" and count == 1 else None
+
+    s3_faults.rule = rule
+    prepare(*arguments, "remote=s3://corpus/mds")
+    _assert_same(bucket, tmp_path / "out")
+    record_property("injected", sum(method == "PUT" for method, _ in s3_faults.requests))
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
+def test_keys_that_are_refused_or_expire_are_one_error_and_nowhere_a_secret(
+    prepare, arguments, s3_here, s3_faults, tmp_path, monkeypatch, capfd, code
+):
+    for name, value in _SECRETS.items():
+        monkeypatch.setenv(name, value)
+    # The first shards arrive while the token is good.
+    is_late = code == "ExpiredToken"
+    s3_faults.rule = lambda method, path, _: (
+        (403, code) if not is_late or (method == "PUT" and "shard.00001" in path) else None
+    )
+    with pytest.raises(DataError) as failed:
+        prepare(*arguments, "remote=s3://corpus/mds")
+    message = str(failed.value)
+    assert "s3://corpus/mds" in message
+    assert "access denied (" in message
+    said = "".join([*capfd.readouterr(), *traceback.format_exception(failed.value)])
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    for secret in _SECRETS.values():
+        assert secret not in said
+        assert not [content for content in written if secret.encode() in content]

@@ -60,7 +60,8 @@ def finding_file(remote, finding):
     return finding.file.split(" ")[0].removeprefix(f"{remote}/")
 
 
-def test_every_flipped_byte_of_a_shard_is_found(rows_remote, sft_remote):
+@pytest.mark.fault(4)
+def test_every_flipped_byte_of_a_shard_is_found(rows_remote, sft_remote, record_property):
     rng = random.Random(5)
     for remote in (rows_remote, sft_remote):
         shards = sorted(remote.glob("*/shard.*"))
@@ -73,6 +74,7 @@ def test_every_flipped_byte_of_a_shard_is_found(rows_remote, sft_remote):
             assert {finding_file(remote, each) for each in found} == {str(path.relative_to(remote))}, place
             assert {"sha256", "xxh3_64"} <= {each.what for each in found}
             path.write_bytes(good)
+    record_property("injected", 80)
 
 
 def _set(path, value):

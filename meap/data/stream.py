@@ -1,0 +1,296 @@
+"""A stream whose files are looked at before a row of them is used, whether they were fetched just now or long ago.
+
+streaming 0.13 checks the hash of a file straight after its download only, and keeps one that fails, to be trusted at
+the next start; it uses whatever index lies in the cache; and it writes wherever an index tells it to. Here nothing has
+the name of a shard or an index that has not the size and the hash that data preparation stored: files arrive under
+another name, those that an earlier run has left are looked at when they are first needed, and what is damaged is
+fetched again, a bounded number of times with waits that double, before it is an error.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import json
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from streaming import Stream
+from streaming.base.compression import decompress
+from streaming.base.format import FileInfo, Reader, get_index_basename
+from streaming.base.hashing import get_hash
+from streaming.base.world import World
+
+from meap.data.machine_wide import gather_from_ranks
+from meap.errors import DataError
+from meap.manifest import ShardRecord
+from meap.storage import describe_error, describe_full_disk, is_full_disk
+
+__all__ = ["CheckedStream", "UnusableFileError"]
+
+_FIRST_WAIT_SECONDS = 0.5
+"""Before the second attempt, doubled before each further one, and up to half as long again, lest all ranks meet."""
+_LEAST_PATIENCE_SECONDS = 60.0
+"""For all attempts together, where they and their timeouts come to less."""
+_ARRIVING = ".arriving"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_FETCH_AGAIN = (
+    "copy the file again from where the data set was made, or delete it and run the same preparation command again"
+)
+_TRY_AGAIN = "check the storage, then run the same command again"
+_MISSING, _PASSING = (404, 410), (408, 429)
+_log = logging.getLogger(__name__)
+
+
+class UnusableFileError(DataError):
+    """A file of a data set that is missing, damaged or out of reach."""
+
+    def __init__(self, file: str, what: str, remedy: str) -> None:
+        super().__init__(f"{file} {what}: {remedy}")
+        self.file, self.what, self.remedy = file, what, remedy
+
+
+class _DamagedError(Exception):
+    """A file does not hold what it should."""
+
+
+class CheckedStream(Stream):
+    """streaming's stream of one data set, for `StreamingMaskedDataset`.
+
+    Args:
+        records: The shards that the index must name, from the manifest; empty where there is none to hold it against.
+        streaming_arguments: What `streaming.Stream` takes. `download_retry` counts attempts; none begins after as many
+            times `download_timeout`, or a minute, whatever the libraries below repeat by themselves.
+    """
+
+    def __init__(self, *, records: Sequence[ShardRecord] = (), **streaming_arguments: Any) -> None:
+        super().__init__(**streaming_arguments)
+        self._records = records
+
+    def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
+        """Readers of all shards, from the data set's index of now, not from one that a cache has kept.
+
+        Raises:
+            DataError: The index cannot be had, is damaged or another data set's, or names what it must not.
+        """
+        problem = ""
+        if world.is_local_leader:
+            try:
+                self._set_up_index()
+            except DataError as error:
+                problem = str(error)
+        # A rank that raises alone leaves the others waiting.
+        if problems := [each for each in gather_from_ranks(problem) if each]:
+            raise DataError(problems[0])
+        try:
+            return super().get_shards(world, allow_unsafe_types)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnusableFileError(
+                self._origin(get_index_basename()), f"is refused ({type(error).__name__}: {error})", _FETCH_AGAIN
+            ) from error
+
+    def set_up_local(self, shards: list[Reader], cache_usage_per_shard: NDArray[np.int64]) -> None:
+        """Remove what a killed run was about to fetch, and see which shards are there."""
+        for leftover in self._path("").glob(f"*{_ARRIVING}*"):
+            leftover.unlink()
+        super().set_up_local(shards, cache_usage_per_shard)
+
+    def _prepare_shard_part(
+        self, raw_info: FileInfo, zip_info: FileInfo | None = None, compression: str | None = None
+    ) -> int:
+        infos = [raw_info, zip_info] if zip_info else [raw_info]
+        before = self._stored_bytes(infos)
+        if zip_info is None:
+            if self._usable(raw_info, can_be_replaced=not self._is_only_copy) is None:
+                self._fetch_shard(raw_info)
+        elif self._usable(raw_info, can_be_replaced=True) is None:
+            zipped = self._usable(zip_info, can_be_replaced=not self._is_only_copy)
+            self._unpack(zipped or self._fetch_shard(zip_info), raw_info, zip_info, compression)
+        if zip_info and not self.safe_keep_zip:
+            self._path(zip_info.basename).unlink(missing_ok=True)
+        return self._stored_bytes(infos) - before
+
+    @property
+    def _is_only_copy(self) -> bool:
+        return self.remote in {None, self.local}
+
+    def _path(self, basename: str) -> Path:
+        return Path(self.local, self.split, basename)
+
+    def _origin(self, basename: str) -> str:
+        """Where a file comes from, as shown to users."""
+        return "/".join(part for part in ((self.remote or self.local).rstrip("/"), self.split, basename) if part)
+
+    def _stored_bytes(self, infos: Sequence[FileInfo]) -> int:
+        return sum(info.bytes for info in infos if self._path(info.basename).exists())
+
+    def _set_up_index(self) -> None:
+        name = get_index_basename()
+        if not self._is_only_copy:
+            self._fetch(name, self._check_index)
+            return
+        try:
+            self._check_index(self._path(name).read_bytes())
+        except (OSError, _DamagedError) as error:
+            self._raise_unusable(name, error, attempts=1)
+
+    def _check_index(self, content: bytes) -> None:
+        try:
+            entries = json.loads(content)["shards"]
+            names = [each["basename"] for entry in entries for each in (entry["raw_data"], entry["zip_data"]) if each]
+            stored = [(entry["zip_data"] or entry["raw_data"], entry["samples"]) for entry in entries]
+            listed = [(info["basename"], info["bytes"], rows) for info, rows in stored]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _DamagedError(f"it is no index of shards ({type(error).__name__}: {error})") from error
+        for name in names:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise _DamagedError(f"it names {name!r}, which is no file beside it")
+        recorded = [(record.basename, record.bytes, record.rows) for record in self._records]
+        if recorded and listed != recorded:
+            pairs = itertools.zip_longest(listed, recorded)
+            number, (one, other) = next((number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1])
+            raise _DamagedError(
+                f"it is not the one of the manifest beside it; they differ in shard {number:,}, which is "
+                f"{_described(one)} in the index and {_described(other)} in the manifest"
+            )
+
+    def _usable(self, info: FileInfo, *, can_be_replaced: bool) -> bytes | None:
+        """What a file here holds; None where there is none, or was none that could be used."""
+        path = self._path(info.basename)
+        try:
+            content = path.read_bytes()
+            self._check(content, info)
+        except FileNotFoundError as error:
+            if not can_be_replaced:
+                self._raise_unusable(info.basename, error, attempts=1)
+            return None
+        except _DamagedError as error:
+            if not can_be_replaced:
+                self._raise_unusable(info.basename, error, attempts=1)
+            _log.warning("%s is damaged and made anew: %s", path, error)
+            path.unlink()
+            return None
+        return content
+
+    def _check(self, content: bytes, info: FileInfo) -> None:
+        if len(content) != info.bytes:
+            raise _DamagedError(f"it has {len(content):,} bytes, not the {info.bytes:,} that the index says")
+        if self.validate_hash:
+            if self.validate_hash not in info.hashes:
+                raise _DamagedError(f"the index has no {self.validate_hash} of it, only {sorted(info.hashes)}")
+            expected, found = info.hashes[self.validate_hash], get_hash(self.validate_hash, content)
+            if found != expected:
+                raise _DamagedError(f"its {self.validate_hash} is {found}, not the {expected} that the index says")
+
+    def _fetch_shard(self, info: FileInfo) -> bytes:
+        return self._fetch(info.basename, lambda content: self._check(content, info), num_bytes=info.bytes)
+
+    def _fetch(self, basename: str, check: Callable[[bytes], None], *, num_bytes: int | None = None) -> bytes:
+        """Bring a file into the cache, under its name once it has been checked; returns what it holds."""
+        path = self._path(basename)
+        arriving = path.with_name(basename + _ARRIVING)
+        given_up = time.monotonic() + max(_LEAST_PATIENCE_SECONDS, self.download_retry * self.download_timeout)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                _remove_arrived(arriving)
+                self._downloader.download(self._origin(basename), str(arriving), self.download_timeout)
+                content = arriving.read_bytes()
+                check(content)
+                arriving.replace(path)
+            except Exception as error:  # noqa: BLE001 (each library has its own)
+                _remove_arrived(arriving)
+                self._downloader.clean_up()
+                _raise_if_full(path, error, num_bytes)
+                if attempt >= self.download_retry or _is_final(error) or time.monotonic() > given_up:
+                    self._raise_unusable(basename, error, attempts=attempt)
+            else:
+                return content
+            time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(1.0, 1.5))  # noqa: S311
+
+    def _unpack(self, zipped: bytes, raw_info: FileInfo, zip_info: FileInfo, compression: str | None) -> None:
+        path = self._path(raw_info.basename)
+        arriving = path.with_name(path.name + _ARRIVING)
+        try:
+            content = decompress(compression, zipped)
+            self._check(content, raw_info)
+            arriving.write_bytes(content)
+            arriving.replace(path)
+        except OSError as error:
+            _remove_arrived(arriving)
+            _raise_if_full(path, error, raw_info.bytes)
+            raise
+        except Exception as error:  # noqa: BLE001 (each decompressor has its own)
+            if not self._is_only_copy:
+                self._path(zip_info.basename).unlink(missing_ok=True)
+            damage = error if isinstance(error, _DamagedError) else _DamagedError(describe_error(error))
+            self._raise_unusable(zip_info.basename, damage, attempts=1)
+
+    def _raise_unusable(self, basename: str, error: Exception, *, attempts: int) -> NoReturn:
+        what, remedy = _why(error, attempts)
+        raise UnusableFileError(self._origin(basename), what, remedy) from error
+
+
+def _why(error: Exception, attempts: int) -> tuple[str, str]:
+    """What is to be said of a file that cannot be had, and the remedy."""
+    status = _http_status(error)
+    if isinstance(error, _DamagedError):
+        return f"cannot be used after {attempts} attempt{'s' * (attempts > 1)}: {error}", _FETCH_AGAIN
+    if isinstance(error, FileNotFoundError) or status in _MISSING:
+        return "is missing", _FETCH_AGAIN
+    if "Credentials" in type(error).__name__:
+        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        return f"could not be read: no credentials found ({describe_error(error)})", remedy
+    if isinstance(error, PermissionError) or (status and _is_final(error)):
+        remedy = "check the credentials in the environment, and what they may read"
+        return f"could not be read: access denied ({_refusal(error)})", remedy
+    return f"could not be read in {attempts} attempt{'s' * (attempts > 1)} ({describe_error(error)})", _TRY_AGAIN
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether another attempt would fail in the same way."""
+    status = _http_status(error)
+    if status is not None:
+        return 400 <= status < 500 and status not in _PASSING
+    return isinstance(error, (FileNotFoundError, PermissionError)) or "Credentials" in type(error).__name__
+
+
+def _http_status(error: Exception) -> int | None:
+    """Of an answer of S3's that botocore has made an error."""
+    response = getattr(error, "response", None)
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+
+
+def _refusal(error: Exception) -> str:
+    # streaming says "not found" of whatever was refused; the answer itself says more.
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return describe_error(error)
+    status, code = str(_http_status(error)), response.get("Error", {}).get("Code", "")
+    return status if code in {"", status} else f"{status} {code}"
+
+
+def _raise_if_full(path: Path, error: Exception, num_bytes: int | None) -> None:
+    if is_full_disk(error):
+        raise DataError(
+            f"{describe_full_disk(path, num_bytes=num_bytes)}: free space, or bound the cache with data.cache_limit, "
+            "and run the same command again"
+        ) from error
+
+
+def _remove_arrived(arriving: Path) -> None:
+    """Remove a file that was on its way, and what libraries have begun beside it under longer names."""
+    for path in arriving.parent.glob(f"{glob.escape(arriving.name)}*"):
+        path.unlink(missing_ok=True)
+
+
+def _described(shard: tuple[str, int, int] | None) -> str:
+    return "missing" if shard is None else f"{shard[0]} ({shard[1]:,} bytes, {shard[2]:,} rows)"
