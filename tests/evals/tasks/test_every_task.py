@@ -7,12 +7,14 @@ import pytest
 from meap.evals.records import prompt_hashes
 from meap.evals.runner import run_tasks
 from meap.evals.tasks import TASKS
+from meap.synthetic_records import NUM_CANDIDATES
 
 MEASURED = {"attention_decay", "attention_segments"}
 """Tasks that are not answered; what an attention that is known would give is in their own tests."""
 
 CHANCE = {
     "key_retrieval": 0.25,
+    "record_retrieval": 1 / NUM_CANDIDATES,
     "needle_fu": 0.0,
     "needle_magic": 0.0,
     "multi_needle": 0.0,
@@ -80,7 +82,7 @@ def test_a_perfect_model_is_perfect_and_a_blind_one_at_chance(name, make, oracle
         assert chance["value"] == pytest.approx(math.log(301))
         return
     assert (best["value"], best["high"]) == pytest.approx((1.0, 1.0))
-    if name == "key_retrieval":
+    if name in {"key_retrieval", "record_retrieval"}:
         assert chance["low"] < CHANCE[name] < chance["high"]
     else:
         assert chance["value"] == pytest.approx(CHANCE[name])
