@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,14 @@ class StreamingMaskedDataset(StreamingDataset):
         if hasattr(self, "_event") and self._event.is_set():
             raise self._background_failure()
 
+    def _prepare_thread(self, it: _Iterator) -> None:
+        with _counted(it):
+            super()._prepare_thread(it)
+
+    def _ready_thread(self, it: _Iterator) -> None:
+        with _counted(it):
+            super()._ready_thread(it)
+
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Fetch or check a shard that this run has not used yet; if that fails, leave nobody waiting for it."""
         try:
@@ -246,3 +255,13 @@ class StreamingMaskedDataset(StreamingDataset):
         for sample_id in super()._each_sample_id(it):
             self._repetition = 0 if self._repetitions is None else int(self._repetitions[it.yield_index])
             yield sample_id
+
+
+@contextmanager
+def _counted(it: _Iterator) -> Iterator[None]:
+    """Count a thread that fails as one that has ended: streaming waits for ever where both of an epoch's fail."""
+    try:
+        yield
+    except BaseException:
+        it.on_exit()
+        raise

@@ -90,6 +90,7 @@ def test_a_killed_command_finds_its_array_again_and_the_bytes_are_those_of_local
     )
     wait_until(lambda: len(jobs_of(tmp_path / "out")) == 2)
     os.killpg(process.pid, signal.SIGKILL)
+    process.wait()  # its lock goes with it
     jobs = " ".join(jobs_of(tmp_path / "out"))
     with pytest.raises(DataError, match=rf"Slurm job {jobs} is at work on out: run .* executor=slurm .*scancel {jobs}"):
         prepare(*arguments, "remote=out")
