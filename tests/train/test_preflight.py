@@ -12,7 +12,9 @@ from meap.train.machine import Machine
 from meap.train.preflight import check_room, check_settings, check_storage, notes
 
 YAMLS = sorted((Path(__file__).resolve().parents[2] / "yamls").rglob("*.yaml"))
-FULL_SIZE = [path for path in YAMLS if not path.stem.startswith(("prep_", "eval", "tiny", "sft_tiny", "proof_", "train_"))]
+FULL_SIZE = [
+    path for path in YAMLS if not path.stem.startswith(("prep_", "eval", "tiny", "sft_tiny", "proof_", "train_"))
+]
 
 
 def machine(world_size: int, *, nodes: int = 1) -> Machine:

@@ -1,6 +1,7 @@
 """Data sets to damage, and readers of them in this process; a file system that is full, where this machine lets us."""
 
 import gc
+import multiprocessing
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +105,9 @@ def failure_of(release_caches) -> Callable[[Callable[[], object]], str]:
         message = str(failed.value)
         del failed
         gc.collect()
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
         release_caches()
         return message
 
