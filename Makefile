@@ -34,7 +34,7 @@ test-fast: install
 	$(PYTEST) -m "not slow"
 
 faults: install
-	$(PYTEST) -m fault --fault-table README.md
+	$(PYTEST) -m fault --fault-table=README.md
 
 lint: install
 	$(BIN)/ruff check .
