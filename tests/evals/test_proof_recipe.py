@@ -27,7 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path
         f"base: {project_root}/yamls/proof/train_cpu.yaml\ntrain:\n  max_duration: 4ba\n  log_interval: 2ba\n"
     )
     (folder / "eval.yaml").write_text(
-        f"base: {project_root}/yamls/proof/eval_cpu.yaml\nperplexity:\n  rows: 4\nrecord_retrieval:\n  examples: 4\n"
+        f"base: {project_root}/yamls/proof/eval_cpu.yaml\nperplexity:\n  rows: 4\n"
+        "record_retrieval:\n  sentences: [0]\n  examples: 4\n"
         "attention_decay:\n  lengths: [32]\n  rows: 4\n"
     )
     return folder
