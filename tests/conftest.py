@@ -70,10 +70,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _FAULT_RESULTS.add(report.nodeid, report.outcome, report.user_properties)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path = session.config.getoption("--fault-table")
-    if path and not hasattr(session.config, "workerinput"):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not (path := config.getoption("--fault-table")):
+        return
+    try:
         replace_table(Path(path), _FAULT_RESULTS.table())
+    except ValueError as error:
+        terminalreporter.write_line(str(error), red=True)
 
 
 @pytest.fixture(autouse=True, scope="module")
