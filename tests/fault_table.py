@@ -109,10 +109,11 @@ class FaultResults:
         unshown = [number for number in FAULTS if not self.passed[number] or self.failed[number]]
         if unshown:
             raise ValueError(f"faults {unshown} are not shown by tests that pass, so the table is left as it was")
-        lines = ["| what happens | what holds | injected |", "|---|---|---|"]
+        lines = ["| what happens | what holds | shown by |", "|---|---|---|"]
         for number, (fault, outcome) in FAULTS.items():
-            skipped = f"; {len(self.skipped[number])} tests not run here" if self.skipped[number] else ""
-            lines.append(f"| {fault} | {outcome} | {self.injected[number]:,}{skipped} |")
+            skipped = f", {len(self.skipped[number])} not run here" if self.skipped[number] else ""
+            shown = f"{self.passed[number]} tests{skipped}, {self.injected[number]:,} faults"
+            lines.append(f"| {fault} | {outcome} | {shown} |")
         return "\n".join(lines)
 
 

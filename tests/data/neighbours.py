@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ def leave_nothing() -> Any:
     def stay() -> None:
         next(iter(open_loader(FOLDER / "killed")))
         (number,) = (path.name for folder in TEMPORARY.glob("meap-streaming-*") for path in folder.iterdir())
+        # Who is killed with his whole group takes Python's tracker with him, which would clean up.
+        if tracker := resource_tracker._resource_tracker._pid:
+            os.kill(tracker, signal.SIGKILL)
         os.write(ready, number.encode())
         signal.pause()
 
