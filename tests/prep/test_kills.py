@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.fault(1)]
 _NOT_COMPLETE = (
     r"holds no finished 'train' split \(no train/index.json\): run dataprep/c4_to_mds.py .* same preparation"
 )
-_LOCAL_KILLS, _S3_KILLS, _WORKER_KILLS = 12, 5, 3
+_LOCAL_KILLS, _S3_KILLS, _WORKER_KILLS = 14, 5, 1
 
 
 @pytest.fixture
