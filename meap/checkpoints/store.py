@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 from meap.checkpoints.record import CheckpointFile, CheckpointRecord, matches
 from meap.errors import CheckpointError
-from meap.storage import is_url
+from meap.storage import describe_error, is_url
 
 __all__ = ["CheckpointStore", "DamagedError", "checkpoint_name", "full_disk_errors"]
 
@@ -283,7 +283,7 @@ class CheckpointStore:
     def _unreadable(self, error: BaseException, doing: str = "look into", *, attempt: int = 1) -> CheckpointError:
         tried = f" after {attempt} attempts" if attempt > 1 else ""
         return CheckpointError(
-            f"cannot {doing} checkpoint.folder={self.location}{tried} ({type(error).__name__}: {_first_line(error)}): "
+            f"cannot {doing} checkpoint.folder={self.location}{tried} ({describe_error(error)}): "
             "check the address, the credentials and the network, then run the same command again"
         )
 
@@ -327,8 +327,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else "no message"

@@ -117,7 +117,3 @@ def _rows(text: str, path: Path) -> list[Any]:
         raise BadInputError(
             f"{path} is neither a JSON array nor JSON lines ({error}): correct it, or take the published file again"
         ) from error
-
-
-def _participle(verb: str) -> str:
-    return {"stole": "stolen"}.get(verb, verb)

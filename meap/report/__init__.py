@@ -4,5 +4,5 @@
         -> terminal and JSON (`tables`), or page (`page`) with pictures (`charts`)
 
 Reads what training and evaluation wrote into runs/<name>/: metrics.jsonl, config.yaml, versions.json, starts.jsonl and
-eval/*.json, of which only the first must be there. To show another metric, add a row to `metrics.METRICS`.
+eval/results.json, of which only the first must be there. To show another metric, add a row to `metrics.METRICS`.
 """

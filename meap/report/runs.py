@@ -215,10 +215,12 @@ def _read_starts(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _read_evaluations(folder: Path, notes: list[str]) -> dict[str, Evaluation]:
+    """By folder: an evaluation writes more than its results, so a name tells which file they are."""
     evaluations: dict[str, Evaluation] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in (*folder.glob("results.json"), *sorted(folder.glob("*/results.json"))):
+        where = path.parent.relative_to(folder.parent).as_posix()
         if (found := read_evaluation(path)) is None:
-            notes.append(f"{_EVAL_DIR}/{path.name} holds no results as recipes/evaluate.py writes them; left out")
+            notes.append(f"{where}/{path.name} holds no results as recipes/evaluate.py writes them; left out")
         else:
-            evaluations[path.stem] = found
+            evaluations[where] = found
     return evaluations

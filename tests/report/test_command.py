@@ -50,8 +50,8 @@ def test_the_page_needs_nothing_else_and_is_well_formed(runs, tmp_path):
 def test_names_and_settings_are_text(make_run, tmp_path):
     a = make_run("<b onload=x>&", "model.base=<script>alert(1)</script>")
     b = make_run("</style><script>")
-    (b / "eval").mkdir()
-    (b / "eval" / "<i>.json").write_text("{}")
+    (b / "eval" / "<i>").mkdir(parents=True)
+    (b / "eval" / "<i>" / "results.json").write_text("{}")
     (b / "versions.json").write_text('{"<i>": "</td><i>"}')
     (b / "starts.jsonl").write_text('{"<i>": "<i>"}\n')
     page = tmp_path / "page.html"

@@ -75,4 +75,4 @@ def test_evaluations_stand_side_by_side_and_unlike_questions_are_said(make_run):
     comparison = compare(read_runs(folders))
     (result,) = comparison.results
     assert [each and each["value"] for each in result.estimates] == [1.0, None, 2.0]
-    assert "Evaluations (results) were not of the same questions: num_facts differ." in comparison.remarks
+    assert "Evaluations (eval) were not of the same questions: num_facts differ." in comparison.remarks

@@ -16,7 +16,7 @@ def test_a_run_is_read(make_run):
     assert run.tokens_per_step == 8 * 256
     assert set(run.series) >= {"train_loss", "heldout_loss", "masked_loss", "clean_loss", "mask_ratio", "learning_rate"}
     assert run.series["heldout_loss"].steps.tolist() == [50, 100, 150, 200]
-    assert list(run.evaluations) == ["results"]
+    assert list(run.evaluations) == ["eval"]
     assert not run.notes
 
 
@@ -71,13 +71,16 @@ def test_all_but_the_metrics_may_be_missing(make_run):
     assert run.notes == ["there is no config.yaml, so its settings and tokens are not known"]
 
 
-def test_results_of_another_kind_are_left_out_and_said(make_run):
+def test_results_are_found_by_name_and_broken_ones_said(make_run):
     folder = make_run("a", loss=1.0)
-    (folder / "eval" / "other.json").write_text("[1, 2]")
-    (folder / "eval" / "broken.json").write_text('{"headline"')
+    (folder / "eval" / "multi_needle.chains.json").write_text("[1, 2]")  # a task's own file, not results
+    (folder / "eval" / "64k").mkdir()
+    (folder / "eval" / "64k" / "results.json").write_text((folder / "eval" / "results.json").read_text())
+    (folder / "eval" / "broken").mkdir()
+    (folder / "eval" / "broken" / "results.json").write_text('{"headline"')
     run = read_run(folder, "a")
-    assert list(run.evaluations) == ["results"]
-    assert [note.split(" holds")[0] for note in run.notes] == ["eval/broken.json", "eval/other.json"]
+    assert list(run.evaluations) == ["eval", "eval/64k"]
+    assert [note.split(" holds")[0] for note in run.notes] == ["eval/broken/results.json"]
 
 
 def test_versions_and_starts_are_read_where_they_are(make_run):
