@@ -7,6 +7,7 @@ all, so that a folder with an index is a whole data set.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -75,6 +76,12 @@ class Manifest:
     counts: dict[str, int] = field(default_factory=dict[str, int])
     """What else preparation counted, such as conversations cut to length."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def identity(self) -> str:
+        """What tells these rows from others at the same address: their number, and a hash of the hashes of shards."""
+        digest = hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+        return f"{self.rows:,} rows in {len(self.shards):,} shards (sha256 {digest[:12]})"
 
     def to_json(self) -> str:
         """The manifest as JSON text."""

@@ -73,6 +73,7 @@ def main(cfg: TrainingConfig) -> None:
             machine,
             model,
             train_loader,
+            shards=shards,
             evaluators=evaluators,
             algorithms=[] if masked_by_dataset else [build_input_masking(cfg.masking, rule)],
             mask_id=tokenizer.mask_id,

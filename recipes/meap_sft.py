@@ -72,6 +72,7 @@ def main(cfg: TrainingConfig) -> None:
             machine,
             model,
             train_loader,
+            shards=shards,
             evaluators=evaluators,
             algorithms=[],
             mask_id=tokenizer.mask_id,

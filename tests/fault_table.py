@@ -40,7 +40,7 @@ FAULTS = {
         "nothing hangs; continuing equals no interruption: samples, masks, losses",
     ),
     6: (
-        "what a killed run left in /dev/shm; two runs on one machine; two runs on one cache folder",
+        "what a killed run left in /dev/shm; two runs on one machine, one cache folder, one folder of checkpoints",
         "the next start works or says what to do; runs never meet",
     ),
     7: (
@@ -112,7 +112,8 @@ class FaultResults:
         lines = ["| what happens | what holds | shown by |", "|---|---|---|"]
         for number, (fault, outcome) in FAULTS.items():
             skipped = f", {len(self.skipped[number])} not run here" if self.skipped[number] else ""
-            shown = f"{self.passed[number]} tests{skipped}, {self.injected[number]:,} faults"
+            tests, faults = self.passed[number], self.injected[number]
+            shown = f"{tests} test{'s' * (tests > 1)}{skipped}, {faults:,} fault{'s' * (faults > 1)}"
             lines.append(f"| {fault} | {outcome} | {shown} |")
         return "\n".join(lines)
 

@@ -17,13 +17,13 @@ def test_every_row_says_how_often_the_fault_was_injected(shown):
     shown.add("test_twice", "passed", [("fault", 3), ("fault", 4)])
     shown.add("test_unmarked", "failed", [])
     rows = shown.table().splitlines()[2:]
-    once, twice = "1 tests, 1,200 faults |", "2 tests, 1,201 faults |"
+    once, twice = "1 test, 1,200 faults |", "2 tests, 1,201 faults |"
     assert [row.rsplit("| ", 1)[1] for row in rows] == [once] * 2 + [twice] * 2 + [once] * 10
 
 
 def test_what_could_not_run_is_said(shown):
     shown.add("test_root_only", "skipped", [("fault", 2)])
-    assert "1 tests, 1 not run here, 1,200 faults |" in shown.table()
+    assert "1 test, 1 not run here, 1,200 faults |" in shown.table()
 
 
 @pytest.mark.parametrize("outcome", ["failed", None])

@@ -45,6 +45,8 @@ class CheckpointRecord:
     world_size: int
     config: dict[str, Any]
     """The run's resolved configuration."""
+    data: dict[str, str] = field(default_factory=dict[str, str])
+    """What tells the rows of training from others: by address, as `meap.data.Shards.identity` has it."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
     files: tuple[CheckpointFile, ...] = ()
 

@@ -16,8 +16,9 @@ from streaming.base.dataset import _Iterator, _ShardState  # neither has a publi
 from streaming.base.util import bytes_to_int
 from torch.utils.data import get_worker_info
 
-from meap.data.machine_wide import names_of_its_own
-from meap.data.stream import CheckedStream, UnusableFileError
+from meap.data.machine_wide import names_of_its_own, whole_shared_memory
+from meap.data.stream import CheckedStream
+from meap.data.unusable import UnusableFileError
 from meap.errors import ConfigError, DataError
 from meap.masking import MaskRule
 from meap.schema import TOKENS_COLUMN
@@ -92,6 +93,11 @@ class StreamingMaskedDataset(StreamingDataset):
     def ranks_per_node(self) -> int:
         """Ranks on this machine."""
         return self._unique_rank_world.ranks_per_node
+
+    def load_state_dict(self, obj: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; every rank calls."""
+        with whole_shared_memory():
+            super().load_state_dict(obj)
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Row `sample_id`, masked for the epoch being iterated."""

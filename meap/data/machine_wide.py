@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 import streaming.base.dataset as streaming_dataset
+import streaming.base.shared.memory as streaming_memory
 from streaming.base.constant import BARRIER_FILELOCK, CACHE_FILELOCK, LOCALS, SHM_TO_CLEAN
 from streaming.base.shared import SharedMemory
 from streaming.base.shared.prefix import _check_self, _get_path, _pack_locals
@@ -30,7 +31,7 @@ from torch import distributed
 
 from meap.errors import ConfigError
 
-__all__ = ["gather_from_ranks", "names_of_its_own", "require_shared_memory"]
+__all__ = ["gather_from_ranks", "names_of_its_own", "require_shared_memory", "whole_shared_memory"]
 
 T = TypeVar("T")
 
@@ -39,6 +40,8 @@ _MOST_NUMBERS = 10**11
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _LEAST_SHARED_MEMORY = 1 << 20
 """For what a dataset shares besides the order of an epoch: some bytes per shard."""
+_SECONDS_TO_SIZE = 30.0
+"""Between two system calls of another rank, on a machine that has much else to do."""
 _SECONDS_TO_DIE = 20.0
 """Loader workers outlive a killed run by a few seconds, and its locks with them."""
 
@@ -53,8 +56,32 @@ def names_of_its_own() -> Iterator[None]:
     Raises:
         ConfigError: Another run uses the same cache folder.
     """
-    with patch.object(streaming_dataset, "get_shm_prefix", _register):
+    with patch.object(streaming_dataset, "get_shm_prefix", _register), whole_shared_memory():
         yield
+
+
+@contextmanager
+def whole_shared_memory() -> Iterator[None]:
+    """What streaming opens within has its size, also where another rank has only just begun to make it."""
+    with patch.object(streaming_memory, "BuiltinSharedMemory", _WholeSharedMemory):
+        yield
+
+
+class _WholeSharedMemory(PlainSharedMemory):
+    """A segment is empty between its making and its sizing, which streaming gives 7 ms."""
+
+    def __init__(self, name: str | None = None, create: bool = False, size: int = 0) -> None:
+        given_up = time.monotonic() + _SECONDS_TO_SIZE
+        while True:
+            try:
+                super().__init__(name, create, size)
+            except ValueError:  # there is nothing to map yet
+                self.close()
+                if create or time.monotonic() > given_up:
+                    raise
+                time.sleep(0.001)
+            else:
+                break
 
 
 def require_shared_memory(num_bytes: int, purpose: str) -> None:

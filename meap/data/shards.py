@@ -76,6 +76,11 @@ class Shards:
             for stream in self.streams
         )
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells these rows from others at the same addresses, by address."""
+        return {stream.remote: stream.manifest.identity for stream in self.streams}
+
     def mixed_order(self) -> NDArray[np.int64]:
         """All row numbers, so that the first N hold every stream in the ratio of its rows; of one stream, 0, 1, ..."""
         place = [(np.arange(stream.manifest.rows) + 0.5) / stream.manifest.rows for stream in self.streams]

@@ -24,16 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 from streaming import Stream
 from streaming.base.compression import decompress
+from streaming.base.constant import DEFAULT_TIMEOUT
 from streaming.base.format import FileInfo, Reader, get_index_basename
 from streaming.base.hashing import get_hash
+from streaming.base.storage.download import S3Downloader
 from streaming.base.world import World
 
 from meap.data.machine_wide import gather_from_ranks
+from meap.data.unusable import FETCH_AGAIN, DamagedError, RefusedError, UnusableFileError, explain, is_final
 from meap.errors import DataError
 from meap.manifest import ShardRecord
 from meap.storage import describe_error, describe_full_disk, is_full_disk
 
-__all__ = ["CheckedStream", "UnusableFileError"]
+__all__ = ["CheckedStream"]
 
 _FIRST_WAIT_SECONDS = 0.5
 """Before the second attempt, doubled before each further one, and up to half as long again, lest all ranks meet."""
@@ -41,24 +44,19 @@ _LEAST_PATIENCE_SECONDS = 60.0
 """For all attempts together, where they and their timeouts come to less."""
 _ARRIVING = ".arriving"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-_FETCH_AGAIN = (
-    "copy the file again from where the data set was made, or delete it and run the same preparation command again"
-)
-_TRY_AGAIN = "check the storage, then run the same command again"
-_MISSING, _PASSING = (404, 410), (408, 429)
 _log = logging.getLogger(__name__)
 
 
-class UnusableFileError(DataError):
-    """A file of a data set that is missing, damaged or out of reach."""
+class _S3Downloader(S3Downloader):
+    """streaming's, which asks a store that answers 400 once more without keys, and then again without end."""
 
-    def __init__(self, file: str, what: str, remedy: str) -> None:
-        super().__init__(f"{file} {what}: {remedy}")
-        self.file, self.what, self.remedy = file, what, remedy
+    _has_tried_unsigned = False
 
-
-class _DamagedError(Exception):
-    """A file does not hold what it should."""
+    def _create_s3_client(self, unsigned: bool = False, timeout: float = DEFAULT_TIMEOUT) -> Any:
+        if unsigned and self._has_tried_unsigned:
+            raise RefusedError("400 Bad Request, with keys and without")
+        self._has_tried_unsigned = unsigned
+        return super()._create_s3_client(unsigned, timeout)
 
 
 class CheckedStream(Stream):
@@ -73,6 +71,8 @@ class CheckedStream(Stream):
     def __init__(self, *, records: Sequence[ShardRecord] = (), **streaming_arguments: Any) -> None:
         super().__init__(**streaming_arguments)
         self._records = records
+        if type(self._downloader) is S3Downloader:
+            self._downloader = _S3Downloader()
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
         """Readers of all shards, from the data set's index of now, not from one that a cache has kept.
@@ -93,7 +93,7 @@ class CheckedStream(Stream):
             return super().get_shards(world, allow_unsafe_types)
         except (ValueError, KeyError, TypeError) as error:
             raise UnusableFileError(
-                self._origin(get_index_basename()), f"is refused ({type(error).__name__}: {error})", _FETCH_AGAIN
+                self._origin(get_index_basename()), f"is refused ({type(error).__name__}: {error})", FETCH_AGAIN
             ) from error
 
     def set_up_local(self, shards: list[Reader], cache_usage_per_shard: NDArray[np.int64]) -> None:
@@ -138,7 +138,7 @@ class CheckedStream(Stream):
             return
         try:
             self._check_index(self._path(name).read_bytes())
-        except (OSError, _DamagedError) as error:
+        except (OSError, DamagedError) as error:
             self._raise_unusable(name, error, attempts=1)
 
     def _check_index(self, content: bytes) -> None:
@@ -148,15 +148,15 @@ class CheckedStream(Stream):
             stored = [(entry["zip_data"] or entry["raw_data"], entry["samples"]) for entry in entries]
             listed = [(info["basename"], info["bytes"], rows) for info, rows in stored]
         except (ValueError, KeyError, TypeError) as error:
-            raise _DamagedError(f"it is no index of shards ({type(error).__name__}: {error})") from error
+            raise DamagedError(f"it is no index of shards ({type(error).__name__}: {error})") from error
         for name in names:
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise _DamagedError(f"it names {name!r}, which is no file beside it")
+                raise DamagedError(f"it names {name!r}, which is no file beside it")
         recorded = [(record.basename, record.bytes, record.rows) for record in self._records]
         if recorded and listed != recorded:
             pairs = itertools.zip_longest(listed, recorded)
             number, (one, other) = next((number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1])
-            raise _DamagedError(
+            raise DamagedError(
                 f"it is not the one of the manifest beside it; they differ in shard {number:,}, which is "
                 f"{_described(one)} in the index and {_described(other)} in the manifest"
             )
@@ -171,7 +171,7 @@ class CheckedStream(Stream):
             if not can_be_replaced:
                 self._raise_unusable(info.basename, error, attempts=1)
             return None
-        except _DamagedError as error:
+        except DamagedError as error:
             if not can_be_replaced:
                 self._raise_unusable(info.basename, error, attempts=1)
             _log.warning("%s is damaged and made anew: %s", path, error)
@@ -181,13 +181,13 @@ class CheckedStream(Stream):
 
     def _check(self, content: bytes, info: FileInfo) -> None:
         if len(content) != info.bytes:
-            raise _DamagedError(f"it has {len(content):,} bytes, not the {info.bytes:,} that the index says")
+            raise DamagedError(f"it has {len(content):,} bytes, not the {info.bytes:,} that the index says")
         if self.validate_hash:
             if self.validate_hash not in info.hashes:
-                raise _DamagedError(f"the index has no {self.validate_hash} of it, only {sorted(info.hashes)}")
+                raise DamagedError(f"the index has no {self.validate_hash} of it, only {sorted(info.hashes)}")
             expected, found = info.hashes[self.validate_hash], get_hash(self.validate_hash, content)
             if found != expected:
-                raise _DamagedError(f"its {self.validate_hash} is {found}, not the {expected} that the index says")
+                raise DamagedError(f"its {self.validate_hash} is {found}, not the {expected} that the index says")
 
     def _fetch_shard(self, info: FileInfo) -> bytes:
         return self._fetch(info.basename, lambda content: self._check(content, info), num_bytes=info.bytes)
@@ -210,7 +210,7 @@ class CheckedStream(Stream):
                 _remove_arrived(arriving)
                 self._downloader.clean_up()
                 _raise_if_full(path, error, num_bytes)
-                if attempt >= self.download_retry or _is_final(error) or time.monotonic() > given_up:
+                if attempt >= self.download_retry or is_final(error) or time.monotonic() > given_up:
                     self._raise_unusable(basename, error, attempts=attempt)
             else:
                 return content
@@ -231,51 +231,12 @@ class CheckedStream(Stream):
         except Exception as error:  # noqa: BLE001 (each decompressor has its own)
             if not self._is_only_copy:
                 self._path(zip_info.basename).unlink(missing_ok=True)
-            damage = error if isinstance(error, _DamagedError) else _DamagedError(describe_error(error))
+            damage = error if isinstance(error, DamagedError) else DamagedError(describe_error(error))
             self._raise_unusable(zip_info.basename, damage, attempts=1)
 
     def _raise_unusable(self, basename: str, error: Exception, *, attempts: int) -> NoReturn:
-        what, remedy = _why(error, attempts)
+        what, remedy = explain(error, attempts)
         raise UnusableFileError(self._origin(basename), what, remedy) from error
-
-
-def _why(error: Exception, attempts: int) -> tuple[str, str]:
-    """What is to be said of a file that cannot be had, and the remedy."""
-    status = _http_status(error)
-    if isinstance(error, _DamagedError):
-        return f"cannot be used after {attempts} attempt{'s' * (attempts > 1)}: {error}", _FETCH_AGAIN
-    if isinstance(error, FileNotFoundError) or status in _MISSING:
-        return "is missing", _FETCH_AGAIN
-    if "Credentials" in type(error).__name__:
-        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        return f"could not be read: no credentials found ({describe_error(error)})", remedy
-    if isinstance(error, PermissionError) or (status and _is_final(error)):
-        remedy = "check the credentials in the environment, and what they may read"
-        return f"could not be read: access denied ({_refusal(error)})", remedy
-    return f"could not be read in {attempts} attempt{'s' * (attempts > 1)} ({describe_error(error)})", _TRY_AGAIN
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether another attempt would fail in the same way."""
-    status = _http_status(error)
-    if status is not None:
-        return 400 <= status < 500 and status not in _PASSING
-    return isinstance(error, (FileNotFoundError, PermissionError)) or "Credentials" in type(error).__name__
-
-
-def _http_status(error: Exception) -> int | None:
-    """Of an answer of S3's that botocore has made an error."""
-    response = getattr(error, "response", None)
-    return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-
-
-def _refusal(error: Exception) -> str:
-    # streaming says "not found" of whatever was refused; the answer itself says more.
-    response = getattr(error, "response", None)
-    if not isinstance(response, dict):
-        return describe_error(error)
-    status, code = str(_http_status(error)), response.get("Error", {}).get("Code", "")
-    return status if code in {"", status} else f"{status} {code}"
 
 
 def _raise_if_full(path: Path, error: Exception, num_bytes: int | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -23,10 +22,7 @@ from composer.utils import dist
 from torch.version import cuda as torch_cuda
 
 from meap.data import Shards
-from meap.data.shards import StreamShards
-from meap.errors import MismatchError
-from meap.manifest import Manifest
-from meap.schema import MANIFEST_NAME, TRAIN_SPLIT
+from meap.schema import MANIFEST_NAME
 from meap.train.machine import Machine
 
 __all__ = ["STARTS_NAME", "VERSIONS_NAME", "clean_arguments", "record_start"]
@@ -56,29 +52,16 @@ def record_start(run_dir: Path, machine: Machine, splits: Iterable[Shards], *, f
     """Keep what this start is; every rank calls, rank 0 writes.
 
     ``versions.json`` and ``data/<stream>/<split>/manifest.json`` are those of the first start and stay as they are.
-    ``starts.jsonl`` gets a line for each: the same facts, when, on how many ranks, from which step. What a run has been
-    trained on must still be there.
+    ``starts.jsonl`` gets a line for each: the same facts, when, on how many ranks, from which step.
 
     Args:
         run_dir: The run's folder.
         machine: Device, precision and ranks.
         splits: The splits that are read.
         from_step: Steps that the run had behind it.
-
-    Raises:
-        MismatchError: What the run has been trained on is not there any more, but other rows are.
     """
     gpu = torch.cuda.get_device_name() if machine.on_gpu else None
     devices: list[Any] = dist.all_gather_object((socket.gethostname(), gpu))
-    kept = [
-        (stream, run_dir / _DATA_DIR / (stream.name or "") / shards.split / MANIFEST_NAME, shards.split)
-        for shards in splits
-        for stream in shards.streams
-    ]
-    if from_step:
-        for stream, path, split in kept:
-            if split == TRAIN_SPLIT and path.is_file():
-                _require_same_rows(run_dir, path, stream)
     if not machine.is_leader:
         return
     facts: dict[str, Any] = {
@@ -99,25 +82,11 @@ def record_start(run_dir: Path, machine: Machine, splits: Iterable[Shards], *, f
     start = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "from_step": from_step, **facts}
     with (run_dir / STARTS_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")
-    for stream, path, _ in kept:
-        if not path.is_file() or not from_step:
-            _write(path, stream.manifest.to_json())
-
-
-def _require_same_rows(run_dir: Path, kept: Path, stream: StreamShards) -> None:
-    """The address alone says nothing: data may have been prepared anew at the same place."""
-    before = Manifest.from_json(kept.read_bytes(), origin=str(kept))
-    was, now = (_summary(each) for each in (before, stream.manifest))
-    if was != now:
-        raise MismatchError(
-            f"{run_dir} has been trained on {was} of {stream.remote}, which now holds {now}: prepare the same data "
-            "again, or give this run another run.name"
-        )
-
-
-def _summary(manifest: Manifest) -> str:
-    digest = hashlib.sha256("".join(shard.sha256 for shard in manifest.shards).encode()).hexdigest()
-    return f"{manifest.rows:,} rows in {len(manifest.shards):,} shards (sha256 {digest[:12]})"
+    for shards in splits:
+        for stream in shards.streams:
+            path = run_dir / _DATA_DIR / (stream.name or "") / shards.split / MANIFEST_NAME
+            if not path.is_file() or not from_step:
+                _write(path, stream.manifest.to_json())
 
 
 def clean_arguments(arguments: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from composer.utils import dist
 
 from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError
 from meap.config import TrainingConfig
-from meap.errors import CheckpointError, ConfigError, MeapError
+from meap.errors import CheckpointError, ConfigError, MeapError, MismatchError
 from meap.train.saving import STAGING_NAME, local_folder
 
 __all__ = ["ResumePoint", "find_resume_point", "newest_record"]
@@ -47,13 +47,19 @@ def newest_record(folder: str) -> CheckpointRecord | None:
     return None
 
 
-def find_resume_point(config: TrainingConfig, run_dir: Path) -> ResumePoint | None:
+def find_resume_point(config: TrainingConfig, run_dir: Path, *, data: Mapping[str, str]) -> ResumePoint | None:
     """The newest intact checkpoint, or None where there is none at all; every rank calls.
 
     One that is damaged is named on a line, and the one before is used. What killed runs left half-written is deleted.
 
+    Args:
+        config: The whole configuration.
+        run_dir: The run's folder.
+        data: The rows to train on, as `meap.data.Shards.identity` has them.
+
     Raises:
         CheckpointError: There are checkpoints but none is whole, the store cannot be read, or the kind does not fit.
+        MismatchError: The checkpoint's run has been trained on other rows of the same address.
         ConfigError: The run shall not continue, but the folder holds checkpoints; or nodes do not share the folder.
     """
     store, copies = CheckpointStore(config.checkpoint.folder), local_folder(config, run_dir)
@@ -71,6 +77,7 @@ def find_resume_point(config: TrainingConfig, run_dir: Path) -> ResumePoint | No
         point, problem = _fetched(store, step, copies)
         if point is not None:
             _require_loadable(config, point.record)
+            _require_same_rows(f"{store.location}/{point.record.name}", point.record.data, data)
             _say(f"continues  from {store.location}/{point.record.name}, step {step:,} (epoch {point.record.epoch})")
             return point
         _say(f"checkpoint {store.location}/ba{step} is damaged ({problem}): the one before it is used")
@@ -158,6 +165,16 @@ def _require_loadable(config: TrainingConfig, record: CheckpointRecord) -> None:
             f"checkpoint {record.name} is sharded, but train.sharding=none: set train.sharding=full or grad_op to "
             "continue from it, on any number of devices"
         )
+
+
+def _require_same_rows(place: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """The address alone says nothing: data may have been prepared anew at the same place."""
+    for remote in before.keys() & now.keys():
+        if before[remote] != now[remote]:
+            raise MismatchError(
+                f"{place} has been trained on {before[remote]} of {remote}, which now holds {now[remote]}: prepare the "
+                "same data again, or give this run another run.name"
+            )
 
 
 def _say(line: str) -> None:

@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -60,20 +60,25 @@ class CheckpointSaving(Callback):
     Args:
         config: The whole configuration; its section `checkpoint` says how, the record keeps all of it.
         run_dir: The run's folder.
+        data: The rows of training, as `meap.data.Shards.identity` has them, for the record.
 
     Raises:
         StoppedError: A signal asked to stop, and a checkpoint is saved.
-        CheckpointError: A checkpoint cannot be written, or the last one not be uploaded.
+        CheckpointError: A checkpoint cannot be written, or the last one not be uploaded, or another run saves its own
+            in the same place.
     """
 
-    def __init__(self, config: TrainingConfig, *, run_dir: Path) -> None:
+    def __init__(self, config: TrainingConfig, *, run_dir: Path, data: Mapping[str, str]) -> None:
         self._config = config
+        self._data = dict(data)
         self._kind: Literal["full", "sharded"] = "sharded" if config.checkpoint.state_dict == "sharded" else "full"
         self._interval = Time.from_timestring(config.checkpoint.interval).value
         self._folder = local_folder(config, run_dir)
         self._signals = StopSignals()
         self._saved_at = (-1, -1)
         """Epoch and step."""
+        self._known: set[int] = set()
+        """Steps of checkpoints that were there before, or are this run's own."""
         self._save: _Save | None = None
         self._agreement: Agreement | None = None
         self._group: Any = None
@@ -97,6 +102,8 @@ class CheckpointSaving(Callback):
         if self._kind == "sharded":
             self._group = Agreement().group  # of the saving threads alone
         self._saved_at = _moment(state)
+        if dist.get_global_rank() == 0:
+            self._known = set(CheckpointStore(self.place).steps())
         if threading.current_thread() is threading.main_thread():
             self._signals.install()
 
@@ -145,6 +152,7 @@ class CheckpointSaving(Callback):
             kind=self._kind,
             world_size=dist.get_world_size(),
             config=to_values(self._config),
+            data=self._data,
             versions={name: version(name) for name in _PACKAGES},
         )
         staging = self._folder / STAGING_NAME
@@ -153,7 +161,7 @@ class CheckpointSaving(Callback):
         if self._save is not None and self._save.failure:
             return  # told to all at the next step; those who do not know yet have copied together with this rank
         if self._kind == "sharded" or dist.get_global_rank() == 0:
-            self._save = _Save(self._config, record, write, self._folder, self._group, unpublished)
+            self._save = _Save(self._config, record, write, self._folder, self._group, unpublished, self._known)
             self._save.start()
 
     def _finish_last(self) -> list[CheckpointRecord]:
@@ -198,6 +206,7 @@ class _Save:
         folder: Path,
         group: Any,
         unpublished: list[CheckpointRecord],
+        known: set[int],
     ) -> None:
         self.failure = ""
         """Why the checkpoint is not on this machine's disk."""
@@ -210,6 +219,7 @@ class _Save:
         self._write = write
         self._folder = folder
         self._group = group
+        self._known = known
         self._store = CheckpointStore(config.checkpoint.folder)
         self._local = CheckpointStore(str(folder))
         # At the end of a process that fails, nobody waits for this one.
@@ -225,10 +235,12 @@ class _Save:
 
     def again(self) -> _Save:
         """Another attempt to upload what is on the disk already."""
-        return _Save(self._config, self._record, None, self._folder, self._group, self.unpublished)
+        return _Save(self._config, self._record, None, self._folder, self._group, self.unpublished, self._known)
 
     def _run(self) -> None:
         try:
+            if not self._store.is_remote and self._has_neighbour():
+                return
             if self._write is not None:
                 self._put_in_place(self._write)
         except Exception as error:  # noqa: BLE001 (whatever it is, training must hear of it)
@@ -241,12 +253,33 @@ class _Save:
             return
         try:
             if self._store.is_remote:
+                if self._has_neighbour():
+                    return
                 for record in reversed(self.unpublished):  # the newest first: it is what a run continues from
                     self._upload(record)
                     self.unpublished = [each for each in self.unpublished if each is not record]
             self._delete_old()
         except Exception as error:  # noqa: BLE001 (a store may fail in any way, and training goes on)
             self._warn(_describe(error))
+
+    def _has_neighbour(self) -> bool:
+        """Whether somebody else saves here, too; two runs would overwrite and delete each other's checkpoints."""
+
+        def foreign() -> set[int]:
+            if dist.get_global_rank() != 0:
+                return set()
+            found = set(self._store.steps()) - self._known
+            self._known.add(self._record.step)
+            return found
+
+        steps = self._together(foreign)[0]
+        if steps:
+            self.failure = (
+                f"checkpoint.folder={self._store.location} holds ba{max(steps)}, which another process has written "
+                "since this one began: give one of the two runs a checkpoint.folder of its own; if it was an earlier "
+                "start of this run that had not ended yet, run the same command again"
+            )
+        return bool(steps)
 
     def _put_in_place(self, write: Callable[[], list[CheckpointFile]]) -> None:
         """Write, move, and publish where the local disk is all there is."""

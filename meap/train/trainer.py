@@ -12,6 +12,7 @@ from composer.core import Algorithm, Evaluator, Time
 from composer.utils.parallelism import FSDP2Config
 
 from meap.config import TrainConfig, TrainingConfig
+from meap.data import Shards
 from meap.train.callbacks import MaskingMonitor, Throughput, build_progress
 from meap.train.compilation import choose_compilation, compile_model
 from meap.train.fitting import packed_rows
@@ -34,6 +35,7 @@ def build_trainer(
     model: NextTokenModel,
     train_loader: Any,
     *,
+    shards: Shards,
     evaluators: Sequence[Evaluator],
     algorithms: Sequence[Algorithm],
     mask_id: int,
@@ -47,6 +49,7 @@ def build_trainer(
         machine: Device, precision and ranks.
         model: The model at step 0; with sharding its weights are needed on rank 0 only.
         train_loader: This rank's share of each batch.
+        shards: What it reads; a run continues on the same rows only.
         evaluators: What is measured during training.
         algorithms: The method, where the training process applies it.
         mask_id: Id of the mask token, for the statistics.
@@ -57,7 +60,7 @@ def build_trainer(
     interval = Time.from_timestring(train.log_interval).value
     tokens_per_batch = train.global_batch_size * config.data.seq_len
     clip_norm = config.optimizer.grad_clip_norm
-    start = find_resume_point(config, run_dir)
+    start = find_resume_point(config, run_dir, data=shards.identity)
     if train.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     speed_up(config, machine, model, has_segments=has_segments)
@@ -76,7 +79,7 @@ def build_trainer(
             MaskingMonitor(mask_id=mask_id, interval=interval),
             LRMonitor(),
             _throughput(config, machine, model, interval=interval),
-            CheckpointSaving(config, run_dir=run_dir),
+            CheckpointSaving(config, run_dir=run_dir, data=shards.identity),
         ],
         loggers=[
             *build_progress(run_dir, is_leader=machine.is_leader, interval=interval),

@@ -37,7 +37,7 @@ def save(tmp_path: Path) -> Callable[..., CheckpointRecord]:
             (local / name).write_bytes(f"{name} of {step}".encode() * 100)
         files = tuple(describe_file(local / name, name) for name in names)
         kind = "sharded" if sharded else "full"
-        record = CheckpointRecord(step, 0, step * 10, "small", kind, 1, {"run": {"name": "small"}}, {}, files)
+        record = CheckpointRecord(step, 0, step * 10, "small", kind, 1, {"run": {"name": "small"}}, {}, {}, files)
         if store.is_remote:
             store.upload(names, local)
         if publish:

@@ -71,7 +71,9 @@ def publish(write_checkpoint, tmp_path) -> Callable[..., Path]:
         path = write_checkpoint(local / name, weights or {"w": torch.ones(step)}, step=step, **more)
         if store.is_remote:
             store.upload([name], local)
-        store.publish(CheckpointRecord(step, 0, 0, "small", "full", 1, config or {}, {}, (describe_file(path, name),)))
+        store.publish(
+            CheckpointRecord(step, 0, 0, "small", "full", 1, config or {}, {}, {}, (describe_file(path, name),))
+        )
         return path
 
     return write

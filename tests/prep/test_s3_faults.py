@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from meap.errors import DataError
@@ -96,10 +97,12 @@ def s3_here(arguments, s3_faults, monkeypatch) -> None:
         monkeypatch.setenv(name, value)
     for name in ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL"):
         monkeypatch.setenv(name, s3_faults.url)
+    # A store that says nothing is given up by its client: after a second here, else after a quarter of a minute.
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 1.0}})
 
 
 @pytest.mark.fault(3)
-@pytest.mark.parametrize("fault", [500, (503, "SlowDown"), "reset", "cut", "late"], ids=str)
+@pytest.mark.parametrize("fault", [500, (503, "SlowDown"), "reset", "cut", "stall", "late"], ids=str)
 def test_every_kind_of_fault_that_passes_leaves_no_trace(
     prepare, arguments, s3_here, s3_faults, bucket, tmp_path, fault, record_property
 ):

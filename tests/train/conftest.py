@@ -102,12 +102,12 @@ def train(small_config, release_caches) -> Callable[..., list[float]]:
     return run
 
 
-def losses(run_dir: Path) -> list[float]:
-    """Loss of each step, in order; a step that was run again after a resumption counts once."""
+def losses(run_dir: Path, *, first: int = 1) -> list[float]:
+    """Loss of each step from the first, in order; a step that was run again after a resumption counts once."""
     by_step = {}
     for line in (run_dir / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         if "loss/train/total" in record:
             by_step[record["step"]] = record["loss/train/total"]
-    assert sorted(by_step) == list(range(1, len(by_step) + 1))
+    assert sorted(by_step) == list(range(first, first + len(by_step)))
     return [by_step[step] for step in sorted(by_step)]

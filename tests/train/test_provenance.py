@@ -1,17 +1,13 @@
 """What a run's folder says about where the run comes from."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from meap.errors import MismatchError, TrainingError
 from meap.manifest import Manifest
 from meap.train.provenance import clean_arguments
-
-from .outputs import at_pass, no_number
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,21 +55,3 @@ def test_the_first_start_stays_and_later_ones_are_added(train, tmp_path, remote)
 )
 def test_secrets_on_the_command_line_are_not_kept(given, kept):
     assert clean_arguments(["recipe.py", given]) == ["recipe.py", kept]
-
-
-@pytest.mark.fault(8)
-def test_other_data_at_the_same_address_is_refused_once_a_run_has_been_trained_on_it(train, write_shards, tmp_path):
-    def prepare(*, rows: int = 64, seed: int = 0) -> str:
-        shutil.rmtree(tmp_path / "mds", ignore_errors=True)
-        return f"data.remote={write_shards(tmp_path / 'mds', seq_len=16, rows=rows, seed=seed)}"
-
-    with at_pass(0, no_number), pytest.raises(TrainingError, match="begins at step 0"):
-        train(tmp_path / "run", prepare(seed=1))
-    shutil.rmtree(tmp_path / "run/cache")
-    train(tmp_path / "run", prepare(), "train.max_duration=4ba")  # nothing had been trained on the other
-    for rows, seed in ((64, 1), (72, 0)):
-        shutil.rmtree(tmp_path / "run/cache")
-        with pytest.raises(MismatchError, match=r"has been trained on 64 rows in .* shards \(sha256 .{12}\) of .*mds,"):
-            train(tmp_path / "run", prepare(rows=rows, seed=seed), "train.max_duration=6ba")
-    shutil.rmtree(tmp_path / "run/cache")
-    assert len(train(tmp_path / "run", prepare(), "train.max_duration=6ba")) == 6

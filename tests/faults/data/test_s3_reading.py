@@ -11,7 +11,7 @@ from meap.errors import DataError
 pytestmark = [pytest.mark.fault(3), pytest.mark.slow]
 
 TRANSIENT = [500, (503, "SlowDown"), "half", "short", "reset", "flip", "stall", 429]
-FINAL = {403: "access denied (403", 404: "is missing"}
+FINAL = {400: "the store refuses the request (400", 403: "access denied (403", 404: "is missing"}
 SHARD = "shard.00005.mds.zstd"
 
 
@@ -70,7 +70,8 @@ def test_what_stays_is_one_error_within_bounds(
     assert "testsecret" not in message
     assert "\n" not in message
     assert injected <= 40
-    assert not list(tmp_path.rglob(f"{SHARD.removesuffix('.zstd')}*"))
+    # What a worker was fetching when another's error ended it keeps a name that is swept at the next start.
+    assert not [path for path in tmp_path.rglob(f"{SHARD.removesuffix('.zstd')}*") if ".arriving" not in path.name]
     record_property("injected", injected)
 
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests.train.conftest import losses
-from tests.train.forked_runs import state_of, until
+from tests.train.forked_runs import STEPS, state_of, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault(6), pytest.mark.timeout(900)]
 
@@ -42,3 +42,22 @@ def test_a_second_run_in_one_place_is_told_so_and_the_first_goes_on(start, whole
     third = start(tmp_path / ("run" if again else "other"), 1, place)
     assert third.wait() == [0], third.printed
     assert losses(tmp_path / ("run" if again else "other")) == losses(whole[1].run_dir)
+
+
+def test_two_runs_that_save_in_one_place_are_told_apart(start, whole, tmp_path):
+    """Each with a folder of its own, as on two machines: the one that comes too late to save leaves all as it is."""
+    place = f"checkpoint.folder={tmp_path}/saved"
+    first = start(tmp_path / "a", 1, place, faults={0: {"point": "copy", "call": 2, "signal": signal.SIGSTOP}})
+    until(lambda: state_of(first.pids[0]) == "T", first)
+    second = start(tmp_path / "b", 1, place)
+    assert second.wait() == [0], second.printed
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    os.kill(first.pids[0], signal.SIGCONT)
+    assert first.wait() == [1], first.printed
+    assert f"error: checkpoint.folder={tmp_path}/saved holds ba{STEPS}, which another process has written since" in (
+        first.printed
+    )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()} == saved
+    again = start(tmp_path / "a", 1, place)
+    assert again.wait() == [0], again.printed
+    assert losses(tmp_path / "b", first=4) == losses(whole[1].run_dir)[3:]

@@ -1,0 +1,73 @@
+"""Why a file of a data set cannot be used, as users are told, and whether it is worth another attempt."""
+
+from __future__ import annotations
+
+from meap.errors import DataError
+from meap.storage import describe_error
+
+__all__ = ["FETCH_AGAIN", "DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final"]
+
+FETCH_AGAIN = (
+    "copy the file again from where the data set was made, or delete it and run the same preparation command again"
+)
+_TRY_AGAIN = "check the storage, then run the same command again"
+_MISSING, _PASSING = (404, 410), (408, 429)
+
+
+class UnusableFileError(DataError):
+    """A file of a data set that is missing, damaged or out of reach."""
+
+    def __init__(self, file: str, what: str, remedy: str) -> None:
+        super().__init__(f"{file} {what}: {remedy}")
+        self.file, self.what, self.remedy = file, what, remedy
+
+
+class DamagedError(Exception):
+    """A file does not hold what it should."""
+
+
+class RefusedError(Exception):
+    """A store does not understand what it is asked."""
+
+
+def explain(error: Exception, attempts: int) -> tuple[str, str]:
+    """What is to be said of a file that cannot be had, and the remedy."""
+    status = _http_status(error)
+    if isinstance(error, DamagedError):
+        return f"cannot be used after {attempts} attempt{'s' * (attempts > 1)}: {error}", FETCH_AGAIN
+    if isinstance(error, FileNotFoundError) or status in _MISSING:
+        return "is missing", FETCH_AGAIN
+    if "Credentials" in type(error).__name__:
+        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        return f"could not be read: no credentials found ({describe_error(error)})", remedy
+    if isinstance(error, RefusedError):
+        remedy = "check S3_ENDPOINT_URL (http or https, the port), the region and the keys in the environment"
+        return f"could not be read: the store refuses the request ({error})", remedy
+    if isinstance(error, PermissionError) or (status and is_final(error)):
+        remedy = "check the credentials in the environment, and what they may read"
+        return f"could not be read: access denied ({_refusal(error)})", remedy
+    return f"could not be read in {attempts} attempt{'s' * (attempts > 1)} ({describe_error(error)})", _TRY_AGAIN
+
+
+def is_final(error: Exception) -> bool:
+    """Whether another attempt would fail in the same way."""
+    status = _http_status(error)
+    if status is not None:
+        return 400 <= status < 500 and status not in _PASSING
+    never_heals = isinstance(error, (FileNotFoundError, PermissionError, RefusedError))
+    return never_heals or "Credentials" in type(error).__name__
+
+
+def _http_status(error: Exception) -> int | None:
+    """Of an answer of S3's that botocore has made an error."""
+    response = getattr(error, "response", None)
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+
+
+def _refusal(error: Exception) -> str:
+    # streaming says "not found" of whatever was refused; the answer itself says more.
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return describe_error(error)
+    status, code = str(_http_status(error)), response.get("Error", {}).get("Code", "")
+    return status if code in {"", status} else f"{status} {code}"
