@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 # Side by side; the tests of a file share what they have made, and stay together.
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 # uv is used where it is installed already: the same locked set, in a tenth of the time.
-INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+INSTALL = $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 .PHONY: install demo test test-fast faults lint format lock clean
 
