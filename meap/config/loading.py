@@ -31,6 +31,8 @@ ConfigT = TypeVar("ConfigT")
 ANY_NAME = "<name>"
 
 _BASE_KEY = "base"
+_YAML_SIGNS = ("*", "&", "!", "%", "@", "`")
+"""A yaml gives a value that begins so another meaning, or none; on a command line it is text, such as *.json.gz."""
 
 
 def load_config(config_class: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
@@ -143,11 +145,13 @@ def _typed_keys(config_class: type[Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _parse_override(override: str) -> dict[str, Any]:
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r} is not an override: write section.key=value")
+    if value.startswith(_YAML_SIGNS):
+        value = "'" + value.replace("'", "''") + "'"
     try:
-        return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+        return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}"])))
     except Exception as error:
         raise ConfigError(f"override {override!r} has a value that is not valid yaml: {_first_line(error)}") from error
 

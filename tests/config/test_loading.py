@@ -138,6 +138,13 @@ def test_each_bad_preparation_value_gets_one_clear_error(override: str, message:
         load_config(PrepConfig, None, [override])
 
 
+def test_a_pattern_on_the_command_line_is_text():
+    assert load_config(PrepConfig, None, ["source=*.json.gz"]).source == "*.json.gz"
+    assert load_config(PrepConfig, None, ["source=*/it's.json"]).source == "*/it's.json"
+    with pytest.raises(ConfigError, match="not valid yaml"):
+        load_config(PrepConfig, None, ["source=[a"])
+
+
 def test_a_missing_yaml_names_those_beside_it(tmp_path: Path):
     write(tmp_path / "there.yaml", "")
     with pytest.raises(ConfigError, match=r"no configuration file at .*gone\.yaml; there are .*there\.yaml"):
