@@ -1,5 +1,6 @@
 """Fine-tuning as a whole: real runs of the recipe on a small base model."""
 
+import itertools
 import json
 import runpy
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from meap.config import TrainingConfig, load_config
+from meap.config import TrainingConfig, load_config, save_config
 from meap.errors import ConfigError, MismatchError
 
 from .conftest import losses
@@ -64,16 +65,6 @@ def tune(settings):
     return run
 
 
-def launch(settings: list[str], environment: dict[str, str], ranks: int) -> None:
-    """A run with several ranks (gloo)."""
-    script = str(ROOT / "recipes/meap_sft.py")
-    command = [sys.executable, "-m", "composer.cli.launcher", "-n", str(ranks), script, *settings]
-    if ranks == 1:
-        command = [sys.executable, script, *settings]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_tuning_lowers_the_loss_and_starts_from_the_base(tune, tmp_path, capsys):
     history = tune(tmp_path / "run", "train.max_duration=24ba", "train.eval_batches=2", "train.eval_interval=12ba")
     assert history[-1] < history[0] - 0.2
@@ -111,17 +102,27 @@ def test_a_run_continues_where_it_stopped(tune, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["grad_op", "full"])
-def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(
-    settings, tmp_path, quiet_environment, sharding
-):
+def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(tune, settings, tmp_path, quiet_environment):
     flat = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999", "train.microbatch_size=1")
-    launch(settings(tmp_path / "one", "train.max_duration=8ba", *flat), quiet_environment, 1)
-    shard = f"train.sharding={sharding}"
-    launch(settings(tmp_path / "two", "train.max_duration=4ba", shard, *flat), quiet_environment, 2)
-    launch(settings(tmp_path / "two", "train.max_duration=6ba", shard, *flat), quiet_environment, 2)
-    launch(settings(tmp_path / "two", "train.max_duration=8ba", *flat), quiet_environment, 1)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
+    words, kinds = [], ("grad_op", "full")
+    for sharding, stop in itertools.product(kinds, (4, 6)):
+        overrides = (f"train.max_duration={stop}ba", f"train.sharding={sharding}", *flat)
+        path = tmp_path / f"{sharding}-{stop}.yaml"
+        save_config(load_config(TrainingConfig, None, settings(tmp_path / sharding, *overrides)), path)
+        words += [str(ROOT / "recipes/meap_sft.py"), str(path)]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/train/several_runs.py"), "2", *words],
+        env=quiet_environment | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = tune(tmp_path / "one", "train.max_duration=8ba", *flat)
+    for sharding in kinds:
+        assert tune(tmp_path / sharding, "train.max_duration=8ba", *flat) == pytest.approx(whole, abs=2e-4)
 
 
 @pytest.mark.parametrize("keep_mask", [True, False])
