@@ -409,10 +409,10 @@ class S3Faults:
                     return
                 if fault == "late":
                     time.sleep(0.2)
-                upstream = http.client.HTTPConnection(host, int(port), timeout=60)
-                upstream.request(self.command, self.path, body, dict(self.headers))
-                response = upstream.getresponse()
-                content = response.read()
+                with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as upstream:
+                    upstream.request(self.command, self.path, body, dict(self.headers))
+                    response = upstream.getresponse()
+                    content = response.read()
                 sent = content
                 if fault in {"half", "short"}:
                     sent = content[: len(content) // 2]
@@ -429,7 +429,6 @@ class S3Faults:
                 self.end_headers()
                 self.wfile.write(sent)
                 self.close_connection = fault == "half"
-                upstream.close()
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815
 

@@ -195,6 +195,10 @@ class CheckpointSaving(Callback):
         raise CheckpointError("another rank could not save a checkpoint: see what it says")
 
 
+class _NeighbourError(CheckpointError):
+    """Another run saves in the same place."""
+
+
 class _Save:
     """One checkpoint on its way, in a thread: a process would need a minute to start, and could outlive the run."""
 
@@ -239,53 +243,37 @@ class _Save:
 
     def _run(self) -> None:
         try:
-            if not self._store.is_remote and self._has_neighbour():
-                return
             if self._write is not None:
                 self._put_in_place(self._write)
         except Exception as error:  # noqa: BLE001 (whatever it is, training must hear of it)
             shutil.rmtree(self._folder / STAGING_NAME, ignore_errors=True)
             self.failure = (
-                f"checkpoint {self._record.name} could not be written to {self._folder}: {_describe(error)}; the ones "
-                "before are as they were. Make room or choose another checkpoint.folder, then run the same command "
-                "again to continue"
+                str(error)
+                if isinstance(error, _NeighbourError)
+                else f"checkpoint {self._record.name} could not be written to {self._folder}: {_describe(error)}; the "
+                "ones before are as they were. Make room or choose another checkpoint.folder, then run the same "
+                "command again to continue"
             )
             return
         try:
             if self._store.is_remote:
-                if self._has_neighbour():
-                    return
+                self._require_alone()
                 for record in reversed(self.unpublished):  # the newest first: it is what a run continues from
                     self._upload(record)
                     self.unpublished = [each for each in self.unpublished if each is not record]
             self._delete_old()
+        except _NeighbourError as error:
+            self.failure = str(error)
         except Exception as error:  # noqa: BLE001 (a store may fail in any way, and training goes on)
             self._warn(_describe(error))
-
-    def _has_neighbour(self) -> bool:
-        """Whether somebody else saves here, too; two runs would overwrite and delete each other's checkpoints."""
-
-        def foreign() -> set[int]:
-            if dist.get_global_rank() != 0:
-                return set()
-            found = set(self._store.steps()) - self._known
-            self._known.add(self._record.step)
-            return found
-
-        steps = self._together(foreign)[0]
-        if steps:
-            self.failure = (
-                f"checkpoint.folder={self._store.location} holds ba{max(steps)}, which another process has written "
-                "since this one began: give one of the two runs a checkpoint.folder of its own; if it was an earlier "
-                "start of this run that had not ended yet, run the same command again"
-            )
-        return bool(steps)
 
     def _put_in_place(self, write: Callable[[], list[CheckpointFile]]) -> None:
         """Write, move, and publish where the local disk is all there is."""
         record, rank = self._record, dist.get_global_rank()
         files = [file for own in self._together(write) for file in own]
         record = CheckpointRecord(**{**vars(record), "files": tuple(files)})
+        if not self._store.is_remote:
+            self._require_alone()
 
         def move() -> None:
             if rank == 0 and not self._store.is_remote:
@@ -300,6 +288,23 @@ class _Save:
             self.unpublished = [*self.unpublished, record]
         elif rank == 0:
             self._store.publish(record)
+
+    def _require_alone(self) -> None:
+        """Raise where somebody else saves here, too: two runs would overwrite and delete each other's checkpoints."""
+
+        def find_others() -> set[int]:
+            if dist.get_global_rank() != 0:
+                return set()
+            found = set(self._store.steps()) - self._known
+            self._known.add(self._record.step)
+            return found
+
+        if steps := self._together(find_others)[0]:
+            raise _NeighbourError(
+                f"checkpoint.folder={self._store.location} holds ba{max(steps)}, which another process has written "
+                "since this one began: give one of the two runs a checkpoint.folder of its own; if it was an earlier "
+                "start of this run that had not ended yet, run the same command again"
+            )
 
     def _upload(self, record: CheckpointRecord) -> None:
         rank = dist.get_global_rank()

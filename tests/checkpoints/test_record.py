@@ -8,7 +8,16 @@ import pytest
 from meap.checkpoints import CheckpointFile, CheckpointRecord, describe_file, matches
 
 RECORD = CheckpointRecord(
-    8, 1, 800, "small", "full", 2, {"run": {"name": "small"}}, {"torch": "2"}, (CheckpointFile("ba8.pt", 3, "0f"),)
+    step=8,
+    epoch=1,
+    tokens=800,
+    run="small",
+    kind="full",
+    world_size=2,
+    config={"run": {"name": "small"}},
+    data={"s3://bucket/c4": "64 rows in 2 shards"},
+    versions={"torch": "2"},
+    files=(CheckpointFile("ba8.pt", 3, "0f"),),
 )
 
 
