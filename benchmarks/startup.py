@@ -64,12 +64,14 @@ def start(launcher: list[str], given: list[str]) -> dict[str, float]:
     """Seconds of each phase of one start."""
     with tempfile.TemporaryDirectory(prefix="meap-benchmark-") as folder:
         started = time.time()
-        subprocess.run(
+        finished = subprocess.run(
             [*launcher, __file__, "rank", str(started), folder, *given, *SHORT, f"run.dir={folder}/run"],
-            check=True,
+            check=False,
             stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONWARNINGS": "ignore"},
         )
+        if finished.returncode:
+            sys.exit("error: the recipe did not take its first step, for the reason above")
         spent = json.loads(Path(folder, "spent.json").read_text())
     named = sum(seconds for phase, seconds in spent.items() if phase != "total")
     return spent | {"rest": spent["total"] - named}
