@@ -7,8 +7,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Side by side; the tests of a file share what they have made, and stay together.
-PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+# Side by side, one more than cores, as tests often wait for processes of theirs; the tests of a file share what they have
+# made, and stay together, in the order of tests/conftest.py.
+PYTEST = $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 # uv is used where it is installed already: the same locked set, in a tenth of the time.
 INSTALL = $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 

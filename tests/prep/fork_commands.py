@@ -10,25 +10,30 @@ import os
 import runpy
 import sys
 
-import datatrove.executor  # noqa: F401
-import streaming  # noqa: F401
 
-from meap.config import run_command
+def main() -> None:
+    """Serve lines until stdin ends."""
+    # Not at the head of this file: a command's workers run that, too.
+    for name in ("datatrove.executor", "streaming", *sys.argv[2:]):
+        importlib.import_module(name)
+    from meap.config import run_command
 
-for name in sys.argv[2:]:
-    importlib.import_module(name)
-command = runpy.run_path(sys.argv[1])
-prepare = command["prepare"]
-(config,) = (command[name] for name in ("PrepConfig", "SftPrepConfig", "LitpkdsPrepConfig") if name in command)
-for line in sys.stdin:
-    order = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        os.setsid()
-        os.chdir(order["cwd"])
-        log = os.open("command.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os._exit(run_command(config, prepare, doc=None, argv=order["arguments"]))
-    print(pid, flush=True)
-    print(os.waitpid(pid, 0)[1], flush=True)
+    command = runpy.run_path(sys.argv[1])
+    prepare = command["prepare"]
+    (config,) = (command[name] for name in ("PrepConfig", "SftPrepConfig", "LitpkdsPrepConfig") if name in command)
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            os.chdir(order["cwd"])
+            log = os.open("command.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os._exit(run_command(config, prepare, doc=None, argv=order["arguments"]))
+        print(pid, flush=True)
+        print(os.waitpid(pid, 0)[1], flush=True)
+
+
+if __name__ == "__main__":
+    main()
