@@ -310,7 +310,7 @@ def wait_until() -> Callable[[Callable[[], object]], None]:
         deadline = time.monotonic() + 300
         while not condition():
             assert time.monotonic() < deadline, "the event did not come"
-            time.sleep(0.005)
+            time.sleep(0.002)
 
     return wait
 
