@@ -214,7 +214,7 @@ def test_killed_in_any_stage_it_continues_to_the_same_bytes(
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
         killed += [name] if forked_commands.status == -signal.SIGKILL else []
-    assert len(killed) >= 4, killed
+    assert len(killed) >= 2, killed
     with forked_commands(*command, "remote=out"):
         pass
     assert forked_commands.status == 0, (tmp_path / "command.log").read_text()

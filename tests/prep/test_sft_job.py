@@ -63,7 +63,7 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(
                 os.killpg(group, signal.SIGKILL)
         killed += [name] if forked_commands.status == -signal.SIGKILL else []
         assert num_files(".prep/tasks/*.json") == 4 or not num_files("*/index.json"), f"published too early: {name}"
-    assert len(killed) >= 3, killed
+    assert len(killed) >= 2, killed
     with forked_commands(*arguments, "remote=out", "workers=1"):
         pass
     assert forked_commands.status == 0
