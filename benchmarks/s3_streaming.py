@@ -1,6 +1,6 @@
 """Whether rows arrive from object storage as fast as eight GPUs train on them: S3 against a local folder.
 
-    python benchmarks/s3_streaming.py                       # two minutes on two cores
+    python benchmarks/s3_streaming.py                       # five minutes on two cores
     python benchmarks/s3_streaming.py shard_mb=1 latency_ms=200 workers=4
 
 The loader of a training run, one rank of it, in a process of its own per measurement, reads one shuffled epoch: from a
