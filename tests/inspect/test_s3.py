@@ -33,7 +33,7 @@ def bucket(server):
         aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
     )
-    return resource.create_bucket(Bucket="rows")
+    return resource.create_bucket(Bucket="seen")
 
 
 def test_exactly_the_needed_shards_are_downloaded(
@@ -64,17 +64,17 @@ def test_exactly_the_needed_shards_are_downloaded(
         )
 
     cache = tmp_path / "cache"
-    remote = inspect("s3://rows/mds", "--cache-dir", str(cache), "--html", str(tmp_path / "page.html"))
+    remote = inspect("s3://seen/mds", "--cache-dir", str(cache), "--html", str(tmp_path / "page.html"))
     assert remote.returncode == 0, remote.stderr
     assert {path.name for path in (cache / "train").iterdir()} == {
         "index.json",
         *(names[number].removesuffix(".zstd") for number in wanted),
     }
     local = inspect(str(rows_remote))
-    assert remote.stdout.replace("s3://rows/mds", str(rows_remote)) == local.stdout
+    assert remote.stdout.replace("s3://seen/mds", str(rows_remote)) == local.stdout
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<pre>") == 2
-    missing = inspect("s3://rows/mds", "--sample", "0")
+    missing = inspect("s3://seen/mds", "--sample", "0")
     assert missing.returncode == 1
-    assert missing.stderr.startswith(f"error: s3://rows/mds/train/{names[0]} (rows 0 to {rows[0] - 1}) is missing: ")
+    assert missing.stderr.startswith(f"error: s3://seen/mds/train/{names[0]} (rows 0 to {rows[0] - 1}) is missing: ")
     assert missing.stderr.count("\n") == 1
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in remote.stdout + remote.stderr + missing.stdout + missing.stderr
