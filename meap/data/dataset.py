@@ -224,10 +224,12 @@ class StreamingMaskedDataset(StreamingDataset):
         )
 
     def _allowed_cache_limit(self, limit: int, num_workers: int) -> int:
-        """The limit, if it has room for every shard into which workers may read ahead at once, and four more.
+        """What streaming must keep to so that the disk keeps to the limit, in bytes.
 
-        With less, workers evict what others still wait for: streaming then downloads it again and again, fails, or
-        waits for ever for a shard that was evicted the moment it had arrived.
+        It needs room for every shard into which workers may read ahead at once, and four more. With less, workers
+        evict what others still wait for: streaming then downloads it again and again, fails, or waits for ever for a
+        shard that was evicted the moment it had arrived. And it counts a shard only once it is there: what the two
+        threads of each reader fetch at the same moment comes on top.
         """
         for stream in self.streams:
             if stream.remote in {None, stream.local}:
@@ -238,15 +240,18 @@ class StreamingMaskedDataset(StreamingDataset):
         sizes = np.array([shard.get_max_size() for shard in self.shards])
         readers = self.ranks_per_node * max(1, num_workers)
         assert self.predownload is not None  # streaming has set it
-        num_shards = min(len(sizes), readers * (self.predownload + 1) + 4)
-        least = sum(stream.get_index_size() for stream in self.streams) + int(np.sort(sizes)[-num_shards:].sum())
+        needed, uncounted = readers * (self.predownload + 1) + 4, 2 * readers - 1
+        num_shards = min(len(sizes), needed + uncounted)
+        largest = np.sort(sizes)[::-1]
+        least = sum(stream.get_index_size() for stream in self.streams) + int(largest[:num_shards].sum())
         if limit < least:
             raise ConfigError(
                 f"data.cache_limit of {limit:,} bytes is too small: {readers} readers on this machine, each "
                 f"{self.predownload} rows ahead, may need {num_shards} shards at once, which take {least:,} bytes with "
                 "their compressed form; raise it to that, lower data.predownload or data.num_workers, or leave it unset"
             )
-        return limit
+        # Where all shards fit, nothing is ever evicted.
+        return limit if num_shards == len(sizes) else limit - int(largest[:uncounted].sum())
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         # Called in every worker when an epoch starts, also after a resumption: the one place that knows its number.

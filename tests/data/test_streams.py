@@ -222,7 +222,7 @@ def largest_refused(data: DataConfig, cache: Path) -> int:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_smallest_cache_that_is_allowed_serves_whole_epochs(remotes, tmp_path, workers):
-    """With a predownload of 1, 2 workers may need (1 + 1) x 2 + 4 shards at once, of the 17 there are."""
+    """With a predownload of 1, 2 workers may need (1 + 1) x 2 + 4 + 3 shards at once, of the 17 there are."""
     data = section(remotes, num_workers=workers, predownload=1, keep_zip=True)
     limit = largest_refused(data, tmp_path / "a")
     with pytest.raises(ConfigError, match=r"is too small: .* lower data\.predownload or data\.num_workers"):
@@ -230,9 +230,7 @@ def test_the_smallest_cache_that_is_allowed_serves_whole_epochs(remotes, tmp_pat
     loader = load(dataclasses.replace(data, cache_limit=f"{limit + 1}b"), tmp_path / "c")
     for _ in range(2):
         assert len(epoch_of(loader)["sample_id"]) == EPOCH
-        held = [path.stat().st_size for path in (tmp_path / "c").rglob("*.*")]
-        # streaming counts a shard once it is there; what the other thread of each reader fetches then comes on top.
-        assert sum(held) <= limit + 1 + (2 * max(workers, 1) - 1) * 2 * max(held)
+        assert sum(path.stat().st_size for path in (tmp_path / "c").rglob("*.*")) <= limit + 1
 
 
 def test_a_cache_limit_never_deletes_the_only_copy(remotes):
