@@ -73,6 +73,8 @@ class Manifest:
     versions: dict[str, str]
     kind: str = ROWS
     """`rows` or `conversations`; of the latter `documents` counts conversations, and `tokens` their originals'."""
+    text_bytes: int | None = None
+    """UTF-8 bytes of all documents; None for imported rows, which come without their text."""
     counts: dict[str, int] = field(default_factory=dict[str, int])
     """What else preparation counted, such as conversations cut to length."""
     format_version: int = FORMAT_VERSION

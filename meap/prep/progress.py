@@ -53,6 +53,8 @@ class Tally:
     """By split, empty ones excluded."""
     tokens: Counter[str] = field(default_factory=Counter)
     """By split, BOS and EOS included."""
+    kept_bytes: Counter[str] = field(default_factory=Counter)
+    """By split: UTF-8 bytes of these documents."""
     tail_tokens: Counter[str] = field(default_factory=Counter)
     """By split: tokens at the end that did not fill a row."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -68,7 +70,7 @@ class Tally:
     removed_examples: list[dict[str, Any]] = field(default_factory=list)
     """The first few of each reason."""
     text_bytes: int = 0
-    """UTF-8 bytes of all documents."""
+    """UTF-8 bytes of all documents that were read."""
     input_bytes: int = 0
     """Stored (compressed) bytes read so far, of files that are still being read too."""
     is_done: bool = False

@@ -88,6 +88,7 @@ class SplitRecord:
     tokens: int = 0
     rows: int = 0
     dropped_tail_tokens: int = 0
+    text_bytes: int = 0
     index: list[dict[str, Any]] = field(default_factory=list)
     """Entries of ``index.json``."""
     shards: list[ShardRecord] = field(default_factory=list)
@@ -103,7 +104,6 @@ class TaskRecord:
     files: list[str]
     splits: dict[str, SplitRecord]
     """By part: `train`, or `<stream>/train`."""
-    text_bytes: int
     empty_documents: int
     bad_lines: int
     kept_bad_lines: list[dict[str, Any]]
@@ -194,7 +194,6 @@ class WriteShards(PipelineStep):
             task=rank,
             files=list(self.files[rank]),
             splits={part: self._record(part, storing.stored.get(part, [])) for part in sorted(parts)},
-            text_bytes=self.tally.text_bytes,
             empty_documents=self.tally.empty_documents,
             bad_lines=self.tally.bad_lines,
             kept_bad_lines=[asdict(each) for each in self.tally.kept_bad_lines],
@@ -210,6 +209,7 @@ class WriteShards(PipelineStep):
             tokens=self.tally.tokens[part],
             rows=sum(each.record.rows for each in stored),
             dropped_tail_tokens=self.tally.tail_tokens[part],
+            text_bytes=self.tally.kept_bytes[part],
             index=[each.entry for each in stored],
             shards=[each.record for each in stored],
             counts={name: count for (of_part, name), count in self.tally.counts.items() if of_part == part},
@@ -352,6 +352,7 @@ def _manifest(job: Job, part: str, records: Sequence[TaskRecord]) -> Manifest:
             mask_id=tokenizer.mask_id,
         ),
         kind=job.kind,
+        text_bytes=sum(part.text_bytes for part in parts) or None,
         counts=_counts(job, parts) | removed_counts(records),
         shards=tuple(shard for part in parts for shard in part.shards),
         sources=job.inputs.urls,

@@ -109,12 +109,14 @@ class PackRows(PipelineStep):
         self._refuse_mask_id(encoded, batch)
         ids = encoded.ids.astype(self.dtype, copy=False)
         by_part: dict[str, list[Any]] = {}
+        kept_bytes = self.tally.kept_bytes
         spans = pairwise(encoded.offsets.tolist())
         for text, stream, place, (start, end) in zip(utf8, batch.streams, batch.places, spans, strict=True):
             split = batch.split or split_of(text, self.heldout_ratio, self.seed)
             part = part_of(stream, split)
             if selection is None or selection.takes(part, stream, split, end - start + _ENDS, place):
                 by_part.setdefault(part, []).append(ids[start:end])
+                kept_bytes[part] += len(text)
         self.tally.text_bytes += sum(map(len, utf8))
         for part, documents in by_part.items():
             if part not in packers:

@@ -220,3 +220,5 @@ def test_what_lies_beyond_the_bound_is_not_read(prepare, tmp_path, tokenizer_dir
         cut, whole = (_manifest(tmp_path, remote, stream) for remote in ("out", "all"))
         longest = 4 * max(whole["tokens"] // whole["documents"] * 20, 1)
         assert most - longest < cut["tokens"] <= most < whole["tokens"]
+        rates = [each["text_bytes"] / each["tokens"] for each in (cut, whole)]  # of what is kept, not of what was read
+        assert rates[0] == pytest.approx(rates[1], rel=0.05)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 from meap.config import DataConfig, StreamConfig
 from meap.errors import BadInputError, ConfigError
 from meap.manifest import Manifest
+from meap.prep.audit.places import find_data_sets
+from meap.prep.audit.statistics import measure
+from meap.prep.audit.verify import verify
 from meap.prep.streams import MAX_STREAMS, StreamNames, stream_name
 
 SETS = ("RedPajamaC4", "RedPajamaBook", "Stack Exchange/de")
@@ -53,6 +57,29 @@ def test_each_stream_is_the_data_set_of_its_documents_alone(prepare, tmp_path, a
             assert np.array_equal(rows, read_rows(tmp_path / f"alone-{folder}" / split))
             manifest = Manifest.from_json((tmp_path / "out" / folder / split / "manifest.json").read_text(), origin="")
             assert (manifest.split, manifest.rows) == (split, len(rows))
+
+
+def test_streams_are_audited_as_one_job(prepare, tmp_path, arguments):
+    prepare(*arguments)
+    expected = dict.fromkeys(FOLDERS.values(), 0)
+    for file in (tmp_path / "in").iterdir():
+        for document in map(json.loads, file.read_bytes().splitlines()):
+            expected[FOLDERS[document["meta"]["redpajama_set_name"]]] += len(document["text"].encode())
+    out = tmp_path / "out"
+    splits = measure(find_data_sets(str(out)), workers=2, ngrams=False, top=5).splits
+    found = {folder: sum(each.text_bytes for each in splits if each.name.startswith(folder)) for folder in expected}
+    assert found == expected
+    assert verify(find_data_sets(str(out)), workers=2).findings == []
+    gone, cut, _ = sorted(expected)
+    shutil.rmtree(out / gone)
+    shutil.rmtree(out / cut / "validation")
+    findings = verify(find_data_sets(str(out)), workers=2).findings
+    assert [(each.file.removeprefix(f"{out}/"), each.what) for each in findings if "index.json" in each.file] == [
+        (f"{gone}/train/index.json", "data set is not complete"),
+        (f"{gone}/validation/index.json", "split is not complete"),
+        (f"{cut}/validation/index.json", "split is not complete"),
+    ]
+    assert len(findings) == 3
 
 
 def test_parquet_is_divided_by_a_nested_column(prepare, tmp_path, arguments, hashes_of):

@@ -14,7 +14,7 @@ from meap.config.sections import TokenizerConfig
 from meap.errors import DataError, IncompleteError
 from meap.manifest import Manifest
 from meap.prep.folder import OutputFolder
-from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord
+from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
 from meap.storage import is_url
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
@@ -35,7 +35,7 @@ class DataSet:
     stream: str
     """Its name among several data sets; empty for a single one."""
     splits: tuple[str, ...]
-    """Folders of splits that are there, or were asked for."""
+    """Folders of splits that are there, that its tasks have recorded, or that were asked for."""
     is_part: bool = False
     """Whether a single split was asked for."""
 
@@ -59,14 +59,16 @@ def find_data_sets(location: str) -> list[DataSet]:
     if _is_split(entries):
         root, _, split = folder.url.rpartition("/")
         return [DataSet(OutputFolder(root or "."), "", (split,), is_part=True)]
-    if splits := _splits_in(entries):
+    recorded = parts_of(task_records(folder).values()) if _PREP_DIR in entries else []
+    if splits := _splits_in([*entries, *recorded]):
         return [DataSet(folder, "", splits)]
+    names = {each.partition("/")[0] for each in recorded} | set(folder.subfolders()) - {_PREP_DIR, TOKENIZER_DIR}
     streams: list[DataSet] = []
-    for name in folder.subfolders():
-        if name not in {_PREP_DIR, TOKENIZER_DIR}:
-            below = OutputFolder(folder.url_of(name))
-            if splits := _splits_in(below.entries()):
-                streams.append(DataSet(below, name, splits))
+    for name in sorted(names):
+        below = OutputFolder(folder.url_of(name))
+        of_stream = [part.partition("/")[2] for part in recorded if part.startswith(f"{name}/")]
+        if splits := _splits_in([*below.entries(), *of_stream]):
+            streams.append(DataSet(below, name, splits))
     if streams:
         return streams
     if _PREP_DIR in entries:
@@ -134,13 +136,11 @@ def read_index(data: DataSet, split: str) -> list[Any]:
         ) from error
 
 
-def task_records(data: DataSet) -> dict[int, TaskRecord]:
-    """What the tasks recorded, by task; those that are there and readable."""
-    if data.is_part or _PREP_DIR not in data.folder.entries():
-        return {}
-    names = sorted(name for name in data.folder.sizes(_TASKS_DIR) if name.endswith(".json"))
+def task_records(folder: OutputFolder) -> dict[int, TaskRecord]:
+    """What the tasks of a job recorded in its folder, by task; those that are there and readable."""
+    names = sorted(name for name in folder.sizes(_TASKS_DIR) if name.endswith(".json"))
     records: dict[int, TaskRecord] = {}
-    for content in data.folder.read_all([f"{_TASKS_DIR}/{name}" for name in names]).values():
+    for content in folder.read_all([f"{_TASKS_DIR}/{name}" for name in names]).values():
         try:
             record = TaskRecord.from_json(content)
         except (ValueError, KeyError, TypeError, AttributeError):

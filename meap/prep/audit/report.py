@@ -31,10 +31,17 @@ def table_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
     yield ""
     noun = "conversations" if statistics.is_conversations else "documents"
     rows = [
-        (split.name, f"{split.documents:,}", f"{split.tokens:,}", f"{split.rows:,}", _size(split.stored_bytes))
+        (
+            split.name,
+            f"{split.documents:,}",
+            f"{split.tokens:,}",
+            f"{split.rows:,}",
+            _size(split.stored_bytes),
+            _ratio(split.bytes_per_token),
+        )
         for split in statistics.splits
     ]
-    yield from _table(("split", noun, "tokens", "rows", "stored"), rows)
+    yield from _table(("split", noun, "tokens", "rows", "stored", "bytes per token"), rows)
     yield ""
     if bins := bin_lengths(statistics):
         mean = sum(length * count for length, count in statistics.lengths.items()) / statistics.lengths.total()
@@ -89,6 +96,7 @@ def write_json(statistics: Statistics, path: Path, *, top: int) -> None:
     values |= {
         "splits": [asdict(split) for split in statistics.splits],
         "sources": [asdict(source) for source in statistics.sources],
+        "text_bytes": statistics.text_bytes,
         "bytes_per_token": statistics.bytes_per_token,
         "lengths": {str(length): count for length, count in sorted(statistics.lengths.items())},
         "length_percentiles": {f"{share:g}": statistics.length_at(share) for share in _PERCENTILES},
@@ -118,8 +126,8 @@ def summary(statistics: Statistics) -> list[tuple[str, str]]:
         (noun, f"{sum(split.documents for split in splits):,}"),
         ("tokens", f"{tokens:,}"),
         ("rows", f"{rows:,} of {' and '.join(sorted({f'{split.seq_len:,}' for split in splits}))} tokens"),
-        ("text", "not recorded" if statistics.text_bytes is None else _size(statistics.text_bytes)),
-        ("bytes per token", "not recorded" if per_token is None else f"{per_token:.3f}"),
+        ("text", "not known" if statistics.text_bytes is None else _size(statistics.text_bytes)),
+        ("bytes per token", _ratio(per_token)),
         ("stored", f"{_size(stored)}, {stored / max(1, tokens):.3f} bytes per token"),
     ]
 
@@ -167,6 +175,10 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
             for cell, width, left in zip(row, widths, is_left, strict=True)
         )
         yield "  ".join(aligned).rstrip()
+
+
+def _ratio(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3f}"
 
 
 def _size(num_bytes: int) -> str:

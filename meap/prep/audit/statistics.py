@@ -49,18 +49,27 @@ class SplitNumbers:
     shards: int
     stored_bytes: int
     raw_bytes: int
+    text_bytes: int | None
+    """UTF-8 bytes of the documents; None where their text was not there."""
     dropped_tail_tokens: int
     bad_lines: int
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Of text, per token; None where it is not known."""
+        return self.text_bytes / self.tokens if self.text_bytes and self.tokens else None
 
 
 @dataclass(frozen=True)
 class SourceShare:
-    """What came from the input files that one task read; they cannot be told apart any more."""
+    """What came from the input files that one task read, which cannot be told apart any more; or a whole data set.
+
+    It is a data set where the records of its tasks are not there, as with one stream of several.
+    """
 
     stream: str
     files: tuple[str, ...]
-    documents: int | None
-    """None where the data set's task records are not there."""
+    documents: int
     tokens: int
 
 
@@ -73,10 +82,6 @@ class Statistics:
     vocab_size: int
     splits: list[SplitNumbers] = field(default_factory=list)
     sources: list[SourceShare] = field(default_factory=list)
-    text_bytes: int | None = None
-    """UTF-8 bytes of the documents; None where the data set's task records are not there."""
-    text_tokens: int = 0
-    """Tokens of these."""
     lengths: Counter[int] = field(default_factory=Counter)
     """Whole documents by tokens, BOS and EOS excluded; from 256 on to eight significant bits."""
     num_cut: int = 0
@@ -96,9 +101,16 @@ class Statistics:
         return bool(self.splits) and all(split.kind == CONVERSATIONS for split in self.splits)
 
     @property
+    def text_bytes(self) -> int | None:
+        """UTF-8 bytes of all documents; None where those of a split are not known."""
+        known = [split.text_bytes for split in self.splits if split.text_bytes is not None]
+        return sum(known) if len(known) == len(self.splits) else None
+
+    @property
     def bytes_per_token(self) -> float | None:
-        """Of text, per token; None where it is not recorded."""
-        return self.text_bytes / self.text_tokens if self.text_bytes and self.text_tokens else None
+        """Of text, per token; None where it is not known."""
+        tokens = sum(split.tokens for split in self.splits)
+        return self.text_bytes / tokens if self.text_bytes and tokens else None
 
     def top_tokens(self, count: int) -> list[tuple[int, int]]:
         """The most frequent token ids with their counts."""
@@ -369,6 +381,7 @@ def _numbers_of(data: DataSet, split: str, manifest: Manifest, tasks: Sequence[S
         shards=len(tasks),
         stored_bytes=sum(task.entry.stored.bytes for task in tasks),
         raw_bytes=sum(task.entry.raw.bytes for task in tasks),
+        text_bytes=manifest.text_bytes,
         dropped_tail_tokens=manifest.dropped_tail_tokens,
         bad_lines=manifest.bad_lines,
     )
@@ -377,32 +390,23 @@ def _numbers_of(data: DataSet, split: str, manifest: Manifest, tasks: Sequence[S
 def _add_sources(
     statistics: Statistics, data_sets: Sequence[DataSet], splits: Sequence[tuple[DataSet, str, Manifest]]
 ) -> None:
-    text_bytes: list[int] = []
     for data in data_sets:
-        records = task_records(data)
+        records = {} if data.is_part else task_records(data.folder)
         manifests = [manifest for of, _, manifest in splits if of is data]
         if records and len(records) == manifests[0].config.get("tasks", len(records)):
             for record in records.values():
                 parts = record.splits.values()
                 tokens, documents = sum(part.tokens for part in parts), sum(part.documents for part in parts)
                 statistics.sources.append(SourceShare(data.stream, tuple(record.files), documents, tokens))
-            text_bytes.append(sum(record.text_bytes for record in records.values()))
-            statistics.text_tokens += sum(part.tokens for each in records.values() for part in each.splits.values())
         else:
-            tokens = sum(manifest.tokens for manifest in manifests)
-            statistics.sources.append(SourceShare(data.stream, manifests[0].sources, None, tokens))
-    if len(text_bytes) < len(data_sets):
-        statistics.notes.append(
-            "text bytes are not known: they stand in the task records (.prep/tasks), which are not there, or not all"
-        )
-    elif not sum(text_bytes):
-        statistics.notes.append("text bytes are not known: imported rows come without their text")
-    else:
-        statistics.text_bytes = sum(text_bytes)
+            tokens, documents = (sum(getattr(each, of) for each in manifests) for of in ("tokens", "documents"))
+            statistics.sources.append(SourceShare(data.stream, manifests[0].sources, documents, tokens))
 
 
 def _add_notes(statistics: Statistics) -> None:
     notes = statistics.notes
+    if statistics.text_bytes is None:
+        notes.append("bytes of text are not known: imported rows come without their text")
     if not statistics.is_conversations:
         documents = sum(split.documents for split in statistics.splits)
         beyond = documents - statistics.num_cut - statistics.lengths.total()

@@ -131,6 +131,7 @@ class PackConversations(PipelineStep):
         counts[split, POSITIONS] += len(tokens) * (1 + is_copied)
         kept[split].append(tokens, answer, is_copied=is_copied)
         self.tally.text_bytes += len(text)
+        self.tally.kept_bytes[split] += len(text)
         self.tally.documents[split] += 1
         self.tally.tokens[split] += len(tokens)
 

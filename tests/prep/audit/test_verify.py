@@ -300,6 +300,8 @@ def test_a_data_set_that_was_interrupted_is_not_complete(rows_remote, streams_re
     assert len(told.splitlines()) == 1
     shutil.rmtree(rows_remote / "train")
     shutil.rmtree(rows_remote / "validation")
+    assert [each.what for each in findings_of(rows_remote)] == ["data set is not complete", "split is not complete"]
+    shutil.rmtree(rows_remote / ".prep" / "tasks")
     assert [each.what for each in findings_of(rows_remote)] == ["data set is not complete"]
     (streams_remote / "books.v1" / "validation" / "index.json").unlink()
     (streams_remote / "web" / "train" / "index.json").unlink()
