@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -153,19 +154,31 @@ def _failed_step(trainer: Trainer, error: BaseException) -> str:
     """What is known of a step that failed; empty where it was something else."""
     if isinstance(error, TrainingError):
         return str(error)
-    # torch has no classes for these; of a worker it names the process, and the signal where there was one.
-    if not isinstance(error, RuntimeError):
-        return ""
     rank, step = dist.get_global_rank(), int(trainer.state.timestamp.batch) + 1
     told = next(iter(str(error).strip().splitlines()), "").strip(" .")
-    if told.startswith("DataLoader worker (pid"):
+    # torch has no classes for these.
+    if _has_lost_worker(error, told):
         return (
             f"rank {rank} lost a loader worker at step {step:,} ({told}): if nobody killed it, memory ran out (dmesg "
             "says so); lower data.num_workers or data.predownload"
         )
-    if "Connection closed by peer" in told or "Connection reset by peer" in told:
+    if isinstance(error, RuntimeError) and ("Connection closed by peer" in told or "Connection reset by peer" in told):
         return f"rank {rank} lost another rank at step {step:,} ({told}): see what that one says"
     return ""
+
+
+def _has_lost_worker(error: BaseException, told: str) -> bool:
+    """Whether a loader worker has died.
+
+    torch names the process, and its signal where it saw that. Asked for its batch in the moment between the end of its
+    connections and its own, torch takes it for alive and lets the error of the connection through.
+    """
+    if isinstance(error, RuntimeError):
+        return told.startswith("DataLoader worker (pid")
+    if not isinstance(error, (ConnectionError, EOFError)) or told.startswith("Caught "):  # by a worker that lives
+        return False
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__") == "torch.utils.data.dataloader" for frame in frames)
 
 
 def _saving(trainer: Trainer) -> CheckpointSaving:

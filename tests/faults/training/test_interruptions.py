@@ -3,6 +3,7 @@
 MEAP_FAULT_SEEDS: how many runs are killed at random places, again and again; two unless said.
 """
 
+import itertools
 import os
 import re
 import signal
@@ -11,8 +12,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from torch.utils.data import dataloader
 
 from meap.checkpoints import CheckpointStore
+from meap.errors import TrainingError
 from tests.train.conftest import losses
 from tests.train.forked_runs import STEPS, STOPPED, Run, until
 
@@ -120,6 +123,27 @@ def test_a_loader_worker_that_is_killed_is_named_and_the_same_command_continues(
     assert last.wait() == [0], last.printed
     assert losses(tmp_path / "run") == losses(whole[1].run_dir)
     assert newest(tmp_path / "run") == STEPS
+
+
+def test_a_loader_worker_that_dies_as_its_batch_is_fetched_is_named(train, tmp_path, monkeypatch):
+    """The connections of a process close before it is dead: for that moment torch takes it for alive."""
+    fetch, calls = dataloader._MultiProcessingDataLoaderIter._try_get_data, itertools.count()
+
+    def fetch_from_the_dying(self, *given, **named):
+        if next(calls) == 5:
+            assert self._data_queue._reader.poll(60), "a batch is on its way"
+            (worker,) = self._workers
+            os.kill(worker.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+            monkeypatch.setattr(worker, "is_alive", lambda: True)
+        return fetch(self, *given, **named)
+
+    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "_try_get_data", fetch_from_the_dying)
+    monkeypatch.setattr(dataloader._utils.signal_handling, "_error_if_any_worker_fails", lambda: None)
+    with pytest.raises(TrainingError, match=r"rank 0 lost a loader worker at step \d+ \(.*Connection") as stopped:
+        train(tmp_path / "run", "data.num_workers=1")
+    assert isinstance(stopped.value.__cause__, ConnectionError)
+    assert str(stopped.value).endswith("which is from before")
 
 
 def test_stops_during_an_upload(start, whole, s3_faults, bucket, tmp_path, record_property):
