@@ -1,6 +1,7 @@
 """Shards streamed from S3, against moto's server on the loopback interface: the same samples as from a local folder."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,44 +12,6 @@ import pytest
 pytestmark = pytest.mark.slow
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testkeyid", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
-
-# In a process of its own: object-storage clients keep their endpoint and credentials for as long as they live.
-READ_EPOCH = """
-import hashlib, json, sys
-from pathlib import Path
-from meap.config import DataConfig, MaskingConfig
-from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
-from meap.config import TokenizerConfig
-from meap.errors import MeapError
-from meap.storage import use_one_s3_endpoint
-
-def main():
-    remote, cache, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    use_one_s3_endpoint()
-    data = DataConfig(
-        remote=remote, seq_len=16, num_canonical_nodes=4, download_retry=0, download_timeout=5.0, **options
-    )
-    try:
-        shards = open_shards(data, "train")
-        mask_id = open_tokenizer(TokenizerConfig(), shards).mask_id
-        rule = build_mask_rule(MaskingConfig(ratio=0.25), shards.tokenizer, seed=17)
-        assert rule.mask_id == mask_id
-        loader = build_loader(
-            data, shards, rule=rule, seed=17, global_batch_size=8, world_size=1, cache_dir=cache, shuffle=True
-        )
-        rows = [
-            (int(sample), hashlib.sha256(row.numpy().tobytes()).hexdigest())
-            for batch in loader
-            for sample, row in zip(batch["sample_id"], batch["input_ids"])
-        ]
-    except MeapError as error:
-        print(json.dumps({"error": str(error)}))
-        return
-    print(json.dumps({"rows": rows}))
-
-if __name__ == "__main__":
-    main()
-"""
 
 
 @pytest.fixture
@@ -76,24 +39,41 @@ def bucket(server):
     return resource.create_bucket(Bucket="rows")
 
 
-@pytest.fixture
-def read_epoch(tmp_path: Path, quiet_environment, server):
-    script = tmp_path / "read_epoch.py"
-    script.write_text(READ_EPOCH)
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory, project_root) -> Iterator[subprocess.Popen[str]]:
+    """The process that readers are forked from."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(Path(__file__).with_name("forked_readers.py"))],
+        cwd=tmp_path_factory.mktemp("readers"),
+        env=environment | {"PYTHONPATH": str(project_root), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.communicate()
 
+
+@pytest.fixture
+def read_epoch(tmp_path: Path, readers, server):
     def read(remote: str, name: str, *, options: dict | None = None, **environment: str) -> dict:
-        given = json.dumps({"num_workers": 0} | (options or {}))
-        finished = subprocess.run(
-            [sys.executable, "-W", "ignore", str(script), remote, str(tmp_path / name), given],
-            env=quiet_environment | KEYS | {"S3_ENDPOINT_URL": server} | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert finished.returncode == 0, finished.stderr
-        assert KEYS["AWS_SECRET_ACCESS_KEY"] not in finished.stdout + finished.stderr
-        return json.loads(finished.stdout.splitlines()[-1])
+        out = tmp_path / f"{name}-read"
+        order = {
+            "remote": remote,
+            "cache": str(tmp_path / name),
+            "options": {"num_workers": 0} | (options or {}),
+            "environment": KEYS | {"S3_ENDPOINT_URL": server} | environment,
+            "out": str(out),
+        }
+        readers.stdin.write(json.dumps(order) + "\n")
+        readers.stdin.flush()
+        status = int(readers.stdout.readline())
+        printed = Path(f"{out}.log").read_text()
+        assert status == 0, printed
+        found = Path(f"{out}.json").read_text()
+        assert KEYS["AWS_SECRET_ACCESS_KEY"] not in printed + found
+        return json.loads(found)
 
     return read
 
