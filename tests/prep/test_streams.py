@@ -80,6 +80,7 @@ def test_streams_are_audited_as_one_job(prepare, tmp_path, arguments):
         (f"{cut}/validation/index.json", "split is not complete"),
     ]
     assert len(findings) == 3
+    assert f"(source=in, remote={out})" in findings[0].remedy, "the job's folder, not the stream's"
 
 
 def test_parquet_is_divided_by_a_nested_column(prepare, tmp_path, arguments, hashes_of):

@@ -38,6 +38,8 @@ class DataSet:
     """Folders of splits that are there, that its tasks have recorded, or that were asked for."""
     is_part: bool = False
     """Whether a single split was asked for."""
+    parent: OutputFolder | None = None
+    """What holds the data sets of several streams, and perhaps `.prep` of the job that made them all."""
 
     def label(self, split: str) -> str:
         """A split as shown to users."""
@@ -68,7 +70,7 @@ def find_data_sets(location: str) -> list[DataSet]:
         below = OutputFolder(folder.url_of(name))
         of_stream = [part.partition("/")[2] for part in recorded if part.startswith(f"{name}/")]
         if splits := _splits_in([*below.entries(), *of_stream]):
-            streams.append(DataSet(below, name, splits))
+            streams.append(DataSet(below, name, splits, parent=folder))
     if streams:
         return streams
     if _PREP_DIR in entries:

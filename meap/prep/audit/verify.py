@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -91,12 +92,11 @@ def verify(data_sets: Sequence[DataSet], *, workers: int) -> Verdict:
 
 def _not_complete(data: DataSet) -> Finding:
     remedy = _RUN_AGAIN
-    if (content := data.folder.read(".prep/job.json")) is not None:
-        try:
-            config = cast("dict[str, Any]", json.loads(content))["config"]
-            remedy += f" (source={config['source']}, remote={data.folder.url})"
-        except (ValueError, KeyError, TypeError):
-            pass  # the finding stands without the details
+    for job in (data.folder, data.parent):
+        if job is not None and (content := job.read(".prep/job.json")) is not None:
+            with suppress(ValueError, KeyError, TypeError):  # the finding stands without the details
+                config = cast("dict[str, Any]", json.loads(content))["config"]
+                remedy += f" (source={config['source']}, remote={job.url})"
     return Finding(
         data.folder.url_of(f"{TRAIN_SPLIT}/{INDEX_NAME}"), "data set is not complete", "an index", "none", remedy
     )
