@@ -68,6 +68,8 @@ class Progress:
         """Whether the tasks are worker processes of this command, and a lost one would be waited for without end."""
         self.announces_failures = False
         """Whether a failed task is told at once: where the others go on, its error comes much later."""
+        self.announces_bad_lines = True
+        """Whether lines that are left out are told: each once, also where a corpus is read several times."""
         self._tasks = tasks
         self._completed = completed
         self._total_bytes = total_bytes
@@ -181,15 +183,19 @@ class Progress:
 
     def _warn(self) -> None:
         for task, counts in sorted(self._counts.items()):
-            for bad_line in counts.bad_lines[self._warned[task] :]:
-                self.say(f"warning: left out {bad_line}")
-            self._warned[task] = max(self._warned[task], len(counts.bad_lines))
-            if counts.num_bad_lines > self._warned[task] == MAX_SHOWN_BAD_LINES:
-                self._warned[task] += 1
-                self.say(f"warning: more bad lines in task {task} are only counted and recorded")
+            if self.announces_bad_lines:
+                self._warn_of_bad_lines(task, counts)
             if self.announces_failures and counts.failure is not None and task not in self._announced:
                 self._announced.add(task)
                 self.say(f"warning: task {task} failed on {counts.host}, the others go on: {counts.failure}")
+
+    def _warn_of_bad_lines(self, task: int, counts: Counts) -> None:
+        for bad_line in counts.bad_lines[self._warned[task] :]:
+            self.say(f"warning: left out {bad_line}")
+        self._warned[task] = max(self._warned[task], len(counts.bad_lines))
+        if counts.num_bad_lines > self._warned[task] == MAX_SHOWN_BAD_LINES:
+            self._warned[task] += 1
+            self.say(f"warning: more bad lines in task {task} are only counted and recorded")
 
     def _look_for_lost_workers(self) -> None:
         now = time.monotonic()

@@ -118,6 +118,14 @@ def test_tasks_without_a_signature_are_no_trouble(prepare, tmp_path, arguments, 
     assert _removed(tmp_path / "both") == {"removed/regex/match": 1, "removed/exact_dedup/same_text": 1}
 
 
+def test_a_bad_line_is_told_once_though_it_is_read_twice(prepare, tmp_path, arguments, write_lines, make_texts, capsys):
+    write_lines(tmp_path / "in.jsonl", [*make_texts(20), b"{", *make_texts(20, seed=1)])
+    prepare("source=in.jsonl", *arguments, "remote=out", "max_bad_lines=1", "dedup.exact=true")
+    said = capsys.readouterr()
+    assert said.err.count("warning: left out in.jsonl:21: not valid JSON") == said.err.count("left out") == 1
+    assert "; 1 bad lines left out; " in said.out
+
+
 def test_filters_come_first_and_duplicates_are_of_what_they_leave(
     prepare, tmp_path, arguments, write_corpus, planted, hashes_of
 ):

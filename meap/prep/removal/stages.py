@@ -151,6 +151,7 @@ def run_stage(stage: Stage, job: Job) -> None:
         interval=job.config.progress_interval,
         title=stage.about,
     )
+    progress.announces_bad_lines = False  # the last pass does
     tally = Tally(job.progress.folder, interval=job.tally.interval)
     steps = [*stage.steps(tally), FinishStage(job.folder, tally, stage.name, stage.written)]
     executor = build_executor(steps, _StageWork(job, stage, completed, progress, tally))
