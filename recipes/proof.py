@@ -13,8 +13,9 @@ says nothing about other data or larger models. Settings were chosen on other se
 
 import dataclasses
 import json
+import multiprocessing
 import os
-import subprocess
+import runpy
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +31,10 @@ from meap.config import ProofConfig, run_command
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = ("NTP", "MEAP")
 NUM_PASSAGES = 100
+
+# Entry points run in processes of their own, forked from one that has imported what they need and done nothing else:
+# imports take as long as a hundred steps do.
+SERVER = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ def main(cfg: ProofConfig) -> None:
     from meap.evals.runner import write_text
 
     out_dir = Path(cfg.out_dir).absolute()
+    # Runs share the machine: threads of each beyond its part of the cores only get in each other's way.
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | os.environ
+    SERVER.set_forkserver_preload(["datatrove.executor", "meap.train.trainer", "meap.evals.hugging_face"])
     _remember(cfg, out_dir)
     shards, passages = _prepare(cfg, out_dir)
     runs = [
@@ -147,18 +155,23 @@ def _command(output: Path, script: str, *arguments: str) -> None:
     from meap.errors import MeapError
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Runs share the machine: threads of each beyond its part of the cores only get in each other's way.
-    environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | os.environ
-    with output.open("a", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, ROOT / script, *arguments], stdout=file, stderr=file, env=environment, check=False
-        )
-    if done.returncode:
+    process = SERVER.Process(target=_run_script, args=(output, script, *arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
         *_, last = output.read_text(encoding="utf-8").splitlines() or [""]
         raise MeapError(
-            f"{script} ended with status {done.returncode}: {last.removeprefix('error: ')} (all it printed: {output}); "
-            "the same command goes on from here"
+            f"{script} ended with status {process.exitcode}: {last.removeprefix('error: ')} (all it printed: "
+            f"{output}); the same command goes on from here"
         )
+
+
+def _run_script(output: Path, script: str, *arguments: str) -> None:
+    with output.open("a", encoding="utf-8") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    sys.argv = [str(ROOT / script), *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _progress(num_runs: int) -> Callable[..., None]:

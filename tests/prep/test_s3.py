@@ -54,7 +54,9 @@ def test_s3_troubles_are_one_error_without_secrets(
     here = {"AWS_ENDPOINT_URL": server}
 
     def error_of(*arguments: str, **environment: str) -> str:
-        done = run_command_line(*arguments, tokenizer, "seq_len=15", "workers=1", **environment)
+        done = run_command_line(
+            *arguments, tokenizer, "seq_len=15", "workers=1", "progress_interval=600", **environment
+        )
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1

@@ -24,6 +24,12 @@ def prepared_once(tmp_path_factory) -> Callable[..., Path]:
     return copy
 
 
+@pytest.fixture(autouse=True)
+def no_lines_of_progress(monkeypatch) -> None:
+    """What stderr has does not depend on how long it takes."""
+    monkeypatch.setattr("meap.prep.audit.workers._LINE_SECONDS", 600.0)
+
+
 @pytest.fixture
 def rows_remote(prepared_once, make_rows, tmp_path) -> Path:
     """Two tasks, several shards each, of texts of which some are there twice."""

@@ -49,6 +49,7 @@ def test_a_failure_ends_the_others_and_is_told():
 def test_the_line_says_how_far_and_how_long(monkeypatch):
     console = io.StringIO()
     now = 0.0
+    monkeypatch.setattr("meap.prep.audit.workers._LINE_SECONDS", 5.0)
     monkeypatch.setattr("meap.prep.audit.workers.time.monotonic", lambda: now)
     meter = ShardMeter(4, 40_000_000, console=console)
     for now in (4.0, 6.0, 8.0, 12.0):  # noqa: B007  the clock above
