@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -386,23 +385,6 @@ def test_the_bare_command_prepares_the_sample(run_command_line, tmp_path):
     assert manifest["config"]["tokenizer"]["name"] == "data/sample/tokenizer"
     assert not {"remote", "workers", "progress_interval"} & manifest["config"].keys()
     assert run_command_line().stdout.startswith("already complete: ")
-
-
-def test_help_needs_no_heavy_library(command_path, project_root):
-    import subprocess
-
-    heavy = {"datatrove", "streaming", "torch", "tokenizers", "fsspec", "numpy"}
-    program = (
-        "import runpy, sys; sys.argv = ['c4_to_mds.py', '--help']\n"
-        f"try: runpy.run_path({str(command_path)!r}, run_name='__main__')\n"
-        f"except SystemExit: print('loaded', {heavy!r} & set(sys.modules))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(project_root)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
-    )
-    assert "loaded set()" in done.stdout
-    assert "max_bad_lines=100" in done.stdout
 
 
 def test_the_yaml_for_c4_is_valid(project_root: Path):

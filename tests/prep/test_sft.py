@@ -347,20 +347,3 @@ def test_both_samples_have_one_tokenizer_whichever_is_prepared_first(prepare, pr
     (tmp_path / "data/sample/mds/tokenizer/tokenizer.json").write_text(json.dumps(changed))
     with pytest.raises(MismatchError, match="delete data/sample and prepare it again, or set tokenizer.name="):
         prepare_sft(*sft)
-
-
-def test_help_needs_no_heavy_library(project_root, capsys):
-    import subprocess
-    import sys
-
-    heavy = {"datatrove", "streaming", "torch", "transformers", "numpy"}
-    program = (
-        "import runpy, sys; sys.argv = ['sft_to_mds.py', '--help']\n"
-        f"try: runpy.run_path({str(project_root / 'dataprep' / 'sft_to_mds.py')!r}, run_name='__main__')\n"
-        f"except SystemExit: print('loaded', {heavy!r} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=project_root, capture_output=True, text=True, check=True, timeout=60
-    )
-    assert "loaded set()" in done.stdout
-    assert "get a copy. Unset: 50, or 12 for sample." in done.stdout
