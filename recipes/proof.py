@@ -33,8 +33,16 @@ ARMS = ("NTP", "MEAP")
 NUM_PASSAGES = 100
 
 # Entry points run in processes of their own, forked from one that has imported what they need and done nothing else:
-# imports take as long as a hundred steps do.
+# imports take as long as hundreds of steps.
 SERVER = multiprocessing.get_context("forkserver")
+IMPORTED = ["datatrove.executor", "meap.train.trainer", "meap.evals.hugging_face"]
+ENVIRONMENT = {
+    # Runs share the machine: threads of each beyond its part of the cores only get in each other's way.
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Who looks for GPUs while importing asks the driver's library, not CUDA, which does not survive a fork.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,8 @@ def main(cfg: ProofConfig) -> None:
     from meap.evals.runner import write_text
 
     out_dir = Path(cfg.out_dir).absolute()
-    # Runs share the machine: threads of each beyond its part of the cores only get in each other's way.
-    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | os.environ
-    SERVER.set_forkserver_preload(["datatrove.executor", "meap.train.trainer", "meap.evals.hugging_face"])
+    os.environ |= ENVIRONMENT | os.environ
+    SERVER.set_forkserver_preload(IMPORTED)
     _remember(cfg, out_dir)
     shards, passages = _prepare(cfg, out_dir)
     runs = [
@@ -167,10 +174,14 @@ def _command(output: Path, script: str, *arguments: str) -> None:
 
 
 def _run_script(output: Path, script: str, *arguments: str) -> None:
+    import torch
+
     with output.open("a", encoding="utf-8") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     sys.argv = [str(ROOT / script), *arguments]
+    if torch.cuda._is_in_bad_fork():  # an import has touched CUDA all the same
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
