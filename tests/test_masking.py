@@ -242,6 +242,7 @@ def test_8_gaps_between_masked_tokens_have_their_exact_distribution():
         assert chi_square_is_plausible(observed + rest[0], expected + rest[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_tokens", "num_spans", "span_length"), [(65, 3, 5), (81, 6, 4)])
 def test_8_gaps_between_spans_have_their_exact_distribution(num_tokens: int, num_spans: int, span_length: int):
     """With every span shrunk to one slot, gaps are those between k tokens among the slots that remain."""

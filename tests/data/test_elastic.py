@@ -158,6 +158,7 @@ def test_one_process_continues_as_two(ranks, config, reference, tmp_path, worker
     assert require_same(after, reference, first=point) == EPOCHS * STEPS - point
 
 
+@pytest.mark.slow
 def test_a_checkpoint_at_the_end_of_an_epoch_does_not_replay_it(ranks, config, reference, tmp_path):
     """Stock streaming 0.13 would give the first epoch again, and stay one epoch behind for ever."""
     once = ranks.run(config, tmp_path / "once", world=1, workers=0, epochs=1)

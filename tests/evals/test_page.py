@@ -93,6 +93,7 @@ def test_what_is_missing_is_on_the_page(evaluate, blind):
     assert len(page.loaded) == 2
 
 
+@pytest.mark.slow
 def test_a_comparison_is_one_page(evaluate, perfect, blind, tmp_path):
     first = evaluate(lambda _: blind, "a")
     second = evaluate(perfect, "b", names=NAMES[1:])

@@ -24,6 +24,7 @@ def run(make_inputs, oracle, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_results_say_what_was_measured_on_what(run, tmp_path, tokenizer):
     results = run(facts={"data": "here"})
     assert read_results(tmp_path / "eval") == json.loads(json.dumps(results))
@@ -53,6 +54,7 @@ def test_controls_are_in_no_mean(run):
     ]
 
 
+@pytest.mark.slow
 def test_a_limited_run_is_marked_and_spread_over_the_task(run):
     results = run("limit=4")
     assert results["partial"]
@@ -62,6 +64,7 @@ def test_a_limited_run_is_marked_and_spread_over_the_task(run):
     assert any(row["control"] for row in numbers["rows"])
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_nothing_and_finds_the_same(run, make_inputs, oracle):
     first = run()
     silent = oracle([])  # knows no prompt: it would fail if it were asked
@@ -71,11 +74,13 @@ def test_a_second_run_asks_nothing_and_finds_the_same(run, make_inputs, oracle):
         assert second["tasks"][name]["rows"] == first["tasks"][name]["rows"]
 
 
+@pytest.mark.slow
 def test_tasks_can_be_run_one_by_one(run):
     run(names=["perplexity"])
     assert set(run(names=["key_retrieval"])["tasks"]) == {"perplexity", "key_retrieval"}
 
 
+@pytest.mark.slow
 def test_results_of_another_model_are_replaced(run, blind):
     run()
     results = run(names=["key_retrieval"], model=blind)
@@ -111,6 +116,7 @@ def test_what_cannot_be_measured_is_skipped_with_its_reason(make_inputs, blind, 
     assert "skipped perplexity: there are no held-out rows" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_per_row_and_metric(run, capsys):
     print_results(run(names=["key_retrieval"]))
     lines = [line for line in capsys.readouterr().out.splitlines() if "tokens |" not in line]
@@ -123,6 +129,7 @@ def test_the_table_has_a_line_per_row_and_metric(run, capsys):
     assert lines[-1].split() == ["mean,", "generation", "100.0", "[88.6,", "100.0]", "30"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["needle_fu", "needle_magic"])
 def test_a_grid_lies_beside_its_picture(run, tmp_path, name):
     grid = run(names=[name])["tasks"][name]["grid"]

@@ -117,6 +117,7 @@ def test_the_card_tells_the_method(model, tokenizer, tmp_path, ratio, method):
     assert "| trained for | not recorded |" in card
 
 
+@pytest.mark.slow
 def test_generation_needs_nothing_of_this_project(exported, quiet_environment):
     environment = {key: value for key, value in quiet_environment.items() if key != "PYTHONPATH"}
     done = subprocess.run(

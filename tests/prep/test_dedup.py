@@ -82,6 +82,7 @@ def test_the_first_of_equal_texts_stays(prepare, tmp_path, arguments, write_corp
     assert not (tmp_path / "out" / ".prep" / "dedup").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_similar_texts_go_and_distinct_ones_stay(
     prepare, tmp_path, arguments, write_corpus, planted, hashes_of, tasks, capsys
@@ -150,6 +151,7 @@ def test_too_many_tasks_are_refused(prepare, arguments, write_corpus, planted, m
         prepare(write_corpus("in", planted["files"]), *arguments, "tasks=3", "remote=out", "dedup.exact=true")
 
 
+@pytest.mark.slow
 def test_half_written_stages_are_not_trusted(
     prepare, tmp_path, arguments, write_corpus, planted, hashes_of, monkeypatch
 ):

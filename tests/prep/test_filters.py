@@ -75,6 +75,7 @@ def _data(hashes: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in hashes.items() if ".mds" in name or name.endswith("index.json")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names", [["gopher_quality", "fineweb_quality"], ["c4_quality"], ["gopher_repetition", "c4_quality"]], ids="-".join
 )

@@ -193,6 +193,7 @@ def test_no_row_at_all_is_an_error(prepare, tmp_path, tokenizer_dir, write_lines
     assert not (tmp_path / "out" / "train").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["meap.prep.folder._move", "pathlib.Path.write_bytes"])
 def test_full_disk_names_the_place_and_the_remedy(prepare, tmp_path, arguments, monkeypatch, hashes_of, place):
     prepare(*arguments, "remote=expected")

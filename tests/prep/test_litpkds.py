@@ -192,6 +192,7 @@ def test_a_file_that_is_no_chunk_is_one_error(convert, tmp_path, content, messag
     assert not (tmp_path / "out" / "train").exists()
 
 
+@pytest.mark.slow
 def test_chunks_of_another_tokenizer_are_noticed_where_they_can_be(convert, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.bin").write_bytes(chunk_bytes(np.full(1 << 22, 7)))

@@ -123,6 +123,7 @@ def test_no_split_is_published_where_nothing_is_held_out(prepare, tmp_path, toke
     assert not (tmp_path / "out" / "validation").exists()
 
 
+@pytest.mark.slow
 def test_large_vocabularies_take_four_bytes_per_token(
     prepare, tmp_path, tokenizer_dir, make_texts, write_lines, read_rows
 ):

@@ -59,6 +59,7 @@ def test_the_share_holds_at_every_moment_and_is_reached_to_one_short_document(le
     assert (counts["train", SHORT_LEFT_OUT], counts["train", LONG_TOKENS]) == (len(left_out), long)
 
 
+@pytest.mark.slow
 @given(LENGTHS, st.integers(30, 90).map(lambda percent: percent / 100))
 def test_with_short_documents_enough_the_share_is_what_was_asked_for(lengths, share):
     """And no more: the short ones that come after fill it up to less than one of them."""

@@ -305,6 +305,7 @@ def test_a_job_is_done_once_and_another_one_is_refused(prepare_sft, tmp_path, ca
         prepare_sft(*arguments)
 
 
+@pytest.mark.slow
 def test_the_split_is_by_text_and_the_sample_needs_no_file(prepare_sft, tmp_path, tokenizer):
     prepare_sft("source=sample", "max_length=300", "heldout_ratio=0.1", "tokenizer.bos_token=<s>")
     train, heldout = (

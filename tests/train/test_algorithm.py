@@ -150,6 +150,7 @@ class Recorder(Callback):
         self.evaluated.append(state.batch["input_ids"].clone())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The tokenizer was not provided")
 def test_any_loader_and_composer_s_own_model_whatever_the_microbatch():
     """Two epochs; the ratio is scheduled over both, so that it also changes within each."""

@@ -46,6 +46,7 @@ def forget_graphs():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("loss_chunks", [1, 3])
 def test_all_layers_are_one_graph_and_the_loss_another_and_nothing_changes(checkpointing, loss_chunks):

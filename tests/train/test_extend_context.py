@@ -49,6 +49,7 @@ def extend(first, write_shards, small_config, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_an_extended_model_starts_from_the_base_resumes_and_is_exported(first, extend, train, tmp_path):
     extend(tmp_path / "whole", "train.max_duration=8ba")
     whole = losses(tmp_path / "whole")

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EPOCH = 8  # steps
 
 
+@pytest.mark.slow
 def test_two_runs_with_the_same_seed_are_identical_and_another_seed_differs(train, tmp_path):
     first, second = (train(tmp_path / name, "train.max_duration=6ba") for name in "ab")
     assert first == second
@@ -40,6 +41,7 @@ def test_both_sites_and_any_microbatch_give_the_same_run(train, tmp_path):
     assert split == pytest.approx(by_dataset, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["masking.strategy=span", "masking.protected=[bos,eos]", "masking.mask_last=true"])
 def test_every_rule_is_the_same_at_both_sites_and_a_run_of_its_own(train, tmp_path, override):
     by_dataset = train(tmp_path / "dataset", "train.max_duration=3ba", "masking.ratio=0.4", override)
@@ -49,6 +51,7 @@ def test_every_rule_is_the_same_at_both_sites_and_a_run_of_its_own(train, tmp_pa
     assert (plain != by_dataset) == ("protected" not in override)  # the random rows of this test hold no BOS or EOS
 
 
+@pytest.mark.slow
 def test_a_scheduled_ratio_is_logged_realised_and_resumed(train, tmp_path):
     constant = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")  # the learning rate
     schedule = (
@@ -131,6 +134,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.1 + 0.9 * (1 + math.cos((step - warmup) / (steps - warmup) * math.pi)) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("max_duration", "warmup"), [("20ba", None), ("2560tok", "2ba")])
 def test_the_learning_rate_of_a_run_is_the_closed_form(train, tmp_path, max_duration, warmup):
     """20 steps of 8 rows of 16 tokens, of which the first two warm up."""
@@ -178,6 +182,7 @@ def test_a_finished_run_is_not_trained_again(train, tmp_path, capsys):
     assert "already trained for 4 of 4 batches: nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [4, EPOCH])
 def test_a_longer_run_continues_from_the_checkpoint_with_nothing_lost_or_repeated(train, tmp_path, stop):
     """At a constant learning rate the shorter run begins the longer one; stops inside and at the end of an epoch."""
@@ -208,6 +213,7 @@ def test_missing_shards_say_what_to_run(train, tmp_path):
     assert len(train(tmp_path / "run", "train.max_duration=1ba")) == 1
 
 
+@pytest.mark.slow
 def test_streams_are_mixed_and_a_longer_run_continues_with_the_same_mixture(train, tmp_path, remote, write_shards):
     other = write_shards(tmp_path / "other", rows=16, seq_len=16, validation_rows=0, seed=1)
     streams = (

@@ -11,6 +11,7 @@ from .outputs import at_pass, no_number
 pytestmark = pytest.mark.fault(8)
 
 
+@pytest.mark.slow
 def test_other_data_at_the_same_address_is_refused_once_a_run_has_been_trained_on_it(train, write_shards, tmp_path):
     """Also on a machine that has never seen the run: all that is left of it are its checkpoints."""
 

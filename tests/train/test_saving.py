@@ -124,6 +124,7 @@ def test_a_full_disk_is_an_error_and_the_checkpoints_before_stay(train, begun, r
     assert train(run_dir, *LONGER) == begun[1]
 
 
+@pytest.mark.slow
 def test_an_upload_that_fails_is_a_warning_then_an_error(train, tmp_path, memory, capsys):
     memory.pipe("/bucket/run/ba4.pt/in the way", b"")  # so that no object can have that name
     with pytest.raises(CheckpointError, match=r"ba4.pt: .*checkpoint.folder=memory://bucket/run"):

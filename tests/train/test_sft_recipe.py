@@ -65,6 +65,7 @@ def tune(settings):
     return run
 
 
+@pytest.mark.slow
 def test_tuning_lowers_the_loss_and_starts_from_the_base(tune, tmp_path, capsys):
     history = tune(tmp_path / "run", "train.max_duration=24ba", "train.eval_batches=2", "train.eval_interval=12ba")
     assert history[-1] < history[0] - 0.2
@@ -73,6 +74,7 @@ def test_tuning_lowers_the_loss_and_starts_from_the_base(tune, tmp_path, capsys)
     assert f"from {tmp_path}" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["sft.layout=separate", "sft.loss=masked", "masking.ratio=0", "run.seed=18"])
 def test_every_choice_makes_a_run_of_its_own_and_repeats_exactly(tune, tmp_path, change):
     first, again = (tune(tmp_path / name, "train.max_duration=3ba", change) for name in ("one", "two"))
@@ -80,6 +82,7 @@ def test_every_choice_makes_a_run_of_its_own_and_repeats_exactly(tune, tmp_path,
     assert tune(tmp_path / "plain", "train.max_duration=3ba") != first
 
 
+@pytest.mark.slow
 def test_the_microbatch_changes_nothing_although_rows_have_different_numbers_of_targets(tune, tmp_path):
     whole = tune(tmp_path / "whole", "train.microbatch_size=4", "train.max_duration=4ba")
     assert tune(tmp_path / "split", "train.microbatch_size=1", "train.max_duration=4ba") == pytest.approx(
@@ -87,12 +90,14 @@ def test_the_microbatch_changes_nothing_although_rows_have_different_numbers_of_
     )
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_nothing(tune, tmp_path):
     plain = tune(tmp_path / "plain", "train.max_duration=4ba")
     again = tune(tmp_path / "again", "train.max_duration=4ba", "train.activation_checkpointing=true")
     assert again == pytest.approx(plain, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_continues_where_it_stopped(tune, tmp_path):
     flat = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999")
     whole = tune(tmp_path / "whole", "train.max_duration=16ba", *flat)
@@ -125,6 +130,7 @@ def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(tune, se
         assert tune(tmp_path / sharding, "train.max_duration=8ba", *flat) == pytest.approx(whole, abs=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_mask", [True, False])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_tuned_model_is_exported_with_or_without_its_mask_token(

@@ -168,6 +168,7 @@ def test_requests_run_side_by_side_and_no_more_than_asked(ask, judge_server):
     assert judge_server.most_at_once == 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_asks_nothing_twice(config, ask, judge_server, tmp_path, project_root):
     judge_server.fault = lambda number: "silent" if number > 4 else None
     code = (

@@ -154,6 +154,7 @@ class LookingLM:
         return {"name": "looking"}
 
 
+@pytest.mark.slow
 def test_two_models_stand_side_by_side(make_inputs, attention_of, blind, tmp_path, capsys):
     inputs = make_inputs()
     looking = LookingLM(examples(inputs), attention_of)

@@ -77,6 +77,7 @@ def harness_results(model, data_dir, *, tasks_dir, names):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("add_bos", [True, False])
 def test_the_numbers_are_those_of_the_harness(add_bos, llama, tokenizer, make_inputs, commonsense_dir, tmp_path):
     names = ("arc_easy", "boolq", "hellaswag", "winogrande")

@@ -36,6 +36,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_examples_are_a_function_of_configuration_and_seed(name, make, tokenizer):
     inputs = make()
     examples = TASKS[name].examples(inputs)
@@ -46,6 +47,7 @@ def test_examples_are_a_function_of_configuration_and_seed(name, make, tokenizer
         assert hashes != prompt_hashes(TASKS[name].examples(make("seed=5")), tokenizer)
 
 
+@pytest.mark.slow
 def test_prompts_begin_with_bos_and_hold_no_mask(name, make, tokenizer):
     for example in TASKS[name].examples(make()):
         rows = [candidate.ids for candidate in example.candidates]
@@ -57,6 +59,7 @@ def test_prompts_begin_with_bos_and_hold_no_mask(name, make, tokenizer):
         assert all(0 < candidate.scored < len(candidate.ids) for candidate in example.candidates)
 
 
+@pytest.mark.slow
 def test_bos_can_be_left_out(name, make, tokenizer):
     if name == "perplexity":
         return
@@ -68,6 +71,7 @@ def test_bos_can_be_left_out(name, make, tokenizer):
             assert one.ids[1:].tolist() == other.ids.tolist()
 
 
+@pytest.mark.slow
 def test_a_perfect_model_is_perfect_and_a_blind_one_at_chance(name, make, oracle, blind, judge_server, tmp_path):
     inputs = make("judge.model=judge", f"judge.base_url={judge_server.url}")
     perfect = run_tasks(inputs, oracle(TASKS[name].examples(inputs)), [name], tmp_path / "perfect")["tasks"][name]

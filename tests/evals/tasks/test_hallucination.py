@@ -139,6 +139,7 @@ def test_predictions_that_came_along_are_a_control(make_inputs, oracle, judged, 
     assert numbers["metrics"]["similarity"]["value"] == 1
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_where_both_were_judged(evaluate, blind, judged, judge_server, tmp_path):
     fair = judge_server.verdict
     evaluate(*judged)

@@ -65,6 +65,7 @@ def test_what_a_model_knows_is_told_apart_from_what_it_says(make_inputs, oracle,
         assert (metrics["ranking"]["value"], metrics["generation"]["value"]) == (1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_four_sentences_fit_the_tiny_model(tmp_path, configure):
     from meap.config import TokenizerConfig
     from meap.tokenizer import load_tokenizer

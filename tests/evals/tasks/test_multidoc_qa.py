@@ -83,6 +83,7 @@ def test_passages_with_an_answer_are_no_distractors(make_inputs, tokenizer, tmp_
         assert "number1" not in text
 
 
+@pytest.mark.slow
 def test_the_oracle_file_of_the_publishers(make_inputs, shared_data, tmp_path):
     source = shared_data / "nq-open-oracle.jsonl.gz"
     if not source.is_file():

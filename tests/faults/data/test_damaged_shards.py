@@ -130,6 +130,7 @@ def test_a_shard_that_is_not_what_it_was_is_found(whole, tmp_path, open_data, op
     record_property("injected", 2 * len(shards))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
 def test_an_epoch_ends_in_an_error_not_early_and_not_never(zipped, tmp_path, open_data, epoch_of, damage, workers):
@@ -193,6 +194,7 @@ def test_an_index_that_is_missing_damaged_or_foreign_is_an_error_at_the_start(
     record_property("injected", injected + 3)
 
 
+@pytest.mark.slow
 def test_a_cache_of_what_the_place_held_before_is_not_taken_for_it(
     write_shards, tmp_path, open_data, epoch_of, release_caches
 ):

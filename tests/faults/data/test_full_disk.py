@@ -11,6 +11,7 @@ from meap.errors import ConfigError
 pytestmark = pytest.mark.fault(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_cache_on_a_full_disk_is_an_error_and_with_space_the_same_run_reads_all(
     zipped, small_disk, open_data, epoch_of, assert_rows, failure_of, workers, record_property

@@ -29,6 +29,7 @@ def whole(train, tmp_path_factory) -> list[float]:
     return train(tmp_path_factory.mktemp("whole") / "run", *RUN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [1, 50])
 @pytest.mark.parametrize("step", [3, 10])
 def test_a_loss_that_is_no_number_stops_the_run_with_its_samples(train, whole, tmp_path, step, interval):
@@ -62,6 +63,7 @@ def test_weights_that_are_no_numbers_are_never_saved(train, whole, tmp_path):
     assert train(tmp_path / "run", *RUN) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatch", [0, 1])
 def test_memory_that_runs_out_names_the_micro_batch_and_what_to_set(train, whole, tmp_path, microbatch):
     at = 9 * PASSES + microbatch
@@ -76,6 +78,7 @@ def test_memory_that_runs_out_names_the_micro_batch_and_what_to_set(train, whole
     assert train(tmp_path / "run", *RUN, "train.microbatch_size=2") == pytest.approx(whole, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(train, whole, tmp_path, monkeypatch, record_property):
     """Hours on and back at every look at it; and files that seem to be from the future, or the wrong way round."""
     jumps = itertools.cycle([0, 6 * 3600, -9 * 3600, 400 * 86400, -1])

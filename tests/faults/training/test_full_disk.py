@@ -41,6 +41,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 6])
 def test_a_disk_that_is_full_is_an_error_with_both_sizes_and_with_room_the_run_continues(
     train, small_disk, tmp_path, step

@@ -85,6 +85,7 @@ def test_every_character_of_unicode(tokenizer_of, kind):
     _assert_exact(build_encoder(tokenizer), tokenizer, texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama2", "gpt2_style_2k"])
 def test_all_the_real_text_there_is(shared_data, name):
     tokenizer = load_tokenizer(
