@@ -149,6 +149,7 @@ def test_the_uninterrupted_run_is_two_epochs_of_different_order_and_masks(refere
     assert not set(first.values()) & set(second.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("point", [3, STEPS])
 def test_one_process_continues_as_two(ranks, config, reference, tmp_path, workers, point):

@@ -218,6 +218,7 @@ def largest_refused(data: DataConfig, cache: Path) -> int:
     return int(str(refused.value).split("take ")[1].split(" bytes")[0].replace(",", "")) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:predownload < batch_size:UserWarning")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("workers", [0, 2])

@@ -132,6 +132,7 @@ def test_sums_are_those_of_the_weights_of_transformers(model, attention_of):
     assert_same(read(model, some), [from_transformers(model, each, attention_of) for each in some], 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_queries", [1, 7, 29])
 def test_pieces_are_as_the_whole(model, num_queries, monkeypatch):
     some = readings()

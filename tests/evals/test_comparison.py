@@ -31,6 +31,7 @@ def both(evaluate, make_inputs, oracle, blind):
     return evaluate(blind, "a"), evaluate(perfect, "b")
 
 
+@pytest.mark.slow
 def test_differences_are_the_second_less_the_first(both, tmp_path, capsys):
     found = compare(f"{both[0]},{both[1]}", tmp_path / "out")
     assert found["models"] == ["blind", "oracle"]
@@ -60,6 +61,7 @@ def test_a_model_does_not_differ_from_itself(both, tmp_path):
             assert (metric["difference"]["value"], metric["difference"]["p"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_other_prompts_are_refused(both, evaluate, blind, tmp_path):
     other = evaluate(blind, "c", "seed=7", names=("key_retrieval", "perplexity"))
     with pytest.raises(MismatchError, match="were not asked the same: prompts of key_retrieval differ; evaluate both"):

@@ -59,6 +59,7 @@ def test_generation_is_greedy_for_each_prompt_alone(lm, llama, tokenizer):
     assert len({tuple(ids) for ids in expected}) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 7, 30])
 def test_long_prompts_are_read_in_pieces(llama, tokenizer, lm, chunk):
     pieces = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3, prefill_chunk=chunk)

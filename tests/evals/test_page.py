@@ -66,6 +66,7 @@ def perfect(oracle):
     return lambda inputs: oracle([each for name in NAMES for each in TASKS[name].examples(inputs)])
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_one_page(evaluate, perfect, tokenizer):
     page = page_of(evaluate(perfect, "eval") / "report.html")
     assert len(page.loaded) == len(NAMES)
@@ -85,6 +86,7 @@ def test_an_evaluation_is_one_page(evaluate, perfect, tokenizer):
     assert "not all examples were asked" not in told
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_on_the_page(evaluate, blind):
     page = page_of(evaluate(lambda _: blind, "eval", "limit=4", num_rows=0) / "report.html")
     told = " ".join(page.texts)

@@ -43,6 +43,7 @@ def test_results_say_what_was_measured_on_what(run, tmp_path, tokenizer):
     )
 
 
+@pytest.mark.slow
 def test_controls_are_in_no_mean(run):
     numbers = run(names=["multidoc_qa"])["tasks"]["multidoc_qa"]
     assert numbers["n"] == numbers["metrics"]["best_subspan_em"]["n"] == 10

@@ -40,6 +40,7 @@ def run(tmp_path, monkeypatch, write_shards, tokenizer, publish):
     return model
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoint_is_exported_by_the_stored_configuration(main, run, capsys):
     # The yaml says 24 layers: what counts is what was trained.
     main(load_config(TrainingConfig, None, ["run.name=small"]))

@@ -33,6 +33,7 @@ def load(remote, kind, seq_len, cache, *, masking, sft):
     return build_loader(data, shards, **how) if kind == ROWS else build_sft_loader(data, shards, sft, **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["concat", "separate"])
 @pytest.mark.parametrize(("kind", "seq_len"), KINDS)
 def test_a_sample_is_what_the_loader_yields_in_each_epoch(

@@ -110,6 +110,7 @@ def test_similar_texts_go_and_distinct_ones_stay(
     assert _removed(tmp_path / "minhash") == {"removed/minhash_dedup/similar_text": gone - 1}
 
 
+@pytest.mark.slow
 def test_tasks_without_a_signature_are_no_trouble(prepare, tmp_path, arguments, write_corpus, make_texts):
     files = [["one two", "three four", "one two"], make_texts(30), ["five"], ["salt"]]
     command = (write_corpus("in", files), *arguments, "tasks=4", *BOTH, "filters.regex=^salt")
@@ -180,6 +181,7 @@ def test_half_written_stages_are_not_trusted(
         assert hashes_of(out) == hashes_of(tmp_path / "expected"), damage
 
 
+@pytest.mark.slow
 def test_a_lost_shard_is_made_again_though_the_working_files_are_gone(
     prepare, tmp_path, arguments, write_corpus, planted, hashes_of
 ):

@@ -108,6 +108,7 @@ def test_any_line(prepared, assert_encoded, drawn, end, bom):
 _FILLER_LINE = json.dumps({"text": _FILLER})
 
 
+@pytest.mark.slow
 def test_every_plane(prepared, assert_encoded, record_property):
     """All code points of the first two planes, and every 64th of the others with all of their ends."""
     steps = [range(start, start + 0x10000, 1 if start < 0x20000 else 64) for start in range(0, 0x110000, 0x10000)]

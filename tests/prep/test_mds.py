@@ -10,10 +10,11 @@ import zstandard
 
 from meap.prep.mds import MdsWriter, Shard
 from meap.schema import conversation_columns, mds_columns
+from tests.prep.plain_streaming import open_plain
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from streaming import MDSWriter, StreamingDataset
+    from streaming import MDSWriter
 
 
 def _rows(count: int, length: int, dtype: str) -> np.ndarray:
@@ -82,7 +83,7 @@ def test_streaming_reads_them_back(tmp_path, compression):
     rows = _rows(100, 33, "uint16")
     writer = MdsWriter(mds_columns(32, 1000), compression=compression, shard_size="2kb")
     _publish(tmp_path / "set", [*writer.add_rows(rows), *writer.finish()])
-    dataset = StreamingDataset(
+    dataset = open_plain(
         remote=str(tmp_path / "set"), local=str(tmp_path / "cache"), batch_size=1, validate_hash="xxh3_64"
     )
     assert np.array_equal(np.stack([dataset[number]["tokens"] for number in range(100)]), rows)

@@ -14,6 +14,7 @@ from meap.manifest import Manifest
 from meap.prep.documents import split_of
 from meap.schema import MANIFEST_NAME
 from meap.tokenizer import load_tokenizer
+from tests.prep.plain_streaming import open_plain
 
 
 def _manifest(remote: Path, split: str) -> Manifest:
@@ -187,10 +188,8 @@ def test_streaming_reads_the_shards_and_the_stored_tokenizer_is_the_one(
     assert len(_manifest(tmp_path / "out", "train").shards) > 4
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from streaming import StreamingDataset
-
         for split in ("train", "validation"):
-            dataset = StreamingDataset(
+            dataset = open_plain(
                 remote=str(tmp_path / "out"),
                 local=str(tmp_path / "cache"),
                 split=split,

@@ -17,6 +17,7 @@ from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.prep.sft.steps import pack_best_fit
 from meap.tokenizer import load_tokenizer
+from tests.prep.plain_streaming import open_plain
 
 
 def records(count: int, words: int = 6) -> list[dict]:
@@ -27,10 +28,8 @@ def records(count: int, words: int = 6) -> list[dict]:
 
 
 def read_conversations(remote: Path, split: str = "train") -> list[list[tuple[list[int], list[int], bool]]]:
-    from streaming import StreamingDataset
-
     rows = []
-    for row in StreamingDataset(local=str(remote / split), batch_size=1):
+    for row in open_plain(local=str(remote / split), batch_size=1):
         ends = np.cumsum(row["lengths"])
         assert ends[-1] == len(row["tokens"]) == len(row["answer"])
         rows.append(
@@ -82,6 +81,7 @@ def test_every_conversation_is_in_exactly_one_row(prepare_sft, tmp_path, tokeniz
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["in.json", "in.jsonl", "in.jsonl.gz", "in.jsonl.zst", "in.json.zst", "in.parquet"])
 def test_every_kind_of_file_gives_the_same_rows(prepare_sft, tmp_path, name):
     data = records(12)

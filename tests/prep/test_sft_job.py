@@ -102,6 +102,7 @@ def test_from_s3_to_s3_gives_the_shards_of_local_folders(
     assert capsys.readouterr().out.startswith("already complete: 1,200 conversations, ")
 
 
+@pytest.mark.slow
 def test_full_disk_names_the_place_and_the_next_command_continues(
     prepare_sft, tmp_path, arguments, monkeypatch, hashes_of
 ):

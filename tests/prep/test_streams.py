@@ -210,6 +210,7 @@ def test_hashed_names_do_not_meet_plain_ones():
     assert StreamNames(None).name_of("", "x:1") == ""
 
 
+@pytest.mark.slow
 def test_validation_files_are_the_validation_split_and_the_others_are_train(
     prepare, tmp_path, arguments, make_texts, write_lines, read_rows
 ):

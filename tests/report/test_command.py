@@ -104,6 +104,7 @@ def test_a_run_of_one_step_and_metrics_of_one_value_are_drawn(make_run, tmp_path
     assert "<circle" in page.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -219,6 +219,7 @@ def test_the_examples_of_the_docstrings_hold():
     assert failed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The tokenizer was not provided")
 def test_the_examples_of_the_card_run():
     card = (Path(algorithm.__file__).parent / "README.md").read_text(encoding="utf-8")

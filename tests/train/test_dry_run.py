@@ -14,6 +14,7 @@ from meap.train.dry_run import rehearse
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_small_run(small_config, tmp_path, capsys):
     config = small_config(tmp_path / "run", "train.max_duration=20ba", "train.eval_batches=1", "checkpoint.keep=2")
     rehearse(config)

@@ -88,6 +88,7 @@ def losses_of(trainer: Trainer) -> list[tuple[int | None, float]]:
     return history.losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segments", [False, True])
 def test_no_step_between_two_readings_asks_the_device_for_anything(segments):
     device = DeviceMeta()

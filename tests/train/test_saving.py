@@ -59,6 +59,7 @@ def test_checkpoints_are_named_by_their_step_and_recorded(begun):
     assert record.versions.keys() >= {"torch", "mosaicml"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "changed", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_continues(train, begun, run_dir, capsys, how):
     damage(run_dir / "checkpoints/ba10.pt", how)

@@ -157,6 +157,7 @@ def test_a_tuned_model_is_exported_with_or_without_its_mask_token(
     assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight)
 
 
+@pytest.mark.slow
 def test_what_is_not_fine_tuning_is_refused(tune, tmp_path, write_shards):
     with pytest.raises(ConfigError, match=r"masking.site=algorithm is for pre-training"):
         tune(tmp_path / "a", "masking.site=algorithm")

@@ -67,6 +67,7 @@ def test_nothing_is_asked_twice_but_of_another_judge(ask, judge_server):
     assert len(judge_server.prompts) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [429, 500, 503, 408, "cut", "page"])
 def test_what_fails_for_once_is_asked_again(ask, judge_server, fault):
     judge_server.fault = lambda number: fault if number in {1, 2} else None

@@ -184,6 +184,7 @@ class IgnoringLM:
         return {"name": "ignoring"}
 
 
+@pytest.mark.slow
 def test_a_model_that_ignores_masks_has_all_the_decay(make_inputs, attention_of, blind, tmp_path, capsys):
     inputs = make_inputs()
     run_tasks(inputs, blind, ["attention_decay"], tmp_path / "a")
@@ -212,6 +213,7 @@ def test_a_model_that_ignores_masks_has_all_the_decay(make_inputs, attention_of,
     assert any(line.startswith("  paper, relative to uniform attention ") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_real_model_is_read(make_inputs, lm, llama, tmp_path):
     found = run_tasks(make_inputs(), lm, ["attention_decay"], tmp_path)["tasks"]["attention_decay"]
     assert [row["by"]["length"] for row in found["rows"]] == [16, 32]

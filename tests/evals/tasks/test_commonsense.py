@@ -99,6 +99,7 @@ def test_the_numbers_are_those_of_the_harness(add_bos, llama, tokenizer, make_in
     assert ours["metrics"]["acc_norm"]["rows"] == 2
 
 
+@pytest.mark.slow
 def test_prompts_are_the_official_ones(make_inputs, commonsense_dir, tokenizer):
     found = {each.id: each for each in examples(make_inputs(f"commonsense.data_dir={commonsense_dir}"))}
 

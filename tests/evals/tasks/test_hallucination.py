@@ -51,6 +51,7 @@ def test_articles_are_drawn_by_seed_from_each_set(make_inputs, articles, tokeniz
     assert text == prompt(first.facts["document"])
 
 
+@pytest.mark.slow
 def test_long_articles_are_cut_and_counted(evaluate, make_inputs, articles, tokenizer):
     for each in examples(make_inputs(*articles)):
         assert each.facts["kept_tokens"] == 60 < each.facts["document_tokens"]

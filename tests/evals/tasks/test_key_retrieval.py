@@ -57,6 +57,7 @@ def test_all_that_differs_between_candidates_is_scored(make_inputs):
         assert len({tuple(one.ids.tolist()) for one in each.candidates}) == 4
 
 
+@pytest.mark.slow
 def test_what_a_model_knows_is_told_apart_from_what_it_says(make_inputs, oracle, tmp_path):
     inputs = make_inputs()
     for name, spell in (("silent", lambda answer: " well"), ("endless", lambda answer: f" {answer}777")):

@@ -128,6 +128,7 @@ def test_positions_beyond_the_documents_are_left_out(make_inputs):
         make_inputs("multidoc_qa.positions=[5]")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_reported(make_inputs, tmp_path):
     def ask(source, *more):
         return examples(make_inputs(f"multidoc_qa.source={source}", *more))

@@ -50,6 +50,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_samples(train, whole, t
     assert train(tmp_path / "run", *overrides) == whole
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_never_saved(train, whole, tmp_path):
     """The loss of step 8 is fine, its gradient is not, and a checkpoint is due."""
     with at_pass(7 * PASSES, overflow_of_gradient), pytest.raises(TrainingError) as stopped:

@@ -60,6 +60,7 @@ def finding_file(remote, finding):
     return finding.file.split(" ")[0].removeprefix(f"{remote}/")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(4)
 def test_every_flipped_byte_of_a_shard_is_found(rows_remote, sft_remote, record_property):
     rng = random.Random(5)
@@ -100,6 +101,7 @@ def _add(path, amount):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [
@@ -393,6 +395,7 @@ def test_on_s3_as_in_a_folder(rows_remote, streams_remote, bucket, server, proje
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in denied.stderr
 
 
+@pytest.mark.slow
 def test_an_output_that_is_not_read_to_its_end_is_no_error(rows_remote, project_root, quiet_environment):
     for path in rows_remote.glob("train/shard.*"):
         path.unlink()

@@ -75,6 +75,7 @@ def test_words_by_the_reference_engine_are_exact_too(tokenizer_of, kind):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*_BYTE_LEVEL, "llama2"])
 def test_every_character_of_unicode(tokenizer_of, kind):
     tokenizer = tokenizer_of(kind)
