@@ -89,6 +89,7 @@ class SplitRecord:
     rows: int = 0
     dropped_tail_tokens: int = 0
     text_bytes: int = 0
+    """UTF-8 bytes of the documents; 0 for imported rows, which come without their text."""
     index: list[dict[str, Any]] = field(default_factory=list)
     """Entries of ``index.json``."""
     shards: list[ShardRecord] = field(default_factory=list)
