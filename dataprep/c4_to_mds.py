@@ -13,9 +13,8 @@ workers.
 
 from __future__ import annotations
 
-import sys
-
 from meap.config import PrepConfig, run_command
+from meap.processes import leave
 
 
 def prepare(config: PrepConfig) -> None:
@@ -70,4 +69,4 @@ def prepare(config: PrepConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(PrepConfig, prepare, doc=__doc__))
+    leave(run_command(PrepConfig, prepare, doc=__doc__))

@@ -10,9 +10,8 @@ command continues after an interruption, and does nothing when all is done.
 
 from __future__ import annotations
 
-import sys
-
 from meap.config import LitpkdsPrepConfig, run_command
+from meap.processes import leave
 
 
 def prepare(config: LitpkdsPrepConfig) -> None:
@@ -55,4 +54,4 @@ def prepare(config: LitpkdsPrepConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(LitpkdsPrepConfig, prepare, doc=__doc__))
+    leave(run_command(LitpkdsPrepConfig, prepare, doc=__doc__))

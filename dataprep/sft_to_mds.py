@@ -11,9 +11,8 @@ complete data set. The same command continues after an interruption, and does no
 
 from __future__ import annotations
 
-import sys
-
 from meap.config import SftPrepConfig, run_command
+from meap.processes import leave
 
 
 def prepare(config: SftPrepConfig) -> None:
@@ -55,4 +54,4 @@ def prepare(config: SftPrepConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(SftPrepConfig, prepare, doc=__doc__))
+    leave(run_command(SftPrepConfig, prepare, doc=__doc__))

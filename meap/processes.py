@@ -1,30 +1,111 @@
-"""Processes that end with those that started them, and loader workers that outlive a request to stop."""
+"""How processes end: with those that started them, when they are asked to, and always in time."""
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import NoReturn
 
-__all__ = ["end_with_parent", "outlive_first_sigterm"]
+from meap.errors import StoppedError
+
+__all__ = ["end_processes", "end_with_parent", "leave", "obey_parent_alone", "raise_on_signals", "stopping_by_signals"]
 
 _PR_SET_PDEATHSIG = 1
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SECONDS_TO_DIE = 5.0
+"""Between SIGKILL and the end of a process: the kernel may be busy with its memory."""
+_SECONDS_TO_LEAVE = 8.0
+"""For threads and exit handlers, from the last message on; nothing of value is left to be done then."""
 
 
 def end_with_parent(signal_number: int) -> None:
-    """Let the kernel send this process a signal when the one that started it ends, however that was; Linux only."""
+    """Let the kernel send this process a signal when the thread that started it ends, however that was; Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
-def outlive_first_sigterm() -> None:
-    """Ignore the first SIGTERM, and SIGUSR1: a group was told to stop, and its leader still needs this process.
+def obey_parent_alone(parent: int) -> None:
+    """Make this process ignore requests to stop, and end with its parent.
 
-    torch ends a worker with further SIGTERMs; a worker whose leader is gone finds that out by itself.
+    A loader worker's group is told to stop while its trainer still needs it for the step under way. The trainer ends
+    its workers by SIGKILL, which is safe: files reach the cache under their names only when they are whole.
+
+    Args:
+        parent: Process id of the trainer, as it knows itself.
     """
+    for number in (*_STOP_SIGNALS, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent(signal.SIGKILL)
+    if sys.platform == "linux" and os.getppid() != parent:  # it was gone before the kernel knew
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    def obey_the_next(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, obey_the_next)
+def end_processes(processes: Sequence[BaseProcess]) -> None:
+    """Kill processes and wait until they are gone."""
+    for process in processes:
+        process.kill()
+    given_up = time.monotonic() + _SECONDS_TO_DIE
+    for process in processes:
+        process.join(max(0.0, given_up - time.monotonic()))
+
+
+@contextmanager
+def stopping_by_signals() -> Iterator[None]:
+    """Let signals end what runs within by an exception, so that it cleans up after itself; see `raise_on_signals`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (*_STOP_SIGNALS, signal.SIGINT)}
+    raise_on_signals()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def raise_on_signals() -> None:
+    """Let SIGTERM and SIGUSR1 raise `StoppedError`, and SIGINT `KeyboardInterrupt`; in the main thread only."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _STOP_SIGNALS:
+            signal.signal(number, _raise_stopped)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process with `status`, within seconds.
+
+    multiprocessing and concurrent.futures join what they have started without a limit, so a worker that hangs, or a
+    thread that waits for a store, would keep a finished command for ever.
+
+    Args:
+        status: Exit status.
+    """
+    for number in (*_STOP_SIGNALS, signal.SIGINT):  # the result is known, and the end is near
+        signal.signal(number, signal.SIG_IGN)
+    end_processes([each for each in multiprocessing.active_children() if each.daemon])
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it may be gone
+            stream.flush()
+    threading.Thread(target=_insist, args=[status], name="exit", daemon=True).start()
+    sys.exit(status)
+
+
+def _insist(status: int) -> None:
+    time.sleep(_SECONDS_TO_LEAVE)
+    os._exit(status)
+
+
+def _raise_stopped(number: int, _: FrameType | None) -> None:
+    is_speaker = os.environ.get("RANK", "0") == "0"
+    name = signal.Signals(number).name
+    raise StoppedError(f"stopped by {name}: the same command continues" if is_speaker else "")

@@ -12,7 +12,6 @@ Writes <out_dir>: results.json, report.html, which opens offline, summary.png, a
 where it was. Runs on a GPU in bf16 where there is one.
 """
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from meap.config import DataConfig, EvaluationConfig, StreamConfig, run_command
+from meap.processes import leave
 
 
 def main(cfg: EvaluationConfig) -> None:
@@ -126,4 +126,4 @@ def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) ->
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(EvaluationConfig, main, doc=__doc__, dry_run=dry_run))
+    leave(run_command(EvaluationConfig, main, doc=__doc__, dry_run=dry_run))

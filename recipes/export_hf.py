@@ -12,10 +12,10 @@ tokenizer is exported. Writes <export.out_dir>: model.safetensors (several with 
 and meap_export.json; loaded back and compared before it is moved into place, for which memory holds it twice in fp32.
 """
 
-import sys
 from pathlib import Path
 
 from meap.config import TrainingConfig, run_command
+from meap.processes import leave
 
 
 def main(cfg: TrainingConfig) -> None:
@@ -83,4 +83,4 @@ def main(cfg: TrainingConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(TrainingConfig, main, doc=__doc__))
+    leave(run_command(TrainingConfig, main, doc=__doc__))

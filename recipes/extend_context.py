@@ -10,10 +10,10 @@ code), of which only the weights are taken over; writes <run.dir>, as recipes/me
 command continues an interrupted run. recipes/export_hf.py carries the new theta and positions over.
 """
 
-import sys
 from functools import partial
 
 from meap.config import TrainingConfig, run_command
+from meap.processes import leave
 
 
 def main(cfg: TrainingConfig) -> None:
@@ -93,4 +93,4 @@ def dry_run(cfg: TrainingConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run))
+    leave(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run))

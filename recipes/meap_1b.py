@@ -10,10 +10,10 @@ metrics.jsonl, log.txt, tensorboard/ and checkpoints/. The same command continue
 devices that divides the global batch.
 """
 
-import sys
 from functools import partial
 
 from meap.config import TrainingConfig, run_command
+from meap.processes import leave
 
 
 def main(cfg: TrainingConfig) -> None:
@@ -93,4 +93,4 @@ def dry_run(cfg: TrainingConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run))
+    leave(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run))

@@ -10,10 +10,10 @@ recipes/meap_1b.py does. The same command continues an interrupted run, on any n
 global batch.
 """
 
-import sys
 from functools import partial
 
 from meap.config import TrainingConfig, run_command
+from meap.processes import leave
 
 
 def main(cfg: TrainingConfig) -> None:
@@ -96,4 +96,4 @@ def dry_run(cfg: TrainingConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run))
+    leave(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run))

@@ -27,6 +27,7 @@ from pathlib import Path
 from threading import Lock
 
 from meap.config import ProofConfig, run_command
+from meap.processes import leave
 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = ("NTP", "MEAP")
@@ -200,4 +201,4 @@ def _progress(num_runs: int) -> Callable[..., None]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(ProofConfig, main, doc=__doc__))
+    leave(run_command(ProofConfig, main, doc=__doc__))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from meap.config.loading import ANY_NAME, entry_class, load_config
 from meap.errors import ConfigError, MeapError, StoppedError
-from meap.processes import end_with_parent
+from meap.processes import end_with_parent, stopping_by_signals
 
 __all__ = ["describe_keys", "report_errors", "run_command"]
 
@@ -69,7 +69,8 @@ def report_errors(run: Callable[[], None]) -> int:
     # Imports make objects by the million that stay: collecting after every 700 of them only costs start-up time.
     gc.set_threshold(50_000, 20, 50)
     try:
-        run()
+        with stopping_by_signals():
+            run()
     except StoppedError as stopped:
         if str(stopped):  # one rank speaks for all
             print(stopped, file=sys.stderr, flush=True)

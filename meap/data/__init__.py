@@ -7,12 +7,13 @@
 """
 
 from meap.data.dataset import StreamingMaskedDataset
-from meap.data.loader import build_loader, build_streams
+from meap.data.loader import RowLoader, build_loader, build_streams
 from meap.data.rule import build_mask_rule
 from meap.data.sft import StreamingSFTDataset, build_sft_loader, longest_segment
 from meap.data.shards import Shards, open_shards, open_tokenizer
 
 __all__ = [
+    "RowLoader",
     "Shards",
     "StreamingMaskedDataset",
     "StreamingSFTDataset",

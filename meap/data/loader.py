@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import threading
+import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +23,55 @@ from meap.data.shards import Shards
 from meap.data.stream import CheckedStream
 from meap.errors import ConfigError
 from meap.masking import MaskRule
-from meap.processes import outlive_first_sigterm
+from meap.processes import end_processes, obey_parent_alone
 
-__all__ = ["build_loader", "build_streams"]
+__all__ = ["RowLoader", "build_loader", "build_streams"]
 
 _BATCHES_AHEAD = 2
 """Of each worker; torch's own default."""
 _ID_BYTES, _TOKEN_BYTES = 8, 16
 """In shared memory: of a row in an epoch's order, and of a token on its way to a rank, with its label."""
+_SECONDS_TO_SHUT_DOWN = 2.0
+"""For workers between two batches; others may wait for a store."""
+
+
+class RowLoader(DataLoader[Any]):
+    """torch's DataLoader, whose workers end when it is closed, and at the latest with the process.
+
+    torch ends persistent workers when the loader is collected as garbage, which may be never, by a signal that ours
+    ignore; multiprocessing then waits for them without a limit.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        _open_loaders.add(self)
+
+    def __iter__(self) -> Any:
+        """Iterate over an epoch, in workers that have begun the one before, if there was one."""
+        if self.num_workers:
+            get_temp_dir()  # this process removes it at its end; a worker that is killed would leave one of its own
+        return super().__iter__()
+
+    def close(self) -> None:
+        """End the workers; another iteration starts new ones."""
+        iterator, self._iterator = self._iterator, None
+        if not (workers := getattr(iterator, "_workers", [])):
+            return
+        # torch waits five seconds for each of them.
+        shutdown = threading.Thread(target=iterator._shutdown_workers, name="shutdown", daemon=True)
+        shutdown.start()
+        shutdown.join(_SECONDS_TO_SHUT_DOWN)
+        end_processes(workers)
+        shutdown.join()
+
+
+_open_loaders: weakref.WeakSet[RowLoader] = weakref.WeakSet()
+
+
+@atexit.register  # runs before what multiprocessing has registered earlier
+def _close_loaders() -> None:
+    for loader in list(_open_loaders):
+        loader.close()
 
 
 def build_loader(
@@ -39,7 +86,7 @@ def build_loader(
     shuffle: bool,
     make_dataset: Callable[..., StreamingMaskedDataset] = StreamingMaskedDataset,
     collate: Callable[[list[Any]], Any] | None = None,
-) -> DataLoader[Any]:
+) -> RowLoader:
     """A loader of this rank's share of each global batch.
 
     Args:
@@ -87,7 +134,7 @@ def build_loader(
         f"reading the {shards.split} split (the order of {dataset.epoch_size:,} rows, and batches of {batch_size} rows "
         f"under way from {ranks * data.num_workers} loader processes)",
     )
-    return DataLoader(
+    return RowLoader(
         dataset,
         batch_size=batch_size,
         num_workers=data.num_workers,
@@ -95,12 +142,12 @@ def build_loader(
         persistent_workers=data.num_workers > 0,
         drop_last=True,
         collate_fn=collate,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, os.getpid()),
     )
 
 
-def _start_worker(_: int) -> None:
-    outlive_first_sigterm()
+def _start_worker(trainer: int, _: int) -> None:
+    obey_parent_alone(trainer)
 
 
 def build_streams(

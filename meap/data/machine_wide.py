@@ -8,6 +8,7 @@ file of that number for as long as it lives, and removes what is left of runs wh
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import secrets
@@ -47,6 +48,8 @@ _SECONDS_TO_DIE = 20.0
 
 _held: dict[Path, int] = {}
 """Files this process has locked, open until it ends, however it ends: the kernel then takes the lock away."""
+_holder = 0
+"""Process id of whoever has locked them."""
 
 
 @contextmanager
@@ -169,6 +172,8 @@ def _lock(path: Path) -> bool:
     except BlockingIOError:
         is_there = False
     if is_there:
+        global _holder  # noqa: PLW0603
+        _holder = os.getpid()
         _held[path] = handle
     else:
         os.close(handle)
@@ -194,7 +199,24 @@ def _sweep(registry: Path) -> None:
                 leftover = PlainSharedMemory(_get_path(int(path.name), name))
                 leftover.close()
                 leftover.unlink()
+        _release(path)
+
+
+def _release(path: Path) -> None:
+    """Remove a file that this process has locked, with the lock files of a run's number."""
+    if path.name.isdecimal():
         for name in (BARRIER_FILELOCK, CACHE_FILELOCK):
             Path(tempfile.gettempdir(), _get_path(int(path.name), name)).unlink(missing_ok=True)
-        path.unlink()
-        os.close(_held.pop(path))
+    path.unlink(missing_ok=True)
+    os.close(_held.pop(path))
+
+
+@atexit.register
+def _leave_nothing() -> None:
+    """Remove what this process holds; segments of shared memory go with the ranks that have made them."""
+    if os.getpid() != _holder:  # forked, and not the owner of what it has inherited
+        return
+    for path in list(_held):
+        _release(path)
+    with suppress(OSError):  # other runs are there
+        _registry().rmdir()

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 
 from meap.config.command import report_errors
 from meap.inspect.arguments import Request, parse_arguments
+from meap.processes import leave
 
 __all__ = ["main"]
 
@@ -42,4 +43,4 @@ def _show(request: Request) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

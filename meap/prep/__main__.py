@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from meap.config.command import report_errors
 from meap.errors import DataError
 from meap.prep.audit.arguments import Request, parse_arguments
+from meap.processes import leave
 
 __all__ = ["main"]
 
@@ -68,4 +69,4 @@ def _print(lines: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

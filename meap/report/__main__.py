@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from meap.config.command import report_errors
+from meap.processes import leave
 from meap.report.arguments import Request, parse_arguments
 
 __all__ = ["main"]
@@ -38,4 +39,4 @@ def _report(request: Request) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

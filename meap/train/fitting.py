@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import gc
+import shlex
+import sys
 import traceback
 import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from composer import DataSpec, Trainer
 from composer.core import Evaluator
 from composer.core.time import TimeUnit
 from composer.utils import dist
 
 from meap.config import TrainConfig, TrainingConfig
-from meap.data import Shards
+from meap.data import RowLoader, Shards
 from meap.errors import CheckpointError, ConfigError, MeapError, StoppedError, TrainingError
 from meap.schema import Batch, SftBatch
 from meap.train.callbacks import append_to_log
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.preflight import notes
+from meap.train.provenance import clean_arguments
 from meap.train.saving import CheckpointSaving
 
 __all__ = [
@@ -69,6 +73,7 @@ def heldout_evaluator(loader: Any, config: TrainConfig) -> Evaluator:
         metric_names=["loss"],
         subset_num_batches=config.eval_batches,
         eval_interval=config.eval_interval,
+        device_eval_microbatch_size=config.microbatch_size,  # all rows of a device at once where unset
     )
 
 
@@ -124,7 +129,9 @@ def fit(trainer: Trainer) -> None:
     done = trainer.state.timestamp.get(duration.unit)
     if done >= duration:
         unit = {TimeUnit.BATCH: "batches", TimeUnit.TOKEN: "tokens"}.get(duration.unit, duration.unit.value)
-        print(f"already trained for {done.value:,} of {duration.value:,} {unit}: nothing to do", flush=True)
+        if dist.get_global_rank() == 0:
+            print(f"already trained for {done.value:,} of {duration.value:,} {unit}: nothing to do", flush=True)
+        _say_what_is_next(trainer)
         return
     # What start-up has made stays, and need not be looked at again; what training makes is collected as usual.
     gc.freeze()
@@ -133,7 +140,10 @@ def fit(trainer: Trainer) -> None:
         # A run that resumes exactly at the end of an epoch finds that epoch empty and goes on to the next: all is well.
         warnings.filterwarnings("ignore", message="No batches were trained for global rank")
         try:
-            trainer.fit()
+            try:
+                trainer.fit()
+            finally:
+                _close_loaders(trainer)
         except StoppedError:  # on every rank
             trainer.close()
             raise
@@ -148,6 +158,26 @@ def fit(trainer: Trainer) -> None:
             raise
     if trainer.state.timestamp < duration:
         raise MeapError(f"training ended at {trainer.state.timestamp.batch} before {duration}: see the log above")
+    _say_what_is_next(trainer)
+
+
+def _say_what_is_next(trainer: Trainer) -> None:
+    """Name the newest checkpoint, and the command that exports it."""
+    if dist.get_global_rank() != 0:
+        return
+    saving = _saving(trainer)
+    program = Path(sys.argv[0])
+    command = [*clean_arguments(["python", str(program.with_name("export_hf.py")), *sys.argv[1:]])]
+    # Whoever calls this from a program of his own has no command line to repeat.
+    advice = f"; export it: {shlex.join(command)}" if program.parent.name == "recipes" else ""
+    print(f"done       {saving.place}/ba{saving.newest}{advice}", flush=True)
+
+
+def _close_loaders(trainer: Trainer) -> None:
+    """End all loader workers; Composer ends those of the training split only."""
+    for spec in (trainer.state.train_dataloader, *(each.dataloader.dataloader for each in trainer.state.evaluators)):
+        if isinstance(spec, RowLoader):
+            spec.close()
 
 
 def _failed_step(trainer: Trainer, error: BaseException) -> str:
@@ -156,6 +186,11 @@ def _failed_step(trainer: Trainer, error: BaseException) -> str:
         return str(error)
     rank, step = dist.get_global_rank(), int(trainer.state.timestamp.batch) + 1
     told = next(iter(str(error).strip().splitlines()), "").strip(" .")
+    if isinstance(error, torch.OutOfMemoryError):  # a training step's is a TrainingError by now
+        return (
+            f"rank {rank} has too little memory for the held-out loss after step {step - 1:,} ({told}): lower "
+            "train.microbatch_size, or set train.eval_batches=0"
+        )
     # torch has no classes for these.
     if _has_lost_worker(error, told):
         return (

@@ -11,6 +11,8 @@ only hands work on. Losses stay on the device, and are reduced and read once per
 from __future__ import annotations
 
 import datetime as dt
+import signal
+import threading
 import time
 from collections.abc import Generator, Sequence
 from typing import Any, cast
@@ -63,6 +65,10 @@ class LeanTrainer(Trainer):
     def _iter_dataloader(self, trainer_mode: TrainerMode) -> Generator[Any, None, None]:
         is_training = trainer_mode == TrainerMode.TRAIN
         batches = iter(cast("Any", self.state.dataloader))
+        if threading.current_thread() is threading.main_thread():
+            # torch would raise the death of a loader worker into whatever runs at that moment, be it the handling of
+            # another error; asked for the worker's batch, it raises the same here.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         limit = self.state.dataloader_len
         count = 0
         while limit is None or count < int(limit):

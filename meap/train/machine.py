@@ -12,6 +12,7 @@ from composer.utils.device import get_device
 
 from meap.config import TrainConfig
 from meap.errors import ConfigError, MeapError
+from meap.processes import raise_on_signals
 from meap.train.flops import peak_flops_per_second
 
 __all__ = ["Machine", "join_machine"]
@@ -64,6 +65,7 @@ def join_machine(config: TrainConfig) -> Machine:
         ConfigError: A GPU is asked for where there is none, or this rank has none of its own.
         MeapError: The ranks do not find each other.
     """
+    raise_on_signals()  # Composer has taken the signals when it was imported, and would leave without a word
     has_gpu = torch.cuda.is_available()
     if config.device == "gpu" and not has_gpu:
         raise ConfigError("train.device=gpu, but torch sees no CUDA device: use train.device=auto")

@@ -41,10 +41,8 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
-        """Take the signals over from whoever handles them, and Ctrl-C back; only in a process's main thread."""
+        """Take the signals over from whoever handles them; only in a process's main thread."""
         self._before = {each: signal.signal(each, self._handle) for each in _SIGNALS}
-        # Composer has taken this one, too, and would leave without a word.
-        self._before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def release(self) -> None:
         """Hand the signals back."""

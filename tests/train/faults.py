@@ -5,6 +5,7 @@
 {"point": "update", "call": 5, "signal": 9, "whom": "worker"}       one of its loader workers alone
 """
 
+import errno
 import os
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,8 @@ def inject(fault: dict[str, Any]) -> None:
 
 
 def _hit(whom: str, number: int, owner: Any) -> None:
+    if whom == "disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if whom == "memory":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     if whom == "weights":

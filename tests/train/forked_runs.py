@@ -138,6 +138,7 @@ def starter(forks: subprocess.Popen[str], small_config: Any, make_folder: Callab
         world: int,
         *overrides: str,
         nodes: bool = False,
+        recipe: str = "meap_1b.py",
         faults: dict[int, dict[str, Any]] | None = None,
         **environment: str,
     ) -> Run:
@@ -146,6 +147,7 @@ def starter(forks: subprocess.Popen[str], small_config: Any, make_folder: Callab
         job = {
             "world": world,
             "nodes": nodes,
+            "recipe": recipe,
             "config": str(out / "config.yaml"),
             "out": str(out),
             "faults": faults or {},

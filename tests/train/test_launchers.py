@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from meap.checkpoints import CheckpointStore
+
 from . import two_hosts
 from .conftest import losses
 
@@ -100,6 +102,22 @@ def test_a_rank_that_is_killed_ends_composers_launcher(config_file, start, proje
     launcher.communicate(timeout=120)
     assert launcher.returncode != 0
     assert nothing_lingers(launcher)
+
+
+@pytest.mark.fault(5)
+@pytest.mark.parametrize("launcher", [(COMPOSER, "-n", "2"), (*TORCHRUN, "--standalone", "--nproc-per-node=2")])
+def test_a_launcher_that_is_asked_to_stop_ends_with_all_saved(config_file, start, project_root, tmp_path, launcher):
+    settings = ("train.max_duration=100000ba", "checkpoint.interval=100000ba", "data.num_workers=1")
+    config = config_file(tmp_path / "run", *settings, "train.eval_batches=1", "train.eval_interval=2ba")
+    command = start(*launcher, str(project_root / "recipes/meap_1b.py"), str(config))
+    assert command.stdout is not None
+    assert any("heldout loss" in line for line in command.stdout)
+    command.send_signal(signal.SIGTERM)
+    printed, _ = command.communicate(timeout=60)
+    assert "everything is saved, the same command continues" in printed
+    assert command.returncode != 0
+    assert nothing_lingers(command)
+    assert CheckpointStore(str(tmp_path / "run/checkpoints")).steps()
 
 
 def test_a_rank_that_refuses_its_configuration_ends_torchruns_others(config_file, start, project_root, tmp_path):

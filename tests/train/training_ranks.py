@@ -1,9 +1,9 @@
-"""Runs the pre-training recipe as the ranks of a launcher would, with the slow imports done once and every rank forked.
+"""Runs a training recipe as the ranks of a launcher would, with the slow imports done once and every rank forked.
 
 Reads one job per line from stdin:
 
-    {"world": 2, "nodes": false, "config": "run.yaml", "out": "folder", "faults": {}, "environment": {}}
-                                                                                             gives    {"pids": [1, 2]}
+    {"world": 2, "nodes": false, "recipe": "meap_1b.py", "config": "run.yaml", "out": "folder", "faults": {},
+     "environment": {}}                                                                      gives    {"pids": [1, 2]}
     {"wait": [1, 2]}                                                                         gives    {"exit": [0, -9]}
 
 With ``nodes`` each rank is a node, with a working folder of its own. Faults are by rank, see `faults.py`. Each rank
@@ -20,12 +20,14 @@ import runpy
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from meap.config import TrainingConfig, run_command
+from meap.processes import leave
 from meap.train import attention, fitting, trainer  # noqa: F401 (imported for those who are forked)
 from meap.train.model import NextTokenModel
 
@@ -70,8 +72,9 @@ def be_rank(job: dict[str, Any], rank: int, port: int) -> None:
     note_rows(out / f"rank{rank}.jsonl")
     if (fault := job["faults"].get(str(rank))) is not None:
         inject(fault)
-    main = runpy.run_path(str(ROOT / "recipes/meap_1b.py"))["main"]
-    sys.exit(run_command(TrainingConfig, main, doc="", argv=[job["config"]]))
+    tempfile.tempdir = None  # those who are forked have their own
+    main = runpy.run_path(str(ROOT / "recipes" / job["recipe"]))["main"]
+    leave(run_command(TrainingConfig, main, doc="", argv=[job["config"]]))
 
 
 def main() -> None:

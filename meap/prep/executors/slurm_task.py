@@ -9,6 +9,7 @@ import dill
 from datatrove.io import open_file
 
 from meap.config.command import report_errors
+from meap.processes import leave
 
 __all__ = ["run_element"]
 
@@ -21,4 +22,4 @@ def run_element(location: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report_errors(lambda: run_element(sys.argv[1])))
+    leave(report_errors(lambda: run_element(sys.argv[1])))

@@ -1,0 +1,156 @@
+"""A user's folder: the project's own entry points beside text of one's own, and commands typed as the README has them."""
+
+import gzip
+import json
+import os
+import pydoc_data.topics
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(sys.executable).parent
+
+SECONDS_TO_LEAVE = 10
+"""Between the last word of a command and its end."""
+
+
+@dataclass
+class Home:
+    """The folder that commands run in."""
+
+    path: Path
+    environment: dict[str, str]
+
+    def start(self, command: str) -> "Command":
+        """Begin a command line of the README."""
+        program, *arguments = shlex.split(command)
+        log = self.path / f"command-{len(list(self.path.glob('command-*')))}.txt"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [str(PROGRAMS / program), *arguments],
+                cwd=self.path,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return Command(command, process, log, self)
+
+    def run(self, command: str, *, status: int = 0) -> str:
+        """Run a command line to its end; returns what it has printed."""
+        return self.start(command).end(status)
+
+
+@dataclass
+class Command:
+    """A command under way, with all that it has started."""
+
+    line: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    home: Home
+
+    @property
+    def printed(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Return once the command has printed it."""
+        while text not in self.printed:
+            assert self.process.poll() is None, f"{self.line} ended without {text!r}:\n{self.printed}"
+            time.sleep(0.02)
+
+    def interrupt(self, number: signal.Signals) -> None:
+        """Send a signal to the process that was started, and to nobody else."""
+        os.kill(self.process.pid, number)
+
+    def end(self, status: int) -> str:
+        """Wait for the end, which must come by itself, soon, with the status, and leave nothing."""
+        self.process.wait(timeout=300)
+        silence = time.time() - self.log.stat().st_mtime
+        assert self.process.returncode == status, f"{self.line} ended with {self.process.returncode}:\n{self.printed}"
+        assert silence < SECONDS_TO_LEAVE, f"{self.line} ended {silence:.0f} s after its last word:\n{self.printed}"
+        assert self.members() == []
+        temporary = [path.name for path in Path(self.home.environment["TMPDIR"]).iterdir()]
+        assert temporary == [], self.line
+        assert "Traceback" not in self.printed, self.printed
+        return self.printed
+
+    def members(self) -> list[str]:
+        """Command lines of what is left of its session."""
+        found = []
+        for process in psutil.process_iter(["status", "cmdline"]):
+            try:
+                if os.getsid(process.pid) == self.process.pid and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    found.append(shlex.join(process.info["cmdline"] or []))
+            except ProcessLookupError:
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    path = tmp_path_factory.mktemp("home")
+    for name in ("dataprep", "recipes", "yamls"):
+        (path / name).symlink_to(ROOT / name)
+    temporary = tmp_path_factory.mktemp("tmp")
+    ours = ("RANK", "WORLD_", "LOCAL_", "NODE_RANK", "MASTER_", "AWS_", "S3_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environment |= {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    before = shared_memory()
+    yield Home(path, environment)
+    assert shared_memory() <= before
+
+
+def shared_memory() -> set[str]:
+    """Segments of processes that are no more: a number that only this machine's runs have."""
+    alive = {str(pid) for pid in psutil.pids()}
+    return {
+        path.name
+        for path in Path("/dev/shm").iterdir()
+        if path.name.startswith("torch_") and path.name.split("_")[1] not in alive
+    }
+
+
+@pytest.fixture(scope="session")
+def own_texts() -> list[str]:
+    """Real English: the topics of Python's own help, half a megabyte."""
+    return [text for _, text in sorted(pydoc_data.topics.topics.items())]
+
+
+@pytest.fixture(scope="session")
+def write_own_tokenizer(own_texts: list[str]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=1000,
+            special_tokens=["<s>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(own_texts, trainer)
+        folder.mkdir()
+        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+
+    return write
+
+
+def write_gzip(path: Path, records: list[dict[str, object]]) -> None:
+    """Records as JSON lines, compressed."""
+    path.parent.mkdir(exist_ok=True)
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
