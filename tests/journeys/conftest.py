@@ -1,4 +1,4 @@
-"""A user's folder: the project's own entry points beside text of one's own, and commands typed as the README has them."""
+"""A user's folder: the entry points beside text of one's own, and commands typed as the README has them."""
 
 import gzip
 import json

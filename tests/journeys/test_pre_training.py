@@ -18,6 +18,9 @@ PREPARE = (
 )
 
 
+EVALUATE = "python recipes/evaluate.py yamls/eval_small.yaml"
+
+
 @pytest.fixture(scope="module")
 def prepared(home: Home, own_texts, write_own_tokenizer) -> Home:
     write_own_tokenizer(home.path / "my-tokenizer")
@@ -66,9 +69,7 @@ def test_a_run_is_stopped_moves_is_resumed_exported_and_compared(prepared: Home)
     shutil.rmtree(home.path / "disk")
     for name in ("own", "control"):
         assert f"written     runs/{name}/hf" in home.run(f"python recipes/export_hf.py {name}.yaml")
-        home.run(
-            f"python recipes/evaluate.py yamls/eval_small.yaml model=runs/{name}/hf limit=2 tasks=key_retrieval,attention_decay"
-        )
+        home.run(f"{EVALUATE} model=runs/{name}/hf limit=2 tasks=key_retrieval,attention_decay")
     home.run("python recipes/evaluate.py compare=runs/control/eval,runs/own/eval")
     home.run("python -m meap.report runs/own runs/control --out report.html")
     assert (home.path / "report.html").is_file()
