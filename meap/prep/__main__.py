@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from meap.config.command import report_errors
+from meap.config.command import announce, report_errors
 from meap.errors import DataError
 from meap.prep.audit.arguments import Request, parse_arguments
 
@@ -20,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(request: Request) -> None:
+    announce(f"meap.prep {request.command}", "datatrove")
     from meap.storage import use_one_s3_endpoint
 
     use_one_s3_endpoint()
@@ -58,13 +58,8 @@ def _stats(request: Request) -> None:
 def _print(lines: Iterable[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # tokens of any language, on whatever the terminal can show
-    try:
-        for line in lines:
-            print(line)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has seen enough, as in `| head`. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for line in lines:
+        print(line)
 
 
 if __name__ == "__main__":
