@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import inspect
 import os
+import select
 import signal
 import sys
 import textwrap
@@ -24,7 +25,7 @@ from meap.config.mistakes import argument_error, require_own_yaml
 from meap.errors import ConfigError, MeapError, StoppedError
 from meap.processes import end_with_parent
 
-__all__ = ["ArgumentParser", "announce", "describe_keys", "report_errors", "run_command"]
+__all__ = ["ArgumentParser", "announce", "describe_keys", "drop_lost_reader", "report_errors", "run_command"]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -100,14 +101,26 @@ def report_errors(run: Callable[[], object]) -> int:
     """Run, and turn errors meant for users into one line each; returns the exit status that `run_command` lists."""
     # Imports make objects by the million that stay: collecting after every 700 of them only costs start-up time.
     gc.set_threshold(50_000, 20, 50)
+    status = 0
     try:
         status = _status_of(run)
         sys.stdout.flush()
     except BrokenPipeError:
-        if not _has_lost_reader():
+        if not drop_lost_reader():
             raise
-        return _NO_READER
+        return status or _NO_READER
     return status
+
+
+def drop_lost_reader() -> bool:
+    """Whether whoever read stdout has gone, as in `| head`; what is printed from now on is then written to nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    # Or Python would complain once more when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def announce(what: str, loads: str) -> None:
@@ -148,17 +161,6 @@ def _status_of(run: Callable[[], object]) -> int:
     except SystemExit as end:  # argparse has printed help or version
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
-
-
-def _has_lost_reader() -> bool:
-    """Whether whoever read stdout has seen enough, as in `| head`."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is left is written to nowhere, or Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def _name_of(run: Callable[..., None]) -> str:

@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Iterable, Sequence
 
-from meap.config.command import announce, report_errors
+from meap.config.command import drop_lost_reader, report_errors
 from meap.errors import DataError
 from meap.prep.audit.arguments import Request, parse_arguments
 
@@ -19,7 +19,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(request: Request) -> None:
-    announce(f"meap.prep {request.command}", "datatrove")
     from meap.storage import use_one_s3_endpoint
 
     use_one_s3_endpoint()
@@ -58,8 +57,13 @@ def _stats(request: Request) -> None:
 def _print(lines: Iterable[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # tokens of any language, on whatever the terminal can show
-    for line in lines:
-        print(line)
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not drop_lost_reader():  # a verdict is worth its status all the same
+            raise
 
 
 if __name__ == "__main__":
