@@ -115,7 +115,10 @@ def report_errors(run: Callable[[], object]) -> int:
 def drop_lost_reader() -> bool:
     """Whether whoever read stdout has gone, as in `| head`; what is printed from now on is then written to nowhere."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except OSError:  # it is no file
+        return False
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
         return False
     # Or Python would complain once more when it flushes at its end.
