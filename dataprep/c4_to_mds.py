@@ -68,5 +68,12 @@ def prepare(config: PrepConfig) -> None:
         print(job.summary())
 
 
+def check(config: PrepConfig) -> None:
+    """What can be told from the configuration alone."""
+    from meap.prep.corpora import check_settings
+
+    check_settings(config)
+
+
 if __name__ == "__main__":
-    leave(run_command(PrepConfig, prepare, doc=__doc__))
+    leave(run_command(PrepConfig, prepare, doc=__doc__, check=check, loads="datatrove", starts_bare=True))

@@ -53,5 +53,12 @@ def prepare(config: LitpkdsPrepConfig) -> None:
         print(job.summary())
 
 
+def check(config: LitpkdsPrepConfig) -> None:
+    """What can be told from the configuration alone."""
+    from meap.prep.corpora import check_import
+
+    check_import(config)
+
+
 if __name__ == "__main__":
-    leave(run_command(LitpkdsPrepConfig, prepare, doc=__doc__))
+    leave(run_command(LitpkdsPrepConfig, prepare, doc=__doc__, check=check, loads="datatrove"))

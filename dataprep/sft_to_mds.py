@@ -53,5 +53,12 @@ def prepare(config: SftPrepConfig) -> None:
         print(job.summary())
 
 
+def check(config: SftPrepConfig) -> None:
+    """What can be told from the configuration alone."""
+    from meap.prep.sft.source import check_settings
+
+    check_settings(config)
+
+
 if __name__ == "__main__":
-    leave(run_command(SftPrepConfig, prepare, doc=__doc__))
+    leave(run_command(SftPrepConfig, prepare, doc=__doc__, check=check, loads="datatrove", starts_bare=True))

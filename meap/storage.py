@@ -11,7 +11,15 @@ from urllib.parse import urlsplit
 
 from meap.errors import ConfigError
 
-__all__ = ["describe_error", "describe_full_disk", "is_full_disk", "is_url", "require_plain_url", "use_one_s3_endpoint"]
+__all__ = [
+    "describe_error",
+    "describe_full_disk",
+    "is_full_disk",
+    "is_url",
+    "relative_to",
+    "require_plain_url",
+    "use_one_s3_endpoint",
+]
 
 _ENDPOINT_VARIABLES = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
@@ -42,6 +50,11 @@ def use_one_s3_endpoint() -> None:
 def is_url(location: str) -> bool:
     """Whether `location` is a URL rather than a local path."""
     return "://" in location
+
+
+def relative_to(location: str) -> str:
+    """For errors: the folder that a relative path is below, which need not be the one that was meant."""
+    return "" if is_url(location) or location.startswith(("/", "~")) else f" (in {Path.cwd()})"
 
 
 def require_plain_url(key: str, location: str) -> None:

@@ -14,6 +14,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from meap.config import run_command
+from meap.processes import leave
+
 ROOT = Path(__file__).resolve().parent.parent
 YAML = "yamls/tiny.yaml"
 RUN_DIR = ROOT / "runs/tiny"
@@ -42,7 +45,12 @@ STAGES = (
 )
 
 
-def main() -> int:
+@dataclass(frozen=True)
+class DemoConfig:
+    """No keys: the demo is what it is."""
+
+
+def main(_: DemoConfig) -> None:
     """Run every stage that is not done, then print the table."""
     state = json.loads(STATE.read_text()) if STATE.is_file() else {}
     key = _code_fingerprint()
@@ -58,16 +66,17 @@ def main() -> int:
             STATE.write_text(json.dumps(state, indent=2))
         rows.append((stage, done["seconds"], reused))
     _print_table(rows)
-    return 0
 
 
 def _run(stage: Stage) -> float:
     print(f"\n=== {stage.name}: {' '.join(stage.command)}", flush=True)
+    from meap.errors import MeapError
+
     programs = Path(sys.executable).parent
     started = time.perf_counter()
     finished = subprocess.run([str(programs / stage.command[0]), *stage.command[1:]], cwd=ROOT, check=False)
     if finished.returncode:
-        sys.exit(f"the demo stopped: `{' '.join(stage.command)}` ended with status {finished.returncode}; see above")
+        raise MeapError(f"`{' '.join(stage.command)}` ended with status {finished.returncode}, see above: run it alone")
     return time.perf_counter() - started
 
 
@@ -124,4 +133,4 @@ _SUMMARIES = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(run_command(DemoConfig, main, doc=__doc__, starts_bare=True))

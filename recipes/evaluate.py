@@ -72,6 +72,18 @@ def main(cfg: EvaluationConfig) -> None:
         print(f"\nwritten     {out_dir}")
 
 
+def check(cfg: EvaluationConfig) -> None:
+    """What can be told from the configuration alone."""
+    from meap.evals.comparison import folders_to_compare
+    from meap.evals.runner import choose_tasks
+
+    if cfg.compare:
+        folders_to_compare(cfg.compare)
+        return
+    cfg.require_model()
+    choose_tasks(cfg.tasks)
+
+
 def dry_run(cfg: EvaluationConfig) -> None:
     """Make every example, and say how many there are and what a judge would cost; neither model nor judge is asked."""
     from meap.evals.dry_run import rehearse
@@ -126,4 +138,5 @@ def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) ->
 
 
 if __name__ == "__main__":
-    leave(run_command(EvaluationConfig, main, doc=__doc__, dry_run=dry_run))
+    loads = "torch and transformers"
+    leave(run_command(EvaluationConfig, main, doc=__doc__, dry_run=dry_run, check=check, loads=loads))

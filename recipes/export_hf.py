@@ -24,7 +24,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.export.checkpoint import find_checkpoint, load_weights, local_copy, read_checkpoint, read_run_config
     from meap.export.hf import ExportSource, export_model, require_replaceable
     from meap.schema import TRAIN_SPLIT
-    from meap.storage import require_plain_url, use_one_s3_endpoint
+    from meap.storage import use_one_s3_endpoint
     from meap.train.attention import choose_attention
     from meap.train.start import longest_row, rows_without_mask, start_model
     from meap.train.trust import load_checkpoint
@@ -32,8 +32,6 @@ def main(cfg: TrainingConfig) -> None:
     use_one_s3_endpoint()
 
     # The run: its checkpoint, and the configuration it was trained with, whatever the yaml says today.
-    require_plain_url("checkpoint.folder", cfg.checkpoint.folder)
-    require_plain_url("export.checkpoint", cfg.export.checkpoint or "")
     location = cfg.export.checkpoint or find_checkpoint(cfg.checkpoint.folder)
     run = read_run_config(location)
     out_dir = require_replaceable(cfg.export.out_dir, run.run.name)
@@ -82,5 +80,14 @@ def main(cfg: TrainingConfig) -> None:
     )
 
 
+def check(cfg: TrainingConfig) -> None:
+    """What can be told from the configuration alone."""
+    from meap.storage import require_plain_url
+
+    require_plain_url("checkpoint.folder", cfg.checkpoint.folder)
+    require_plain_url("export.checkpoint", cfg.export.checkpoint or "")
+
+
 if __name__ == "__main__":
-    leave(run_command(TrainingConfig, main, doc=__doc__))
+    loads = "torch, composer and transformers"
+    leave(run_command(TrainingConfig, main, doc=__doc__, check=check, loads=loads))

@@ -18,28 +18,26 @@ from meap.processes import leave
 
 def main(cfg: TrainingConfig) -> None:
     """Extend one model, from shards to the last checkpoint."""
+    from meap.storage import use_one_s3_endpoint
+    from meap.train.preflight import check_settings, check_storage
     from meap.train.ranks import adopt_ranks
 
-    adopt_ranks()  # before Composer is imported, which reads them then
+    use_one_s3_endpoint()
+    check_settings(cfg, adopt_ranks())  # before Composer is imported, which reads the ranks then
 
     from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
     from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
-    from meap.storage import use_one_s3_endpoint
     from meap.train.attention import choose_attention
-    from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings, require_extension
+    from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings
     from meap.train.machine import join_machine
-    from meap.train.preflight import check_settings, check_storage
     from meap.train.provenance import record_start
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
     from meap.train.trainer import build_trainer
     from meap.train.trust import forbid_unpickling, named_checkpoint_errors
 
-    require_extension(cfg)
     forbid_unpickling()
-    use_one_s3_endpoint()
     machine = join_machine(cfg.train)
-    check_settings(cfg, machine)
     run_dir = open_run(cfg, is_leader=machine.is_leader)
 
     # Data: long rows -> masked batches.
@@ -83,14 +81,21 @@ def main(cfg: TrainingConfig) -> None:
     trainer.close()
 
 
+def check(cfg: TrainingConfig) -> None:
+    """What can be told from the configuration alone."""
+    from meap.train.preflight import check_configuration, require_extension
+
+    require_extension(cfg)
+    check_configuration(cfg)
+
+
 def dry_run(cfg: TrainingConfig) -> None:
     """Check everything, and print what the run will take."""
     from meap.train.dry_run import rehearse
-    from meap.train.fitting import require_extension
 
-    require_extension(cfg)
     rehearse(cfg)
 
 
 if __name__ == "__main__":
-    leave(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run))
+    loads = "torch, composer and transformers"
+    leave(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run, check=check, loads=loads))

@@ -93,8 +93,6 @@ def _remember(cfg: ProofConfig, out_dir: Path) -> None:
 
     kept, asked = out_dir / "proof.yaml", to_yaml(dataclasses.replace(cfg, parallel=1))
     for path in (cfg.training, cfg.evaluation):
-        if not Path(path).is_file():
-            raise ConfigError(f"there is no file {path}: give training= and evaluation= a yaml each")
         asked += Path(path).read_text(encoding="utf-8")
     if kept.is_file() and kept.read_text(encoding="utf-8") != asked:
         raise ConfigError(
@@ -200,5 +198,13 @@ def _progress(num_runs: int) -> Callable[..., None]:
     return finished
 
 
+def check(cfg: ProofConfig) -> None:
+    """What can be told from the configuration and its two yamls."""
+    from meap.config import EvaluationConfig, TrainingConfig, load_config
+
+    load_config(TrainingConfig, cfg.training)
+    load_config(EvaluationConfig, cfg.evaluation)
+
+
 if __name__ == "__main__":
-    leave(run_command(ProofConfig, main, doc=__doc__))
+    leave(run_command(ProofConfig, main, doc=__doc__, check=check, loads="datatrove, torch and transformers"))

@@ -48,7 +48,7 @@ THIRD_PARTY_HOMES = {
     "spacy": {"prep"},
     "torch": {"data", "train", "export", "evals", "inspect"},
     "transformers": {"prep", "train", "export", "evals"},
-    "omegaconf": {"config", "train"},
+    "yaml": {"config"},
     "tokenizers": {"tokenizer", "prep"},
     "matplotlib": {"prep", "evals"},
     "lm_eval": {"evals"},

@@ -8,7 +8,7 @@ record    what belongs to a checkpoint, with sizes and hashes        store    a 
 """
 
 from meap.checkpoints.record import CheckpointFile, CheckpointRecord, describe_file, matches
-from meap.checkpoints.store import CheckpointStore, DamagedError, checkpoint_name, full_disk_errors
+from meap.checkpoints.store import CheckpointStore, DamagedError, checkpoint_name, full_disk_errors, newest_record
 
 __all__ = [
     "CheckpointFile",
@@ -19,4 +19,5 @@ __all__ = [
     "describe_file",
     "full_disk_errors",
     "matches",
+    "newest_record",
 ]

@@ -20,7 +20,7 @@ from meap.checkpoints.record import CheckpointFile, CheckpointRecord, matches
 from meap.errors import CheckpointError
 from meap.storage import describe_error, is_url
 
-__all__ = ["CheckpointStore", "DamagedError", "checkpoint_name", "full_disk_errors"]
+__all__ = ["CheckpointStore", "DamagedError", "checkpoint_name", "full_disk_errors", "newest_record"]
 
 ResultT = TypeVar("ResultT")
 
@@ -327,3 +327,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def newest_record(folder: str) -> CheckpointRecord | None:
+    """The newest record that can be read, whether or not its files are whole.
+
+    Raises:
+        CheckpointError: The folder or store cannot be read.
+    """
+    store = CheckpointStore(folder)
+    for step in store.steps():
+        with contextlib.suppress(DamagedError):
+            return store.record(step)
+    return None

@@ -11,6 +11,7 @@ from meap.errors import ConfigError
 __all__ = [
     "require_at_least",
     "require_duration",
+    "require_folder_name",
     "require_interval",
     "require_one_of",
     "require_plain_address",
@@ -18,8 +19,12 @@ __all__ = [
     "require_share_or_duration",
 ]
 
+_LONGEST_NAME = 200
+"""Bytes; file systems take 255, of which suffixes need some."""
+_MOST_SHOWN = 60
 _BATCHES = re.compile(r"[1-9]\d*ba")
 _DURATION = re.compile(r"[1-9]\d*(ba|tok|ep|sp)")
+_NUMBER = re.compile(r"[1-9]\d*")
 _SHARE = re.compile(r"(1(\.0*)?|0?\.\d*[1-9]\d*)dur")
 
 
@@ -32,7 +37,8 @@ def require_at_least(key: str, value: float, bound: float) -> None:
 def require_ratio(key: str, value: float, *, remedy: str) -> None:
     """Raise unless 0 <= `value` < 1."""
     if not 0.0 <= value < 1.0:
-        raise ConfigError(f"{key}={value} is out of range: it must be in [0, 1). {remedy}")
+        percent = f" Write {value / 100:g} for {value:g} %." if 1.0 < value < 100.0 else ""
+        raise ConfigError(f"{key}={value} is out of range: it must be in [0, 1). {remedy}{percent}")
 
 
 def require_one_of(key: str, value: str, allowed: Collection[str]) -> None:
@@ -50,8 +56,32 @@ def require_plain_address(key: str, value: str) -> None:
         )
 
 
+def require_folder_name(key: str, value: str) -> None:
+    """Raise unless `value` can be the name of a folder, here and on any file system that is likely to be shared."""
+    wrong, size = None, len(value.encode(errors="replace"))
+    if value in {".", ".."} or "/" in value or "\\" in value:
+        wrong = "leads to another folder"
+    elif not value.isprintable():
+        wrong = "has characters that cannot be printed"
+    elif not value.strip():
+        wrong = "is empty"
+    elif size > _LONGEST_NAME:
+        wrong = f"has {size} bytes"
+    if wrong is not None:
+        shown = value if len(value) <= _MOST_SHOWN else f"{value[:_MOST_SHOWN]}..."
+        raise ConfigError(
+            f"{key}={shown!r} {wrong}: it names a folder or file; use letters, digits, - and _, without / or \\, and "
+            f"at most {_LONGEST_NAME} bytes"
+        )
+
+
 def require_duration(key: str, value: str) -> None:
     """Raise unless `value` is a Composer duration in batches, tokens, samples or epochs."""
+    if _NUMBER.fullmatch(value):
+        raise ConfigError(
+            f"{key}={value} has no unit: write {value}ba (batches), {value}tok (tokens), {value}sp (samples) or "
+            f"{value}ep (epochs)"
+        )
     if not _DURATION.fullmatch(value):
         raise ConfigError(f"{key}={value!r} is not a duration: write for example 1000ba (batches), 200000tok or 1ep")
 

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
 import gc
 import inspect
 import os
+import select
 import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar, cast, get_type_hints
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
 
-from meap.config.loading import ANY_NAME, entry_class, load_config
+from meap import __version__
+from meap.config.conversion import as_typed
+from meap.config.keys import ANY_NAME, entry_class, fields_of
+from meap.config.loading import load_config
+from meap.config.mistakes import argument_error, require_own_yaml
 from meap.errors import ConfigError, MeapError, StoppedError
 from meap.processes import end_with_parent, stopping_by_signals
 
-__all__ = ["describe_keys", "report_errors", "run_command"]
+__all__ = ["ArgumentParser", "announce", "describe_keys", "drop_lost_reader", "report_errors", "run_command"]
 
 ConfigT = TypeVar("ConfigT")
 
 _USAGE_ERROR = 2
 _STOPPED = os.EX_TEMPFAIL  # "temporary failure; the user is invited to retry"
+_NO_READER = 128 + signal.SIGPIPE  # as a shell shows a command whose reader has gone
 _DRY_RUN = "--dry-run"
+_VERSION = f"meap {__version__}"
+_HOW_VALUES_ARE_READ = """\
+values: what is typed is the value, as its key's type reads it: run.name=001 is the text 001. Lists are [a,b]; quotes
+around all of a value are removed. null, ~ or nothing after the = unsets a key that may be unset. ${section.key} stands
+for the value of another key."""
 
 
 def run_command(
@@ -33,6 +46,9 @@ def run_command(
     *,
     doc: str | None,
     dry_run: Callable[[ConfigT], None] | None = None,
+    check: Callable[[ConfigT], None] | None = None,
+    loads: str | None = None,
+    starts_bare: bool = False,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse the command line, run, and turn errors meant for users into one line each.
@@ -42,32 +58,97 @@ def run_command(
         run: The entry point's steps; heavy libraries are imported inside it, so that ``--help`` is quick.
         doc: The entry point's docstring, printed by ``--help``.
         dry_run: What ``--dry-run`` does instead, where the entry point has it.
+        check: What the configuration alone can contradict, beside its own bounds; light, since it comes before imports.
+        loads: The libraries that take seconds to import, named in a line before `run`.
+        starts_bare: Whether it may start without any argument; without, that prints how it is used.
         argv: Arguments; those of the process where unset.
 
     Returns:
-        Exit status: 0 done, 2 bad configuration, 1 any other `MeapError`, 130 interrupted, 75 stopped by SIGTERM or
-        SIGUSR1 with everything saved.
+        Exit status: 0 done, 2 bad configuration, 1 any other `MeapError`, 130 interrupted, 141 nobody reads what is
+        printed, 75 stopped by SIGTERM or SIGUSR1 with everything saved.
     """
     if "LOCAL_RANK" in os.environ:
         # A rank outlives composer's launcher where that is killed, and would train on for ever; now, since imports
         # take seconds.
         end_with_parent(signal.SIGTERM)
     arguments = list(sys.argv[1:] if argv is None else argv)
+    command = _name_of(run)
+    options = ["--help", "--version", *([_DRY_RUN] if dry_run is not None else [])]
     if {"-h", "--help"} & set(arguments):
-        if dry_run is not None:
-            doc = f"{inspect.cleandoc(doc or '')}\n\n{_DRY_RUN} checks everything, says what a run takes, and stops."
-        print(f"{inspect.cleandoc(doc or '')}\n\nkeys, with their defaults:\n")
-        print("\n".join(describe_keys(config_class)))
-        return 0
+        return report_errors(lambda: print(_help(config_class, doc, has_dry_run=dry_run is not None)))
+    if "--version" in arguments:
+        return report_errors(lambda: print(_VERSION))
+    if not starts_bare and set(arguments) <= {_DRY_RUN} & set(options):
+        print(_usage(command, doc), file=sys.stderr, flush=True)
+        return _USAGE_ERROR
+    chosen = run
     if dry_run is not None and _DRY_RUN in arguments:
-        run, arguments = dry_run, [each for each in arguments if each != _DRY_RUN]
-    return report_errors(lambda: run(_parse(config_class, arguments)))
+        chosen, arguments = dry_run, [each for each in arguments if each != _DRY_RUN]
+
+    def start() -> None:
+        config = _parse(config_class, arguments, command=command, options=options)
+        if check is not None:
+            check(config)
+        if loads is not None:
+            section = getattr(config, "run", None)
+            announce(f"{command}  run {section.name}" if section is not None else command, loads)
+        chosen(config)
+
+    return report_errors(start)
 
 
-def report_errors(run: Callable[[], None]) -> int:
+def report_errors(run: Callable[[], object]) -> int:
     """Run, and turn errors meant for users into one line each; returns the exit status that `run_command` lists."""
     # Imports make objects by the million that stay: collecting after every 700 of them only costs start-up time.
     gc.set_threshold(50_000, 20, 50)
+    status = 0
+    try:
+        status = _status_of(run)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not drop_lost_reader():
+            raise
+        return status or _NO_READER
+    return status
+
+
+def drop_lost_reader() -> bool:
+    """Whether whoever read stdout has gone, as in `| head`; what is printed from now on is then written to nowhere."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except OSError:  # it is no file
+        return False
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    # Or Python would complain once more when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def announce(what: str, loads: str) -> None:
+    """Say, before imports that take seconds, what has started; once per run."""
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        print(f"{what}: loading {loads} ...", file=sys.stderr, flush=True)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Of commands with options instead of a configuration: has --version, and mistakes are errors as everywhere."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.add_argument("--version", action="version", version=_VERSION, help="print the version")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _status_of(run: Callable[[], object]) -> int:
     try:
         with stopping_by_signals():
             run()
@@ -81,13 +162,36 @@ def report_errors(run: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr, flush=True)
         return 130
+    except SystemExit as end:  # argparse has printed help or version
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+def _name_of(run: Callable[..., None]) -> str:
+    """The name of the entry point that a function is in, also where something else has started it."""
+    code = getattr(run, "__code__", None)
+    return Path(code.co_filename if code is not None else sys.argv[0]).stem
+
+
+def _help(config_class: type[Any], doc: str | None, *, has_dry_run: bool) -> str:
+    parts = [inspect.cleandoc(doc or "")]
+    if has_dry_run:
+        parts.append(f"{_DRY_RUN} checks everything, says what a run takes, and stops.")
+    if keys := list(describe_keys(config_class)):
+        parts += [_HOW_VALUES_ARE_READ, "keys, with their defaults:\n", "\n".join(keys)]
+    return "\n\n".join(parts).replace("defaults:\n\n\n", "defaults:\n\n")
+
+
+def _usage(command: str, doc: str | None) -> str:
+    examples = [line.strip() for line in (doc or "").splitlines() if line.startswith("    ")][:2]
+    takes = f"{command} takes [yaml] [section.key=value ...], and --help lists the keys"
+    return "\n".join([takes, *(f"  {example}" for example in examples)])
 
 
 def describe_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
     """One paragraph per key: dotted name, default, and what stands under the field in the source."""
     documented = _field_docs(config_class)
-    hints = get_type_hints(config_class)
+    hints = fields_of(config_class)
     for item in dataclasses.fields(config_class):
         key = f"{prefix}{item.name}"
         section = hints[item.name]
@@ -100,7 +204,7 @@ def describe_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
             yield f"{key}: {summary}"
             yield from (f"  {line}" for line in describe_keys(cast("type[Any]", section), f"{key}."))
             continue
-        default = "" if item.default in {None, dataclasses.MISSING} else item.default
+        default = "" if item.default is dataclasses.MISSING else as_typed(item.default)
         yield f"{key}={default}"
         yield from _paragraph(documented.get(item.name, ""))
 
@@ -109,14 +213,20 @@ def _paragraph(text: str) -> list[str]:
     return textwrap.wrap(" ".join(text.split()), width=110, initial_indent="    ", subsequent_indent="    ")
 
 
-def _parse(config_class: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
-    files = [argument for argument in arguments if argument.endswith((".yaml", ".yml")) and "=" not in argument]
-    unknown = [argument for argument in arguments if argument not in files and "=" not in argument]
-    if unknown:
-        raise ConfigError(f"{unknown[0]!r} is neither a .yaml file nor section.key=value; see --help")
+def _parse(config_class: type[ConfigT], arguments: Sequence[str], *, command: str, options: Sequence[str]) -> ConfigT:
+    files, overrides = list[str](), list[str]()
+    for number, argument in enumerate(arguments):
+        if argument.endswith((".yaml", ".yml")) and ("=" not in argument or Path(argument).is_file()):
+            files.append(argument)
+        elif "=" in argument.lstrip("=") and not argument.startswith("-"):
+            overrides.append(argument)
+        else:
+            raise argument_error(arguments, number, config_class, command=command, options=options)
     if len(files) > 1:
         raise ConfigError(f"one yaml at a time, not {' and '.join(files)}: let one inherit from the other with `base:`")
-    return load_config(config_class, files[0] if files else None, [each for each in arguments if each not in files])
+    if files:
+        require_own_yaml(Path(files[0]), config_class, command=command)
+    return load_config(config_class, files[0] if files else None, overrides)
 
 
 def _field_docs(config_class: type[Any]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from meap.config.checks import require_at_least, require_one_of
+from meap.config.checks import require_at_least, require_folder_name, require_one_of
 from meap.config.judging import HallucinationConfig, JudgeConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
@@ -266,6 +266,8 @@ class CommonsenseConfig:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise ConfigError("commonsense.tasks is empty: name at least one, or leave commonsense out of tasks")
+        for name in self.tasks:
+            require_folder_name("commonsense.tasks", name)
 
 
 @dataclass(frozen=True)
@@ -360,6 +362,16 @@ class EvaluationConfig:
         require_at_least("limit", self.limit, 0)
         require_at_least("seed", self.seed, 0)
         require_one_of("too_long", self.too_long, ("refuse", "wrong"))
+
+    def require_model(self) -> str:
+        """The folder or name of the model.
+
+        Raises:
+            ConfigError: None is given.
+        """
+        if self.model is None:
+            raise ConfigError("model is not set: give model=<Hugging Face folder or hub name>")
+        return self.model
 
 
 def _require_list(key: str, values: Collection[int], bound: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from meap.config.checks import (
     require_at_least,
     require_duration,
+    require_folder_name,
     require_interval,
     require_one_of,
     require_ratio,
@@ -31,7 +32,7 @@ __all__ = [
     "TrainConfig",
 ]
 
-_STREAM_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FILE_SIZE = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]B")
 _SIZE = re.compile(r"\d+b?|\d+(\.\d+)?[kmgt]b", re.IGNORECASE)
 
@@ -41,13 +42,14 @@ class RunConfig:
     """Who this run is."""
 
     name: str = "meap"
-    """Name of the run, by which it is found again when it resumes. Unset: the name of the yaml, without `.yaml`."""
+    """Name of the run and of its folder, at most 200 bytes, without /. Unset: the name of the yaml, without `.yaml`."""
     dir: str = "runs/${run.name}"
     """Local folder that holds everything the run writes."""
     seed: int = 17
     """Seed of the weights, of the sample order and of the masks; 0 to 2**32 - 1."""
 
     def __post_init__(self) -> None:
+        require_folder_name("run.name", self.name)
         if not 0 <= self.seed < 1 << 32:
             raise ConfigError(f"run.seed={self.seed} is out of range: it must be in [0, {(1 << 32) - 1}]")
 
@@ -147,8 +149,8 @@ class DataConfig:
         for name, stream in self.streams.items():
             if not _STREAM_NAME.fullmatch(name):
                 raise ConfigError(
-                    f"data.streams: {name!r} is no name for a stream, which is also that of its cache folder: "
-                    "use letters, digits, - and _"
+                    f"data.streams: {name[:80]!r} is no name for a stream, which is also that of its cache folder: "
+                    "use up to 64 letters, digits, - and _"
                 )
             if not stream.remote:
                 raise ConfigError(f"data.streams.{name}.remote is not set: give the folder or URL of its shards")
@@ -420,7 +422,6 @@ class TrainConfig:
         require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
         require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
         require_one_of("train.sharding", self.sharding, ("none", "grad_op", "full"))
-        object.__setattr__(self, "compile", self.compile.lower())  # yaml's true is read as "True"
         require_one_of("train.compile", self.compile, ("auto", "true", "false"))
         require_at_least("train.loss_chunks", self.loss_chunks, 0)
         require_interval("train.log_interval", self.log_interval)

@@ -16,7 +16,7 @@ from meap.config import DataConfig, TokenizerConfig
 from meap.errors import DataError, IncompleteError, MismatchError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
-from meap.storage import describe_error
+from meap.storage import describe_error, relative_to
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 __all__ = ["Shards", "StreamShards", "open_shards", "open_tokenizer", "read_manifest"]
@@ -159,7 +159,8 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
                 f"correct {key}, or the endpoint (AWS_ENDPOINT_URL)"
             )
         remedy = _PREPARE if split == TRAIN_SPLIT else f"{_PREPARE}, with a heldout_ratio above 0; {_NO_EVALUATION}"
-        raise IncompleteError(f"{key}={remote} holds no finished {split!r} split (no {split}/{_INDEX_NAME}): {remedy}")
+        found = f"{key}={remote}{relative_to(remote)} holds no finished {split!r} split (no {split}/{_INDEX_NAME})"
+        raise IncompleteError(f"{found}: {remedy}")
     origin = f"{remote}/{split}/{MANIFEST_NAME}"
     return Manifest.from_json(_read(origin), origin=origin)
 

@@ -23,10 +23,32 @@ from meap.evals.tables import columns, row_label, shown
 from meap.evals.task import Record
 from meap.evals.tasks import TASKS
 
-__all__ = ["SIGNIFICANCE", "compare", "comparison_lines", "contrast_lines", "print_comparison", "short_names"]
+__all__ = [
+    "SIGNIFICANCE",
+    "compare",
+    "comparison_lines",
+    "contrast_lines",
+    "folders_to_compare",
+    "print_comparison",
+    "short_names",
+]
 
 SIGNIFICANCE = "* p < 0.05: McNemar's exact test by row, paired bootstrap for means and for what is not right or wrong"
 """What the star in a table means."""
+
+
+def folders_to_compare(asked: str) -> list[Path]:
+    """The two folders of ``a,b``.
+
+    Raises:
+        ConfigError: There are not two.
+    """
+    folders = [Path(folder.strip()) for folder in asked.split(",") if folder.strip()]
+    if len(folders) != 2:
+        raise ConfigError(
+            f"compare={asked} names {len(folders)} folders: give two, such as compare=runs/a/eval,runs/b/eval"
+        )
+    return folders
 
 
 def compare(asked: str, out_dir: Path) -> dict[str, Any]:
@@ -41,11 +63,7 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
         DataError: A folder holds no results, or they have no task in common.
         MismatchError: A task's prompts differ, or who judged them.
     """
-    folders = [Path(folder.strip()) for folder in asked.split(",") if folder.strip()]
-    if len(folders) != 2:
-        raise ConfigError(
-            f"compare={asked} names {len(folders)} folders: give two, such as compare=runs/a/eval,runs/b/eval"
-        )
+    folders = folders_to_compare(asked)
     first, second = map(read_results, folders)
     names = [name for name in first["tasks"] if name in second["tasks"]]
     if not names:

@@ -36,7 +36,7 @@ def load_model_tokenizer(config: EvaluationConfig) -> Tokenizer:
         ConfigError: No model is named, or the tokenizer defines no BOS or EOS token.
         DataError: The tokenizer cannot be read.
     """
-    return load_tokenizer(dataclasses.replace(config.tokenizer, name=config.tokenizer.name or _name_of(config)))
+    return load_tokenizer(dataclasses.replace(config.tokenizer, name=config.tokenizer.name or config.require_model()))
 
 
 def load_model(config: EvaluationConfig) -> HuggingFaceLM:
@@ -55,7 +55,7 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
         ConfigError: No model is named, or the tokenizer defines no BOS or EOS token.
         DataError: The tokenizer cannot be read.
     """
-    name = _name_of(config)
+    name = config.require_model()
     folder = Path(name)
     looks_local = folder.is_absolute() or name.startswith(".") or name.count("/") != 1
     if not (folder / "config.json").is_file() and (looks_local or folder.exists()):
@@ -278,9 +278,3 @@ class HuggingFaceLM:
                 f"{what} takes {length:,} tokens, but model {self._name} was made for {self._max_positions:,}: give it "
                 "shorter ones, nothing is cut silently"
             )
-
-
-def _name_of(config: EvaluationConfig) -> str:
-    if config.model is None:
-        raise ConfigError("model is not set: give model=<Hugging Face folder or hub name>")
-    return config.model

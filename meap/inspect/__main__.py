@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from meap.config.command import report_errors
+from meap.config.command import announce, report_errors
 from meap.inspect.arguments import Request, parse_arguments
 from meap.processes import leave
 
@@ -21,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(request: Request) -> None:
+    announce("meap.inspect", "torch and streaming")
+
     from meap.inspect.page import write_page
     from meap.inspect.samples import open_data
     from meap.inspect.statistics import measure
@@ -34,12 +34,7 @@ def _show(request: Request) -> None:
         samples = [data.sample(number) for number in data.choose_samples(request)]
         if request.html is not None:
             write_page(request.html, data, samples, measure(data, samples, extra_shards=request.stats_shards))
-    try:
-        print_samples(data, samples, color=request.color)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has seen enough, as in `| head`. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print_samples(data, samples, color=request.color)
 
 
 if __name__ == "__main__":

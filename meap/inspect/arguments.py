@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from meap.config import MaskingConfig, SftConfig, TrainingConfig, load_config
+from meap.config.command import ArgumentParser
 from meap.errors import ConfigError
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.storage import require_plain_url
@@ -92,13 +92,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Request:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="python -m meap.inspect",
         description="Show samples of prepared shards exactly as training sees them, and what the data set is made of.",
         epilog=_EXAMPLES,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from meap.config.command import report_errors
+from meap.config.command import drop_lost_reader, report_errors
 from meap.errors import DataError
 from meap.prep.audit.arguments import Request, parse_arguments
 from meap.processes import leave
@@ -64,8 +63,8 @@ def _print(lines: Iterable[str]) -> None:
             print(line)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has seen enough, as in `| head`. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not drop_lost_reader():  # a verdict is worth its status all the same
+            raise
 
 
 if __name__ == "__main__":

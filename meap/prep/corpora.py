@@ -21,7 +21,16 @@ from meap.prep.inputs import InputFiles, find_inputs, with_validation
 from meap.prep.sizes import bytes_of_size
 from meap.storage import require_plain_url
 
-__all__ = ["CORPORA", "SAMPLE_DIR", "Corpus", "check_shards", "make_sample", "resolve"]
+__all__ = [
+    "CORPORA",
+    "SAMPLE_DIR",
+    "Corpus",
+    "check_import",
+    "check_settings",
+    "check_shards",
+    "make_sample",
+    "resolve",
+]
 
 SAMPLE_DIR = Path("data/sample")
 
@@ -84,22 +93,19 @@ CORPORA = {
 }
 
 
-def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
-    """Fill in every default, and list the input files; the sample corpus is made on the way.
+def check_settings(config: PrepConfig) -> None:
+    """What can be told before the input is looked at.
 
     Raises:
-        ConfigError: A key is missing or does not fit the input.
-        DataError: The source cannot be listed or holds no file.
+        ConfigError: A key is missing, holds a secret, or does not fit another.
     """
     require_plain_url("source", config.source)
     require_plain_url("validation_source", config.validation_source or "")
     require_plain_url("remote", config.remote or "")
     corpus = CORPORA.get(config.source) or Corpus(config.source, "files")
-    remote = config.remote or corpus.remote
-    if remote is None:
+    if config.remote is None and corpus.remote is None:
         raise ConfigError(f"remote is not set: for source={config.source} say where to write, as remote=data/c4/mds")
-    tokenizer = config.tokenizer
-    if tokenizer.name is None and corpus.make is None:
+    if config.tokenizer.name is None and corpus.make is None:
         raise ConfigError(
             f"tokenizer.name is not set: for source={config.source} give a local folder with a tokenizer.json, or a "
             "hub name such as tokenizer.name=meta-llama/Llama-2-7b-hf"
@@ -107,6 +113,17 @@ def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
     seq_len = config.seq_len or corpus.seq_len
     check_shards(config, row_bytes=4 * (seq_len + 1), seq_len=seq_len)
 
+
+def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
+    """Fill in every default, and list the input files; the sample corpus is made on the way.
+
+    Raises:
+        ConfigError: A key is missing or does not fit the input.
+        DataError: The source cannot be listed or holds no file.
+    """
+    check_settings(config)
+    corpus = CORPORA.get(config.source) or Corpus(config.source, "files")
+    tokenizer = config.tokenizer
     if corpus.make is not None:
         made = corpus.make(config)
         tokenizer = dataclasses.replace(tokenizer, name=tokenizer.name or str(made))
@@ -120,9 +137,9 @@ def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
     return (
         dataclasses.replace(
             config,
-            remote=remote,
+            remote=config.remote or corpus.remote,
             tokenizer=tokenizer,
-            seq_len=seq_len,
+            seq_len=config.seq_len or corpus.seq_len,
             text_key=config.text_key or corpus.text_key,
             validation_source=validation_source,
             heldout_ratio=heldout_ratio,
@@ -156,6 +173,26 @@ def _num_tasks(asked: int | None, inputs: InputFiles) -> int:
             f"reads whole files, so tasks={count + extra} is the most"
         )
     return tasks
+
+
+def check_import(config: LitpkdsPrepConfig) -> None:
+    """What can be told of an import before its chunks are looked at.
+
+    Raises:
+        ConfigError: A key is missing, holds a secret, or does not fit another.
+    """
+    if config.source is None:
+        raise ConfigError("source is not set: say where the chunks are, as source='lit_c4/*.bin'")
+    if config.remote is None:
+        raise ConfigError("remote is not set: say where to write, as remote=data/c4/mds")
+    if config.tokenizer.name is None:
+        raise ConfigError(
+            "tokenizer.name is not set: chunks do not say which tokenizer made them; give its folder or hub name, such "
+            "as tokenizer.name=meta-llama/Llama-2-7b-hf"
+        )
+    require_plain_url("source", config.source)
+    require_plain_url("remote", config.remote)
+    check_shards(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
 
 
 def check_shards(config: PrepConfig | SftPrepConfig | LitpkdsPrepConfig, *, row_bytes: int, seq_len: int) -> None:

@@ -16,7 +16,7 @@ from meap.prep.decompression import COMPRESSIONS
 from meap.prep.folder import open_filesystem, storage_errors
 from meap.prep.formats import FOLDER_SUFFIXES
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
-from meap.storage import is_url
+from meap.storage import is_url, relative_to
 
 __all__ = ["InputFiles", "find_inputs", "with_validation"]
 
@@ -134,7 +134,8 @@ def find_inputs(
     if not found:
         of_folder = [suffix for suffix in suffixes if not suffix.endswith(COMPRESSIONS)]
         raise DataError(
-            f"{key}={source} matches no file: give a path, glob, folder (of {', '.join(of_folder)}) or URL of {kind}"
+            f"{key}={source} matches no file{relative_to(source)}: give a path, glob, folder "
+            f"(of {', '.join(of_folder)}) or URL of {kind}"
         )
     base = cast("str", filesystem._strip_protocol(root or ".")).rstrip("/") + "/"
     names_and_sizes = sorted((name.removeprefix(base), size) for name, size in found.items())

@@ -31,13 +31,12 @@ from numpy.typing import NDArray
 
 from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.errors import BadInputError, ConfigError
-from meap.prep.corpora import check_shards
+from meap.prep.corpora import check_import
 from meap.prep.documents import split_of
 from meap.prep.inputs import InputFiles, find_inputs
 from meap.prep.progress import Tally
 from meap.prep.steps import RowBatch
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT, token_dtype
-from meap.storage import require_plain_url
 from meap.tokenizer import Tokenizer
 
 __all__ = ["PADDING", "ReadChunks", "resolve_chunks"]
@@ -88,18 +87,8 @@ def resolve_chunks(config: LitpkdsPrepConfig) -> tuple[LitpkdsPrepConfig, InputF
         ConfigError: A key is missing or does not fit the input.
         DataError: The source cannot be listed or holds no chunk.
     """
-    if config.source is None:
-        raise ConfigError("source is not set: say where the chunks are, as source='lit_c4/*.bin'")
-    if config.remote is None:
-        raise ConfigError("remote is not set: say where to write, as remote=data/c4/mds")
-    if config.tokenizer.name is None:
-        raise ConfigError(
-            "tokenizer.name is not set: chunks do not say which tokenizer made them; give its folder or hub name, such "
-            "as tokenizer.name=meta-llama/Llama-2-7b-hf"
-        )
-    require_plain_url("source", config.source)
-    require_plain_url("remote", config.remote)
-    check_shards(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
+    check_import(config)
+    assert config.source is not None
     inputs = find_inputs(config.source, suffixes=(".bin",), kind="packed chunks (.bin) of the official code")
     tasks = config.tasks or max(1, min(len(inputs.names), math.ceil(sum(inputs.sizes) / _TASK_BYTES)))
     if tasks > len(inputs.names):

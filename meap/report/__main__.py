@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 
 from meap.config.command import report_errors
@@ -30,12 +28,7 @@ def _report(request: Request) -> None:
         write_file("--out", request.page, render_page(comparison))
     if request.json_file is not None:
         write_file("--json", request.json_file, as_json(comparison, as_points(comparison.runs)))
-    try:
-        print("\n".join(table_lines(comparison)))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has seen enough, as in `| head`. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print("\n".join(table_lines(comparison)))
 
 
 if __name__ == "__main__":

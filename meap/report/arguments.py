@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from meap.config.command import ArgumentParser
 from meap.errors import ConfigError
 from meap.storage import is_url, require_plain_url
 
@@ -48,13 +48,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Request:
     return Request(tuple(map(Path, given.runs)), given.out, given.json)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="python -m meap.report",
         description="Compare runs: losses, throughput, masks, evaluation results, and the settings that differ.",
         epilog=_EXAMPLES,

@@ -18,7 +18,7 @@ from composer.utils import dist
 
 from meap.config import TrainConfig, TrainingConfig
 from meap.data import RowLoader, Shards
-from meap.errors import CheckpointError, ConfigError, MeapError, StoppedError, TrainingError
+from meap.errors import CheckpointError, MeapError, StoppedError, TrainingError
 from meap.schema import Batch, SftBatch
 from meap.train.callbacks import append_to_log
 from meap.train.machine import Machine
@@ -34,8 +34,6 @@ __all__ = [
     "heldout_evaluator",
     "loader_settings",
     "packed_rows",
-    "require_extension",
-    "require_fine_tuning",
 ]
 
 
@@ -75,46 +73,6 @@ def heldout_evaluator(loader: Any, config: TrainConfig) -> Evaluator:
         eval_interval=config.eval_interval,
         device_eval_microbatch_size=config.microbatch_size,  # all rows of a device at once where unset
     )
-
-
-def require_fine_tuning(config: TrainingConfig) -> None:
-    """Refuse a configuration that is not one of fine-tuning.
-
-    Raises:
-        ConfigError: There is no model to tune, or the training process is to mask.
-    """
-    if config.model.base is None:
-        raise ConfigError(
-            "model.base is not set: fine-tuning starts from a finished model, give its folder or hub name"
-        )
-    if config.masking.site != "dataset":
-        raise ConfigError(
-            f"masking.site={config.masking.site} is for pre-training: copies are made and masked by the loader's "
-            "workers, set masking.site=dataset"
-        )
-
-
-def require_extension(config: TrainingConfig) -> None:
-    """Refuse a configuration that does not extend a finished model's context.
-
-    Raises:
-        ConfigError: There is no model to extend, no theta for it, or the training process is to mask.
-    """
-    if config.model.base is None:
-        raise ConfigError(
-            "model.base is not set: a context is extended of a finished model, give a run's folder, a Hugging Face "
-            "folder or name, or a .pth of the official code"
-        )
-    if config.model.base_rope_theta is None:
-        raise ConfigError(
-            f"model.base_rope_theta is not set: rows of data.seq_len={config.data.seq_len} tokens need a RoPE theta "
-            "that fits them, 640000 for 65,536 (recipes/meap_1b.py trains a base further in the context it has)"
-        )
-    if config.masking.site != "dataset":
-        raise ConfigError(
-            f"masking.site={config.masking.site} is for pre-training: the loader's workers mask the same positions, "
-            "set masking.site=dataset"
-        )
 
 
 def fit(trainer: Trainer) -> None:

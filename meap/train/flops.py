@@ -8,8 +8,10 @@ embedding's lookup, norms, softmax and whatever activation checkpointing compute
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from transformers import PretrainedConfig
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 __all__ = ["matmul_parameters", "peak_flops_per_second", "training_flops_per_token"]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
 from meap.config import TrainingConfig
-from meap.data import Shards
 from meap.train.flops import training_flops_per_token
-from meap.train.loss import choose_loss_chunks
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from meap.data import Shards
 
 __all__ = [
     "DeviceMemory",
@@ -82,6 +84,8 @@ def device_memory(
 
     rows = min(config.train.microbatch_size, -(-config.train.global_batch_size // num_devices))
     tokens = rows * config.data.seq_len
+    from meap.train.loss import choose_loss_chunks  # torch, which whoever only counts steps does not wait for
+
     chunks = config.train.loss_chunks or choose_loss_chunks(tokens, architecture.vocab_size)
     head = getattr(architecture, "head_dim", None) or hidden // architecture.num_attention_heads
     queries, keys = head * architecture.num_attention_heads, head * architecture.num_key_value_heads

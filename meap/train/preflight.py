@@ -1,39 +1,107 @@
 """What would stop a run later on, found before its first step: one error with value, bound and remedy.
 
 What a section knows by itself is checked when it is made (`meap.config`); what data knows, when it is opened
-(`meap.data`: finished splits, tokenizer, row length). Here is what needs the machine, the model or the network.
+(`meap.data`: finished splits, tokenizer, row length). Here is what sections contradict in each other, and what needs
+the machine, the model or the network. Light, so that mistakes are answered before libraries are loaded.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from meap.checkpoints import newest_record
 from meap.config import TrainingConfig
-from meap.data import Shards
 from meap.errors import ConfigError
 from meap.storage import is_url, require_plain_url
-from meap.train.loggers import require_packages
-from meap.train.machine import Machine
 from meap.train.plan import checkpoint_bytes, num_checkpoints, shared_memory_bytes, total_steps
-from meap.train.resuming import newest_record
+from meap.train.ranks import Ranks
 from meap.train.writable import require_writable
 
-__all__ = ["check_room", "check_settings", "check_storage", "notes"]
+if TYPE_CHECKING:
+    from meap.data import Shards
+    from meap.train.machine import Machine
+
+__all__ = [
+    "check_configuration",
+    "check_room",
+    "check_settings",
+    "check_storage",
+    "notes",
+    "require_extension",
+    "require_fine_tuning",
+]
+
+_LOGGER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "'meap[wandb]'", "mlflow": "'meap[mlflow]'"}
+"""Key of section `loggers`, which is what is imported: what pip installs."""
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Linux keeps shared memory)
 
 
-def check_settings(config: TrainingConfig, machine: Machine) -> None:
+def check_configuration(config: TrainingConfig) -> None:
+    """What the configuration alone contradicts, whatever runs it.
+
+    Raises:
+        ConfigError: A URL holds a secret, warm-up takes all of the run, or a logger's package is not installed.
+    """
+    _require_plain_addresses(config)
+    _require_end_after_warm_up(config)
+    _require_packages(config)
+
+
+def check_settings(config: TrainingConfig, ranks: Ranks | Machine) -> None:
     """Before anything is opened: settings against each other and against the ranks.
 
     Raises:
-        ConfigError: The first of `_SETTINGS` that does not hold.
+        ConfigError: `check_configuration` fails, or so many ranks cannot share a batch, an order of samples or a model.
     """
-    for require in _SETTINGS:
-        require(config, machine)
-    require_packages(config.loggers)
+    check_configuration(config)
+    _require_batches(config, ranks)
+    _require_nodes(config, ranks)
+    _require_ranks_to_shard(config, ranks)
+
+
+def require_fine_tuning(config: TrainingConfig) -> None:
+    """Refuse a configuration that is not one of fine-tuning.
+
+    Raises:
+        ConfigError: There is no model to tune, or the training process is to mask.
+    """
+    if config.model.base is None:
+        raise ConfigError(
+            "model.base is not set: fine-tuning starts from a finished model, give its folder or hub name "
+            "(recipes/meap_1b.py trains from scratch)"
+        )
+    if config.masking.site != "dataset":
+        raise ConfigError(
+            f"masking.site={config.masking.site} is for pre-training: copies are made and masked by the loader's "
+            "workers, set masking.site=dataset"
+        )
+
+
+def require_extension(config: TrainingConfig) -> None:
+    """Refuse a configuration that does not extend a finished model's context.
+
+    Raises:
+        ConfigError: There is no model to extend, no theta for it, or the training process is to mask.
+    """
+    if config.model.base is None:
+        raise ConfigError(
+            "model.base is not set: a context is extended of a finished model, give a run's folder, a Hugging Face "
+            "folder or name, or a .pth of the official code"
+        )
+    if config.model.base_rope_theta is None:
+        raise ConfigError(
+            f"model.base_rope_theta is not set: rows of data.seq_len={config.data.seq_len} tokens need a RoPE theta "
+            "that fits them, 640000 for 65,536 (recipes/meap_1b.py trains a base further in the context it has)"
+        )
+    if config.masking.site != "dataset":
+        raise ConfigError(
+            f"masking.site={config.masking.site} is for pre-training: the loader's workers mask the same positions, "
+            "set masking.site=dataset"
+        )
 
 
 def check_storage(config: TrainingConfig, machine: Machine, shards: Shards, *, num_parameters: int) -> None:
@@ -109,8 +177,8 @@ def check_room(name: str, place: Path, *, needed: int, remedy: str) -> None:
         raise ConfigError(f"{name} has {_size(free)} free, but the run needs {_size(needed)}: {remedy}")
 
 
-def _require_batches(config: TrainingConfig, machine: Machine) -> None:
-    rows, world_size = config.train.global_batch_size, machine.world_size
+def _require_batches(config: TrainingConfig, ranks: Ranks | Machine) -> None:
+    rows, world_size = config.train.global_batch_size, ranks.world_size
     if rows % world_size:
         raise ConfigError(
             f"train.global_batch_size={rows} does not divide by {world_size} ranks: start "
@@ -124,8 +192,8 @@ def _require_batches(config: TrainingConfig, machine: Machine) -> None:
         )
 
 
-def _require_nodes(config: TrainingConfig, machine: Machine) -> None:
-    nodes, canonical = machine.world_size // machine.ranks_per_node, config.data.num_canonical_nodes
+def _require_nodes(config: TrainingConfig, ranks: Ranks | Machine) -> None:
+    nodes, canonical = ranks.num_nodes, config.data.num_canonical_nodes
     if canonical % nodes:
         raise ConfigError(
             f"data.num_canonical_nodes={canonical} does not divide by {nodes} nodes: the order of samples would depend "
@@ -134,18 +202,18 @@ def _require_nodes(config: TrainingConfig, machine: Machine) -> None:
         )
 
 
-def _require_ranks_to_shard(config: TrainingConfig, machine: Machine) -> None:
-    if config.train.sharding == "none" or machine.world_size > 1:
+def _require_ranks_to_shard(config: TrainingConfig, ranks: Ranks | Machine) -> None:
+    if config.train.sharding == "none" or ranks.world_size > 1:
         return
     # What many ranks have begun, one may continue.
     if newest_record(config.checkpoint.folder) is None:
         raise ConfigError(
-            f"train.sharding={config.train.sharding} spreads the model over ranks, but there is 1 {machine.device} "
-            "rank: start the recipe with the composer launcher on several devices, or set train.sharding=none"
+            f"train.sharding={config.train.sharding} spreads the model over ranks, but there is 1 rank: "
+            " start the recipe with the composer launcher on several devices, or set train.sharding=none"
         )
 
 
-def _require_end_after_warm_up(config: TrainingConfig, machine: Machine) -> None:
+def _require_end_after_warm_up(config: TrainingConfig) -> None:
     warm_up = config.scheduler.warmup_duration
     steps, warm_up_steps = total_steps(config), total_steps(config, warm_up) if warm_up else None
     if steps is not None and warm_up_steps is not None and warm_up_steps >= steps:
@@ -155,20 +223,20 @@ def _require_end_after_warm_up(config: TrainingConfig, machine: Machine) -> None
         )
 
 
-def _require_plain_addresses(config: TrainingConfig, machine: Machine) -> None:
+def _require_packages(config: TrainingConfig) -> None:
+    for name, package in _LOGGER_PACKAGES.items():
+        if getattr(config.loggers, name) and find_spec(name) is None:
+            raise ConfigError(
+                f"loggers.{name}=true, but its package is not installed: pip install {package}, or set "
+                f"loggers.{name}=false"
+            )
+
+
+def _require_plain_addresses(config: TrainingConfig) -> None:
     require_plain_url("data.remote", config.data.remote)
     for name, stream in config.data.streams.items():
         require_plain_url(f"data.streams.{name}.remote", stream.remote)
     require_plain_url("checkpoint.folder", config.checkpoint.folder)
-
-
-_SETTINGS: tuple[Callable[[TrainingConfig, Machine], None], ...] = (
-    _require_plain_addresses,
-    _require_batches,
-    _require_nodes,
-    _require_ranks_to_shard,
-    _require_end_after_warm_up,
-)
 
 
 def _divisors(number: int, *, near: int) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from meap.errors import ConfigError
 
-__all__ = ["adopt_ranks", "rank_variables"]
+__all__ = ["Ranks", "adopt_ranks", "rank_variables"]
 
 _RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _MASTER_NAMES = ("MASTER_ADDR", "MASTER_PORT")
@@ -22,13 +23,28 @@ _FIRST_PORT, _NUM_PORTS = 20_000, 10_000  # below those that systems hand out by
 _FIRST_HOST = re.compile(r"(?P<before>[^,\[]*)(?:\[(?P<number>\d+)[^\]]*\])?(?P<after>[^,\[]*)")
 
 
-def adopt_ranks() -> None:
+@dataclass(frozen=True)
+class Ranks:
+    """How many processes train together."""
+
+    world_size: int = 1
+    ranks_per_node: int = 1
+
+    @property
+    def num_nodes(self) -> int:
+        """Machines of the run."""
+        return self.world_size // self.ranks_per_node
+
+
+def adopt_ranks() -> Ranks:
     """Set the variables that Composer, streaming and torch read, for this process and its children.
 
     Raises:
         ConfigError: See `rank_variables`.
     """
-    os.environ.update(rank_variables(os.environ))
+    variables = rank_variables(os.environ)
+    os.environ.update(variables)
+    return Ranks(int(variables.get("WORLD_SIZE", "1")), int(variables.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def rank_variables(environment: Mapping[str, str]) -> dict[str, str]:

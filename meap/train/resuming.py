@@ -6,14 +6,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
 from composer.utils import dist
 
-from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError
+from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, newest_record
 from meap.config import TrainingConfig
 from meap.errors import CheckpointError, ConfigError, MeapError, MismatchError
 from meap.train.saving import STAGING_NAME, local_folder
@@ -32,19 +31,6 @@ class ResumePoint:
 
     path: Path
     record: CheckpointRecord
-
-
-def newest_record(folder: str) -> CheckpointRecord | None:
-    """The newest record that can be read, whether or not its files are whole.
-
-    Raises:
-        CheckpointError: The folder or store cannot be read.
-    """
-    store = CheckpointStore(folder)
-    for step in store.steps():
-        with suppress(DamagedError):
-            return store.record(step)
-    return None
 
 
 def find_resume_point(config: TrainingConfig, run_dir: Path, *, data: Mapping[str, str]) -> ResumePoint | None:

@@ -1,18 +1,22 @@
+import importlib
+import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from meap.config import TrainingConfig, run_command
+import meap
+from meap.config import EvaluationConfig, TrainingConfig, load_config, run_command
 from meap.config.command import describe_keys
-from meap.errors import DataError
+from meap.errors import ConfigError, DataError
 
 ENTRY_POINTS = sorted(
     str(path.relative_to(Path(__file__).parents[2]))
     for folder in ("dataprep", "recipes")
     for path in (Path(__file__).parents[2] / folder).glob("*.py")
-    if path.name != "demo.py"
 )
 
 
@@ -52,7 +56,7 @@ def test_an_error_for_the_user_is_one_line_and_status_1(capsys: pytest.CaptureFi
     def fail(_: TrainingConfig) -> None:
         raise DataError("shard x is damaged: prepare it again")
 
-    assert run_command(TrainingConfig, fail, doc="d", argv=[]) == 1
+    assert run_command(TrainingConfig, fail, doc="d", argv=["run.seed=1"]) == 1
     assert capsys.readouterr().err == "error: shard x is damaged: prepare it again\n"
 
 
@@ -60,7 +64,7 @@ def test_interruption_says_how_to_continue(capsys: pytest.CaptureFixture[str]):
     def interrupt(_: TrainingConfig) -> None:
         raise KeyboardInterrupt
 
-    assert run_command(TrainingConfig, interrupt, doc="d", argv=[]) == 130
+    assert run_command(TrainingConfig, interrupt, doc="d", argv=["run.seed=1"]) == 130
     assert "run the same command again" in capsys.readouterr().err
 
 
@@ -101,4 +105,206 @@ def test_help_is_light_and_complete(script: str, project_root: Path):
     )
     assert finished.returncode == 0, finished.stderr
     assert script in finished.stdout
-    assert "keys, with their defaults" in finished.stdout
+    assert ("keys, with their defaults" in finished.stdout) == (script != "recipes/demo.py")
+
+
+MISTAKES = [
+    ("meap_1b", ["--masking.ratio=0.2"], "'--masking.ratio=0.2' is neither .*: drop the dashes, masking.ratio=0.2"),
+    ("meap_1b", ["--masking.ratio", "0.2"], "drop the dashes, masking.ratio=0.2"),
+    ("meap_1b", ["masking.ratio", "0.2"], "write masking.ratio=0.2, with = and without spaces"),
+    ("meap_1b", ["masking.ratio", "=", "0.2"], "write masking.ratio=0.2, with = and without spaces"),
+    ("meap_1b", ["masking.ratio=", "0.2"], "'0.2' is neither .*: write masking.ratio=0.2, without a space"),
+    ("meap_1b", ["Masking.Ratio=0.2"], "unknown key 'Masking.Ratio'; did you mean 'masking.ratio'"),
+    ("meap_1b", ["ratio=0.2"], "unknown key 'ratio'; did you mean 'masking.ratio'"),
+    ("meap_1b", ["yamls/tiny.yaml", "--dry_run"], "'--dry_run' is neither .*: did you mean --dry-run?"),
+    ("meap_1b", ["-n", "8", "yamls/tiny.yaml"], "it is for the launcher, and .*: composer -n 8 recipes/meap_1b.py"),
+    ("meap_1b", ["--nproc_per_node=8", "yamls/tiny.yaml"], "it is for the launcher"),
+    (
+        "evaluate",
+        ["--nproc-per-node", "8"],
+        "it is for the launcher, .*: torchrun --nproc-per-node 8 recipes/evaluate.py",
+    ),
+    ("meap_1b", ["yamls/tiny.yaml", "yamls/1b.yaml"], "one yaml at a time, not yamls/tiny.yaml and yamls/1b.yaml"),
+    ("meap_1b", ["yamls/tny.yaml"], "no configuration file at yamls/tny.yaml in .*; did you mean yamls/tiny.yaml?"),
+    ("meap_1b", ["tiny.yaml"], "no configuration file at tiny.yaml in .*; did you mean yamls/tiny.yaml?"),
+    ("meap_1b", ["yamls/tiny"], "'yamls/tiny' is neither .*: did you mean yamls/tiny.yaml?"),
+    (
+        "meap_1b",
+        ["yamls/prep_c4.yaml"],
+        "is not for meap_1b .*'source'.*`python dataprep/c4_to_mds.py yamls/prep_c4.yaml`",
+    ),
+    ("meap_1b", ["yamls/prep_alpaca.yaml"], "is not for meap_1b .*: run `python dataprep/sft_to_mds.py yamls/prep_alp"),
+    ("meap_1b", ["yamls/eval.yaml"], "is not for meap_1b .*: run `python recipes/evaluate.py yamls/eval.yaml`"),
+    (
+        "meap_1b",
+        ["yamls/sft_tiny.yaml"],
+        "yamls/sft_tiny.yaml is for recipes/meap_sft.py, not for meap_1b: run `composer",
+    ),
+    ("meap_1b", ["yamls/controls/sft_llama3_8b_ntp.yaml"], "is for recipes/meap_sft.py"),
+    ("meap_sft", ["yamls/long/tiny_long.yaml"], "is for recipes/extend_context.py"),
+    (
+        "c4_to_mds",
+        ["yamls/sft_tiny.yaml"],
+        "is not for c4_to_mds .*: run `composer recipes/meap_sft.py yamls/sft_tiny.yaml`",
+    ),
+    ("evaluate", ["yamls/tiny.yaml"], "is not for evaluate .*: run `composer recipes/meap_1b.py yamls/tiny.yaml`"),
+    (
+        "meap_sft",
+        ["yamls/tiny.yaml"],
+        r"model.base is not set: fine-tuning .*\(recipes/meap_1b.py trains from scratch\)",
+    ),
+    ("extend_context", ["yamls/tiny.yaml"], "model.base is not set: a context is extended of a finished model"),
+    ("meap_1b", ["scheduler.warmup_duration=9ba", "train.max_duration=9ba"], "scheduler.warmup_duration=9ba .* leaves"),
+    ("meap_1b", ["data.remote=s3://me:hunter2@b/c"], "data.remote is a URL with a user or password"),
+    ("export_hf", ["checkpoint.folder=s3://me:hunter2@b/c"], "checkpoint.folder is a URL with a user or password"),
+    ("evaluate", ["tasks=all"], "model is not set: give model="),
+    ("evaluate", ["model=x", "tasks=nothing"], "there is no 'nothing'; choose from perplexity, "),
+    ("evaluate", ["compare=a"], "compare=a names 1 folders: give two"),
+    ("proof", ["training=gone.yaml"], "no configuration file at gone.yaml"),
+    ("demo", ["x=1"], "unknown key 'x'"),
+    ("demo", ["--fast"], "'--fast' is neither"),
+    ("c4_to_mds", ["source=x.jsonl"], "remote is not set: for source=x.jsonl say where to write"),
+    ("c4_to_mds", ["compression=gzip"], "compression='gzip' is not known"),
+    ("sft_to_mds", ["source=x.jsonl", "remote=y"], "tokenizer.name is not set"),
+    ("litpkds_to_mds", ["remote=x"], "source is not set: say where the chunks are"),
+]
+
+
+def run_entry_point(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A real process, which fails where it has imported a library that takes seconds."""
+    probe = (
+        "import runpy, sys\n"
+        f"sys.argv = {[script, *arguments]!r}\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: assert not {'torch', 'composer', 'transformers', 'streaming', 'datatrove'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", probe]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def answer(project_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Status and output of an entry point in this process, where it does not matter what that has imported."""
+
+    def run(name: str, *arguments: str, cwd: Path = project_root) -> tuple[int, str, str]:
+        (script,) = (each for each in ENTRY_POINTS if Path(each).stem == name)
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(project_root / script), run_name="__main__")
+        captured = capsys.readouterr()
+        return int(str(end.value.code)), captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"), MISTAKES, ids=[f"{m[0]}: {' '.join(m[1])}" for m in MISTAKES]
+)
+def test_a_mistake_is_answered_in_one_line_with_a_remedy(answer, name: str, arguments: list[str], message: str):
+    status, output, errors = answer(name, *arguments)
+    assert (status, output) == (2, "")
+    assert re.fullmatch(f"error: .*{message}.*\n", errors), errors
+    assert "hunter2" not in errors
+
+
+@pytest.mark.parametrize("script", ENTRY_POINTS)
+def test_mistakes_are_answered_before_anything_heavy_is_imported(script: str, project_root: Path):
+    for name, arguments, _ in MISTAKES:
+        if Path(script).stem == name:
+            last = arguments
+    done = run_entry_point(script, *last, cwd=project_root)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["meap_1b", "meap_sft", "extend_context", "export_hf", "evaluate", "proof"])
+def test_a_recipe_without_arguments_says_how_it_is_used(answer, name: str):
+    status, output, errors = answer(name)
+    assert (status, output) == (2, "")
+    usage, *examples = errors.splitlines()
+    assert usage == f"{name} takes [yaml] [section.key=value ...], and --help lists the keys"
+    assert len(examples) == 2
+    assert all(f"recipes/{name}.py yamls/" in example for example in examples)
+
+
+@pytest.mark.parametrize("script", ENTRY_POINTS)
+def test_version_is_printed(answer, script: str):
+    assert answer(Path(script).stem, "--version") == (0, f"meap {meap.__version__}\n", "")
+
+
+@pytest.mark.parametrize("module", ["inspect", "prep", "report"])
+def test_commands_with_options_print_version_and_help(module: str, capsys: pytest.CaptureFixture[str]):
+    main = importlib.import_module(f"meap.{module}.__main__").main
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"meap {meap.__version__}\n"
+    assert main(["--help"]) == 0
+    assert f"usage: python -m meap.{module}" in capsys.readouterr().out
+    assert main(["--fast"]) == 2
+    assert re.fullmatch("error: .*; see python -m meap.*--help\n", capsys.readouterr().err)
+
+
+def test_a_yaml_of_the_project_is_found_from_another_folder(answer, tmp_path: Path, project_root: Path):
+    status, _, errors = answer("meap_1b", "yamls/tiny.yaml", cwd=tmp_path)
+    assert status == 2
+    where = f"no configuration file at yamls/tiny.yaml in {tmp_path}; did you mean {project_root}/yamls/tiny.yaml?"
+    assert errors == f"error: {where}\n"
+    (tmp_path / "mine.yaml").write_text("{}")
+    assert "in " + str(tmp_path) + "; there are mine.yaml\n" in answer("meap_1b", "other.yaml", cwd=tmp_path)[2]
+
+
+def test_a_yaml_with_an_equals_sign_in_its_name_is_a_yaml(tmp_path: Path):
+    path, seen = tmp_path / "ratio=0.2.yaml", []
+    path.write_text("masking: {ratio: 0.2}\n")
+    assert run_command(TrainingConfig, seen.append, doc="d", argv=[str(path)]) == 0
+    assert (seen[0].run.name, seen[0].masking.ratio) == ("ratio=0.2", 0.2)
+
+
+def test_what_takes_seconds_is_announced_by_one_rank(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    command = {"doc": "d", "loads": "torch", "argv": ["run.name=x"]}
+    for rank, line in (({}, True), ({"RANK": "0"}, True), ({"RANK": "1"}, False), ({"SLURM_PROCID": "3"}, False)):
+        for name, value in rank.items():
+            monkeypatch.setenv(name, value)
+        assert run_command(TrainingConfig, lambda _: None, **command) == 0
+        assert capsys.readouterr().err == ("test_command  run x: loading torch ...\n" if line else "")
+        for name in rank:
+            monkeypatch.delenv(name)
+
+
+def test_what_the_configuration_alone_contradicts_comes_before_the_run(capsys: pytest.CaptureFixture[str]):
+    def refuse(_: TrainingConfig) -> None:
+        raise ConfigError("no")
+
+    ran: list[TrainingConfig] = []
+    assert run_command(TrainingConfig, ran.append, doc="d", check=refuse, loads="torch", argv=["run.name=x"]) == 2
+    assert (ran, capsys.readouterr().err) == ([], "error: no\n")
+
+
+@pytest.mark.parametrize("command", [["recipes/meap_1b.py", "--help"], ["-m", "meap.inspect", "--help"]])
+def test_nobody_has_to_read_all_of_it(command: list[str], project_root: Path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=project_root, stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode in {0, 141}, done.stderr) == (True, "")  # argparse itself says nothing of it
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_not_hidden():
+    def fail(_: TrainingConfig) -> None:
+        raise BrokenPipeError("a worker has gone")
+
+    with pytest.raises(BrokenPipeError, match="a worker has gone"):
+        run_command(TrainingConfig, fail, doc="d", argv=["run.name=x"])
+
+
+def test_help_shows_values_as_they_are_typed():
+    described = "\n".join(describe_keys(EvaluationConfig))
+    assert "attention_decay.lengths=[1024, 4096]\n" in described
+    assert "add_bos=true\n" in described
+    assert 'needle_fu.needle="\\nThe best' in described
+    keys = [line.strip() for line in described.splitlines() if re.match(r" *[a-z_.]+=\S", line)]
+    assert load_config(EvaluationConfig, None, keys) == EvaluationConfig()

@@ -13,7 +13,7 @@ from meap.config import (
     to_yaml,
 )
 from meap.config.command import describe_keys
-from meap.config.loading import config_keys
+from meap.config.keys import config_keys
 from meap.errors import ConfigError
 
 
@@ -57,7 +57,7 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
         ("masking.ratio=1.5", r"masking.ratio=1.5 is out of range: it must be in \[0, 1\). The paper uses 0.15"),
         ("masking.ratio=-0.1", "masking.ratio=-0.1 is out of range"),
         ("masking.ratio=.nan", "masking.ratio=nan is out of range"),
-        ("masking.ratio=many", "could not be converted to Float"),
+        ("masking.ratio=many", "masking.ratio=many is not a number: write digits, as 0.15 or 4e-4"),
         ("masking.site=nowhere", "masking.site='nowhere' is not known: choose one of algorithm, dataset"),
         ("masking.strategy=block", "masking.strategy='block' is not known: choose one of random, span"),
         ("masking.span_length=0", "masking.span_length=0 is too small"),
@@ -74,7 +74,7 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
         ("masking.schedule_duration=0dur", "masking.schedule_duration='0dur' is not a duration"),
         ("run.seed=-1", "run.seed=-1 is out of range"),
         ("run.name", "'run.name' is not an override: write section.key=value"),
-        ("data=3", "override 'data=3'"),
+        ("data=3", "data=3: data is a section: give its keys, such as data.remote"),
         ("data.seq_len=1", "data.seq_len=1 is too small: it must be at least 2"),
         ("data.num_canonical_nodes=0", "data.num_canonical_nodes=0 is too small"),
         ("data.num_canonical_nodes=null", "data.num_canonical_nodes"),
@@ -141,8 +141,7 @@ def test_each_bad_preparation_value_gets_one_clear_error(override: str, message:
 def test_a_pattern_on_the_command_line_is_text():
     assert load_config(PrepConfig, None, ["source=*.json.gz"]).source == "*.json.gz"
     assert load_config(PrepConfig, None, ["source=*/it's.json"]).source == "*/it's.json"
-    with pytest.raises(ConfigError, match="not valid yaml"):
-        load_config(PrepConfig, None, ["source=[a"])
+    assert load_config(PrepConfig, None, ["source=[a"]).source == "[a"
 
 
 def test_a_missing_yaml_names_those_beside_it(tmp_path: Path):
@@ -152,9 +151,9 @@ def test_a_missing_yaml_names_those_beside_it(tmp_path: Path):
 
 
 def test_a_malformed_yaml_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"bad\.yaml is not valid yaml"):
+    with pytest.raises(ConfigError, match=r"bad\.yaml:1:15: not valid yaml: expected ',' or ']'"):
         load_config(TrainingConfig, write(tmp_path / "bad.yaml", "run: [unclosed"))
-    with pytest.raises(ConfigError, match=r"list\.yaml must hold sections"):
+    with pytest.raises(ConfigError, match=r"list\.yaml:1:1: list\.yaml must hold sections with keys, not a list"):
         load_config(TrainingConfig, write(tmp_path / "list.yaml", "- 1\n"))
 
 
@@ -166,7 +165,7 @@ def test_a_yaml_that_is_its_own_base_is_refused(tmp_path: Path):
 
 def test_an_unknown_key_in_a_yaml_names_the_file(tmp_path: Path):
     path = write(tmp_path / "x.yaml", "masking: {ratoi: 0.1}\n")
-    with pytest.raises(ConfigError, match=r"x\.yaml: unknown key 'masking\.ratoi'"):
+    with pytest.raises(ConfigError, match=r"x\.yaml:1:11: unknown key 'masking\.ratoi'"):
         load_config(TrainingConfig, path)
 
 
@@ -209,7 +208,10 @@ def test_arguments_of_sbatch_have_names_of_the_users_choice(tmp_path: Path):
     [
         ("executor=k8s", "executor='k8s' is not known: choose one of local, ray, slurm"),
         ("slurm.tasks=3", "unknown key 'slurm.tasks'; did you mean 'tasks'"),
-        ("slurm.sbatch_args=3", "Cannot assign int to Dict"),
+        (
+            "slurm.sbatch_args=3",
+            "slurm.sbatch_args=3: slurm.sbatch_args is a section: give its keys, such as slurm.sbatch",
+        ),
         ("slurm.sbatch_args.a.b=3", "unknown key 'slurm.sbatch_args.a.b'"),
         ("slurm.time_hours=0", "slurm.time_hours=0.0 is too small: it must be at least 0.01"),
         ("slurm.cpus_per_task=0", "slurm.cpus_per_task=0 is too small"),
@@ -229,7 +231,10 @@ def test_executors_that_cannot_be_are_refused(config_class: type, override: str,
         (["data.streams.a.remot=x"], "unknown key 'data.streams.a.remot'; did you mean 'data.streams.a.remote'"),
         (["data.streams.a.b.remote=x"], "unknown key 'data.streams.a.b'"),
         (["streams.a.remote=x"], "unknown key 'streams'; did you mean 'data.streams'"),
-        (["data.streams.a=3"], "override 'data.streams.a=3'"),
+        (
+            ["data.streams.a=3"],
+            "data.streams.a=3: data.streams.a is a section: give its keys, such as data.streams.a.remote",
+        ),
         (["data.streams.a.proportion=1"], "data.streams.a.remote is not set"),
         (["data.streams.a.remote=x", "data.streams.a.proportion=0"], "data.streams.a.proportion=0.0 is out of range"),
         (

@@ -15,7 +15,7 @@ def test_the_first_rows_are_shown_and_the_data_is_left_as_it_was(rows_remote, tm
     assert main([str(rows_remote), "--html", str(page)]) == 0
     shown = capsys.readouterr()
     assert re.findall("^── sample (\\d+), epoch 0", shown.out, re.MULTILINE) == ["0", "1", "2"]
-    assert shown.err == ""
+    assert shown.err == "meap.inspect: loading torch and streaming ...\n"
     assert page.read_text(encoding="utf-8").count("<pre>") == 3
     assert sorted(rows_remote.rglob("*")) == before
 

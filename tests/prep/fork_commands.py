@@ -30,7 +30,7 @@ def main() -> None:
             log = os.open("command.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            os._exit(run_command(config, prepare, doc=None, argv=order["arguments"]))
+            os._exit(run_command(config, prepare, doc=None, starts_bare=True, argv=order["arguments"]))
         print(pid, flush=True)
         print(os.waitpid(pid, 0)[1], flush=True)
 

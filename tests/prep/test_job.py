@@ -38,7 +38,7 @@ def test_output_is_the_same_for_any_number_of_workers(run_command_line, prepare,
     for workers in (2, 3):
         done = run_command_line(*arguments, f"remote={workers}", f"workers={workers}")
         assert done.returncode == 0, done.stderr
-        assert done.stderr == "" or " tokens/s | " in done.stderr
+        assert done.stderr.startswith("c4_to_mds: loading datatrove ...\n")
         assert hashes_of(tmp_path / str(workers)) == expected
 
 
@@ -356,6 +356,7 @@ def test_with_workers_it_survives_a_kill_an_interrupt_and_the_loss_of_a_worker(
     os.kill(victim, signal.SIGKILL)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
+    err = err.removeprefix("c4_to_mds: loading datatrove ...\n")
     assert err.startswith(f"error: the worker process {victim} of task ")
     assert err.endswith("Run the same command again to continue, with fewer workers if it was memory\n")
     assert err.count("\n") == 1
@@ -370,7 +371,7 @@ def test_failure_in_a_worker_is_one_line(run_command_line, tmp_path, arguments, 
     (tmp_path / "in" / "2.json.gz").write_bytes((tmp_path / "in" / "2.json.gz").read_bytes()[:2000])
     done = run_command_line(*arguments, "remote=out", "workers=2", "progress_interval=600")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: in/2.json.gz is damaged after line ")
+    assert done.stderr.splitlines()[-1].startswith("error: in/2.json.gz is damaged after line ")
     assert done.stderr.count("\n") == 1
 
 

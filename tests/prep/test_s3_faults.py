@@ -74,7 +74,7 @@ def test_what_always_fails_is_one_error_and_a_rerun_completes(
     s3_faults.rule = lambda method, path, _: 503 if method == "PUT" and place in path else None
     failed = run()
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr.startswith("error: s3://corpus/mds/")
+    assert failed.stderr.splitlines()[-1].startswith("error: s3://corpus/mds/")
     assert place in failed.stderr
     assert "3 attempts; " in failed.stderr
     assert "run the same command again to retry" in failed.stderr

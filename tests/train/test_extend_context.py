@@ -37,13 +37,14 @@ def first(train, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def extend(first, write_shards, small_config, tmp_path_factory):
-    main = runpy.run_path(str(ROOT / "recipes/extend_context.py"))["main"]
+    recipe = runpy.run_path(str(ROOT / "recipes/extend_context.py"))
     remote = write_shards(tmp_path_factory.mktemp("long"), rows=32, seq_len=LONG, validation_rows=8)
 
     def run(run_dir: Path, *overrides: str):
         settings = (*EXTENSION, f"data.remote={remote}", f"model.base={first}")
         config = small_config(run_dir, *settings, *overrides)
-        main(config)
+        recipe["check"](config)
+        recipe["main"](config)
         return config
 
     return run

@@ -56,10 +56,12 @@ def settings(remote, base):
 
 @pytest.fixture
 def tune(settings):
-    main = runpy.run_path(str(ROOT / "recipes/meap_sft.py"))["main"]
+    recipe = runpy.run_path(str(ROOT / "recipes/meap_sft.py"))
 
     def run(run_dir: Path, *overrides: str) -> list[float]:
-        main(load_config(TrainingConfig, None, settings(run_dir, *overrides)))
+        config = load_config(TrainingConfig, None, settings(run_dir, *overrides))
+        recipe["check"](config)
+        recipe["main"](config)
         return losses(run_dir)
 
     return run

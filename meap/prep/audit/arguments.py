@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from meap.config.command import ArgumentParser
 from meap.errors import ConfigError
 from meap.storage import require_plain_url
 
@@ -61,13 +61,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Request:
     return Request("stats", shards, workers or 1, given.json, given.picture, given.ngrams, given.top)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="python -m meap.prep",
         description="Verify and measure what data preparation has written.",
         epilog=_EXAMPLES,

@@ -18,7 +18,7 @@ from meap.schema import TOKENIZER_DIR
 from meap.storage import require_plain_url
 from meap.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["load_chat_tokenizer", "resolve_conversations"]
+__all__ = ["check_settings", "load_chat_tokenizer", "resolve_conversations"]
 
 SAMPLE = "sample"
 SAMPLE_SFT_DIR = Path("data/sample_sft")
@@ -32,13 +32,11 @@ _BYTES_PER_POSITION = 5 + 5
 """Of a row: a token, its answer flag, and at worst a length and a copy flag for it."""
 
 
-def resolve_conversations(config: SftPrepConfig) -> tuple[SftPrepConfig, InputFiles]:
-    """Fill in every default but the template, and list the input files; the sample is made on the way.
+def check_settings(config: SftPrepConfig) -> SftPrepConfig:
+    """What can be told before the input is looked at; gives the configuration with the defaults that this settles.
 
     Raises:
-        ConfigError: A key is missing or does not fit the input.
-        DataError: The source cannot be listed or holds no file.
-        MismatchError: The built-in corpus was prepared with another tokenizer than the one made for it.
+        ConfigError: A key is missing, holds a secret, or does not fit another.
     """
     require_plain_url("source", config.source)
     require_plain_url("remote", config.remote or "")
@@ -56,6 +54,19 @@ def resolve_conversations(config: SftPrepConfig) -> tuple[SftPrepConfig, InputFi
     config = _with_lengths(config, is_sample=is_sample)
     seq_len = config.seq_len or config.longest
     check_shards(config, row_bytes=_BYTES_PER_POSITION * seq_len, seq_len=seq_len)
+    return dataclasses.replace(config, remote=remote, seq_len=seq_len)
+
+
+def resolve_conversations(config: SftPrepConfig) -> tuple[SftPrepConfig, InputFiles]:
+    """Fill in every default but the template, and list the input files; the sample is made on the way.
+
+    Raises:
+        ConfigError: A key is missing or does not fit the input.
+        DataError: The source cannot be listed or holds no file.
+        MismatchError: The built-in corpus was prepared with another tokenizer than the one made for it.
+    """
+    config = check_settings(config)
+    is_sample = config.source == SAMPLE
     source, tokenizer = config.source, config.tokenizer
     if is_sample:
         source = str(write_sample_instructions(SAMPLE_SFT_DIR / "corpus" / "instructions.json", seed=config.seed))
@@ -68,7 +79,7 @@ def resolve_conversations(config: SftPrepConfig) -> tuple[SftPrepConfig, InputFi
             f"tasks={tasks} is more than the {len(inputs.names)} input files: a task reads whole files, so "
             f"tasks={len(inputs.names)} is the most"
         )
-    return dataclasses.replace(config, remote=remote, tokenizer=tokenizer, seq_len=seq_len, tasks=tasks), inputs
+    return dataclasses.replace(config, tokenizer=tokenizer, tasks=tasks), inputs
 
 
 def _with_lengths(config: SftPrepConfig, *, is_sample: bool) -> SftPrepConfig:
