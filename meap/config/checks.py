@@ -18,7 +18,6 @@ __all__ = [
     "require_share_or_duration",
 ]
 
-_BATCHES = re.compile(r"[1-9]\d*ba")
 _DURATION = re.compile(r"[1-9]\d*(ba|tok|ep|sp)")
 _SHARE = re.compile(r"(1(\.0*)?|0?\.\d*[1-9]\d*)dur")
 
@@ -66,10 +65,9 @@ def require_share_or_duration(key: str, value: str) -> None:
 
 
 def require_interval(key: str, value: str) -> None:
-    """Raise unless `value` counts batches.
-
-    Intervals in epochs are refused: a checkpoint taken exactly at the end of an epoch makes streaming 0.13 replay
-    that epoch after a resume, silently.
-    """
-    if not _BATCHES.fullmatch(value):
-        raise ConfigError(f"{key}={value!r} is not an interval in batches: write for example 100ba")
+    """Raise unless `value` is a Composer duration, or a share of the whole training in (0, 1]."""
+    if not _SHARE.fullmatch(value) and not _DURATION.fullmatch(value):
+        raise ConfigError(
+            f"{key}={value!r} is not an interval: write for example 100ba (batches), 1ep, 200000tok, 5000sp, "
+            "or a share of the training in (0, 1], such as 0.1dur"
+        )

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from composer import DataSpec, Trainer
-from composer.core import Evaluator
+from composer.core import Evaluator, Event, State
 from composer.core.time import TimeUnit
 from composer.utils import dist
 
 from meap.config import TrainConfig, TrainingConfig
-from meap.data import Shards
+from meap.data import Shards, describe_epoch
 from meap.errors import CheckpointError, ConfigError, MeapError, StoppedError, TrainingError
 from meap.schema import Batch, SftBatch
 from meap.train.callbacks import append_to_log
@@ -22,10 +22,12 @@ from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.preflight import notes
 from meap.train.saving import CheckpointSaving
+from meap.train.timetable import Timetable
 
 __all__ = [
     "count_tokens",
     "describe",
+    "describe_rows",
     "fit",
     "heldout_evaluator",
     "loader_settings",
@@ -36,12 +38,11 @@ __all__ = [
 
 
 def loader_settings(config: TrainingConfig, machine: Machine, run_dir: Path) -> dict[str, Any]:
-    """What the loaders of a run have in common, for `build_loader` and `build_sft_loader`."""
+    """What the loaders of a run have in common, those of training and of held-out rows."""
     cache_dir = run_dir / "cache"
     if machine.num_nodes > 1:  # which may share the run's folder, but cannot agree on what is in a cache
         cache_dir /= f"node{machine.rank // machine.ranks_per_node}"
     return {
-        "seed": config.run.seed,
         "global_batch_size": config.train.global_batch_size,
         "world_size": machine.world_size,
         "cache_dir": Path(config.data.cache_dir or cache_dir),
@@ -61,14 +62,20 @@ def count_tokens(batch: Batch | SftBatch) -> dict[str, int]:
     return {"total": num_tokens, "loss_generating": num_scored}
 
 
-def heldout_evaluator(loader: Any, config: TrainConfig) -> Evaluator:
-    """Held-out loss every `eval_interval`, on `eval_batches` batches."""
+def heldout_evaluator(loader: Any, config: TrainConfig, timetable: Timetable) -> Evaluator:
+    """Held-out loss on all rows of the loader, every `eval_interval` and after the last step."""
+
+    def is_due(state: State, event: Event) -> bool:
+        step = int(state.timestamp.batch)
+        return event == Event.BATCH_END and (step % timetable.eval_interval == 0 or step == timetable.steps)
+
     return Evaluator(
         label="heldout",
         dataloader=packed_rows(loader),
         metric_names=["loss"],
-        subset_num_batches=config.eval_batches,
-        eval_interval=config.eval_interval,
+        subset_num_batches=-1,
+        eval_interval=is_due,
+        device_eval_microbatch_size=config.microbatch_size,
     )
 
 
@@ -197,7 +204,15 @@ def _continuation(trainer: Trainer) -> str:
     return f"The same command continues from {saving.place}/ba{newest}, which is from before"
 
 
-def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: NextTokenModel) -> None:
+def describe(
+    config: TrainingConfig,
+    machine: Machine,
+    shards: Shards,
+    model: NextTokenModel,
+    *,
+    timetable: Timetable,
+    heldout: Shards | None,
+) -> None:
     """Print what is about to be trained on what, once; the log of the run keeps it."""
     if not machine.is_leader:
         return
@@ -208,14 +223,32 @@ def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: Ne
     method = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
     if masking.final_ratio is not None:
         method = f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
-    text = (
-        f"run        {config.run.name}: {method}, masks written by the {config.masking.site}\n"
-        f"model      {model.num_parameters:,} parameters {start}, attention {model.config._attn_implementation}\n"
-        f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}\n"
-        f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step\n"
-        f"machine    {machine.world_size} x {machine.device}, {machine.precision}{sharding}\n"
-        f"writes     {config.run.dir}"
-    )
-    text = "\n".join([text, *(f"note       {note}" for note in notes(config))])
-    print(text, flush=True)
-    append_to_log(Path(config.run.dir), text)
+    lines = [
+        f"run        {config.run.name}: {method}, masks written by the {config.masking.site}",
+        f"model      {model.num_parameters:,} parameters {start}, attention {model.config._attn_implementation}",
+        *describe_rows(config, shards, timetable=timetable, heldout=heldout),
+        f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step",
+        f"machine    {machine.world_size} x {machine.device}, {machine.precision}{sharding}",
+        f"writes     {config.run.dir}",
+        *(f"note       {note}" for note in notes(config, timetable, heldout=heldout)),
+    ]
+    print("\n".join(lines), flush=True)
+    append_to_log(Path(config.run.dir), "\n".join(lines))
+
+
+def describe_rows(config: TrainingConfig, shards: Shards, *, timetable: Timetable, heldout: Shards | None) -> list[str]:
+    """What is read, of what an epoch consists, how long the run is, and what is measured: a line each."""
+    batch, rows = config.train.global_batch_size, shards.rows
+    there = "" if heldout is None else f"; held out: {heldout.rows:,} rows"
+    tokens, epochs = timetable.steps * batch * config.data.seq_len, timetable.steps / timetable.steps_per_epoch
+    lines = [
+        f"data       {rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}{there}",
+        f"epoch      {describe_epoch(config.data, shards, batch)}",
+        f"length     {timetable.steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs",
+    ]
+    if heldout is not None:
+        measured = min(heldout.rows, config.train.eval_batches * batch)
+        which = "all" if measured == heldout.rows else f"{measured:,} of {heldout.rows:,}"
+        often = f"every {timetable.eval_interval:,} steps and " if timetable.eval_interval < timetable.steps else ""
+        lines.append(f"measures   held-out loss on {which} rows {often}at the end")
+    return lines
