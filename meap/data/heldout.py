@@ -7,12 +7,13 @@ work, so a rank that gets a row less reads one that another rank scores, with no
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from meap.config import DataConfig, SftConfig
 from meap.data.dataset import StreamingMaskedDataset
@@ -104,34 +105,43 @@ def build_heldout_loader(
         f"reading the {shards.split} split beside that of training",
     )
     return DataLoader(
-        _Rows(dataset),
-        batch_sampler=batches,
+        _Batches(dataset, batches, collate_rows if is_sft else default_collate),
+        batch_size=None,
         num_workers=num_workers,
         prefetch_factor=BATCHES_AHEAD if num_workers else None,
         persistent_workers=num_workers > 0,
-        collate_fn=collate_rows if is_sft else default_collate,
-        worker_init_fn=_start_reader,
+        worker_init_fn=start_worker,
     )
 
 
-class _Rows(Dataset[dict[str, Any]]):
-    """Rows by number, as a data set of torch's that is no stream."""
+class _Batches(IterableDataset[Any]):
+    """Batches of rows by number, which loader workers read in turn, in the order of a single one.
 
-    def __init__(self, stored: StreamingMaskedDataset) -> None:
-        self.stored = stored
+    Iterable, since of a data set by number Composer demands torch's own sampler, which repeats rows to even out ranks.
+    """
 
-    def __getitem__(self, address: tuple[int, bool]) -> dict[str, Any]:
-        row, is_scored = address
-        sample = self.stored[row]
+    def __init__(
+        self,
+        rows: StreamingMaskedDataset,
+        batches: list[list[tuple[int, bool]]],
+        collate: Callable[[list[dict[str, Any]]], Any],
+    ) -> None:
+        self._rows, self._batches, self._collate = rows, batches, collate
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        first, step = 0, 1
+        if (worker := get_worker_info()) is not None:
+            first, step = worker.id, worker.num_workers
+            self._rows.forget_connections()
+        for batch in self._batches[first::step]:
+            yield self._collate([self._sample(row, is_scored=is_scored) for row, is_scored in batch])
+
+    def _sample(self, row: int, *, is_scored: bool) -> dict[str, Any]:
+        sample = self._rows[row]
         if is_scored:
             return sample
         sample["labels"] = torch.full_like(sample["labels"], IGNORE_INDEX)
         return sample | ({"num_targets": 0} if "num_targets" in sample else {})
-
-
-def _start_reader(worker: int) -> None:
-    start_worker(worker)
-    info = get_worker_info()
-    assert info is not None
-    assert isinstance(info.dataset, _Rows)
-    info.dataset.stored.forget_connections()
