@@ -35,6 +35,7 @@ from meap.train.flops import peak_flops_per_second, training_flops_per_token
 from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine, join_machine
 from meap.train.model import NextTokenModel, build_model, llama_config
+from meap.train.timetable import Timetable
 from meap.train.trainer import build_trainer
 
 __all__ = ["BARE", "CACHED", "PLAIN", "RECIPE", "STOCK", "Measured", "measure"]
@@ -117,6 +118,7 @@ def measure(config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, 
         model,
         loader("recipe", ratio),
         shards=shards,
+        timetable=Timetable.of(config, shards),
         evaluators=[],
         algorithms=[],
         mask_id=record.mask_id,

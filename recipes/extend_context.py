@@ -10,8 +10,6 @@ code), of which only the weights are taken over; writes <run.dir>, as recipes/me
 command continues an interrupted run. recipes/export_hf.py carries the new theta and positions over.
 """
 
-from functools import partial
-
 from meap.config import TrainingConfig, run_command
 from meap.processes import leave
 
@@ -25,14 +23,22 @@ def main(cfg: TrainingConfig) -> None:
     use_one_s3_endpoint()
     check_settings(cfg, adopt_ranks())  # before Composer is imported, which reads the ranks then
 
-    from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
-    from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
+    from meap.data import (
+        build_heldout_loader,
+        build_loader,
+        build_mask_rule,
+        open_heldout,
+        open_shards,
+        open_tokenizer,
+    )
+    from meap.schema import TRAIN_SPLIT
     from meap.train.attention import choose_attention
     from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings
     from meap.train.machine import join_machine
     from meap.train.provenance import record_start
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
+    from meap.train.timetable import Timetable
     from meap.train.trainer import build_trainer
     from meap.train.trust import forbid_unpickling, named_checkpoint_errors
 
@@ -43,13 +49,23 @@ def main(cfg: TrainingConfig) -> None:
     # Data: long rows -> masked batches.
     shards = open_shards(cfg.data, TRAIN_SPLIT)
     tokenizer = open_tokenizer(cfg.tokenizer, shards)
-    load = partial(build_loader, cfg.data, **loader_settings(cfg, machine, run_dir))
+    timetable = Timetable.of(cfg, shards)
+    settings = loader_settings(cfg, machine, run_dir)
     rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
-    train_loader = load(shards, rule=rule, shuffle=cfg.data.shuffle)
+    train_loader = build_loader(
+        cfg.data,
+        shards,
+        rule=rule,
+        seed=cfg.run.seed,
+        shuffle=cfg.data.shuffle,
+        **settings,
+    )
+    heldout = open_heldout(cfg.data) if cfg.train.eval_batches else None
     splits, evaluators = [shards], []
-    if cfg.train.eval_batches:
-        splits.append(open_shards(cfg.data, VALIDATION_SPLIT))
-        evaluators.append(heldout_evaluator(load(splits[-1], rule=None, shuffle=False), cfg.train))
+    if heldout is not None:
+        loader = build_heldout_loader(cfg.data, heldout, num_batches=cfg.train.eval_batches, **settings)
+        splits.append(heldout)
+        evaluators.append(heldout_evaluator(loader, cfg.train, timetable))
 
     # Model: the base's weights under model.base_rope_theta, for rows of data.seq_len.
     model = start_model(
@@ -62,7 +78,7 @@ def main(cfg: TrainingConfig) -> None:
     )
 
     # Training.
-    check_storage(cfg, machine, shards, num_parameters=model.num_parameters)
+    check_storage(cfg, machine, timetable, num_parameters=model.num_parameters)
     with named_checkpoint_errors(cfg.checkpoint.folder):
         trainer = build_trainer(
             cfg,
@@ -70,12 +86,13 @@ def main(cfg: TrainingConfig) -> None:
             model,
             train_loader,
             shards=shards,
+            timetable=timetable,
             evaluators=evaluators,
             algorithms=[],
             mask_id=tokenizer.mask_id,
             run_dir=run_dir,
         )
-    describe(cfg, machine, shards, model)
+    describe(cfg, machine, shards, model, timetable=timetable, heldout=heldout)
     record_start(run_dir, machine, splits, from_step=int(trainer.state.timestamp.batch))
     fit(trainer)
     trainer.close()

@@ -10,8 +10,6 @@ metrics.jsonl, log.txt, tensorboard/ and checkpoints/. The same command continue
 devices that divides the global batch.
 """
 
-from functools import partial
-
 from meap.config import TrainingConfig, run_command
 from meap.processes import leave
 
@@ -25,8 +23,15 @@ def main(cfg: TrainingConfig) -> None:
     use_one_s3_endpoint()
     check_settings(cfg, adopt_ranks())  # before Composer is imported, which reads the ranks then
 
-    from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
-    from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
+    from meap.data import (
+        build_heldout_loader,
+        build_loader,
+        build_mask_rule,
+        open_heldout,
+        open_shards,
+        open_tokenizer,
+    )
+    from meap.schema import TRAIN_SPLIT
     from meap.train.algorithm import build_input_masking
     from meap.train.attention import choose_attention
     from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings
@@ -34,6 +39,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.train.provenance import record_start
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
+    from meap.train.timetable import Timetable
     from meap.train.trainer import build_trainer
     from meap.train.trust import forbid_unpickling, named_checkpoint_errors
 
@@ -44,15 +50,24 @@ def main(cfg: TrainingConfig) -> None:
     # Data: shards -> masked batches.
     shards = open_shards(cfg.data, TRAIN_SPLIT)
     tokenizer = open_tokenizer(cfg.tokenizer, shards)
-    load = partial(build_loader, cfg.data, **loader_settings(cfg, machine, run_dir))
+    timetable = Timetable.of(cfg, shards)
+    settings = loader_settings(cfg, machine, run_dir)
     masked_by_dataset = cfg.masking.site == "dataset"
     rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
-    train_loader = load(shards, rule=rule if masked_by_dataset else None, shuffle=cfg.data.shuffle)
-
+    train_loader = build_loader(
+        cfg.data,
+        shards,
+        rule=rule if masked_by_dataset else None,
+        seed=cfg.run.seed,
+        shuffle=cfg.data.shuffle,
+        **settings,
+    )
+    heldout = open_heldout(cfg.data) if cfg.train.eval_batches else None
     splits, evaluators = [shards], []
-    if cfg.train.eval_batches:
-        splits.append(open_shards(cfg.data, VALIDATION_SPLIT))
-        evaluators.append(heldout_evaluator(load(splits[-1], rule=None, shuffle=False), cfg.train))
+    if heldout is not None:
+        loader = build_heldout_loader(cfg.data, heldout, num_batches=cfg.train.eval_batches, **settings)
+        splits.append(heldout)
+        evaluators.append(heldout_evaluator(loader, cfg.train, timetable))
 
     # Model.
     model = start_model(
@@ -65,7 +80,7 @@ def main(cfg: TrainingConfig) -> None:
     )
 
     # Training.
-    check_storage(cfg, machine, shards, num_parameters=model.num_parameters)
+    check_storage(cfg, machine, timetable, num_parameters=model.num_parameters)
     with named_checkpoint_errors(cfg.checkpoint.folder):
         trainer = build_trainer(
             cfg,
@@ -73,12 +88,13 @@ def main(cfg: TrainingConfig) -> None:
             model,
             train_loader,
             shards=shards,
+            timetable=timetable,
             evaluators=evaluators,
             algorithms=[] if masked_by_dataset else [build_input_masking(cfg.masking, rule)],
             mask_id=tokenizer.mask_id,
             run_dir=run_dir,
         )
-    describe(cfg, machine, shards, model)
+    describe(cfg, machine, shards, model, timetable=timetable, heldout=heldout)
     record_start(run_dir, machine, splits, from_step=int(trainer.state.timestamp.batch))
     fit(trainer)
     trainer.close()

@@ -22,7 +22,6 @@ __all__ = [
 _LONGEST_NAME = 200
 """Bytes; file systems take 255, of which suffixes need some."""
 _MOST_SHOWN = 60
-_BATCHES = re.compile(r"[1-9]\d*ba")
 _DURATION = re.compile(r"[1-9]\d*(ba|tok|ep|sp)")
 _NUMBER = re.compile(r"[1-9]\d*")
 _SHARE = re.compile(r"(1(\.0*)?|0?\.\d*[1-9]\d*)dur")
@@ -96,10 +95,9 @@ def require_share_or_duration(key: str, value: str) -> None:
 
 
 def require_interval(key: str, value: str) -> None:
-    """Raise unless `value` counts batches.
-
-    Intervals in epochs are refused: a checkpoint taken exactly at the end of an epoch makes streaming 0.13 replay
-    that epoch after a resume, silently.
-    """
-    if not _BATCHES.fullmatch(value):
-        raise ConfigError(f"{key}={value!r} is not an interval in batches: write for example 100ba")
+    """Raise unless `value` is a Composer duration, or a share of the whole training in (0, 1]."""
+    if not _SHARE.fullmatch(value) and not _DURATION.fullmatch(value):
+        raise ConfigError(
+            f"{key}={value!r} is not an interval: write for example 100ba (batches), 1ep, 200000tok, 5000sp, "
+            "or a share of the training in (0, 1], such as 0.1dur"
+        )

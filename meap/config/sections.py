@@ -99,7 +99,8 @@ class DataConfig:
     seq_len: int = 4096
     """Input tokens per row; must be what the shards were packed to."""
     num_canonical_nodes: int = 24
-    """Fixes the sample order whatever the number of nodes; a common multiple of all node counts the run may use."""
+    """Fixes the sample order whatever the number of nodes; a common multiple of all node counts the run may use. An
+    epoch has as many rows as it and the batch divide. Data too small for one round of both are read as with 1."""
     shuffle: bool = True
     """Whether training rows are shuffled, anew in each epoch."""
     shuffle_algo: str = "py1e"
@@ -367,14 +368,14 @@ class SchedulerConfig:
     warmup_ratio: float = 0.1
     """Share of the training steps in which the learning rate rises from 0 to its peak, in [0, 1)."""
     warmup_duration: str | None = None
-    """The same as a duration: 2000ba, 2000000000tok, 512000sp. Unset: warmup_ratio, which is not read otherwise."""
+    """The same as a duration: 2000ba, 2000000000tok, 512000sp, 1ep, 0.1dur. Unset: warmup_ratio, else not read."""
     final_ratio: float = 0.1
     """Learning rate at the end as a share of the peak, in [0, 1)."""
 
     def __post_init__(self) -> None:
         require_ratio("scheduler.warmup_ratio", self.warmup_ratio, remedy="The paper uses 0.1.")
         if self.warmup_duration is not None:
-            require_duration("scheduler.warmup_duration", self.warmup_duration)
+            require_share_or_duration("scheduler.warmup_duration", self.warmup_duration)
         require_ratio("scheduler.final_ratio", self.final_ratio, remedy="The paper uses 0.1.")
 
 
@@ -383,7 +384,7 @@ class TrainConfig:
     """How long, how many rows at once, on what."""
 
     max_duration: str = "190000ba"
-    """Length of training: batches (`ba`), tokens (`tok`), samples (`sp`) or epochs (`ep`)."""
+    """Length of training in batches (`ba`), tokens (`tok`), samples (`sp`) or epochs (`ep`), rounded up to batches."""
     global_batch_size: int = 256
     """Rows per optimiser step over all devices."""
     microbatch_size: int = 8
@@ -393,7 +394,8 @@ class TrainConfig:
     precision: str = "auto"
     """`fp32`, `amp_bf16`, or `auto`: bf16 on a GPU, fp32 on a CPU."""
     log_interval: str = "10ba"
-    """How often a line is printed and metrics are logged, in batches."""
+    """How often a line is printed and metrics are logged: 10ba, 1ep, 500sp, 200000tok, or a share of the training
+    such as 0.01dur; rounded up to whole batches, as all intervals are."""
     sharding: str = "none"
     """FSDP: `none` (every device holds all), `grad_op` (gradients and optimiser spread, ZeRO-2), `full` (ZeRO-3)."""
     activation_checkpointing: bool = False
@@ -403,9 +405,10 @@ class TrainConfig:
     loss_chunks: int = 0
     """Pieces in which head and loss are computed, less memory the more; 0 chooses by tokens and vocabulary."""
     eval_interval: str = "1000ba"
-    """How often held-out loss is measured during training, in batches."""
+    """How often held-out loss is measured: 1000ba, 1ep, 0.1dur, ...; and at the end of training."""
     eval_batches: int = 16
-    """Held-out batches measured each time; 0 turns it off."""
+    """Bound of the held-out rows measured each time, in batches of train.global_batch_size rows: fewer rows are all
+    measured, of more these many, evenly spread. Each row counts once, on any number of devices. 0 turns it off."""
     dist_timeout: float = 1800.0
     """Seconds after which ranks that wait for others give up; more than the upload of a checkpoint takes."""
 
@@ -435,7 +438,7 @@ class CheckpointConfig:
     folder: str = "${run.dir}/checkpoints"
     """Local folder, shared by all nodes, or URL (s3://, ...); of the latter, local copies stay in the run's folder."""
     interval: str = "1000ba"
-    """How often to save, in batches; the end of training and a stop by SIGTERM or SIGUSR1 are always saved."""
+    """How often to save: 1000ba, 1ep, 0.1dur, ...; the end of training and a stop by SIGTERM or SIGUSR1 always are."""
     keep: int = 3
     """How many checkpoints to keep; older ones are deleted, in a store too. -1 keeps all."""
     state_dict: str = "full"

@@ -1,27 +1,36 @@
 """Shards -> samples -> masked batches.
 
 - `open_shards` reads the manifests of a split and refuses what does not fit the configuration, or each other.
+- `open_heldout` does so with the rows kept from training, where there are any.
 - `open_tokenizer` gives the tokenizer that belongs to the shards.
 - `build_mask_rule` says what is masked, for the dataset or for the training process.
 - `build_loader` makes a torch DataLoader over `StreamingMaskedDataset`, `build_sft_loader` over `StreamingSFTDataset`.
+- `build_heldout_loader` reads held-out rows of either kind, each once on any number of ranks.
 """
 
 from meap.data.dataset import StreamingMaskedDataset
-from meap.data.loader import RowLoader, build_loader, build_streams
+from meap.data.heldout import build_heldout_loader
+from meap.data.loader import RowLoader, build_loader, build_streams, shared_memory_bytes
+from meap.data.mixture import describe_epoch, plan_epoch
 from meap.data.rule import build_mask_rule
 from meap.data.sft import StreamingSFTDataset, build_sft_loader, longest_segment
-from meap.data.shards import Shards, open_shards, open_tokenizer
+from meap.data.shards import Shards, open_heldout, open_shards, open_tokenizer
 
 __all__ = [
     "RowLoader",
     "Shards",
     "StreamingMaskedDataset",
     "StreamingSFTDataset",
+    "build_heldout_loader",
     "build_loader",
     "build_mask_rule",
     "build_sft_loader",
     "build_streams",
+    "describe_epoch",
     "longest_segment",
+    "open_heldout",
     "open_shards",
     "open_tokenizer",
+    "plan_epoch",
+    "shared_memory_bytes",
 ]

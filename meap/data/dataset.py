@@ -94,10 +94,24 @@ class StreamingMaskedDataset(StreamingDataset):
         """Ranks on this machine."""
         return self._unique_rank_world.ranks_per_node
 
+    @property
+    def rank(self) -> int:
+        """This process among all ranks of the run."""
+        return self._unique_rank_world.rank
+
     def load_state_dict(self, obj: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; every rank calls."""
         with whole_shared_memory():
             super().load_state_dict(obj)
+
+    def forget_connections(self) -> None:
+        """Connect anew, in a loader worker.
+
+        Forked ones would all talk to the store over the one connection of the process they are forked from, and take
+        each other's answers.
+        """
+        for stream in self.streams:
+            stream._downloader.clean_up()
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Row `sample_id`, masked for the epoch being iterated."""
@@ -143,10 +157,7 @@ class StreamingMaskedDataset(StreamingDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over this worker's share of the epoch."""
         if get_worker_info() is not None:
-            # Forked workers would all talk to the store over the one connection of the process they are forked from,
-            # and take each other's answers.
-            for stream in self.streams:
-                stream._downloader.clean_up()
+            self.forget_connections()
         yield from super().__iter__()
         # When a download fails, streaming's iterator just stops, as if the epoch were over.
         if hasattr(self, "_event") and self._event.is_set():

@@ -18,19 +18,20 @@ from torch.utils.data import DataLoader
 from meap.config import DataConfig
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.machine_wide import require_shared_memory
-from meap.data.mixture import is_stratified, rows_per_epoch
+from meap.data.mixture import is_stratified, plan_epoch
 from meap.data.shards import Shards
 from meap.data.stream import CheckedStream
 from meap.errors import ConfigError
+from meap.manifest import CONVERSATIONS
 from meap.masking import MaskRule
 from meap.processes import end_processes, obey_parent_alone
 
-__all__ = ["RowLoader", "build_loader", "build_streams"]
+__all__ = ["BATCHES_AHEAD", "RowLoader", "build_loader", "build_streams", "shared_memory_bytes", "start_worker"]
 
-_BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2
 """Of each worker; torch's own default."""
-_ID_BYTES, _TOKEN_BYTES = 8, 16
-"""In shared memory: of a row in an epoch's order, and of a token on its way to a rank, with its label."""
+_INT64 = 8
+"""Bytes of a row's number in an epoch's order, and of a token, a label, a position on their way to a rank."""
 _SECONDS_TO_SHUT_DOWN = 2.0
 """For workers between two batches; others may wait for a store."""
 
@@ -102,19 +103,20 @@ def build_loader(
         collate: What makes a batch of samples; torch's own where unset.
 
     Raises:
-        ConfigError: The batch does not divide by the ranks, the split is smaller than one round of batches, a stream
-            gets no row, the cache is too small or the data itself, or there is too little shared memory.
+        ConfigError: The batch does not divide by the ranks, the split is smaller than a batch, a stream gets no row,
+            the cache is too small or the data itself, or there is too little shared memory.
     """
     if global_batch_size % world_size:
         raise ConfigError(
             f"train.global_batch_size={global_batch_size} does not divide by {world_size} ranks: choose a multiple"
         )
     batch_size = global_batch_size // world_size
+    epoch = plan_epoch(data, shards, global_batch_size)
     dataset = make_dataset(
         rule=rule,
-        streams=build_streams(data, shards, cache_dir, counts=rows_per_epoch(data, shards, global_batch_size)),
+        streams=build_streams(data, shards, cache_dir, counts=epoch.counts),
         batch_size=batch_size,
-        num_canonical_nodes=data.num_canonical_nodes,
+        num_canonical_nodes=epoch.canonical_nodes,
         # Rows left out of an epoch are chosen in runs of this length; one by one takes a minute per epoch at 50 M rows.
         sampling_granularity=64,
         shuffle=shuffle,
@@ -129,25 +131,39 @@ def build_loader(
     )
     ranks = dataset.ranks_per_node
     require_shared_memory(
-        dataset.epoch_size * _ID_BYTES
-        + ranks * data.num_workers * _BATCHES_AHEAD * batch_size * shards.seq_len * _TOKEN_BYTES,
-        f"reading the {shards.split} split (the order of {dataset.epoch_size:,} rows, and batches of {batch_size} rows "
+        shared_memory_bytes(data, shards, batch_rows=ranks * batch_size, epoch_rows=epoch.rows),
+        f"reading the {shards.split} split (the order of {epoch.rows:,} rows, and batches of {batch_size} rows "
         f"under way from {ranks * data.num_workers} loader processes)",
     )
     return RowLoader(
         dataset,
         batch_size=batch_size,
         num_workers=data.num_workers,
-        prefetch_factor=_BATCHES_AHEAD if data.num_workers else None,
+        prefetch_factor=BATCHES_AHEAD if data.num_workers else None,
         persistent_workers=data.num_workers > 0,
         drop_last=True,
         collate_fn=collate,
-        worker_init_fn=partial(_start_worker, os.getpid()),
+        worker_init_fn=partial(start_worker, os.getpid()),
     )
 
 
-def _start_worker(trainer: int, _: int) -> None:
+def start_worker(trainer: int, _: int) -> None:
+    """What every loader process begins with; `trainer` is the process that reads from it."""
     obey_parent_alone(trainer)
+
+
+def shared_memory_bytes(data: DataConfig, shards: Shards, *, batch_rows: int, epoch_rows: int = 0) -> int:
+    """What the readers of a split share on a node at most: the order of an epoch, and batches on their way.
+
+    Args:
+        data: Section `data` of the configuration.
+        shards: The split.
+        batch_rows: Rows of a global batch that this node's ranks have, of which each worker has its rank's part.
+        epoch_rows: Rows of an epoch.
+    """
+    columns = 3 if shards.streams[0].manifest.kind == CONVERSATIONS else 2  # tokens, labels, and what rows need besides
+    row = _INT64 * columns * shards.seq_len
+    return _INT64 * epoch_rows + data.num_workers * BATCHES_AHEAD * batch_rows * row
 
 
 def build_streams(

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from meap.config import DataConfig, TokenizerConfig
 from meap.errors import DataError, IncompleteError, MismatchError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
-from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
+from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.storage import describe_error, relative_to
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
-__all__ = ["Shards", "StreamShards", "open_shards", "open_tokenizer", "read_manifest"]
+__all__ = ["Shards", "StreamShards", "open_heldout", "open_shards", "open_tokenizer", "read_manifest"]
 
 _INDEX_NAME = "index.json"
 _PREPARE = (
@@ -125,6 +125,17 @@ def open_shards(config: DataConfig, split: str, *, kind: str | None = ROWS) -> S
                 "prepare one of them again with the other's, or leave it out"
             )
     return Shards(split, tuple(streams))
+
+
+def open_heldout(config: DataConfig, *, kind: str | None = ROWS) -> Shards | None:
+    """The rows that data preparation kept from training, as `open_shards` reads them; None where it kept none.
+
+    It publishes the training split last: where that is, and no other, there are no rows to wait for.
+    """
+    roots = [stream.remote for stream in config.streams.values()] or [config.remote]
+    if not any(_has_split(root.rstrip("/"), VALIDATION_SPLIT) for root in roots):
+        return None
+    return open_shards(config, VALIDATION_SPLIT, kind=kind)
 
 
 def _open_stream(

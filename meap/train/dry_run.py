@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,22 @@ import torch
 from meap.config import TrainingConfig
 from meap.data import (
     Shards,
+    build_heldout_loader,
     build_loader,
     build_mask_rule,
     build_sft_loader,
     longest_segment,
+    open_heldout,
     open_shards,
     open_tokenizer,
+    plan_epoch,
+    shared_memory_bytes,
 )
 from meap.manifest import CONVERSATIONS, ROWS
-from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
+from meap.schema import TRAIN_SPLIT
 from meap.storage import is_url, use_one_s3_endpoint
 from meap.train.attention import choose_attention
-from meap.train.fitting import loader_settings
+from meap.train.fitting import describe_rows, loader_settings
 from meap.train.flops import peak_flops_per_second, training_flops_per_token
 from meap.train.machine import Machine, join_machine
 from meap.train.model import NextTokenModel
@@ -34,13 +37,11 @@ from meap.train.plan import (
     checkpoint_bytes,
     device_memory,
     num_checkpoints,
-    rows_of_epoch,
-    shared_memory_bytes,
-    total_steps,
     training_days,
 )
 from meap.train.preflight import check_settings, notes
 from meap.train.start import start_model
+from meap.train.timetable import Timetable
 from meap.train.writable import require_writable
 
 __all__ = ["rehearse"]
@@ -67,13 +68,11 @@ def rehearse(config: TrainingConfig, *, kind: str = ROWS) -> None:
     if is_url(config.checkpoint.folder) and machine.is_leader:
         require_writable(config.checkpoint.folder)
     shards = open_shards(config.data, TRAIN_SPLIT, kind=kind)
-    heldout = open_shards(config.data, VALIDATION_SPLIT, kind=kind) if config.train.eval_batches else None
+    heldout = open_heldout(config.data, kind=kind) if config.train.eval_batches else None
+    timetable = Timetable.of(config, shards)
     tokenizer = open_tokenizer(config.tokenizer, shards)
     with tempfile.TemporaryDirectory(prefix="meap-dry-run-") as cache:
-        load = _loader(config, machine, Path(cache), kind=kind)
-        load(shards, rule=build_mask_rule(config.masking, shards.tokenizer, seed=config.run.seed), shuffle=True)
-        if heldout is not None:
-            load(heldout, rule=None, shuffle=False)
+        _open_loaders(config, machine, shards, heldout, Path(cache))
     with torch.device("meta"):
         model = start_model(
             config.model,
@@ -88,15 +87,22 @@ def rehearse(config: TrainingConfig, *, kind: str = ROWS) -> None:
             weights="none",
         )
     if machine.is_leader:
-        print("\n".join(_plan(config, planned, shards, heldout, model)), flush=True)
+        print("\n".join(_plan(config, planned, shards, heldout, timetable, model)), flush=True)
 
 
-def _loader(config: TrainingConfig, machine: Machine, cache: Path, *, kind: str) -> Callable[..., Any]:
-    build = partial(build_sft_loader, sft=config.sft) if kind == CONVERSATIONS else build_loader
+def _open_loaders(
+    config: TrainingConfig, machine: Machine, shards: Shards, heldout: Shards | None, cache: Path
+) -> None:
+    """As the run will, each with a cache of its own."""
+    is_sft = shards.streams[0].manifest.kind == CONVERSATIONS
+    build: Any = partial(build_sft_loader, sft=config.sft) if is_sft else build_loader
     settings = loader_settings(config, machine, cache)
-    return lambda shards, **choices: build(
-        config.data, shards, **settings | {"cache_dir": cache / shards.split}, **choices
-    )
+    rule = build_mask_rule(config.masking, shards.tokenizer, seed=config.run.seed)
+    settings["cache_dir"] = cache / shards.split
+    build(config.data, shards, rule=rule, seed=config.run.seed, shuffle=True, **settings)
+    if heldout is not None:
+        settings["cache_dir"] = cache / heldout.split
+        build_heldout_loader(config.data, heldout, num_batches=config.train.eval_batches, sft=config.sft, **settings)
 
 
 def _example_machine(config: TrainingConfig, machine: Machine) -> Machine:
@@ -107,14 +113,19 @@ def _example_machine(config: TrainingConfig, machine: Machine) -> Machine:
 
 
 def _plan(
-    config: TrainingConfig, machine: Machine, shards: Shards, heldout: Shards | None, model: NextTokenModel
+    config: TrainingConfig,
+    machine: Machine,
+    shards: Shards,
+    heldout: Shards | None,
+    timetable: Timetable,
+    model: NextTokenModel,
 ) -> list[str]:
     num_devices, num_parameters = machine.world_size, model.num_parameters
     vocabulary = {id(layer.weight): layer.weight.numel() for layer in _vocabulary_layers(model)}
-    steps = total_steps(config, shards=shards) or 0
-    tokens = steps * config.train.global_batch_size * config.data.seq_len
+    rows = config.train.global_batch_size
+    tokens = timetable.steps * rows * config.data.seq_len
     memory = device_memory(config, model.config, num_parameters=num_parameters, num_devices=num_devices)
-    size, kept = checkpoint_bytes(num_parameters), num_checkpoints(config, shards)
+    size, kept = checkpoint_bytes(num_parameters), num_checkpoints(timetable, keep=config.checkpoint.keep)
     flops = training_flops_per_token(model.config, context=config.data.seq_len, causal=False)
     peak = peak_flops_per_second(_EXAMPLE_DEVICE)
     assert peak is not None
@@ -125,25 +136,25 @@ def _plan(
         peak_flops=peak * _EXAMPLE_DEVICES,
         utilisation=_EXAMPLE_MFU,
     )
-    shown_rows = "" if heldout is None else f"; held out: {heldout.rows:,} rows"
-    epochs = steps * config.train.global_batch_size / rows_of_epoch(config, shards)
     sharding = f"bf16, sharding {config.train.sharding}"
     if config.train.activation_checkpointing:
         sharding += ", activations recomputed"
     parts = ", ".join(f"{name} {_gb(held)}" for name, held in dataclasses.asdict(memory).items())
     place = config.checkpoint.folder + _free(config.checkpoint.folder, needed=kept * size)
-    shared = shared_memory_bytes(config, shards)
+    epoch_rows = plan_epoch(config.data, shards, rows).rows
+    shared = shared_memory_bytes(config.data, shards, batch_rows=rows, epoch_rows=epoch_rows)
+    if heldout is not None:
+        shared += shared_memory_bytes(config.data, heldout, batch_rows=rows)
     return [
         f"dry run    {config.run.name}: nothing is trained, nothing is written",
         f"model      {num_parameters:,} parameters, {num_parameters - sum(vocabulary.values()):,} without embeddings",
-        f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}{shown_rows}",
-        f"length     {steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs",
+        *describe_rows(config, shards, timetable=timetable, heldout=heldout),
         f"memory     about {_gb(memory.total)} per GPU on {num_devices} ({sharding}): {parts}",
         f"           shared memory for the loader: {_gb(shared)} per node",
         f"disk       {kept} checkpoints at once of {_gb(size)} = {_gb(kept * size)} in {place}",
         f"compute    {flops * tokens:.3g} FLOPs, {flops / 1e9:.3f} GFLOP per token (PaLM's convention)",
         f"time       an estimate: {days:.2g} days on {_EXAMPLE_DEVICES} {_EXAMPLE_DEVICE} at {_EXAMPLE_MFU:.0%} MFU",
-        *(f"note       {note}" for note in notes(config)),
+        *(f"note       {note}" for note in notes(config, timetable, heldout=heldout)),
     ]
 
 

@@ -7,17 +7,19 @@ import shlex
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from composer import DataSpec, Trainer
-from composer.core import Evaluator
+from composer.core import Evaluator, Event, State
+from composer.core.data_spec import default_split_batch
 from composer.core.time import TimeUnit
 from composer.utils import dist
 
 from meap.config import TrainConfig, TrainingConfig
-from meap.data import RowLoader, Shards
+from meap.data import RowLoader, Shards, describe_epoch
 from meap.errors import CheckpointError, MeapError, StoppedError, TrainingError
 from meap.schema import Batch, SftBatch
 from meap.train.callbacks import append_to_log
@@ -26,10 +28,12 @@ from meap.train.model import NextTokenModel
 from meap.train.preflight import notes
 from meap.train.provenance import clean_arguments
 from meap.train.saving import CheckpointSaving
+from meap.train.timetable import Timetable
 
 __all__ = [
     "count_tokens",
     "describe",
+    "describe_rows",
     "fit",
     "heldout_evaluator",
     "loader_settings",
@@ -38,12 +42,11 @@ __all__ = [
 
 
 def loader_settings(config: TrainingConfig, machine: Machine, run_dir: Path) -> dict[str, Any]:
-    """What the loaders of a run have in common, for `build_loader` and `build_sft_loader`."""
+    """What the loaders of a run have in common, those of training and of held-out rows."""
     cache_dir = run_dir / "cache"
     if machine.num_nodes > 1:  # which may share the run's folder, but cannot agree on what is in a cache
         cache_dir /= f"node{machine.rank // machine.ranks_per_node}"
     return {
-        "seed": config.run.seed,
         "global_batch_size": config.train.global_batch_size,
         "world_size": machine.world_size,
         "cache_dir": Path(config.data.cache_dir or cache_dir),
@@ -63,16 +66,26 @@ def count_tokens(batch: Batch | SftBatch) -> dict[str, int]:
     return {"total": num_tokens, "loss_generating": num_scored}
 
 
-def heldout_evaluator(loader: Any, config: TrainConfig) -> Evaluator:
-    """Held-out loss every `eval_interval`, on `eval_batches` batches."""
+def heldout_evaluator(loader: Any, config: TrainConfig, timetable: Timetable) -> Evaluator:
+    """Held-out loss on all rows of the loader, every `eval_interval` and after the last step."""
+
+    def is_due(state: State, event: Event) -> bool:
+        step = int(state.timestamp.batch)
+        return event == Event.BATCH_END and (step % timetable.eval_interval == 0 or step == timetable.steps)
+
     return Evaluator(
         label="heldout",
-        dataloader=packed_rows(loader),
+        dataloader=DataSpec(loader, split_batch=_split, get_num_tokens_in_batch=count_tokens),
         metric_names=["loss"],
-        subset_num_batches=config.eval_batches,
-        eval_interval=config.eval_interval,
-        device_eval_microbatch_size=config.microbatch_size,  # all rows of a device at once where unset
+        subset_num_batches=-1,
+        eval_interval=is_due,
+        device_eval_microbatch_size=config.microbatch_size,
     )
+
+
+def _split(batch: Any, num_rows: float) -> Sequence[Any]:
+    """Composer's own, without its warning that few rows are one part: a split's last batch may be small."""
+    return [batch] if len(batch["sample_id"]) <= num_rows else default_split_batch(batch, num_rows)
 
 
 def fit(trainer: Trainer) -> None:
@@ -190,7 +203,15 @@ def _continuation(trainer: Trainer) -> str:
     return f"The same command continues from {saving.place}/ba{newest}, which is from before"
 
 
-def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: NextTokenModel) -> None:
+def describe(
+    config: TrainingConfig,
+    machine: Machine,
+    shards: Shards,
+    model: NextTokenModel,
+    *,
+    timetable: Timetable,
+    heldout: Shards | None,
+) -> None:
     """Print what is about to be trained on what, once; the log of the run keeps it."""
     if not machine.is_leader:
         return
@@ -201,14 +222,32 @@ def describe(config: TrainingConfig, machine: Machine, shards: Shards, model: Ne
     method = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
     if masking.final_ratio is not None:
         method = f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
-    text = (
-        f"run        {config.run.name}: {method}, masks written by the {config.masking.site}\n"
-        f"model      {model.num_parameters:,} parameters {start}, attention {model.config._attn_implementation}\n"
-        f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}\n"
-        f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step\n"
-        f"machine    {machine.world_size} x {machine.device}, {machine.precision}{sharding}\n"
-        f"writes     {config.run.dir}"
-    )
-    text = "\n".join([text, *(f"note       {note}" for note in notes(config))])
-    print(text, flush=True)
-    append_to_log(Path(config.run.dir), text)
+    lines = [
+        f"run        {config.run.name}: {method}, masks written by the {config.masking.site}",
+        f"model      {model.num_parameters:,} parameters {start}, attention {model.config._attn_implementation}",
+        *describe_rows(config, shards, timetable=timetable, heldout=heldout),
+        f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step",
+        f"machine    {machine.world_size} x {machine.device}, {machine.precision}{sharding}",
+        f"writes     {config.run.dir}",
+        *(f"note       {note}" for note in notes(config, timetable, heldout=heldout)),
+    ]
+    print("\n".join(lines), flush=True)
+    append_to_log(Path(config.run.dir), "\n".join(lines))
+
+
+def describe_rows(config: TrainingConfig, shards: Shards, *, timetable: Timetable, heldout: Shards | None) -> list[str]:
+    """What is read, of what an epoch consists, how long the run is, and what is measured: a line each."""
+    batch, rows = config.train.global_batch_size, shards.rows
+    there = "" if heldout is None else f"; held out: {heldout.rows:,} rows"
+    tokens, epochs = timetable.steps * batch * config.data.seq_len, timetable.steps / timetable.steps_per_epoch
+    lines = [
+        f"data       {rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}{there}",
+        f"epoch      {describe_epoch(config.data, shards, batch)}",
+        f"length     {timetable.steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs",
+    ]
+    if heldout is not None:
+        measured = min(heldout.rows, config.train.eval_batches * batch)
+        which = "all" if measured == heldout.rows else f"{measured:,} of {heldout.rows:,}"
+        often = f"every {timetable.eval_interval:,} steps and " if timetable.eval_interval < timetable.steps else ""
+        lines.append(f"measures   held-out loss on {which} rows {often}at the end")
+    return lines

@@ -1,35 +1,26 @@
-"""What a run will take: steps, memory, disk and time, from its configuration and sizes alone."""
+"""What a run will take: memory, disk and time, from its configuration and sizes alone."""
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meap.config import TrainingConfig
 from meap.train.flops import training_flops_per_token
+from meap.train.timetable import Timetable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-    from meap.data import Shards
 
 __all__ = [
     "DeviceMemory",
     "checkpoint_bytes",
     "device_memory",
     "num_checkpoints",
-    "rows_of_epoch",
-    "shared_memory_bytes",
-    "total_steps",
     "training_days",
 ]
 
-_DURATION = re.compile(r"(\d+)(ba|tok|sp|ep)")
-_FP32, _BF16, _INT64 = 4, 2, 8
-_PREFETCHED = 2  # batches that torch's DataLoader keeps ready per worker
-_COLUMNS = 3  # inputs, labels, and what is left of positions or ids
+_FP32, _BF16 = 4, 2
 _SECONDS_PER_DAY = 86_400
 
 
@@ -107,37 +98,10 @@ def checkpoint_bytes(num_parameters: int) -> int:
     return 3 * _FP32 * num_parameters
 
 
-def rows_of_epoch(config: TrainingConfig, shards: Shards) -> int:
-    """Rows that an epoch trains on: a multiple of the batch and of the canonical nodes."""
-    unit = math.lcm(config.train.global_batch_size, config.data.num_canonical_nodes)
-    return shards.rows // unit * unit
-
-
-def total_steps(config: TrainingConfig, duration: str | None = None, shards: Shards | None = None) -> int | None:
-    """Steps of a duration, of the whole run where unset; None for epochs of a data set that is not given."""
-    found = _DURATION.fullmatch(duration or config.train.max_duration)
-    if found is None:
-        return None
-    count, rows = int(found[1]), config.train.global_batch_size
-    if found[2] == "ep":
-        return None if shards is None else count * (rows_of_epoch(config, shards) // rows)
-    return -(-count // {"ba": 1, "sp": rows, "tok": rows * config.data.seq_len}[found[2]])
-
-
-def num_checkpoints(config: TrainingConfig, shards: Shards) -> int:
+def num_checkpoints(timetable: Timetable, *, keep: int) -> int:
     """Checkpoints that lie beside each other at once; one that replaces another is whole before that is deleted."""
-    steps = total_steps(config, shards=shards) or 0
-    saved = max(1, -(-steps // int(config.checkpoint.interval.removesuffix("ba"))))
-    return saved if config.checkpoint.keep == -1 else min(saved, config.checkpoint.keep + 1)
-
-
-def shared_memory_bytes(config: TrainingConfig, shards: Shards) -> int:
-    """What loaders of a node keep in shared memory at most: the order of an epoch, and batches that are ready.
-
-    Each rank's workers hold that rank's rows of a batch each; with all ranks on the node, together a whole batch.
-    """
-    batch = _INT64 * _COLUMNS * config.train.global_batch_size * config.data.seq_len
-    return _INT64 * rows_of_epoch(config, shards) + config.data.num_workers * _PREFETCHED * batch
+    saved = timetable.times_left(timetable.checkpoint_interval, done=0)
+    return saved if keep == -1 else min(saved, keep + 1)
 
 
 def training_days(

@@ -16,8 +16,9 @@ from meap.checkpoints import newest_record
 from meap.config import TrainingConfig
 from meap.errors import ConfigError
 from meap.storage import is_url, require_plain_url
-from meap.train.plan import checkpoint_bytes, num_checkpoints, shared_memory_bytes, total_steps
+from meap.train.plan import checkpoint_bytes, num_checkpoints
 from meap.train.ranks import Ranks
+from meap.train.timetable import Timetable, count_steps, require_end_after_warm_up
 from meap.train.writable import require_writable
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ __all__ = [
 
 _LOGGER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "'meap[wandb]'", "mlflow": "'meap[mlflow]'"}
 """Key of section `loggers`, which is what is imported: what pip installs."""
-
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Linux keeps shared memory)
 
 
 def check_configuration(config: TrainingConfig) -> None:
@@ -104,32 +103,25 @@ def require_extension(config: TrainingConfig) -> None:
         )
 
 
-def check_storage(config: TrainingConfig, machine: Machine, shards: Shards, *, num_parameters: int) -> None:
-    """Before training: room for checkpoints and for samples on their way, and leave to write.
+def check_storage(config: TrainingConfig, machine: Machine, timetable: Timetable, *, num_parameters: int) -> None:
+    """Before training: room for checkpoints, and leave to write.
 
     Args:
         config: The whole configuration.
         machine: Device, precision and ranks.
-        shards: The split that is trained on.
+        timetable: How many checkpoints there will be.
         num_parameters: Weights of the model.
 
     Raises:
         ConfigError: There is too little room.
         CheckpointError: Checkpoints could not be written.
     """
-    # Every rank shares the node's memory; of the store one rank's word is enough.
-    check_room(
-        "shared memory (/dev/shm)",
-        _SHARED_MEMORY,
-        needed=shared_memory_bytes(config, shards),
-        remedy="give the container more (docker run --shm-size=16g), or lower data.num_workers",
-    )
     if not machine.is_leader:
         return
     require_writable(config.checkpoint.folder)
     if not is_url(config.checkpoint.folder):
         folder = Path(config.checkpoint.folder)
-        size, kept = checkpoint_bytes(num_parameters), num_checkpoints(config, shards)
+        size, kept = checkpoint_bytes(num_parameters), num_checkpoints(timetable, keep=config.checkpoint.keep)
         there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
         check_room(
             f"the disk of checkpoint.folder={folder}",
@@ -140,23 +132,46 @@ def check_storage(config: TrainingConfig, machine: Machine, shards: Shards, *, n
         )
 
 
-def notes(config: TrainingConfig) -> list[str]:
-    """What may well be meant, and is worth saying."""
-    steps = total_steps(config)
-    if steps is None:
-        return []
-    found: list[str] = []
-    interval = int(config.checkpoint.interval.removesuffix("ba"))
-    if interval > steps:
+def notes(config: TrainingConfig, timetable: Timetable, *, heldout: Shards | None) -> list[str]:
+    """Settings that are legal but unusual.
+
+    Args:
+        config: The whole configuration.
+        timetable: When things happen.
+        heldout: The rows that held-out loss is measured on.
+    """
+    measured = config.train.eval_batches > 0 and heldout is not None
+    intervals = (
+        (
+            f"checkpoint.interval={config.checkpoint.interval}",
+            timetable.checkpoint_interval,
+            "only its end is saved, and an interruption starts it anew",
+        ),
+        (
+            f"train.eval_interval={config.train.eval_interval}",
+            timetable.eval_interval if measured else 0,
+            "held-out loss is measured at its end only",
+        ),
+        (
+            f"train.log_interval={config.train.log_interval}",
+            timetable.log_interval,
+            "only its last step is shown",
+        ),
+        (
+            f"masking.schedule_duration={config.masking.schedule_duration}",
+            timetable.masking if config.masking.final_ratio is not None else 0,
+            f"the ratio does not reach masking.final_ratio={config.masking.final_ratio}",
+        ),
+    )
+    found = [
+        f"{setting} is longer than the run of {timetable.steps:,} steps: {consequence}"
+        for setting, steps, consequence in intervals
+        if steps > timetable.steps
+    ]
+    if config.train.eval_batches and heldout is None:
         found.append(
-            f"checkpoint.interval={config.checkpoint.interval} is longer than the run of {steps:,} steps: "
-            "only its end is saved, and an interruption starts it anew"
-        )
-    interval = int(config.train.eval_interval.removesuffix("ba"))
-    if config.train.eval_batches and interval > steps:
-        found.append(
-            f"train.eval_interval={config.train.eval_interval} is longer than the run of {steps:,} steps: "
-            "held-out loss is measured at its end only"
+            "the data hold no validation split, so held-out loss is not measured: prepare them with a heldout_ratio "
+            "above 0 and enough documents, or set train.eval_batches=0"
         )
     return found
 
@@ -209,18 +224,18 @@ def _require_ranks_to_shard(config: TrainingConfig, ranks: Ranks | Machine) -> N
     if newest_record(config.checkpoint.folder) is None:
         raise ConfigError(
             f"train.sharding={config.train.sharding} spreads the model over ranks, but there is 1 rank: "
-            " start the recipe with the composer launcher on several devices, or set train.sharding=none"
+            "start the recipe with the composer launcher on several devices, or set train.sharding=none"
         )
 
 
 def _require_end_after_warm_up(config: TrainingConfig) -> None:
-    warm_up = config.scheduler.warmup_duration
-    steps, warm_up_steps = total_steps(config), total_steps(config, warm_up) if warm_up else None
-    if steps is not None and warm_up_steps is not None and warm_up_steps >= steps:
-        raise ConfigError(
-            f"scheduler.warmup_duration={warm_up} ({warm_up_steps:,} steps) leaves nothing of "
-            f"train.max_duration={config.train.max_duration} ({steps:,} steps): shorten the one or lengthen the other"
-        )
+    """Where no epoch is counted; `Timetable.of` checks all, once the data is open."""
+    durations = (config.train.max_duration, config.scheduler.warmup_duration)
+    if None in durations or any(str(each).endswith("ep") for each in durations):
+        return
+    rows, seq_len = config.train.global_batch_size, config.data.seq_len
+    total, warmup = (count_steps(str(each), steps_per_epoch=0, batch_rows=rows, seq_len=seq_len) for each in durations)
+    require_end_after_warm_up(config, total=total, warmup=warmup)
 
 
 def _require_packages(config: TrainingConfig) -> None:

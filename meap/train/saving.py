@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import torch.distributed
-from composer.core import Callback, State, Time
+from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
@@ -61,6 +61,7 @@ class CheckpointSaving(Callback):
         config: The whole configuration; its section `checkpoint` says how, the record keeps all of it.
         run_dir: The run's folder.
         data: The rows of training, as `meap.data.Shards.identity` has them, for the record.
+        interval: Batches between checkpoints: `checkpoint.interval`.
 
     Raises:
         StoppedError: A signal asked to stop, and a checkpoint is saved.
@@ -68,11 +69,11 @@ class CheckpointSaving(Callback):
             in the same place.
     """
 
-    def __init__(self, config: TrainingConfig, *, run_dir: Path, data: Mapping[str, str]) -> None:
+    def __init__(self, config: TrainingConfig, *, run_dir: Path, data: Mapping[str, str], interval: int) -> None:
         self._config = config
         self._data = dict(data)
         self._kind: Literal["full", "sharded"] = "sharded" if config.checkpoint.state_dict == "sharded" else "full"
-        self._interval = Time.from_timestring(config.checkpoint.interval).value
+        self._interval = interval
         self._folder = local_folder(config, run_dir)
         self._signals = StopSignals()
         self._saved_at = (-1, -1)

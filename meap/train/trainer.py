@@ -8,7 +8,7 @@ from typing import Any
 
 from composer.algorithms import GradientClipping
 from composer.callbacks import LRMonitor
-from composer.core import Algorithm, Evaluator, Time
+from composer.core import Algorithm, Evaluator
 from composer.utils.parallelism import FSDP2Config
 
 from meap.config import TrainConfig, TrainingConfig
@@ -22,9 +22,10 @@ from meap.train.loggers import build_loggers
 from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
-from meap.train.optim import build_optimizer, build_scheduler
+from meap.train.optim import LearningRateSchedule, build_optimizer
 from meap.train.resuming import find_resume_point
 from meap.train.saving import CheckpointSaving
+from meap.train.timetable import Timetable
 
 __all__ = ["build_trainer", "speed_up"]
 
@@ -36,6 +37,7 @@ def build_trainer(
     train_loader: Any,
     *,
     shards: Shards,
+    timetable: Timetable,
     evaluators: Sequence[Evaluator],
     algorithms: Sequence[Algorithm],
     mask_id: int,
@@ -50,6 +52,7 @@ def build_trainer(
         model: The model at step 0; with sharding its weights are needed on rank 0 only.
         train_loader: This rank's share of each batch.
         shards: What it reads; a run continues on the same rows only.
+        timetable: When things happen, in steps.
         evaluators: What is measured during training.
         algorithms: The method, where the training process applies it.
         mask_id: Id of the mask token, for the statistics.
@@ -57,8 +60,7 @@ def build_trainer(
         has_segments: Whether rows are those of fine-tuning, with segments of other lengths in every batch.
     """
     train = config.train
-    interval = Time.from_timestring(train.log_interval).value
-    tokens_per_batch = train.global_batch_size * config.data.seq_len
+    interval = timetable.log_interval
     clip_norm = config.optimizer.grad_clip_norm
     start = find_resume_point(config, run_dir, data=shards.identity)
     if train.activation_checkpointing:
@@ -69,17 +71,17 @@ def build_trainer(
         model=model,
         train_dataloader=packed_rows(train_loader),
         eval_dataloader=list(evaluators),
-        max_duration=train.max_duration,
+        max_duration=f"{timetable.steps}ba",
         optimizers=build_optimizer(config.optimizer, model, fused=machine.on_gpu),
         algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
         callbacks=[
-            build_scheduler(
-                config.scheduler, rows_per_batch=train.global_batch_size, tokens_per_batch=tokens_per_batch
+            LearningRateSchedule(
+                warmup=timetable.warmup, total=timetable.steps, final_ratio=config.scheduler.final_ratio
             ),
             MaskingMonitor(mask_id=mask_id, interval=interval),
             LRMonitor(),
-            _throughput(config, machine, model, interval=interval),
-            CheckpointSaving(config, run_dir=run_dir, data=shards.identity),
+            _throughput(config, machine, model, timetable),
+            CheckpointSaving(config, run_dir=run_dir, data=shards.identity, interval=timetable.checkpoint_interval),
         ],
         loggers=[
             *build_progress(run_dir, is_leader=machine.is_leader, interval=interval),
@@ -108,10 +110,11 @@ def speed_up(config: TrainingConfig, machine: Machine, model: NextTokenModel, *,
         compile_model(model)
 
 
-def _throughput(config: TrainingConfig, machine: Machine, model: NextTokenModel, *, interval: int) -> Throughput:
+def _throughput(config: TrainingConfig, machine: Machine, model: NextTokenModel, timetable: Timetable) -> Throughput:
     """Last of the callbacks that log at a batch's end: by then the device has done what the interval held."""
     return Throughput(
-        interval=interval,
+        interval=timetable.log_interval,
+        timetable=timetable,
         tokens_per_batch=config.train.global_batch_size * config.data.seq_len,
         flops_per_token=training_flops_per_token(model.config, context=config.data.seq_len, causal=False),
         peak_flops=machine.peak_flops,

@@ -126,15 +126,16 @@ def test_a_batch_that_does_not_divide_is_refused(remote, tmp_path):
         )
 
 
-def test_too_few_rows_for_one_round_are_refused(remote, tmp_path):
-    data = DataConfig(remote=str(remote), seq_len=SEQ_LEN, num_canonical_nodes=7)
-    with pytest.raises(ConfigError, match=r"has 96 rows, fewer than one round of 112"):
+def test_too_few_rows_for_a_batch_are_refused_with_a_batch_that_fits(remote, tmp_path):
+    data = DataConfig(remote=str(remote), seq_len=SEQ_LEN)
+    remedy = r"fewer than one batch of train\.global_batch_size=112: set train\.global_batch_size=56, or prepare more"
+    with pytest.raises(ConfigError, match=rf"the train split of .* has 96 rows, {remedy}"):
         build_loader(
             data,
             open_shards(data, "train"),
             rule=None,
             seed=0,
-            global_batch_size=16,
+            global_batch_size=112,
             world_size=1,
             cache_dir=tmp_path,
             shuffle=True,

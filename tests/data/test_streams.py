@@ -255,11 +255,6 @@ def test_a_cache_limit_never_deletes_the_only_copy(remotes):
             {"batching_method": "stratified", "shuffle_block_size": 4},
             r"data\.shuffle_block_size=4 leaves nothing to a stream .* raise it to 8 at least",
         ),
-        (
-            {"arxiv": 6, "code": 1, "web": 1},
-            {"batching_method": "stratified", "num_canonical_nodes": 64},
-            r"has 124 rows, fewer than one round of 512",
-        ),
     ],
 )
 def test_mixtures_that_do_not_come_out_are_refused(remotes, tmp_path, proportions, changed, message):

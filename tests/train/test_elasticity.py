@@ -49,6 +49,25 @@ def test_two_ranks_give_the_same_losses_and_rows_as_one(whole):
     assert "machine    2 x cpu" in whole[2].printed
 
 
+@pytest.mark.fault(7)
+def test_few_rows_are_trained_and_measured_alike_on_any_number_of_ranks(start, write_shards, tmp_path):
+    """Fewer rows than a round of the canonical nodes; three held out, so that one of four ranks has none."""
+    remote = write_shards(tmp_path / "data", rows=20, seq_len=16, validation_rows=3)
+    few = (f"data.remote={remote}", "data.num_canonical_nodes=24", "train.eval_batches=9", "train.eval_interval=1ep")
+    results: list[tuple[list[float], list[float]]] = []
+    for world, sharding in ((1, "none"), (2, "none"), (4, "full")):
+        overrides = (*few, "train.max_duration=2ep", f"train.sharding={sharding}")
+        run = start(tmp_path / f"run{world}", world, *overrides)
+        assert set(run.wait()) == {0}, run.printed
+        records = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
+        measured = [each["metrics/heldout/loss"] for each in records if "metrics/heldout/loss" in each]
+        results.append((losses(run.run_dir), measured))
+    for trained, measured in results:
+        assert (len(trained), len(measured)) == (4, 2)
+        assert trained == pytest.approx(results[0][0], abs=1e-5)
+        assert measured == pytest.approx(results[0][1], abs=1e-5)
+
+
 @pytest.mark.fault(5)
 def test_a_rank_is_killed_in_the_second_epoch_and_others_continue(start, whole, tmp_path):
     run = start(tmp_path / "run", 2, *SHARDED)

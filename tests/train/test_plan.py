@@ -13,23 +13,11 @@ from meap.train.plan import (
     checkpoint_bytes,
     device_memory,
     num_checkpoints,
-    rows_of_epoch,
-    shared_memory_bytes,
-    total_steps,
     training_days,
 )
+from meap.train.timetable import Timetable
 
 YAMLS = Path(__file__).resolve().parents[2] / "yamls"
-
-
-@pytest.mark.parametrize(
-    ("duration", "steps"), [("7ba", 7), ("33sp", 5), ("32sp", 4), ("129tok", 2), ("2ep", 16), ("1ep", 8)]
-)
-def test_a_duration_in_any_unit_is_a_number_of_steps(small_config, tmp_path, duration, steps):
-    config = small_config(tmp_path, f"train.max_duration={duration}")
-    shards = open_shards(config.data, "train")
-    assert total_steps(config, shards=shards) == steps
-    assert rows_of_epoch(config, shards) == 64
 
 
 @pytest.mark.parametrize(
@@ -40,12 +28,15 @@ def test_a_duration_in_any_unit_is_a_number_of_steps(small_config, tmp_path, dur
         ("18ba", "4ba", -1, 5),
         ("4ba", "100ba", 3, 1),
         ("8ba", "4ba", 3, 2),
+        ("2ep", "1ep", 3, 2),
+        ("3ep", "0.25dur", -1, 4),
     ],
 )
 def test_checkpoints_that_lie_beside_each_other(small_config, tmp_path, duration, interval, keep, together):
     settings = (f"train.max_duration={duration}", f"checkpoint.interval={interval}", f"checkpoint.keep={keep}")
     config = small_config(tmp_path, *settings)
-    assert num_checkpoints(config, open_shards(config.data, "train")) == together
+    timetable = Timetable.of(config, open_shards(config.data, "train"))
+    assert num_checkpoints(timetable, keep=config.checkpoint.keep) == together
 
 
 def test_a_checkpoint_is_as_large_as_estimated(train, tmp_path):
@@ -113,11 +104,4 @@ def test_the_paper_s_run_in_figures():
     architecture = llama_config(config.model, vocab_size=32_001, seq_len=4096)
     tokens = 190_000 * 256 * 4096
     days = training_days(architecture, context=4096, tokens=tokens, peak_flops=8 * 989e12, utilisation=0.4)
-    assert total_steps(config) == 190_000
     assert days == pytest.approx(9.076e9 * tokens / (8 * 989e12 * 0.4) / 86_400, rel=1e-3)
-
-
-def test_shared_memory_holds_the_order_of_an_epoch_and_the_batches_on_their_way(small_config, tmp_path):
-    config = small_config(tmp_path, "data.num_workers=2")
-    shards = open_shards(config.data, "train")
-    assert shared_memory_bytes(config, shards) == 64 * 8 + 2 * 2 * 8 * 16 * 3 * 8

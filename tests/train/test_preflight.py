@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from meap.config import TrainingConfig, load_config
-from meap.data import open_shards
+from meap.data import open_heldout, open_shards
 from meap.errors import CheckpointError, ConfigError, IncompleteError, MismatchError
 from meap.train.machine import Machine
 from meap.train.preflight import check_room, check_settings, check_storage, notes
+from meap.train.timetable import Timetable
 
 YAMLS = sorted((Path(__file__).resolve().parents[2] / "yamls").rglob("*.yaml"))
 FULL_SIZE = [
@@ -63,12 +64,23 @@ def test_every_full_size_yaml_fits_a_node_of_eight(yaml):
     check_settings(load_config(TrainingConfig, yaml), machine(8))
 
 
-def test_intervals_beyond_the_end_are_mentioned():
-    config = load_config(TrainingConfig, None, ["train.max_duration=500ba"])
-    checkpoint, evaluation = notes(config)
-    assert "checkpoint.interval=1000ba is longer than the run of 500 steps: only its end is saved" in checkpoint
-    assert "train.eval_interval=1000ba is longer than the run of 500 steps" in evaluation
-    assert notes(load_config(TrainingConfig, None, ["train.max_duration=5000ba"])) == []
+def test_what_happens_at_the_end_only_or_not_at_all_is_mentioned(small_config, tmp_path):
+    config = small_config(tmp_path, "train.max_duration=4ba", "train.eval_batches=1", "checkpoint.interval=5ba")
+    shards, heldout = open_shards(config.data, "train"), open_heldout(config.data)
+    checkpoint, evaluation = notes(config, Timetable.of(config, shards), heldout=heldout)
+    assert "checkpoint.interval=5ba is longer than the run of 4 steps: only its end is saved" in checkpoint
+    assert "train.eval_interval=1000ba is longer than the run of 4 steps: held-out loss is measured at" in evaluation
+    overrides = ("train.max_duration=1ep", "train.log_interval=2ep", "masking.schedule_duration=72sp")
+    schedule = ("masking.site=algorithm", "masking.schedule=linear", "masking.final_ratio=0.3")
+    config = small_config(tmp_path, *overrides, *schedule)
+    log, ratio = notes(config, Timetable.of(config, shards), heldout=None)
+    assert "train.log_interval=2ep is longer than the run of 8 steps: only its last step is shown" in log
+    assert "masking.schedule_duration=72sp is longer than the run of 8 steps: the ratio does not reach" in ratio
+    config = small_config(tmp_path, "train.max_duration=4ba", "train.eval_batches=1")
+    (absent,) = notes(config, Timetable.of(config, shards), heldout=None)
+    assert "the data hold no validation split, so held-out loss is not measured: prepare them with" in absent
+    config = small_config(tmp_path, "train.max_duration=4ba", "train.eval_batches=1", "train.eval_interval=0.5dur")
+    assert notes(config, Timetable.of(config, shards), heldout=heldout) == []
 
 
 def test_too_little_room_is_said_with_both_sizes(tmp_path):
@@ -81,32 +93,24 @@ def test_too_little_room_is_said_with_both_sizes(tmp_path):
 
 def test_room_for_checkpoints_and_leave_to_write(small_config, tmp_path):
     config = small_config(tmp_path / "run", "train.max_duration=100ba", "checkpoint.keep=2")
-    shards = open_shards(config.data, "train")
-    check_storage(config, machine(1), shards, num_parameters=1000)
+    timetable = Timetable.of(config, open_shards(config.data, "train"))
+    check_storage(config, machine(1), timetable, num_parameters=1000)
     assert list(Path(config.checkpoint.folder).iterdir()) == []  # what was tried is gone
     with pytest.raises(ConfigError, match=r"the disk of checkpoint\.folder=.* GB free, but the run needs .* a check"):
-        check_storage(config, machine(1), shards, num_parameters=10**15)
+        check_storage(config, machine(1), timetable, num_parameters=10**15)
 
     (tmp_path / "file").touch()
     config = small_config(tmp_path / "other", f"checkpoint.folder={tmp_path / 'file/below'}")
     with pytest.raises(CheckpointError, match=r"checkpoint\.folder=.* cannot be written \(.*\): choose a folder on a"):
-        check_storage(config, machine(1), shards, num_parameters=1000)
-
-
-def test_room_for_the_loader_in_shared_memory(small_config, tmp_path):
-    config = small_config(tmp_path / "run", "data.num_workers=1000000000")
-    shards = open_shards(config.data, "train")
-    message = r"shared memory \(/dev/shm\) has .* GB free, but the run needs .* GB: give the container more"
-    with pytest.raises(ConfigError, match=message):
-        check_storage(config, machine(1), shards, num_parameters=1000)
+        check_storage(config, machine(1), timetable, num_parameters=1000)
 
 
 @pytest.mark.fault(9)
 def test_data_that_does_not_fit_is_refused_before_the_first_step(train, tmp_path, write_shards, tokenizer_dir):
     plain = write_shards(tmp_path / "plain", rows=16, seq_len=16, validation_rows=0)
     remote = f"data.remote={plain}"
-    with pytest.raises(IncompleteError, match="holds no finished 'validation' split .* or set train.eval_batches=0"):
-        train(tmp_path / "run", remote, "train.eval_batches=1")
+    with pytest.raises(IncompleteError, match="holds no finished 'train' split"):
+        train(tmp_path / "run", f"data.remote={plain / 'validation'}", "train.eval_batches=1")
     with pytest.raises(MismatchError, match=r"data\.seq_len=32, but the rows of .* were packed to 16 tokens: set"):
         train(tmp_path / "run", remote, "data.seq_len=32")
     other = tmp_path / "tokenizer"

@@ -192,6 +192,67 @@ def test_a_longer_run_continues_from_the_checkpoint_with_nothing_lost_or_repeate
     assert train(tmp_path / "parts", "train.max_duration=20ba", *constant) == pytest.approx(whole, abs=1e-6)
 
 
+def test_a_run_in_epochs_is_the_run_in_batches_with_every_total_known(train, tmp_path, capsys):
+    """Two epochs of eight steps; all that is due once per epoch is due at its last step."""
+    schedule = ("masking.site=algorithm", "masking.schedule=linear", "masking.final_ratio=0.5")
+    whole = train(tmp_path / "whole", "train.max_duration=16ba", "scheduler.warmup_duration=8ba", *schedule)
+    capsys.readouterr()
+    each_epoch = ("train.log_interval=1ep", "train.eval_interval=1ep", "checkpoint.interval=1ep", "checkpoint.keep=-1")
+    overrides = (*each_epoch, "train.eval_batches=9", "scheduler.warmup_duration=1ep", *schedule)
+    assert train(tmp_path / "run", "train.max_duration=2ep", *overrides) == whole
+    printed = capsys.readouterr().out
+    starts = [line.split(" | ")[:2] for line in printed.splitlines() if line.startswith("step ")]
+    assert [start[0] for start in starts] == ["step      8/16", "step      8", "step     16/16", "step     16"]
+    assert [start[1].split()[0] for start in starts] == ["loss", "heldout"] * 2
+    assert "length     16 steps, 2,048 tokens, 2.00 epochs" in printed
+    assert "measures   held-out loss on all rows every 8 steps and at the end" in printed
+    store = CheckpointStore(str(tmp_path / "run/checkpoints"))
+    assert store.steps() == [16, 8]
+
+    # As after a kill: the one that was taken at the end of the first epoch is where it continues.
+    store.withdraw(16)
+    assert train(tmp_path / "run", "train.max_duration=2ep", *overrides) == whole
+    assert "step 8 (epoch 0)" in capsys.readouterr().out
+    # Longer, and from the end of an epoch again: the totals are the new ones from the first line on.
+    constant = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")
+    train(tmp_path / "longer", "train.max_duration=1ep", *constant)
+    longer = train(tmp_path / "longer", "train.max_duration=2ep", "train.log_interval=3ba", *constant)
+    assert longer == pytest.approx(train(tmp_path / "at_once", "train.max_duration=2ep", *constant), abs=1e-6)
+    assert "step      9/16" in capsys.readouterr().out
+
+
+def test_the_last_line_shows_its_own_steps_and_the_end_is_measured(train, tmp_path, capsys):
+    """Of 7 steps in intervals of 4, the last three."""
+    lengths = ("train.max_duration=7ba", "train.log_interval=4ba", "train.eval_interval=5ba", "train.eval_batches=1")
+    train(tmp_path / "run", *lengths)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in printed if "heldout" in line] == ["step      5", "step      7"]
+    train(tmp_path / "each", *lengths[:1], "train.log_interval=1ba")
+    metrics = [json.loads(line) for line in (tmp_path / "each/metrics.jsonl").read_text().splitlines()]
+    (last,) = [line for line in printed if line.startswith("step      7/7")]
+    shown = float(last.split("masked ")[2].split(",")[0])
+    kind = "masking/loss_masked_targets"
+    before, own = (
+        [each[kind] for each in metrics if kind in each and (each["step"] > 4) == is_own] for is_own in (False, True)
+    )
+    assert min(own) <= shown <= max(own)
+    assert shown > sum(before) / len(before) + 0.1, "what the line before has shown"
+
+
+@pytest.mark.parametrize(("train_rows", "heldout_rows", "batch"), [(11, 3, 8), (1, 1, 1), (9, 0, 8)])
+def test_any_data_that_hold_a_batch_are_trained_and_measured(
+    train, tmp_path, write_shards, capsys, train_rows, heldout_rows, batch
+):
+    remote = write_shards(tmp_path / "data", rows=train_rows, seq_len=16, validation_rows=heldout_rows)
+    overrides = (f"data.remote={remote}", "data.num_canonical_nodes=24", f"train.global_batch_size={batch}")
+    assert len(train(tmp_path / "run", *overrides, "train.max_duration=3ep", "train.eval_batches=16")) == 3
+    printed = capsys.readouterr().out
+    assert ("heldout loss" in printed) == (heldout_rows > 0)
+    assert ("note       the data hold no validation split" in printed) == (heldout_rows == 0)
+    assert f"epoch      {batch} rows = 1 steps" in printed
+    assert (f"{train_rows - batch:,} rows are left out, others in each epoch" in printed) == (train_rows > batch)
+
+
 @pytest.mark.fault(8)
 def test_a_run_is_not_continued_under_other_settings(train, tmp_path):
     train(tmp_path / "run", "train.max_duration=2ba")

@@ -10,6 +10,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from meap.schema import IGNORE_INDEX, Batch
+from meap.train.callbacks.throughput import last_step
 from meap.train.model import ModelOutput
 
 __all__ = ["MaskingMonitor"]
@@ -64,8 +65,9 @@ class MaskingMonitor(Callback):
         self._sums = sums if self._sums is None else self._sums + sums
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Reduce over ranks and log, once per interval."""
-        if int(state.timestamp.batch) % self._interval or self._sums is None:
+        """Reduce over ranks and log, at the end of an interval and of the run."""
+        step = int(state.timestamp.batch)
+        if self._sums is None or (step % self._interval and step != last_step(state)):
             return
         dist.all_reduce(self._sums)
         inputs, masked_inputs, masked, masked_loss, clean, clean_loss = self._sums.tolist()

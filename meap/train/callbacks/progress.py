@@ -13,7 +13,7 @@ from composer.loggers import Logger, LoggerDestination
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
-from meap.train.callbacks.throughput import total_batches
+from meap.train.callbacks.throughput import last_step
 
 __all__ = ["LOG_NAME", "ProgressBar", "ProgressLines", "append_to_log", "build_progress"]
 
@@ -54,6 +54,8 @@ def append_to_log(run_dir: Path, text: str) -> None:
 class ProgressLines(LoggerDestination):
     """Write one line per interval: step, loss, mask statistics, learning rate, speed, memory and time left.
 
+    A line shows what was measured since the one before; what was not is left out.
+
     Args:
         interval: Batches between lines.
         write: Takes a line.
@@ -70,14 +72,15 @@ class ProgressLines(LoggerDestination):
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Write the line where the interval ends, and after the last batch."""
-        step, total = int(state.timestamp.batch), total_batches(state)
+        step, total = int(state.timestamp.batch), last_step(state)
         if step % self._interval == 0 or step == total:
             self._write(" | ".join([_position(step, total), *_figures(state, self._metrics)]))
+            self._metrics = {}
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Write the held-out loss."""
-        if _HELDOUT in self._metrics:
-            self._write(f"step {int(state.timestamp.batch):>6,} | heldout loss {float(self._metrics[_HELDOUT]):.4f}")
+        if (loss := self._metrics.pop(_HELDOUT, None)) is not None:
+            self._write(f"step {int(state.timestamp.batch):>6,} | heldout loss {float(loss):.4f}")
 
 
 class ProgressBar(LoggerDestination):
@@ -91,6 +94,8 @@ class ProgressBar(LoggerDestination):
     def __init__(self, *, interval: int, console: Console) -> None:
         self._interval = interval
         self._metrics: dict[str, float] = {}
+        self._figures: list[str] = []
+        self._heldout: list[str] = []
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -107,27 +112,30 @@ class ProgressBar(LoggerDestination):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Draw the bar."""
-        step = int(state.timestamp.batch)
+        step, total = int(state.timestamp.batch), last_step(state)
         # Without a known length the bar pulses.
         self._task = self._progress.add_task(
-            _position(step, 0), total=total_batches(state) or None, completed=step, figures="starting"
+            _position(step, total), total=total or None, completed=step, figures="starting"
         )
         self._progress.start()
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Move on; figures change once per interval."""
-        step, total = int(state.timestamp.batch), total_batches(state)
+        step, total = int(state.timestamp.batch), last_step(state)
         self._update(description=_position(step, total), total=total or None, completed=step)
         if step % self._interval == 0 or step == total:
-            self._show_figures(state)
+            self._figures, self._metrics = _figures(state, self._metrics), {}
+            self._show_figures()
 
     def eval_start(self, state: State, logger: Logger) -> None:
         """Say that the bar stands still for a reason."""
         self._update(figures="measuring held-out loss")
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Show the held-out loss."""
-        self._show_figures(state)
+        """Show the held-out loss, from now on."""
+        if (loss := self._metrics.pop(_HELDOUT, None)) is not None:
+            self._heldout = [f"heldout loss {float(loss):.4f}"]
+        self._show_figures()
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Leave the bar as it is."""
@@ -137,11 +145,8 @@ class ProgressBar(LoggerDestination):
         """Give the terminal back, also after an error."""
         self._progress.stop()
 
-    def _show_figures(self, state: State) -> None:
-        figures = _figures(state, self._metrics)
-        if _HELDOUT in self._metrics:
-            figures.append(f"heldout loss {float(self._metrics[_HELDOUT]):.4f}")
-        self._update(figures=" | ".join(figures))
+    def _show_figures(self) -> None:
+        self._update(figures=" | ".join([*self._figures, *self._heldout]))
 
     def _update(self, **changes: Any) -> None:
         if self._task is not None:
@@ -155,7 +160,7 @@ def _position(step: int, total: int) -> str:
 def _figures(state: State, metrics: dict[str, float]) -> list[str]:
     """What is known of the newest interval, in words."""
     figures = [
-        f"loss {metrics.get('loss/train/total', float('nan')):.4f}",
+        *([f"loss {metrics['loss/train/total']:.4f}"] if "loss/train/total" in metrics else []),
         *_masking(metrics),
         f"lr {state.optimizers[0].param_groups[0]['lr']:.2e}",
     ]

@@ -10,7 +10,7 @@ from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.utils import dist
 
-from meap.train.callbacks.throughput import total_batches
+from meap.train.callbacks.throughput import last_step
 
 __all__ = ["StepwiseLogger"]
 
@@ -60,7 +60,7 @@ class StepwiseLogger(LoggerDestination):
     def batch_end(self, state: State, logger: Logger) -> None:
         """Write at the end of an interval and of the run; callbacks, which run before, have logged what they know."""
         step = int(state.timestamp.batch)
-        if step % self._interval == 0 or step == total_batches(state):
+        if step % self._interval == 0 or step == last_step(state):
             self._write_pending()
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:

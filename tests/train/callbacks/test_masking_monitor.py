@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from composer.core import Timestamp
+from composer.core import Time, Timestamp
 
 from meap.config import SftConfig
 from meap.data.sft import collate_rows, expand_row
@@ -103,7 +103,8 @@ def test_between_logs_nothing_is_read_from_the_device(kind):
         batch["attention_mask"] = torch.empty(2, 8, dtype=torch.long, device="meta")
     if kind == "segment_lengths":
         batch["segment_lengths"] = [[3, 2], [8]]
-    state = SimpleNamespace(batch=batch, outputs={"losses_BT": torch.empty(2, 8, device="meta")})
+    losses = {"losses_BT": torch.empty(2, 8, device="meta")}
+    state = SimpleNamespace(batch=batch, outputs=losses, max_duration=Time.from_batch(100))
     monitor = MaskingMonitor(mask_id=MASK, interval=10)
     for step in range(1, 10):
         for _ in range(2):

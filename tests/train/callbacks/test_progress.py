@@ -44,6 +44,16 @@ def test_a_line_per_interval_and_one_at_the_end(state):
     )
 
 
+def test_a_line_repeats_nothing_of_the_one_before(state):
+    lines: list[str] = []
+    progress = ProgressLines(interval=5, write=lines.append)
+    for step, metrics in ((10, METRICS), (12, {"loss/train/total": 2.25})):
+        state.timestamp = Timestamp(batch=step)
+        progress.log_metrics(metrics, step=step)
+        progress.batch_end(state, None)
+    assert lines[1] == "step     12/12 | loss 2.2500 | lr 4.00e-04"
+
+
 def test_what_is_not_known_is_not_shown(state):
     lines: list[str] = []
     progress = ProgressLines(interval=1, write=lines.append)
@@ -57,6 +67,7 @@ def test_the_bar_shows_the_same_and_the_held_out_loss_and_gives_the_terminal_bac
     screen = io.StringIO()
     bar = ProgressBar(interval=5, console=Console(file=screen, force_terminal=True, width=260))
     bar.fit_start(state, None)
+    assert "step      0/12" in screen.getvalue()
     for step in range(1, 13):
         state.timestamp = Timestamp(batch=step)
         bar.log_metrics(METRICS, step=step)

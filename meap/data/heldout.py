@@ -1,0 +1,148 @@
+"""Held-out rows, as they are stored: each once on any number of ranks, so that their mean loss is the same on all.
+
+Training's loader cannot read them so: its epoch is a multiple of the batch and of the canonical nodes, and leaves the
+rest out. Here a batch has as many rows as there are, dealt out to the ranks in turn. Sharded ranks must do the same
+work, so a rank that gets a row less reads one that another rank scores, with no target of it scored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
+
+from meap.config import DataConfig, SftConfig
+from meap.data.dataset import StreamingMaskedDataset
+from meap.data.loader import BATCHES_AHEAD, RowLoader, build_streams, shared_memory_bytes, start_worker
+from meap.data.machine_wide import require_shared_memory
+from meap.data.sft import StreamingSFTDataset, collate_rows
+from meap.data.shards import Shards
+from meap.manifest import CONVERSATIONS
+from meap.schema import IGNORE_INDEX
+
+__all__ = ["build_heldout_loader", "deal_rows"]
+
+
+def deal_rows(
+    num_rows: int, *, num_batches: int, global_batch_size: int, world_size: int, rank: int
+) -> list[list[tuple[int, bool]]]:
+    """The batches of one rank: rows by number, and whether each is scored; pure.
+
+    All ranks have batches of the same sizes, and together score the same rows in each, whatever their number.
+
+    Args:
+        num_rows: Rows of the split. Of more than the batches hold, as many are taken, evenly spread.
+        num_batches: Batches at most.
+        global_batch_size: Rows of a batch over all ranks; the last may have fewer.
+        world_size: Number of ranks.
+        rank: Whose batches.
+    """
+    count = min(num_rows, num_batches * global_batch_size)
+    rows = [place * num_rows // count for place in range(count)]
+    batches: list[list[tuple[int, bool]]] = []
+    for start in range(0, count, global_batch_size):
+        batch = rows[start : start + global_batch_size]
+        own = [(row, True) for row in batch[rank::world_size]]
+        batches.append(own + [(batch[0], False)] * (-(-len(batch) // world_size) - len(own)))
+    return batches
+
+
+def build_heldout_loader(
+    data: DataConfig,
+    shards: Shards,
+    *,
+    num_batches: int,
+    global_batch_size: int,
+    world_size: int,
+    cache_dir: Path,
+    sft: SftConfig | None = None,
+) -> RowLoader:
+    """A loader of this rank's share of the rows that `deal_rows` chooses, clean and always the same.
+
+    Args:
+        data: Section `data` of the configuration.
+        shards: The split to read.
+        num_batches: Batches at most.
+        global_batch_size: Rows per batch over all ranks.
+        world_size: Number of ranks.
+        cache_dir: Local folder for downloaded shards.
+        sft: Layout and loss, where rows hold conversations.
+
+    Raises:
+        ConfigError: The cache is too small or the data itself, or there is too little shared memory.
+    """
+    is_sft = shards.streams[0].manifest.kind == CONVERSATIONS
+    make: Any = (
+        partial(StreamingSFTDataset, sft=sft or SftConfig(), seq_len=shards.seq_len)
+        if is_sft
+        else StreamingMaskedDataset
+    )
+    dataset = make(
+        rule=None,
+        streams=build_streams(data, shards, cache_dir),
+        batch_size=1,  # rows are read by number
+        num_canonical_nodes=1,
+        shuffle=False,
+        predownload=1,
+        cache_limit=data.cache_limit,
+        num_workers=data.num_workers,
+    )
+    batches = deal_rows(
+        shards.rows,
+        num_batches=num_batches,
+        global_batch_size=global_batch_size,
+        world_size=world_size,
+        rank=dataset.rank,
+    )
+    num_workers = min(data.num_workers, len(batches))
+    batch_rows = -(-global_batch_size // world_size) * dataset.ranks_per_node
+    require_shared_memory(
+        2 * shared_memory_bytes(data, shards, batch_rows=batch_rows),  # those of training wait meanwhile
+        f"reading the {shards.split} split beside that of training",
+    )
+    return RowLoader(
+        _Batches(dataset, batches, collate_rows if is_sft else default_collate),
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=BATCHES_AHEAD if num_workers else None,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=partial(start_worker, os.getpid()),
+    )
+
+
+class _Batches(IterableDataset[Any]):
+    """Batches of rows by number, which loader workers read in turn, in the order of a single one.
+
+    Iterable, since of a data set by number Composer demands torch's own sampler, which repeats rows to even out ranks.
+    """
+
+    def __init__(
+        self,
+        rows: StreamingMaskedDataset,
+        batches: list[list[tuple[int, bool]]],
+        collate: Callable[[list[dict[str, Any]]], Any],
+    ) -> None:
+        self._rows, self._batches, self._collate = rows, batches, collate
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        first, step = 0, 1
+        if (worker := get_worker_info()) is not None:
+            first, step = worker.id, worker.num_workers
+            self._rows.forget_connections()
+        for batch in self._batches[first::step]:
+            yield self._collate([self._sample(row, is_scored=is_scored) for row, is_scored in batch])
+
+    def _sample(self, row: int, *, is_scored: bool) -> dict[str, Any]:
+        sample = self._rows[row]
+        if is_scored:
+            return sample
+        sample["labels"] = torch.full_like(sample["labels"], IGNORE_INDEX)
+        return sample | ({"num_targets": 0} if "num_targets" in sample else {})
