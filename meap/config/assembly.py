@@ -125,13 +125,13 @@ class _Assembly:
         if value is None or isinstance(value, tuple):
             what = "not set" if value is None else "a list"
             raise given.fails(f"${{{reference}}} is {what}, so it cannot be part of a text")
-        return as_typed(value)
+        return value if isinstance(value, str) else as_typed(value)
 
     def _value_of(self, reference: str, given: Given) -> Any:
         if ":" in reference:
             raise given.fails(
-                f"${{{reference}}} is refused: values are stored with what they belong to, and logged. References to "
-                "other keys are read, as ${run.name}; credentials are for the environment, where libraries look"
+                f"${{{reference}}} is refused: its value would be stored in logs and checkpoints. Refer to other keys "
+                "only, as ${run.name}; libraries read credentials from the environment by themselves"
             )
         hint: Any = self._class
         found: Any = self._merged

@@ -181,7 +181,9 @@ def test_what_would_copy_the_environment_into_records_is_refused(
     monkeypatch.setenv("SECRET", "hunter2")
     path = tmp_path / "x.yaml"
     path.write_text(f"loggers:\n  wandb_entity: {reference}\n")
-    message = r"x\.yaml:2:3: \$\{.*\} is refused: values are stored .* credentials are for the environment"
+    message = (
+        r"x\.yaml:2:3: \$\{.*\} is refused: its value would be stored in logs and checkpoints.* read credentials from"
+    )
     with pytest.raises(ConfigError, match=message) as refused:
         load_config(TrainingConfig, path)
     assert "hunter2" not in str(refused.value)

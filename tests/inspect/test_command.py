@@ -57,7 +57,8 @@ def test_a_mistake_is_one_line(arguments, status, message, rows_remote, capsys):
     assert main([each.format(rows=rows_remote) for each in arguments]) == status
     written = capsys.readouterr()
     assert written.out == ""
-    assert re.fullmatch("error: [^\n]*\n", written.err)
+    error = written.err.removeprefix("meap.inspect: loading torch and streaming ...\n")
+    assert re.fullmatch("error: [^\n]*\n", error)
     assert message.format(rows=rows_remote) in written.err
     assert "secret" not in written.err
 

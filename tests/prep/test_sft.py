@@ -277,7 +277,7 @@ def test_configuration_that_does_not_fit_is_refused(prepare_sft, tmp_path):
         prepare_sft("source=in.json", "tokenizer.name=null")
     with pytest.raises(ConfigError, match=r"tasks=2 is more than the 1 input files"):
         prepare_sft("source=in.json", "tasks=2")
-    with pytest.raises(DataError, match=r"matches no file: .*\.parquet\) or URL of conversations, or source=sample"):
+    with pytest.raises(DataError, match=r"matches no file .*: .*\.parquet\) or URL of conversations, or source=sample"):
         prepare_sft("source=nowhere/*.json")
     with pytest.raises(DataError, match=r"not a single row: no conversation has an answer within max_length=8 tokens"):
         prepare_sft("source=in.json", "max_length=8")

@@ -101,7 +101,7 @@ def test_files_that_are_broken_are_left_out_and_said(make_run):
     run = read_run(folder, "a")
     assert not run.versions
     assert not run.settings
-    assert [note.split(" ")[0] for note in run.notes] == [str(folder / "config.yaml"), "versions.json"]
+    assert [note.split(" ")[0] for note in run.notes] == [f"{folder / 'config.yaml'}:1:7:", "versions.json"]
 
 
 def test_names_are_as_long_as_they_must_be(make_run):
