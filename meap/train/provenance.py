@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shlex
 import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -23,9 +22,10 @@ from torch.version import cuda as torch_cuda
 
 from meap.data import Shards
 from meap.schema import MANIFEST_NAME
+from meap.storage import clean_arguments
 from meap.train.machine import Machine
 
-__all__ = ["STARTS_NAME", "VERSIONS_NAME", "clean_arguments", "record_start"]
+__all__ = ["STARTS_NAME", "VERSIONS_NAME", "record_start"]
 
 VERSIONS_NAME = "versions.json"
 STARTS_NAME = "starts.jsonl"
@@ -42,10 +42,6 @@ _PACKAGES = (
     "transformers",
     "triton",
 )
-_SECRET = re.compile(r"(key|token|secret|password|passwd|credential)s?$", re.IGNORECASE)
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
-_QUERY = re.compile(r"\?\S*")
-_HIDDEN = "***"
 
 
 def record_start(run_dir: Path, machine: Machine, splits: Iterable[Shards], *, from_step: int) -> None:
@@ -87,18 +83,6 @@ def record_start(run_dir: Path, machine: Machine, splits: Iterable[Shards], *, f
             path = run_dir / _DATA_DIR / (stream.name or "") / shards.split / MANIFEST_NAME
             if not path.is_file() or not from_step:
                 _write(path, stream.manifest.to_json())
-
-
-def clean_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command line without values of keys that look like secrets, and without users and queries in URLs."""
-    cleaned: list[str] = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and _SECRET.search(key):
-            value = _HIDDEN
-        value = _QUERY.sub(f"?{_HIDDEN}", _USER.sub(f"{_HIDDEN}@", value)) if "://" in value else value
-        cleaned.append(f"{key}{equals}{value}" if equals else _USER.sub(f"{_HIDDEN}@", argument))
-    return cleaned
 
 
 def _revision(project: Path) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def test_a_second_run_in_one_place_is_told_so_and_the_first_goes_on(start, whole
     os.kill(first.pids[0], signal.SIGCONT)
     assert first.wait() == [0], first.printed
     assert refused == [2], second.printed
-    assert "is in use by another run, or by another node of this one: give each its own with run.dir" in second.printed
+    assert f"is in use by process {first.pids[0]} (" in second.printed
+    assert ": give each run, and each node, its own with run.dir" in second.printed
     assert "step      1" not in second.printed
     assert losses(tmp_path / "run") == losses(whole[1].run_dir)
     third = start(tmp_path / ("run" if again else "other"), 1, place)
