@@ -31,6 +31,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.train.machine import join_machine
     from meap.train.preflight import check_settings, check_storage
     from meap.train.provenance import record_start
+    from meap.train.resuming import model_to_continue
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
     from meap.train.trainer import build_trainer
@@ -44,6 +45,7 @@ def main(cfg: TrainingConfig) -> None:
 
     # Data: shards -> masked batches.
     shards = open_shards(cfg.data, TRAIN_SPLIT)
+    continues = model_to_continue(cfg, shards)
     tokenizer = open_tokenizer(cfg.tokenizer, shards)
     load = partial(build_loader, cfg.data, **loader_settings(cfg, machine, run_dir))
     masked_by_dataset = cfg.masking.site == "dataset"
@@ -63,6 +65,7 @@ def main(cfg: TrainingConfig) -> None:
         context=cfg.data.seq_len,
         seed=cfg.run.seed,
         weights=machine.start_weights(cfg.train),
+        continues=continues,
     )
 
     # Training.
@@ -76,7 +79,7 @@ def main(cfg: TrainingConfig) -> None:
             shards=shards,
             evaluators=evaluators,
             algorithms=[] if masked_by_dataset else [build_input_masking(cfg.masking, rule)],
-            mask_id=tokenizer.mask_id,
+            tokenizer=tokenizer,
             run_dir=run_dir,
         )
     describe(cfg, machine, shards, model)

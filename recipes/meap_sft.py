@@ -31,6 +31,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.train.machine import join_machine
     from meap.train.preflight import check_settings, check_storage
     from meap.train.provenance import record_start
+    from meap.train.resuming import model_to_continue
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
     from meap.train.trainer import build_trainer
@@ -45,6 +46,7 @@ def main(cfg: TrainingConfig) -> None:
 
     # Data: packed conversations -> rows of [original | masked copy].
     shards = open_shards(cfg.data, TRAIN_SPLIT, kind=CONVERSATIONS)
+    continues = model_to_continue(cfg, shards)
     tokenizer = open_tokenizer(cfg.tokenizer, shards)
     load = partial(build_sft_loader, cfg.data, sft=cfg.sft, **loader_settings(cfg, machine, run_dir))
     rule = build_mask_rule(cfg.masking, shards.tokenizer, seed=cfg.run.seed)
@@ -62,6 +64,7 @@ def main(cfg: TrainingConfig) -> None:
         context=longest_segment(shards, cfg.sft, ratio=cfg.masking.ratio),
         seed=cfg.run.seed,
         weights=machine.start_weights(cfg.train),
+        continues=continues,
     )
 
     # Training.
@@ -75,7 +78,7 @@ def main(cfg: TrainingConfig) -> None:
             shards=shards,
             evaluators=evaluators,
             algorithms=[],
-            mask_id=tokenizer.mask_id,
+            tokenizer=tokenizer,
             run_dir=run_dir,
             has_segments=True,
         )

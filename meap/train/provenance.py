@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -44,11 +44,11 @@ _PACKAGES = (
 )
 
 
-def record_start(run_dir: Path, machine: Machine, splits: Iterable[Shards], *, from_step: int) -> None:
+def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, from_step: int) -> None:
     """Keep what this start is; every rank calls, rank 0 writes.
 
     ``versions.json`` and ``data/<stream>/<split>/manifest.json`` are those of the first start and stay as they are.
-    ``starts.jsonl`` gets a line for each: the same facts, when, on how many ranks, from which step.
+    ``starts.jsonl`` gets a line for each: the same facts, when, on how many ranks, from which step, on data from where.
 
     Args:
         run_dir: The run's folder.
@@ -75,7 +75,12 @@ def record_start(run_dir: Path, machine: Machine, splits: Iterable[Shards], *, f
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / VERSIONS_NAME).is_file():
         _write(run_dir / VERSIONS_NAME, json.dumps(facts, indent=2) + "\n")
-    start = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "from_step": from_step, **facts}
+    start = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "from_step": from_step,
+        "data": {stream.key: stream.remote for shards in splits for stream in shards.streams},
+        **facts,
+    }
     with (run_dir / STARTS_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")
     for shards in splits:

@@ -13,6 +13,7 @@ from composer.utils.parallelism import FSDP2Config
 
 from meap.config import TrainConfig, TrainingConfig
 from meap.data import Shards
+from meap.tokenizer import Tokenizer
 from meap.train.callbacks import MaskingMonitor, Throughput, build_progress
 from meap.train.compilation import choose_compilation, compile_model
 from meap.train.fitting import packed_rows
@@ -22,6 +23,7 @@ from meap.train.loggers import build_loggers
 from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
+from meap.train.model_record import record_model
 from meap.train.optim import build_optimizer, build_scheduler
 from meap.train.resuming import find_resume_point
 from meap.train.saving import CheckpointSaving
@@ -38,7 +40,7 @@ def build_trainer(
     shards: Shards,
     evaluators: Sequence[Evaluator],
     algorithms: Sequence[Algorithm],
-    mask_id: int,
+    tokenizer: Tokenizer,
     run_dir: Path,
     has_segments: bool = False,
 ) -> LeanTrainer:
@@ -49,10 +51,10 @@ def build_trainer(
         machine: Device, precision and ranks.
         model: The model at step 0; with sharding its weights are needed on rank 0 only.
         train_loader: This rank's share of each batch.
-        shards: What it reads; a run continues on the same rows only.
+        shards: What it reads.
         evaluators: What is measured during training.
         algorithms: The method, where the training process applies it.
-        mask_id: Id of the mask token, for the statistics.
+        tokenizer: What made the rows; it is kept with the checkpoints.
         run_dir: The run's folder.
         has_segments: Whether rows are those of fine-tuning, with segments of other lengths in every batch.
     """
@@ -60,7 +62,8 @@ def build_trainer(
     interval = Time.from_timestring(train.log_interval).value
     tokens_per_batch = train.global_batch_size * config.data.seq_len
     clip_norm = config.optimizer.grad_clip_norm
-    start = find_resume_point(config, run_dir, data=shards.identity)
+    start = find_resume_point(config, run_dir)
+    recorded, shared = record_model(model, tokenizer, before=start.record.model if start else None)
     if train.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     speed_up(config, machine, model, has_segments=has_segments)
@@ -76,10 +79,10 @@ def build_trainer(
             build_scheduler(
                 config.scheduler, rows_per_batch=train.global_batch_size, tokens_per_batch=tokens_per_batch
             ),
-            MaskingMonitor(mask_id=mask_id, interval=interval),
+            MaskingMonitor(mask_id=tokenizer.mask_id, interval=interval),
             LRMonitor(),
             _throughput(config, machine, model, interval=interval),
-            CheckpointSaving(config, run_dir=run_dir, data=shards.identity),
+            CheckpointSaving(config, run_dir=run_dir, data=shards.identity, model=recorded, shared=shared),
         ],
         loggers=[
             *build_progress(run_dir, is_leader=machine.is_leader, interval=interval),
