@@ -166,11 +166,14 @@ class CheckpointStore:
         path = Path(self.location, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}{_PARTIAL}")
-        with full_disk_errors(self.location, needed=len(content)), partial.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
+        try:
+            with full_disk_errors(self.location, needed=len(content)), partial.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
     def prune(self, keep: int, *, newest: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,41 +64,45 @@ def build_trainer(
     tokens_per_batch = train.global_batch_size * config.data.seq_len
     clip_norm = config.optimizer.grad_clip_norm
     start = find_resume_point(config, run_dir)
+    kind = start.record.kind if start else config.checkpoint.state_dict
     recorded, shared = record_model(model, tokenizer, before=start.record.model if start else None)
     if train.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     speed_up(config, machine, model, has_segments=has_segments)
-    return LeanTrainer(
-        loss_interval=interval,
-        model=model,
-        train_dataloader=packed_rows(train_loader),
-        eval_dataloader=list(evaluators),
-        max_duration=train.max_duration,
-        optimizers=build_optimizer(config.optimizer, model, fused=machine.on_gpu),
-        algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
-        callbacks=[
-            build_scheduler(
-                config.scheduler, rows_per_batch=train.global_batch_size, tokens_per_batch=tokens_per_batch
-            ),
-            MaskingMonitor(mask_id=tokenizer.mask_id, interval=interval),
-            LRMonitor(),
-            _throughput(config, machine, model, interval=interval),
-            CheckpointSaving(config, run_dir=run_dir, data=shards.identity, model=recorded, shared=shared),
-        ],
-        loggers=[
-            *build_progress(run_dir, is_leader=machine.is_leader, interval=interval),
-            *build_loggers(config, run_dir, interval=interval),
-        ],
-        parallelism_config=_sharding(train, model, kind=start.record.kind if start else config.checkpoint.state_dict),
-        device=machine.device,
-        precision=machine.precision,
-        device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
-        seed=config.run.seed,
-        progress_bar=False,
-        run_name=config.run.name,
-        load_path=str(start.path) if start else None,
-        load_progress_bar=False,
-    )
+    with warnings.catch_warnings():
+        # It has no state: masks go by seed, epoch and row, whoever has written those before.
+        warnings.filterwarnings("ignore", message="InputMasking is not in the state_dict")
+        return LeanTrainer(
+            loss_interval=interval,
+            model=model,
+            train_dataloader=packed_rows(train_loader),
+            eval_dataloader=list(evaluators),
+            max_duration=train.max_duration,
+            optimizers=build_optimizer(config.optimizer, model, fused=machine.on_gpu),
+            algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
+            callbacks=[
+                build_scheduler(
+                    config.scheduler, rows_per_batch=train.global_batch_size, tokens_per_batch=tokens_per_batch
+                ),
+                MaskingMonitor(mask_id=tokenizer.mask_id, interval=interval),
+                LRMonitor(),
+                _throughput(config, machine, model, interval=interval),
+                CheckpointSaving(config, run_dir=run_dir, data=shards.identity, model=recorded, shared=shared),
+            ],
+            loggers=[
+                *build_progress(run_dir, is_leader=machine.is_leader, interval=interval),
+                *build_loggers(config, run_dir, interval=interval),
+            ],
+            parallelism_config=_sharding(train, model, kind=kind),
+            device=machine.device,
+            precision=machine.precision,
+            device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
+            seed=config.run.seed,
+            progress_bar=False,
+            run_name=config.run.name,
+            load_path=str(start.path) if start else None,
+            load_progress_bar=False,
+        )
 
 
 def speed_up(config: TrainingConfig, machine: Machine, model: NextTokenModel, *, has_segments: bool) -> None:

@@ -52,13 +52,13 @@ def test_two_runs_that_save_in_one_place_are_told_apart(start, whole, tmp_path):
     until(lambda: state_of(first.pids[0]) == "T", first)
     second = start(tmp_path / "b", 1, place)
     assert second.wait() == [0], second.printed
-    saved = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    saved = {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()}
     os.kill(first.pids[0], signal.SIGCONT)
     assert first.wait() == [1], first.printed
     assert f"error: checkpoint.folder={tmp_path}/saved holds ba{STEPS}, which another process has written since" in (
         first.printed
     )
-    assert {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()} == saved
+    assert {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()} == saved
     again = start(tmp_path / "a", 1, place)
     assert again.wait() == [0], again.printed
     assert losses(tmp_path / "b", first=4) == losses(whole[1].run_dir)[3:]
