@@ -22,14 +22,17 @@ import torch
 from composer.core import State
 from composer.core.precision import get_precision_context
 from composer.loggers import Logger, LoggerDestination
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM
 
-from meap.config import TrainingConfig
-from meap.data import build_loader, build_mask_rule, open_shards
+from meap.config import TokenizerConfig, TrainingConfig
+from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
 from meap.data.shards import Shards
 from meap.errors import IncompleteError
 from meap.manifest import Manifest, ShardRecord, TokenizerRecord
-from meap.schema import MANIFEST_NAME, TOKENS_COLUMN, TRAIN_SPLIT, mds_columns
+from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TOKENS_COLUMN, TRAIN_SPLIT, mds_columns
+from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.train.attention import choose_attention
 from meap.train.flops import peak_flops_per_second, training_flops_per_token
 from meap.train.loop import LeanTrainer
@@ -121,7 +124,7 @@ def measure(config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, 
         timetable=Timetable.of(config, shards),
         evaluators=[],
         algorithms=[],
-        mask_id=record.mask_id,
+        tokenizer=open_tokenizer(config.tokenizer, shards),
         run_dir=run_dir,
     )
     clock = time.perf_counter if machine.on_gpu else time.process_time
@@ -338,6 +341,7 @@ def _open_rows(
 def _write_random_rows(folder: Path, num_rows: int, seq_len: int, vocab_size: int) -> None:
     from streaming import MDSWriter
 
+    tokenizer = _write_random_tokenizer(folder.parent / TOKENIZER_DIR, vocab_size)
     random = np.random.default_rng(0)
     with MDSWriter(columns=mds_columns(seq_len, vocab_size), out=str(folder), hashes=["xxh3_64"]) as writer:
         for _ in range(num_rows):
@@ -357,10 +361,20 @@ def _write_random_rows(folder: Path, num_rows: int, seq_len: int, vocab_size: in
         rows=num_rows,
         dropped_tail_tokens=0,
         bad_lines=0,
-        tokenizer=TokenizerRecord("random tokens", "none", vocab_size, 1, 2, vocab_size - 1),
+        tokenizer=TokenizerRecord("random tokens", tokenizer.fingerprint, vocab_size, 0, 1, tokenizer.mask_id),
         shards=shards,
         sources=(),
         config={},
         versions={},
     )
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
+
+
+def _write_random_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    """A tokenizer of so many words, with what delimits and masks them."""
+    words = {word: number for number, word in enumerate(["<s>", "</s>", *map(str, range(vocab_size - 3))])}
+    folder.mkdir(parents=True, exist_ok=True)
+    RustTokenizer(WordLevel(words)).save(str(folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(TokenizerConfig(str(folder), "<s>", "</s>"))
+    tokenizer.save(folder)
+    return tokenizer

@@ -81,7 +81,11 @@ class Manifest:
 
     @property
     def identity(self) -> str:
-        """What tells these rows from others at the same address: their number, and a hash of the hashes of shards."""
+        """What tells these rows from others, wherever they are: their number, and a hash of the hashes of shards.
+
+        Shards, not rows alone: where one ends decides the order of an epoch. So data may be copied and moved, but
+        rows that are cut into other shards, or compressed otherwise, are another data set to a run.
+        """
         digest = hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
         return f"{self.rows:,} rows in {len(self.shards):,} shards (sha256 {digest[:12]})"
 

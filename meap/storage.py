@@ -1,4 +1,4 @@
-"""Remote storage: one endpoint for every library, and no secrets in URLs."""
+"""Remote storage: one endpoint for every library, and no secrets in URLs and command lines."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from meap.errors import ConfigError
 
 __all__ = [
+    "clean_arguments",
     "describe_error",
     "describe_full_disk",
     "is_full_disk",
@@ -19,12 +21,17 @@ __all__ = [
     "relative_to",
     "require_plain_url",
     "use_one_s3_endpoint",
+    "without_file_scheme",
 ]
 
 _ENDPOINT_VARIABLES = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
 _MAX_DESCRIPTION = 240
 _QUERY = re.compile(r"\?[^/]*=")
+_SECRET = re.compile(r"(key|token|secret|password|passwd|credential)s?$", re.IGNORECASE)
+_USER = re.compile(r"(?<=://)[^/@\s]+@")
+_WHOLE_QUERY = re.compile(r"\?\S*")
+_HIDDEN = "***"
 
 
 def use_one_s3_endpoint() -> None:
@@ -57,6 +64,11 @@ def relative_to(location: str) -> str:
     return "" if is_url(location) or location.startswith(("/", "~")) else f" (in {Path.cwd()})"
 
 
+def without_file_scheme(location: str) -> str:
+    """A local path for what is given as ``file://``, which not every library reads; all else as it is."""
+    return location.removeprefix("file://") if location.startswith("file:///") else location
+
+
 def require_plain_url(key: str, location: str) -> None:
     """Raise `ConfigError` if `location` is a URL with a password or a query, since configurations are stored.
 
@@ -75,6 +87,18 @@ def require_plain_url(key: str, location: str) -> None:
             f"{key} is a URL with a query (?...), which may hold a key and would be stored with the data: leave the "
             "query out and give credentials through the environment"
         )
+
+
+def clean_arguments(arguments: Sequence[str]) -> list[str]:
+    """A command line without values of keys that look like secrets, and without users and queries in URLs."""
+    cleaned: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and _SECRET.search(key):
+            value = _HIDDEN
+        value = _WHOLE_QUERY.sub(f"?{_HIDDEN}", _USER.sub(f"{_HIDDEN}@", value)) if "://" in value else value
+        cleaned.append(f"{key}{equals}{value}" if equals else _USER.sub(f"{_HIDDEN}@", argument))
+    return cleaned
 
 
 def describe_error(error: BaseException) -> str:

@@ -8,9 +8,11 @@ contain the characters ``[MASK]`` can never put the mask id into the training da
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +26,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError
 
-__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "tokenizer_files"]
+__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "restore_tokenizer", "tokenizer_files"]
 
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
@@ -137,6 +139,23 @@ def tokenizer_files(tokenizer: Tokenizer, *, with_mask: bool = True) -> dict[str
         _CONFIG_FILE: json.dumps(config, indent=2),
     }
     return {name: content.encode() for name, content in contents.items()}
+
+
+def restore_tokenizer(contents: Mapping[str, bytes], config: TokenizerConfig, *, name: str) -> Tokenizer:
+    """The tokenizer whose files have these contents, by name, as `tokenizer_files` gave them.
+
+    Args:
+        contents: What was stored.
+        config: The special tokens; its name is not read.
+        name: What it was loaded by before it was stored.
+
+    Raises:
+        DataError: The contents are not those of a tokenizer.
+    """
+    with tempfile.TemporaryDirectory(prefix="meap-tokenizer-") as folder:
+        for file, content in contents.items():
+            Path(folder, file).write_bytes(content)
+        return dataclasses.replace(load_tokenizer(dataclasses.replace(config, name=folder)), name=name)
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:

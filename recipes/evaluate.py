@@ -44,7 +44,6 @@ def main(cfg: EvaluationConfig) -> None:
     from meap.evals.ranks import join_ranks
     from meap.evals.runner import choose_tasks, results_dir, run_tasks
     from meap.evals.tables import print_results
-    from meap.evals.task import TaskInputs
     from meap.export.hf import read_export_record
 
     use_one_s3_endpoint()
@@ -62,8 +61,7 @@ def main(cfg: EvaluationConfig) -> None:
         print(f"model       {about['name']}: {about['parameters']:,} parameters, {about['dtype']} on {about['device']}")
 
     with ExitStack() as opened:
-        rows, origin = _heldout_rows(cfg, model.tokenizer.fingerprint, opened)
-        inputs = TaskInputs(cfg, model.tokenizer, rows)
+        inputs, origin = _inputs(cfg, model.tokenizer, names, opened)
         facts = {"data": origin, "export": export}
         results = run_tasks(inputs, model, names, out_dir, ranks=ranks, facts=facts)
     if ranks.is_first:
@@ -89,15 +87,32 @@ def dry_run(cfg: EvaluationConfig) -> None:
     from meap.evals.dry_run import rehearse
     from meap.evals.hugging_face import load_model_tokenizer
     from meap.evals.runner import choose_tasks
-    from meap.evals.task import TaskInputs
     from meap.storage import use_one_s3_endpoint
 
     use_one_s3_endpoint()
     names = choose_tasks(cfg.tasks)
     tokenizer = load_model_tokenizer(cfg)
     with ExitStack() as opened:
-        rows, _ = _heldout_rows(cfg, tokenizer.fingerprint, opened)
-        rehearse(TaskInputs(cfg, tokenizer, rows), names)
+        inputs, _ = _inputs(cfg, tokenizer, names, opened)
+        rehearse(inputs, names)
+
+
+def _inputs(cfg: EvaluationConfig, tokenizer: Any, names: Sequence[str], opened: ExitStack) -> tuple[Any, str | None]:
+    """What examples are made of, and where the held-out rows are; without these, tasks that need none go on."""
+    from meap.errors import DataError, MismatchError
+    from meap.evals.task import TaskInputs
+    from meap.evals.tasks import TASKS
+
+    try:
+        rows, origin = _heldout_rows(cfg, tokenizer.fingerprint, opened)
+    except MismatchError:
+        raise
+    except DataError as error:
+        inputs = TaskInputs(cfg, tokenizer, why_no_rows=str(error))
+        if all(TASKS[name].skip(inputs) for name in names):
+            raise
+        return inputs, None
+    return TaskInputs(cfg, tokenizer, rows), origin
 
 
 def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) -> tuple[Sequence[Any], str | None]:

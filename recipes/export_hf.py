@@ -4,12 +4,14 @@
     python recipes/export_hf.py yamls/tiny.yaml export.checkpoint=runs/tiny/checkpoints/ba200.pt
     python recipes/export_hf.py yamls/sft_tiny.yaml export.keep_mask=false                # the base's own vocabulary
     python recipes/export_hf.py yamls/sft_qwen2.5_14b.yaml export.dtype=bf16              # half the size
+    python recipes/export_hf.py run.dir=/elsewhere/1b                                     # a run that was moved
     python recipes/export_hf.py yamls/1b.yaml checkpoint.folder=s3://bucket/1b export.out_dir=/models/meap-1b
 
-Reads a checkpoint and the configuration in its record, which alone decides the architecture and names the data whose
-tokenizer is exported. Writes <export.out_dir>: model.safetensors (several with an index, where there is more than
-<export.max_shard_size>), config.json, generation_config.json, the tokenizer (by default with its mask token), README.md
-and meap_export.json; loaded back and compared before it is moved into place, for which memory holds it twice in fp32.
+Reads a checkpoint, its record, which alone decides the architecture, and the tokenizer beside it: neither the run's
+data nor its base has to be there, and the run may have been moved. Where the tokenizer is lost, give tokenizer.name.
+Writes <export.out_dir>: model.safetensors (several with an index, where there is more than <export.max_shard_size>),
+config.json, generation_config.json, the tokenizer (by default with its mask token), README.md and meap_export.json;
+loaded back and compared before it is moved into place, for which memory holds it twice in fp32.
 """
 
 from pathlib import Path
@@ -20,36 +22,36 @@ from meap.processes import leave
 
 def main(cfg: TrainingConfig) -> None:
     """Find, load, write, verify."""
-    from meap.data import open_shards, open_tokenizer
-    from meap.export.checkpoint import find_checkpoint, load_weights, local_copy, read_checkpoint, read_run_config
+    from meap.export.checkpoint import (
+        find_checkpoint,
+        load_weights,
+        local_copy,
+        read_checkpoint,
+        read_record,
+        recorded_config,
+        recorded_tokenizer,
+        rows_without_mask,
+    )
     from meap.export.hf import ExportSource, export_model, require_replaceable
-    from meap.schema import TRAIN_SPLIT
     from meap.storage import use_one_s3_endpoint
     from meap.train.attention import choose_attention
-    from meap.train.start import longest_row, rows_without_mask, start_model
+    from meap.train.start import recorded_model
     from meap.train.trust import load_checkpoint
 
     use_one_s3_endpoint()
 
     # The run: its checkpoint, and the configuration it was trained with, whatever the yaml says today.
     location = cfg.export.checkpoint or find_checkpoint(cfg.checkpoint.folder)
-    run = read_run_config(location)
+    record = read_record(location)
+    run = recorded_config(record, location)
     out_dir = require_replaceable(cfg.export.out_dir, run.run.name)
     print(f"checkpoint  {location}\nrun         {run.run.name}", flush=True)
+    tokenizer = recorded_tokenizer(record, location, otherwise=cfg.tokenizer)
     with local_copy(location) as path:
         checkpoint = read_checkpoint(path, load_checkpoint)
 
     # The model as it was trained, with its own attention: what the exported folder is compared with.
-    shards = open_shards(run.data, TRAIN_SPLIT, kind=None)
-    tokenizer = open_tokenizer(run.tokenizer, shards)
-    model = start_model(
-        run.model,
-        tokenizer,
-        attention=choose_attention("sdpa", on_gpu=False, bf16=False),
-        context=longest_row(run),
-        seed=run.run.seed,
-        weights="any",
-    )
+    model = recorded_model(record.model, attention=choose_attention("sdpa", on_gpu=False, bf16=False))
     load_weights(model, checkpoint)
 
     source = ExportSource(
@@ -60,8 +62,8 @@ def main(cfg: TrainingConfig) -> None:
         masking_ratio=run.masking.ratio,
         base=run.model.base,
     )
-    drop_mask_to = None if cfg.export.keep_mask else rows_without_mask(run.model, tokenizer)
-    record = export_model(
+    drop_mask_to = None if cfg.export.keep_mask else rows_without_mask(record)
+    done = export_model(
         model.model,
         tokenizer,
         Path(out_dir),
@@ -70,11 +72,11 @@ def main(cfg: TrainingConfig) -> None:
         max_shard_size=cfg.export.max_shard_size,
         drop_mask_to=drop_mask_to,
     )
-    rounding = f", whose rounding changes logits by {record.rounding:.1%} of their spread" if record.rounding else ""
+    rounding = f", whose rounding changes logits by {done.rounding:.1%} of their spread" if done.rounding else ""
     print(
-        f"model       {record.parameters:,} parameters, step {checkpoint.step}\n"
-        f"weights     {record.dtype}{rounding}\n"
-        f"verified    largest difference of a logit {record.max_abs_diff:.1e} (transformers' sdpa against training's)\n"
+        f"model       {done.parameters:,} parameters, step {checkpoint.step}\n"
+        f"weights     {done.dtype}{rounding}\n"
+        f"verified    largest difference of a logit {done.max_abs_diff:.1e} (transformers' sdpa against training's)\n"
         f"written     {out_dir}",
         flush=True,
     )

@@ -37,6 +37,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings
     from meap.train.machine import join_machine
     from meap.train.provenance import record_start
+    from meap.train.resuming import model_to_continue
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
     from meap.train.timetable import Timetable
@@ -49,6 +50,7 @@ def main(cfg: TrainingConfig) -> None:
 
     # Data: shards -> masked batches.
     shards = open_shards(cfg.data, TRAIN_SPLIT)
+    continues = model_to_continue(cfg, shards)
     tokenizer = open_tokenizer(cfg.tokenizer, shards)
     timetable = Timetable.of(cfg, shards)
     settings = loader_settings(cfg, machine, run_dir)
@@ -77,6 +79,7 @@ def main(cfg: TrainingConfig) -> None:
         context=cfg.data.seq_len,
         seed=cfg.run.seed,
         weights=machine.start_weights(cfg.train),
+        continues=continues,
     )
 
     # Training.
@@ -91,7 +94,7 @@ def main(cfg: TrainingConfig) -> None:
             timetable=timetable,
             evaluators=evaluators,
             algorithms=[] if masked_by_dataset else [build_input_masking(cfg.masking, rule)],
-            mask_id=tokenizer.mask_id,
+            tokenizer=tokenizer,
             run_dir=run_dir,
         )
     describe(cfg, machine, shards, model, timetable=timetable, heldout=heldout)

@@ -38,6 +38,7 @@ def main(cfg: TrainingConfig) -> None:
     from meap.train.fitting import describe, fit, heldout_evaluator, loader_settings
     from meap.train.machine import join_machine
     from meap.train.provenance import record_start
+    from meap.train.resuming import model_to_continue
     from meap.train.run_folder import open_run
     from meap.train.start import start_model
     from meap.train.timetable import Timetable
@@ -50,6 +51,7 @@ def main(cfg: TrainingConfig) -> None:
 
     # Data: packed conversations -> rows of [original | masked copy].
     shards = open_shards(cfg.data, TRAIN_SPLIT, kind=CONVERSATIONS)
+    continues = model_to_continue(cfg, shards)
     tokenizer = open_tokenizer(cfg.tokenizer, shards)
     timetable = Timetable.of(cfg, shards)
     settings = loader_settings(cfg, machine, run_dir)
@@ -78,6 +80,7 @@ def main(cfg: TrainingConfig) -> None:
         context=longest_segment(shards, cfg.sft, ratio=cfg.masking.ratio),
         seed=cfg.run.seed,
         weights=machine.start_weights(cfg.train),
+        continues=continues,
     )
 
     # Training.
@@ -92,7 +95,7 @@ def main(cfg: TrainingConfig) -> None:
             timetable=timetable,
             evaluators=evaluators,
             algorithms=[],
-            mask_id=tokenizer.mask_id,
+            tokenizer=tokenizer,
             run_dir=run_dir,
             has_segments=True,
         )

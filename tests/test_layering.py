@@ -21,13 +21,14 @@ CORE = {
     "synthetic_words",
     "storage",
     "processes",
+    "locks",
 }
 CONFIGURED_CORE = CORE | {"config", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "config": {"config", "errors", "processes"},
     "tokenizer": {"config", "errors"},
-    "checkpoints": {"checkpoints", "errors", "storage"},
+    "checkpoints": CORE | {"checkpoints"},
     "prep": CONFIGURED_CORE | {"prep"},
     "data": CONFIGURED_CORE | {"data"},
     "train": CONFIGURED_CORE | {"checkpoints", "data", "export", "train"},

@@ -1,13 +1,23 @@
-"""What a checkpoint is on disk and in a store, for whoever writes, finds or reads one; nothing here knows a model.
+"""What a checkpoint is on disk and in a store, for whoever writes, finds or reads one; nothing here knows torch.
 
     <folder>/ba120.pt            all state in one file, or
     <folder>/ba120/              a folder of parts, one or more per rank
     <folder>/ba120.json          the record: written last, so that a checkpoint without it does not count
+    <folder>/tokenizer/          the run's tokenizer, of all its checkpoints
+
+A folder is self-contained: what it takes to export a checkpoint, to continue it, or to start from it, is in it.
 
 record    what belongs to a checkpoint, with sizes and hashes        store    a local folder or a URL full of them
 """
 
-from meap.checkpoints.record import CheckpointFile, CheckpointRecord, describe_file, matches
+from meap.checkpoints.record import (
+    CheckpointFile,
+    CheckpointRecord,
+    ModelRecord,
+    describe_content,
+    describe_file,
+    matches,
+)
 from meap.checkpoints.store import CheckpointStore, DamagedError, checkpoint_name, full_disk_errors, newest_record
 
 __all__ = [
@@ -15,7 +25,9 @@ __all__ = [
     "CheckpointRecord",
     "CheckpointStore",
     "DamagedError",
+    "ModelRecord",
     "checkpoint_name",
+    "describe_content",
     "describe_file",
     "full_disk_errors",
     "matches",

@@ -1,4 +1,4 @@
-"""The record of a checkpoint: which files are its own, their sizes and hashes, and the run that wrote them."""
+"""The record of a checkpoint: its files with sizes and hashes, the run that wrote them, and what using them takes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import Any, Literal, cast
 
 import xxhash
 
-__all__ = ["CheckpointFile", "CheckpointRecord", "describe_file", "matches"]
+from meap.errors import CheckpointError
+from meap.manifest import TokenizerRecord
 
-_FORMAT = 1
+__all__ = ["CheckpointFile", "CheckpointRecord", "ModelRecord", "describe_content", "describe_file", "matches"]
+
+_FORMAT = 2
 _READ_BYTES = 1 << 24
 # What a record names is read and deleted, so a name must not lead out of the checkpoint's folder.
 _FILE_NAME = re.compile(r"ba\d+(\.pt|/[A-Za-z0-9_.]+)")
+_SHARED_NAME = re.compile(r"tokenizer/[A-Za-z0-9_.]+")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,19 @@ class CheckpointFile:
     """Relative to the folder of checkpoints: ``ba120.pt`` or ``ba120/__0_0.distcp``."""
     size: int
     xxh3_128: str
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What it takes to use a run's weights where neither its data nor the model it started from can be reached."""
+
+    architecture: dict[str, Any]
+    """Transformers' configuration of the model, `model_type` included."""
+    rows_without_mask: int | None
+    """Embedding rows before the mask token was added; None where that came from elsewhere."""
+    tokenizer: TokenizerRecord
+    tokenizer_files: tuple[CheckpointFile, ...]
+    """Below the folder of checkpoints, which all of them share: ``tokenizer/tokenizer.json``."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +62,9 @@ class CheckpointRecord:
     world_size: int
     config: dict[str, Any]
     """The run's resolved configuration."""
+    model: ModelRecord
     data: dict[str, str] = field(default_factory=dict[str, str])
-    """What tells the rows of training from others: by address, as `meap.data.Shards.identity` has it."""
+    """What tells the rows of training from others, wherever they are, as `meap.data.Shards.identity` has it."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
     files: tuple[CheckpointFile, ...] = ()
 
@@ -65,7 +83,8 @@ class CheckpointRecord:
         """Read back what `to_json` gave.
 
         Raises:
-            ValueError: The text is damaged, of another format, or names a file outside of the folder of checkpoints.
+            ValueError: The text is damaged, or names a file outside of the folder of checkpoints.
+            CheckpointError: It is whole, but of another format.
         """
         try:
             content = cast("dict[str, Any]", json.loads(text))
@@ -73,14 +92,23 @@ class CheckpointRecord:
             if stored_hash != _hash_of(content):
                 raise ValueError("its content does not have its hash")
             if (found := content.pop("format")) != _FORMAT:
-                raise ValueError(f"it has format {found}, not {_FORMAT}")
+                raise CheckpointError(
+                    f"the record of step {content['step']} has format {found}, this program reads {_FORMAT}: use the "
+                    "version of the program that wrote it"
+                )
+            model = content.pop("model")
+            model |= {
+                "tokenizer": TokenizerRecord(**model["tokenizer"]),
+                "tokenizer_files": tuple(CheckpointFile(**each) for each in model["tokenizer_files"]),
+            }
             files = tuple(CheckpointFile(**each) for each in content.pop("files"))
-            record = cls(**content, files=files)
+            record = cls(**content, model=ModelRecord(**model), files=files)
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"it is no whole record ({type(error).__name__})") from error
-        for file in record.files:
-            if not _FILE_NAME.fullmatch(file.name) or ".." in file.name:
-                raise ValueError(f"it names {file.name!r}, which no checkpoint has")
+        for allowed, named in ((_FILE_NAME, record.files), (_SHARED_NAME, record.model.tokenizer_files)):
+            for file in named:
+                if not allowed.fullmatch(file.name) or ".." in file.name:
+                    raise ValueError(f"it names {file.name!r}, which no checkpoint has")
         return record
 
 
@@ -88,6 +116,11 @@ def describe_file(path: Path, name: str) -> CheckpointFile:
     """Size and hash of a local file that is to be called `name`."""
     size, digest = _read(path)
     return CheckpointFile(name, size, digest)
+
+
+def describe_content(content: bytes, name: str) -> CheckpointFile:
+    """Size and hash of what is to be stored as `name`."""
+    return CheckpointFile(name, len(content), xxhash.xxh3_128(content).hexdigest())
 
 
 def matches(path: Path, file: CheckpointFile) -> bool:

@@ -12,11 +12,11 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from meap.checkpoints.record import CheckpointFile, CheckpointRecord, matches
+from meap.checkpoints.record import CheckpointFile, CheckpointRecord, describe_content, matches
 from meap.errors import CheckpointError
 from meap.storage import describe_error, is_url
 
@@ -118,24 +118,63 @@ class CheckpointStore:
         for name in names:
             self._try(lambda name=name: self._put(local / name, name), f"upload {name} to")
 
+    def read(self, file: CheckpointFile) -> bytes:
+        """A small file that checkpoints share.
+
+        Raises:
+            DamagedError: It is missing, or has another size or hash.
+            CheckpointError: The store cannot be read.
+        """
+        try:
+            content = self._read(file.name)
+        except FileNotFoundError as error:
+            raise DamagedError(f"{file.name} is missing") from error
+        if describe_content(content, file.name) != file:
+            raise DamagedError(f"{file.name} does not have the size and hash that were recorded")
+        return content
+
+    def share(self, contents: Mapping[CheckpointFile, bytes]) -> None:
+        """Write small files that checkpoints share, unless they are there already.
+
+        Raises:
+            CheckpointError: One cannot be written.
+        """
+        for file, content in contents.items():
+            if not self._has(file):
+                self._write(file.name, content)
+
     def withdraw(self, step: int) -> None:
         """Remove a step's record, so that its files can be written anew."""
         self._remove(f"{checkpoint_name(step)}.json")
 
     def publish(self, record: CheckpointRecord) -> None:
         """Write the record: from now on the checkpoint counts."""
-        name, content = f"{checkpoint_name(record.step)}.json", record.to_json()
+        self._write(f"{checkpoint_name(record.step)}.json", record.to_json())
+
+    def _has(self, file: CheckpointFile) -> bool:
+        try:
+            self.read(file)
+        except DamagedError:
+            return False
+        return True
+
+    def _write(self, name: str, content: bytes) -> None:
         if self.is_remote:
             filesystem, root = self._open()
             self._try(lambda: filesystem.pipe_file(f"{root}/{name}", content), f"write {name} to")
             return
-        partial = Path(self.location, f".{name}{_PARTIAL}")
-        with full_disk_errors(self.location, needed=len(content)), partial.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(Path(self.location, name))
-        _sync_folder(Path(self.location))
+        path = Path(self.location, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}{_PARTIAL}")
+        try:
+            with full_disk_errors(self.location, needed=len(content)), partial.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
     def prune(self, keep: int, *, newest: int) -> None:
         """Delete checkpoints before the last `keep` up to step `newest`, and what never got a record; -1 deletes none.

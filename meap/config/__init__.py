@@ -30,6 +30,7 @@ from meap.config.loggers import LoggersConfig
 from meap.config.prep import PrepConfig
 from meap.config.proof import ProofConfig
 from meap.config.removal import DedupConfig, FiltersConfig
+from meap.config.roles import Role, role_of
 from meap.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -77,6 +78,7 @@ __all__ = [
     "ProofConfig",
     "RayConfig",
     "RecordRetrievalConfig",
+    "Role",
     "RunConfig",
     "SchedulerConfig",
     "SftConfig",
@@ -89,6 +91,7 @@ __all__ = [
     "from_values",
     "load_config",
     "load_resolved",
+    "role_of",
     "run_command",
     "save_config",
     "to_values",

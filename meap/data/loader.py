@@ -182,12 +182,11 @@ def build_streams(
     """
     streams: list[Stream] = []
     for stream, count in zip(shards.streams, counts or [None] * len(shards.streams), strict=True):
-        key = f"data.streams.{stream.name}.remote" if stream.name else "data.remote"
         local = cache_dir / stream.name if stream.name else cache_dir
         if Path(stream.remote).resolve() == local.resolve():
             raise ConfigError(
-                f"data.cache_dir={cache_dir}: the cache {local} is {key} itself: choose another folder, or evicting a "
-                "shard from the cache would delete the only copy of it"
+                f"data.cache_dir={cache_dir}: the cache {local} is {stream.key} itself: choose another folder, or "
+                "evicting a shard from the cache would delete the only copy of it"
             )
         streams.append(
             CheckedStream(

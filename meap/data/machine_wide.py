@@ -9,7 +9,6 @@ file of that number for as long as it lives, and removes what is left of runs wh
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import secrets
 import shutil
@@ -31,6 +30,7 @@ from streaming.base.world import World
 from torch import distributed
 
 from meap.errors import ConfigError
+from meap.locks import describe_holder, lock_file
 
 __all__ = ["gather_from_ranks", "names_of_its_own", "require_shared_memory", "whole_shared_memory"]
 
@@ -156,28 +156,20 @@ def _lock_caches(streams_local: list[str], streams_remote: list[str | None]) -> 
         while path not in _held and not _lock(path):
             if time.monotonic() > given_up:
                 raise ConfigError(
-                    f"the cache folder {local} is in use by another run, or by another node of this one: give each its "
+                    f"the cache folder {local} is in use by {describe_holder(path)}: give each run, and each node, its "
                     "own with run.dir, or with data.cache_dir on a disk that nodes do not share"
                 )
             time.sleep(0.1)
 
 
 def _lock(path: Path) -> bool:
-    """Lock the file at `path`, made if need be, for as long as this process lives; whether nobody else has."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between opening and locking, somebody else may have swept it.
-        is_there = path.exists() and os.path.samestat(path.stat(), os.fstat(handle))
-    except BlockingIOError:
-        is_there = False
-    if is_there:
+    """Lock the file at `path`, for as long as this process lives; whether nobody else has."""
+    handle = lock_file(path)
+    if handle is not None:
         global _holder  # noqa: PLW0603
         _holder = os.getpid()
         _held[path] = handle
-    else:
-        os.close(handle)
-    return is_there
+    return handle is not None
 
 
 def _registry() -> Path:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import fsspec
@@ -16,8 +13,8 @@ from meap.config import DataConfig, TokenizerConfig
 from meap.errors import DataError, IncompleteError, MismatchError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, VALIDATION_SPLIT
-from meap.storage import describe_error, relative_to
-from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
+from meap.storage import describe_error, relative_to, without_file_scheme
+from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, restore_tokenizer
 
 __all__ = ["Shards", "StreamShards", "open_heldout", "open_shards", "open_tokenizer", "read_manifest"]
 
@@ -37,10 +34,15 @@ class StreamShards:
     name: str | None
     """Name in `data.streams`; None for the single one at `data.remote`."""
     remote: str
-    """Folder or URL of the data set; the split lies below it."""
+    """Local folder or URL of the data set; the split lies below it."""
     proportion: float | None
     """Share of the rows of an epoch, relative to the other streams; None: as many as it has."""
     manifest: Manifest
+
+    @property
+    def key(self) -> str:
+        """The key of the configuration that says where it is."""
+        return _key(self.name)
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,11 @@ class Shards:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells these rows from others at the same addresses, by address."""
-        return {stream.remote: stream.manifest.identity for stream in self.streams}
+        """What tells these rows from others, wherever they are: by the key that says where.
+
+        It names streams, whose order numbers the rows, but no place: data may move.
+        """
+        return {stream.key: stream.manifest.identity for stream in self.streams}
 
     def mixed_order(self) -> NDArray[np.int64]:
         """All row numbers, so that the first N hold every stream in the ratio of its rows; of one stream, 0, 1, ..."""
@@ -106,11 +111,11 @@ def open_shards(config: DataConfig, split: str, *, kind: str | None = ROWS) -> S
         return Shards(split, (_open_stream(config, None, config.remote, None, split, kind),))
     streams: list[StreamShards] = []
     for name, stream in sorted(config.streams.items()):
-        root = stream.remote.rstrip("/")
+        root = _root(stream.remote)
         if split != TRAIN_SPLIT and not _has_split(root, split) and _has_split(root, TRAIN_SPLIT):
             continue  # prepared with heldout_ratio=0
         proportion = stream.proportion if split == TRAIN_SPLIT else None
-        streams.append(_open_stream(config, name, root, proportion, split, kind))
+        streams.append(_open_stream(config, name, stream.remote, proportion, split, kind))
     if not streams:
         raise IncompleteError(
             f"none of data.streams ({', '.join(sorted(config.streams))}) has a {split!r} split: "
@@ -141,7 +146,7 @@ def open_heldout(config: DataConfig, *, kind: str | None = ROWS) -> Shards | Non
 def _open_stream(
     config: DataConfig, name: str | None, remote: str, proportion: float | None, split: str, kind: str | None
 ) -> StreamShards:
-    key, root = "data.remote" if name is None else f"data.streams.{name}.remote", remote.rstrip("/")
+    key, root = _key(name), _root(remote)
     manifest = read_manifest(root, split, key=key)
     if kind is not None and manifest.kind != kind:
         raise MismatchError(
@@ -153,6 +158,14 @@ def _open_stream(
             f"set data.seq_len={manifest.seq_len} or prepare the data again"
         )
     return StreamShards(name, root, proportion, manifest)
+
+
+def _key(stream: str | None) -> str:
+    return "data.remote" if stream is None else f"data.streams.{stream}.remote"
+
+
+def _root(remote: str) -> str:
+    return without_file_scheme(remote).rstrip("/") or "/"
 
 
 def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
@@ -187,11 +200,8 @@ def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
     if config.name is not None:
         tokenizer = load_tokenizer(config)
     else:
-        with tempfile.TemporaryDirectory(prefix="meap-tokenizer-") as folder:
-            for name in TOKENIZER_FILES:
-                Path(folder, name).write_bytes(_read(f"{remote}/{TOKENIZER_DIR}/{name}"))
-            stored = load_tokenizer(dataclasses.replace(config, name=folder))
-            tokenizer = dataclasses.replace(stored, name=recorded.name)
+        contents = {name: _read(f"{remote}/{TOKENIZER_DIR}/{name}") for name in TOKENIZER_FILES}
+        tokenizer = restore_tokenizer(contents, config, name=recorded.name)
     tokenizer.require_fingerprint(recorded.fingerprint, owner=f"{remote}/{shards.split}")
     return tokenizer
 

@@ -173,6 +173,10 @@ class TaskInputs:
     """The model's own."""
     heldout_rows: Sequence[NDArray[np.int64]] = ()
     """Clean rows of ``seq_len + 1`` ids that were not trained on, read when they are asked for."""
+    why_no_rows: str = (
+        "there are no held-out rows that the model's tokenizer made: give perplexity.remote=[<prepared data>]"
+    )
+    """Where there are none; tasks that need them are then skipped."""
 
     @property
     def start(self) -> list[int]:

@@ -1,24 +1,36 @@
-"""Find a run's checkpoint, locally or in a store, and read weights from it."""
+"""Find a run's checkpoint, locally or in a store, and read weights and tokenizer from it."""
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 
 from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError
-from meap.config import TrainingConfig, from_values
-from meap.errors import CheckpointError
+from meap.config import TokenizerConfig, TrainingConfig, from_values
+from meap.errors import CheckpointError, ConfigError
 from meap.storage import is_url
+from meap.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer
 
-__all__ = ["Checkpoint", "find_checkpoint", "load_weights", "local_copy", "read_checkpoint", "read_run_config"]
+__all__ = [
+    "Checkpoint",
+    "find_checkpoint",
+    "load_weights",
+    "local_copy",
+    "read_checkpoint",
+    "read_record",
+    "recorded_config",
+    "recorded_tokenizer",
+    "rows_without_mask",
+]
 
 _STEP = re.compile(r"ba(\d+)(\.pt)?")
 _NOT_ALLOWED = re.compile(r"GLOBAL (\S+)")
@@ -73,24 +85,79 @@ def _problem_of(store: CheckpointStore, step: int) -> str:
     return ""
 
 
-def read_run_config(location: str) -> TrainingConfig:
-    """The configuration of the run that wrote the checkpoint at `location`: it is in the record beside it.
+def read_record(location: str) -> CheckpointRecord:
+    """The record beside the checkpoint at `location`.
 
     Raises:
-        CheckpointError: There is no whole record.
+        CheckpointError: There is no whole one.
     """
-    parent, _, name = location.rstrip("/").rpartition("/")
-    step = _STEP.fullmatch(name)
-    if step is None:
-        raise CheckpointError(f"checkpoint {location} is not called ba<step>.pt or ba<step>: give one that a run wrote")
+    store, step = _placed(location)
     try:
-        record = CheckpointStore(parent or ".").record(int(step[1]))
+        return store.record(step)
     except DamagedError as error:
         raise CheckpointError(
             f"the architecture of checkpoint {location} is not known ({error}): give one with its record, which a run "
             "writes beside it"
         ) from error
+
+
+def recorded_config(record: CheckpointRecord, location: str) -> TrainingConfig:
+    """The configuration of the run that wrote the checkpoint at `location`."""
     return from_values(TrainingConfig, record.config, origin=f"the record of {location}")
+
+
+def recorded_tokenizer(record: CheckpointRecord, location: str, *, otherwise: TokenizerConfig) -> Tokenizer:
+    """The tokenizer that lies beside the checkpoint at `location`.
+
+    Args:
+        record: The checkpoint's.
+        location: Path or URL of the checkpoint.
+        otherwise: What to take where that one is missing or damaged, if its name is set.
+
+    Raises:
+        CheckpointError: It is missing or damaged, and there is no other.
+        MismatchError: The other one is not the run's.
+    """
+    expected, config = record.model.tokenizer, recorded_config(record, location).tokenizer
+    store, _ = _placed(location)
+    try:
+        contents = {PurePosixPath(file.name).name: store.read(file) for file in record.model.tokenizer_files}
+    except DamagedError as error:
+        if otherwise.name is None:
+            raise CheckpointError(
+                f"the tokenizer of checkpoint {location} is missing or damaged ({error}): copy tokenizer/ from the "
+                "run's folder of checkpoints, or give the same one by tokenizer.name=<folder or hub name>, such as "
+                "the folder tokenizer/ of its data"
+            ) from error
+        tokenizer = load_tokenizer(dataclasses.replace(config, name=otherwise.name))
+    else:
+        tokenizer = restore_tokenizer(contents, config, name=expected.name)
+    tokenizer.require_fingerprint(expected.fingerprint, owner=f"checkpoint {location}")
+    return tokenizer
+
+
+def rows_without_mask(record: CheckpointRecord) -> int:
+    """Embedding rows of an export without the mask token: as many as before it was added.
+
+    Raises:
+        ConfigError: It was not added by this run, or by one it started from, so it is not its to take.
+    """
+    rows, config = record.model.rows_without_mask, recorded_config(record, record.name)
+    if rows is None:
+        raise ConfigError(
+            f"export.keep_mask=false, but {config.model.base or record.model.tokenizer.name} had "
+            f"{config.tokenizer.mask_token!r} before this run: use export.keep_mask=true"
+        )
+    return rows
+
+
+def _placed(location: str) -> tuple[CheckpointStore, int]:
+    """The folder of a checkpoint, and its step."""
+    parent, _, name = location.rstrip("/").rpartition("/")
+    step = _STEP.fullmatch(name)
+    if step is None:
+        raise CheckpointError(f"checkpoint {location} is not called ba<step>.pt or ba<step>: give one that a run wrote")
+    return CheckpointStore(parent or "."), int(step[1])
 
 
 @contextmanager
@@ -105,14 +172,10 @@ def local_copy(location: str) -> Iterator[Path]:
             raise CheckpointError(f"checkpoint {location} does not exist: correct export.checkpoint")
         yield Path(location)
         return
-    parent, _, name = location.rstrip("/").rpartition("/")
-    step = _STEP.fullmatch(name)
-    if step is None:
-        raise CheckpointError(f"checkpoint {location} is not called ba<step>.pt or ba<step>: correct export.checkpoint")
-    store = CheckpointStore(parent)
+    store, step = _placed(location)
     with tempfile.TemporaryDirectory(prefix="meap-checkpoint-") as folder:
         try:
-            record = store.record(int(step[1]))
+            record = store.record(step)
             path = store.fetch(record, Path(folder))
             Path(folder, f"ba{record.step}.json").write_bytes(record.to_json())
         except DamagedError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError, MismatchError
+from meap.locks import describe_holder, lock_file
 from meap.manifest import CONVERSATIONS, FORMAT_VERSION, ROWS
 from meap.prep.executors.slurm_array import ARRAY_NAME
 from meap.prep.folder import OutputFolder, storage_errors
@@ -337,15 +337,13 @@ def _locked(folder: OutputFolder) -> Iterator[None]:
     with storage_errors(folder.url):
         path = folder.local_path(_PREP_DIR) / "lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("w")
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{folder.url} is being prepared by another process: wait for it, or end it") from error
-        except OSError:
-            pass  # some network file systems have no locks; two equal jobs would write equal bytes
+        handle = lock_file(path)
+    if handle is None:
+        raise DataError(f"{folder.url} is being prepared by {describe_holder(path)}: wait for it, or end it")
+    try:
         yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

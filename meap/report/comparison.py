@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from meap.config.roles import Role, role_of
 from meap.report.runs import Run
 from meap.report.series import Series
 
@@ -17,28 +18,6 @@ __all__ = ["Comparison", "Figure", "Result", "Setting", "compare"]
 _END = 0.05
 """Share of the steps whose mean is a run's final training loss."""
 
-# Follow from the name of a run, or from nothing but where and when it is measured.
-_NAMES = ("run.name", "run.dir", "data.cache_dir", "checkpoint.", "loggers.", "export.", "eval.")
-# Change speed, memory or what is logged; the order of samples, the masks and the updates stay as they are.
-_SAME_RESULT = (
-    "data.num_workers",
-    "data.predownload",
-    "data.cache_limit",
-    "data.keep_zip",
-    "data.validate_hash",
-    "data.download_retry",
-    "data.download_timeout",
-    "masking.site",
-    "model.attention",
-    "train.microbatch_size",
-    "train.device",
-    "train.dist_timeout",
-    "train.log_interval",
-    "train.sharding",
-    "train.activation_checkpointing",
-    "train.eval_interval",
-    "train.eval_batches",
-)
 _RATIO = "masking.ratio"
 
 
@@ -101,7 +80,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     keys = list(dict.fromkeys(key for run in configured for key in run.settings))
     values = {key: [run.settings.get(key, ...) for run in runs] for key in keys}
     differ = [key for key in keys if not _alike([run.settings.get(key, ...) for run in configured])]
-    differing = sorted((Setting(key, values[key], _weight(key)) for key in differ), key=_rank)
+    differing = sorted((Setting(key, values[key], _weight(key, runs)) for key in differ), key=_rank)
     packages = sorted({name for run in runs for name in run.versions})
     versions = {name: [run.versions.get(name, ...) for run in runs] for name in packages}
     return Comparison(
@@ -123,10 +102,13 @@ def _known(values: Sequence[Any]) -> list[Any]:
     return [value for value in values if value is not ...]
 
 
-def _weight(key: str) -> str:
-    if key.startswith(_NAMES):
-        return "name"
-    return "speed" if key in _SAME_RESULT else "result"
+def _weight(key: str, runs: Sequence[Run]) -> str:
+    """Data that has moved is the same data, and one tokenizer makes the same rows whatever it is called."""
+    role = role_of(key)
+    if role is Role.SOURCE:
+        rows = [run.rows for run in runs if run.settings]
+        return "name" if all(rows) and _alike(rows) else "result"
+    return {Role.PLACE: "name", Role.SPEED: "speed"}.get(role, "result")
 
 
 def _rank(setting: Setting) -> tuple[int, bool, str]:
@@ -206,7 +188,8 @@ def _differ_in_masking(runs: Sequence[Run]) -> bool:
 
 def _masking(run: Run) -> dict[str, Any]:
     sections = ("masking.", "sft.")
-    return {key: value for key, value in run.settings.items() if key.startswith(sections) and key not in _SAME_RESULT}
+    kept = (key for key in run.settings if key.startswith(sections) and role_of(key) is Role.RESULT)
+    return {key: run.settings[key] for key in kept}
 
 
 def _results(runs: Sequence[Run]) -> Iterator[Result]:

@@ -32,13 +32,23 @@ def read_evaluation(path: Path) -> Evaluation | None:
     try:
         found = json.loads(path.read_bytes())
         estimates = {label: {key: float(each[key]) for key in each.keys() & _PARTS} for label, each in _labelled(found)}
-        asked = {"data": found.get("data"), **found["config"]}
         tasks = dict(found["tasks"])
+        asked = _asked(found["config"], tasks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not estimates or not all("value" in each for each in estimates.values()):
         return None
     return Evaluation(estimates, {key: value for key, value in asked.items() if key not in _NOT_ASKED}, tasks)
+
+
+def _asked(config: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings, but held-out rows by what they are: data may have moved between two evaluations."""
+    asked = dict(config)
+    if "perplexity" in asked:
+        asked["perplexity"] = {key: value for key, value in asked["perplexity"].items() if key != "remote"}
+    if rows := tasks.get("perplexity", {}).get("prompts_sha256"):
+        asked["held-out rows"] = rows
+    return asked
 
 
 def _labelled(found: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -10,9 +10,11 @@ from typing import Any, cast
 
 from meap.config.loading import read_yaml
 from meap.errors import ConfigError, DataError
+from meap.manifest import Manifest
 from meap.report.evaluations import Evaluation, read_evaluation
 from meap.report.metrics import HOURS, METRICS
 from meap.report.series import Series, join_series
+from meap.schema import MANIFEST_NAME, TRAIN_SPLIT
 
 __all__ = ["Run", "read_run", "read_runs"]
 
@@ -21,6 +23,7 @@ _CONFIG_NAME = "config.yaml"
 _VERSIONS_NAME = "versions.json"
 _STARTS_NAME = "starts.jsonl"
 _EVAL_DIR = "eval"
+_DATA_DIR = "data"
 _MOST_NAMED = 5
 
 
@@ -44,6 +47,8 @@ class Run:
     """One per start of the training command."""
     evaluations: Mapping[str, Evaluation]
     """Results of `recipes/evaluate.py` by file name without its ending."""
+    rows: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What tells the rows of training from others, wherever they are: by the key that says where."""
     notes: Sequence[str] = field(default=())
     """What is missing or broken."""
 
@@ -100,6 +105,7 @@ def read_run(folder: Path, name: str) -> Run:
         versions=_read_object(folder / _VERSIONS_NAME, notes),
         starts=_read_starts(folder / _STARTS_NAME, notes),
         evaluations=_read_evaluations(folder / _EVAL_DIR, notes),
+        rows=_read_rows(folder / _DATA_DIR, notes),
         notes=notes,
     )
 
@@ -212,6 +218,19 @@ def _read_starts(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [dict(_leaves(record)) for record in _read_lines(path, notes, is_whole=bool)]
+
+
+def _read_rows(folder: Path, notes: list[str]) -> dict[str, str]:
+    """By the copies that a run keeps of its data's manifests, one or one per stream."""
+    found: dict[str, str] = {}
+    single = folder / TRAIN_SPLIT / MANIFEST_NAME
+    for path in [single] if single.is_file() else sorted(folder.glob(f"*/{TRAIN_SPLIT}/{MANIFEST_NAME}")):
+        key = "data.remote" if path == single else f"data.streams.{path.parent.parent.name}.remote"
+        try:
+            found[key] = Manifest.from_json(path.read_bytes(), origin=str(path)).identity
+        except (OSError, DataError) as error:
+            notes.append(f"{path.relative_to(folder.parent)} cannot be read and was left out ({error})")
+    return found
 
 
 def _read_evaluations(folder: Path, notes: list[str]) -> dict[str, Evaluation]:

@@ -40,6 +40,7 @@ from meap.train.plan import (
     training_days,
 )
 from meap.train.preflight import check_settings, notes
+from meap.train.resuming import model_to_continue
 from meap.train.start import start_model
 from meap.train.timetable import Timetable
 from meap.train.writable import require_writable
@@ -85,6 +86,7 @@ def rehearse(config: TrainingConfig, *, kind: str = ROWS) -> None:
             else config.data.seq_len,
             seed=config.run.seed,
             weights="none",
+            continues=model_to_continue(config, shards),
         )
     if machine.is_leader:
         print("\n".join(_plan(config, planned, shards, heldout, timetable, model)), flush=True)

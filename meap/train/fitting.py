@@ -22,11 +22,11 @@ from meap.config import TrainConfig, TrainingConfig
 from meap.data import RowLoader, Shards, describe_epoch
 from meap.errors import CheckpointError, MeapError, StoppedError, TrainingError
 from meap.schema import Batch, SftBatch
+from meap.storage import clean_arguments
 from meap.train.callbacks import append_to_log
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.preflight import notes
-from meap.train.provenance import clean_arguments
 from meap.train.saving import CheckpointSaving
 from meap.train.timetable import Timetable
 

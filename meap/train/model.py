@@ -96,6 +96,8 @@ class NextTokenModel(ComposerModel):
         self.config = model.config
         self.loss_chunks = 0
         """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
+        self.rows_without_mask: int | None = None
+        """Embedding rows before our training added the mask token; None where that came from elsewhere."""
         self.speed_up_loss: SpeedUp = as_it_is
         # Head and loss run inside of the decoder's own call: that is where FSDP has gathered the head's weight.
         model.forward = partial(self._decode, model.forward)  # type: ignore[method-assign]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shlex
 import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -23,9 +22,10 @@ from torch.version import cuda as torch_cuda
 
 from meap.data import Shards
 from meap.schema import MANIFEST_NAME
+from meap.storage import clean_arguments
 from meap.train.machine import Machine
 
-__all__ = ["STARTS_NAME", "VERSIONS_NAME", "clean_arguments", "record_start"]
+__all__ = ["STARTS_NAME", "VERSIONS_NAME", "record_start"]
 
 VERSIONS_NAME = "versions.json"
 STARTS_NAME = "starts.jsonl"
@@ -42,17 +42,13 @@ _PACKAGES = (
     "transformers",
     "triton",
 )
-_SECRET = re.compile(r"(key|token|secret|password|passwd|credential)s?$", re.IGNORECASE)
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
-_QUERY = re.compile(r"\?\S*")
-_HIDDEN = "***"
 
 
-def record_start(run_dir: Path, machine: Machine, splits: Iterable[Shards], *, from_step: int) -> None:
+def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, from_step: int) -> None:
     """Keep what this start is; every rank calls, rank 0 writes.
 
     ``versions.json`` and ``data/<stream>/<split>/manifest.json`` are those of the first start and stay as they are.
-    ``starts.jsonl`` gets a line for each: the same facts, when, on how many ranks, from which step.
+    ``starts.jsonl`` gets a line for each: the same facts, when, on how many ranks, from which step, on data from where.
 
     Args:
         run_dir: The run's folder.
@@ -79,7 +75,12 @@ def record_start(run_dir: Path, machine: Machine, splits: Iterable[Shards], *, f
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / VERSIONS_NAME).is_file():
         _write(run_dir / VERSIONS_NAME, json.dumps(facts, indent=2) + "\n")
-    start = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "from_step": from_step, **facts}
+    start = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "from_step": from_step,
+        "data": {stream.key: stream.remote for shards in splits for stream in shards.streams},
+        **facts,
+    }
     with (run_dir / STARTS_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")
     for shards in splits:
@@ -87,18 +88,6 @@ def record_start(run_dir: Path, machine: Machine, splits: Iterable[Shards], *, f
             path = run_dir / _DATA_DIR / (stream.name or "") / shards.split / MANIFEST_NAME
             if not path.is_file() or not from_step:
                 _write(path, stream.manifest.to_json())
-
-
-def clean_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command line without values of keys that look like secrets, and without users and queries in URLs."""
-    cleaned: list[str] = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and _SECRET.search(key):
-            value = _HIDDEN
-        value = _QUERY.sub(f"?{_HIDDEN}", _USER.sub(f"{_HIDDEN}@", value)) if "://" in value else value
-        cleaned.append(f"{key}{equals}{value}" if equals else _USER.sub(f"{_HIDDEN}@", argument))
-    return cleaned
 
 
 def _revision(project: Path) -> dict[str, Any]:

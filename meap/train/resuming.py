@@ -12,12 +12,13 @@ from typing import TypeVar, cast
 
 from composer.utils import dist
 
-from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, newest_record
-from meap.config import TrainingConfig
+from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, ModelRecord, newest_record
+from meap.config import TrainingConfig, from_values
+from meap.data import Shards
 from meap.errors import CheckpointError, ConfigError, MeapError, MismatchError
 from meap.train.saving import STAGING_NAME, local_folder
 
-__all__ = ["ResumePoint", "find_resume_point", "newest_record"]
+__all__ = ["ResumePoint", "find_resume_point", "model_to_continue", "newest_record"]
 
 ResultT = TypeVar("ResultT")
 
@@ -33,7 +34,32 @@ class ResumePoint:
     record: CheckpointRecord
 
 
-def find_resume_point(config: TrainingConfig, run_dir: Path, *, data: Mapping[str, str]) -> ResumePoint | None:
+def model_to_continue(config: TrainingConfig, shards: Shards) -> ModelRecord | None:
+    """What the run that continues has trained, by its newest record; None where it begins. Every rank calls.
+
+    Its rows are those of `shards`, wherever they are found now; an address that has changed is logged on a line.
+
+    Raises:
+        MismatchError: The run has been trained on other rows.
+        CheckpointError: The folder or store of checkpoints cannot be read.
+    """
+
+    def look() -> ModelRecord | None:
+        record = newest_record(config.checkpoint.folder) if config.checkpoint.autoresume else None
+        if record is None:
+            return None
+        place = f"{config.checkpoint.folder}/{record.name}"
+        _require_same_rows(place, record.data, shards.identity)
+        before = _addresses(from_values(TrainingConfig, record.config, origin=place))
+        for key, given in _addresses(config).items():
+            if key in shards.identity and given != before[key]:
+                print(f"continuing {place} with {key}={given} (was {before[key]}), same rows", flush=True)
+        return record.model
+
+    return _on_leader(look)
+
+
+def find_resume_point(config: TrainingConfig, run_dir: Path) -> ResumePoint | None:
     """The newest intact checkpoint, or None where there is none at all; every rank calls.
 
     One that is damaged is named on a line, and the one before is used. What killed runs left half-written is deleted.
@@ -41,11 +67,9 @@ def find_resume_point(config: TrainingConfig, run_dir: Path, *, data: Mapping[st
     Args:
         config: The whole configuration.
         run_dir: The run's folder.
-        data: The rows to train on, as `meap.data.Shards.identity` has them.
 
     Raises:
         CheckpointError: There are checkpoints but none is whole, the store cannot be read, or the kind does not fit.
-        MismatchError: The checkpoint's run has been trained on other rows of the same address.
         ConfigError: The run shall not continue, but the folder holds checkpoints; or nodes do not share the folder.
     """
     store, copies = CheckpointStore(config.checkpoint.folder), local_folder(config, run_dir)
@@ -63,7 +87,6 @@ def find_resume_point(config: TrainingConfig, run_dir: Path, *, data: Mapping[st
         point, problem = _fetched(store, step, copies)
         if point is not None:
             _require_loadable(config, point.record)
-            _require_same_rows(f"{store.location}/{point.record.name}", point.record.data, data)
             _say(f"continues  from {store.location}/{point.record.name}, step {step:,} (epoch {point.record.epoch})")
             return point
         _say(f"checkpoint {store.location}/ba{step} is damaged ({problem}): the one before it is used")
@@ -154,13 +177,18 @@ def _require_loadable(config: TrainingConfig, record: CheckpointRecord) -> None:
 
 
 def _require_same_rows(place: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """The address alone says nothing: data may have been prepared anew at the same place."""
-    for remote in before.keys() & now.keys():
-        if before[remote] != now[remote]:
+    """An address says nothing: data may have moved, or been prepared anew at the same place."""
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
             raise MismatchError(
-                f"{place} has been trained on {before[remote]} of {remote}, which now holds {now[remote]}: prepare the "
-                "same data again, or give this run another run.name"
+                f"{place} has been trained on {before.get(key, 'no rows')} of {key}, which now holds "
+                f"{now.get(key, 'none')}: give the same data, wherever it is now, or give this run another run.name"
             )
+
+
+def _addresses(config: TrainingConfig) -> dict[str, str]:
+    streams = {f"data.streams.{name}.remote": stream.remote for name, stream in config.data.streams.items()}
+    return {"data.remote": config.data.remote, **streams}
 
 
 def _say(line: str) -> None:

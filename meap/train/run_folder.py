@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from meap.config import TrainingConfig, from_values, load_resolved, save_config, to_values
+from meap.config import Role, TrainingConfig, from_values, load_resolved, role_of, save_config, to_values
 from meap.errors import MismatchError
 from meap.train.resuming import newest_record
 
@@ -15,24 +16,12 @@ __all__ = ["CONFIG_NAME", "METRICS_NAME", "open_run"]
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 
-# A resumed run must be the same run: these keys decide its order of samples, its masks, its weights or its updates.
-_FIXED = (
-    "run.seed",
-    "tokenizer",
-    "data.remote",
-    "data.streams",
-    "data.seq_len",
-    "data.num_canonical_nodes",
-    "data.shuffle",  # also its algorithm and block size
-    "data.sampling_method",
-    "data.batching_method",
-    "masking",
-    "sft",
-    "model",
-    "optimizer",
-    "scheduler",
-    "train.global_batch_size",
-)
+_STREAM = re.compile(r"data\.streams\.([^.]+)\.")
+_REMEDIES = {
+    "model.base": "a run that continues has its weights in its checkpoints and does not read its base any more: leave "
+    "model.base as it was",
+}
+_EFFECTS = {"train.max_duration": "; schedules that go by the length of the run are stretched to it"}
 
 
 def open_run(config: TrainingConfig, *, is_leader: bool) -> Path:
@@ -72,16 +61,26 @@ def _settings_before(config: TrainingConfig, folder: Path) -> tuple[str, Trainin
 
 
 def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse what would make it another run, and say what else has changed; rows are compared when they are opened."""
+    if (was := _streams(before)) != (given := _streams(now)):
+        raise MismatchError(
+            f"{place} holds a run on {was}, not on {given}: a stream cannot come, go or change its name, by which rows "
+            "are numbered and masked; give this run another run.name, or delete the folder"
+        )
     for key in sorted(now.keys() | before.keys()):
         was, given = before.get(key), now.get(key)
-        if was == given:
+        role = role_of(key)
+        if was == given or (role is Role.SOURCE and key.startswith("data.")):
             continue
-        if key.startswith(_FIXED):
-            raise MismatchError(
-                f"{place} holds a run with {key}={was}, not {given}: "
-                "give this run another run.name, or delete the folder"
-            )
-        print(f"continuing {place} with {key}={given} (was {was})", flush=True)
+        if role is Role.RESULT:
+            remedy = _REMEDIES.get(key, "give this run another run.name, or delete the folder")
+            raise MismatchError(f"{place} holds a run with {key}={was}, not {given}: {remedy}")
+        print(f"continuing {place} with {key}={given} (was {was}){_EFFECTS.get(key, '')}", flush=True)
+
+
+def _streams(flat: dict[str, Any]) -> str:
+    names = sorted({found[1] for found in map(_STREAM.match, flat) if found})
+    return f"data.streams {', '.join(names)}" if names else "data.remote alone"
 
 
 def _flat(config: TrainingConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ is at once.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 import sys
@@ -28,7 +29,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from meap.checkpoints import CheckpointFile, CheckpointRecord, CheckpointStore
+from meap.checkpoints import CheckpointFile, CheckpointRecord, CheckpointStore, ModelRecord
 from meap.config import TrainingConfig, to_values
 from meap.errors import CheckpointError, MeapError, StoppedError
 from meap.train.stopping import NOTHING, Agreement, StopSignals
@@ -61,6 +62,8 @@ class CheckpointSaving(Callback):
         config: The whole configuration; its section `checkpoint` says how, the record keeps all of it.
         run_dir: The run's folder.
         data: The rows of training, as `meap.data.Shards.identity` has them, for the record.
+        model: The model and its tokenizer, for the record.
+        shared: Files that `model` names, with their contents, stored before the first record.
         interval: Batches between checkpoints: `checkpoint.interval`.
 
     Raises:
@@ -69,9 +72,21 @@ class CheckpointSaving(Callback):
             in the same place.
     """
 
-    def __init__(self, config: TrainingConfig, *, run_dir: Path, data: Mapping[str, str], interval: int) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        *,
+        run_dir: Path,
+        data: Mapping[str, str],
+        interval: int,
+        model: ModelRecord,
+        shared: Mapping[CheckpointFile, bytes],
+    ) -> None:
         self._config = config
         self._data = dict(data)
+        self._model = model
+        self._unshared = dict(shared)
+        """What is not known to be stored yet."""
         self._kind: Literal["full", "sharded"] = "sharded" if config.checkpoint.state_dict == "sharded" else "full"
         self._interval = interval
         self._folder = local_folder(config, run_dir)
@@ -153,6 +168,7 @@ class CheckpointSaving(Callback):
             kind=self._kind,
             world_size=dist.get_world_size(),
             config=to_values(self._config),
+            model=self._model,
             data=self._data,
             versions={name: version(name) for name in _PACKAGES},
         )
@@ -162,7 +178,9 @@ class CheckpointSaving(Callback):
         if self._save is not None and self._save.failure:
             return  # told to all at the next step; those who do not know yet have copied together with this rank
         if self._kind == "sharded" or dist.get_global_rank() == 0:
-            self._save = _Save(self._config, record, write, self._folder, self._group, unpublished, self._known)
+            self._save = _Save(
+                self._config, record, write, self._folder, self._group, unpublished, self._known, self._unshared
+            )
             self._save.start()
 
     def _finish_last(self) -> list[CheckpointRecord]:
@@ -212,6 +230,7 @@ class _Save:
         group: Any,
         unpublished: list[CheckpointRecord],
         known: set[int],
+        unshared: dict[CheckpointFile, bytes],
     ) -> None:
         self.failure = ""
         """Why the checkpoint is not on this machine's disk."""
@@ -225,6 +244,7 @@ class _Save:
         self._folder = folder
         self._group = group
         self._known = known
+        self._unshared = unshared
         self._store = CheckpointStore(config.checkpoint.folder)
         self._local = CheckpointStore(str(folder))
         # At the end of a process that fails, nobody waits for this one.
@@ -240,7 +260,9 @@ class _Save:
 
     def again(self) -> _Save:
         """Another attempt to upload what is on the disk already."""
-        return _Save(self._config, self._record, None, self._folder, self._group, self.unpublished, self._known)
+        return _Save(
+            self._config, self._record, None, self._folder, self._group, self.unpublished, self._known, self._unshared
+        )
 
     def _run(self) -> None:
         try:
@@ -272,7 +294,7 @@ class _Save:
         """Write, move, and publish where the local disk is all there is."""
         record, rank = self._record, dist.get_global_rank()
         files = [file for own in self._together(write) for file in own]
-        record = CheckpointRecord(**{**vars(record), "files": tuple(files)})
+        record = dataclasses.replace(record, files=tuple(files))
         if not self._store.is_remote:
             self._require_alone()
 
@@ -288,7 +310,13 @@ class _Save:
         if self._store.is_remote:
             self.unpublished = [*self.unpublished, record]
         elif rank == 0:
-            self._store.publish(record)
+            self._publish(record)
+
+    def _publish(self, record: CheckpointRecord) -> None:
+        """The record last: what it names is there."""
+        self._store.share(self._unshared)
+        self._unshared.clear()
+        self._store.publish(record)
 
     def _require_alone(self) -> None:
         """Raise where somebody else saves here, too: two runs would overwrite and delete each other's checkpoints."""
@@ -321,7 +349,7 @@ class _Save:
         self._together(withdraw)
         self._together(lambda: self._store.upload(own, self._folder))
         if rank == 0:
-            self._store.publish(record)
+            self._publish(record)
 
     def _delete_old(self) -> None:
         keep, step = self._config.checkpoint.keep, self._record.step

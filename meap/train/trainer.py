@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from composer.utils.parallelism import FSDP2Config
 
 from meap.config import TrainConfig, TrainingConfig
 from meap.data import Shards
+from meap.tokenizer import Tokenizer
 from meap.train.callbacks import MaskingMonitor, Throughput, build_progress
 from meap.train.compilation import choose_compilation, compile_model
 from meap.train.fitting import packed_rows
@@ -22,6 +24,7 @@ from meap.train.loggers import build_loggers
 from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
+from meap.train.model_record import record_model
 from meap.train.optim import LearningRateSchedule, build_optimizer
 from meap.train.resuming import find_resume_point
 from meap.train.saving import CheckpointSaving
@@ -40,7 +43,7 @@ def build_trainer(
     timetable: Timetable,
     evaluators: Sequence[Evaluator],
     algorithms: Sequence[Algorithm],
-    mask_id: int,
+    tokenizer: Tokenizer,
     run_dir: Path,
     has_segments: bool = False,
 ) -> LeanTrainer:
@@ -51,52 +54,64 @@ def build_trainer(
         machine: Device, precision and ranks.
         model: The model at step 0; with sharding its weights are needed on rank 0 only.
         train_loader: This rank's share of each batch.
-        shards: What it reads; a run continues on the same rows only.
+        shards: What it reads.
         timetable: When things happen, in steps.
         evaluators: What is measured during training.
         algorithms: The method, where the training process applies it.
-        mask_id: Id of the mask token, for the statistics.
+        tokenizer: What made the rows; it is kept with the checkpoints.
         run_dir: The run's folder.
         has_segments: Whether rows are those of fine-tuning, with segments of other lengths in every batch.
     """
     train = config.train
     interval = timetable.log_interval
     clip_norm = config.optimizer.grad_clip_norm
-    start = find_resume_point(config, run_dir, data=shards.identity)
+    start = find_resume_point(config, run_dir)
+    kind = start.record.kind if start else config.checkpoint.state_dict
+    recorded, shared = record_model(model, tokenizer, before=start.record.model if start else None)
     if train.activation_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
     speed_up(config, machine, model, has_segments=has_segments)
-    return LeanTrainer(
-        loss_interval=interval,
-        model=model,
-        train_dataloader=packed_rows(train_loader),
-        eval_dataloader=list(evaluators),
-        max_duration=f"{timetable.steps}ba",
-        optimizers=build_optimizer(config.optimizer, model, fused=machine.on_gpu),
-        algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
-        callbacks=[
-            LearningRateSchedule(
-                warmup=timetable.warmup, total=timetable.steps, final_ratio=config.scheduler.final_ratio
-            ),
-            MaskingMonitor(mask_id=mask_id, interval=interval),
-            LRMonitor(),
-            _throughput(config, machine, model, timetable),
-            CheckpointSaving(config, run_dir=run_dir, data=shards.identity, interval=timetable.checkpoint_interval),
-        ],
-        loggers=[
-            *build_progress(run_dir, is_leader=machine.is_leader, interval=interval),
-            *build_loggers(config, run_dir, interval=interval),
-        ],
-        parallelism_config=_sharding(train, model, kind=start.record.kind if start else config.checkpoint.state_dict),
-        device=machine.device,
-        precision=machine.precision,
-        device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
-        seed=config.run.seed,
-        progress_bar=False,
-        run_name=config.run.name,
-        load_path=str(start.path) if start else None,
-        load_progress_bar=False,
-    )
+    with warnings.catch_warnings():
+        # It has no state: masks go by seed, epoch and row, whoever has written those before.
+        warnings.filterwarnings("ignore", message="InputMasking is not in the state_dict")
+        return LeanTrainer(
+            loss_interval=interval,
+            model=model,
+            train_dataloader=packed_rows(train_loader),
+            eval_dataloader=list(evaluators),
+            max_duration=f"{timetable.steps}ba",
+            optimizers=build_optimizer(config.optimizer, model, fused=machine.on_gpu),
+            algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
+            callbacks=[
+                LearningRateSchedule(
+                    warmup=timetable.warmup, total=timetable.steps, final_ratio=config.scheduler.final_ratio
+                ),
+                MaskingMonitor(mask_id=tokenizer.mask_id, interval=interval),
+                LRMonitor(),
+                _throughput(config, machine, model, timetable),
+                CheckpointSaving(
+                    config,
+                    run_dir=run_dir,
+                    data=shards.identity,
+                    interval=timetable.checkpoint_interval,
+                    model=recorded,
+                    shared=shared,
+                ),
+            ],
+            loggers=[
+                *build_progress(run_dir, is_leader=machine.is_leader, interval=interval),
+                *build_loggers(config, run_dir, interval=interval),
+            ],
+            parallelism_config=_sharding(train, model, kind=kind),
+            device=machine.device,
+            precision=machine.precision,
+            device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
+            seed=config.run.seed,
+            progress_bar=False,
+            run_name=config.run.name,
+            load_path=str(start.path) if start else None,
+            load_progress_bar=False,
+        )
 
 
 def speed_up(config: TrainingConfig, machine: Machine, model: NextTokenModel, *, has_segments: bool) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from meap.checkpoints import CheckpointRecord, CheckpointStore, describe_file
+from meap.checkpoints import CheckpointRecord, CheckpointStore, ModelRecord, describe_file
+from meap.manifest import TokenizerRecord
+
+MODEL = ModelRecord({"model_type": "llama"}, 320, TokenizerRecord("small", "sha256:0f", 301, 0, 1, 300), ())
 
 
 @pytest.fixture
@@ -37,7 +40,9 @@ def save(tmp_path: Path) -> Callable[..., CheckpointRecord]:
             (local / name).write_bytes(f"{name} of {step}".encode() * 100)
         files = tuple(describe_file(local / name, name) for name in names)
         kind = "sharded" if sharded else "full"
-        record = CheckpointRecord(step, 0, step * 10, "small", kind, 1, {"run": {"name": "small"}}, {}, {}, files)
+        record = CheckpointRecord(
+            step, 0, step * 10, "small", kind, 1, {"run": {"name": "small"}}, MODEL, {}, {}, files
+        )
         if store.is_remote:
             store.upload(names, local)
         if publish:

@@ -5,7 +5,10 @@ import json
 
 import pytest
 
-from meap.checkpoints import CheckpointFile, CheckpointRecord, describe_file, matches
+from meap.checkpoints import CheckpointFile, CheckpointRecord, ModelRecord, describe_file, matches
+from meap.checkpoints import record as record_module
+from meap.errors import CheckpointError
+from meap.manifest import TokenizerRecord
 
 RECORD = CheckpointRecord(
     step=8,
@@ -15,7 +18,13 @@ RECORD = CheckpointRecord(
     kind="full",
     world_size=2,
     config={"run": {"name": "small"}},
-    data={"s3://bucket/c4": "64 rows in 2 shards"},
+    model=ModelRecord(
+        architecture={"model_type": "llama", "vocab_size": 320},
+        rows_without_mask=None,
+        tokenizer=TokenizerRecord("small", "sha256:0f", 301, 0, 1, 300),
+        tokenizer_files=(CheckpointFile("tokenizer/tokenizer.json", 3, "0f"),),
+    ),
+    data={"data.remote": "64 rows in 2 shards"},
     versions={"torch": "2"},
     files=(CheckpointFile("ba8.pt", 3, "0f"),),
 )
@@ -42,10 +51,22 @@ def test_a_record_that_names_other_files_is_refused(name):
         CheckpointRecord.from_json(hostile.to_json())
 
 
-def test_a_later_format_is_refused():
-    content = json.loads(RECORD.to_json()) | {"format": 2}
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("name", ["../tokenizer.json", "tokenizer/../ba8.pt", "tokenizer", "ba8.pt", "/etc/passwd"])
+def test_a_record_that_names_other_files_as_its_tokenizer_is_refused(name):
+    model = dataclasses.replace(RECORD.model, tokenizer_files=(CheckpointFile(name, 3, "0f"),))
+    with pytest.raises(ValueError, match="which no checkpoint has"):
+        CheckpointRecord.from_json(dataclasses.replace(RECORD, model=model).to_json())
+
+
+def test_another_format_is_not_taken_for_damage(monkeypatch):
+    monkeypatch.setattr(record_module, "_FORMAT", 1)
+    earlier = RECORD.to_json()
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="record of step 8 has format 1, this program reads 2: use the version"):
+        CheckpointRecord.from_json(earlier)
     with pytest.raises(ValueError, match="does not have its hash"):
-        CheckpointRecord.from_json(json.dumps(content).encode())
+        CheckpointRecord.from_json(json.dumps(json.loads(earlier) | {"format": 2}).encode())
 
 
 def test_a_file_matches_by_size_and_hash(tmp_path):

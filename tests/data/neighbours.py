@@ -117,7 +117,7 @@ def one_cache() -> Any:
     refused = json.loads(fork(try_it)[1].readline())
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return {"refused": refused, "rows": json.loads(fork(try_it)[1].readline())}
+    return {"holder": pid, "refused": refused, "rows": json.loads(fork(try_it)[1].readline())}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,8 +49,9 @@ def test_what_a_killed_run_has_left_is_removed_by_the_next_start(found):
 
 def test_a_cache_folder_is_one_run_s_at_a_time(found):
     second = found["one_cache"]
-    assert (
-        "cache/train is in use by another run, or by another node of this one: give each its own" in second["refused"]
+    assert re.search(
+        rf"cache/train is in use by process {second['holder']} \(.*neighbours.py .*\) for 0:\d\d:\d\d: give each run",
+        second["refused"],
     )
     assert sorted(second["rows"]) == list(range(ROWS))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meap.config import EvaluationConfig, load_config
-from meap.errors import ConfigError
+from meap.errors import ConfigError, IncompleteError
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,16 @@ def test_rows_of_another_tokenizer_are_not_scored(main, folder, capsys):
     assert set(results()["tasks"]) == {"key_retrieval"}
     assert "no held-out rows that the model's tokenizer made" in results()["skipped"]["perplexity"]
     assert "skipped perplexity: " in capsys.readouterr().out
+
+
+def test_without_the_data_all_but_held_out_loss_is_measured(main, folder, capsys):
+    main(configure("perplexity.remote=[gone/mds]"))
+    assert set(results()["tasks"]) == {"key_retrieval"}
+    why = "perplexity.remote=gone/mds holds no finished 'validation' split"
+    assert results()["skipped"]["perplexity"].startswith(why)
+    assert f"skipped perplexity: {why}" in capsys.readouterr().out
+    with pytest.raises(IncompleteError, match=why):
+        main(configure("perplexity.remote=[gone/mds]", "tasks=perplexity"))
 
 
 def test_two_evaluations_are_compared(main, folder, capsys):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from meap.checkpoints import CheckpointRecord, CheckpointStore, describe_file
+from meap.checkpoints import CheckpointRecord, CheckpointStore, ModelRecord, describe_file
+from meap.manifest import TokenizerRecord
 from meap.tokenizer import Tokenizer
 from meap.train.attention import choose_attention
 
@@ -65,15 +66,26 @@ def write_checkpoint() -> Callable[..., Path]:
 def publish(write_checkpoint, tmp_path) -> Callable[..., Path]:
     """A checkpoint of a run in a folder or behind a URL, with its record; returns its local path."""
 
-    def write(folder: str, step: int, weights: dict[str, torch.Tensor] | None = None, *, config=None, **more) -> Path:
+    nothing = ModelRecord({}, None, TokenizerRecord("", "", 0, 0, 0, 0), ())
+
+    def write(
+        folder: str,
+        step: int,
+        weights: dict[str, torch.Tensor] | None = None,
+        *,
+        config=None,
+        model: ModelRecord = nothing,
+        shared=(),
+        **more,
+    ) -> Path:
         store, name = CheckpointStore(folder), f"ba{step}.pt"
         local = tmp_path / "written" if store.is_remote else Path(folder)
         path = write_checkpoint(local / name, weights or {"w": torch.ones(step)}, step=step, **more)
         if store.is_remote:
             store.upload([name], local)
-        store.publish(
-            CheckpointRecord(step, 0, 0, "small", "full", 1, config or {}, {}, {}, (describe_file(path, name),))
-        )
+        store.share(dict(shared))
+        files = (describe_file(path, name),)
+        store.publish(CheckpointRecord(step, 0, 0, "small", "full", 1, config or {}, model, {}, {}, files))
         return path
 
     return write

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from meap.errors import CheckpointError
-from meap.export.checkpoint import find_checkpoint, load_weights, local_copy, read_checkpoint, read_run_config
+from meap.export.checkpoint import (
+    find_checkpoint,
+    load_weights,
+    local_copy,
+    read_checkpoint,
+    read_record,
+    recorded_config,
+)
 from meap.train.trust import load_checkpoint
 
 
@@ -51,11 +58,12 @@ def test_an_unreadable_folder_is_reported():
 def test_the_configuration_is_that_of_the_run_which_wrote_the_checkpoint(tmp_path, store, publish, folder):
     folder = folder.format(tmp_path=tmp_path)
     publish(folder, 20, config={"run": {"name": "other"}})
-    assert read_run_config(f"{folder}/ba20.pt").run.name == "other"
+    location = f"{folder}/ba20.pt"
+    assert recorded_config(read_record(location), location).run.name == "other"
     with pytest.raises(CheckpointError, match=r"of checkpoint .*ba9.pt is not known \(ba9.json is missing\)"):
-        read_run_config(f"{folder}/ba9.pt")
+        read_record(f"{folder}/ba9.pt")
     with pytest.raises(CheckpointError, match=r"latest.pt is not called ba<step>.pt or ba<step>: give one"):
-        read_run_config(f"{folder}/latest.pt")
+        read_record(f"{folder}/latest.pt")
 
 
 # --- getting it ---

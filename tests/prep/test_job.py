@@ -266,7 +266,8 @@ def test_two_processes_do_not_write_to_one_folder(prepare, tmp_path, arguments, 
         prepare(*arguments, "remote=out")
 
     monkeypatch.setattr(shards, "publish", try_again)
-    with pytest.raises(DataError, match=r"out is being prepared by another process: wait for it, or end it"):
+    mine = rf"out is being prepared by process {os.getpid()} \(.*\) for 0:\d\d:\d\d: wait for it, or end it"
+    with pytest.raises(DataError, match=mine):
         prepare(*arguments, "remote=out")
 
 

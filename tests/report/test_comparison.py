@@ -1,5 +1,7 @@
 """What the report claims about runs."""
 
+import shutil
+
 import pytest
 
 from meap.report.comparison import Figure, compare
@@ -34,6 +36,15 @@ def test_what_differs_beside_the_ratio_is_named(make_run):
         "These runs differ in masking.ratio, and in optimizer.lr and run.seed too: the ratio is not all that is "
         "compared."
     )
+
+
+def test_data_that_moved_is_the_same_data(make_run, write_shards, tmp_path):
+    folders = [make_run(name, f"data.remote={tmp_path}/{name}", f"tokenizer.name={name}") for name in "abc"]
+    for folder, seed in zip(folders, (0, 0, 1), strict=True):
+        data = write_shards(tmp_path / folder.name, rows=8, validation_rows=0, seed=seed)
+        shutil.copytree(data / "train", folder / "data/train")
+    assert compare(read_runs(folders[:2])).remarks == ["These runs have the same settings."]
+    assert compare(read_runs(folders[::2])).remarks == ["These runs differ in data.remote and tokenizer.name."]
 
 
 def test_equal_settings_are_said_and_losses_may_then_be_judged(make_run):

@@ -41,10 +41,20 @@ def test_headlines_or_else_the_metrics_of_all_tasks_are_read(found, label, make_
     evaluation = read_evaluation(path)
     assert evaluation is not None
     assert evaluation.estimates[label] == ESTIMATE
-    assert evaluation.asked == {"data": "mds", "num_facts": 4}
+    assert evaluation.asked == {"num_facts": 4}
     charts = list(draw_evaluations(read_runs([folder])))
     assert [chart.title for chart in charts] == ["Key retrieval by ranking", "Key retrieval by generation"]
     assert charts[0].lines[0].x.tolist() == [0.0, 1.0]
+
+
+def test_held_out_rows_are_known_by_what_they_are_not_by_where(tmp_path):
+    def asked(remote: str, rows: str):
+        config = {"perplexity": {"remote": [remote], "rows": 20}}
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps(results(tasks={"perplexity": {"prompts_sha256": rows}}, config=config, data=remote)))
+        return read_evaluation(path).asked
+
+    assert asked("here", "sha") == asked("there", "sha") != asked("here", "other")
 
 
 @pytest.mark.parametrize(

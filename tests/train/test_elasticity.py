@@ -13,6 +13,7 @@ import pytest
 
 from meap.checkpoints import CheckpointStore
 from meap.config import save_config
+from meap.tokenizer import TOKENIZER_FILES
 
 from .conftest import losses
 from .forked_runs import EPOCH, SETTINGS, STEPS, STOPPED, Run, forked_ranks, starter, until
@@ -114,7 +115,8 @@ def test_all_are_killed_while_uploading_and_another_machine_continues(start, who
     run.kill()
     s3_faults.resumed.set()
     stored = {each.key for each in bucket.objects.all()}
-    assert stored == {"run/ba3.json", "run/ba3.pt", "run/ba6.json", "run/ba6.pt"}
+    tokenizer = {f"run/tokenizer/{name}" for name in TOKENIZER_FILES}
+    assert stored == {"run/ba3.json", "run/ba3.pt", "run/ba6.json", "run/ba6.pt", *tokenizer}
     shutil.rmtree(tmp_path / "run")
 
     s3_faults.rule = lambda method, path, count: 503 if path.endswith("ba12.pt") and count == 1 else None
@@ -130,7 +132,7 @@ def test_all_are_killed_while_uploading_and_another_machine_continues(start, who
     assert sorted(measured) == list(range(7, STEPS + 1))
     assert list(measured.values()) == pytest.approx(losses(whole[1].run_dir)[6:], abs=1e-5)
     stored = {each.key for each in bucket.objects.all()}
-    assert stored == {"run/ba12.json", "run/ba12.pt", f"run/ba{STEPS}.json", f"run/ba{STEPS}.pt"}
+    assert stored == {"run/ba12.json", "run/ba12.pt", f"run/ba{STEPS}.json", f"run/ba{STEPS}.pt", *tokenizer}
 
 
 @pytest.mark.fault(5)

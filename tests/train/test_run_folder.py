@@ -2,24 +2,11 @@
 
 import pytest
 
-from meap.config import TrainingConfig, load_config
+from meap.config import Role, TrainingConfig, load_config, role_of
 from meap.errors import MismatchError
 from meap.train.run_folder import METRICS_NAME, _flat, _require_same_run, open_run
 
 pytestmark = pytest.mark.fault(8)
-
-MAY_CHANGE = {
-    *("run.name", "run.dir", "data.cache_dir", "data.num_workers", "data.predownload", "data.cache_limit"),
-    *("data.keep_zip", "data.validate_hash", "data.download_retry", "data.download_timeout", "train.max_duration"),
-    *("train.microbatch_size", "train.device", "train.precision", "train.log_interval", "train.sharding"),
-    *("train.activation_checkpointing", "train.compile", "train.loss_chunks", "train.eval_interval"),
-    *("train.eval_batches", "train.dist_timeout", "checkpoint.folder", "checkpoint.interval", "checkpoint.keep"),
-    *("checkpoint.state_dict", "checkpoint.autoresume", "loggers.tensorboard", "loggers.wandb"),
-    *("loggers.wandb_project", "loggers.wandb_entity", "loggers.mlflow", "loggers.mlflow_tracking_uri"),
-    *("loggers.mlflow_experiment", "export.checkpoint", "export.out_dir", "export.keep_mask", "export.dtype"),
-    *("export.max_shard_size",),
-}
-"""How a run is computed, stored and watched; all other keys say which run it is."""
 
 STREAMS = ("data.streams.web.remote=a", "data.streams.web.proportion=2")
 
@@ -37,7 +24,6 @@ def start(tmp_path):
     ("changed", "message"),
     [
         ("data.streams.web.proportion=3", r"data\.streams\.web\.proportion=2\.0, not 3\.0"),
-        ("data.streams.web.remote=b", r"data\.streams\.web\.remote=a, not b"),
         ("data.batching_method=stratified", r"data\.batching_method=random, not stratified"),
         ("data.sampling_method=fixed", r"data\.sampling_method=balanced, not fixed"),
         ("data.shuffle_algo=py2s", r"data\.shuffle_algo=py1e, not py2s"),
@@ -49,13 +35,35 @@ def test_what_decides_the_samples_is_fixed(start, changed, message):
         start(*STREAMS, changed)
 
 
-def test_streams_cannot_come_or_go(start):
-    more = ("data.streams.code.remote=b", "data.streams.code.proportion=1")
-    start(*STREAMS, *more)
-    with pytest.raises(MismatchError, match=r"data\.streams\.code\.proportion=1\.0, not None"):
-        start(*STREAMS)
-    with pytest.raises(MismatchError, match=r"data\.streams\.news\.proportion=None, not 1\.0"):
-        start(*STREAMS, *more, "data.streams.news.remote=c", "data.streams.news.proportion=1")
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (
+            "code web",
+            "web",
+            r"on data\.streams code, web, not on data\.streams web",
+        ),
+        (
+            "web",
+            "code web",
+            r"on data\.streams web, not on data\.streams code, web",
+        ),
+        (
+            "web",
+            "text",
+            r"on data\.streams web, not on data\.streams text",
+        ),
+        ("", "web", r"on data\.remote alone, not on data\.streams web"),
+        ("web", "", r"on data\.streams web, not on data\.remote alone"),
+    ],
+)
+def test_streams_cannot_come_go_or_change_their_names(start, before, now, message):
+    def streams(names: str) -> list[str]:
+        return [f"data.streams.{name}.{each}" for name in names.split() for each in (f"remote={name}", "proportion=1")]
+
+    start(*streams(before))
+    with pytest.raises(MismatchError, match=f"holds a run {message}: a stream cannot come, go or change its name"):
+        start(*streams(now))
 
 
 def test_how_the_samples_are_fetched_may_change(start, capsys):
@@ -64,18 +72,36 @@ def test_how_the_samples_are_fetched_may_change(start, capsys):
     assert "with data.cache_limit=10gb (was None)" in capsys.readouterr().out
 
 
-def test_each_key_that_says_which_run_it_is_stays_and_each_other_is_logged(capsys, record_property):
-    before = _flat(load_config(TrainingConfig, None))
-    assert before.keys() >= MAY_CHANGE
+def test_each_key_that_decides_the_result_stays_and_each_other_is_logged(capsys, record_property):
+    before = _flat(load_config(TrainingConfig, None, STREAMS))
     for key, was in before.items():
-        if key in MAY_CHANGE:
-            _require_same_run("runs/x", before, before | {key: "another"})
-            assert capsys.readouterr().out == f"continuing runs/x with {key}=another (was {was})\n"
-        else:
+        role, change = role_of(key), lambda key=key: _require_same_run("runs/x", before, before | {key: "another"})
+        if role is Role.RESULT:
             with pytest.raises(MismatchError) as refused:
-                _require_same_run("runs/x", before, before | {key: "another"})
-            assert str(refused.value).startswith(f"runs/x holds a run with {key}={was}, not another: give this run")
+                change()
+            assert str(refused.value).startswith(f"runs/x holds a run with {key}={was}, not another: ")
+            continue
+        change()
+        line = f"continuing runs/x with {key}=another (was {was})"
+        printed = capsys.readouterr().out
+        if role is Role.SOURCE and key.startswith("data."):
+            assert printed == ""  # said where the rows are compared
+        else:
+            assert printed.removesuffix("; schedules that go by the length of the run are stretched to it\n") in {
+                line,
+                f"{line}\n",
+            }
     record_property("injected", len(before))
+
+
+def test_what_a_longer_run_does_to_its_schedules_and_what_to_do_about_another_base_is_said(start, capsys):
+    start("model.base=runs/a/hf")
+    start("model.base=runs/a/hf", "train.max_duration=2000ba")
+    assert "max_duration=2000ba (was 190000ba); schedules that go by the length of the run are stretched to it" in (
+        capsys.readouterr().out
+    )
+    with pytest.raises(MismatchError, match=r"model.base=runs/a/hf, not runs/b/hf: .*leave model.base as it was"):
+        start("model.base=runs/b/hf")
 
 
 @pytest.mark.parametrize(
@@ -84,8 +110,6 @@ def test_each_key_that_says_which_run_it_is_stays_and_each_other_is_logged(capsy
         "masking.ratio=0.2",
         "run.seed=18",
         "data.seq_len=2048",
-        "data.remote=elsewhere",
-        "tokenizer.name=another",
         "train.global_batch_size=512",
     ],
 )

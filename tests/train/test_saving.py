@@ -50,9 +50,10 @@ def damage(path: Path, how: str) -> None:
 
 def test_checkpoints_are_named_by_their_step_and_recorded(begun):
     store = CheckpointStore(str(begun[0] / "checkpoints"))
-    assert sorted(path.name for path in Path(store.location).iterdir()) == sorted(
-        f"ba{step}.{kind}" for step in (4, 8, 10) for kind in ("pt", "json")
-    )
+    assert {path.name for path in Path(store.location).iterdir()} == {
+        "tokenizer",
+        *(f"ba{step}.{kind}" for step in (4, 8, 10) for kind in ("pt", "json")),
+    }
     record = store.record(10)
     assert (record.step, record.epoch, record.tokens, record.run) == (10, 1, 10 * 8 * 16, "run")
     assert record.config["train"]["max_duration"] == "10ba"

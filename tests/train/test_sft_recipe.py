@@ -3,6 +3,7 @@
 import itertools
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,10 +139,15 @@ def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(tune, se
 def test_a_tuned_model_is_exported_with_or_without_its_mask_token(
     tune, settings, tmp_path, make_base, tokenizer, keep_mask, tied
 ):
+    """Once it has begun, what it started from may be gone; and its data, once it has ended."""
     base = make_base("qwen2", vocab_rows=tokenizer.plain_vocab_size, tied=tied, max_position_embeddings=512)
+    before = AutoModelForCausalLM.from_pretrained(base)
+    tune(tmp_path / "run", f"model.base={base}", "train.max_duration=1ba")
+    shutil.rmtree(base)
     tune(tmp_path / "run", f"model.base={base}", "train.max_duration=2ba")
     export = runpy.run_path(str(ROOT / "recipes/export_hf.py"))["main"]
-    overrides = settings(tmp_path / "run", f"model.base={base}", f"export.keep_mask={str(keep_mask).lower()}")
+    keep = f"export.keep_mask={str(keep_mask).lower()}"
+    overrides = settings(tmp_path / "run", f"model.base={base}", "data.remote=gone", keep)
     export(load_config(TrainingConfig, None, overrides))
 
     folder = tmp_path / "run/hf"
@@ -155,7 +161,6 @@ def test_a_tuned_model_is_exported_with_or_without_its_mask_token(
     assert record["source"]["base"] == str(base)
     assert record["mask_token"] == ("[MASK]" if keep_mask else None)
     assert f"`{base.name}` trained further" in (folder / "README.md").read_text()
-    before = AutoModelForCausalLM.from_pretrained(base)
     assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight)
 
 

@@ -177,7 +177,7 @@ def _entries(view: str, attention: Attention, is_masked: NDArray[np.bool_]) -> S
 
 def _skip(inputs: TaskInputs) -> str | None:
     if not inputs.heldout_rows:
-        return "there are no held-out rows that the model's tokenizer made: give perplexity.remote=[<prepared data>]"
+        return inputs.why_no_rows
     if inputs.tokenizer.is_mask_new:
         return (
             f"the model's tokenizer has no {inputs.tokenizer.mask_token}: name a token that it has with "

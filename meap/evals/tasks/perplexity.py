@@ -78,7 +78,7 @@ def _further(records: Sequence[Record]) -> dict[str, Any]:
 
 def _skip(inputs: TaskInputs) -> str | None:
     if not inputs.heldout_rows:
-        return "there are no held-out rows that the model's tokenizer made: give perplexity.remote=[<prepared data>]"
+        return inputs.why_no_rows
     return None
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from meap.errors import ConfigError
+from meap.checkpoints import ModelRecord
+from meap.errors import CheckpointError, ConfigError
 
-__all__ = ["Base", "empty_model", "require_supported"]
+__all__ = ["Base", "empty_model", "recorded_architecture", "require_supported"]
 
 _MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -37,6 +38,23 @@ def require_supported(base: str, model_type: str) -> None:
             f"model.base={base} is a {model_type!r} model: its attention may not be plain causal attention; "
             f"supported are {', '.join(_MODEL_TYPES)}"
         )
+
+
+def recorded_architecture(record: ModelRecord) -> PretrainedConfig:
+    """The architecture of what a run trained.
+
+    Raises:
+        CheckpointError: This transformers does not know it.
+    """
+    values = dict(record.architecture)
+    try:
+        return AutoConfig.for_model(str(values.pop("model_type", None)), **values)
+    except (ValueError, TypeError) as error:
+        first_line = next(iter(str(error).strip().splitlines()), "no message")
+        raise CheckpointError(
+            f"the architecture in the checkpoint's record is not known here ({first_line}): install the transformers "
+            "version that its `versions` name"
+        ) from error
 
 
 def empty_model(architecture: PretrainedConfig, *, device: str = "cpu") -> PreTrainedModel:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import Literal
 
 import torch
-from transformers import LlamaConfig, PretrainedConfig
+from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 
-from meap.config import ModelConfig, TrainingConfig
-from meap.errors import ConfigError
+from meap.checkpoints import ModelRecord
+from meap.config import ModelConfig
 from meap.tokenizer import Tokenizer
 from meap.train.model import NextTokenModel, build_model, llama_config, padded_vocab_size
-from meap.train.start.base import Base, empty_model
+from meap.train.start.base import Base, empty_model, recorded_architecture
 from meap.train.start.context import with_context
 from meap.train.start.hugging_face import open_hugging_face
 from meap.train.start.lit_gpt import is_lit_gpt, open_lit_gpt
-from meap.train.start.own_run import is_own_run, load_run, read_run, require_tokenizer
+from meap.train.start.own_run import is_own_run, open_own_run
 from meap.train.start.vocabulary import fit_vocabulary
 
-__all__ = ["longest_row", "rows_without_mask", "start_model"]
+__all__ = ["recorded_model", "start_model"]
 
 
 def start_model(
@@ -30,27 +29,35 @@ def start_model(
     attention: str,
     context: int,
     seed: int,
-    weights: Literal["start", "any", "none"] = "start",
+    weights: Literal["start", "none"] = "start",
+    continues: ModelRecord | None = None,
 ) -> NextTokenModel:
-    """The model at step 0, on the CPU, in fp32.
+    """The model at step 0, or the one whose weights a checkpoint is about to bring, on the CPU, in fp32.
 
     Args:
         config: Section `model` of the configuration.
         tokenizer: The tokenizer of the data.
         attention: Name from `meap.train.attention.choose_attention`.
-        context: Positions of the longest segment of a row; 0 where only the weights matter.
+        context: Positions of the longest segment of a row.
         seed: Seed of fresh weights.
-        weights: `start`; `any`, if others will be loaded over them; `none`, if another rank has them (device `meta`).
+        weights: `start`; `none`, if another rank has them (device `meta`).
+        continues: What the run that continues has trained: its base is then not needed any more.
 
     Raises:
         ConfigError: The base is none of the supported decoders, or too short for `context`.
         DataError: The base cannot be read.
         CheckpointError: The base is a checkpoint that is damaged, unsafe or of other sizes.
-        MismatchError: The base has another tokenizer than the data.
+        MismatchError: The base, or the run that continues, has another tokenizer than the data.
     """
+    device = "meta" if weights == "none" else "cpu"
+    if continues is not None:
+        tokenizer.require_fingerprint(continues.tokenizer.fingerprint, owner="the run that continues")
+        return recorded_model(continues, attention=attention, device=device)
     if config.base is None:
-        with torch.device("meta" if weights == "none" else "cpu"):
-            return build_model(_fresh_architecture(config, tokenizer, context), attention=attention, seed=seed)
+        with torch.device(device):
+            model = build_model(_fresh_architecture(config, tokenizer, context), attention=attention, seed=seed)
+        model.rows_without_mask = _fresh_rows_without_mask(config, tokenizer)
+        return model
     base = _open_base(config, tokenizer)
     architecture = with_context(config.base, base.architecture, context=context, rope_theta=config.base_rope_theta)
     rows = _embedding_rows(config, tokenizer, base)
@@ -58,57 +65,29 @@ def start_model(
         model = base.load(architecture)
         fit_vocabulary(model, rows, tokenizer.mask_id if base.is_mask_new else None)
     else:
-        model = empty_model(_with_rows(architecture, rows), device="meta" if weights == "none" else "cpu")
+        model = empty_model(_with_rows(architecture, rows), device=device)
+    return _trainable(model, attention, rows_without_mask=base.rows_without_mask)
+
+
+def recorded_model(record: ModelRecord, *, attention: str, device: str = "cpu") -> NextTokenModel:
+    """The model of a run, with weights that hold nothing yet: those of a checkpoint are to be loaded over them."""
+    model = empty_model(recorded_architecture(record), device=device)
+    return _trainable(model, attention, rows_without_mask=record.rows_without_mask)
+
+
+def _trainable(model: PreTrainedModel, attention: str, *, rows_without_mask: int | None) -> NextTokenModel:
     model.config._attn_implementation = attention
     model.config.use_cache = False
-    return NextTokenModel(model)
-
-
-def rows_without_mask(config: ModelConfig, tokenizer: Tokenizer) -> int:
-    """Embedding rows of an export without the mask token: as many as before it was added.
-
-    Raises:
-        ConfigError: The mask token was not added by this run, or by one it started from, so it is not its to take.
-        DataError: The base cannot be read.
-    """
-    rows = _rows_without_mask(config, tokenizer)
-    if rows is None:
-        raise ConfigError(
-            f"export.keep_mask=false, but {config.base or tokenizer.name} had {tokenizer.mask_token!r} before this "
-            "run: use export.keep_mask=true"
-        )
-    return rows
-
-
-def longest_row(run: TrainingConfig) -> int:
-    """What `context` was for a run's model, as far as its architecture depends on it; 0 where that is the base's."""
-    return run.data.seq_len if run.model.base is None or run.model.base_rope_theta is not None else 0
+    trainable = NextTokenModel(model)
+    trainable.rows_without_mask = rows_without_mask
+    return trainable
 
 
 def _open_base(config: ModelConfig, tokenizer: Tokenizer) -> Base:
     assert config.base is not None
     if is_lit_gpt(config.base):
         return open_lit_gpt(config, tokenizer)
-    if not is_own_run(config.base):
-        return open_hugging_face(config.base, tokenizer)
-    run = read_run(config.base)
-    require_tokenizer(config.base, run, tokenizer)
-    return Base(
-        _trained_architecture(run, tokenizer),
-        is_mask_new=False,
-        rows_without_mask=_rows_without_mask(run.model, tokenizer),
-        load=partial(load_run, config.base, run),
-    )
-
-
-def _trained_architecture(run: TrainingConfig, tokenizer: Tokenizer) -> PretrainedConfig:
-    """The architecture of what `run` trained, which may have started from a base itself."""
-    config, context = run.model, longest_row(run)
-    if config.base is None:
-        return _fresh_architecture(config, tokenizer, context)
-    base = _open_base(config, tokenizer)
-    architecture = with_context(config.base, base.architecture, context=context, rope_theta=config.base_rope_theta)
-    return _with_rows(architecture, _embedding_rows(config, tokenizer, base))
+    return (open_own_run if is_own_run(config.base) else open_hugging_face)(config.base, tokenizer)
 
 
 def _fresh_architecture(config: ModelConfig, tokenizer: Tokenizer, context: int) -> LlamaConfig:
@@ -129,8 +108,6 @@ def _with_rows(architecture: PretrainedConfig, rows: int) -> PretrainedConfig:
     return architecture
 
 
-def _rows_without_mask(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
-    if config.base is not None:
-        return _open_base(config, tokenizer).rows_without_mask
+def _fresh_rows_without_mask(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
     is_mask_new = tokenizer.plain.token_to_id(tokenizer.mask_token) is None
     return padded_vocab_size(tokenizer.plain_vocab_size, config.vocab_multiple) if is_mask_new else None

@@ -1,29 +1,31 @@
-"""Starting from a run of ours: its weights alone, by the architecture that its stored configuration gives.
+"""Starting from a run of ours: its weights alone, by the architecture and the tokenizer that its checkpoint records.
 
 `model.base` is the run's folder (its newest checkpoint then), the folder or URL of its checkpoints, or one checkpoint.
+Neither the run's data nor what it started from itself is needed.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from composer.utils import dist
 from transformers import PretrainedConfig, PreTrainedModel
 
+from meap.checkpoints import CheckpointRecord
 from meap.config import TrainingConfig, load_resolved
-from meap.data import open_shards
-from meap.errors import DataError
-from meap.export.checkpoint import find_checkpoint, load_weights, local_copy, read_checkpoint, read_run_config
-from meap.schema import TRAIN_SPLIT
+from meap.errors import CheckpointError
+from meap.export.checkpoint import find_checkpoint, load_weights, local_copy, read_checkpoint, read_record
 from meap.storage import is_url
 from meap.tokenizer import Tokenizer
 from meap.train.model import NextTokenModel
+from meap.train.resuming import newest_record
 from meap.train.run_folder import CONFIG_NAME
-from meap.train.start.base import empty_model
+from meap.train.start.base import Base, empty_model, recorded_architecture
 from meap.train.trust import load_checkpoint
 
-__all__ = ["is_own_run", "load_run", "read_run", "require_tokenizer"]
+__all__ = ["is_own_run", "open_own_run"]
 
 _CHECKPOINT = re.compile(r"ba\d+(\.pt)?")
 
@@ -31,62 +33,66 @@ _CHECKPOINT = re.compile(r"ba\d+(\.pt)?")
 def is_own_run(base: str) -> bool:
     """Whether `base` is a run, or a checkpoint of one, rather than a Hugging Face model."""
     path = Path(base)
-    return (
-        is_url(base)
-        or _is_checkpoint(base)
-        or (path / CONFIG_NAME).is_file()
-        or (path.is_dir() and (path.parent / CONFIG_NAME).is_file() and not (path / "config.json").is_file())
+    if is_url(base) or _is_checkpoint(base) or (path / CONFIG_NAME).is_file():
+        return True
+    if not path.is_dir() or (path / "config.json").is_file():
+        return False
+    return (path.parent / CONFIG_NAME).is_file() or any(path.glob("ba*.json"))
+
+
+def open_own_run(base: str, tokenizer: Tokenizer) -> Base:
+    """The model that a run trained.
+
+    Args:
+        base: `model.base`.
+        tokenizer: The tokenizer of the data.
+
+    Raises:
+        CheckpointError: There is no checkpoint.
+        MismatchError: The run was trained with another tokenizer.
+    """
+    record = _record(base)
+    tokenizer.require_fingerprint(record.model.tokenizer.fingerprint, owner=f"model.base={base}")
+    return Base(
+        recorded_architecture(record.model),
+        is_mask_new=False,
+        rows_without_mask=record.model.rows_without_mask,
+        load=partial(_load, base),
     )
 
 
-def read_run(base: str) -> TrainingConfig:
-    """The configuration that the run stored, in its folder or with its checkpoint.
-
-    Raises:
-        CheckpointError: There is none, or no checkpoint to go with it.
-    """
-    stored = Path(base, CONFIG_NAME)
-    if stored.is_file():
-        return load_resolved(TrainingConfig, stored)
-    return read_run_config(base if _is_checkpoint(base) else find_checkpoint(base))
-
-
-def require_tokenizer(base: str, run: TrainingConfig, tokenizer: Tokenizer) -> None:
-    """Raise `MismatchError` unless the run was trained on data of this tokenizer."""
-    try:
-        recorded = open_shards(run.data, TRAIN_SPLIT, kind=None).tokenizer
-    except DataError as error:
-        _say(f"warning: the tokenizer of model.base={base} is taken to be that of the data ({error})")
-        return
-    tokenizer.require_fingerprint(recorded.fingerprint, owner=f"model.base={base}")
+def _record(base: str) -> CheckpointRecord:
+    """Any that can be read: weights are verified where they are loaded, and all of a run are of one architecture."""
+    if _is_checkpoint(base):
+        return read_record(base)
+    folder = _checkpoint_folder(base)
+    record = newest_record(folder)
+    if record is None:
+        raise CheckpointError(
+            f"model.base={base}: {folder} holds no checkpoint with a record (ba<step>.json): give a run that has saved "
+            "one"
+        )
+    return record
 
 
-def load_run(base: str, run: TrainingConfig, architecture: PretrainedConfig) -> PreTrainedModel:
-    """A model with the weights of `base`, or of the newest checkpoint there.
-
-    Raises:
-        CheckpointError: There is none, it is damaged, or it is of another architecture.
-    """
-    location = base if _is_checkpoint(base) else find_checkpoint(_checkpoint_folder(base, run))
-    _say(f"base       {location}")
+def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
+    location = base if _is_checkpoint(base) else find_checkpoint(_checkpoint_folder(base))
+    if dist.get_global_rank() == 0:
+        print(f"base       {location}", flush=True)
     model = empty_model(architecture)
     with local_copy(location) as path:
         load_weights(NextTokenModel(model), read_checkpoint(path, load_checkpoint))
     return model
 
 
-def _checkpoint_folder(base: str, run: TrainingConfig) -> str:
-    if not Path(base, CONFIG_NAME).is_file():
+def _checkpoint_folder(base: str) -> str:
+    stored = Path(base, CONFIG_NAME)
+    if not stored.is_file():
         return base
     # The folder may have been moved or copied since the run wrote its place down.
-    beside = Path(base, "checkpoints")
-    return str(beside) if beside.is_dir() and not is_url(run.checkpoint.folder) else run.checkpoint.folder
+    beside, written = Path(base, "checkpoints"), load_resolved(TrainingConfig, stored).checkpoint.folder
+    return str(beside) if beside.is_dir() and not is_url(written) else written
 
 
 def _is_checkpoint(base: str) -> bool:
     return _CHECKPOINT.fullmatch(PurePosixPath(base).name) is not None
-
-
-def _say(line: str) -> None:
-    if dist.get_global_rank() == 0:
-        print(line, flush=True)

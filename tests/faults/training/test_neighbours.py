@@ -36,7 +36,8 @@ def test_a_second_run_in_one_place_is_told_so_and_the_first_goes_on(start, whole
     os.kill(first.pids[0], signal.SIGCONT)
     assert first.wait() == [0], first.printed
     assert refused == [2], second.printed
-    assert "is in use by another run, or by another node of this one: give each its own with run.dir" in second.printed
+    assert f"is in use by process {first.pids[0]} (" in second.printed
+    assert ": give each run, and each node, its own with run.dir" in second.printed
     assert "step      1" not in second.printed
     assert losses(tmp_path / "run") == losses(whole[1].run_dir)
     third = start(tmp_path / ("run" if again else "other"), 1, place)
@@ -51,13 +52,13 @@ def test_two_runs_that_save_in_one_place_are_told_apart(start, whole, tmp_path):
     until(lambda: state_of(first.pids[0]) == "T", first)
     second = start(tmp_path / "b", 1, place)
     assert second.wait() == [0], second.printed
-    saved = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    saved = {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()}
     os.kill(first.pids[0], signal.SIGCONT)
     assert first.wait() == [1], first.printed
     assert f"error: checkpoint.folder={tmp_path}/saved holds ba{STEPS}, which another process has written since" in (
         first.printed
     )
-    assert {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()} == saved
+    assert {path: path.read_bytes() for path in (tmp_path / "saved").rglob("*") if path.is_file()} == saved
     again = start(tmp_path / "a", 1, place)
     assert again.wait() == [0], again.printed
     assert losses(tmp_path / "b", first=4) == losses(whole[1].run_dir)[3:]

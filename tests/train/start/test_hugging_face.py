@@ -1,6 +1,7 @@
 """Starting from a finished model: its vocabulary grows by the mask token, and nothing else changes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,13 +11,19 @@ from meap.config import ModelConfig, TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError
 from meap.tokenizer import load_tokenizer
 from meap.train.attention import choose_attention
-from meap.train.start import rows_without_mask, start_model
+from meap.train.model_record import record_model
+from meap.train.start import recorded_model, start_model
+
+ATTENTION = choose_attention("auto", on_gpu=False, bf16=False)
 
 
-def start(base, tokenizer, *, weights="start", context=64, multiple=64, theta=None):
-    attention = choose_attention("auto", on_gpu=False, bf16=False)
+def begin(base, tokenizer, *, weights="start", context=64, multiple=64, theta=None):
     config = ModelConfig(base=str(base), vocab_multiple=multiple, base_rope_theta=theta)
-    return start_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights).model
+    return start_model(config, tokenizer, attention=ATTENTION, context=context, seed=0, weights=weights)
+
+
+def start(base, tokenizer, **choices):
+    return begin(base, tokenizer, **choices).model
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -52,8 +59,7 @@ def test_a_mask_token_that_was_trained_keeps_its_embedding(make_base, tokenizer)
     base = make_base("llama", vocab_rows=320, with_mask=True)
     before, after = AutoModelForCausalLM.from_pretrained(base), start(base, tokenizer)
     assert torch.equal(after.get_input_embeddings().weight, before.get_input_embeddings().weight)
-    with pytest.raises(ConfigError, match=r"export.keep_mask=false, but .* had '\[MASK\]' before this run"):
-        rows_without_mask(ModelConfig(base=str(base)), tokenizer)
+    assert begin(base, tokenizer).rows_without_mask is None
 
 
 def test_without_weights_the_shapes_are_the_same(make_base, tokenizer):
@@ -62,21 +68,27 @@ def test_without_weights_the_shapes_are_the_same(make_base, tokenizer):
     empty = start(base, tokenizer, weights="none")
     assert {name: each.shape for name, each in empty.state_dict().items()} == shapes
     assert {each.device.type for each in empty.parameters()} == {"meta"}
-    assert {name: each.shape for name, each in start(base, tokenizer, weights="any").state_dict().items()} == shapes
 
 
-@pytest.mark.parametrize("weights", ["start", "any"])
+@pytest.mark.parametrize("is_recorded", [False, True])
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
-def test_a_longer_context_changes_theta_and_positions_alone(make_base, tokenizer, model_type, weights):
+def test_a_longer_context_changes_theta_and_positions_alone(make_base, tokenizer, model_type, is_recorded):
+    """Also where the base is gone, and all there is of it are weights and what a run has recorded."""
     base = make_base(model_type, vocab_rows=320, with_mask=True)
     before = AutoModelForCausalLM.from_pretrained(base)
-    extended = start(base, tokenizer, context=256, theta=640_000.0, weights=weights)
+    extended = start(base, tokenizer, context=256, theta=640_000.0)
+    if is_recorded:
+        begun = begin(base, tokenizer, context=256, theta=640_000.0)
+        record, _ = record_model(begun, tokenizer, before=None)
+        shutil.rmtree(base)
+        extended = recorded_model(record, attention=ATTENTION).model
+        extended.load_state_dict(begun.model.state_dict())
+        assert extended.config.to_dict() == begun.model.config.to_dict() | {"_name_or_path": ""}
     assert (extended.config.rope_theta, extended.config.max_position_embeddings) == (640_000.0, 256)
     head_size = before.model.layers[0].self_attn.head_dim
     expected = 640_000.0 ** -(torch.arange(0, head_size, 2).float() / head_size)
     torch.testing.assert_close(extended.model.rotary_emb.inv_freq, expected)
-    if weights == "start":
-        assert all(torch.equal(one, two) for one, two in zip(before.parameters(), extended.parameters(), strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(before.parameters(), extended.parameters(), strict=True))
 
 
 @pytest.mark.fault(9)

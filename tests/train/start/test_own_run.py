@@ -8,7 +8,7 @@ import torch
 from meap.config import ModelConfig
 from meap.errors import CheckpointError, MismatchError
 from meap.train.attention import choose_attention
-from meap.train.start import rows_without_mask, start_model
+from meap.train.start import start_model
 from meap.train.trust import load_checkpoint
 
 
@@ -70,7 +70,7 @@ def test_a_longer_context_changes_theta_and_positions_alone(run, tokenizer):
 def test_the_mask_token_can_still_be_left_out_of_an_export(run, tokenizer):
     from meap.train.model import padded_vocab_size
 
-    assert rows_without_mask(ModelConfig(base=str(run)), tokenizer) == padded_vocab_size(tokenizer.plain_vocab_size, 64)
+    assert start(run, tokenizer).rows_without_mask == padded_vocab_size(tokenizer.plain_vocab_size, 64)
 
 
 @pytest.mark.fault(9)
@@ -94,12 +94,14 @@ def test_what_does_not_belong_together_is_refused(run, tokenizer, tmp_path):
         start(tmp_path / "ba4.pt", tokenizer)
 
 
-def test_data_that_is_gone_leaves_the_tokenizer_unchecked_and_says_so(run, tokenizer, tmp_path, capsys):
-    moved = tmp_path / "moved"
-    shutil.copytree(run, moved, symlinks=True)
-    stored_config = moved / "config.yaml"
-    lines = stored_config.read_text().splitlines()
-    gone = [f"  remote: {tmp_path}/gone" if line.startswith("  remote: /") else line for line in lines]
-    stored_config.write_text("\n".join(gone))
-    assert start(moved, tokenizer).config.vocab_size == 320
-    assert "warning: the tokenizer of model.base=" in capsys.readouterr().out
+@pytest.mark.parametrize("left", ["run", "checkpoints", "checkpoint"])
+def test_a_run_that_was_moved_is_a_base_as_it_was_without_its_data(run, tokenizer, tmp_path, left):
+    moved, newest = tmp_path / "elsewhere/second", stored(run, "ba8.pt")
+    shutil.copytree(run, moved)
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace(str(run), "/gone").replace("remote: /", "remote: /gone/"))
+    if left != "run":
+        moved = (moved / "checkpoints").rename(tmp_path / "saved")
+        shutil.rmtree(tmp_path / "elsewhere")
+    model = start(moved / "ba8.pt" if left == "checkpoint" else moved, tokenizer)
+    assert all(torch.equal(weight, newest[name]) for name, weight in model.state_dict().items())

@@ -1,0 +1,53 @@
+"""What a run keeps of its model beside the weights, so that neither its data nor its base is needed again."""
+
+from __future__ import annotations
+
+import json
+
+from meap.checkpoints import CheckpointFile, ModelRecord, describe_content
+from meap.manifest import TokenizerRecord
+from meap.schema import TOKENIZER_DIR
+from meap.tokenizer import Tokenizer, tokenizer_files
+from meap.train.model import NextTokenModel
+
+__all__ = ["record_model"]
+
+_ADDRESS = "_name_or_path"
+
+
+def record_model(
+    model: NextTokenModel, tokenizer: Tokenizer, *, before: ModelRecord | None
+) -> tuple[ModelRecord, dict[CheckpointFile, bytes]]:
+    """The record of a model, and the files it names with their contents.
+
+    Args:
+        model: The model.
+        tokenizer: What made the rows it is trained on.
+        before: The record of the checkpoint from which a run continues. It stays, with the very files it names: another
+            version of a library may write the same tokenizer in other bytes.
+    """
+    contents = {
+        describe_content(content, f"{TOKENIZER_DIR}/{name}"): content
+        for name, content in tokenizer_files(tokenizer).items()
+    }
+    if before is not None:
+        return before, {file: content for file, content in contents.items() if file in before.tokenizer_files}
+    architecture = json.loads(model.config.to_json_string(use_diff=False))
+    architecture.pop(_ADDRESS, None)
+    record = TokenizerRecord(
+        name=tokenizer.name,
+        fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+        mask_id=tokenizer.mask_id,
+    )
+    return (
+        ModelRecord(
+            architecture=architecture,
+            rows_without_mask=model.rows_without_mask,
+            tokenizer=record,
+            tokenizer_files=tuple(contents),
+        ),
+        contents,
+    )
