@@ -110,6 +110,7 @@ def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) ->
     cache_dir = opened.enter_context(tempfile.TemporaryDirectory(prefix="meap-eval-"))
     dataset = StreamingMaskedDataset(
         rule=None,
+        labels="shifted",
         streams=build_streams(data, shards, Path(cache_dir)),
         batch_size=1,
         num_canonical_nodes=1,

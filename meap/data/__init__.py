@@ -1,5 +1,6 @@
 """Shards -> samples -> masked batches.
 
+- `open_dataset` opens prepared data for a training loop of one's own.
 - `open_shards` reads the manifests of a split and refuses what does not fit the configuration, or each other.
 - `open_tokenizer` gives the tokenizer that belongs to the shards.
 - `build_mask_rule` says what is masked, for the dataset or for the training process.
@@ -8,8 +9,9 @@
 
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.loader import build_loader, build_streams
+from meap.data.opening import open_dataset
 from meap.data.rule import build_mask_rule
-from meap.data.sft import StreamingSFTDataset, build_sft_loader, longest_segment
+from meap.data.sft import StreamingSFTDataset, build_sft_loader, collate_rows, longest_segment
 from meap.data.shards import Shards, open_shards, open_tokenizer
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "build_mask_rule",
     "build_sft_loader",
     "build_streams",
+    "collate_rows",
     "longest_segment",
+    "open_dataset",
     "open_shards",
     "open_tokenizer",
 ]

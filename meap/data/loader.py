@@ -65,6 +65,7 @@ def build_loader(
     batch_size = global_batch_size // world_size
     dataset = make_dataset(
         rule=rule,
+        labels="shifted",
         streams=build_streams(data, shards, cache_dir, counts=rows_per_epoch(data, shards, global_batch_size)),
         batch_size=batch_size,
         num_canonical_nodes=data.num_canonical_nodes,
