@@ -12,6 +12,7 @@ LIBRARY = sorted((ROOT / "meap").rglob("*.py"))
 
 CORE = {
     "errors",
+    "extras",
     "schema",
     "masking",
     "packing",
@@ -27,7 +28,7 @@ ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "config": {"config", "errors", "processes"},
     "tokenizer": {"config", "errors"},
-    "checkpoints": {"checkpoints", "errors", "storage"},
+    "checkpoints": {"checkpoints", "errors", "extras", "storage"},
     "prep": CONFIGURED_CORE | {"prep"},
     "data": CONFIGURED_CORE | {"data"},
     "train": CONFIGURED_CORE | {"checkpoints", "data", "export", "train"},

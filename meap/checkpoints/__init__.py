@@ -7,8 +7,12 @@
 record    what belongs to a checkpoint, with sizes and hashes        store    a local folder or a URL full of them
 """
 
-from meap.checkpoints.record import CheckpointFile, CheckpointRecord, describe_file, matches
-from meap.checkpoints.store import CheckpointStore, DamagedError, checkpoint_name, full_disk_errors
+from meap.extras import require_packages
+
+require_packages("meap.checkpoints", "fsspec", "xxhash", extra="train")
+
+from meap.checkpoints.record import CheckpointFile, CheckpointRecord, describe_file, matches  # noqa: E402
+from meap.checkpoints.store import CheckpointStore, DamagedError, checkpoint_name, full_disk_errors  # noqa: E402
 
 __all__ = [
     "CheckpointFile",

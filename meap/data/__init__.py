@@ -7,12 +7,16 @@
 - `build_loader` makes a torch DataLoader over `StreamingMaskedDataset`, `build_sft_loader` over `StreamingSFTDataset`.
 """
 
-from meap.data.dataset import StreamingMaskedDataset
-from meap.data.loader import build_loader, build_streams
-from meap.data.opening import open_dataset
-from meap.data.rule import build_mask_rule
-from meap.data.sft import StreamingSFTDataset, build_sft_loader, collate_rows, longest_segment
-from meap.data.shards import Shards, open_shards, open_tokenizer
+from meap.extras import require_packages
+
+require_packages("meap.data", "filelock", "fsspec", "streaming", "torch", extra="train")
+
+from meap.data.dataset import StreamingMaskedDataset  # noqa: E402
+from meap.data.loader import build_loader, build_streams  # noqa: E402
+from meap.data.opening import open_dataset  # noqa: E402
+from meap.data.rule import build_mask_rule  # noqa: E402
+from meap.data.sft import StreamingSFTDataset, build_sft_loader, collate_rows, longest_segment  # noqa: E402
+from meap.data.shards import Shards, open_shards, open_tokenizer  # noqa: E402
 
 __all__ = [
     "Shards",

@@ -14,7 +14,8 @@ from meap.config import TrainingConfig
 from meap.data import Shards
 from meap.errors import ConfigError
 from meap.storage import is_url, require_plain_url
-from meap.train.loggers import require_packages
+from meap.train.kernels import choose_kernels
+from meap.train.loggers import require_loggers
 from meap.train.machine import Machine
 from meap.train.plan import checkpoint_bytes, num_checkpoints, shared_memory_bytes, total_steps
 from meap.train.resuming import newest_record
@@ -33,7 +34,9 @@ def check_settings(config: TrainingConfig, machine: Machine) -> None:
     """
     for require in _SETTINGS:
         require(config, machine)
-    require_packages(config.loggers)
+    require_loggers(config.loggers)
+    if config.model.kernels == "liger":
+        choose_kernels("liger", on_gpu=machine.on_gpu, compiled=False)
 
 
 def check_storage(config: TrainingConfig, machine: Machine, shards: Shards, *, num_parameters: int) -> None:
