@@ -2,6 +2,7 @@
 
     MeapError                 catch this to catch them all
     ├── ConfigError           a key or a value of the configuration (also a ValueError)
+    │   └── MissingPackageError  a package that a key needs is not installed (also an ImportError)
     ├── DataError             raw text, shards or manifests that are missing, damaged or of another kind
     │   ├── BadInputError     a raw file or line that cannot be read
     │   ├── IncompleteError   a data set or run that has not been finished
@@ -23,6 +24,7 @@ __all__ = [
     "JudgeError",
     "MeapError",
     "MismatchError",
+    "MissingPackageError",
     "StoppedError",
     "TrainingError",
 ]
@@ -34,6 +36,10 @@ class MeapError(Exception):
 
 class ConfigError(MeapError, ValueError):
     """A configuration key or value is not allowed."""
+
+
+class MissingPackageError(ConfigError, ImportError):
+    """A package is not installed that a key, or a part of this library, needs."""
 
 
 class DataError(MeapError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from meap.errors import ConfigError
+from meap.extras import require_filesystem
 
 __all__ = [
     "clean_arguments",
@@ -72,7 +73,7 @@ def without_file_scheme(location: str) -> str:
 def require_plain_url(key: str, location: str) -> None:
     """Raise `ConfigError` if `location` is a URL with a password or a query, since configurations are stored.
 
-    The message does not repeat the URL.
+    The message does not repeat the URL. Where what reads such URLs is not installed, that is a `MissingPackageError`.
     """
     if not is_url(location):
         return
@@ -87,6 +88,7 @@ def require_plain_url(key: str, location: str) -> None:
             f"{key} is a URL with a query (?...), which may hold a key and would be stored with the data: leave the "
             "query out and give credentials through the environment"
         )
+    require_filesystem(location, key=key)
 
 
 def clean_arguments(arguments: Sequence[str]) -> list[str]:

@@ -37,24 +37,22 @@ def main(cfg: EvaluationConfig) -> None:
         print(f"written     {out_dir}")
         return
 
-    import torch
-
-    from meap.evals.hugging_face import load_model
+    from meap.evals.hugging_face import limit_threads, load_model
     from meap.evals.page import write_results_page
     from meap.evals.ranks import join_ranks
-    from meap.evals.runner import choose_tasks, results_dir, run_tasks
+    from meap.evals.runner import choose_tasks, require_packages_of, results_dir, run_tasks
     from meap.evals.tables import print_results
     from meap.export.hf import read_export_record
 
     use_one_s3_endpoint()
     names = choose_tasks(cfg.tasks)
+    require_packages_of(names, cfg)
     ranks = join_ranks()
 
     # The model, and the tokenizer in its folder, read as data preparation reads it: the same ids for the same text.
     model = load_model(cfg)
     about = model.describe()
-    if about["device"] == "cpu" and about["parameters"] < 30_000_000:
-        torch.set_num_threads(1)  # threads cost a small model more than they give, most of all on a busy machine
+    limit_threads(about)
     export = read_export_record(Path(about["name"]))
     out_dir = Path(cfg.out_dir) if cfg.out_dir else results_dir(about["name"], is_export=export is not None)
     if ranks.is_first:
@@ -117,12 +115,12 @@ def _inputs(cfg: EvaluationConfig, tokenizer: Any, names: Sequence[str], opened:
 
 def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) -> tuple[Sequence[Any], str | None]:
     """Validation rows of the prepared data, and where they are; none where another tokenizer made them."""
-    import torch
+    import numpy as np
 
     from meap.data import StreamingMaskedDataset, build_streams, open_shards
     from meap.data.shards import read_manifest
     from meap.evals.task import LazyRows
-    from meap.schema import VALIDATION_SPLIT
+    from meap.schema import TOKENS_COLUMN, VALIDATION_SPLIT
 
     if not cfg.perplexity.remote:
         return (), None
@@ -137,6 +135,7 @@ def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) ->
     cache_dir = opened.enter_context(tempfile.TemporaryDirectory(prefix="meap-eval-"))
     dataset = StreamingMaskedDataset(
         rule=None,
+        labels="shifted",
         streams=build_streams(data, shards, Path(cache_dir)),
         batch_size=1,
         num_canonical_nodes=1,
@@ -146,8 +145,7 @@ def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) ->
 
     # By number, not by iteration, which starts threads and keeps an epoch's state.
     def read_row(index: int) -> Any:
-        sample = dataset[int(order[index])]
-        return torch.cat([sample["input_ids"], sample["labels"][-1:]]).numpy()
+        return dataset.stored_at(int(order[index]))[TOKENS_COLUMN].astype(np.int64)
 
     return LazyRows(shards.rows, read_row), shards.origin
 

@@ -58,6 +58,12 @@ class Run:
 
 def main(cfg: ProofConfig) -> None:
     """Corpus, shards, runs, table."""
+    from meap.extras import require_packages
+
+    # Each of the commands says by itself what it misses, but the last of them begins an hour after the first.
+    require_packages("recipes/proof.py", "datatrove", extra="prep")
+    require_packages("recipes/proof.py", "composer", "torch", extra="train")
+    require_packages("recipes/proof.py", "scipy", "transformers", extra="eval")
     from meap.evals.pictures import draw_panels
     from meap.evals.proof import compare_arms, draw_arms, measure_run, table_of_arms
     from meap.evals.runner import write_text

@@ -12,6 +12,7 @@ LIBRARY = sorted((ROOT / "meap").rglob("*.py"))
 
 CORE = {
     "errors",
+    "extras",
     "schema",
     "masking",
     "packing",

@@ -10,7 +10,11 @@ A folder is self-contained: what it takes to export a checkpoint, to continue it
 record    what belongs to a checkpoint, with sizes and hashes        store    a local folder or a URL full of them
 """
 
-from meap.checkpoints.record import (
+from meap.extras import require_packages
+
+require_packages("meap.checkpoints", "fsspec", "xxhash", extra="train")
+
+from meap.checkpoints.record import (  # noqa: E402
     CheckpointFile,
     CheckpointRecord,
     ModelRecord,
@@ -18,7 +22,13 @@ from meap.checkpoints.record import (
     describe_file,
     matches,
 )
-from meap.checkpoints.store import CheckpointStore, DamagedError, checkpoint_name, full_disk_errors, newest_record
+from meap.checkpoints.store import (  # noqa: E402
+    CheckpointStore,
+    DamagedError,
+    checkpoint_name,
+    full_disk_errors,
+    newest_record,
+)
 
 __all__ = [
     "CheckpointFile",

@@ -1,5 +1,6 @@
 """Shards -> samples -> masked batches.
 
+- `open_dataset` opens prepared data for a training loop of one's own.
 - `open_shards` reads the manifests of a split and refuses what does not fit the configuration, or each other.
 - `open_heldout` does so with the rows kept from training, where there are any.
 - `open_tokenizer` gives the tokenizer that belongs to the shards.
@@ -8,13 +9,18 @@
 - `build_heldout_loader` reads held-out rows of either kind, each once on any number of ranks.
 """
 
-from meap.data.dataset import StreamingMaskedDataset
-from meap.data.heldout import build_heldout_loader
-from meap.data.loader import RowLoader, build_loader, build_streams, shared_memory_bytes
-from meap.data.mixture import describe_epoch, plan_epoch
-from meap.data.rule import build_mask_rule
-from meap.data.sft import StreamingSFTDataset, build_sft_loader, longest_segment
-from meap.data.shards import Shards, open_heldout, open_shards, open_tokenizer
+from meap.extras import require_packages
+
+require_packages("meap.data", "filelock", "fsspec", "streaming", "torch", extra="train")
+
+from meap.data.dataset import StreamingMaskedDataset  # noqa: E402
+from meap.data.heldout import build_heldout_loader  # noqa: E402
+from meap.data.loader import RowLoader, build_loader, build_streams, shared_memory_bytes  # noqa: E402
+from meap.data.mixture import describe_epoch, plan_epoch  # noqa: E402
+from meap.data.opening import open_dataset  # noqa: E402
+from meap.data.rule import build_mask_rule  # noqa: E402
+from meap.data.sft import StreamingSFTDataset, build_sft_loader, collate_rows, longest_segment  # noqa: E402
+from meap.data.shards import Shards, open_heldout, open_shards, open_tokenizer  # noqa: E402
 
 __all__ = [
     "RowLoader",
@@ -26,8 +32,10 @@ __all__ = [
     "build_mask_rule",
     "build_sft_loader",
     "build_streams",
+    "collate_rows",
     "describe_epoch",
     "longest_segment",
+    "open_dataset",
     "open_heldout",
     "open_shards",
     "open_tokenizer",

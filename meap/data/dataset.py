@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
-from streaming import StreamingDataset
-from streaming.base.dataset import _Iterator, _ShardState  # neither has a public name
-from streaming.base.util import bytes_to_int
-from torch.utils.data import get_worker_info
+from streaming.base.dataset import _Iterator  # it has no public name
 
-from meap.data.machine_wide import names_of_its_own, whole_shared_memory
-from meap.data.stream import CheckedStream
-from meap.data.unusable import UnusableFileError
-from meap.errors import ConfigError, DataError
+from meap.data.reading import CheckedDataset
+from meap.errors import ConfigError
 from meap.masking import MaskRule
-from meap.schema import TOKENS_COLUMN
-from meap.storage import describe_error
+from meap.schema import IGNORE_INDEX, TOKENS_COLUMN
 
-__all__ = ["StreamingMaskedDataset", "UnreadableShardError"]
+__all__ = ["StreamingMaskedDataset"]
 
-_OF_A_STREAM = {"remote", "local", "split", "download_retry", "download_timeout", "validate_hash", "keep_zip"}
-_UNCHECKED = 0
-"""In place of the time at which a shard was last used: what an earlier run has left is the first to be evicted, too."""
+_LABELS = ("shifted", "transformers")
+_log = logging.getLogger(__name__)
 
 
-class UnreadableShardError(DataError):
-    """Rows that cannot be had."""
-
-    def __init__(self, message: str) -> None:
-        # A loader hands on an error of its worker as a text only, with the worker's traceback before it.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
-
-
-class StreamingMaskedDataset(StreamingDataset):
+class StreamingMaskedDataset(CheckedDataset):
     """Rows as ``input_ids``, ``labels`` and ``sample_id``, inputs masked by (seed, epoch, sample id).
 
     The sample id is the row's number, counted through all streams in their order. A stream with a proportion above its
@@ -47,71 +31,96 @@ class StreamingMaskedDataset(StreamingDataset):
     stay unique, every repetition gets a mask of its own, and `id % num_samples` is the row. Which repetition a row is
     follows from its place in the epoch, not from when it is read.
 
+    A row is stored with T + 1 tokens, which make T targets. `labels` says how they are handed out; inputs, masks and
+    targets are the same in both ways:
+
+        shifted        T inputs; the label at a position is the token that follows. For a loss of one's own, as in this
+                       project's recipes. A model of transformers shifts its `labels` itself, so it must not get these:
+                       it would learn to predict the token after the next, and nothing would fail.
+        transformers   T + 1 inputs; the label at a position is the token at that position, and -100 at the first, which
+                       nothing predicts. The model shifts them, and leaves the last input, never masked, unscored:
+                       ``model(**batch)`` is right, and so are its counts of targets. The model takes T + 1 positions.
+
+    Three ways to use it without this project's recipes. Each reads what data preparation has written to `remote`, and
+    trains `model`, a causal language model of transformers, with `optimizer`.
+
+    A loop of one's own::
+
+        import torch.nn.functional as F
+        from torch.utils.data import DataLoader
+        from meap.data import open_dataset
+
+        dataset = open_dataset(remote=remote, local=local, labels="shifted", batch_size=8, ratio=0.15)
+        loader = DataLoader(dataset, batch_size=8, num_workers=2)
+        for _ in range(3):  # epochs, each with an order and masks of its own
+            for batch in loader:
+                logits = model(input_ids=batch["input_ids"]).logits
+                loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    The Trainer of transformers::
+
+        from torch.utils.data import DataLoader
+        from transformers import Trainer, TrainingArguments
+        from meap.data import open_dataset
+
+        class StreamingTrainer(Trainer):
+            def get_train_dataloader(self):  # the dataset shares rows out among ranks; accelerate would do it again
+                return DataLoader(self.train_dataset, batch_size=self.args.per_device_train_batch_size)
+
+        dataset = open_dataset(remote=remote, local=local, labels="transformers", batch_size=8, ratio=0.15)
+        arguments = TrainingArguments(
+            output_dir,
+            num_train_epochs=3,
+            per_device_train_batch_size=8,
+            lr_scheduler_type="constant",
+            report_to="none",
+        )
+        StreamingTrainer(model, arguments, train_dataset=dataset, optimizers=(optimizer, None)).train()
+
+    Composer's Trainer::
+
+        from composer import Trainer
+        from composer.models import HuggingFaceModel
+        from torch.utils.data import DataLoader
+        from meap.data import open_dataset
+
+        dataset = open_dataset(remote=remote, local=local, labels="transformers", batch_size=8, ratio=0.15)
+        loader = DataLoader(dataset, batch_size=8)
+        Trainer(
+            model=HuggingFaceModel(model), train_dataloader=loader, optimizers=optimizer, max_duration="3ep"
+        ).fit()
+
     Args:
         rule: How to mask, or None for clean rows (evaluation, or masking in the training process).
-        cache_limit: As streaming's; refused where it has no room for every shard into which workers may read ahead, or
-            would delete the only copy of a shard.
-        num_workers: As given to the loader; only `cache_limit` is checked against it.
-        streaming_arguments: Everything else that `streaming.StreamingDataset` takes. ``num_canonical_nodes`` and
-            ``batch_size`` must be given: without the first the sample order depends on the number of nodes.
+        labels: ``shifted`` or ``transformers``, see above. Unset: ``shifted``, and a line that says so.
+        streaming_arguments: What `meap.data.reading.CheckedDataset` and `streaming.StreamingDataset` take;
+            ``num_canonical_nodes`` and ``batch_size``, of one device, must be given.
 
     Yields (through iteration, or by random access with ``dataset[i]``, which masks as in epoch 0):
-        A dictionary of ``input_ids`` (T,) int64, ``labels`` (T,) int64 and ``sample_id`` () int64.
+        A dictionary of ``input_ids`` and ``labels``, each (T,) or (T + 1,) int64, and ``sample_id`` () int64.
 
     Raises:
-        ConfigError: ``num_canonical_nodes`` or ``batch_size`` is left open, or ``cache_limit`` is not safe.
+        ConfigError: ``labels`` is unknown, or as `CheckedDataset`.
         DataError: A shard could not be read while iterating.
     """
 
-    def __init__(
-        self,
-        *,
-        rule: MaskRule | None,
-        cache_limit: int | str | None = None,
-        num_workers: int = 0,
-        **streaming_arguments: Any,
-    ) -> None:
-        for required in ("num_canonical_nodes", "batch_size"):
-            if not streaming_arguments.get(required):
-                raise ConfigError(f"{required} must be set: the sample order would depend on the machines otherwise")
-        if streaming_arguments.get("streams") is None:
-            of_stream = {key: streaming_arguments.pop(key) for key in _OF_A_STREAM & streaming_arguments.keys()}
-            streaming_arguments["streams"] = [CheckedStream(**of_stream)]
-        with names_of_its_own():
-            super().__init__(**streaming_arguments)
-        # By every rank, so that none reads before they are marked.
-        self._shard_access_times.numpy()[self._shard_states.numpy() == _ShardState.LOCAL] = _UNCHECKED
-        if cache_limit is not None:
-            self.cache_limit = self._allowed_cache_limit(bytes_to_int(cache_limit), num_workers)
+    def __init__(self, *, rule: MaskRule | None, labels: str | None = None, **streaming_arguments: Any) -> None:
+        if labels not in {None, *_LABELS}:
+            raise ConfigError(
+                f"labels={labels!r} is not known: choose 'shifted' for a loss of your own, or 'transformers' for "
+                "model(**batch)"
+            )
+        super().__init__(**streaming_arguments)
+        if labels is None:
+            _say_what_comes_out()
+        self._labels_are_shifted = labels != "transformers"
         self._rule = rule if rule is not None and rule.ratio > 0.0 else None
         self._epoch = 0
         self._repetition = 0
         self._repetitions: NDArray[np.int32] | None = None
-        self._background_error: BaseException = RuntimeError("no cause known")
-
-    @property
-    def ranks_per_node(self) -> int:
-        """Ranks on this machine."""
-        return self._unique_rank_world.ranks_per_node
-
-    @property
-    def rank(self) -> int:
-        """This process among all ranks of the run."""
-        return self._unique_rank_world.rank
-
-    def load_state_dict(self, obj: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; every rank calls."""
-        with whole_shared_memory():
-            super().load_state_dict(obj)
-
-    def forget_connections(self) -> None:
-        """Connect anew, in a loader worker.
-
-        Forked ones would all talk to the store over the one connection of the process they are forked from, and take
-        each other's answers.
-        """
-        for stream in self.streams:
-            stream._downloader.clean_up()
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Row `sample_id`, masked for the epoch being iterated."""
@@ -126,67 +135,19 @@ class StreamingMaskedDataset(StreamingDataset):
         finally:
             self._epoch = before
 
-    def stored_at(self, sample_id: int, retry: int = 7) -> Mapping[str, NDArray[Any]]:
-        """The columns of a row as data preparation stored them."""
-        shard_id, _ = self.spanner[sample_id]
-        if hasattr(self, "_event") and self._event.is_set():
-            raise self._background_failure()
-        while self._shard_access_times[shard_id] == _UNCHECKED:
-            self.prepare_shard(shard_id)
-        try:
-            return super().get_item(sample_id, retry)
-        except DataError:
-            raise
-        except Exception as error:
-            if hasattr(self, "_event") and self._event.is_set():
-                raise self._background_failure() from error
-            raise self._unreadable(shard_id, error) from error
-
     def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
         """The sample, from the columns of a stored row."""
         row = columns[TOKENS_COLUMN].astype(np.int64)
         inputs, labels = row[:-1], row[1:]
         if self._rule is not None:
             inputs = self._rule.apply(inputs[None], np.array([sample_id]), epoch=self._epoch)[0]
+        if not self._labels_are_shifted:
+            inputs, labels = np.append(inputs, row[-1]), np.insert(labels, 0, IGNORE_INDEX)
         return {
             "input_ids": torch.from_numpy(inputs),
             "labels": torch.from_numpy(labels),
             "sample_id": torch.tensor(int(sample_id)),
         }
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Iterate over this worker's share of the epoch."""
-        if get_worker_info() is not None:
-            self.forget_connections()
-        yield from super().__iter__()
-        # When a download fails, streaming's iterator just stops, as if the epoch were over.
-        if hasattr(self, "_event") and self._event.is_set():
-            raise self._background_failure()
-
-    def _prepare_thread(self, it: _Iterator) -> None:
-        with _counted(it):
-            super()._prepare_thread(it)
-
-    def _ready_thread(self, it: _Iterator) -> None:
-        with _counted(it):
-            super()._ready_thread(it)
-
-    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Fetch or check a shard that this run has not used yet; if that fails, leave nobody waiting for it."""
-        try:
-            if self._shard_access_times[shard_id] == _UNCHECKED:
-                with FileLock(self._cache_filelock_path):
-                    is_still = self._shard_access_times[shard_id] == _UNCHECKED
-                    if is_still and self._shard_states[shard_id] == _ShardState.LOCAL:
-                        # Else streaming takes what is there as it is.
-                        self._shard_states[shard_id] = _ShardState.REMOTE
-            super().prepare_shard(shard_id, blocking)
-        except Exception as error:
-            # streaming would leave it "in preparation", and other workers waiting for ever. Whoever needs what is
-            # there but not checked checks it, or fetches it again, and succeeds or fails for himself.
-            self._shard_access_times[shard_id] = _UNCHECKED
-            self._shard_states[shard_id] = _ShardState.LOCAL
-            raise self._unreadable(shard_id, error) from error
 
     def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sizes of the units that are shuffled, and the sample id at each place of the epoch before shuffling."""
@@ -197,72 +158,6 @@ class StreamingMaskedDataset(StreamingDataset):
         if repetitions.any():
             rows += np.repeat(repetitions * self.num_samples, unit_sizes)
         return unit_sizes, rows
-
-    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
-        """Where this epoch stands after `num_samples` rows, for a checkpoint."""
-        state = super().state_dict(num_samples, from_beginning)
-        if from_beginning and num_samples == 0:
-            # At the end of an epoch the trainer has gone on to the next one, but streaming still names the one that is
-            # over: a run resumed from there would replay it, and stay one epoch behind for ever.
-            state["epoch"] = max(state["epoch"], self.next_epoch)
-        return state
-
-    def on_exception(self, future: Future[Any]) -> None:
-        """Keep the cause of a background failure for `__iter__` to raise; streaming's own prints it, too."""
-        if error := future.exception():
-            self._background_error = error
-            self._event.set()
-
-    def _background_failure(self) -> DataError:
-        error = self._background_error
-        if isinstance(error, DataError):
-            return error
-        return DataError(f"reading ahead failed ({describe_error(error)}): run the same command again")
-
-    def _unreadable(self, shard_id: int, cause: Exception) -> UnreadableShardError:
-        if isinstance(cause, UnreadableShardError):
-            return cause
-        first = int(self.sample_offset_per_shard[shard_id])
-        rows = f"(rows {first:,} to {first + int(self.samples_per_shard[shard_id]) - 1:,})"
-        if isinstance(cause, UnusableFileError):
-            return UnreadableShardError(f"{cause.file} {rows} {cause.what}: {cause.remedy}")
-        if isinstance(cause, DataError):
-            return UnreadableShardError(str(cause))
-        stream = self.streams[self.stream_per_shard[shard_id]]
-        return UnreadableShardError(
-            f"a shard of {stream.remote or stream.local} {rows} could not be read ({describe_error(cause)}): check the "
-            "storage, then run the same command again"
-        )
-
-    def _allowed_cache_limit(self, limit: int, num_workers: int) -> int:
-        """What streaming must keep to so that the disk keeps to the limit, in bytes.
-
-        It needs room for every shard into which workers may read ahead at once, and four more. With less, workers
-        evict what others still wait for: streaming then downloads it again and again, fails, or waits for ever for a
-        shard that was evicted the moment it had arrived. And it counts a shard only once it is there: what the two
-        threads of each reader fetch at the same moment comes on top.
-        """
-        for stream in self.streams:
-            if stream.remote in {None, stream.local}:
-                raise ConfigError(
-                    f"cache_limit={limit} would delete shards of {stream.local}, which is their only copy: "
-                    "leave it unset, or give a remote and another folder as the cache"
-                )
-        sizes = np.array([shard.get_max_size() for shard in self.shards])
-        readers = self.ranks_per_node * max(1, num_workers)
-        assert self.predownload is not None  # streaming has set it
-        needed, uncounted = readers * (self.predownload + 1) + 4, 2 * readers - 1
-        num_shards = min(len(sizes), needed + uncounted)
-        largest = np.sort(sizes)[::-1]
-        least = sum(stream.get_index_size() for stream in self.streams) + int(largest[:num_shards].sum())
-        if limit < least:
-            raise ConfigError(
-                f"data.cache_limit of {limit:,} bytes is too small: {readers} readers on this machine, each "
-                f"{self.predownload} rows ahead, may need {num_shards} shards at once, which take {least:,} bytes with "
-                "their compressed form; raise it to that, lower data.predownload or data.num_workers, or leave it unset"
-            )
-        # Where all shards fit, nothing is ever evicted.
-        return limit if num_shards == len(sizes) else limit - int(largest[:uncounted].sum())
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         # Called in every worker when an epoch starts, also after a resumption: the one place that knows its number.
@@ -279,11 +174,10 @@ class StreamingMaskedDataset(StreamingDataset):
             yield sample_id
 
 
-@contextmanager
-def _counted(it: _Iterator) -> Iterator[None]:
-    """Count a thread that fails as one that has ended: streaming waits for ever where both of an epoch's fail."""
-    try:
-        yield
-    except BaseException:
-        it.on_exit()
-        raise
+@cache
+def _say_what_comes_out() -> None:
+    """Once: nothing fails where shifted labels are shifted again."""
+    _log.warning(
+        "labels come shifted: labels[i] is the token after input_ids[i]. Models of transformers shift them themselves: "
+        "give labels='transformers' for model(**batch), or labels='shifted' for a loss of your own"
+    )

@@ -84,6 +84,7 @@ def build_heldout_loader(
     )
     dataset = make(
         rule=None,
+        labels="shifted",
         streams=build_streams(data, shards, cache_dir),
         batch_size=1,  # rows are read by number
         num_canonical_nodes=1,

@@ -114,6 +114,7 @@ def build_loader(
     epoch = plan_epoch(data, shards, global_batch_size)
     dataset = make_dataset(
         rule=rule,
+        labels="shifted",
         streams=build_streams(data, shards, cache_dir, counts=epoch.counts),
         batch_size=batch_size,
         num_canonical_nodes=epoch.canonical_nodes,

@@ -9,14 +9,16 @@ file of that number for as long as it lives, and removes what is left of runs wh
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.shared_memory import SharedMemory as PlainSharedMemory
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -65,9 +67,26 @@ def names_of_its_own() -> Iterator[None]:
 
 @contextmanager
 def whole_shared_memory() -> Iterator[None]:
-    """What streaming opens within has its size, also where another rank has only just begun to make it."""
-    with patch.object(streaming_memory, "BuiltinSharedMemory", _WholeSharedMemory):
+    """What streaming opens within has its size, also where another rank has only just begun to make it.
+
+    And it goes with this process, also where that is one of multiprocessing.
+    """
+    with (
+        patch.object(streaming_memory, "BuiltinSharedMemory", _WholeSharedMemory),
+        patch.object(streaming_memory, "atexit", _AtEveryExit),
+    ):
         yield
+
+
+class _AtEveryExit:
+    """In place of `atexit`, which a process that multiprocessing has started ends without."""
+
+    @staticmethod
+    def register(release: Callable[[], None]) -> None:
+        if multiprocessing.parent_process() is None:
+            atexit.register(release)
+        else:
+            Finalize(None, release, exitpriority=-1)  # below 0: after processes that read here have ended
 
 
 class _WholeSharedMemory(PlainSharedMemory):

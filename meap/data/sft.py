@@ -46,14 +46,46 @@ __all__ = ["StreamingSFTDataset", "build_sft_loader", "collate_rows", "expand_ro
 class StreamingSFTDataset(StreamingMaskedDataset):
     """Fine-tuning rows, expanded and masked as they are read.
 
+    A batch is what `collate_rows` makes of samples: torch's own collation refuses ``segment_lengths``, lists of
+    different lengths. Conversations of a row must not see each other. This project's model keeps them apart by
+    ``segment_lengths``, models of transformers by ``position_ids``, which begin again with each segment; they leave the
+    other columns unread. With `labels` of ``shifted`` the label at a position is the token that follows, with
+    ``transformers`` the token at that position; rows have T positions in both.
+
+    A loop of one's own, with `model` a causal language model of transformers::
+
+        import torch.nn.functional as F
+        from torch.utils.data import DataLoader
+        from meap.data import collate_rows, open_dataset
+
+        dataset = open_dataset(remote=remote, local=local, labels="shifted", batch_size=8, ratio=0.10)
+        for batch in DataLoader(dataset, batch_size=8, num_workers=2, collate_fn=collate_rows):
+            logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())  # -100 is not scored
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    The same by the model's own loss::
+
+        from torch.utils.data import DataLoader
+        from meap.data import collate_rows, open_dataset
+
+        dataset = open_dataset(remote=remote, local=local, labels="transformers", batch_size=8, ratio=0.10)
+        for batch in DataLoader(dataset, batch_size=8, num_workers=2, collate_fn=collate_rows):
+            columns = {name: batch[name] for name in ("input_ids", "labels", "position_ids")}
+            model(**columns).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
     Args:
         sft: Layout and loss.
         seq_len: Positions of a row.
         rule: How copies are masked; None, or a ratio of 0, yields originals only (evaluation, the NTP control).
-        streaming_arguments: See `StreamingMaskedDataset`.
+        streaming_arguments: See `StreamingMaskedDataset`; `labels` among them.
 
     Yields:
-        What `expand_row` returns, as tensors.
+        What `expand_row` returns, as tensors, its labels as `labels` says.
     """
 
     def __init__(self, *, sft: SftConfig, seq_len: int, rule: MaskRule | None, **streaming_arguments: Any) -> None:
@@ -63,6 +95,9 @@ class StreamingSFTDataset(StreamingMaskedDataset):
 
     def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
         row = expand_row(columns, sample_id, seq_len=self._seq_len, sft=self._sft, rule=self._rule, epoch=self._epoch)
+        if not self._labels_are_shifted:
+            # Nothing is lost at the end: no conversation's last position has a target.
+            row["labels"] = np.insert(row["labels"][:-1], 0, IGNORE_INDEX)
         return {
             name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in row.items()
         }

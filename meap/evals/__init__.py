@@ -18,3 +18,7 @@
 To add a task: one file in `tasks/` with `examples`, `score` and a `TASK`, its section in `meap.config.evaluation`, and
 its row in `tasks.TASKS`. Batches, ranks, resuming, intervals, tables and comparison come with it.
 """
+
+from meap.extras import require_packages
+
+require_packages("meap.evals", "matplotlib", "pyarrow", "torch", "transformers", extra="eval")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from meap.extras import require_packages
+
 __all__ = ["Rouge1", "best_subspan_em", "contains", "normalize_answer", "rouge1", "rouge_f1s", "word_overlap"]
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -64,6 +66,7 @@ def word_overlap(response: str, answer: str) -> float:
 
 @cache
 def _scorer(*names: str) -> Any:
+    require_packages("ROUGE", "rouge_score", extra="eval")
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(names), use_stemmer=True)

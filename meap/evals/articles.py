@@ -10,8 +10,9 @@ from typing import Any
 
 from meap.errors import BadInputError, DataError
 from meap.evals.rows import read_jsonl, read_parquet
+from meap.extras import require_packages
 
-__all__ = ["COLUMNS", "Article", "draw_articles", "read_articles"]
+__all__ = ["COLUMNS", "Article", "draw_articles", "is_file", "read_articles"]
 
 _FILES = (".jsonl", ".gz", ".parquet")
 _OWN = ("document", "reference")
@@ -51,7 +52,7 @@ def read_articles(name: str, source: str, split: str) -> list[Article]:
         BadInputError: It cannot be read, or has other columns.
     """
     key, path = f"hallucination.{name}", Path(source)
-    if path.exists() or path.suffix in _FILES:
+    if is_file(source):
         read = read_parquet if path.suffix == ".parquet" else read_jsonl
         rows = read(path, key=key, remedy="give one of JSON lines or parquet, or a name on the Hugging Face hub")
     else:
@@ -74,6 +75,11 @@ def read_articles(name: str, source: str, split: str) -> list[Article]:
     return found
 
 
+def is_file(source: str) -> bool:
+    """Whether a source of articles is a file, not a name on the hub."""
+    return Path(source).exists() or Path(source).suffix in _FILES
+
+
 def draw_articles(articles: Sequence[Article], number: int, *, seed: str) -> list[Article]:
     """So many of the articles, at random, in their order."""
     rng = random.Random(seed)  # noqa: S311 (not for secrets)
@@ -82,6 +88,7 @@ def draw_articles(articles: Sequence[Article], number: int, *, seed: str) -> lis
 
 
 def _read_hub(source: str, split: str, key: str) -> list[dict[str, Any]]:
+    require_packages(f"{key}={source}", "datasets", extra="eval")
     from datasets import load_dataset
 
     name, _, revision = source.partition("@")

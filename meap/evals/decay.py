@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap.errors import MismatchError
+from meap.extras import require_packages
 
 __all__ = ["HEADLINE", "PAIRS", "Change", "change", "decay_between", "decay_within", "key", "paired_t", "welch_t"]
 
@@ -225,6 +226,7 @@ def _further(before: _Columns, after: _Columns) -> dict[str, Any]:
 def _t(difference: float, squared_error: float, df: float) -> tuple[float | None, float, float | None]:
     if squared_error == 0:
         return None, df, None
+    require_packages("tasks=attention_decay", "scipy", extra="eval")
     from scipy.special import stdtr
 
     t = difference / math.sqrt(squared_error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meap.evals.judge.records import describe_judging
-from meap.evals.runner import choose_examples
+from meap.evals.runner import choose_examples, require_packages_of
 from meap.evals.task import TaskInputs
 from meap.evals.tasks import TASKS
 
@@ -18,6 +18,7 @@ def rehearse(inputs: TaskInputs, names: Sequence[str]) -> None:
     Raises:
         MeapError: A task cannot run.
     """
+    require_packages_of(names, inputs.config)
     for name in names:
         if reason := TASKS[name].skip(inputs):
             print(f"skipped {name}: {reason}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from meap.evals.attention import read_attention
 from meap.evals.lm import Attention, Ids, Reading
 from meap.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["HuggingFaceLM", "load_model", "load_model_tokenizer", "weights_hash"]
+__all__ = ["HuggingFaceLM", "limit_threads", "load_model", "load_model_tokenizer", "weights_hash"]
 
 _NUM_LOGITS = 1 << 29
 """Logits of a forward pass are kept below this many (2 GiB in fp32), whatever the batch size asks for."""
+_FEW_PARAMETERS = 30_000_000
 _HASHED_VALUES = 256
 """Values of each tensor that `weights_hash` reads: training changes every one of them."""
 
@@ -86,6 +87,12 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
         batch_tokens=config.batch_tokens,
         prefill_chunk=config.prefill_chunk,
     )
+
+
+def limit_threads(about: Mapping[str, Any]) -> None:
+    """Threads cost a small model more than they give, most of all on a busy machine; see `HuggingFaceLM.describe`."""
+    if about["device"] == "cpu" and about["parameters"] < _FEW_PARAMETERS:
+        torch.set_num_threads(1)
 
 
 def weights_hash(model: torch.nn.Module) -> str:

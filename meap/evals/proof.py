@@ -18,6 +18,7 @@ from meap.evals.decay import HEADLINE, key
 from meap.evals.pictures import BLUE, GREY, ORANGE
 from meap.evals.runner import read_results
 from meap.evals.tables import columns
+from meap.extras import require_packages
 from meap.synthetic_records import NUM_CANDIDATES
 
 __all__ = [
@@ -117,6 +118,7 @@ def mean_over_seeds(values: Sequence[float]) -> SeedEstimate:
     Args:
         values: One per seed, at least 2.
     """
+    require_packages("the table of a proof", "scipy", extra="eval")
     from scipy.special import stdtrit
 
     numbers = np.asarray(values, np.float64)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from meap import __version__
+from meap.config import EvaluationConfig
 from meap.errors import ConfigError, DataError
 from meap.evals.asking import ask_all, progress_lines, require_fit
 from meap.evals.lm import LanguageModel
@@ -25,6 +26,7 @@ from meap.evals.records import RecordStore, hash_of, prompt_hashes
 from meap.evals.summary import summarise
 from meap.evals.task import Example, Task, TaskInputs
 from meap.evals.tasks import TASKS
+from meap.extras import is_installed, require_packages
 
 __all__ = [
     "PICTURE_NAME",
@@ -32,6 +34,7 @@ __all__ = [
     "choose_examples",
     "choose_tasks",
     "read_results",
+    "require_packages_of",
     "results_dir",
     "run_tasks",
     "write_text",
@@ -56,6 +59,12 @@ def choose_tasks(asked: str) -> list[str]:
     if not names:
         raise ConfigError(f"tasks={asked!r} names none; choose from {', '.join(TASKS)}, or all")
     return names
+
+
+def require_packages_of(names: Sequence[str], config: EvaluationConfig) -> None:
+    """Raise `MissingPackageError` unless what the named tasks need is installed."""
+    for name in names:
+        require_packages(f"tasks={name}", *TASKS[name].packages(config), extra="eval")
 
 
 def results_dir(model: str, *, is_export: bool) -> Path:
@@ -98,6 +107,7 @@ def run_tasks(
     Raises:
         MeapError: A task cannot run; found out before the first one does.
     """
+    require_packages_of(names, inputs.config)
     ranks = ranks or Ranks()
     reasons = {name: TASKS[name].skip(inputs) for name in names}
     skipped = {name: reason for name, reason in reasons.items() if reason}
@@ -225,7 +235,7 @@ def _write_results(
         "config": dataclasses.asdict(inputs.config),
         **facts,
         "versions": {"meap": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in _VERSIONED},
+        | {package: version(package) for package in _VERSIONED if is_installed(package.replace("-", "_"))},
     }
     out_dir.mkdir(parents=True, exist_ok=True)
     write_text(out_dir / RESULTS_NAME, json.dumps(results, indent=2) + "\n")

@@ -211,6 +211,8 @@ class Task:
     further: Callable[[Sequence[Record]], dict[str, Any]] = lambda records: {}
     """Numbers of its own, beside those that every task has, for the results file and the picture; `notes` are remarks
     that go with the table."""
+    packages: Callable[[EvaluationConfig], tuple[str, ...]] = lambda config: ()
+    """Modules of the extra [eval] that only some tasks need; they must be there before the first task runs."""
     contrast: Contrast | None = None
     """What a comparison adds; unset: the headline is drawn."""
     files: Callable[[dict[str, Any], Sequence[Record]], dict[str, str]] = lambda numbers, records: {}

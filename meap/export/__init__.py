@@ -5,3 +5,7 @@ hf           write the folder, prove that transformers computes the same from it
 weights      write them, in fp32 or bf16, in files of a bounded size
 card         the README.md in the folder
 """
+
+from meap.extras import require_packages
+
+require_packages("meap.export", "safetensors", "torch", "transformers", extra="train")

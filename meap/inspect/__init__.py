@@ -6,3 +6,7 @@
 dataset that training iterates over. Statistics (`statistics`, `charts`) are of all rows of the shards fetched, and of
 the manifest.
 """
+
+from meap.extras import require_packages
+
+require_packages("meap.inspect", "torch", extra="train")

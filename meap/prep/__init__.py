@@ -12,3 +12,25 @@ data sets of a divided corpus, `selection.py` chooses documents by their length,
 and a tokenizer without a network. `audit/` is ``python -m meap.prep verify`` and ``stats``; `litpkds.py` imports the
 official code's chunks; `sft/` makes conversations of instruction data.
 """
+
+from meap.extras import require_packages
+
+require_packages(
+    "meap.prep",
+    "datatrove",
+    "dill",
+    "fastokens",
+    "fsspec",
+    "isal",
+    "jinja2",
+    "matplotlib",
+    "multiprocess",
+    "numba",
+    "orjson",
+    "pyarrow",
+    "rich",
+    "transformers",
+    "xxhash",
+    "zstandard",
+    extra="prep",
+)

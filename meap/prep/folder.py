@@ -15,6 +15,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from meap.errors import DataError, MeapError
+from meap.extras import require_filesystem
 from meap.storage import describe_error, describe_full_disk, is_full_disk
 
 __all__ = ["OutputFolder", "open_filesystem", "storage_errors"]
@@ -60,8 +61,7 @@ def storage_errors(location: str, *, num_bytes: int | None = None) -> Iterator[N
             ) from error
         if isinstance(error, ImportError):
             raise DataError(
-                f"{location}: a package for this kind of URL is missing ({describe_error(error)}): install it; for "
-                "gs:// that is pip install '.[gcs]'"
+                f"{location}: a package for this kind of URL is missing ({describe_error(error)})"
             ) from error
         raise DataError(
             f"{location} cannot be used ({describe_error(error)}): run the same command again to retry"
@@ -70,6 +70,7 @@ def storage_errors(location: str, *, num_bytes: int | None = None) -> Iterator[N
 
 def open_filesystem(location: str) -> tuple[AbstractFileSystem, str]:
     """The file system behind `location` and the path in it."""
+    require_filesystem(location)
     with storage_errors(location):
         return cast("tuple[AbstractFileSystem, str]", url_to_fs(location))
 

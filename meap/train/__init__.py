@@ -11,3 +11,9 @@ run_folder   what a resumed run must not change                  trainer  all of
 preflight    mistakes, found before step 1   loggers/            a file, TensorBoard, W&B, MLflow
 dry_run      what a run will take (plan)     provenance          where it comes from, start by start
 """
+
+from meap.extras import require_packages
+
+require_packages(
+    "meap.train", "composer", "fsspec", "rich", "torch", "torchmetrics", "transformers", "xxhash", extra="train"
+)

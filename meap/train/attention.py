@@ -10,7 +10,6 @@ out the flash kernels. Functions registered under other names are handed no mask
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 
 from meap.errors import ConfigError
+from meap.extras import how_to_install, is_installed, require_packages
 
 __all__ = ["Segments", "causal_flash_attention", "causal_sdpa", "choose_attention"]
 
@@ -108,6 +108,7 @@ def causal_flash_attention(
 
     With `segments`, all of them in one call of its variable-length kernel.
     """
+    require_packages("model.attention=flash_attention_2", "flash_attn", extra="gpu")
     from flash_attn import flash_attn_func, flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
     _require_no_mask(attention_mask)
@@ -140,12 +141,12 @@ def choose_attention(wanted: str, *, on_gpu: bool, bf16: bool) -> str:
     """
     AttentionInterface.register(_SDPA_NAME, causal_sdpa)
     AttentionInterface.register(_FLASH_NAME, causal_flash_attention)
-    installed = importlib.util.find_spec("flash_attn") is not None
+    installed, missing = is_installed("flash_attn"), f"not installed: {how_to_install('gpu')}"
     runs_here = installed and on_gpu and bf16
     if wanted == "flash_attention_2" and not runs_here:
         raise ConfigError(
             "model.attention=flash_attention_2 needs the flash-attn package "
-            f"({'installed' if installed else 'not installed: pip install meap[gpu]'}), a CUDA device "
+            f"({'installed' if installed else missing}), a CUDA device "
             f"({'found' if on_gpu else 'not found'}) and train.precision=amp_bf16: choose model.attention=auto"
         )
     return _FLASH_NAME if runs_here and wanted != "sdpa" else _SDPA_NAME

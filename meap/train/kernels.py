@@ -7,9 +7,9 @@ where layers are not compiled: in fine-tuning. Liger's losses are not used, see 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 
 from meap.errors import ConfigError
+from meap.extras import how_to_install, is_installed, require_packages
 from meap.train.model import NextTokenModel
 
 __all__ = ["choose_kernels", "use_liger_kernels"]
@@ -26,11 +26,11 @@ def choose_kernels(wanted: str, *, on_gpu: bool, compiled: bool) -> str:
     Raises:
         ConfigError: Liger is asked for where it cannot run, or beside compiled layers.
     """
-    installed = importlib.util.find_spec("liger_kernel") is not None
+    installed, missing = is_installed("liger_kernel"), f"not installed: {how_to_install('gpu')}"
     if wanted == "liger" and not (installed and on_gpu):
         raise ConfigError(
             f"model.kernels=liger needs the liger-kernel package "
-            f"({'installed' if installed else 'not installed: pip install meap[gpu]'}) and a CUDA device "
+            f"({'installed' if installed else missing}) and a CUDA device "
             f"({'found' if on_gpu else 'not found'}): choose model.kernels=auto"
         )
     if wanted == "liger" and compiled:
@@ -44,6 +44,7 @@ def choose_kernels(wanted: str, *, on_gpu: bool, compiled: bool) -> str:
 def use_liger_kernels(model: NextTokenModel) -> None:
     """Replace RMSNorm, RoPE and SwiGLU of a Llama, Mistral or Qwen2/3 decoder in place; its weights stay."""
     # Imported here: without a GPU the package cannot be imported.
+    require_packages("model.kernels=liger", "liger_kernel", extra="gpu")
     liger = importlib.import_module("liger_kernel.transformers")
     apply = getattr(liger, f"apply_liger_kernel_to_{model.config.model_type}")
     apply(

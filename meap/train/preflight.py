@@ -8,13 +8,13 @@ the machine, the model or the network. Light, so that mistakes are answered befo
 from __future__ import annotations
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meap.checkpoints import newest_record
-from meap.config import TrainingConfig
+from meap.config import LoggersConfig, TrainingConfig
 from meap.errors import ConfigError
+from meap.extras import require_packages
 from meap.storage import is_url, require_plain_url
 from meap.train.plan import checkpoint_bytes, num_checkpoints
 from meap.train.ranks import Ranks
@@ -33,21 +33,24 @@ __all__ = [
     "notes",
     "require_extension",
     "require_fine_tuning",
+    "require_loggers",
 ]
 
-_LOGGER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "'meap[wandb]'", "mlflow": "'meap[mlflow]'"}
-"""Key of section `loggers`, which is what is imported: what pip installs."""
+_LOGGER_EXTRAS = {"tensorboard": "train", "wandb": "wandb", "mlflow": "mlflow"}
+"""Key of section `loggers`, which is also the package's name, and the extra that brings it."""
 
 
 def check_configuration(config: TrainingConfig) -> None:
     """What the configuration alone contradicts, whatever runs it.
 
     Raises:
-        ConfigError: A URL holds a secret, warm-up takes all of the run, or a logger's package is not installed.
+        ConfigError: A URL holds a secret, warm-up takes all of the run, or a package is missing.
     """
     _require_plain_addresses(config)
     _require_end_after_warm_up(config)
-    _require_packages(config)
+    require_loggers(config.loggers)
+    if config.model.kernels == "liger":
+        require_packages("model.kernels=liger", "liger_kernel", extra="gpu")
 
 
 def check_settings(config: TrainingConfig, ranks: Ranks | Machine) -> None:
@@ -101,6 +104,13 @@ def require_extension(config: TrainingConfig) -> None:
             f"masking.site={config.masking.site} is for pre-training: the loader's workers mask the same positions, "
             "set masking.site=dataset"
         )
+
+
+def require_loggers(config: LoggersConfig) -> None:
+    """Raise `MissingPackageError` if a destination is asked for whose package is not installed."""
+    for key, extra in _LOGGER_EXTRAS.items():
+        if getattr(config, key):
+            require_packages(f"loggers.{key}=true", key, extra=extra)
 
 
 def check_storage(config: TrainingConfig, machine: Machine, timetable: Timetable, *, num_parameters: int) -> None:
@@ -236,15 +246,6 @@ def _require_end_after_warm_up(config: TrainingConfig) -> None:
     rows, seq_len = config.train.global_batch_size, config.data.seq_len
     total, warmup = (count_steps(str(each), steps_per_epoch=0, batch_rows=rows, seq_len=seq_len) for each in durations)
     require_end_after_warm_up(config, total=total, warmup=warmup)
-
-
-def _require_packages(config: TrainingConfig) -> None:
-    for name, package in _LOGGER_PACKAGES.items():
-        if getattr(config.loggers, name) and find_spec(name) is None:
-            raise ConfigError(
-                f"loggers.{name}=true, but its package is not installed: pip install {package}, or set "
-                f"loggers.{name}=false"
-            )
 
 
 def _require_plain_addresses(config: TrainingConfig) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from meap.errors import ConfigError, DataError
 def cluster(bytecode_cache) -> Iterator[None]:
     """A cluster of this machine, for as long as the tests of this file take."""
     if importlib.util.find_spec("ray") is None:
-        pytest.skip("NOT TESTED: ray is not installed: pip install 'meap[ray]'")
+        pytest.skip("NOT TESTED: ray is not installed: make install EXTRAS=ray")
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
@@ -90,9 +91,6 @@ def test_where_there_is_no_cluster_it_says_so(prepare, arguments, monkeypatch):
 
 
 def test_without_ray_it_says_so(prepare, arguments, monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "ray" else real(name))
-    with pytest.raises(
-        ConfigError, match=r"executor=ray, but ray is not installed: pip install 'meap\[ray\]', or choose"
-    ):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"executor=ray needs ray, which is not installed: make install EXTRAS=ray "):
         prepare(*arguments, "remote=out", "executor=ray")

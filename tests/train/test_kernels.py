@@ -34,5 +34,5 @@ def test_liger_is_refused_where_it_cannot_run(liger_installed):
 @pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is not None, reason="liger-kernel is installed")
 def test_what_is_not_installed_is_named():
     assert choose_kernels("auto", on_gpu=True, compiled=False) == "torch"
-    with pytest.raises(ConfigError, match=r"not installed: pip install meap\[gpu\]"):
+    with pytest.raises(ConfigError, match=r"not installed: make install EXTRAS=gpu "):
         choose_kernels("liger", on_gpu=True, compiled=False)

@@ -15,6 +15,7 @@ from meap.errors import ConfigError, JudgeError
 from meap.evals.judge.budget import Budget
 from meap.evals.judge.replies import Reply, ReplyStore
 from meap.evals.records import hash_of
+from meap.extras import require_packages
 
 __all__ = ["Endpoint", "most_tokens"]
 
@@ -72,6 +73,7 @@ class Endpoint:
     def _ask_all(
         self, prompts: list[str], keys: dict[str, str], store: ReplyStore, progress: Callable[[int, int], None]
     ) -> None:
+        require_packages("judge.model", "openai", extra="eval")
         from openai import OpenAI
 
         stopped = threading.Event()

@@ -221,6 +221,7 @@ def _line(label: str, length: int, changes: dict[str, Any]) -> tuple[str, ...]:
 
 TASK = Task(
     title="Attention at masked positions",
+    packages=lambda config: ("scipy",),
     examples=examples,
     score=score,
     metrics=tuple(

@@ -31,6 +31,7 @@ from meap.config import CommonsenseConfig
 from meap.errors import ConfigError, DataError
 from meap.evals.pictures import draw_rows
 from meap.evals.task import Candidate, Example, Metric, Output, Scores, Task, TaskInputs
+from meap.extras import require_packages
 
 __all__ = ["TASK", "examples", "score"]
 
@@ -133,6 +134,7 @@ def _over_local_rows(name: str, folder: str, official: Path) -> dict[str, Any]:
 @cache
 def _manager() -> Any:
     """The harness's index of its tasks, which takes seconds to make."""
+    require_packages("tasks=commonsense", "lm_eval", extra="eval")
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
@@ -158,5 +160,6 @@ TASK = Task(
     score=score,
     metrics=(Metric("acc", "acc", binary=True), Metric("acc_norm", "acc_norm", binary=True)),
     by=("task",),
+    packages=lambda config: ("lm_eval", "datasets"),
     draw=partial(draw_rows, metrics=_METRICS),
 )

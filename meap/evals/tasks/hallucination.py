@@ -26,8 +26,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from meap.config import EvaluationConfig
 from meap.evals.answers import rouge_f1s
-from meap.evals.articles import COLUMNS, Article, draw_articles, read_articles
+from meap.evals.articles import COLUMNS, Article, draw_articles, is_file, read_articles
 from meap.evals.judge.protocols import PROTOCOLS
 from meap.evals.judge.records import judge_facts, open_judging, summary_of
 from meap.evals.pictures import draw_rows
@@ -113,6 +114,12 @@ def _skip(inputs: TaskInputs) -> str | None:
     return f"there are no articles: give {' or '.join(f'hallucination.{name}' for name in COLUMNS)}"
 
 
+def _packages(config: EvaluationConfig) -> tuple[str, ...]:
+    sources = [getattr(config.hallucination, name) for name in COLUMNS]
+    from_hub = any(source is not None and not is_file(source) for source in sources)
+    return ("rouge_score", *(["openai"] if config.judge.model else []), *(["datasets"] if from_hub else []))
+
+
 def _further(records: Sequence[Record]) -> dict[str, Any]:
     asked = [record for record in records if not record["control"]]
     cut = [record for record in asked if record["kept_tokens"] < record["document_tokens"]]
@@ -147,6 +154,7 @@ TASK = Task(
         *(Metric(name, label) for name, label in _ROUGE.items()),
     ),
     by=("data_set", "condition"),
+    packages=_packages,
     draw=_draw,
     skip=_skip,
     judging=open_judging,

@@ -149,6 +149,7 @@ TASK = Task(
         Metric("contains", "contains the answer", binary=True),
     ),
     by=("length",),
+    packages=lambda config: ("rouge_score",),
     draw=draw_grid,
     further=_further,
     files=grid_files,

@@ -6,7 +6,6 @@ travel to the tasks as arguments, in memory.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ from datatrove.executor import RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import ConfigError, DataError, MeapError
+from meap.extras import require_packages
 from meap.prep.executors.base import OwnRecords, Work, quiet
 from meap.prep.executors.slurm_array import end_array
 
@@ -40,10 +40,7 @@ class RayExecutor(OwnRecords, RayPipelineExecutor):
     """
 
     def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
-        if importlib.util.find_spec("ray") is None:
-            raise ConfigError(
-                "executor=ray, but ray is not installed: pip install 'meap[ray]', or choose executor=local"
-            )
+        require_packages("executor=ray", "ray", extra="ray")
         with quiet():
             super().__init__(
                 pipeline=list(steps), tasks=job.num_tasks, workers=job.num_workers, logging_dir=job.logging_dir

@@ -19,7 +19,8 @@ from datatrove.pipeline.filters import (
 )
 
 from meap.config.removal import FiltersConfig
-from meap.errors import ConfigError
+from meap.errors import ConfigError, MissingPackageError
+from meap.extras import how_to_install
 from meap.prep.progress import Tally
 from meap.prep.removal.languages import LocalModel, require_model
 from meap.prep.removal.report import Excluded
@@ -120,8 +121,10 @@ def _language_filter(config: FiltersConfig, tally: Tally) -> LanguageFilter:
 def _packages(wish: str) -> Iterator[None]:
     try:
         yield
+    except MissingPackageError:
+        raise
     except ImportError as error:
-        raise ConfigError(f"{wish} needs more packages: install the extra [filters]; {error}") from error
+        raise MissingPackageError(f"{wish} needs more packages ({error}): {how_to_install('filters')}") from error
 
 
 def _excluded(step: str, tally: Tally, reason: str = "") -> Any:

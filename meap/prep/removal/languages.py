@@ -12,6 +12,7 @@ from datatrove.utils.lid import FastTextLID
 
 from meap.config.removal import FiltersConfig
 from meap.errors import ConfigError
+from meap.extras import require_packages
 
 __all__ = ["LocalModel", "model_fingerprint", "require_model"]
 
@@ -33,8 +34,7 @@ def require_model(config: FiltersConfig) -> str:
     """Path of the model, which can be read and knows the languages.
 
     Raises:
-        ConfigError: It is not there, is no model, or does not know one of them.
-        ImportError: fastText is missing.
+        ConfigError: It is not there, is no model, or does not know one of them; or fastText is missing.
     """
     path = _path(config)
     if not Path(path).is_file():
@@ -42,6 +42,7 @@ def require_model(config: FiltersConfig) -> str:
             f"filters.language_model={config.language_model} is not a file: download "
             "https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.bin and give its path"
         )
+    require_packages("filters.languages", "fasttext", extra="filters")
     try:
         labels: list[str] = _load(path).get_labels()
     except ValueError as error:

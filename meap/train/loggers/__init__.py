@@ -4,7 +4,7 @@ stepwise      what they share            metrics_file, tensorboard, wandb, mlflo
 destinations  those that section `loggers` asks for
 """
 
-from meap.train.loggers.destinations import build_loggers, require_packages
+from meap.train.loggers.destinations import build_loggers
 from meap.train.loggers.metrics_file import MetricsFile
 
-__all__ = ["MetricsFile", "build_loggers", "require_packages"]
+__all__ = ["MetricsFile", "build_loggers"]

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from composer.loggers import LoggerDestination
 
-from meap.config import LoggersConfig, TrainingConfig, to_yaml
-from meap.errors import ConfigError
+from meap.config import TrainingConfig, to_yaml
 from meap.train.loggers.metrics_file import MetricsFile
+from meap.train.preflight import require_loggers
 from meap.train.run_folder import METRICS_NAME
 
-__all__ = ["build_loggers", "require_packages"]
-
-_PACKAGES = {
-    "tensorboard": ("torch.utils.tensorboard", "tensorboard"),
-    "wandb": ("wandb", "'meap[wandb]'"),
-    "mlflow": ("mlflow", "'meap[mlflow]'"),
-}
-"""Key of the section: what is imported, and what pip installs."""
+__all__ = ["build_loggers"]
 
 
 def build_loggers(config: TrainingConfig, run_dir: Path, *, interval: int) -> list[LoggerDestination]:
@@ -34,9 +26,9 @@ def build_loggers(config: TrainingConfig, run_dir: Path, *, interval: int) -> li
         interval: Batches between writings.
 
     Raises:
-        ConfigError: A package is missing.
+        MissingPackageError: A package is missing.
     """
-    require_packages(config.loggers)
+    require_loggers(config.loggers)
     loggers: list[LoggerDestination] = [MetricsFile(run_dir / METRICS_NAME, interval=interval)]
     if config.loggers.tensorboard:
         from meap.train.loggers.tensorboard import TensorBoardLogger
@@ -58,20 +50,6 @@ def build_loggers(config: TrainingConfig, run_dir: Path, *, interval: int) -> li
             )
         )
     return loggers
-
-
-def require_packages(config: LoggersConfig) -> None:
-    """Raise `ConfigError` if a destination is asked for whose package is not installed."""
-    for key, (module, package) in _PACKAGES.items():
-        if not getattr(config, key):
-            continue
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(
-                f"loggers.{key}=true, but its package cannot be imported ({error}): pip install {package}, or set "
-                f"loggers.{key}=false"
-            ) from error
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

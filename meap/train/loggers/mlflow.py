@@ -11,9 +11,12 @@ from composer.core import State
 
 from meap.config import LoggersConfig
 from meap.errors import ConfigError
+from meap.extras import require_packages
 from meap.train.loggers.stepwise import StepwiseLogger
 
 __all__ = ["MlflowLogger"]
+
+require_packages("loggers.mlflow=true", "mlflow", extra="mlflow")
 
 _ID_NAME = "mlflow.id"
 _LAST_STEP_TAG = "meap.last_step"

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from composer.core import State
-from torch.utils.tensorboard import SummaryWriter
 
+from meap.extras import require_packages
 from meap.train.loggers.stepwise import StepwiseLogger
 
 __all__ = ["TensorBoardLogger"]
+
+require_packages("loggers.tensorboard=true", "tensorboard", extra="train")
+from torch.utils.tensorboard import SummaryWriter  # noqa: E402 (it fails without tensorboard)
 
 _QUEUE = 1000
 _SECONDS = 60

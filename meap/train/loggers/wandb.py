@@ -10,9 +10,12 @@ from composer.core import State
 
 from meap.config import LoggersConfig
 from meap.errors import ConfigError
+from meap.extras import require_packages
 from meap.train.loggers.stepwise import StepwiseLogger
 
 __all__ = ["WandbLogger"]
+
+require_packages("loggers.wandb=true", "wandb", extra="wandb")
 
 _ID_NAME = "wandb.id"
 

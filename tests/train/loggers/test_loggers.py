@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meap.errors import ConfigError
-from meap.train.loggers import require_packages
+from meap.train.preflight import require_loggers
 
 # At a constant learning rate the shorter run begins the longer one.
 CONSTANT = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")
@@ -106,8 +106,8 @@ def test_mlflow_goes_on_with_the_same_run_and_knows_the_settings(resumed):
 def test_a_missing_package_is_named_with_what_installs_it(small_config, tmp_path, monkeypatch, key, module):
     monkeypatch.setitem(sys.modules, module, None)  # what Python itself does for "not there"
     config = small_config(tmp_path, f"loggers.{key}=true")
-    with pytest.raises(ConfigError, match=rf"loggers\.{key}=true, but .*: pip install 'meap\[{key}\]', or set"):
-        require_packages(config.loggers)
+    with pytest.raises(ConfigError, match=rf"loggers\.{key}=true needs {key}, .*: make install EXTRAS={key} "):
+        require_loggers(config.loggers)
 
 
 def test_a_password_in_a_tracking_address_is_refused_and_not_repeated(small_config, tmp_path):

@@ -1,0 +1,79 @@
+"""A dataset from plain arguments, for training loops that are not this project's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from streaming.base.world import World
+
+from meap.config import DataConfig, MaskingConfig, SftConfig
+from meap.data.dataset import StreamingMaskedDataset
+from meap.data.loader import build_streams
+from meap.data.mixture import plan_epoch
+from meap.data.rule import build_mask_rule
+from meap.data.sft import StreamingSFTDataset
+from meap.data.shards import open_shards, read_manifest
+from meap.manifest import CONVERSATIONS
+from meap.schema import TRAIN_SPLIT
+
+__all__ = ["open_dataset"]
+
+
+def open_dataset(
+    *,
+    remote: str | Path,
+    local: str | Path,
+    labels: str,
+    batch_size: int,
+    ratio: float = MaskingConfig.ratio,
+    seed: int = 17,
+    split: str = TRAIN_SPLIT,
+    shuffle: bool = True,
+    num_canonical_nodes: int = DataConfig.num_canonical_nodes,
+    sft: SftConfig | None = None,
+    **streaming_arguments: Any,
+) -> StreamingMaskedDataset:
+    """Open a split of a prepared data set, masked as it is read.
+
+    An epoch has as many rows as make whole batches, each at most once. Examples stand with `StreamingMaskedDataset` and
+    `StreamingSFTDataset`.
+
+    Args:
+        remote: Folder or URL that data preparation wrote, above its splits.
+        local: Folder for shards in use, of this process and its ranks alone.
+        labels: ``shifted`` for a loss of one's own, ``transformers`` for ``model(**batch)``.
+        batch_size: Rows of a batch of one device, as the DataLoader is given.
+        ratio: Share of input tokens that are masked, in [0, 1); 0 for clean rows, as in evaluation.
+        seed: Seed of the masks and the order of rows.
+        split: Name of the split.
+        shuffle: Whether rows are shuffled, anew in each epoch.
+        num_canonical_nodes: Fixes the order whatever the number of nodes; a multiple of the nodes that read.
+        sft: Layout and loss, where the rows are conversations; their defaults where unset.
+        streaming_arguments: Everything else that `StreamingMaskedDataset` takes.
+
+    Returns:
+        A `StreamingMaskedDataset`; where the rows are conversations, a `StreamingSFTDataset`.
+
+    Raises:
+        ConfigError: An argument is out of range, or the split has fewer rows than a batch.
+        DataError: There is no finished data set, or it cannot be read.
+    """
+    remote = str(remote)
+    manifest = read_manifest(remote.rstrip("/"), split, key="remote")
+    data = DataConfig(remote=remote, seq_len=manifest.seq_len, num_canonical_nodes=num_canonical_nodes)
+    shards = open_shards(data, split, kind=None)
+    epoch = plan_epoch(data, shards, batch_size * World.detect().num_ranks)
+    arguments = {
+        "rule": build_mask_rule(MaskingConfig(ratio=ratio), shards.tokenizer, seed=seed),
+        "labels": labels,
+        "streams": build_streams(data, shards, Path(local), counts=epoch.counts),
+        "batch_size": batch_size,
+        "num_canonical_nodes": epoch.canonical_nodes,
+        "shuffle": shuffle,
+        "shuffle_seed": seed,
+        **streaming_arguments,
+    }
+    if manifest.kind == CONVERSATIONS:
+        return StreamingSFTDataset(sft=sft or SftConfig(), seq_len=manifest.seq_len, **arguments)
+    return StreamingMaskedDataset(**arguments)

@@ -1,0 +1,241 @@
+"""Rows of MDS shards as they are stored: every file checked, every failure named, nothing left waiting."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from streaming import StreamingDataset
+from streaming.base.dataset import _Iterator, _ShardState  # neither has a public name
+from streaming.base.util import bytes_to_int
+from torch.utils.data import get_worker_info
+
+from meap.data.machine_wide import names_of_its_own, whole_shared_memory
+from meap.data.stream import CheckedStream
+from meap.data.unusable import UnusableFileError
+from meap.errors import ConfigError, DataError
+from meap.storage import describe_error
+
+__all__ = ["CheckedDataset", "UnreadableShardError"]
+
+_OF_A_STREAM = {"remote", "local", "split", "download_retry", "download_timeout", "validate_hash", "keep_zip"}
+_UNCHECKED = 0
+"""In place of the time at which a shard was last used: what an earlier run has left is the first to be evicted, too."""
+_OF_ITS_PROCESS = ("_executor", "_event", "_iterator", "_cache_filelock")
+"""What streaming keeps of an iteration: a forked process has the objects, but neither the threads nor the lock."""
+
+
+class UnreadableShardError(DataError):
+    """Rows that cannot be had."""
+
+    def __init__(self, message: str) -> None:
+        # A loader hands on an error of its worker as a text only, with the worker's traceback before it.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
+
+
+class CheckedDataset(StreamingDataset):
+    """streaming's dataset over streams that are checked, which fails where it cannot go on, and says why.
+
+    Args:
+        cache_limit: As streaming's; refused where it has no room for every shard into which workers may read ahead, or
+            would delete the only copy of a shard.
+        num_workers: As given to the loader; only `cache_limit` is checked against it.
+        streaming_arguments: Everything else that `streaming.StreamingDataset` takes. ``num_canonical_nodes`` and
+            ``batch_size`` must be given: without the first the sample order depends on the number of nodes.
+
+    Raises:
+        ConfigError: ``num_canonical_nodes`` or ``batch_size`` is left open, or ``cache_limit`` is not safe.
+        DataError: A shard could not be read while iterating.
+    """
+
+    def __init__(
+        self, *, cache_limit: int | str | None = None, num_workers: int = 0, **streaming_arguments: Any
+    ) -> None:
+        for required in ("num_canonical_nodes", "batch_size"):
+            if not streaming_arguments.get(required):
+                raise ConfigError(f"{required} must be set: the sample order would depend on the machines otherwise")
+        if streaming_arguments.get("streams") is None:
+            of_stream = {key: streaming_arguments.pop(key) for key in _OF_A_STREAM & streaming_arguments.keys()}
+            streaming_arguments["streams"] = [CheckedStream(**of_stream)]
+        with names_of_its_own():
+            super().__init__(**streaming_arguments)
+        # By every rank, so that none reads before they are marked.
+        self._shard_access_times.numpy()[self._shard_states.numpy() == _ShardState.LOCAL] = _UNCHECKED
+        if cache_limit is not None:
+            self.cache_limit = self._allowed_cache_limit(bytes_to_int(cache_limit), num_workers)
+        self._background_error: BaseException = RuntimeError("no cause known")
+        self._process = os.getpid()
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks on this machine."""
+        return self._unique_rank_world.ranks_per_node
+
+    @property
+    def rank(self) -> int:
+        """This process among all ranks of the run."""
+        return self._unique_rank_world.rank
+
+    def load_state_dict(self, obj: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; every rank calls."""
+        with whole_shared_memory():
+            super().load_state_dict(obj)
+
+    def stored_at(self, sample_id: int, retry: int = 7) -> Mapping[str, NDArray[Any]]:
+        """The columns of a row as data preparation stored them."""
+        shard_id, _ = self.spanner[sample_id]
+        if hasattr(self, "_event") and self._event.is_set():
+            raise self._background_failure()
+        while self._shard_access_times[shard_id] == _UNCHECKED:
+            self.prepare_shard(shard_id)
+        try:
+            return super().get_item(sample_id, retry)
+        except DataError:
+            raise
+        except Exception as error:
+            if hasattr(self, "_event") and self._event.is_set():
+                raise self._background_failure() from error
+            raise self._unreadable(shard_id, error) from error
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over this worker's share of the epoch."""
+        if self._process != os.getpid():
+            self._forget_other_process()
+        if get_worker_info() is not None:
+            self.forget_connections()
+        yield from super().__iter__()
+        # When a download fails, streaming's iterator just stops, as if the epoch were over.
+        if hasattr(self, "_event") and self._event.is_set():
+            raise self._background_failure()
+
+    def forget_connections(self) -> None:
+        """Connect anew, in a loader worker.
+
+        Forked ones would all talk to the store over the one connection of the process they are forked from, and take
+        each other's answers.
+        """
+        for stream in self.streams:
+            stream._downloader.clean_up()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker that is spawned, not forked, can be handed."""
+        self._shared_barrier.__dict__.pop("lock", None)  # streaming makes it anew where it is missing
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_ITS_PROCESS}
+
+    def _forget_other_process(self) -> None:
+        """Drop what an iteration in the process from which this one was forked has left, and would be waited for."""
+        if (iterator := self.__dict__.get("_iterator")) is not None:
+            # It is asked to stop when this process ends, and a thread may have held its lock when it was copied.
+            iterator._lock = threading.Lock()
+        for name in _OF_ITS_PROCESS:
+            self.__dict__.pop(name, None)
+        self._shared_barrier.__dict__.pop("lock", None)
+        self._process = os.getpid()
+
+    def _prepare_thread(self, it: _Iterator) -> None:
+        with _counted(it):
+            super()._prepare_thread(it)
+
+    def _ready_thread(self, it: _Iterator) -> None:
+        with _counted(it):
+            super()._ready_thread(it)
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Fetch or check a shard that this run has not used yet; if that fails, leave nobody waiting for it."""
+        try:
+            if self._shard_access_times[shard_id] == _UNCHECKED:
+                with FileLock(self._cache_filelock_path):
+                    is_still = self._shard_access_times[shard_id] == _UNCHECKED
+                    if is_still and self._shard_states[shard_id] == _ShardState.LOCAL:
+                        # Else streaming takes what is there as it is.
+                        self._shard_states[shard_id] = _ShardState.REMOTE
+            super().prepare_shard(shard_id, blocking)
+        except Exception as error:
+            # streaming would leave it "in preparation", and other workers waiting for ever. Whoever needs what is
+            # there but not checked checks it, or fetches it again, and succeeds or fails for himself.
+            self._shard_access_times[shard_id] = _UNCHECKED
+            self._shard_states[shard_id] = _ShardState.LOCAL
+            raise self._unreadable(shard_id, error) from error
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """Where this epoch stands after `num_samples` rows, for a checkpoint."""
+        state = super().state_dict(num_samples, from_beginning)
+        if from_beginning and num_samples == 0:
+            # At the end of an epoch the trainer has gone on to the next one, but streaming still names the one that is
+            # over: a run resumed from there would replay it, and stay one epoch behind for ever.
+            state["epoch"] = max(state["epoch"], self.next_epoch)
+        return state
+
+    def on_exception(self, future: Future[Any]) -> None:
+        """Keep the cause of a background failure for `__iter__` to raise; streaming's own prints it, too."""
+        if error := future.exception():
+            self._background_error = error
+            self._event.set()
+
+    def _background_failure(self) -> DataError:
+        error = self._background_error
+        if isinstance(error, DataError):
+            return error
+        return DataError(f"reading ahead failed ({describe_error(error)}): run the same command again")
+
+    def _unreadable(self, shard_id: int, cause: Exception) -> UnreadableShardError:
+        if isinstance(cause, UnreadableShardError):
+            return cause
+        first = int(self.sample_offset_per_shard[shard_id])
+        rows = f"(rows {first:,} to {first + int(self.samples_per_shard[shard_id]) - 1:,})"
+        if isinstance(cause, UnusableFileError):
+            return UnreadableShardError(f"{cause.file} {rows} {cause.what}: {cause.remedy}")
+        if isinstance(cause, DataError):
+            return UnreadableShardError(str(cause))
+        stream = self.streams[self.stream_per_shard[shard_id]]
+        return UnreadableShardError(
+            f"a shard of {stream.remote or stream.local} {rows} could not be read ({describe_error(cause)}): check the "
+            "storage, then run the same command again"
+        )
+
+    def _allowed_cache_limit(self, limit: int, num_workers: int) -> int:
+        """What streaming must keep to so that the disk keeps to the limit, in bytes.
+
+        It needs room for every shard into which workers may read ahead at once, and four more. With less, workers
+        evict what others still wait for: streaming then downloads it again and again, fails, or waits for ever for a
+        shard that was evicted the moment it had arrived. And it counts a shard only once it is there: what the two
+        threads of each reader fetch at the same moment comes on top.
+        """
+        for stream in self.streams:
+            if stream.remote in {None, stream.local}:
+                raise ConfigError(
+                    f"cache_limit={limit} would delete shards of {stream.local}, which is their only copy: "
+                    "leave it unset, or give a remote and another folder as the cache"
+                )
+        sizes = np.array([shard.get_max_size() for shard in self.shards])
+        readers = self.ranks_per_node * max(1, num_workers)
+        assert self.predownload is not None  # streaming has set it
+        needed, uncounted = readers * (self.predownload + 1) + 4, 2 * readers - 1
+        num_shards = min(len(sizes), needed + uncounted)
+        largest = np.sort(sizes)[::-1]
+        least = sum(stream.get_index_size() for stream in self.streams) + int(largest[:num_shards].sum())
+        if limit < least:
+            raise ConfigError(
+                f"data.cache_limit of {limit:,} bytes is too small: {readers} readers on this machine, each "
+                f"{self.predownload} rows ahead, may need {num_shards} shards at once, which take {least:,} bytes with "
+                "their compressed form; raise it to that, lower data.predownload or data.num_workers, or leave it unset"
+            )
+        # Where all shards fit, nothing is ever evicted.
+        return limit if num_shards == len(sizes) else limit - int(largest[:uncounted].sum())
+
+
+@contextmanager
+def _counted(it: _Iterator) -> Iterator[None]:
+    """Count a thread that fails as one that has ended: streaming waits for ever where both of an epoch's fail."""
+    try:
+        yield
+    except BaseException:
+        it.on_exit()
+        raise
