@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from meap.config.loading import ANY_NAME, entry_class, load_config
 from meap.errors import ConfigError, MeapError, StoppedError
+from meap.noise import silence_libraries
 from meap.processes import end_with_parent
 
 __all__ = ["describe_keys", "report_errors", "run_command"]
@@ -68,6 +69,7 @@ def report_errors(run: Callable[[], None]) -> int:
     """Run, and turn errors meant for users into one line each; returns the exit status that `run_command` lists."""
     # Imports make objects by the million that stay: collecting after every 700 of them only costs start-up time.
     gc.set_threshold(50_000, 20, 50)
+    silence_libraries()
     try:
         run()
     except StoppedError as stopped:

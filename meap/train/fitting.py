@@ -67,7 +67,7 @@ def heldout_evaluator(loader: Any, config: TrainConfig) -> Evaluator:
         label="heldout",
         dataloader=packed_rows(loader),
         metric_names=["loss"],
-        subset_num_batches=config.eval_batches,
+        subset_num_batches=min(config.eval_batches, len(loader)),
         eval_interval=config.eval_interval,
     )
 
