@@ -93,7 +93,8 @@ def make_dataset(kind: str, folder: Path) -> Any:
     }
     if kind == "plain":
         return PlainDataset(**arguments)
-    return StreamingMaskedDataset(rule=MaskRule(mask_id=VOCAB - 1, ratio=RATIO, seed=17), **arguments)
+    rule = MaskRule(mask_id=VOCAB - 1, ratio=RATIO, seed=17)
+    return StreamingMaskedDataset(rule=rule, labels="shifted", **arguments)
 
 
 def workers_of(loader: Any) -> list[int]:

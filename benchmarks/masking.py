@@ -88,7 +88,7 @@ def loading(folder: Path) -> dict[str, Callable[[], int]]:
 
     common = {"shuffle": True, "batch_size": 16, "num_canonical_nodes": 1, "shuffle_seed": 17}
     rule = MaskRule(mask_id=VOCAB - 1, ratio=RATIO, seed=17)
-    masked = StreamingMaskedDataset(rule=rule, local=str(folder / "mds"), **common)
+    masked = StreamingMaskedDataset(rule=rule, labels="shifted", local=str(folder / "mds"), **common)
     plain = PlainDataset(local=str(folder / "mds"), **common)
 
     def iterate(dataset: Any) -> Callable[[], int]:

@@ -1,6 +1,7 @@
 """The whole flow by the four commands of the README, from raw text to an evaluated model, in an empty folder."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def test_raw_text_becomes_an_evaluated_model(tmp_path: Path, quiet_environment: 
             command, cwd=tmp_path, env=quiet_environment, capture_output=True, text=True, check=False, timeout=300
         )
         assert finished.returncode == 0, finished.stdout + finished.stderr
+        # What is said beside results is where preparation stands, and nothing that libraries have to say.
+        assert not [line for line in finished.stderr.splitlines() if not re.match(r"[\d,]+ documents \|", line)]
         return finished.stdout
 
     run(

@@ -13,6 +13,7 @@ LIBRARY = sorted((ROOT / "meap").rglob("*.py"))
 CORE = {
     "errors",
     "extras",
+    "noise",
     "schema",
     "masking",
     "packing",
@@ -27,7 +28,7 @@ CORE = {
 CONFIGURED_CORE = CORE | {"config", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
-    "config": {"config", "errors", "processes"},
+    "config": {"config", "errors", "noise", "processes"},
     "tokenizer": {"config", "errors"},
     "checkpoints": CORE | {"checkpoints"},
     "prep": CONFIGURED_CORE | {"prep"},

@@ -23,6 +23,7 @@ from meap.config.keys import ANY_NAME, entry_class, fields_of
 from meap.config.loading import load_config
 from meap.config.mistakes import argument_error, require_own_yaml
 from meap.errors import ConfigError, MeapError, StoppedError
+from meap.noise import silence_libraries
 from meap.processes import end_with_parent, stopping_by_signals
 
 __all__ = ["ArgumentParser", "announce", "describe_keys", "drop_lost_reader", "report_errors", "run_command"]
@@ -101,6 +102,7 @@ def report_errors(run: Callable[[], object]) -> int:
     """Run, and turn errors meant for users into one line each; returns the exit status that `run_command` lists."""
     # Imports make objects by the million that stay: collecting after every 700 of them only costs start-up time.
     gc.set_threshold(50_000, 20, 50)
+    silence_libraries()
     status = 0
     try:
         status = _status_of(run)

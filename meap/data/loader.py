@@ -55,7 +55,8 @@ class RowLoader(DataLoader[Any]):
 
     def close(self) -> None:
         """End the workers; another iteration starts new ones."""
-        iterator, self._iterator = self._iterator, None
+        iterator: Any = self._iterator
+        self._iterator = None
         if not (workers := getattr(iterator, "_workers", [])):
             return
         # torch waits five seconds for each of them.
