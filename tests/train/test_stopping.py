@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 
+import psutil
+import pytest
+
 from meap.train.stopping import NOTHING, Agreement, StopSignals
 
 ENDED_BY_A_LATER_SIGNAL = """
@@ -39,15 +42,24 @@ while True:
     signal.pause()
 """
 
-WORKER = """
-import os, signal
-from meap.processes import outlive_first_sigterm
-outlive_first_sigterm()
-os.kill(os.getpid(), signal.SIGUSR1)
-os.kill(os.getpid(), signal.SIGTERM)
-print("still there", flush=True)
-os.kill(os.getpid(), signal.SIGTERM)
-print("too long", flush=True)
+# A worker tells when it listens; nobody's signals end it but the end of its trainer.
+TRAINER = """
+import multiprocessing, os, signal, sys
+from meap.processes import obey_parent_alone
+def work(trainer):
+    obey_parent_alone(trainer)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    print(os.getpid(), flush=True)
+    signal.pause()
+worker = multiprocessing.get_context("fork").Process(target=work, args=[os.getpid()])
+worker.start()
+if sys.argv[1] == "left alone":
+    os.kill(os.getpid(), signal.SIGKILL if sys.stdin.readline() else 0)
+from meap.processes import end_processes
+sys.stdin.readline()
+end_processes([worker])
+print(worker.exitcode, flush=True)
 """
 
 
@@ -75,10 +87,16 @@ def test_a_later_signal_ends_the_process_at_once():
     assert done.stdout == f"{int(signal.SIGTERM)}\n"
 
 
-def test_a_worker_outlives_one_request_but_not_two():
-    done = run(WORKER)
-    assert done.returncode == -signal.SIGTERM, done.stderr
-    assert done.stdout == "still there\n"
+@pytest.mark.parametrize("end", ["ended", "left alone"])
+def test_a_worker_obeys_nobody_but_its_trainer(end, wait_until):
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, end], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert trainer.stdout is not None
+    worker = int(trainer.stdout.readline())
+    printed, _ = trainer.communicate("go on\n", timeout=60)
+    assert printed == (f"{-signal.SIGKILL}\n" if end == "ended" else "")
+    wait_until(lambda: not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_child_hears_of_the_end_of_its_parent():
