@@ -25,7 +25,13 @@ FINE_TUNING = {
     "base": "yamls/sft_llama3_8b.yaml",
     "data": {"remote": "data/chats/mds", "seq_len": 2 * SEQ_LEN},
     "model": {"base": "runs/own/hf"},
-    "train": {"max_duration": "2ep", "global_batch_size": 8, "log_interval": "2ba", "eval_interval": "1ep"},
+    "train": {
+        "max_duration": "2ep",
+        "global_batch_size": 8,
+        "log_interval": "2ba",
+        "eval_interval": "1ep",
+        "sharding": "none",  # of the yaml: it takes eight devices
+    },
     "checkpoint": {"interval": "1ep"},
 }
 

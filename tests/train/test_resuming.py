@@ -26,7 +26,8 @@ def test_other_data_at_the_same_address_is_refused_once_a_run_has_been_trained_o
     train(tmp_path / "run", prepare(), saved, "train.max_duration=4ba")  # nothing had been trained on the other
     for number, (rows, seed) in enumerate([(64, 1), (72, 0)]):
         with pytest.raises(
-            MismatchError, match=r"/saved/ba4.pt has been trained on 64 rows in .* shards \(sha256 .{12}\) of data.remote, wh"
+            MismatchError,
+            match=r"/saved/ba4.pt has been trained on 64 rows in .* shards \(sha256 .{12}\) of data.remote, wh",
         ):
             train(tmp_path / f"new{number}", prepare(rows=rows, seed=seed), saved, "train.max_duration=6ba")
     shutil.rmtree(tmp_path / "run/cache")
