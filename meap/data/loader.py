@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ BATCHES_AHEAD = 2
 """Of each worker; torch's own default."""
 _INT64 = 8
 """Bytes of a row's number in an epoch's order, and of a token, a label, a position on their way to a rank."""
+_LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
+"""Bytes: what a path of a socket may have on Linux, without what multiprocessing appends."""
 _SECONDS_TO_SHUT_DOWN = 2.0
 """For workers between two batches; others may wait for a store."""
 
@@ -41,10 +44,15 @@ class RowLoader(DataLoader[Any]):
 
     torch ends persistent workers when the loader is collected as garbage, which may be never, by a signal that ours
     ignore; multiprocessing then waits for them without a limit.
+
+    Raises:
+        ConfigError: There are to be workers, and the path of the folder for temporary files is too long for them.
     """
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
+        if self.num_workers:
+            _require_room_for_sockets(tempfile.gettempdir())
         _open_loaders.add(self)
 
     def __iter__(self) -> Any:
@@ -68,6 +76,17 @@ class RowLoader(DataLoader[Any]):
 
 
 _open_loaders: weakref.WeakSet[RowLoader] = weakref.WeakSet()
+
+
+def _require_room_for_sockets(folder: str) -> None:
+    """Raise where a worker could not hand over a batch: it would say so nowhere, and be waited for without end."""
+    length = len(os.fsencode(folder))
+    if length > _LONGEST_TEMPORARY:
+        raise ConfigError(
+            f"the folder for temporary files, {folder}, has a path of {length} bytes, and the sockets that loader "
+            f"workers make there leave it {_LONGEST_TEMPORARY}: set TMPDIR to a shorter one, such as /tmp, or "
+            "data.num_workers=0"
+        )
 
 
 @atexit.register  # runs before what multiprocessing has registered earlier

@@ -5,9 +5,11 @@ import json
 import os
 import pydoc_data.topics
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,13 +106,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     path = tmp_path_factory.mktemp("home")
     for name in ("dataprep", "recipes", "yamls"):
         (path / name).symlink_to(ROOT / name)
-    temporary = tmp_path_factory.mktemp("tmp")
+    temporary = tempfile.mkdtemp()  # short: loader workers make sockets there
     ours = ("RANK", "WORLD_", "LOCAL_", "NODE_RANK", "MASTER_", "AWS_", "S3_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"TMPDIR": temporary, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     before = shared_memory()
     yield Home(path, environment)
     assert shared_memory() <= before
+    shutil.rmtree(temporary)
 
 
 def shared_memory() -> set[str]:

@@ -6,12 +6,15 @@ The settings that have to do with processes are combined so that each value of o
 import itertools
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from meap.errors import ConfigError
 
 from .forked_runs import STOPPED, Run, forked_ranks, starter, state_of
 
@@ -92,8 +95,7 @@ def test_a_run_ends_by_itself_and_starts_again(
     if recipe == "meap_sft.py":
         base = make_base("llama", vocab_rows=320, max_position_embeddings=512)
         settings += [f"data.remote={conversations}", "data.seq_len=256", f"model.base={base}"]
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
+    temporary = Path(tempfile.mkdtemp())  # short: workers make sockets there
 
     def run_once(faults: dict[int, Any] | None, *, is_killed: bool = False) -> tuple[list[int], str]:
         run = start(tmp_path / "run", world, *settings, recipe=recipe, faults=faults, TMPDIR=str(temporary))
@@ -115,6 +117,17 @@ def test_a_run_ends_by_itself_and_starts_again(
     assert ended == [0] * world, printed
     assert "step      9/9" in printed or "already trained for 9" in printed
     shutil.rmtree(tmp_path / "run")
+    temporary.rmdir()
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_an_error(train, tmp_path, monkeypatch):
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(
+        ConfigError, match=r"long, has a path of \d+ bytes, and .* leave it 75: set TMPDIR"
+    ):
+        train(tmp_path / "run", "data.num_workers=1")
 
 
 def is_ours(name: str) -> bool:
