@@ -74,7 +74,7 @@ def test_a_holder_of_another_machine_is_named_with_its_host_and_age(lock):
     os.close(handle)
 
 
-def test_what_a_killed_holder_has_started_keeps_the_lock_and_is_told_apart(lock):
+def test_what_a_killed_holder_has_started_keeps_the_lock_and_is_told_apart(lock, wait_until):
     """Loader workers outlive a killed run by seconds."""
     pids, numbers = os.pipe()
 
@@ -89,10 +89,10 @@ def test_what_a_killed_holder_has_started_keeps_the_lock_and_is_told_apart(lock)
     assert lock_file(lock) is None
     assert describe_holder(lock).endswith(", which has ended, but not what it started")
     os.kill(child, signal.SIGKILL)
-    os.read(reader, 1)  # returns when the last process that could write to it is gone
-    handle = lock_file(lock)
-    assert handle is not None
-    for each in (handle, reader, pids, numbers):
+    # It closes its files one after the other.
+    handles: list[int] = []
+    wait_until(lambda: handles or handles.extend(filter(None, [lock_file(lock)])) or handles)
+    for each in (*handles, reader, pids, numbers):
         os.close(each)
 
 

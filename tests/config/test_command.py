@@ -190,6 +190,7 @@ def answer(project_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (script,) = (each for each in ENTRY_POINTS if Path(each).stem == name)
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *arguments])
+        monkeypatch.setattr("meap.processes.leave", sys.exit)  # which would see to it that this process ends, too
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(project_root / script), run_name="__main__")
         captured = capsys.readouterr()

@@ -1,7 +1,7 @@
 """Every key of a training configuration decides one thing."""
 
 from meap.config import Role, TrainingConfig, role_of
-from meap.config.loading import config_keys
+from meap.config.keys import config_keys
 from meap.config.roles import ROLES
 
 

@@ -11,7 +11,7 @@ from meap.train.kernels import choose_kernels
 @pytest.fixture
 def liger_installed(monkeypatch):
     found = importlib.machinery.ModuleSpec("liger_kernel", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr("meap.extras.find_spec", lambda name: found)
 
 
 def test_liger_serves_where_layers_are_not_compiled(liger_installed):

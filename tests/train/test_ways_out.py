@@ -124,9 +124,7 @@ def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_an_error(train
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    with pytest.raises(
-        ConfigError, match=r"long, has a path of \d+ bytes, and .* leave it 75: set TMPDIR"
-    ):
+    with pytest.raises(ConfigError, match=r"long, has a path of \d+ bytes, and .* leave it 75: set TMPDIR"):
         train(tmp_path / "run", "data.num_workers=1")
 
 

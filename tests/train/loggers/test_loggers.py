@@ -43,7 +43,7 @@ def test_the_file_has_every_step_and_what_was_measured_at_it(resumed):
     assert [step for step in merged if HELDOUT in merged[step]] == [4, 7, 8, 10]
     assert all("lr-AdamW/group0" in merged[step] for step in range(1, 11))
     assert all(merged[step]["throughput/tokens_per_sec"] > 0 for step in (3, 6, 9, 10))
-    assert merged[10]["time/remaining_estimate"] == 0
+    assert merged[10]["time/remaining_estimate"] < 1 / 60  # the last checkpoint
 
 
 def test_tensorboard_shows_each_step_once(resumed):
