@@ -180,7 +180,7 @@ def test_sources_are_files_globs_and_folders(tmp_path, write_lines, monkeypatch)
 def test_source_that_matches_nothing_names_the_known_corpora(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for source in ("c5", "nowhere/*.json.gz", str(tmp_path)):
-        with pytest.raises(DataError, match=r"^source=.* matches no file .*: .*sample: .*c4: .*slimpajama: "):
+        with pytest.raises(DataError, match=r"^source=.* matches no file.*: .*sample: .*c4: .*slimpajama: "):
             resolve(_config(source=source))
     with pytest.raises(DataError, match=r"s4://bucket/x.jsonl cannot be used \(ValueError: Protocol not known: s4"):
         find_inputs("s4://bucket/x.jsonl")
