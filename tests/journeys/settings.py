@@ -17,7 +17,7 @@ PRE_TRAINING = {
     "base": "yamls/0.1b.yaml",
     "data": {"remote": "data/crawl/mds", "seq_len": SEQ_LEN},
     "model": SMALL_MODEL,
-    "train": {"max_duration": "24ba", "global_batch_size": 24, "log_interval": "2ba", "eval_interval": "8ba"},
+    "train": {"max_duration": "24ba", "global_batch_size": 16, "log_interval": "2ba", "eval_interval": "8ba"},
     "checkpoint": {"interval": "8ba"},
 }
 

@@ -46,4 +46,4 @@ def test_a_model_is_tuned_stopped_moved_resumed_and_exported(with_base: Home, ow
     assert "heldout loss" in printed
 
     shutil.rmtree(home.path / "moved")
-    assert "written     runs/tuned/hf" in home.run("python recipes/export_hf.py tuned.yaml export.keep_mask=false")
+    assert "written     runs/tuned/hf" in home.run("python recipes/export_hf.py tuned.yaml")

@@ -35,7 +35,7 @@ def test_text_is_prepared_once_and_can_be_looked_at(prepared: Home):
     prepared.run("python -m meap.prep verify data/crawl/mds")
     prepared.run("python -m meap.prep stats data/crawl/mds --json crawl.json")
     assert json.loads((prepared.path / "crawl.json").read_text())
-    assert "[MASK]" in prepared.run("python -m meap.inspect data/crawl/mds --html samples.html")
+    assert "⟦" in prepared.run("python -m meap.inspect data/crawl/mds --html samples.html")
     assert (prepared.path / "samples.html").is_file()
 
 
