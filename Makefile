@@ -21,6 +21,9 @@ KNOWN_EXTRAS := $(shell sed -n '/^\[project.optional-dependencies\]/,/^\[tool/s/
 ifneq ($(filter-out $(KNOWN_EXTRAS),$(subst $(comma), ,$(EXTRAS))),)
 $(error EXTRAS=$(EXTRAS): choose from $(KNOWN_EXTRAS), separated by commas)
 endif
+ifneq ($(filter gcs,$(subst $(comma), ,$(EXTRAS))),)
+$(error EXTRAS=gcs: no gcsfs fits the locked packages (streaming holds back google-cloud-storage); for gs:// install the wheel and its extra in an environment without the lock: pip install 'meap[gcs]')
+endif
 # flash-attn builds with the torch that is there, and with what builds it there too.
 BUILD_TOOLS = $(if $(filter gpu,$(subst $(comma), ,$(EXTRAS))),ninja packaging psutil wheel)
 
