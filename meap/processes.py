@@ -33,19 +33,17 @@ def end_with_parent(signal_number: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
-def obey_parent_alone(parent: int) -> None:
-    """Make this process ignore requests to stop, and end with its parent.
+def obey_parent_alone() -> None:
+    """Make this process, which multiprocessing has started, ignore requests to stop, and end with its parent.
 
     A loader worker's group is told to stop while its trainer still needs it for the step under way. The trainer ends
     its workers by SIGKILL, which is safe: files reach the cache under their names only when they are whole.
-
-    Args:
-        parent: Process id of the trainer, as it knows itself.
     """
     for number in (*_STOP_SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)
-    if sys.platform == "linux" and os.getppid() != parent:  # it was gone before the kernel knew
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it was gone before the kernel knew
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -7,7 +7,6 @@ work, so a rank that gets a row less reads one that another rank scores, with no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -112,7 +111,7 @@ def build_heldout_loader(
         num_workers=num_workers,
         prefetch_factor=BATCHES_AHEAD if num_workers else None,
         persistent_workers=num_workers > 0,
-        worker_init_fn=partial(start_worker, os.getpid()),
+        worker_init_fn=start_worker,
     )
 
 

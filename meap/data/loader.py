@@ -8,7 +8,6 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
@@ -164,13 +163,13 @@ def build_loader(
         persistent_workers=data.num_workers > 0,
         drop_last=True,
         collate_fn=collate,
-        worker_init_fn=partial(start_worker, os.getpid()),
+        worker_init_fn=start_worker,
     )
 
 
-def start_worker(trainer: int, _: int) -> None:
-    """What every loader process begins with; `trainer` is the process that reads from it."""
-    obey_parent_alone(trainer)
+def start_worker(_: int) -> None:
+    """What every loader process begins with."""
+    obey_parent_alone()
 
 
 def shared_memory_bytes(data: DataConfig, shards: Shards, *, batch_rows: int, epoch_rows: int = 0) -> int:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pydoc_data.topics
+import re
 import shlex
 import shutil
 import signal
@@ -22,6 +23,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
 
+OWN_WORDS = re.compile(
+    r"\S+( +run \S+)?: loading .* \.\.\.$|[\d,]+ (documents|conversations|records) \||stopped by SIGTERM|"
+    r"Waiting up to 30 seconds for all training processes"  # Composer's launcher, whenever its ranks have ended
+)
 SECONDS_TO_LEAVE = 10
 """Between the last word of a command and its end."""
 
@@ -36,15 +41,15 @@ class Home:
     def start(self, command: str) -> "Command":
         """Begin a command line of the README."""
         program, *arguments = shlex.split(command)
-        log = self.path / f"command-{len(list(self.path.glob('command-*')))}.txt"
-        with log.open("w") as output:
+        log = self.path / f"command-{len(list(self.path.glob('command-*.out')))}"
+        with log.with_suffix(".out").open("w") as output, log.with_suffix(".err").open("w") as errors:
             process = subprocess.Popen(
                 [str(PROGRAMS / program), *arguments],
                 cwd=self.path,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=errors,
                 start_new_session=True,
             )
         return Command(command, process, log, self)
@@ -65,7 +70,7 @@ class Command:
 
     @property
     def printed(self) -> str:
-        return self.log.read_text()
+        return self.log.with_suffix(".out").read_text() + self.log.with_suffix(".err").read_text()
 
     def wait_for(self, text: str) -> None:
         """Return once the command has printed it."""
@@ -80,13 +85,15 @@ class Command:
     def end(self, status: int) -> str:
         """Wait for the end, which must come by itself, soon, with the status, and leave nothing."""
         self.process.wait(timeout=300)
-        silence = time.time() - self.log.stat().st_mtime
+        silence = time.time() - max(self.log.with_suffix(each).stat().st_mtime for each in (".out", ".err"))
         assert self.process.returncode == status, f"{self.line} ended with {self.process.returncode}:\n{self.printed}"
         assert silence < SECONDS_TO_LEAVE, f"{self.line} ended {silence:.0f} s after its last word:\n{self.printed}"
         assert self.members() == []
         temporary = [path.name for path in Path(self.home.environment["TMPDIR"]).iterdir()]
         assert temporary == [], self.line
-        assert "Traceback" not in self.printed, self.printed
+        # What is said beside results is the project's own, not what libraries have to say.
+        said = self.log.with_suffix(".err").read_text().splitlines()
+        assert [line for line in said if not OWN_WORDS.match(line)] == [], self.line
         return self.printed
 
     def members(self) -> list[str]:

@@ -28,7 +28,7 @@ def with_base(home: Home, own_texts, write_own_tokenizer) -> Home:
 
 def test_a_model_is_tuned_stopped_moved_resumed_and_exported(with_base: Home, own_texts):
     home = with_base
-    sentences = [line.strip() for text in own_texts for line in text.split(". ") if 150 < len(line) < 260][:400]
+    sentences = [line.strip() for text in own_texts for line in text.split(". ") if 150 < len(line) < 260][:160]
     chats = [{"instruction": f"Say number {number}.", "output": text} for number, text in enumerate(sentences)]
     write_gzip(home.path / "chats/0.jsonl.gz", chats)
     prepare = "python dataprep/sft_to_mds.py source='chats/*.jsonl.gz' tokenizer.name=runs/own/hf remote=data/chats/mds"

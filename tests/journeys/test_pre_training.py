@@ -71,8 +71,12 @@ def test_a_run_is_stopped_moves_is_resumed_exported_and_compared(prepared: Home)
         assert f"written     runs/{name}/hf" in home.run(f"python recipes/export_hf.py {name}.yaml")
         home.run(f"{EVALUATE} model=runs/{name}/hf limit=2 tasks=key_retrieval,attention_decay")
     home.run("python recipes/evaluate.py compare=runs/control/eval,runs/own/eval")
-    home.run("python -m meap.report runs/own runs/control --out report.html")
+    home.run("python -m meap.report runs/own runs/control --out report.html --json report.json")
     assert (home.path / "report.html").is_file()
+    # The report knows what training and evaluation write by name only.
+    told = json.loads((home.path / "report.json").read_text())
+    assert {"train_loss", "heldout_loss", "masked_loss", "mask_ratio", "learning_rate"} <= told["curves"].keys()
+    assert told["evaluations"]
     assert answer_of(home.path / "runs/own/hf")
 
 

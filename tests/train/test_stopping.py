@@ -46,13 +46,13 @@ while True:
 TRAINER = """
 import multiprocessing, os, signal, sys
 from meap.processes import obey_parent_alone
-def work(trainer):
-    obey_parent_alone(trainer)
+def work():
+    obey_parent_alone()
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         os.kill(os.getpid(), number)
     print(os.getpid(), flush=True)
     signal.pause()
-worker = multiprocessing.get_context("fork").Process(target=work, args=[os.getpid()])
+worker = multiprocessing.get_context("fork").Process(target=work)
 worker.start()
 if sys.argv[1] == "left alone":
     os.kill(os.getpid(), signal.SIGKILL if sys.stdin.readline() else 0)
