@@ -161,8 +161,9 @@ def _status_of(run: Callable[[], object]) -> int:
     except MeapError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return _USAGE_ERROR if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to continue", file=sys.stderr, flush=True)
+    except KeyboardInterrupt as interrupt:
+        remedy = str(interrupt) or "run the same command again to continue"
+        print(f"interrupted: {remedy}", file=sys.stderr, flush=True)
         return 130
     except SystemExit as end:  # argparse has printed help or version
         return end.code if isinstance(end.code, int) else int(end.code is not None)

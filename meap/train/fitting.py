@@ -115,8 +115,10 @@ def fit(trainer: Trainer) -> None:
                 trainer.fit()
             finally:
                 _close_loaders(trainer)
-        except StoppedError:  # on every rank
+        except StoppedError as stopped:  # on every rank
             trainer.close()
+            if str(stopped):
+                append_to_log(_run_dir(trainer), str(stopped))
             raise
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
@@ -124,6 +126,8 @@ def fit(trainer: Trainer) -> None:
             # A checkpoint may be on its way. The Trainer's own `close` would also wait for ranks that have not failed,
             # and those wait for this one.
             trainer.engine.close()
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(_what_is_kept(trainer)) from error
             if failure := _failed_step(trainer, error):
                 raise TrainingError(f"{failure}. {_continuation(trainer)}") from error
             raise
@@ -141,7 +145,28 @@ def _say_what_is_next(trainer: Trainer) -> None:
     command = [*clean_arguments(["python", str(program.with_name("export_hf.py")), *sys.argv[1:]])]
     # Whoever calls this from a program of his own has no command line to repeat.
     advice = f"; export it: {shlex.join(command)}" if program.parent.name == "recipes" else ""
-    print(f"done       {saving.place}/ba{saving.newest}{advice}", flush=True)
+    line = f"done       {saving.newest_path}{advice}"
+    print(line, flush=True)
+    append_to_log(_run_dir(trainer), line)
+
+
+def _run_dir(trainer: Trainer) -> Path:
+    return _saving(trainer).run_dir
+
+
+def _what_is_kept(trainer: Trainer) -> str:
+    """Where a run continues that Ctrl-C has ended, which saves nothing; empty on all ranks but the first."""
+    if dist.get_global_rank() != 0:
+        return ""
+    step, saving = int(trainer.state.timestamp.batch), _saving(trainer)
+    try:
+        newest = saving.newest
+    except CheckpointError:
+        return ""
+    place = (
+        f"from {saving.newest_path}" if newest is not None else "from its beginning, since no checkpoint is saved yet"
+    )
+    return f"run the same command again to continue {place} (at step {step:,} now; SIGTERM saves before it stops)"
 
 
 def _close_loaders(trainer: Trainer) -> None:

@@ -110,6 +110,17 @@ class CheckpointSaving(Callback):
         """Step of the newest checkpoint there; None where there is none."""
         return next(iter(CheckpointStore(self.place).steps()), None)
 
+    @property
+    def newest_path(self) -> str:
+        """File or folder of the newest checkpoint; `place` where there is none."""
+        store = CheckpointStore(self.place)
+        return next((f"{self.place}/{store.record(step).name}" for step in store.steps()), self.place)
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self._config.run.dir)
+
     def fit_start(self, state: State, logger: Logger) -> None:
         """Listen for signals, and connect the ranks."""
         if state.fsdp_config is not None:

@@ -19,7 +19,7 @@ __all__ = ["LOG_NAME", "ProgressBar", "ProgressLines", "append_to_log", "build_p
 
 LOG_NAME = "log.txt"
 
-_HELDOUT = "metrics/heldout/loss"
+_HELDOUT, _LOSS = "metrics/heldout/loss", "loss/train/total"
 
 
 def build_progress(run_dir: Path, *, is_leader: bool, interval: int) -> list[LoggerDestination]:
@@ -51,8 +51,29 @@ def append_to_log(run_dir: Path, text: str) -> None:
         file.write(f"{text}\n")
 
 
+class _IntervalMetrics:
+    """What was measured since the line before: the newest value of each metric, and the mean loss of all its steps."""
+
+    def __init__(self) -> None:
+        self.newest: dict[str, float] = {}
+        self._losses: list[float] = []
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Remember them."""
+        self.newest |= metrics
+        if _LOSS in metrics:
+            self._losses.append(float(metrics[_LOSS]))
+
+    def take(self) -> dict[str, float]:
+        """Hand them over, and begin anew."""
+        taken, losses = self.newest, self._losses
+        self.newest, self._losses = {}, []
+        # As those of masked and clean targets are: beside them the loss of one step could be outside of both.
+        return taken | ({_LOSS: sum(losses) / len(losses)} if losses else {})
+
+
 class ProgressLines(LoggerDestination):
-    """Write one line per interval: step, loss, mask statistics, learning rate, speed, memory and time left.
+    """Write one line per interval: step, mean loss, mask statistics, learning rate, speed, memory and time left.
 
     A line shows what was measured since the one before; what was not is left out.
 
@@ -64,22 +85,21 @@ class ProgressLines(LoggerDestination):
     def __init__(self, *, interval: int, write: Callable[[str], None]) -> None:
         self._interval = interval
         self._write = write
-        self._metrics: dict[str, float] = {}
+        self._interval_metrics = _IntervalMetrics()
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Remember the newest value of each metric."""
-        self._metrics |= metrics
+        """Remember what was measured."""
+        self._interval_metrics.add(metrics)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Write the line where the interval ends, and after the last batch."""
         step, total = int(state.timestamp.batch), last_step(state)
         if step % self._interval == 0 or step == total:
-            self._write(" | ".join([_position(step, total), *_figures(state, self._metrics)]))
-            self._metrics = {}
+            self._write(" | ".join([_position(step, total), *_figures(state, self._interval_metrics.take())]))
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Write the held-out loss."""
-        if (loss := self._metrics.pop(_HELDOUT, None)) is not None:
+        if (loss := self._interval_metrics.newest.pop(_HELDOUT, None)) is not None:
             self._write(f"step {int(state.timestamp.batch):>6,} | heldout loss {float(loss):.4f}")
 
 
@@ -93,7 +113,7 @@ class ProgressBar(LoggerDestination):
 
     def __init__(self, *, interval: int, console: Console) -> None:
         self._interval = interval
-        self._metrics: dict[str, float] = {}
+        self._interval_metrics = _IntervalMetrics()
         self._figures: list[str] = []
         self._heldout: list[str] = []
         self._progress = Progress(
@@ -107,8 +127,8 @@ class ProgressBar(LoggerDestination):
         self._task: TaskID | None = None
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Remember the newest value of each metric."""
-        self._metrics |= metrics
+        """Remember what was measured."""
+        self._interval_metrics.add(metrics)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Draw the bar."""
@@ -124,7 +144,7 @@ class ProgressBar(LoggerDestination):
         step, total = int(state.timestamp.batch), last_step(state)
         self._update(description=_position(step, total), total=total or None, completed=step)
         if step % self._interval == 0 or step == total:
-            self._figures, self._metrics = _figures(state, self._metrics), {}
+            self._figures = _figures(state, self._interval_metrics.take())
             self._show_figures()
 
     def eval_start(self, state: State, logger: Logger) -> None:
@@ -133,7 +153,7 @@ class ProgressBar(LoggerDestination):
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Show the held-out loss, from now on."""
-        if (loss := self._metrics.pop(_HELDOUT, None)) is not None:
+        if (loss := self._interval_metrics.newest.pop(_HELDOUT, None)) is not None:
             self._heldout = [f"heldout loss {float(loss):.4f}"]
         self._show_figures()
 
@@ -160,7 +180,7 @@ def _position(step: int, total: int) -> str:
 def _figures(state: State, metrics: dict[str, float]) -> list[str]:
     """What is known of the newest interval, in words."""
     figures = [
-        *([f"loss {metrics['loss/train/total']:.4f}"] if "loss/train/total" in metrics else []),
+        *([f"loss {metrics[_LOSS]:.4f}"] if _LOSS in metrics else []),
         *_masking(metrics),
         f"lr {state.optimizers[0].param_groups[0]['lr']:.2e}",
     ]

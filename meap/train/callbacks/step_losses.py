@@ -40,6 +40,7 @@ class StepLosses(Callback):
         self._interval = interval
         self._steps: list[_Step] = []
         self._losses: list[torch.Tensor] = []
+        self._has_trained = False
         self._state: State | None = None
         self._logger: Logger | None = None
 
@@ -51,6 +52,7 @@ class StepLosses(Callback):
             loss: Of this rank.
             sample_ids: Of this rank's rows, on the CPU.
         """
+        self._has_trained = True
         self._steps.append(_Step(int(begun.batch) + 1, int(begun.epoch), sample_ids))
         self._losses.append(loss)
 
@@ -96,7 +98,7 @@ class StepLosses(Callback):
 
         A checkpoint waits for the device anyway.
         """
-        if self._state is None:
+        if self._state is None or not self._has_trained:  # what a checkpoint is about to be loaded into holds anything
             return
         weights = [each.detach() for each in self._state.model.parameters()]
         own = [each.to_local() if isinstance(each, DTensor) else each for each in weights]
