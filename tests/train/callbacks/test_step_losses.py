@@ -14,7 +14,8 @@ def test_weights_are_looked_at_once_they_have_been_trained():
     model = torch.nn.Linear(2, 2)
     torch.nn.init.constant_(model.weight, float("nan"))
     losses = StepLosses(interval=1)
-    losses.init(SimpleNamespace(model=model, timestamp=Timestamp(batch=3)), SimpleNamespace(log_metrics=print))
+    state, logger = SimpleNamespace(model=model, timestamp=Timestamp(batch=3)), SimpleNamespace(log_metrics=dict)
+    losses.init(state, logger)
     assert losses.state_dict() == {}
     losses.add(Timestamp(batch=2), torch.tensor(1.0), torch.tensor([0]))
     with pytest.raises(TrainingError, match="after step 3"):
