@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
@@ -25,6 +26,17 @@ _SECONDS_TO_DIE = 5.0
 """Between SIGKILL and the end of a process: the kernel may be busy with its memory."""
 _SECONDS_TO_LEAVE = 8.0
 """For threads and exit handlers, from the last message on; nothing of value is left to be done then."""
+
+_status: int | None = None
+"""Of a command that leaves."""
+
+
+@atexit.register  # early, so that it runs after what others have registered
+def _skip_teardown() -> None:
+    """End a command that leaves: the interpreter would free object by object, for seconds, what the kernel frees."""
+    if _status is not None:
+        _flush()
+        os._exit(_status)
 
 
 def end_with_parent(signal_number: int) -> None:
@@ -90,12 +102,18 @@ def leave(status: int) -> NoReturn:
     """
     for number in (*_STOP_SIGNALS, signal.SIGINT):  # the result is known, and the end is near
         signal.signal(number, signal.SIG_IGN)
+    global _status  # noqa: PLW0603
+    _status = status
     end_processes([each for each in multiprocessing.active_children() if each.daemon])
+    _flush()
+    threading.Thread(target=_insist, args=[status], name="exit", daemon=True).start()
+    sys.exit(status)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # whoever read it may be gone
             stream.flush()
-    threading.Thread(target=_insist, args=[status], name="exit", daemon=True).start()
-    sys.exit(status)
 
 
 def _insist(status: int) -> None:

@@ -118,7 +118,10 @@ def test_a_loader_worker_that_is_killed_is_named_and_the_same_command_continues(
     assert "error: rank 0 lost a loader worker at step " in run.printed
     # torch tells the signal where it was there to see the worker die.
     assert re.search(r"DataLoader worker \(pid\S* \d+\) (is killed by signal: Killed|exited unexpectedly)", run.printed)
-    assert f"The same command continues from {tmp_path}/run/checkpoints/ba3, which is from before" in run.printed
+    # It is missed when its batch is asked for; until then there are those of the other, and its own that have arrived.
+    assert re.search(
+        rf"The same command continues from {tmp_path}/run/checkpoints/ba\d+, which is from before", run.printed
+    )
     last = start(tmp_path / "run", 1)
     assert last.wait() == [0], last.printed
     assert losses(tmp_path / "run") == losses(whole[1].run_dir)
