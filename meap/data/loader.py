@@ -52,6 +52,7 @@ class RowLoader(DataLoader[Any]):
         super().__init__(*given, **named)
         if self.num_workers:
             _require_room_for_sockets(tempfile.gettempdir())
+        self._owner = os.getpid()
         _open_loaders.add(self)
 
     def __iter__(self) -> Any:
@@ -91,7 +92,8 @@ def _require_room_for_sockets(folder: str) -> None:
 @atexit.register  # runs before what multiprocessing has registered earlier
 def _close_loaders() -> None:
     for loader in list(_open_loaders):
-        loader.close()
+        if loader._owner == os.getpid():  # one that was forked has inherited the loader, not the workers
+            loader.close()
 
 
 def build_loader(
