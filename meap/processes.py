@@ -31,12 +31,15 @@ _status: int | None = None
 """Of a command that leaves."""
 
 
-@atexit.register  # early, so that it runs after what others have registered
 def _skip_teardown() -> None:
     """End a command that leaves: the interpreter would free object by object, for seconds, what the kernel frees."""
     if _status is not None:
         _flush()
         os._exit(_status)
+
+
+if "multiprocessing.util" not in sys.modules:  # else what removes its temporary folder would run after this, so never
+    atexit.register(_skip_teardown)
 
 
 def end_with_parent(signal_number: int) -> None:
