@@ -29,7 +29,7 @@ def lock_file(path: Path) -> int | None:
     Returns:
         The handle; None where somebody else has the lock, see `describe_holder`.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Between opening and locking, somebody else may have removed it.

@@ -80,6 +80,11 @@ def check(cfg: EvaluationConfig) -> None:
     choose_tasks(cfg.tasks)
 
 
+def libraries(cfg: EvaluationConfig) -> str:
+    """What takes seconds to import."""
+    return "matplotlib" if cfg.compare else "torch and transformers"
+
+
 def dry_run(cfg: EvaluationConfig) -> None:
     """Make every example, and say how many there are and what a judge would cost; neither model nor judge is asked."""
     from meap.evals.dry_run import rehearse
@@ -151,5 +156,4 @@ def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) ->
 
 
 if __name__ == "__main__":
-    loads = "torch and transformers"
-    leave(run_command(EvaluationConfig, main, doc=__doc__, dry_run=dry_run, check=check, loads=loads))
+    leave(run_command(EvaluationConfig, main, doc=__doc__, dry_run=dry_run, check=check, loads=libraries))

@@ -22,8 +22,8 @@ from meap.processes import leave
 
 def main(cfg: TrainingConfig) -> None:
     """Find, load, write, verify."""
+    from meap.checkpoints import find_checkpoint
     from meap.export.checkpoint import (
-        find_checkpoint,
         load_weights,
         local_copy,
         read_checkpoint,
@@ -84,10 +84,13 @@ def main(cfg: TrainingConfig) -> None:
 
 def check(cfg: TrainingConfig) -> None:
     """What can be told from the configuration alone."""
-    from meap.storage import require_plain_url
+    from meap.checkpoints import require_checkpoint
+    from meap.storage import is_url, require_plain_url
 
     require_plain_url("checkpoint.folder", cfg.checkpoint.folder)
     require_plain_url("export.checkpoint", cfg.export.checkpoint or "")
+    if not cfg.export.checkpoint and not is_url(cfg.checkpoint.folder):
+        require_checkpoint(cfg.checkpoint.folder)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def main(cfg: TrainingConfig) -> None:
             run_dir=run_dir,
         )
     describe(cfg, machine, shards, model, timetable=timetable, heldout=heldout)
-    record_start(run_dir, machine, splits, from_step=int(trainer.state.timestamp.batch))
+    record_start(run_dir, machine, splits, from_step=int(trainer.state.timestamp.batch), steps=timetable.steps)
     fit(trainer)
     trainer.close()
 

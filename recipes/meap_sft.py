@@ -100,7 +100,7 @@ def main(cfg: TrainingConfig) -> None:
             has_segments=True,
         )
     describe(cfg, machine, shards, model, timetable=timetable, heldout=heldout)
-    record_start(run_dir, machine, splits, from_step=int(trainer.state.timestamp.batch))
+    record_start(run_dir, machine, splits, from_step=int(trainer.state.timestamp.batch), steps=timetable.steps)
     fit(trainer)
     trainer.close()
 

@@ -8,12 +8,14 @@
 A folder is self-contained: what it takes to export a checkpoint, to continue it, or to start from it, is in it.
 
 record    what belongs to a checkpoint, with sizes and hashes        store    a local folder or a URL full of them
+finding   the one that is meant where none is named
 """
 
 from meap.extras import require_packages
 
 require_packages("meap.checkpoints", "fsspec", "xxhash", extra="train")
 
+from meap.checkpoints.finding import find_checkpoint, require_checkpoint  # noqa: E402
 from meap.checkpoints.record import (  # noqa: E402
     CheckpointFile,
     CheckpointRecord,
@@ -39,7 +41,9 @@ __all__ = [
     "checkpoint_name",
     "describe_content",
     "describe_file",
+    "find_checkpoint",
     "full_disk_errors",
     "matches",
     "newest_record",
+    "require_checkpoint",
 ]

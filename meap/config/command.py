@@ -48,7 +48,7 @@ def run_command(
     doc: str | None,
     dry_run: Callable[[ConfigT], None] | None = None,
     check: Callable[[ConfigT], None] | None = None,
-    loads: str | None = None,
+    loads: str | Callable[[ConfigT], str] | None = None,
     starts_bare: bool = False,
     argv: Sequence[str] | None = None,
 ) -> int:
@@ -60,7 +60,7 @@ def run_command(
         doc: The entry point's docstring, printed by ``--help``.
         dry_run: What ``--dry-run`` does instead, where the entry point has it.
         check: What the configuration alone can contradict, beside its own bounds; light, since it comes before imports.
-        loads: The libraries that take seconds to import, named in a line before `run`.
+        loads: The libraries that take seconds to import, named in a line before `run`; may depend on the configuration.
         starts_bare: Whether it may start without any argument; without, that prints how it is used.
         argv: Arguments; those of the process where unset.
 
@@ -92,7 +92,8 @@ def run_command(
             check(config)
         if loads is not None:
             section = getattr(config, "run", None)
-            announce(f"{command}  run {section.name}" if section is not None else command, loads)
+            libraries = loads if isinstance(loads, str) else loads(config)
+            announce(f"{command}  run {section.name}" if section is not None else command, libraries)
         chosen(config)
 
     return report_errors(start)

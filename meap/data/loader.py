@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from streaming import Stream
+from streaming.base.storage.download import DOWNLOADER_MAPPINGS
 from torch.utils.data import DataLoader
 
 from meap.config import DataConfig
@@ -26,7 +28,15 @@ from meap.manifest import CONVERSATIONS
 from meap.masking import MaskRule
 from meap.processes import end_processes, obey_parent_alone
 
-__all__ = ["BATCHES_AHEAD", "RowLoader", "build_loader", "build_streams", "shared_memory_bytes", "start_worker"]
+__all__ = [
+    "BATCHES_AHEAD",
+    "RowLoader",
+    "build_loader",
+    "build_streams",
+    "close_loaders",
+    "shared_memory_bytes",
+    "start_worker",
+]
 
 BATCHES_AHEAD = 2
 """Of each worker; torch's own default."""
@@ -90,7 +100,8 @@ def _require_room_for_sockets(folder: str) -> None:
 
 
 @atexit.register  # runs before what multiprocessing has registered earlier
-def _close_loaders() -> None:
+def close_loaders() -> None:
+    """End the workers of all loaders of this process."""
     for loader in list(_open_loaders):
         if loader._owner == os.getpid():  # one that was forked has inherited the loader, not the workers
             loader.close()
@@ -200,11 +211,12 @@ def build_streams(
         counts: Rows of an epoch from each stream; every row once where unset.
 
     Raises:
-        ConfigError: The cache of a stream is the stream itself.
+        ConfigError: The cache of a stream is the stream itself, or streaming does not read URLs of its kind.
     """
     streams: list[Stream] = []
     for stream, count in zip(shards.streams, counts or [None] * len(shards.streams), strict=True):
         local = cache_dir / stream.name if stream.name else cache_dir
+        _require_streamable(stream.key, stream.remote)
         if Path(stream.remote).resolve() == local.resolve():
             raise ConfigError(
                 f"data.cache_dir={cache_dir}: the cache {local} is {stream.key} itself: choose another folder, or "
@@ -224,3 +236,12 @@ def build_streams(
             )
         )
     return streams
+
+
+def _require_streamable(key: str, remote: str) -> None:
+    scheme, known = urlsplit(remote).scheme, sorted({*DOWNLOADER_MAPPINGS} - {""})
+    if scheme and scheme not in known:
+        raise ConfigError(
+            f"{key}={remote} cannot be streamed: its URL may begin with {', '.join(known)}, not {scheme}; copy the "
+            "shards to such a store, or mount theirs as a folder"
+        )

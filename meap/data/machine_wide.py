@@ -129,9 +129,9 @@ def _register(
     if world.is_local_leader:
         try:
             _lock_caches(streams_local, streams_remote)
-            _sweep(_registry())
+            _sweep()
             require_shared_memory(_LEAST_SHARED_MEMORY, "what the readers of a data set share")
-            number, memory = _claim(_registry(), streams_local)
+            number, memory = _claim(streams_local)
         except ConfigError as error:
             problem = str(error)
     # An error goes the same way as the number: a rank that raises alone leaves the others waiting.
@@ -153,10 +153,10 @@ def gather_from_ranks(own: T) -> Sequence[T]:
     return everyone
 
 
-def _claim(registry: Path, streams_local: list[str]) -> tuple[int, SharedMemory]:
+def _claim(streams_local: list[str]) -> tuple[int, SharedMemory]:
     while True:
         number = secrets.randbelow(_MOST_NUMBERS)
-        if not _lock(registry / str(number)):
+        if not _lock(_number_file(number)):
             continue
         contents = _pack_locals(streams_local, number)
         with suppress(FileExistsError):  # a run with another temporary folder has drawn the same number
@@ -186,28 +186,39 @@ def _lock(path: Path) -> bool:
     handle = lock_file(path)
     if handle is not None:
         global _holder  # noqa: PLW0603
-        _holder = os.getpid()
+        if _holder != os.getpid():
+            _holder = os.getpid()
+            _AtEveryExit.register(_leave_nothing)
         _held[path] = handle
     return handle is not None
 
 
-def _registry() -> Path:
-    """A folder of this user's; whoever else could write there could have files removed."""
-    folder = Path(tempfile.gettempdir(), f"meap-streaming-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise ConfigError(f"{folder} belongs to another user: remove it, or set TMPDIR to a folder of your own")
-    return folder
+def _number_file(number: int | str) -> Path:
+    """The file whose lock says that a run of this user has the number; of temporary ones, which are not shared."""
+    return Path(tempfile.gettempdir(), f"meap-streaming-{os.getuid()}-{number}")
 
 
-def _sweep(registry: Path) -> None:
+def _number_of(path: Path) -> int | None:
+    number = path.name.removeprefix(_number_file("").name)
+    return int(number) if path == _number_file(number) and number.isdecimal() else None
+
+
+def _is_own(path: Path) -> bool:
+    """Whether the file is still there and of this user: whoever else writes there could have segments removed."""
+    with suppress(FileNotFoundError):
+        return path.lstat().st_uid == os.getuid()
+    return False
+
+
+def _sweep() -> None:
     """Remove what runs have left that were killed: by their number, and only where nobody holds its lock."""
-    for path in registry.iterdir():
-        if path in _held or not path.name.isdecimal() or not _lock(path):
+    for path in Path(tempfile.gettempdir()).glob(_number_file("*").name):
+        number = _number_of(path)
+        if number is None or path in _held or not _is_own(path) or not _lock(path):
             continue
         for name in SHM_TO_CLEAN:
             with suppress(FileNotFoundError):
-                leftover = PlainSharedMemory(_get_path(int(path.name), name))
+                leftover = PlainSharedMemory(_get_path(number, name))
                 leftover.close()
                 leftover.unlink()
         _release(path)
@@ -215,19 +226,17 @@ def _sweep(registry: Path) -> None:
 
 def _release(path: Path) -> None:
     """Remove a file that this process has locked, with the lock files of a run's number."""
-    if path.name.isdecimal():
+    number = _number_of(path)
+    if number is not None:
         for name in (BARRIER_FILELOCK, CACHE_FILELOCK):
-            Path(tempfile.gettempdir(), _get_path(int(path.name), name)).unlink(missing_ok=True)
+            Path(tempfile.gettempdir(), _get_path(number, name)).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     os.close(_held.pop(path))
 
 
-@atexit.register
 def _leave_nothing() -> None:
     """Remove what this process holds; segments of shared memory go with the ranks that have made them."""
     if os.getpid() != _holder:  # forked, and not the owner of what it has inherited
         return
     for path in list(_held):
         _release(path)
-    with suppress(OSError):  # other runs are there
-        _registry().rmdir()

@@ -1,4 +1,4 @@
-"""Find a run's checkpoint, locally or in a store, and read weights and tokenizer from it."""
+"""Read weights, configuration and tokenizer from a run's checkpoint, which lies locally or in a store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from meap.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer
 
 __all__ = [
     "Checkpoint",
-    "find_checkpoint",
     "load_weights",
     "local_copy",
     "read_checkpoint",
@@ -50,39 +49,6 @@ class Checkpoint:
     """Input tokens seen."""
     weights: Mapping[str, torch.Tensor]
     """Parameters by the names they have in `meap.train.model.NextTokenModel`."""
-
-
-def find_checkpoint(folder: str) -> str:
-    """Path or URL of the newest checkpoint in `folder` that is whole; a damaged one is named on a line.
-
-    A local one is read to the last byte. Of one behind a URL sizes are compared here, hashes by `local_copy`.
-
-    Raises:
-        CheckpointError: There is none, or the folder cannot be read.
-    """
-    store = CheckpointStore(folder)
-    steps = store.steps()
-    for step in steps:
-        if problem := _problem_of(store, step):
-            print(f"checkpoint {store.location}/ba{step} is damaged ({problem}): the one before it is used", flush=True)
-        else:
-            return f"{store.location}/{store.record(step).name}"
-    raise CheckpointError(
-        f"checkpoint.folder={folder} holds no checkpoint that is whole (of {len(steps)} with a record, ba<step>.json): "
-        "train first, or give export.checkpoint=<file or folder>"
-    )
-
-
-def _problem_of(store: CheckpointStore, step: int) -> str:
-    try:
-        record = store.record(step)
-        if store.is_remote:
-            store.require_sizes(record)
-        else:
-            store.fetch(record, Path(store.location))
-    except DamagedError as error:
-        return str(error)
-    return ""
 
 
 def read_record(location: str) -> CheckpointRecord:

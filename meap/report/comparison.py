@@ -216,9 +216,8 @@ def _remarks(runs: Sequence[Run], differing: Sequence[Setting], versions: Mappin
     if not _alike([run.last_step for run in runs]):
         yield f"Runs are of different length: {', '.join(f'{run.name} {run.last_step:,} steps' for run in runs)}."
     for run in runs:
-        planned = str(run.settings.get("train.max_duration", ""))
-        if planned.endswith("ba") and planned[:-2].isdigit() and run.last_step < int(planned[:-2]):
-            yield f"{run.name} is not finished: {run.last_step:,} of {int(planned[:-2]):,} steps."
+        if run.planned_steps is not None and run.last_step < run.planned_steps:
+            yield f"{run.name} is not finished: {run.last_step:,} of {run.planned_steps:,} steps."
     yield from _unlike_evaluations(runs)
 
 

@@ -59,6 +59,12 @@ class Run:
         return [step for step in steps if isinstance(step, int) and step > 0]
 
     @property
+    def planned_steps(self) -> int | None:
+        """Steps of the whole run, as its last start had them; None where that is not recorded."""
+        steps = self.starts[-1].get("steps") if self.starts else None
+        return steps if isinstance(steps, int) else None
+
+    @property
     def tokens_per_step(self) -> int | None:
         """Input tokens of a global batch, where the configuration is known."""
         rows, length = self.settings.get("train.global_batch_size"), self.settings.get("data.seq_len")

@@ -151,7 +151,7 @@ def _plan(
         f"dry run    {config.run.name}: nothing is trained, nothing is written",
         f"model      {num_parameters:,} parameters, {num_parameters - sum(vocabulary.values()):,} without embeddings",
         *describe_rows(config, shards, timetable=timetable, heldout=heldout),
-        f"memory     about {_gb(memory.total)} per GPU on {num_devices} ({sharding}): {parts}",
+        f"memory     about {_gb(memory.total)} per GPU, if there are {num_devices} ({sharding}): {parts}",
         f"           shared memory for the loader: {_gb(shared)} per node",
         f"disk       {kept} checkpoints at once of {_gb(size)} = {_gb(kept * size)} in {place}",
         f"compute    {flops * tokens:.3g} FLOPs, {flops / 1e9:.3f} GFLOP per token (PaLM's convention)",

@@ -44,17 +44,19 @@ _PACKAGES = (
 )
 
 
-def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, from_step: int) -> None:
+def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, from_step: int, steps: int) -> None:
     """Keep what this start is; every rank calls, rank 0 writes.
 
     ``versions.json`` and ``data/<stream>/<split>/manifest.json`` are those of the first start and stay as they are.
-    ``starts.jsonl`` gets a line for each: the same facts, when, on how many ranks, from which step, on data from where.
+    ``starts.jsonl`` gets a line for each: the same facts, when, on how many ranks, from which step, of how many,
+    on data from where.
 
     Args:
         run_dir: The run's folder.
         machine: Device, precision and ranks.
         splits: The splits that are read.
         from_step: Steps that the run had behind it.
+        steps: Steps of the whole run.
     """
     gpu = torch.cuda.get_device_name() if machine.on_gpu else None
     devices: list[Any] = dist.all_gather_object((socket.gethostname(), gpu))
@@ -78,6 +80,7 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
     start = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "from_step": from_step,
+        "steps": steps,
         "data": {stream.key: stream.remote for shards in splits for stream in shards.streams},
         **facts,
     }

@@ -52,8 +52,8 @@ def fork(run: Callable[[], Any]) -> tuple[int, Any]:
 
 def leftovers(number: str) -> set[str]:
     """What goes by a run's number: segments of shared memory, lock files, and the file that stands for the run."""
-    places = [Path("/dev/shm"), *(path for path in (TEMPORARY, *TEMPORARY.iterdir()) if path.is_dir())]
-    return {str(path) for place in places for path in place.iterdir() if path.name.startswith(number)}
+    paths = (path for place in (Path("/dev/shm"), TEMPORARY) for path in place.iterdir())
+    return {str(path) for path in paths if path.name.startswith(number) or path.name.endswith(f"-{number}")}
 
 
 def at_once() -> Any:
@@ -78,7 +78,7 @@ def leave_nothing() -> Any:
 
     def stay() -> None:
         next(iter(open_loader(FOLDER / "killed")))
-        (number,) = (path.name for folder in TEMPORARY.glob("meap-streaming-*") for path in folder.iterdir())
+        (number,) = (path.name.rpartition("-")[2] for path in TEMPORARY.glob("meap-streaming-*"))
         # Who is killed with his whole group takes Python's tracker with him, which would clean up.
         if tracker := resource_tracker._resource_tracker._pid:
             os.kill(tracker, signal.SIGKILL)

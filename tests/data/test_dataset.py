@@ -1,14 +1,17 @@
 """Properties of the samples: exact masks, clean labels, every row once, the same whatever the workers."""
 
+import os
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 
 from meap.config import DataConfig, MaskingConfig
 from meap.data import StreamingMaskedDataset, build_loader, build_mask_rule, open_shards
+from meap.data.loader import close_loaders
 from meap.errors import ConfigError, DataError
 from meap.masking import mask_inputs
 
@@ -20,7 +23,9 @@ def remote(tmp_path_factory, write_shards) -> Path:
     return write_shards(tmp_path_factory.mktemp("remote"), rows=ROWS, seq_len=SEQ_LEN)
 
 
-def load(remote: Path, cache: Path, *, ratio: float | None = 0.25, workers: int = 0, shuffle: bool = True, **changed):
+def load(
+    remote: Path | str, cache: Path, *, ratio: float | None = 0.25, workers: int = 0, shuffle: bool = True, **changed
+):
     data = DataConfig(remote=str(remote), seq_len=SEQ_LEN, num_canonical_nodes=4, num_workers=workers, **changed)
     shards = open_shards(data, "train")
     return build_loader(
@@ -170,6 +175,27 @@ def test_a_shard_that_cannot_be_read_ends_in_an_error_not_in_a_short_epoch_or_a_
 def test_the_data_itself_is_no_cache(remote):
     with pytest.raises(ConfigError, match=r"is data\.remote itself: choose another folder"):
         load(remote, remote)
+
+
+def test_data_that_streaming_does_not_read_is_refused(remote, tmp_path):
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(remote), "/elsewhere", recursive=True)
+    with pytest.raises(ConfigError, match=r"data\.remote=memory://elsewhere/? cannot be streamed: .* s3, .*not memory"):
+        load("memory://elsewhere", tmp_path)
+    filesystem.rm("/elsewhere", recursive=True)
+
+
+def test_a_forked_process_ends_no_workers_of_its_parent(remote, tmp_path):
+    loader = load(remote, tmp_path, workers=1)
+    batches = iter(loader)
+    first = next(batches)
+    if not (child := os.fork()):
+        close_loaders()  # as at its end
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    ids = torch.cat([first["sample_id"], *(batch["sample_id"] for batch in batches)])
+    assert sorted(ids.tolist()) == list(range(ROWS))
+    loader.close()
 
 
 def test_a_row_that_is_not_there_is_an_index_error(remote, tmp_path):

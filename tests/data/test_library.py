@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import os
 import re
 import shutil
 import subprocess
@@ -254,7 +253,9 @@ def test_workers_read_after_the_process_has_read_itself(remote, tmp_path, persis
 
 PROCESS = """
 import multiprocessing
+import pathlib
 import sys
+import tempfile
 
 def read(remote, local, how):
     from torch.utils.data import DataLoader
@@ -262,6 +263,7 @@ def read(remote, local, how):
 
     dataset = open_dataset(remote=remote, local=local, labels="shifted", batch_size=8)
     next(iter(dataset))
+    print(*pathlib.Path(tempfile.gettempdir()).glob("meap-streaming-*"), flush=True)
     loader = DataLoader(dataset, batch_size=8, num_workers=1, persistent_workers=True)
     for batch in loader:
         if how == "error":
@@ -290,12 +292,14 @@ def test_a_process_that_abandons_its_loader_ends_by_itself_and_leaves_nothing(
 ):
     script = tmp_path / "script.py"
     script.write_text(PROCESS)
-    before = set(Path("/dev/shm").iterdir())
     finished = subprocess.run(
         [sys.executable, str(script), str(remote), str(tmp_path / "cache"), how],
         capture_output=True, text=True, timeout=500, check=False, env=quiet_environment | {"TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert finished.returncode == status, finished.stderr
     assert finished.stderr.splitlines()[-1:] == (["ValueError: as a training loop may"] if how == "error" else [])
-    for number in (each.name for each in (tmp_path / f"meap-streaming-{os.getuid()}").iterdir()):
-        assert not [path for path in set(Path("/dev/shm").iterdir()) - before if path.name.startswith(number)]
+    numbers = [line.rpartition("-")[2] for line in finished.stdout.split()]
+    assert numbers
+    assert not list(tmp_path.glob("meap-streaming-*"))
+    for number in numbers:
+        assert not [path for path in Path("/dev/shm").iterdir() if path.name.startswith(number)]

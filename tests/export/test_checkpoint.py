@@ -7,9 +7,9 @@ import fsspec
 import pytest
 import torch
 
+from meap.checkpoints import find_checkpoint
 from meap.errors import CheckpointError
 from meap.export.checkpoint import (
-    find_checkpoint,
     load_weights,
     local_copy,
     read_checkpoint,

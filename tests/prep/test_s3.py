@@ -59,7 +59,7 @@ def test_s3_troubles_are_one_error_without_secrets(
         )
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.splitlines()[-1].startswith("error: ")
-        assert done.stderr.count("\n") == 1
+        assert done.stderr.count("\n") == 2  # what it loads, and the error
         assert "testsecret" not in done.stderr
         return done.stderr
 
@@ -96,7 +96,7 @@ def test_a_wrong_key_is_one_error_without_secrets(run_command_line, tmp_path, se
         )
     finally:
         check_keys_after(b"inf")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 2)  # what it loads, and the error
     assert done.stderr.splitlines()[-1].startswith("error: source=s3://corpus/raw/*.json.gz: access denied (")
     assert "testsecret" not in done.stderr
 

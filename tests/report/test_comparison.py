@@ -56,6 +56,7 @@ def test_equal_settings_are_said_and_losses_may_then_be_judged(make_run):
 
 def test_runs_of_different_length_are_compared_where_the_shorter_ended(make_run):
     short = make_run("short", "train.global_batch_size=16", lines=metric_lines(60))
+    (short / "starts.jsonl").write_text('{"from_step": 0, "steps": 200}\n')
     comparison = compare(read_runs([make_run("long"), short]))
     assert "short is not finished: 60 of 200 steps." in comparison.remarks
     both = figure(comparison, "held-out loss up to 245,760 tokens")  # 60 * 16 * 256

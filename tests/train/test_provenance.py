@@ -25,7 +25,7 @@ def test_the_first_start_stays_and_later_ones_are_added(train, tmp_path, remote)
         assert facts["git_revision"] == done.stdout.strip()
         assert facts["git_dirty"] in {True, False}
     starts = [json.loads(line) for line in (run_dir / "starts.jsonl").read_text().splitlines()]
-    assert [start["from_step"] for start in starts] == [0, 4]
+    assert [(start["from_step"], start["steps"]) for start in starts] == [(0, 4), (4, 6)]
     assert starts[0]["time"] <= starts[1]["time"]
     assert starts[0].items() >= facts.items()
 

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from composer.utils import dist
 from transformers import PretrainedConfig, PreTrainedModel
 
-from meap.checkpoints import CheckpointRecord
+from meap.checkpoints import CheckpointRecord, find_checkpoint
 from meap.config import TrainingConfig, load_resolved
 from meap.errors import CheckpointError
-from meap.export.checkpoint import find_checkpoint, load_weights, local_copy, read_checkpoint, read_record
+from meap.export.checkpoint import load_weights, local_copy, read_checkpoint, read_record
 from meap.storage import is_url
 from meap.tokenizer import Tokenizer
 from meap.train.model import NextTokenModel

@@ -1,0 +1,53 @@
+"""The checkpoint of a run that is meant where none is named: the newest that is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from meap.checkpoints.store import CheckpointStore, DamagedError
+from meap.errors import CheckpointError
+
+__all__ = ["find_checkpoint", "require_checkpoint"]
+
+
+def find_checkpoint(folder: str) -> str:
+    """Path or URL of the newest checkpoint in `folder` that is whole; a damaged one is named on a line.
+
+    A local one is read to the last byte. Of one behind a URL only sizes are compared, since it is not here yet.
+
+    Raises:
+        CheckpointError: There is none, or the folder cannot be read.
+    """
+    store = CheckpointStore(folder)
+    steps = store.steps()
+    for step in steps:
+        if problem := _problem_of(store, step):
+            print(f"checkpoint {store.location}/ba{step} is damaged ({problem}): the one before it is used", flush=True)
+        else:
+            return f"{store.location}/{store.record(step).name}"
+    raise _none_whole(folder, num_records=len(steps))
+
+
+def require_checkpoint(folder: str) -> None:
+    """Raise `CheckpointError` where not even a record of a checkpoint is in `folder`, whose contents are not read."""
+    if not CheckpointStore(folder).steps():
+        raise _none_whole(folder, num_records=0)
+
+
+def _none_whole(folder: str, *, num_records: int) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint.folder={folder} holds no checkpoint that is whole (of {num_records} with a record, "
+        "ba<step>.json): train first, or give export.checkpoint=<file or folder>"
+    )
+
+
+def _problem_of(store: CheckpointStore, step: int) -> str:
+    try:
+        record = store.record(step)
+        if store.is_remote:
+            store.require_sizes(record)
+        else:
+            store.fetch(record, Path(store.location))
+    except DamagedError as error:
+        return str(error)
+    return ""
