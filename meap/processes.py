@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SECONDS_TO_DIE = 5.0
 """Between SIGKILL and the end of a process: the kernel may be busy with its memory."""
-_SECONDS_TO_LEAVE = 8.0
+_SECONDS_TO_LEAVE = 6.0
 """For threads and exit handlers, from the last message on; nothing of value is left to be done then."""
 
 _status: int | None = None
@@ -107,9 +107,9 @@ def leave(status: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     global _status  # noqa: PLW0603
     _status = status
+    threading.Thread(target=_insist, args=[status], name="exit", daemon=True).start()
     end_processes([each for each in multiprocessing.active_children() if each.daemon])
     _flush()
-    threading.Thread(target=_insist, args=[status], name="exit", daemon=True).start()
     sys.exit(status)
 
 

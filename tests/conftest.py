@@ -60,9 +60,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Side by side, what begins last decides when all is done: files with long tests begin first.
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    # Side by side, what begins last decides when all is done: files with the most long tests begin first.
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     for item in items:
         # Properties travel with a report to the process that counts, also from a worker of xdist.
         item.user_properties += [("fault", each) for mark in item.iter_markers("fault") for each in mark.args]
