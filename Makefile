@@ -54,7 +54,7 @@ test-fast: install
 	$(PYTEST) -m "not slow"
 
 faults: install
-	$(PYTEST) -m fault --fault-table=README.md
+	MEAP_FAULT_STEPS=20000 $(PYTEST) -m fault --fault-table=README.md
 
 lint: install
 	$(BIN)/ruff check .

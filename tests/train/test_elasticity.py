@@ -153,7 +153,7 @@ def test_one_rank_is_told_to_stop_and_the_same_command_continues(start, whole, t
 
 @pytest.mark.fault(5)
 def test_the_launcher_is_told_to_stop_and_its_ranks_save_and_leave(small_config, whole, start, tmp_path, wait_until):
-    config = small_config(tmp_path / "run", *SETTINGS)
+    config = small_config(tmp_path / "run", *SETTINGS, "data.num_workers=1", "train.eval_batches=1")
     save_config(config, tmp_path / "config.yaml")
     composer = Path(sys.executable).with_name("composer")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

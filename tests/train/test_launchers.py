@@ -105,11 +105,11 @@ def test_a_rank_that_is_killed_ends_composers_launcher(config_file, start, proje
 
 
 @pytest.mark.fault(5)
-@pytest.mark.parametrize("launcher", [(COMPOSER, "-n", "2"), (*TORCHRUN, "--standalone", "--nproc-per-node=2")])
-def test_a_launcher_that_is_asked_to_stop_ends_with_all_saved(config_file, start, project_root, tmp_path, launcher):
+def test_torchrun_that_is_asked_to_stop_ends_with_all_saved(config_file, start, project_root, tmp_path):
     settings = ("train.max_duration=100000ba", "checkpoint.interval=100000ba", "data.num_workers=1")
     config = config_file(tmp_path / "run", *settings, "train.eval_batches=1", "train.eval_interval=2ba")
-    command = start(*launcher, str(project_root / "recipes/meap_1b.py"), str(config))
+    recipe = str(project_root / "recipes/meap_1b.py")
+    command = start(*TORCHRUN, "--standalone", "--nproc-per-node=2", recipe, str(config))
     assert command.stdout is not None
     assert any("heldout loss" in line for line in command.stdout)
     command.send_signal(signal.SIGTERM)

@@ -13,6 +13,9 @@ Each rank writes ``<out>/rank<R>.log`` (what it prints) and ``<out>/rank<R>.json
 of each forward pass). A rank that is not done in time is killed by the kernel: a hang is a failure, never a wait.
 """
 
+import meap.processes  # isort: skip  (before torch, as in every entry point: else the interpreter tears all down)
+
+import gc
 import hashlib
 import json
 import os
@@ -25,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.tensorboard  # (imported for those who are forked)
+from composer.utils.collect_env import get_composer_env_dict
 
 from meap.config import TrainingConfig, run_command
-from meap.processes import leave
 from meap.train import attention, fitting, trainer  # noqa: F401 (imported for those who are forked)
 from meap.train.model import NextTokenModel
 
@@ -74,12 +78,14 @@ def be_rank(job: dict[str, Any], rank: int, port: int) -> None:
         inject(fault)
     tempfile.tempdir = None  # those who are forked have their own
     main = runpy.run_path(str(ROOT / "recipes" / job["recipe"]))["main"]
-    leave(run_command(TrainingConfig, main, doc="", argv=[job["config"]]))
+    meap.processes.leave(run_command(TrainingConfig, main, doc="", argv=[job["config"]]))
 
 
 def main() -> None:
     """Serve jobs until stdin ends."""
     torch.set_num_threads(1)
+    get_composer_env_dict()  # every Trainer asks, which takes a second the first time
+    gc.freeze()  # a collection in those who are forked would copy what it looks at
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     for line in iter(sys.stdin.readline, ""):
         job = json.loads(line)
