@@ -66,7 +66,7 @@ format: install
 	$(BIN)/ruff format .
 
 lock:
-	uv pip compile pyproject.toml --extra prep --extra filters --extra train --extra eval --extra dev --universal --python-version 3.10 \
+	uv pip compile pyproject.toml --extra prep --extra filters --extra train --extra eval --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
 
 clean:

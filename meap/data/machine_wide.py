@@ -97,7 +97,7 @@ class _WholeSharedMemory(PlainSharedMemory):
         while True:
             try:
                 super().__init__(name, create, size)
-            except ValueError:  # noqa: PERF203 (there is nothing to map yet)
+            except ValueError:
                 self.close()
                 if create or time.monotonic() > given_up:
                     raise

@@ -118,7 +118,7 @@ def read_attention(
     with _weights_shown(model, name):
         for num_tokens, some in groupby(order, lambda index: len(readings[index].ids)):
             alike = list(some)
-            entries = model.config.num_attention_heads * num_tokens**2
+            entries = _num_heads(model) * num_tokens**2
             size = max(1, min(batch_tokens // num_tokens, _NUM_WEIGHTS // entries))
             for start in range(0, len(alike), size):
                 batch = alike[start : start + size]
@@ -137,15 +137,15 @@ def _read_batch(model: PreTrainedModel, readings: Sequence[Reading], name: str) 
     hooks = [
         module.register_forward_hook(_add_to(sums, num_rows)) for module, sums in zip(modules, layers, strict=True)
     ]
-    chunk = max(1, min(num_tokens, _NUM_WEIGHTS // (model.config.num_attention_heads * num_rows * num_tokens)))
+    chunk = max(1, min(num_tokens, _NUM_WEIGHTS // (_num_heads(model) * num_rows * num_tokens)))
     try:
         cache: Any = None
         for start in range(0, num_tokens, chunk):
             # Without its head: logits are not asked for.
             output = model.base_model(
-                input_ids=tokens_BT[:, start : start + chunk], past_key_values=cache, use_cache=chunk < num_tokens
+                input_ids=tokens_BT[:, start : start + chunk], cache=cache, use_cache=chunk < num_tokens
             )
-            cache = getattr(output, "past_key_values", None)
+            cache = getattr(output, "cache", None)
     finally:
         for hook in hooks:
             hook.remove()
@@ -155,6 +155,11 @@ def _read_batch(model: PreTrainedModel, readings: Sequence[Reading], name: str) 
         Attention(*(np.stack([arrays[part][row] for arrays in by_layer]) for part in range(len(by_layer[0]))))
         for row in range(num_rows)
     ]
+
+
+def _num_heads(model: PreTrainedModel) -> int:
+    """Of a layer; 1 for a state-space model, which has none and is refused once it has been asked for weights."""
+    return getattr(model.config, "num_attention_heads", 1)
 
 
 def _add_to(sums: WeightSums, num_rows: int) -> Any:

@@ -68,9 +68,7 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, attn_implementation="sdpa", dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         raise CheckpointError(
@@ -216,8 +214,8 @@ class HuggingFaceLM:
         cache: Any = None
         for start in range(0, last, chunk):
             end = min(start + chunk, last)
-            output = self._model(input_ids=tokens_BT[:, start:end], past_key_values=cache, use_cache=last > chunk)
-            cache = output.past_key_values
+            output = self._model(input_ids=tokens_BT[:, start:end], cache=cache, use_cache=last > chunk)
+            cache = output.cache
             logits = output.logits.flatten(0, 1).float()
             targets = tokens_BT[:, start + 1 : end + 1].flatten()
             losses.append(F.cross_entropy(logits, targets, reduction="none").view(num_rows, -1))
@@ -248,11 +246,11 @@ class HuggingFaceLM:
                     input_ids=piece_BT,
                     attention_mask=attention_BT[:, :end] if padded else None,
                     position_ids=position_ids_BT[:, seen:end] if padded else None,
-                    past_key_values=cache,
+                    cache=cache,
                     use_cache=True,
                     logits_to_keep=1,  # logits of a whole long prompt would not fit into memory
                 )
-                cache, seen = output.past_key_values, end
+                cache, seen = output.cache, end
             logits = output.logits[:, -1].float()
             logits[:, self._banned_ids] = -torch.inf
             chosen_B = logits.argmax(-1)

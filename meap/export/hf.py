@@ -208,8 +208,11 @@ def _write_configs(
     config.save_pretrained(folder)
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Readers older than transformers 4.56 know `dtype` by its former name.
-    former_name = {"torch_dtype": str(dtype).removeprefix("torch.")}
-    (folder / "config.json").write_text(json.dumps(written | former_name, indent=2, sort_keys=True))
+    former_names = {"torch_dtype": str(dtype).removeprefix("torch.")}
+    # Readers older than transformers 5 would take their default for a theta that is not beside the scaling.
+    if "rope_parameters" in written:
+        former_names["rope_theta"] = written["rope_parameters"]["rope_theta"]
+    (folder / "config.json").write_text(json.dumps(written | former_names, indent=2, sort_keys=True))
     GenerationConfig(
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id,

@@ -159,7 +159,7 @@ class ReadChunks(PipelineStep):
             tokens = self._checked(chunk, start, min(per_batch, content - left_over - start))
             rows = tokens.astype(dtype).reshape(-1, self.row_len)
             for split, chosen in self._split(rows):
-                tally.documents[split] += np.count_nonzero(chosen == self.tokenizer.eos_id)
+                tally.documents[split] += int(np.count_nonzero(chosen == self.tokenizer.eos_id))
                 tally.tokens[split] += chosen.size
                 yield RowBatch(split, chosen)
             tally.report()

@@ -18,7 +18,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ _COMPRESSION_LEVEL = 6
 _TextOf = Callable[[int, int], str]
 """The text of a document, by seed and index."""
 
-_FIRST_CRAWL = datetime(2019, 4, 18, tzinfo=timezone.utc)
+_FIRST_CRAWL = datetime(2019, 4, 18, tzinfo=UTC)
 _CRAWL_SECONDS = 9 * 24 * 3600
 _NO_TOKEN_LIMIT = 10**9
 

@@ -51,7 +51,7 @@ def llama_config(
         num_key_value_heads=config.num_key_value_heads,
         max_position_embeddings=seq_len,
         rms_norm_eps=config.rms_norm_eps,
-        rope_theta=config.rope_theta,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         hidden_act="silu",
         attention_bias=False,
         mlp_bias=False,

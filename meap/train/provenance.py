@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
     if not (run_dir / VERSIONS_NAME).is_file():
         _write(run_dir / VERSIONS_NAME, json.dumps(facts, indent=2) + "\n")
     start = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
         "steps": steps,
         "data": {stream.key: stream.remote for shards in splits for stream in shards.streams},

@@ -69,7 +69,7 @@ def build_trainer(
     kind = start.record.kind if start else config.checkpoint.state_dict
     recorded, shared = record_model(model, tokenizer, before=start.record.model if start else None)
     if train.activation_checkpointing:
-        model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.model.activation_checkpointing_enable({"use_reentrant": False})
     speed_up(config, machine, model, has_segments=has_segments)
     with warnings.catch_warnings():
         # It has no state: masks go by seed, epoch and row, whoever has written those before.

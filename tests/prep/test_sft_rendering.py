@@ -66,7 +66,7 @@ def test_rendering_is_that_of_transformers(chatml):
     from transformers import PreTrainedTokenizerFast
 
     stock = PreTrainedTokenizerFast(tokenizer_object=chatml.tokenizer.plain, chat_template=CHATML)
-    assert chatml.render(TALK).tokens.tolist() == stock.apply_chat_template(TALK)
+    assert chatml.render(TALK).tokens.tolist() == stock.apply_chat_template(TALK, return_dict=False)
 
 
 @pytest.mark.parametrize("context", ["", "The sky was grey."])

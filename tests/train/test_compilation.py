@@ -21,7 +21,7 @@ def make_model(*, checkpointing: bool = False, loss_chunks: int = 1) -> NextToke
     config = llama_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN)
     model = build_model(config, attention=choose_attention("auto", on_gpu=False, bf16=False), seed=0)
     if checkpointing:
-        model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.model.activation_checkpointing_enable({"use_reentrant": False})
     model.loss_chunks = loss_chunks
     return model.train()
 

@@ -64,7 +64,7 @@ def test_an_extended_model_starts_from_the_base_resumes_and_is_exported(first, e
     runpy.run_path(str(ROOT / "recipes/export_hf.py"))["main"](config)
     folder = tmp_path / "parts/hf"
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert (model.config.rope_theta, model.config.max_position_embeddings) == (640_000.0, LONG)
+    assert (model.config.rope_parameters["rope_theta"], model.config.max_position_embeddings) == (640_000.0, LONG)
     record = json.loads((folder / "meap_export.json").read_text())
     assert (record["source"]["base"], record["mask_token"]) == (str(first), "[MASK]")
     before = load_checkpoint(str(first / "checkpoints/ba6.pt"))["state"]["model"]

@@ -35,7 +35,7 @@ class DeviceMeta(DeviceCPU):
     def module_to_device(self, module):
         # Transformers computes angles under torch.autocast, which this device has none of.
         angles = torch.empty(1, SEQ_LEN, TINY.hidden_size // TINY.num_attention_heads, device="meta")
-        module.model.model.rotary_emb.forward = lambda *_: (angles, angles)
+        module.model.model.rotary_emb.forward = lambda *_, **__: (angles, angles)
         return module.to("meta")
 
     def start(self) -> None:

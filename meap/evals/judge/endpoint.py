@@ -7,7 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from meap.config import JudgeConfig
@@ -170,7 +170,7 @@ class Endpoint:
         except (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError) as error:
             # A proxy's page, or half a reply: as good as none.
             raise _RepeatableError(f"a reply that is none, {type(error).__name__}", paid=True) from error
-        return Reply(key, text, model, datetime.now(timezone.utc).isoformat(timespec="seconds"), dollars)
+        return Reply(key, text, model, datetime.now(UTC).isoformat(timespec="seconds"), dollars)
 
     def _without_key(self, message: str) -> str:
         """The first part of a server's message, which may repeat what was sent to it."""

@@ -192,7 +192,7 @@ def _check_tokens(
     first_mask = first_beyond = -1
     for start in range(0, len(tokens), _BLOCK):
         block = tokens[start : start + _BLOCK]
-        checked.borders += [np.count_nonzero(block == each) for each in (tokenizer.bos_id, tokenizer.eos_id)]
+        checked.borders += [int(np.count_nonzero(block == each)) for each in (tokenizer.bos_id, tokenizer.eos_id)]
         if int(block.max()) < tokenizer.mask_id:
             continue
         masks, beyond = np.flatnonzero(block == tokenizer.mask_id), np.flatnonzero(block >= tokenizer.vocab_size)

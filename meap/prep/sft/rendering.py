@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ __all__ = ["DEFAULT_TEMPLATE", "ChatTemplate", "Rendered", "check_template", "ch
 
 _RENDER_SECONDS = 20.0
 """A conversation takes a fraction of a millisecond; a template that takes this long does not end."""
-_TODAY = datetime(2024, 7, 26, tzinfo=timezone.utc)
+_TODAY = datetime(2024, 7, 26, tzinfo=UTC)
 """The date that Llama-3's templates fall back to."""
 _MERGED = "the tokenizer merges the end of a prompt with its answer, and cannot encode them apart"
 _SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
@@ -292,16 +292,16 @@ def _special_of_role(tokenizer: Tokenizer) -> dict[str, str]:
 def _render(
     template: str, messages: Messages, special_of_role: Mapping[str, str], *, add_generation_prompt: bool = False
 ) -> str:
-    from transformers.utils.chat_template_utils import render_jinja_template
+    # transformers compiles it, in the sandbox that it keeps safe, but does not render it: it lets no clock of ours in.
+    from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
 
+    compiled = compile_template(template)
+    if not messages:
+        return ""
     variables: dict[str, Any] = {**special_of_role, "strftime_now": _TODAY.strftime}
-    rendered, _ = render_jinja_template(
-        conversations=cast("Any", [messages] if messages else []),
-        chat_template=template,
-        add_generation_prompt=add_generation_prompt,
-        **variables,
+    return compiled.render(
+        messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **variables
     )
-    return rendered[0] if messages else ""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,9 @@ class WandbLogger(StepwiseLogger):
         """
         import wandb
         from wandb.errors import Error
-        from wandb.util import generate_id
 
         stored = self._run_dir / _ID_NAME
-        run_id = stored.read_text(encoding="utf-8").strip() if stored.is_file() else generate_id()
+        run_id = stored.read_text(encoding="utf-8").strip() if stored.is_file() else secrets.token_hex(4)
         try:
             self._run = wandb.init(
                 id=run_id,

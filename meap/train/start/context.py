@@ -40,12 +40,12 @@ def with_context(
             )
     if rope_theta is None:
         return architecture
-    if getattr(architecture, "rope_scaling", None):
+    if architecture.rope_parameters.get("rope_type", "default") != "default":
         raise ConfigError(
             f"model.base_rope_theta={rope_theta:g}, but model.base={base} scales its RoPE already "
-            f"({architecture.rope_scaling}): leave base_rope_theta unset, or choose a base with plain RoPE"
+            f"({architecture.rope_parameters}): leave base_rope_theta unset, or choose a base with plain RoPE"
         )
     extended = copy.deepcopy(architecture)
-    extended.rope_theta = rope_theta
+    extended.rope_parameters["rope_theta"] = rope_theta
     extended.max_position_embeddings = context
     return extended

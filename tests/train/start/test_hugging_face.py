@@ -84,7 +84,7 @@ def test_a_longer_context_changes_theta_and_positions_alone(make_base, tokenizer
         extended = recorded_model(record, attention=ATTENTION).model
         extended.load_state_dict(begun.model.state_dict())
         assert extended.config.to_dict() == begun.model.config.to_dict() | {"_name_or_path": ""}
-    assert (extended.config.rope_theta, extended.config.max_position_embeddings) == (640_000.0, 256)
+    assert (extended.config.rope_parameters["rope_theta"], extended.config.max_position_embeddings) == (640_000.0, 256)
     head_size = before.model.layers[0].self_attn.head_dim
     expected = 640_000.0 ** -(torch.arange(0, head_size, 2).float() / head_size)
     torch.testing.assert_close(extended.model.rotary_emb.inv_freq, expected)

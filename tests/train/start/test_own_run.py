@@ -59,7 +59,7 @@ def test_the_logits_are_those_of_the_run(run, tokenizer, small_config, tmp_path)
 
 def test_a_longer_context_changes_theta_and_positions_alone(run, tokenizer):
     plain, extended = start(run, tokenizer), start(run, tokenizer, context=64, theta=640_000.0)
-    assert (extended.config.rope_theta, extended.config.max_position_embeddings) == (640_000.0, 64)
+    assert (extended.config.rope_parameters["rope_theta"], extended.config.max_position_embeddings) == (640_000.0, 64)
     assert all(torch.equal(one, two) for one, two in zip(plain.parameters(), extended.parameters(), strict=True))
     head_size = plain.config.head_dim
     expected = 640_000.0 ** -(torch.arange(0, head_size, 2).float() / head_size)
