@@ -1,9 +1,12 @@
 # make install   set-up alone: .venv with the locked packages and this project
 #                EXTRAS=gpu,wandb adds optional packages, and changes no locked one
+#                TORCH=cpu takes PyTorch's build without CUDA: 3 GB on disk instead of 8
 # make demo      the whole flow on a sample corpus, about three minutes on two CPU cores
 # make test      all tests;  make test-fast  without the slow ones
 # make faults    the tests that break things, and the README's table of what survives
-# make lint      ruff and pyright;  make lock  resolve requirements.lock again (needs uv)
+# make lint      ruff and pyright;  make lock  resolve the locked packages again
+#
+# What test, faults, lint and format need besides is added to .venv when one of them is first called.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -11,8 +14,10 @@ BIN    := $(VENV)/bin
 # Side by side, one more than cores, as tests often wait for processes of theirs; the tests of a file share what they have
 # made, and stay together, in the order of tests/conftest.py.
 PYTEST = $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
-# uv is used where it is installed already: the same locked set, in a tenth of the time.
-INSTALL = $(if $(shell command -v uv),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+# uv installs in a third of pip's time; where it is not on the machine, pip brings it into the environment.
+UV = $(or $(shell command -v uv),$(BIN)/uv)
+INSTALL = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
+LOCKED = $(INSTALL) --no-deps --require-hashes -r
 
 # Optional packages, as pyproject.toml has them.
 comma := ,
@@ -21,53 +26,70 @@ KNOWN_EXTRAS := $(shell sed -n '/^\[project.optional-dependencies\]/,/^\[tool/s/
 ifneq ($(filter-out $(KNOWN_EXTRAS),$(subst $(comma), ,$(EXTRAS))),)
 $(error EXTRAS=$(EXTRAS): choose from $(KNOWN_EXTRAS), separated by commas)
 endif
-ifneq ($(filter gcs,$(subst $(comma), ,$(EXTRAS))),)
-$(error EXTRAS=gcs: no gcsfs fits the locked packages (streaming holds back google-cloud-storage); for gs:// install the wheel and its extra in an environment without the lock: pip install 'meap[gcs]')
-endif
 # flash-attn builds with the torch that is there, and with what builds it there too.
 BUILD_TOOLS = $(if $(filter gpu,$(subst $(comma), ,$(EXTRAS))),ninja packaging psutil wheel)
 
-.PHONY: install demo test test-fast faults lint format lock clean
+.PHONY: install developed demo test test-fast faults lint format lock clean
 
 install: $(VENV)/.installed
 ifneq ($(EXTRAS),)
-	@sed -n 's/ *\\$$//; /^[a-zA-Z0-9]/p' requirements.lock > $(VENV)/constraints.txt
+	@sed -n 's/ *\\$$//; /^[a-zA-Z0-9]/p' requirements.lock requirements-dev.lock > $(VENV)/constraints.txt
 	$(if $(BUILD_TOOLS),$(INSTALL) --constraint $(VENV)/constraints.txt $(BUILD_TOOLS))
 	$(INSTALL) --constraint $(VENV)/constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 endif
 
 $(VENV)/.installed: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"Python {v[0]}.{v[1]} is not supported: use 3.10 to 3.12, for example make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 14) else f"Python {v[0]}.{v[1]} is not supported: use 3.11 to 3.14, for example make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
+	$(if $(shell command -v uv),,$(BIN)/python -m pip install --quiet --disable-pip-version-check uv)
 	@echo "installing the locked packages (several GB with torch; minutes on a first run) ..."
-	$(INSTALL) --no-deps --require-hashes -r requirements.lock
+ifeq ($(TORCH),cpu)
+	@awk '/^[a-z0-9]/ {skipped = /^(torch==|torchvision==|triton==|nvidia-|cuda-)/} !skipped' requirements.lock > $(VENV)/without-torch.lock
+	$(INSTALL) --torch-backend cpu $$(sed -n 's/^\(torch\(vision\)\{0,1\}==[^ ]*\).*/\1/p' requirements.lock)
+	$(LOCKED) $(VENV)/without-torch.lock
+else
+	$(LOCKED) requirements.lock
+endif
 	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+developed: $(VENV)/.developed
+
+$(VENV)/.developed: $(VENV)/.installed requirements-dev.lock
+	@echo "installing what developers need ..."
+	$(LOCKED) requirements-dev.lock
 	@touch $@
 
 demo: install
 	$(BIN)/python recipes/demo.py
 
-test: install
+test: developed
 	$(PYTEST)
 
-test-fast: install
+test-fast: developed
 	$(PYTEST) -m "not slow"
 
-faults: install
+faults: developed
 	MEAP_FAULT_STEPS=20000 $(PYTEST) -m fault --fault-table=README.md
 
-lint: install
+lint: developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: install
+format: developed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock:
-	uv pip compile pyproject.toml --extra prep --extra filters --extra train --extra eval --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
+# Two locks: what a run needs, and what developers need besides, at the same versions.
+RESOLVE = $(UV) pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	--no-header --extra prep --extra train --extra eval
+lock: install
+	$(RESOLVE) --output-file requirements.lock >/dev/null
+	$(RESOLVE) --extra filters --extra dev --constraints requirements.lock --output-file requirements-all.lock >/dev/null
+	@awk 'FNR == NR {if (/^[a-z0-9]/) known[$$1] = 1; next} /^[a-z0-9]/ {wanted = !($$1 in known)} wanted' \
+		requirements.lock requirements-all.lock > requirements-dev.lock
+	@rm requirements-all.lock
 
 clean:
 	rm -rf $(VENV) data runs

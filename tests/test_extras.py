@@ -292,6 +292,7 @@ def project(tmp_path) -> Path:
             archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             archive.writestr(f"{info}/RECORD", "")
     digest = hashlib.sha256((wheels / "locked-1-py3-none-any.whl").read_bytes()).hexdigest()
+    (folder / "requirements-dev.lock").write_text("")
     (folder / "requirements.lock").write_text(f"locked==1 \\\n    --hash=sha256:{digest}\n")
     (folder / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
@@ -307,9 +308,11 @@ def project(tmp_path) -> Path:
 def test_make_installs_extras_beside_what_is_locked(project):
     tools = project.parent / "tools"
     tools.mkdir()
-    for name in ("sed", "sh", "touch", "make", "which"):  # not uv, which has settings of its own
-        (tools / name).symlink_to(shutil.which(name) or "/bin/true")
-    environment = {"PATH": str(tools), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(project.parent / "wheels")}
+    for name in ("sed", "sh", "touch", "make", "which", "uv"):
+        (tools / name).symlink_to(shutil.which(name) or Path(sys.executable).with_name(name))
+    settings = project.parent / "uv.toml"
+    settings.write_text(f"no-index = true\nfind-links = ['{project.parent / 'wheels'}']\n")
+    environment = {"PATH": str(tools), "UV_CONFIG_FILE": str(settings), "UV_CACHE_DIR": str(project.parent / "cache")}
 
     def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["make", "install", f"PYTHON={sys.executable}", *arguments]
