@@ -58,6 +58,7 @@ developed: $(VENV)/.developed
 $(VENV)/.developed: $(VENV)/.installed requirements-dev.lock
 	@echo "installing what developers need ..."
 	$(LOCKED) requirements-dev.lock
+	$(INSTALL) --no-config --no-deps --target $(VENV)/transformers-4 transformers==4.57.6 tokenizers==0.22.2 huggingface-hub==0.36.0
 	@touch $@
 
 demo: install

@@ -24,6 +24,7 @@ CORE = {
     "storage",
     "processes",
     "locks",
+    "rope",
 }
 CONFIGURED_CORE = CORE | {"config", "tokenizer"}
 ALLOWED = {

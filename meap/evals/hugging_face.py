@@ -13,12 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.config import EvaluationConfig
 from meap.errors import CheckpointError, ConfigError
 from meap.evals.attention import read_attention
 from meap.evals.lm import Attention, Ids, Reading
+from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["HuggingFaceLM", "limit_threads", "load_model", "load_model_tokenizer", "weights_hash"]
@@ -69,11 +70,13 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
     dtype = torch.bfloat16 if on_gpu else torch.float32
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        stored, _ = PretrainedConfig.get_config_dict(name)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         raise CheckpointError(
             f"model={name} cannot be loaded ({type(error).__name__}: {reason}): export it again, or check the name"
         ) from error
+    require_same_rope(f"model={name}", stored, getattr(model.config, "rope_parameters", None))
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     # Called on the base class: transformers wraps `to` in a way that hides its parameters from type checkers.
     torch.nn.Module.to(model, device)

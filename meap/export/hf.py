@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from meap import __version__
 from meap.config import TokenizerConfig
 from meap.errors import CheckpointError, ConfigError
 from meap.export.card import model_card
 from meap.export.weights import DTYPES, round_weights, write_weights
+from meap.rope import former_rope
 from meap.storage import is_url
 from meap.tokenizer import Tokenizer, load_tokenizer
 
@@ -54,6 +55,7 @@ Rounding to bf16 changes a weight by 0.1 % (root mean square), and a hundred mat
 
 _COMPARED_ROWS = 3
 _COMPARED_TOKENS = 256
+_PROBE = "The lamp, 12,345 times!\n\n\tdéjà  vu, 東京 \U0001f642 def f(x):\r\n    return x"
 
 
 @dataclass(frozen=True)
@@ -209,9 +211,7 @@ def _write_configs(
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Readers older than transformers 4.56 know `dtype` by its former name.
     former_names = {"torch_dtype": str(dtype).removeprefix("torch.")}
-    # Readers older than transformers 5 would take their default for a theta that is not beside the scaling.
-    if "rope_parameters" in written:
-        former_names["rope_theta"] = written["rope_parameters"]["rope_theta"]
+    former_names |= former_rope(written["rope_parameters"])
     (folder / "config.json").write_text(json.dumps(written | former_names, indent=2, sort_keys=True))
     GenerationConfig(
         bos_token_id=tokenizer.bos_id,
@@ -227,6 +227,13 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, *, with_mask: bool) -> 
     dataclasses.replace(tokenizer, source_config=tokenizer.source_config | inputs).save(folder, with_mask=with_mask)
     stored = load_tokenizer(TokenizerConfig(name=str(folder), mask_token=tokenizer.mask_token))
     stored.require_fingerprint(tokenizer.fingerprint, owner="the exported model")
+    # Transformers insists on a class of its own for some architectures, which makes another tokenizer of the files.
+    read = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if read.encode(_PROBE, add_special_tokens=False) != tokenizer.encode(_PROBE):
+        raise CheckpointError(
+            f"transformers reads the exported tokenizer as {type(read).__name__}, which encodes text otherwise than "
+            f"{tokenizer.name!r}: nothing was exported. Train this architecture with a tokenizer of its own kind"
+        )
 
 
 def _compared_rows(context: int, *, num_ids: int, mask_id: int | None) -> torch.Tensor:

@@ -140,7 +140,7 @@ def test_a_tuned_model_is_exported_with_or_without_its_mask_token(
     tune, settings, tmp_path, make_base, tokenizer, keep_mask, tied
 ):
     """Once it has begun, what it started from may be gone; and its data, once it has ended."""
-    base = make_base("qwen2", vocab_rows=tokenizer.plain_vocab_size, tied=tied, max_position_embeddings=512)
+    base = make_base("qwen3", vocab_rows=tokenizer.plain_vocab_size, tied=tied, max_position_embeddings=512)
     before = AutoModelForCausalLM.from_pretrained(base)
     tune(tmp_path / "run", f"model.base={base}", "train.max_duration=1ba")
     shutil.rmtree(base)
@@ -152,7 +152,7 @@ def test_a_tuned_model_is_exported_with_or_without_its_mask_token(
 
     folder = tmp_path / "run/hf"
     model, exported = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    assert model.config.model_type == "qwen2"
+    assert model.config.model_type == "qwen3"
     assert model.config.tie_word_embeddings == tied
     assert model.config.vocab_size == (320 if keep_mask else tokenizer.plain_vocab_size)
     assert exported.mask_token_id == (tokenizer.mask_id if keep_mask else None)

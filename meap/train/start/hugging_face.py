@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from meap.config import TokenizerConfig
 from meap.errors import DataError
+from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.train.start.base import Base, require_supported
 
@@ -47,9 +48,11 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
 def _architecture(base: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        stored, _ = PretrainedConfig.get_config_dict(base)
     except Exception as error:
         raise _unreadable(base, error) from error
     require_supported(base, config.model_type)
+    require_same_rope(f"model.base={base}", stored, config.rope_parameters)
     return config
 
 
