@@ -55,14 +55,31 @@ _TEXTS = (
 _FAULT_RESULTS = FaultResults()
 
 
+LONGEST = (
+    "test_long_run",
+    "test_ways_out",
+    "test_pre_training",
+    "test_launchers",
+    "test_slurm",
+    "test_fine_tuning",
+    "test_compilation",
+    "test_proof_recipe",
+    "test_elasticity",
+    "test_kills",
+    "test_dedup",
+)
+"""Files that take more than a minute, by how much."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-table", metavar="FILE", help="write what tests marked `fault` have shown into this file")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Side by side, what begins last decides when all is done: files with the most long tests begin first.
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    # Side by side, what begins last decides when all is done: the longest files begin first, then the slow ones.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    length = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (length.get(item.path.stem, len(LONGEST)), item.path not in slow))
     for item in items:
         # Properties travel with a report to the process that counts, also from a worker of xdist.
         item.user_properties += [("fault", each) for mark in item.iter_markers("fault") for each in mark.args]

@@ -306,7 +306,8 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     rms_norm_eps: float = 1e-5
     attention: str = "auto"
-    """`flash_attention_2`, `sdpa`, or `auto`: flash-attention where it is installed on CUDA, else torch's SDPA."""
+    """`auto` and `sdpa` take torch's own, which choose the fastest kernel of the device; `flash_attention_2` is the
+    flash-attn package."""
     kernels: str = "auto"
     """RMSNorm, RoPE and SwiGLU by `torch`, `liger` (needs CUDA), or `auto`: liger where layers are not compiled."""
 

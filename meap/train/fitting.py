@@ -21,8 +21,10 @@ from composer.utils import dist
 from meap.config import TrainConfig, TrainingConfig
 from meap.data import RowLoader, Shards, describe_epoch
 from meap.errors import CheckpointError, MeapError, StoppedError, TrainingError
+from meap.manifest import CONVERSATIONS
 from meap.schema import Batch, SftBatch
 from meap.storage import clean_arguments
+from meap.train.attention import describe_attention
 from meap.train.callbacks import append_to_log
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
@@ -243,13 +245,19 @@ def describe(
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
     start = f"from {config.model.base}" if config.model.base else "from scratch"
     sharding = "" if config.train.sharding == "none" else f", sharded ({config.train.sharding})"
+    attention = describe_attention(
+        model.config._attn_implementation,
+        on_gpu=machine.on_gpu,
+        has_segments=shards.streams[0].manifest.kind == CONVERSATIONS,
+    )
     masking = config.masking
     method = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
     if masking.final_ratio is not None:
         method = f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
     lines = [
         f"run        {config.run.name}: {method}, masks written by the {config.masking.site}",
-        f"model      {model.num_parameters:,} parameters {start}, attention {model.config._attn_implementation}",
+        f"model      {model.num_parameters:,} parameters {start}",
+        f"attention  {attention}",
         *describe_rows(config, shards, timetable=timetable, heldout=heldout),
         f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step",
         f"machine    {machine.world_size} x {machine.device}, {machine.precision}{sharding}",

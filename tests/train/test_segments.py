@@ -14,6 +14,7 @@ from meap.config import SftConfig
 from meap.data.sft import collate_rows, expand_row
 from meap.masking import MaskRule
 from meap.schema import IGNORE_INDEX
+from meap.train import attention
 from meap.train.attention import Segments, choose_attention
 from meap.train.model import NextTokenModel
 
@@ -131,34 +132,63 @@ def test_no_mask_is_built(model, conversation_rows, monkeypatch):
     assert shapes == [(length, None) for length in lengths] * SIZES["num_hidden_layers"]
 
 
-def test_the_variable_length_kernel_is_asked_for_the_same(model, conversation_rows, monkeypatch):
-    """Its contract, computed sequence by sequence: the kernel itself runs on CUDA only."""
+@pytest.mark.parametrize("kernel", ["flash_attn", "varlen_attn"])
+def test_the_variable_length_kernels_are_asked_for_the_same(model, conversation_rows, monkeypatch, kernel):
+    """Their contract, computed sequence by sequence: the kernels themselves run on CUDA only."""
     calls = []
 
-    def flash_attn_varlen_func(query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **options):
-        calls.append((max_seqlen_q, max_seqlen_k, options["causal"], cu_seqlens_q.dtype))
-        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
-        assert int(cu_seqlens_q[-1]) == len(query) == len(key) == len(value)
-        assert int(cu_seqlens_q.diff().max()) == max_seqlen_q
+    def attend(query, key, value, borders, other_borders, longest, other_longest, *, scale, is_causal):
+        calls.append((longest, other_longest, is_causal, borders.dtype))
+        assert borders is other_borders
+        assert int(borders[-1]) == len(query) == len(key) == len(value)
+        assert int(borders.diff().max()) == longest
         return torch.cat(
             [
                 F.scaled_dot_product_attention(
                     *(each[start:end].transpose(0, 1) for each in (query, key, value)),
-                    is_causal=options["causal"],
-                    scale=options["softmax_scale"],
+                    is_causal=is_causal,
+                    scale=scale,
                     enable_gqa=True,
                 ).transpose(0, 1)
-                for start, end in pairwise(cu_seqlens_q.tolist())
+                for start, end in pairwise(borders.tolist())
             ]
         )
 
-    kernels = SimpleNamespace(flash_attn_varlen_func=flash_attn_varlen_func, flash_attn_func=None)
-    monkeypatch.setitem(sys.modules, "flash_attn", kernels)
+    def flash_attn_varlen_func(*states, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **options):
+        places = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+        return attend(*states, *places, scale=options["softmax_scale"], is_causal=options["causal"])
+
+    def varlen_attn(*states_and_places, scale, window_size, enable_gqa):
+        assert enable_gqa
+        return attend(*states_and_places, scale=scale, is_causal=window_size == (-1, 0))
+
     batch = batch_of(conversation_rows, "separate")
     expected = model(batch)["losses_BT"]
-    model.model.config._attn_implementation = "meap_flash_attention_2"
+    if kernel == "flash_attn":
+        kernels = SimpleNamespace(flash_attn_varlen_func=flash_attn_varlen_func, flash_attn_func=None)
+        monkeypatch.setitem(sys.modules, "flash_attn", kernels)
+        model.model.config._attn_implementation = "meap_fa2"
+    else:
+        monkeypatch.setattr(attention, "varlen_attn", varlen_attn)
+        monkeypatch.setattr(attention, "_takes_varlen", lambda query: True)
     torch.testing.assert_close(model(batch)["losses_BT"], expected, rtol=0, atol=1e-5)
     assert set(calls) == {(max(segments_with_padding(batch)),) * 2 + (True, torch.int32)}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's variable-length kernel runs on CUDA only")
+def test_the_variable_length_kernel_is_exact_on_this_device():
+    generator = torch.Generator("cuda").manual_seed(0)
+    shapes = ((2, 8, T, 64), (2, 2, T, 64), (2, 2, T, 64))
+    states = [torch.randn(shape, device="cuda", generator=generator, requires_grad=True) for shape in shapes]
+    segments = Segments.of([[100, 57], [200, 40, 16]], num_tokens=T, device=torch.device("cuda"))
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):  # one call per segment; all in one
+        given = [each.to(dtype) for each in states]
+        output, _ = attention.causal_sdpa(torch.nn.Identity(), *given, None, segments=segments)
+        kept = torch.cat([output[0, :157], output[1]]).float()
+        results.append((kept, *torch.autograd.grad(kept.square().sum(), states)))
+    for exact, half in zip(*results, strict=True):
+        assert (half - exact).norm() < 0.01 * exact.norm()
 
 
 def segments_with_padding(batch) -> list[int]:
