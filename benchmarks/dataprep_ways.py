@@ -125,7 +125,7 @@ def mds_writer_loop(text: Path, tokenizer: str, out: Path) -> Result:
     special = _special_tokens(tokenizer)
     ids_of = Tokenizer.from_file(f"{tokenizer}/tokenizer.json").token_to_id
     bos, eos = [ids_of(special["bos_token"])], [ids_of(special["eos_token"])]
-    buffer: list[int] = []
+    buffer: list[Any] = []
     tokens = 0
     began = time.perf_counter()
     columns = {"tokens": f"ndarray:uint16:{SEQ_LEN + 1}"}

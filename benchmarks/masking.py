@@ -46,7 +46,7 @@ def choosing() -> dict[str, Callable[[], int]]:
 
     def numpy_choice() -> int:
         for sample in samples:
-            generator = np.random.Generator(np.random.Philox(key=[17, sample]))
+            generator = np.random.Generator(np.random.Philox(key=np.array([17, sample])))
             positions = generator.choice(SEQ_LEN - 1, count, replace=False, shuffle=False)
             np.zeros(SEQ_LEN, bool)[positions] = True
         return num_calls

@@ -31,7 +31,7 @@ def _by_steps(run: Run, steps: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _by_tokens(run: Run, steps: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    return None if run.tokens_per_step is None else steps * float(run.tokens_per_step)
+    return None if run.tokens_per_step is None else steps.astype(np.float64) * run.tokens_per_step
 
 
 def _by_hours(run: Run, steps: NDArray[np.int64]) -> NDArray[np.float64] | None:

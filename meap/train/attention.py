@@ -116,7 +116,9 @@ def _varlen(
 ) -> torch.Tensor:
     query, key, value = (each.transpose(1, 2) for each in (query_BHTD, key_BHTD, value_BHTD))
     output = varlen_attn(
-        *(each.flatten(0, 1) for each in (query, key, value)),
+        query.flatten(0, 1),
+        key.flatten(0, 1),
+        value.flatten(0, 1),
         segments.borders,
         segments.borders,  # the same object: cuDNN's kernel asks for that
         segments.longest,

@@ -246,7 +246,7 @@ def describe(
     start = f"from {config.model.base}" if config.model.base else "from scratch"
     sharding = "" if config.train.sharding == "none" else f", sharded ({config.train.sharding})"
     attention = describe_attention(
-        model.config._attn_implementation,
+        str(model.config._attn_implementation),
         on_gpu=machine.on_gpu,
         has_segments=shards.streams[0].manifest.kind == CONVERSATIONS,
     )

@@ -296,7 +296,7 @@ def _look_at_conversations(
         row_hashes=samples["rows"].choose(_hash_spans(tokens, row_ends)),
         token_counts=_count_tokens(tokens, task),
         documents=len(lengths),
-        document_hashes=samples["documents"].choose(_hash_spans(tokens, np.cumsum([0, *lengths]))),
+        document_hashes=samples["documents"].choose(_hash_spans(tokens, np.cumsum(np.append(0, lengths)))),
         lengths=_rounded(lengths),
         head=nothing,
         tail=None,

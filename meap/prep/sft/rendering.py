@@ -272,10 +272,10 @@ def _token_border(encoding: Encoding, place: int) -> int | None:
     Byte-level tokenizers leave white space out of a token's extent, but never add to it: one on the border shows.
     """
     token = encoding.char_to_token(place)
-    if token is None or encoding.token_to_chars(token)[0] != place:
+    if token is None or (encoding.token_to_chars(token) or (None,))[0] != place:
         return None
-    before = encoding.token_to_chars(token - 1)[1] if token else 0
-    return token if before == place else None
+    before = encoding.token_to_chars(token - 1) if token else (0, 0)
+    return token if before is not None and before[1] == place else None
 
 
 def _special_of_role(tokenizer: Tokenizer) -> dict[str, str]:
