@@ -27,7 +27,7 @@ def test_the_plan_of_a_small_run(small_config, tmp_path, capsys):
     assert told["epoch"] == "64 rows = 8 steps"
     assert told["measures"] == "held-out loss on 8 of 16 rows at the end"
     assert told["length"] == "20 steps, 2,560 tokens, 2.50 epochs"
-    assert "per GPU on 8 (bf16, sharding none): weights" in told["memory"]
+    assert "per GPU, if there are 8 (bf16, sharding none): weights" in told["memory"]
     assert told["disk"].startswith("3 checkpoints at once of")
     assert told["time"].startswith("an estimate: ")
     assert told["time"].endswith("days on 8 H100 at 40% MFU")
