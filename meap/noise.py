@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
+from typing import Any
 
-__all__ = ["silence_libraries"]
+__all__ = ["hide_loading_bars", "silence_libraries"]
 
 _SILENCED = (
     # train.sharding is built on it, pinned to the version that it is tested with.
@@ -20,6 +22,17 @@ _SILENCED = (
     r"\s*The warmup duration is 0",
 )
 """How the messages of warnings begin."""
+
+
+def hide_loading_bars(model: str | Path) -> None:
+    """Let transformers read a model from a folder without a bar for its tensors; a download from the hub keeps its own.
+
+    Args:
+        model: What is about to be loaded.
+    """
+    transformers: Any = sys.modules.get("transformers")  # whoever loads has imported it; here it would be too heavy
+    if transformers is not None and Path(model).is_dir():
+        transformers.utils.logging.disable_progress_bar()
 
 
 def silence_libraries() -> None:

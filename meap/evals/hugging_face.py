@@ -19,6 +19,7 @@ from meap.config import EvaluationConfig
 from meap.errors import CheckpointError, ConfigError
 from meap.evals.attention import read_attention
 from meap.evals.lm import Attention, Ids, Reading
+from meap.noise import hide_loading_bars
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
 
@@ -68,6 +69,7 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
     tokenizer = load_model_tokenizer(config)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
+    hide_loading_bars(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         stored, _ = PretrainedConfig.get_config_dict(name)

@@ -23,6 +23,7 @@ from meap.config import TokenizerConfig
 from meap.errors import CheckpointError, ConfigError
 from meap.export.card import model_card
 from meap.export.weights import DTYPES, round_weights, write_weights
+from meap.noise import hide_loading_bars
 from meap.rope import former_rope
 from meap.storage import is_url
 from meap.tokenizer import Tokenizer, load_tokenizer
@@ -269,6 +270,7 @@ def _require_close(trained: list[torch.Tensor], rounded: list[torch.Tensor]) -> 
 
 def _verify(folder: Path, rows_BT: torch.Tensor, expected: list[torch.Tensor]) -> float:
     """Largest difference of a logit between `expected` and the folder as transformers loads it, computed in fp32."""
+    hide_loading_bars(folder)
     loaded = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="sdpa", dtype=torch.float32, use_safetensors=True, local_files_only=True
     )

@@ -4,6 +4,7 @@ The settings that have to do with processes are combined so that each value of o
 """
 
 import itertools
+import os
 import shutil
 import signal
 import tempfile
@@ -146,7 +147,9 @@ def end(run: Run, temporary: Path) -> tuple[list[int], tuple[str, ...]]:
         assert silence < SECONDS_TO_START, f"{run.members()} live on\n{run.printed}"
         segments |= {path.name.rpartition("-")[2] for path in temporary.glob("meap-streaming-*")}
         time.sleep(0.02)
-    assert time.time() - last_word(run) < SECONDS_TO_LEAVE, f"it took long to leave\n{run.printed}"
+    # A machine with more to do than it has cores takes as much longer as everything else there does.
+    allowed = SECONDS_TO_LEAVE * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert time.time() - last_word(run) < allowed, f"it took long to leave\n{run.printed}"
     assert any(name.isdecimal() for name in segments)
     return run.wait(), (*segments, *(f"torch_{pid}_" for pid in run.pids))
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from meap.config import TokenizerConfig
 from meap.errors import DataError
+from meap.noise import hide_loading_bars
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.train.start.base import Base, require_supported
@@ -57,6 +58,7 @@ def _architecture(base: str) -> PretrainedConfig:
 
 
 def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
+    hide_loading_bars(base)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base,

@@ -66,6 +66,6 @@ def test_nothing_grows(samples, record_property, capsys):
         assert growth(samples, name) <= 0, (name, [each[name] for each in samples])
     largest = samples[len(samples) // 5]["disk"]
     assert max(each["disk"] for each in samples) < 1.1 * largest
-    # A checkpoint is two files; one more may be about to be written, or to go. They share a file of the tokenizer.
-    assert max(each["checkpoint_files"] for each in samples) <= 2 * (KEEP + 1) + 1
+    # A checkpoint is two files; one more may be about to be written, or to go. They share three files of the tokenizer.
+    assert max(each["checkpoint_files"] for each in samples) <= 2 * (KEEP + 1) + 3
     record_property("injected", STEPS)
