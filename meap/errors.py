@@ -15,6 +15,8 @@
 A message names the value that was given, what is allowed, and what to do about it.
 """
 
+import signal
+
 __all__ = [
     "BadInputError",
     "CheckpointError",
@@ -72,3 +74,6 @@ class JudgeError(MeapError):
 
 class StoppedError(MeapError):
     """Training was asked to stop by a signal, and did so at a step that a checkpoint holds."""
+
+    signal_number: int = signal.SIGTERM
+    """What has asked."""

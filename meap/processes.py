@@ -10,11 +10,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from meap.errors import StoppedError
 
@@ -24,6 +25,7 @@ _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SECONDS_TO_DIE = 5.0
 """Between SIGKILL and the end of a process: the kernel may be busy with its memory."""
+_SECONDS_TO_ASK_AGAIN = 0.05
 _SECONDS_TO_LEAVE = 6.0
 """For threads and exit handlers, from the last message on; nothing of value is left to be done then."""
 
@@ -78,12 +80,30 @@ def stopping_by_signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (*_STOP_SIGNALS, signal.SIGINT)}
+    hook = sys.unraisablehook
+    sys.unraisablehook = partial(_ask_again, otherwise=hook)
     raise_on_signals()
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _ask_again(unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
+    """Send a signal again whose exception Python has swallowed, as it does where an object's `__del__` was running."""
+    if isinstance(unraisable.exc_value, StoppedError):
+        number = unraisable.exc_value.signal_number
+    elif isinstance(unraisable.exc_value, KeyboardInterrupt):
+        number = signal.SIGINT
+    else:
+        otherwise(unraisable)
+        return
+    # A little later: here, too, what it raises would be swallowed.
+    again = threading.Timer(_SECONDS_TO_ASK_AGAIN, os.kill, [os.getpid(), number])
+    again.daemon = True
+    again.start()
 
 
 def raise_on_signals() -> None:
@@ -127,4 +147,6 @@ def _insist(status: int) -> None:
 def _raise_stopped(number: int, _: FrameType | None) -> None:
     is_speaker = os.environ.get("RANK", "0") == "0"
     name = signal.Signals(number).name
-    raise StoppedError(f"stopped by {name}: the same command continues" if is_speaker else "")
+    error = StoppedError(f"stopped by {name}: the same command continues" if is_speaker else "")
+    error.signal_number = number
+    raise error

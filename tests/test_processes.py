@@ -5,6 +5,35 @@ import sys
 
 import pytest
 
+SWALLOWED = """
+import os, signal, sys, time
+from meap.config.command import report_errors
+from meap.processes import leave
+
+class Asked:
+    def __del__(self):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        time.sleep(0.01)
+
+def run():
+    for _ in range(3):  # one after the other is swallowed
+        Asked()
+    time.sleep(60)
+
+leave(report_errors(run))
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_a_request_to_stop_is_not_lost_where_python_swallows_what_it_raises(name, status):
+    """What a signal raises in an object's `__del__` goes nowhere: the command would go on, after a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED, name], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 HELD_UP = """
 import multiprocessing, os, signal, sys, threading
 from meap.processes import leave

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from meap.errors import ConfigError
@@ -114,6 +113,8 @@ def _varlen(
     scaling: float | None,
     segments: Segments,
 ) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # makes torch's compiler a folder for temporary files
+
     query, key, value = (each.transpose(1, 2) for each in (query_BHTD, key_BHTD, value_BHTD))
     output = varlen_attn(
         query.flatten(0, 1),

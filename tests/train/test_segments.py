@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.attention.varlen
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
@@ -169,7 +170,7 @@ def test_the_variable_length_kernels_are_asked_for_the_same(model, conversation_
         monkeypatch.setitem(sys.modules, "flash_attn", kernels)
         model.model.config._attn_implementation = "meap_fa2"
     else:
-        monkeypatch.setattr(attention, "varlen_attn", varlen_attn)
+        monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen_attn)
         monkeypatch.setattr(attention, "_takes_varlen", lambda query: True)
     torch.testing.assert_close(model(batch)["losses_BT"], expected, rtol=0, atol=1e-5)
     assert set(calls) == {(max(segments_with_padding(batch)),) * 2 + (True, torch.int32)}
