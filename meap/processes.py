@@ -80,18 +80,20 @@ def stopping_by_signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (*_STOP_SIGNALS, signal.SIGINT)}
-    hook = sys.unraisablehook
-    sys.unraisablehook = partial(_ask_again, otherwise=hook)
+    hook, asking = sys.unraisablehook, list[threading.Timer]()
+    sys.unraisablehook = partial(_ask_again, asking, otherwise=hook)
     raise_on_signals()
     try:
         yield
     finally:
         sys.unraisablehook = hook
+        for again in asking:
+            again.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _ask_again(unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
+def _ask_again(asking: list[threading.Timer], unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
     """Send a signal again whose exception Python has swallowed, as it does where an object's `__del__` was running."""
     if isinstance(unraisable.exc_value, StoppedError):
         number = unraisable.exc_value.signal_number
@@ -104,6 +106,7 @@ def _ask_again(unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
     again = threading.Timer(_SECONDS_TO_ASK_AGAIN, os.kill, [os.getpid(), number])
     again.daemon = True
     again.start()
+    asking.append(again)
 
 
 def raise_on_signals() -> None:

@@ -11,13 +11,16 @@ from meap.config.command import report_errors
 from meap.processes import leave
 
 class Asked:
+    def __init__(self, number):
+        self.number = number
+
     def __del__(self):
-        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-        time.sleep(0.01)
+        os.kill(os.getpid(), self.number)
+        time.sleep(0.5)
 
 def run():
-    for _ in range(3):  # one after the other is swallowed
-        Asked()
+    Asked(getattr(signal, sys.argv[1]))
+    Asked(0)  # the second attempt is swallowed too
     time.sleep(60)
 
 leave(report_errors(run))
