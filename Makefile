@@ -17,6 +17,8 @@ PYTEST = $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) +
 # uv installs in a third of pip's time; where it is not on the machine, pip brings it into the environment.
 UV = $(or $(shell command -v uv),$(BIN)/uv)
 INSTALL = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
+# As pip does: a network's own certificates are the system's.
+export UV_SYSTEM_CERTS := 1
 LOCKED = $(INSTALL) --no-deps --require-hashes -r
 
 # Optional packages, as pyproject.toml has them.

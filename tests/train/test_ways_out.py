@@ -53,7 +53,8 @@ WAYS = (
     Way("killed rank", (-signal.SIGKILL, 1), signalled("SIGKILL", "rank"), is_possible=lambda _, world: world > 1),
     Way("lost worker", (1,), signalled("SIGKILL", "worker"), is_possible=lambda workers, _: workers > 0),
 )
-WORKERS, HELDOUT, WORLDS, RECIPES = (0, 1, 2, 4), (0, 1), (1, 2), ("meap_1b.py", "meap_sft.py")
+WORKERS, HELDOUT, WORLDS = (0, 1, 2, 4), (0, 1), (1, 2)
+RECIPES = ("meap_1b.py", "meap_sft.py", "extend_context.py")
 
 
 def pairwise() -> list[tuple[Way, int, int, int, str]]:
@@ -93,9 +94,12 @@ def test_a_run_ends_by_itself_and_starts_again(
     start, conversations, make_base, tmp_path, record_property, way, workers, heldout, world, recipe
 ):
     settings = [*SETTINGS, f"data.num_workers={workers}", f"train.eval_batches={heldout}"]
+    if recipe != "meap_1b.py":
+        settings.append(f"model.base={make_base('llama', vocab_rows=320, max_position_embeddings=512)}")
     if recipe == "meap_sft.py":
-        base = make_base("llama", vocab_rows=320, max_position_embeddings=512)
-        settings += [f"data.remote={conversations}", "data.seq_len=256", f"model.base={base}"]
+        settings += [f"data.remote={conversations}", "data.seq_len=256"]
+    if recipe == "extend_context.py":
+        settings.append("model.base_rope_theta=40000")
     temporary = Path(tempfile.mkdtemp())  # short: workers make sockets there
 
     def run_once(faults: dict[int, Any] | None, *, is_killed: bool = False) -> tuple[list[int], str]:
