@@ -1,12 +1,9 @@
 """What --dry-run says, and that it leaves nothing behind."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from meap.config import save_config
 from meap.errors import ConfigError, IncompleteError
 from meap.manifest import CONVERSATIONS
 from meap.train.dry_run import rehearse
@@ -60,20 +57,3 @@ def test_what_would_stop_the_run_stops_the_rehearsal(small_config, tmp_path):
         rehearse(small_config(tmp_path / "run", f"data.remote={tmp_path}"))
     with pytest.raises(ConfigError, match="scheduler.warmup_duration=9ba"):
         rehearse(small_config(tmp_path / "run", "train.max_duration=9ba", "scheduler.warmup_duration=9ba"))
-
-
-@pytest.mark.slow
-def test_the_command_ends_with_status_0_and_no_folder(small_config, tmp_path, quiet_environment):
-    path = tmp_path / "run.yaml"
-    save_config(small_config(tmp_path / "run", "train.max_duration=9ba", "data.num_workers=1"), path)
-    finished = subprocess.run(
-        [sys.executable, str(ROOT / "recipes/meap_1b.py"), str(path), "--dry-run"],
-        env=quiet_environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "9 steps, 1,152 tokens" in finished.stdout
-    assert [each.name for each in tmp_path.iterdir()] == ["run.yaml"]

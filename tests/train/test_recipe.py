@@ -4,9 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,8 +17,6 @@ from meap.schema import VALIDATION_SPLIT
 from meap.train.attention import choose_attention
 from meap.train.model import build_model, llama_config
 from meap.train.optim import build_optimizer
-
-from .conftest import losses
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCH = 8  # steps
@@ -314,34 +309,3 @@ def test_a_malicious_checkpoint_is_never_executed(train, tmp_path):
     with pytest.raises(CheckpointError, match="holds more than tensors and plain values; nothing in it was run"):
         train(tmp_path / "run", "train.max_duration=8ba")
     assert not (tmp_path / "touched").exists()
-
-
-def launch(environment, num_ranks: int, config_file: Path) -> subprocess.Popen[str]:
-    composer = Path(sys.executable).with_name("composer")
-    return subprocess.Popen(
-        [str(composer), "-n", str(num_ranks), str(ROOT / "recipes/meap_1b.py"), str(config_file)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.fault(5)
-def test_a_killed_run_continues_bit_for_bit(train, config_file, tmp_path, quiet_environment):
-    whole = train(tmp_path / "whole", "train.max_duration=20ba")
-    config = config_file(tmp_path / "killed", "train.max_duration=20ba")
-    process = launch(quiet_environment, 1, config)
-    assert process.stdout is not None
-    # Step 11 lies between the checkpoint at 8 and the one at 12, in the second epoch.
-    for line in process.stdout:
-        if line.startswith("step     11/20"):
-            os.killpg(process.pid, signal.SIGKILL)
-            break
-    process.wait(timeout=60)
-    process.stdout.close()
-    assert process.returncode != 0
-    assert len(losses(tmp_path / "killed")) < 20
-    assert train(tmp_path / "killed", "train.max_duration=20ba") == whole
