@@ -14,7 +14,7 @@ BIN    := $(VENV)/bin
 # Side by side, one more than cores, as tests often wait for processes of theirs; the tests of a file share what they have
 # made, and stay together, in the order of tests/conftest.py.
 PYTEST = $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
-# uv installs in a third of pip's time; where it is not on the machine, pip brings it into the environment.
+# uv installs in about half of pip's time; where it is not on the machine, pip brings it into the environment.
 UV = $(or $(shell command -v uv),$(BIN)/uv)
 INSTALL = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 # As pip does: a network's own certificates are the system's.
