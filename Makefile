@@ -1,7 +1,7 @@
 # make install   set-up alone: .venv with the locked packages and this project
 #                EXTRAS=gpu,wandb adds optional packages, and changes no locked one
 #                TORCH=cpu takes PyTorch's build without CUDA: 3 GB on disk instead of 8
-# make demo      the whole flow on a sample corpus, about three minutes on two CPU cores
+# make demo      the whole flow on a sample corpus, about four minutes on two CPU cores
 # make test      all tests;  make test-fast  without the slow ones
 # make faults    the tests that break things, and the README's table of what survives
 # make lint      ruff and pyright;  make lock  resolve the locked packages again
