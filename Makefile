@@ -84,15 +84,18 @@ format: developed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Two locks: what a run needs, and what developers need besides, at the same versions.
+# Two locks: what a run needs, and what developers need besides, at the same versions. A version changes only if it must, or
+# with UPGRADE=--upgrade. What pyproject.toml leaves out, with a platform that never is, goes from both.
 RESOLVE = $(UV) pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--no-header --extra prep --extra train --extra eval
+INSTALLABLE = awk '/^[a-z0-9]/ {never = /sys_platform == .never./} !never'
 lock: install
-	$(RESOLVE) --output-file requirements.lock >/dev/null
-	$(RESOLVE) --extra filters --extra dev --constraints requirements.lock --output-file requirements-all.lock >/dev/null
-	@awk 'FNR == NR {if (/^[a-z0-9]/) known[$$1] = 1; next} /^[a-z0-9]/ {wanted = !($$1 in known)} wanted' \
-		requirements.lock requirements-all.lock > requirements-dev.lock
-	@rm requirements-all.lock
+	@cat requirements.lock requirements-dev.lock > all.lock
+	$(RESOLVE) $(UPGRADE) --extra filters --extra dev --output-file all.lock >/dev/null
+	$(RESOLVE) --constraints all.lock | $(INSTALLABLE) > requirements.lock
+	@$(INSTALLABLE) all.lock | awk 'FNR == NR {if (/^[a-z0-9]/) known[$$1] = 1; next} /^[a-z0-9]/ {wanted = !($$1 in known)} wanted' \
+		requirements.lock - > requirements-dev.lock
+	@rm all.lock
 
 clean:
 	rm -rf $(VENV) data runs
