@@ -4,6 +4,7 @@
 # make demo      the whole flow on a sample corpus, about four minutes on two CPU cores
 # make test      all tests;  make test-fast  without the slow ones
 # make faults    the tests that break things, and the README's table of what survives
+# make gpu-check what only a GPU can show, in eight minutes: benchmarks/gpu_check.py
 # make lint      ruff and pyright;  make lock  resolve the locked packages again
 #
 # What test, faults, lint and format need besides is added to .venv when one of them is first called.
@@ -31,7 +32,7 @@ endif
 # flash-attn builds with the torch that is there, and with what builds it there too.
 BUILD_TOOLS = $(if $(filter gpu,$(subst $(comma), ,$(EXTRAS))),ninja packaging psutil wheel)
 
-.PHONY: install developed demo test test-fast faults lint format lock clean
+.PHONY: install developed demo test test-fast faults gpu-check lint format lock clean
 
 install: $(VENV)/.installed
 ifneq ($(EXTRAS),)
@@ -74,6 +75,9 @@ test-fast: developed
 
 faults: developed
 	MEAP_FAULT_STEPS=20000 $(PYTEST) -m fault --fault-table=README.md
+
+gpu-check: install
+	$(BIN)/python benchmarks/gpu_check.py
 
 lint: developed
 	$(BIN)/ruff check .

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rows", type=int, help="rows per step; four micro-batches, or the whole batch if that is less"
     )
+    parser.add_argument("--alone", action="store_true", help="the recipe alone, without the ways it is compared with")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     asked = parser.parse_args(arguments)
     if "=" in asked.yaml:
@@ -65,7 +66,13 @@ def _run(asked: argparse.Namespace) -> None:
         )
         config = load_config(TrainingConfig, asked.yaml, [*asked.overrides, *settings])
         measured = measure(
-            config, Path(folder), rounds=asked.rounds, warm_up=asked.warm_up, steps=asked.steps, started=STARTED
+            config,
+            Path(folder),
+            rounds=asked.rounds,
+            warm_up=asked.warm_up,
+            steps=asked.steps,
+            started=STARTED,
+            alone=asked.alone,
         )
     figures = _figures(measured)
     _print(asked.yaml, measured, figures)
@@ -83,8 +90,10 @@ def _figures(measured: Measured) -> dict[str, float | None]:
         peak = measured.peak_flops
         return tokens_per_second * measured.flops_per_token[convention] / peak if peak else None
 
-    def speed(way: str, *, against: str) -> float:
+    def speed(way: str, *, against: str) -> float | None:
         """How many steps of `way` fit into the time of one of `against`."""
+        if not {way, against} <= measured.seconds.keys():
+            return None
         pairs = zip(measured.seconds[against], measured.seconds[way], strict=True)
         return statistics.median(theirs / ours for theirs, ours in pairs)
 
@@ -95,7 +104,7 @@ def _figures(measured: Measured) -> dict[str, float | None]:
         "recipe_of_bare": speed(RECIPE, against=BARE),
         "meap_of_ntp": speed(BARE, against=PLAIN),
         "loader_of_cached": speed(BARE, against=CACHED),
-        "data_wait": statistics.median(measured.waits) / seconds[BARE],
+        "data_wait": statistics.median(measured.waits) / seconds[BARE] if measured.waits else None,
         "ours_of_stock": speed(CACHED, against=STOCK),
         "seconds_to_first_step": measured.first_step,
         "seconds_compiling": measured.compiling,

@@ -41,7 +41,7 @@ from meap.train.model import NextTokenModel, build_model, llama_config
 from meap.train.timetable import Timetable
 from meap.train.trainer import build_trainer
 
-__all__ = ["BARE", "CACHED", "PLAIN", "RECIPE", "STOCK", "Measured", "measure"]
+__all__ = ["BARE", "CACHED", "PLAIN", "RECIPE", "STOCK", "Measured", "measure", "write_random_rows"]
 
 RECIPE = "recipe: Trainer, callbacks, masked rows"
 BARE = "bare loop, masked rows"
@@ -72,7 +72,9 @@ class Measured:
     syncs_per_step: float | None = None
 
 
-def measure(config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, steps: int, started: float) -> Measured:
+def measure(
+    config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, steps: int, started: float, alone: bool = False
+) -> Measured:
     """Take turns.
 
     Args:
@@ -82,6 +84,7 @@ def measure(config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, 
         warm_up: Rounds before them that do not.
         steps: Steps of each way per round.
         started: When the process started, by `time.perf_counter`.
+        alone: Whether the recipe runs alone, without the ways it is compared with.
     """
     machine = join_machine(config.train)
     if not machine.on_gpu:
@@ -145,14 +148,15 @@ def measure(config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, 
         },
         peak_flops=peak_flops_per_second(torch.cuda.get_device_name()) if machine.on_gpu else None,
     )
+    others = {
+        BARE: lambda: step(_scored_by(model), next(masked)),
+        PLAIN: lambda: step(_scored_by(model), next(plain)),
+        CACHED: lambda: step(_scored_by(model), cached),
+        STOCK: lambda: step(lambda batch: stock(batch["input_ids"], labels=batch["input_ids"]).loss, cached),
+    }
     turns = _Turns(
         measured,
-        {
-            BARE: lambda: step(_scored_by(model), next(masked)),
-            PLAIN: lambda: step(_scored_by(model), next(plain)),
-            CACHED: lambda: step(_scored_by(model), cached),
-            STOCK: lambda: step(lambda batch: stock(batch["input_ids"], labels=batch["input_ids"]).loss, cached),
-        },
+        {} if alone else others,
         masked,
         machine,
         rounds=rounds,
@@ -238,7 +242,7 @@ class _Turns(LoggerDestination):
 
     def _let_others_run(self) -> None:
         ways = [*self._others]
-        shift = self._round % len(ways)
+        shift = self._round % len(ways) if ways else 0
         for way in ways[shift:] + ways[:shift]:
             self._masked.waited = 0.0
             begin = self._now()
@@ -334,11 +338,12 @@ def _open_rows(
     except IncompleteError:
         print(f"no shards at {config.data.remote}: {num_rows:,} rows of random tokens instead")
     config = replace(config, data=replace(config.data, remote=str(folder / "random"), streams={}))
-    _write_random_rows(folder / "random" / TRAIN_SPLIT, num_rows, config.data.seq_len, vocab_size)
+    write_random_rows(folder / "random" / TRAIN_SPLIT, num_rows, config.data.seq_len, vocab_size)
     return open_shards(config.data, TRAIN_SPLIT), config
 
 
-def _write_random_rows(folder: Path, num_rows: int, seq_len: int, vocab_size: int) -> None:
+def write_random_rows(folder: Path, num_rows: int, seq_len: int, vocab_size: int) -> None:
+    """Write a split of rows of random tokens, and a tokenizer beside it."""
     from streaming import MDSWriter
 
     tokenizer = _write_random_tokenizer(folder.parent / TOKENIZER_DIR, vocab_size)

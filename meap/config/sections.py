@@ -412,6 +412,9 @@ class TrainConfig:
     measured, of more these many, evenly spread. Each row counts once, on any number of devices. 0 turns it off."""
     dist_timeout: float = 1800.0
     """Seconds after which ranks that wait for others give up; more than the upload of a checkpoint takes."""
+    deterministic: bool = False
+    """Whether a GPU takes only kernels that give the same bits each time (attention then without cuDNN): slower. A CPU
+    always does."""
 
     def __post_init__(self) -> None:
         if not 0 < self.dist_timeout < math.inf:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
@@ -116,6 +117,10 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn  # makes torch's compiler a folder for temporary files
 
     query, key, value = (each.transpose(1, 2) for each in (query_BHTD, key_BHTD, value_BHTD))
+    takes_groups = {"enable_gqa": True}
+    if "enable_gqa" not in signature(varlen_attn).parameters:  # torch 2.11
+        groups = query.shape[2] // key.shape[2]
+        key, value, takes_groups = key.repeat_interleave(groups, 2), value.repeat_interleave(groups, 2), {}
     output = varlen_attn(
         query.flatten(0, 1),
         key.flatten(0, 1),
@@ -126,7 +131,7 @@ def _varlen(
         segments.longest,
         scale=scaling,
         window_size=(-1, 0),
-        enable_gqa=True,
+        **takes_groups,
     )
     assert isinstance(output, torch.Tensor)
     return output.view_as(query)
@@ -191,22 +196,25 @@ def choose_attention(wanted: str, *, on_gpu: bool, bf16: bool) -> str:
     return _FLASH_NAME if wanted == "flash_attention_2" else _SDPA_NAME
 
 
-def describe_attention(name: str, *, on_gpu: bool, has_segments: bool) -> str:
+def describe_attention(name: str, *, on_gpu: bool, bf16: bool, has_segments: bool) -> str:
     """What computes attention here and why, for a run's header.
 
     Args:
         name: What `choose_attention` has returned.
         on_gpu: Whether the model runs on CUDA.
+        bf16: Whether it computes in bf16.
         has_segments: Whether rows have segments, as in fine-tuning.
     """
     if name == _FLASH_NAME:
         return "flash-attention 2, as model.attention asks"
-    function = "torch's varlen_attn" if on_gpu and has_segments else "torch's SDPA"
     if not on_gpu:
-        return function
+        return "torch's SDPA"
+    if not bf16:
+        return "torch's SDPA, in fp32 without cuDNN and flash-attention"
+    function = "torch's varlen_attn" if has_segments else "torch's SDPA"
     major, minor = torch.cuda.get_device_capability()
-    kernel = "cuDNN's kernel" if major in _CUDNN_FASTEST else "flash-attention 2's kernel"
-    return f"{function}, {kernel} on sm_{major}{minor}"
+    with_cudnn = major in _CUDNN_FASTEST and not torch.are_deterministic_algorithms_enabled()
+    return f"{function}, {'cuDNN' if with_cudnn else 'flash-attention 2'}'s kernel on sm_{major}{minor}"
 
 
 def _require_no_mask(attention_mask: torch.Tensor | None) -> None:

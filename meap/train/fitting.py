@@ -248,6 +248,7 @@ def describe(
     attention = describe_attention(
         str(model.config._attn_implementation),
         on_gpu=machine.on_gpu,
+        bf16=machine.precision == "amp_bf16",
         has_segments=shards.streams[0].manifest.kind == CONVERSATIONS,
     )
     masking = config.masking

@@ -76,6 +76,9 @@ def join_machine(config: TrainConfig) -> Machine:
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}): start no more ranks per node "
             "than it has GPUs, and let each see them all (srun --gpus-per-node, not --gpus-per-task)"
         )
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first called
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)
     precision = config.precision if config.precision != "auto" else ("amp_bf16" if device == "gpu" else "fp32")
     try:
         dist.initialize_dist(get_device(device), timeout=config.dist_timeout)

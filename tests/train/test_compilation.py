@@ -47,8 +47,7 @@ def forget_graphs():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("loss_chunks", [1, 3])
+@pytest.mark.parametrize(("checkpointing", "loss_chunks"), [(False, 1), (True, 3)])
 def test_all_layers_are_one_graph_and_the_loss_another_and_nothing_changes(checkpointing, loss_chunks):
     """More layers than torch's limit of recompilations, beyond which layers would silently run as they were."""
     plain, compiled = (make_model(checkpointing=checkpointing, loss_chunks=loss_chunks) for _ in range(2))
