@@ -190,7 +190,7 @@ def check_resume(size: str) -> Figures:
     """A run that is killed and started again, against one that is not."""
     from train_step_ways import write_random_rows
 
-    steps, killed_after = (24, 12)
+    steps, killed_after = (24, 12) if size == "full" else (12, 5)
     rows, seq_len = RUNS / "rows", 4096 if size == "full" else 256
     shutil.rmtree(RUNS, ignore_errors=True)
     write_random_rows(rows / TRAIN_SPLIT, 8 * steps * 2, seq_len, 32_001 if size == "full" else 501)
@@ -205,7 +205,7 @@ def check_resume(size: str) -> Figures:
                 "train.global_batch_size=8",
                 "train.log_interval=1ba",
             ),
-            *("checkpoint.interval=5ba", "train.deterministic=true", "loggers.tensorboard=false"),
+            *("checkpoint.interval=3ba", "train.deterministic=true", "loggers.tensorboard=false"),
         ]
 
     _run_in(*command("whole"))

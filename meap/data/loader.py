@@ -8,6 +8,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ class RowLoader(DataLoader[Any]):
         """Iterate over an epoch, in workers that have begun the one before, if there was one."""
         if self.num_workers:
             get_temp_dir()  # this process removes it at its end; a worker that is killed would leave one of its own
-        return super().__iter__()
+        iterator = super().__iter__()
+        _keep_queues(iterator)
+        return iterator
 
     def close(self) -> None:
         """End the workers; another iteration starts new ones."""
@@ -86,6 +89,20 @@ class RowLoader(DataLoader[Any]):
 
 
 _open_loaders: weakref.WeakSet[RowLoader] = weakref.WeakSet()
+_kept: list[tuple[int, list[BaseProcess], list[Any]]] = []
+"""The process that started workers, the workers, and the queues by which torch tells them to end."""
+
+
+def _keep_queues(iterator: Any) -> None:
+    """Keep an iterator's queues until its workers have ended.
+
+    Where it is collected in a cycle, such as that of an error and its traceback, its queues are finalised before torch
+    tells the workers to end by them. Torch would wait for each, and the process without a limit at its end.
+    """
+    _kept[:] = [each for each in _kept if each[0] == os.getpid() and any(worker.is_alive() for worker in each[1])]
+    workers = getattr(iterator, "_workers", [])
+    if workers and not any(each[1] is workers for each in _kept):
+        _kept.append((os.getpid(), workers, iterator._index_queues))
 
 
 def _require_room_for_sockets(folder: str) -> None:
@@ -105,6 +122,10 @@ def close_loaders() -> None:
     for loader in list(_open_loaders):
         if loader._owner == os.getpid():  # one that was forked has inherited the loader, not the workers
             loader.close()
+    for owner, workers, _ in _kept:
+        if owner == os.getpid():
+            end_processes(workers)
+    _kept.clear()
 
 
 def build_loader(

@@ -1,8 +1,11 @@
 """Properties of the samples: exact masks, clean labels, every row once, the same whatever the workers."""
 
+import gc
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -196,6 +199,20 @@ def test_a_forked_process_ends_no_workers_of_its_parent(remote, tmp_path):
     ids = torch.cat([first["sample_id"], *(batch["sample_id"] for batch in batches)])
     assert sorted(ids.tolist()) == list(range(ROWS))
     loader.close()
+
+
+def test_workers_end_with_an_iterator_that_a_cycle_holds(remote, tmp_path):
+    """As the traceback of an error does: its queues are finalised before it, and could tell workers nothing more."""
+    before = multiprocessing.active_children()
+    loader = load(remote, tmp_path, workers=2)
+    cycle: list[Any] = [loader, iter(loader)]
+    next(cycle[1])
+    workers = [each for each in multiprocessing.active_children() if each not in before]
+    assert len(workers) == 2
+    cycle.append(cycle)
+    del loader, cycle
+    gc.collect()
+    assert not [each for each in workers if each.is_alive()]
 
 
 def test_a_row_that_is_not_there_is_an_index_error(remote, tmp_path):
