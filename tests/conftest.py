@@ -42,6 +42,8 @@ from meap.tokenizer import Tokenizer, load_tokenizer
 from . import slurm_cluster
 from .fault_table import FaultResults, replace_table
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles the project anew
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
