@@ -34,7 +34,8 @@ from meap.data.machine_wide import gather_from_ranks
 from meap.data.unusable import FETCH_AGAIN, DamagedError, RefusedError, UnusableFileError, explain, is_final
 from meap.errors import DataError
 from meap.manifest import ShardRecord
-from meap.storage import describe_error, describe_full_disk, is_full_disk
+from meap.places.problems import describe_full_disk, is_full_disk
+from meap.places.redaction import describe_error
 
 __all__ = ["CheckedStream"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meap.errors import DataError
-from meap.storage import describe_error
+from meap.places.redaction import describe_error
 
 __all__ = ["FETCH_AGAIN", "DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final"]
 

@@ -24,8 +24,8 @@ from meap.errors import CheckpointError, ConfigError
 from meap.export.card import model_card
 from meap.export.weights import DTYPES, round_weights, write_weights
 from meap.noise import hide_loading_bars
+from meap.places.addresses import is_url
 from meap.rope import former_rope
-from meap.storage import is_url
 from meap.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [

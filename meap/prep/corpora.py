@@ -16,10 +16,10 @@ from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import ConfigError
+from meap.places.addresses import require_plain_url
 from meap.prep.formats import format_of
 from meap.prep.inputs import InputFiles, find_inputs, with_validation
 from meap.prep.sizes import bytes_of_size
-from meap.storage import require_plain_url
 
 __all__ = [
     "CORPORA",

@@ -29,8 +29,8 @@ from datatrove.pipeline.base import PipelineStep
 import meap
 from meap.errors import DataError, IncompleteError
 from meap.manifest import ROWS, Manifest, ShardRecord, TokenizerRecord
+from meap.places.folder import Folder
 from meap.prep.documents import part_of
-from meap.prep.folder import OutputFolder
 from meap.prep.mds import HASH_ALGORITHM, MdsWriter, Shard
 from meap.prep.progress import Tally
 from meap.prep.removal.report import removed_counts
@@ -152,7 +152,7 @@ class WriteShards(PipelineStep):
 
     def __init__(
         self,
-        folder: OutputFolder,
+        folder: Folder,
         tally: Tally,
         *,
         files: Sequence[Sequence[str]],
@@ -228,7 +228,7 @@ class _Stored:
 class _Storing:
     """Compresses, hashes and stores the shards of a task in order, by a thread that is one shard behind at most."""
 
-    def __init__(self, folder: OutputFolder, task: int) -> None:
+    def __init__(self, folder: Folder, task: int) -> None:
         self.stored: dict[str, list[_Stored]] = {}
         self._folder = folder
         self._task = task

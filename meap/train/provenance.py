@@ -21,8 +21,8 @@ from composer.utils import dist
 from torch.version import cuda as torch_cuda
 
 from meap.data import Shards
+from meap.places.redaction import clean_arguments
 from meap.schema import MANIFEST_NAME
-from meap.storage import clean_arguments
 from meap.train.machine import Machine
 
 __all__ = ["STARTS_NAME", "VERSIONS_NAME", "record_start"]

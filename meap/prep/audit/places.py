@@ -13,10 +13,10 @@ from typing import Any, cast
 from meap.config.sections import TokenizerConfig
 from meap.errors import DataError, IncompleteError
 from meap.manifest import Manifest
-from meap.prep.folder import OutputFolder
+from meap.places.addresses import is_url
+from meap.places.folder import Folder
 from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
-from meap.storage import is_url
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 __all__ = ["DataSet", "find_data_sets", "read_index", "read_tokenizer", "read_whole_manifest", "task_records"]
@@ -30,7 +30,7 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 class DataSet:
     """Splits that were prepared together, and their tokenizer."""
 
-    folder: OutputFolder
+    folder: Folder
     """What lies below it: the splits, `tokenizer`, `.prep`."""
     stream: str
     """Its name among several data sets; empty for a single one."""
@@ -38,7 +38,7 @@ class DataSet:
     """Folders of splits that are there, that its tasks have recorded, or that were asked for."""
     is_part: bool = False
     """Whether a single split was asked for."""
-    parent: OutputFolder | None = None
+    parent: Folder | None = None
     """What holds the data sets of several streams, and perhaps `.prep` of the job that made them all."""
 
     def label(self, split: str) -> str:
@@ -56,18 +56,18 @@ def find_data_sets(location: str) -> list[DataSet]:
         location = str(Path(location).expanduser())
         if Path(location).name in {"", ".."}:
             location = str(Path(location).resolve())
-    folder = OutputFolder(location)
+    folder = Folder(location)
     entries = folder.entries()
     if _is_split(entries):
         root, _, split = folder.url.rpartition("/")
-        return [DataSet(OutputFolder(root or "."), "", (split,), is_part=True)]
+        return [DataSet(Folder(root or "."), "", (split,), is_part=True)]
     recorded = parts_of(task_records(folder).values()) if _PREP_DIR in entries else []
     if splits := _splits_in([*entries, *recorded]):
         return [DataSet(folder, "", splits)]
     names = {each.partition("/")[0] for each in recorded} | set(folder.subfolders()) - {_PREP_DIR, TOKENIZER_DIR}
     streams: list[DataSet] = []
     for name in sorted(names):
-        below = OutputFolder(folder.url_of(name))
+        below = Folder(folder.url_of(name))
         of_stream = [part.partition("/")[2] for part in recorded if part.startswith(f"{name}/")]
         if splits := _splits_in([*below.entries(), *of_stream]):
             streams.append(DataSet(below, name, splits, parent=folder))
@@ -138,7 +138,7 @@ def read_index(data: DataSet, split: str) -> list[Any]:
         ) from error
 
 
-def task_records(folder: OutputFolder) -> dict[int, TaskRecord]:
+def task_records(folder: Folder) -> dict[int, TaskRecord]:
     """What the tasks of a job recorded in its folder, by task; those that are there and readable."""
     names = sorted(name for name in folder.sizes(_TASKS_DIR) if name.endswith(".json"))
     records: dict[int, TaskRecord] = {}

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from meap.errors import DataError
 from meap.manifest import CONVERSATIONS, Manifest, ShardRecord
+from meap.places.folder import Folder
 from meap.prep.audit.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
 from meap.prep.audit.mds import ShardEntry, decode_conversations, decode_rows, decompress
-from meap.prep.folder import OutputFolder
 from meap.schema import (
     ANSWER_COLUMN,
     COPIED_COLUMN,
@@ -39,7 +39,7 @@ _BLOCK = 1 << 20
 class ShardTask:
     """A shard and what is known about it."""
 
-    folder: OutputFolder
+    folder: Folder
     name: str
     """Below the folder, with its split."""
     entry: ShardEntry
