@@ -31,7 +31,7 @@ ALLOWED = {
     "back_off": set(),
     "places": {"back_off", "errors", "extras", "places"},
     "locks": CORE | {"places"},
-    "config": {"config", "errors", "noise", "processes"},
+    "config": {"config", "errors", "noise", "places", "processes"},
     "tokenizer": {"config", "errors", "places"},
     "checkpoints": CORE | {"checkpoints", "places"},
     "prep": CONFIGURED_CORE | {"prep"},

@@ -138,18 +138,15 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """Content of a file; None where there is none."""
-
-        def read(filesystem: AbstractFileSystem, root: str) -> bytes | None:
-            with suppress(FileNotFoundError):
-                return cast("bytes", filesystem.cat_file(f"{root}/{name}"))
-            return None
-
-        return self._do(read, name, cannot_be="read")
+        return self._do(lambda filesystem, root: _read(filesystem, f"{root}/{name}"), name, cannot_be="read")
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
         """Content of those of `names` that exist; remote ones are fetched at the same time."""
 
         def read(filesystem: AbstractFileSystem, root: str) -> dict[str, bytes]:
+            if isinstance(filesystem, LocalFileSystem) or glob.has_magic(root):  # `cat` would take it for a pattern
+                one_by_one = ((name, _read(filesystem, f"{root}/{name}")) for name in names)
+                return {name: content for name, content in one_by_one if content is not None}
             paths = [f"{root}/{name}" for name in names]
             found = cast("dict[str, Any]", filesystem.cat(paths, on_error="return")) if paths else {}
             for content in found.values():
@@ -256,6 +253,13 @@ class Folder:
         # fsspec keeps its file systems, one per process: nothing to hold, nothing to pickle.
         filesystem, root = open_filesystem(self.url, shown=self._shown(), kind=self._kind)
         return filesystem, root.rstrip("/") or root
+
+
+def _read(filesystem: AbstractFileSystem, path: str) -> bytes | None:
+    try:
+        return cast("bytes", filesystem.cat_file(path))
+    except FileNotFoundError:
+        return None
 
 
 def _require_size(filesystem: AbstractFileSystem, path: str, size: int) -> None:

@@ -1,17 +1,18 @@
-"""A local file appears whole or not at all: it is written beside its name, then renamed."""
+"""A local file or folder appears whole or not at all: it is written beside its name, then renamed."""
 
 from __future__ import annotations
 
 import glob
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from meap.errors import DataError
 
-__all__ = ["remove_drafts", "whole_file", "write_named_file", "write_whole"]
+__all__ = ["named_file", "remove_drafts", "whole_file", "whole_files", "whole_folder", "write_whole"]
 
 _DRAFT = ".partial"
 
@@ -33,7 +34,6 @@ def whole_file(path: Path, *, durable: bool = False, several_writers: bool = Fal
         draft = Path(name)
     else:
         draft = path.with_name(f".{path.name}{_DRAFT}")
-        _remove_draft(draft)
     try:
         yield draft
         if several_writers:
@@ -45,14 +45,51 @@ def whole_file(path: Path, *, durable: bool = False, several_writers: bool = Fal
         raise
 
 
-def write_whole(path: Path, content: bytes, *, durable: bool = False, several_writers: bool = False) -> None:
-    """Write a file, all of it or nothing; the arguments are those of `whole_file`."""
+def write_whole(path: Path, content: bytes | str, *, durable: bool = False, several_writers: bool = False) -> None:
+    """Write a file, all of it or nothing; text as UTF-8. The other arguments are those of `whole_file`."""
     with whole_file(path, durable=durable, several_writers=several_writers) as draft:
-        draft.write_bytes(content)
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def write_named_file(option: str, path: Path) -> Iterator[Path]:
+def whole_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a folder to write files in, which are moved to `folder` in order at the end of the block.
+
+    Args:
+        folder: Where the files go; it is made if need be.
+        names: All of them, a record that vouches for the others last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".drafts-") as drafts:
+        yield Path(drafts)
+        for name in names:
+            Path(drafts, name).replace(folder / name)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write in, which becomes `path` at the end of the block; an error leaves `path` as it was."""
+    draft, previous = path.with_name(f".{path.name}{_DRAFT}"), path.with_name(f".{path.name}.previous")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        shutil.rmtree(previous, ignore_errors=True)
+        if path.exists():
+            path.rename(previous)
+        try:
+            draft.rename(path)
+        except OSError:
+            if previous.exists():
+                previous.rename(path)
+            raise
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def named_file(option: str, path: Path) -> Iterator[Path]:
     """`whole_file` for a file that the user has named.
 
     Args:

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from meap.errors import DataError
 from meap.places.folder import Folder
+from meap.places.whole import write_whole
 
 __all__ = ["MAX_SHOWN_BAD_LINES", "BadLine", "Counts", "Tally", "clear_counts", "read_counts"]
 
@@ -178,9 +179,7 @@ def _write(folder: Path | Folder, name: str, content: bytes) -> None:
     # No sync, no error: a full disk or a lost connection is reported by what the job cannot do without.
     if isinstance(folder, Path):
         with suppress(OSError):
-            partial = folder / f"{name}.partial"
-            partial.write_bytes(content)
-            partial.replace(folder / name)
+            write_whole(folder / name, content)
         return
     with suppress(DataError):
         folder.write(name, content)
