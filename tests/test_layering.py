@@ -25,11 +25,12 @@ CORE = {
     "locks",
     "rope",
 }
-CONFIGURED_CORE = CORE | {"back_off", "config", "places", "tokenizer"}
+CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "places", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "back_off": set(),
     "places": {"back_off", "errors", "extras", "places"},
+    "mds": {"errors", "extras", "mds"},
     "locks": CORE | {"places"},
     "config": {"config", "errors", "noise", "places", "processes"},
     "tokenizer": {"config", "errors", "places"},
@@ -48,6 +49,7 @@ THIRD_PARTY_HOMES = {
     "datatrove": {"prep"},
     "fsspec": {"places", "prep"},
     "tenacity": {"back_off"},
+    "zstandard": {"mds", "prep"},
     "composer": {"train"},
     "streaming": {"data"},
     "fastokens": {"prep"},

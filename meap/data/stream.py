@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,16 +21,18 @@ from numpy.typing import NDArray
 from streaming import Stream
 from streaming.base.compression import decompress
 from streaming.base.constant import DEFAULT_TIMEOUT
-from streaming.base.format import FileInfo, Reader, get_index_basename
+from streaming.base.format import FileInfo, Reader
 from streaming.base.hashing import get_hash
 from streaming.base.storage.download import S3Downloader
 from streaming.base.world import World
 
 from meap.back_off import BackOff, GaveUpError
 from meap.data.machine_wide import gather_from_ranks
-from meap.data.unusable import FETCH_AGAIN, DamagedError, RefusedError, UnusableFileError, explain, is_final
+from meap.data.unusable import DamagedError, RefusedError, UnusableFileError, explain, is_final
 from meap.errors import DataError
 from meap.manifest import ShardRecord
+from meap.mds.findings import FETCH_AGAIN
+from meap.mds.index import INDEX_NAME, is_safe_name, parse_index, stored_file
 from meap.places.problems import describe_full_disk, is_full_disk
 from meap.places.redaction import describe_error
 from meap.places.whole import remove_drafts, whole_file, write_whole
@@ -42,7 +42,6 @@ __all__ = ["CheckedStream"]
 _BACK_OFF = BackOff(attempts=1, first_wait=0.5, spread=(1.0, 1.5))
 _LEAST_PATIENCE_SECONDS = 60.0
 """For all attempts together, where they and their timeouts come to less."""
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _log = logging.getLogger(__name__)
 
 
@@ -92,7 +91,7 @@ class CheckedStream(Stream):
             return super().get_shards(world, allow_unsafe_types)
         except (ValueError, KeyError, TypeError) as error:
             raise UnusableFileError(
-                self._origin(get_index_basename()), f"is refused ({type(error).__name__}: {error})", FETCH_AGAIN
+                self._origin(INDEX_NAME), f"is refused ({type(error).__name__}: {error})", FETCH_AGAIN
             ) from error
 
     def set_up_local(self, shards: list[Reader], cache_usage_per_shard: NDArray[np.int64]) -> None:
@@ -130,7 +129,7 @@ class CheckedStream(Stream):
         return sum(info.bytes for info in infos if self._path(info.basename).exists())
 
     def _set_up_index(self) -> None:
-        name = get_index_basename()
+        name = INDEX_NAME
         if not self._is_only_copy:
             self._fetch(name, self._check_index)
             return
@@ -141,14 +140,14 @@ class CheckedStream(Stream):
 
     def _check_index(self, content: bytes) -> None:
         try:
-            entries = json.loads(content)["shards"]
+            _, entries = parse_index(content)
             names = [each["basename"] for entry in entries for each in (entry["raw_data"], entry["zip_data"]) if each]
-            stored = [(entry["zip_data"] or entry["raw_data"], entry["samples"]) for entry in entries]
+            stored = [(stored_file(entry), entry["samples"]) for entry in entries]
             listed = [(info["basename"], info["bytes"], rows) for info, rows in stored]
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"it is no index of shards ({type(error).__name__}: {error})") from error
         for name in names:
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
+            if not is_safe_name(name):
                 raise DamagedError(f"it names {name!r}, which is no file beside it")
         recorded = [(record.basename, record.bytes, record.rows) for record in self._records]
         if recorded and listed != recorded:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from meap.errors import DataError
+from meap.mds.findings import FETCH_AGAIN
 from meap.places.problems import GIVE_CREDENTIALS, lacks_credentials
 from meap.places.redaction import describe_error
 
-__all__ = ["FETCH_AGAIN", "DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final"]
+__all__ = ["DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final"]
 
-FETCH_AGAIN = (
-    "copy the file again from where the data set was made, or delete it and run the same preparation command again"
-)
 _TRY_AGAIN = "check the storage, then run the same command again"
 _MISSING, _PASSING = (404, 410), (408, 429)
 

@@ -21,6 +21,7 @@ from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError, MismatchError
 from meap.locks import describe_holder, lock_file
 from meap.manifest import CONVERSATIONS, FORMAT_VERSION, ROWS
+from meap.mds.index import INDEX_NAME
 from meap.places.folder import Folder
 from meap.places.problems import place_errors
 from meap.prep.executors.slurm_array import ARRAY_NAME
@@ -31,7 +32,7 @@ from meap.prep.removal.languages import model_fingerprint
 from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.selection import describe_selection
 from meap.prep.sft.report import describe_packing
-from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name, unpublished_streams
+from meap.prep.shards import TaskRecord, parts_of, task_record_name, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.tokenizer import Tokenizer
 

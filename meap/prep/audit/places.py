@@ -13,9 +13,10 @@ from typing import Any, cast
 from meap.config.sections import TokenizerConfig
 from meap.errors import DataError, IncompleteError
 from meap.manifest import Manifest
+from meap.mds.index import INDEX_NAME, is_shard_name, parse_index
 from meap.places.addresses import is_url
 from meap.places.folder import Folder
-from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord, parts_of
+from meap.prep.shards import SPLITS, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
@@ -130,7 +131,7 @@ def read_index(data: DataSet, split: str) -> list[Any]:
     """
     name = f"{split}/{INDEX_NAME}"
     try:
-        return list(cast("list[Any]", json.loads(data.folder.read(name) or b"")["shards"]))
+        return parse_index(data.folder.read(name) or b"")[1]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{data.folder.url_of(name)} is not an index ({type(error).__name__}: {error}): run the same preparation "
@@ -152,7 +153,7 @@ def task_records(folder: Folder) -> dict[int, TaskRecord]:
 
 
 def _is_split(entries: Sequence[str]) -> bool:
-    return INDEX_NAME in entries or MANIFEST_NAME in entries or any(name.startswith("shard.") for name in entries)
+    return INDEX_NAME in entries or MANIFEST_NAME in entries or any(map(is_shard_name, entries))
 
 
 def _splits_in(entries: Sequence[str]) -> tuple[str, ...]:
