@@ -198,13 +198,13 @@ def parse(text: Path, _tokenizer: str, _: Path) -> Result:
 
 def write(text: Path, tokenizer: str, out: Path) -> Result:
     """Pack, shard, compress and hash ids that are there already."""
+    from meap.mds.writing import MdsWriter
     from meap.packing import RowPacker
-    from meap.prep.mds import MdsWriter
 
     documents = _ids(text, tokenizer)
     began = time.perf_counter()
     packer = RowPacker(SEQ_LEN + 1, bos_id=0, eos_id=1, dtype=np.dtype(np.uint16))
-    writer = MdsWriter({"tokens": f"ndarray:uint16:{SEQ_LEN + 1}"}, compression="zstd:3", shard_size=SHARD_SIZE)
+    writer = MdsWriter({"tokens": f"ndarray:uint16:{SEQ_LEN + 1}"}, compression="zstd:3", shard_bytes=16 << 20)
     for start in range(0, len(documents), BATCH):
         for shard in writer.add_rows(packer.pack(documents[start : start + BATCH])):
             (out / "shard").write_bytes(shard.to_file("shard.00000.mds").content)

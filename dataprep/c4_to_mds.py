@@ -18,6 +18,7 @@ from meap.processes import leave
 
 
 def prepare(config: PrepConfig) -> None:
+    from meap.places.addresses import use_one_s3_endpoint
     from meap.prep.corpora import resolve
     from meap.prep.encoding import build_encoder
     from meap.prep.executors import build_executor
@@ -29,7 +30,6 @@ def prepare(config: PrepConfig) -> None:
     from meap.prep.shards import WriteShards, publish
     from meap.prep.steps import PackRows
     from meap.schema import mds_columns
-    from meap.storage import use_one_s3_endpoint
     from meap.tokenizer import load_tokenizer
 
     use_one_s3_endpoint()

@@ -17,6 +17,7 @@ from meap.processes import leave
 
 def prepare(config: SftPrepConfig) -> None:
     from meap.manifest import CONVERSATIONS
+    from meap.places.addresses import use_one_s3_endpoint
     from meap.prep.executors import build_executor
     from meap.prep.job import open_job
     from meap.prep.sft.records import BadRecords, ReadConversations
@@ -25,7 +26,6 @@ def prepare(config: SftPrepConfig) -> None:
     from meap.prep.sft.steps import PackConversations
     from meap.prep.shards import WriteShards, publish
     from meap.schema import conversation_columns
-    from meap.storage import use_one_s3_endpoint
 
     use_one_s3_endpoint()
     config, inputs = resolve_conversations(config)

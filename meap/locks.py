@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from meap.storage import clean_arguments
+from meap.places.redaction import clean_arguments
 
 __all__ = ["describe_holder", "lock_file"]
 

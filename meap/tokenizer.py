@@ -25,6 +25,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError
+from meap.places.whole import write_whole
 
 __all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "restore_tokenizer", "tokenizer_files"]
 
@@ -109,11 +110,8 @@ class Tokenizer:
             folder: Where to; made if need be.
             with_mask: Whether the vocabulary has the mask token.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in tokenizer_files(self, with_mask=with_mask).items():
-            partial = folder / f"{name}.partial"
-            partial.write_bytes(content)
-            partial.replace(folder / name)
+            write_whole(folder / name, content)
 
     def require_fingerprint(self, expected: str, *, owner: str) -> None:
         """Raise `MismatchError` unless this is the tokenizer whose fingerprint `owner` recorded."""

@@ -24,7 +24,7 @@ from meap.processes import leave
 
 def main(cfg: EvaluationConfig) -> None:
     """Compare, or load, run the tasks, print."""
-    from meap.storage import use_one_s3_endpoint
+    from meap.places.addresses import use_one_s3_endpoint
 
     if cfg.compare:
         from meap.evals.comparison import compare, print_comparison
@@ -90,7 +90,7 @@ def dry_run(cfg: EvaluationConfig) -> None:
     from meap.evals.dry_run import rehearse
     from meap.evals.hugging_face import load_model_tokenizer
     from meap.evals.runner import choose_tasks
-    from meap.storage import use_one_s3_endpoint
+    from meap.places.addresses import use_one_s3_endpoint
 
     use_one_s3_endpoint()
     names = choose_tasks(cfg.tasks)

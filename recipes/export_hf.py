@@ -33,7 +33,7 @@ def main(cfg: TrainingConfig) -> None:
         rows_without_mask,
     )
     from meap.export.hf import ExportSource, export_model, require_replaceable
-    from meap.storage import use_one_s3_endpoint
+    from meap.places.addresses import use_one_s3_endpoint
     from meap.train.attention import choose_attention
     from meap.train.start import recorded_model
     from meap.train.trust import load_checkpoint
@@ -85,7 +85,7 @@ def main(cfg: TrainingConfig) -> None:
 def check(cfg: TrainingConfig) -> None:
     """What can be told from the configuration alone."""
     from meap.checkpoints import require_checkpoint
-    from meap.storage import is_url, require_plain_url
+    from meap.places.addresses import is_url, require_plain_url
 
     require_plain_url("checkpoint.folder", cfg.checkpoint.folder)
     require_plain_url("export.checkpoint", cfg.export.checkpoint or "")

@@ -16,7 +16,7 @@ from meap.processes import leave
 
 def main(cfg: TrainingConfig) -> None:
     """Extend one model, from shards to the last checkpoint."""
-    from meap.storage import use_one_s3_endpoint
+    from meap.places.addresses import use_one_s3_endpoint
     from meap.train.preflight import check_settings, check_storage
     from meap.train.ranks import adopt_ranks
 

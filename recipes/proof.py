@@ -66,7 +66,7 @@ def main(cfg: ProofConfig) -> None:
     require_packages("recipes/proof.py", "scipy", "transformers", extra="eval")
     from meap.evals.pictures import draw_panels
     from meap.evals.proof import compare_arms, draw_arms, measure_run, table_of_arms
-    from meap.evals.runner import write_text
+    from meap.places.whole import write_whole
 
     out_dir = Path(cfg.out_dir).absolute()
     os.environ |= ENVIRONMENT | os.environ
@@ -88,7 +88,7 @@ def main(cfg: ProofConfig) -> None:
     title = f"{len(cfg.seeds)} seeds, {cfg.ratio:.0%} masked, {Path(cfg.training).name}"
     draw_panels([(partial(draw_arms, arms=ARMS), row) for row in rows], out_dir / "proof.png", title=title)
     found = {"arms": ARMS, "seeds": cfg.seeds, "rows": [dataclasses.asdict(row) for row in rows]}
-    write_text(out_dir / "proof.json", json.dumps(found, indent=2) + "\n")
+    write_whole(out_dir / "proof.json", json.dumps(found, indent=2) + "\n", several_writers=True)
     print("\n".join(["", title, *table_of_arms(ARMS, rows), "", f"written     {cfg.out_dir}"]))
 
 

@@ -21,17 +21,20 @@ CORE = {
     "synthetic",
     "synthetic_records",
     "synthetic_words",
-    "storage",
     "processes",
     "locks",
     "rope",
 }
-CONFIGURED_CORE = CORE | {"config", "tokenizer"}
+CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "places", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
-    "config": {"config", "errors", "noise", "processes"},
-    "tokenizer": {"config", "errors"},
-    "checkpoints": CORE | {"checkpoints"},
+    "back_off": set(),
+    "places": {"back_off", "errors", "extras", "places"},
+    "mds": {"errors", "extras", "mds"},
+    "locks": CORE | {"places"},
+    "config": {"config", "errors", "noise", "places", "processes"},
+    "tokenizer": {"config", "errors", "places"},
+    "checkpoints": CORE | {"checkpoints", "places"},
     "prep": CONFIGURED_CORE | {"prep"},
     "data": CONFIGURED_CORE | {"data"},
     "train": CONFIGURED_CORE | {"checkpoints", "data", "export", "train"},
@@ -44,6 +47,9 @@ ALLOWED = {
 
 THIRD_PARTY_HOMES = {
     "datatrove": {"prep"},
+    "fsspec": {"places", "prep"},
+    "tenacity": {"back_off"},
+    "zstandard": {"mds", "prep"},
     "composer": {"train"},
     "streaming": {"data"},
     "fastokens": {"prep"},

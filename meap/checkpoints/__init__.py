@@ -13,7 +13,7 @@ finding   the one that is meant where none is named
 
 from meap.extras import require_packages
 
-require_packages("meap.checkpoints", "fsspec", "xxhash", extra="train")
+require_packages("meap.checkpoints", "xxhash", extra="train")
 
 from meap.checkpoints.finding import find_checkpoint, require_checkpoint  # noqa: E402
 from meap.checkpoints.record import (  # noqa: E402
@@ -28,7 +28,6 @@ from meap.checkpoints.store import (  # noqa: E402
     CheckpointStore,
     DamagedError,
     checkpoint_name,
-    full_disk_errors,
     newest_record,
 )
 
@@ -42,7 +41,6 @@ __all__ = [
     "describe_content",
     "describe_file",
     "find_checkpoint",
-    "full_disk_errors",
     "matches",
     "newest_record",
     "require_checkpoint",

@@ -17,6 +17,7 @@ from meap.config.assembly import assemble
 from meap.config.given import Given, given_list, given_scalar, given_section, given_value, read_given, read_yaml
 from meap.config.keys import hint_at, is_section
 from meap.errors import ConfigError
+from meap.places.whole import write_whole
 
 __all__ = [
     "from_values",
@@ -102,8 +103,7 @@ def to_yaml(config: Any) -> str:
 
 def save_config(config: Any, path: Path) -> None:
     """Write the configuration to `path`, creating its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_yaml(config), encoding="utf-8")
+    write_whole(path, to_yaml(config), several_writers=True)
 
 
 def _parse_override(config_class: type[Any], override: str) -> Given:

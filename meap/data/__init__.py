@@ -11,7 +11,7 @@
 
 from meap.extras import require_packages
 
-require_packages("meap.data", "filelock", "fsspec", "streaming", "torch", extra="train")
+require_packages("meap.data", "filelock", "streaming", "torch", extra="train")
 
 from meap.data.dataset import StreamingMaskedDataset  # noqa: E402
 from meap.data.heldout import build_heldout_loader  # noqa: E402

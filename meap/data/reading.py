@@ -21,7 +21,7 @@ from meap.data.machine_wide import names_of_its_own, whole_shared_memory
 from meap.data.stream import CheckedStream
 from meap.data.unusable import UnusableFileError
 from meap.errors import ConfigError, DataError
-from meap.storage import describe_error
+from meap.places.redaction import describe_error
 
 __all__ = ["CheckedDataset", "UnreadableShardError"]
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from meap.config import DataConfig, TokenizerConfig
-from meap.errors import DataError, IncompleteError, MismatchError
+from meap.errors import IncompleteError, MismatchError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
+from meap.mds.index import INDEX_NAME
+from meap.places.addresses import relative_to, without_file_scheme
+from meap.places.folder import Folder
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, VALIDATION_SPLIT
-from meap.storage import describe_error, relative_to, without_file_scheme
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, restore_tokenizer
 
 __all__ = ["Shards", "StreamShards", "open_heldout", "open_shards", "open_tokenizer", "read_manifest"]
 
-_INDEX_NAME = "index.json"
 _PREPARE = (
     "run dataprep/c4_to_mds.py (for fine-tuning dataprep/sft_to_mds.py), "
     "or the same preparation command again if it was interrupted"
@@ -177,16 +177,15 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
     """
     if not _has_split(remote, split):
         parts = urlsplit(remote)
-        if parts.scheme in {"s3", "gs"} and not _exists(f"{parts.scheme}://{parts.netloc}"):
+        if parts.scheme in {"s3", "gs"} and not Folder(f"{parts.scheme}://{parts.netloc}").exists():
             raise IncompleteError(
                 f"{key}={remote}: there is no bucket {parts.netloc!r} at this endpoint that these credentials may see: "
                 f"correct {key}, or the endpoint (AWS_ENDPOINT_URL)"
             )
         remedy = _PREPARE if split == TRAIN_SPLIT else f"{_PREPARE}, with a heldout_ratio above 0; {_NO_EVALUATION}"
-        found = f"{key}={remote}{relative_to(remote)} holds no finished {split!r} split (no {split}/{_INDEX_NAME})"
+        found = f"{key}={remote}{relative_to(remote)} holds no finished {split!r} split (no {split}/{INDEX_NAME})"
         raise IncompleteError(f"{found}: {remedy}")
-    origin = f"{remote}/{split}/{MANIFEST_NAME}"
-    return Manifest.from_json(_read(origin), origin=origin)
+    return Manifest.from_json(_read(remote, f"{split}/{MANIFEST_NAME}"), origin=f"{remote}/{split}/{MANIFEST_NAME}")
 
 
 def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
@@ -200,33 +199,18 @@ def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
     if config.name is not None:
         tokenizer = load_tokenizer(config)
     else:
-        contents = {name: _read(f"{remote}/{TOKENIZER_DIR}/{name}") for name in TOKENIZER_FILES}
+        contents = {name: _read(remote, f"{TOKENIZER_DIR}/{name}") for name in TOKENIZER_FILES}
         tokenizer = restore_tokenizer(contents, config, name=recorded.name)
     tokenizer.require_fingerprint(recorded.fingerprint, owner=f"{remote}/{shards.split}")
     return tokenizer
 
 
 def _has_split(root: str, split: str) -> bool:
-    return _exists(f"{root}/{split}/{_INDEX_NAME}")
+    return Folder(root).exists(f"{split}/{INDEX_NAME}")
 
 
-def _exists(url: str) -> bool:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        return bool(filesystem.exists(path))
-    except Exception as error:
-        raise DataError(
-            f"cannot look into {url} ({describe_error(error)}): check the address and credentials"
-        ) from error
-
-
-def _read(url: str) -> bytes:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        content = filesystem.cat_file(path)
-    except FileNotFoundError as error:
-        raise IncompleteError(f"{url} is missing: {_PREPARE}") from error
-    except Exception as error:
-        raise DataError(f"cannot read {url} ({describe_error(error)}): check the address and credentials") from error
-    assert isinstance(content, bytes)
+def _read(root: str, name: str) -> bytes:
+    content = Folder(root).read(name)
+    if content is None:
+        raise IncompleteError(f"{root}/{name} is missing: {_PREPARE}")
     return content

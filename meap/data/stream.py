@@ -9,13 +9,9 @@ fetched again, a bounded number of times with waits that double, before it is an
 
 from __future__ import annotations
 
-import glob
+import dataclasses
 import itertools
-import json
 import logging
-import random
-import re
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,25 +21,27 @@ from numpy.typing import NDArray
 from streaming import Stream
 from streaming.base.compression import decompress
 from streaming.base.constant import DEFAULT_TIMEOUT
-from streaming.base.format import FileInfo, Reader, get_index_basename
+from streaming.base.format import FileInfo, Reader
 from streaming.base.hashing import get_hash
 from streaming.base.storage.download import S3Downloader
 from streaming.base.world import World
 
+from meap.back_off import BackOff, GaveUpError
 from meap.data.machine_wide import gather_from_ranks
-from meap.data.unusable import FETCH_AGAIN, DamagedError, RefusedError, UnusableFileError, explain, is_final
+from meap.data.unusable import DamagedError, RefusedError, UnusableFileError, explain, is_final
 from meap.errors import DataError
 from meap.manifest import ShardRecord
-from meap.storage import describe_error, describe_full_disk, is_full_disk
+from meap.mds.findings import FETCH_AGAIN
+from meap.mds.index import INDEX_NAME, is_safe_name, parse_index, stored_file
+from meap.places.problems import describe_full_disk, is_full_disk
+from meap.places.redaction import describe_error
+from meap.places.whole import remove_drafts, whole_file, write_whole
 
 __all__ = ["CheckedStream"]
 
-_FIRST_WAIT_SECONDS = 0.5
-"""Before the second attempt, doubled before each further one, and up to half as long again, lest all ranks meet."""
+_BACK_OFF = BackOff(attempts=1, first_wait=0.5, spread=(1.0, 1.5))
 _LEAST_PATIENCE_SECONDS = 60.0
 """For all attempts together, where they and their timeouts come to less."""
-_ARRIVING = ".arriving"
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _log = logging.getLogger(__name__)
 
 
@@ -93,13 +91,12 @@ class CheckedStream(Stream):
             return super().get_shards(world, allow_unsafe_types)
         except (ValueError, KeyError, TypeError) as error:
             raise UnusableFileError(
-                self._origin(get_index_basename()), f"is refused ({type(error).__name__}: {error})", FETCH_AGAIN
+                self._origin(INDEX_NAME), f"is refused ({type(error).__name__}: {error})", FETCH_AGAIN
             ) from error
 
     def set_up_local(self, shards: list[Reader], cache_usage_per_shard: NDArray[np.int64]) -> None:
         """Remove what a killed run was about to fetch, and see which shards are there."""
-        for leftover in self._path("").glob(f"*{_ARRIVING}*"):
-            leftover.unlink()
+        remove_drafts(self._path(""))
         super().set_up_local(shards, cache_usage_per_shard)
 
     def _prepare_shard_part(
@@ -132,7 +129,7 @@ class CheckedStream(Stream):
         return sum(info.bytes for info in infos if self._path(info.basename).exists())
 
     def _set_up_index(self) -> None:
-        name = get_index_basename()
+        name = INDEX_NAME
         if not self._is_only_copy:
             self._fetch(name, self._check_index)
             return
@@ -143,14 +140,14 @@ class CheckedStream(Stream):
 
     def _check_index(self, content: bytes) -> None:
         try:
-            entries = json.loads(content)["shards"]
+            _, entries = parse_index(content)
             names = [each["basename"] for entry in entries for each in (entry["raw_data"], entry["zip_data"]) if each]
-            stored = [(entry["zip_data"] or entry["raw_data"], entry["samples"]) for entry in entries]
+            stored = [(stored_file(entry), entry["samples"]) for entry in entries]
             listed = [(info["basename"], info["bytes"], rows) for info, rows in stored]
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"it is no index of shards ({type(error).__name__}: {error})") from error
         for name in names:
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
+            if not is_safe_name(name):
                 raise DamagedError(f"it names {name!r}, which is no file beside it")
         recorded = [(record.basename, record.bytes, record.rows) for record in self._records]
         if recorded and listed != recorded:
@@ -195,37 +192,38 @@ class CheckedStream(Stream):
     def _fetch(self, basename: str, check: Callable[[bytes], None], *, num_bytes: int | None = None) -> bytes:
         """Bring a file into the cache, under its name once it has been checked; returns what it holds."""
         path = self._path(basename)
-        arriving = path.with_name(basename + _ARRIVING)
-        given_up = time.monotonic() + max(_LEAST_PATIENCE_SECONDS, self.download_retry * self.download_timeout)
-        attempt = 0
-        while True:
-            attempt += 1
+
+        def fetch() -> bytes:
             try:
-                _remove_arrived(arriving)
-                self._downloader.download(self._origin(basename), str(arriving), self.download_timeout)
-                content = arriving.read_bytes()
-                check(content)
-                arriving.replace(path)
-            except Exception as error:  # noqa: BLE001 (each library has its own)
-                _remove_arrived(arriving)
+                with whole_file(path) as draft:
+                    self._downloader.download(self._origin(basename), str(draft), self.download_timeout)
+                    content = draft.read_bytes()
+                    check(content)
+            except Exception as error:
                 self._downloader.clean_up()
                 _raise_if_full(path, error, num_bytes)
-                if attempt >= self.download_retry or is_final(error) or time.monotonic() > given_up:
-                    self._raise_unusable(basename, error, attempts=attempt)
-            else:
-                return content
-            time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(1.0, 1.5))  # noqa: S311
+                raise
+            return content
+
+        back_off = dataclasses.replace(
+            _BACK_OFF,
+            attempts=self.download_retry,
+            patience=max(_LEAST_PATIENCE_SECONDS, self.download_retry * self.download_timeout),
+        )
+        try:
+            return back_off.run(fetch, is_final=is_final)
+        except GaveUpError as gave_up:
+            if isinstance(gave_up.error, DataError):
+                raise gave_up.error from gave_up.error.__cause__
+            self._raise_unusable(basename, gave_up.error, attempts=gave_up.attempts)
 
     def _unpack(self, zipped: bytes, raw_info: FileInfo, zip_info: FileInfo, compression: str | None) -> None:
         path = self._path(raw_info.basename)
-        arriving = path.with_name(path.name + _ARRIVING)
         try:
             content = decompress(compression, zipped)
             self._check(content, raw_info)
-            arriving.write_bytes(content)
-            arriving.replace(path)
+            write_whole(path, content)
         except OSError as error:
-            _remove_arrived(arriving)
             _raise_if_full(path, error, raw_info.bytes)
             raise
         except Exception as error:  # noqa: BLE001 (each decompressor has its own)
@@ -245,12 +243,6 @@ def _raise_if_full(path: Path, error: Exception, num_bytes: int | None) -> None:
             f"{describe_full_disk(path, num_bytes=num_bytes)}: free space, or bound the cache with data.cache_limit, "
             "and run the same command again"
         ) from error
-
-
-def _remove_arrived(arriving: Path) -> None:
-    """Remove a file that was on its way, and what libraries have begun beside it under longer names."""
-    for path in arriving.parent.glob(f"{glob.escape(arriving.name)}*"):
-        path.unlink(missing_ok=True)
 
 
 def _described(shard: tuple[str, int, int] | None) -> str:

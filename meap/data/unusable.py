@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from meap.errors import DataError
-from meap.storage import describe_error
+from meap.mds.findings import FETCH_AGAIN
+from meap.places.problems import GIVE_CREDENTIALS, lacks_credentials
+from meap.places.redaction import describe_error
 
-__all__ = ["FETCH_AGAIN", "DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final"]
+__all__ = ["DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final"]
 
-FETCH_AGAIN = (
-    "copy the file again from where the data set was made, or delete it and run the same preparation command again"
-)
 _TRY_AGAIN = "check the storage, then run the same command again"
 _MISSING, _PASSING = (404, 410), (408, 429)
 
@@ -37,9 +36,8 @@ def explain(error: Exception, attempts: int) -> tuple[str, str]:
         return f"cannot be used after {attempts} attempt{'s' * (attempts > 1)}: {error}", FETCH_AGAIN
     if isinstance(error, FileNotFoundError) or status in _MISSING:
         return "is missing", FETCH_AGAIN
-    if "Credentials" in type(error).__name__:
-        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        return f"could not be read: no credentials found ({describe_error(error)})", remedy
+    if lacks_credentials(error):
+        return f"could not be read: no credentials found ({describe_error(error)})", GIVE_CREDENTIALS
     if isinstance(error, RefusedError):
         remedy = "check S3_ENDPOINT_URL (http or https, the port), the region and the keys in the environment"
         return f"could not be read: the store refuses the request ({error})", remedy
@@ -54,8 +52,7 @@ def is_final(error: Exception) -> bool:
     status = _http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _PASSING
-    never_heals = isinstance(error, (FileNotFoundError, PermissionError, RefusedError))
-    return never_heals or "Credentials" in type(error).__name__
+    return isinstance(error, (DataError, FileNotFoundError, PermissionError, RefusedError)) or lacks_credentials(error)
 
 
 def _http_status(error: Exception) -> int | None:

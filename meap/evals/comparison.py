@@ -16,12 +16,13 @@ from typing import Any
 from meap.errors import ConfigError, DataError, MismatchError
 from meap.evals.pictures import draw_comparison, draw_panels
 from meap.evals.records import read_records
-from meap.evals.runner import read_results, write_text
+from meap.evals.runner import read_results
 from meap.evals.scoring import Group, paired_difference
 from meap.evals.summary import group_records, select
 from meap.evals.tables import columns, row_label, shown
 from meap.evals.task import Record
 from meap.evals.tasks import TASKS
+from meap.places.whole import write_whole
 
 __all__ = [
     "SIGNIFICANCE",
@@ -95,7 +96,7 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
         },
     }
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_text(out_dir / "compare.json", json.dumps(found, indent=2) + "\n")
+    write_whole(out_dir / "compare.json", json.dumps(found, indent=2) + "\n", several_writers=True)
     panels = [
         (
             contrast.draw if (contrast := TASKS[name].contrast) else draw_comparison,

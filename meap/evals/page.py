@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from meap.evals.comparison import SIGNIFICANCE, comparison_lines, contrast_lines, short_names
-from meap.evals.runner import read_results, write_text
+from meap.evals.runner import read_results
 from meap.evals.tables import headline_of, notes_of, shown, task_lines
+from meap.places.whole import write_whole
 from meap.report.style import STYLE
 
 __all__ = ["PAGE_NAME", "render_comparison", "render_results", "write_comparison_page", "write_results_page"]
@@ -24,13 +25,13 @@ _PARTIAL = "partial: not all examples were asked (limit)"
 
 def write_results_page(folder: Path) -> None:
     """Write the page of the results in `folder` beside them."""
-    write_text(folder / PAGE_NAME, render_results(read_results(folder), folder))
+    write_whole(folder / PAGE_NAME, render_results(read_results(folder), folder), several_writers=True)
 
 
 def write_comparison_page(found: Mapping[str, Any], folder: Path) -> None:
     """Write the page of what `compare` found, and wrote to `folder`, beside it."""
     results = [read_results(Path(each)) for each in found["folders"]]
-    write_text(folder / PAGE_NAME, render_comparison(found, results, folder))
+    write_whole(folder / PAGE_NAME, render_comparison(found, results, folder), several_writers=True)
 
 
 def render_results(results: Mapping[str, Any], folder: Path) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from meap.places.whole import whole_file
+
 __all__ = [
     "BLUE",
     "GREY",
@@ -72,10 +74,8 @@ def draw_panels(panels: Sequence[tuple[Callable[[Any, _Numbers], None], _Numbers
             draw(each, numbers)
         for unused in axes[len(panels) :]:
             unused.set_axis_off()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        figure.savefig(partial, format="png")
-    partial.replace(path)
+        with whole_file(path) as draft:
+            figure.savefig(draft, format="png")
 
 
 def draw_curves(

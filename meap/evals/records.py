@@ -18,6 +18,7 @@ from typing import Any
 
 from meap.errors import DataError
 from meap.evals.task import Example, Record
+from meap.places.whole import whole_file
 from meap.tokenizer import Tokenizer
 
 __all__ = ["RecordStore", "hash_of", "prompt_hashes", "read_records"]
@@ -93,9 +94,8 @@ class RecordStore:
         for record in records:
             columns |= dict.fromkeys(record)
         table = pa.table({name: [record.get(name) for record in records] for name in columns})
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        pq.write_table(table.replace_schema_metadata({_KEY: self._key.encode()}), partial)
-        partial.replace(self.path)
+        with whole_file(self.path) as draft:
+            pq.write_table(table.replace_schema_metadata({_KEY: self._key.encode()}), draft)
         for path in self._folder.glob(f"{self._task}-*.jsonl"):
             path.unlink()
         if self._folder.is_dir() and not any(self._folder.iterdir()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from meap.evals.summary import summarise
 from meap.evals.task import Example, Task, TaskInputs
 from meap.evals.tasks import TASKS
 from meap.extras import is_installed, require_packages
+from meap.places.whole import write_whole
 
 __all__ = [
     "PICTURE_NAME",
@@ -37,7 +37,6 @@ __all__ = [
     "require_packages_of",
     "results_dir",
     "run_tasks",
-    "write_text",
 ]
 
 RESULTS_NAME = "results.json"
@@ -156,7 +155,7 @@ def run_tasks(
             found[name] = summarise(TASKS[name], records, inputs.config) | facts_of_run
             draw_panels([(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
             for key, text in TASKS[name].files(found[name], records).items():
-                write_text(out_dir / f"{name}.{key}", text)
+                write_whole(out_dir / f"{name}.{key}", text, several_writers=True)
     if not ranks.is_first:
         return {}
     return _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})
@@ -175,13 +174,6 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read ({error.strerror}): give a folder that an evaluation wrote") from error
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}): evaluate again") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def choose_examples(name: str, inputs: TaskInputs) -> tuple[list[Example], bool]:
@@ -238,7 +230,7 @@ def _write_results(
         | {package: version(package) for package in _VERSIONED if is_installed(package.replace("-", "_"))},
     }
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_text(out_dir / RESULTS_NAME, json.dumps(results, indent=2) + "\n")
+    write_whole(out_dir / RESULTS_NAME, json.dumps(results, indent=2) + "\n", several_writers=True)
     if tasks:
         panels = [(TASKS[name].draw, numbers) for name, numbers in tasks.items()]
         draw_panels(panels, out_dir / PICTURE_NAME, title=str(about["name"]))

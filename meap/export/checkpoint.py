@@ -17,7 +17,7 @@ import torch
 from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError
 from meap.config import TokenizerConfig, TrainingConfig, from_values
 from meap.errors import CheckpointError, ConfigError
-from meap.storage import is_url
+from meap.places.addresses import is_url
 from meap.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer
 
 __all__ = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +23,9 @@ from meap.errors import CheckpointError, ConfigError
 from meap.export.card import model_card
 from meap.export.weights import DTYPES, round_weights, write_weights
 from meap.noise import hide_loading_bars
+from meap.places.addresses import is_url
+from meap.places.whole import whole_folder
 from meap.rope import former_rope
-from meap.storage import is_url
 from meap.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
@@ -173,10 +173,7 @@ def export_model(
         round_weights(model, DTYPES[dtype])
         expected = _logits(model, rows_BT)
         rounding = _require_close(trained, expected)
-    draft = out_dir.with_name(f".{out_dir.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with whole_folder(out_dir) as draft:
         write_weights(model, draft, dtype=DTYPES[dtype], max_shard_size=max_shard_size)
         _write_configs(model, tokenizer, draft, dtype=DTYPES[dtype], with_mask=with_mask)
         _write_tokenizer(tokenizer, draft, with_mask=with_mask)
@@ -194,9 +191,6 @@ def export_model(
         )
         (draft / "README.md").write_text(model_card(dataclasses.asdict(record), model.config), encoding="utf-8")
         (draft / RECORD_NAME).write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
-        _move_into_place(draft, out_dir)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return record
 
 
@@ -283,17 +277,3 @@ def _verify(folder: Path, rows_BT: torch.Tensor, expected: list[torch.Tensor]) -
             "nothing was exported. Check that the checkpoint is whole, and the transformers version"
         )
     return largest
-
-
-def _move_into_place(draft: Path, out_dir: Path) -> None:
-    previous = out_dir.with_name(f".{out_dir.name}.previous")
-    shutil.rmtree(previous, ignore_errors=True)
-    if out_dir.exists():
-        out_dir.rename(previous)
-    try:
-        draft.rename(out_dir)
-    except OSError:
-        if previous.exists():
-            previous.rename(out_dir)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)

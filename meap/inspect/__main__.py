@@ -25,7 +25,7 @@ def _show(request: Request) -> None:
     from meap.inspect.samples import open_data
     from meap.inspect.statistics import measure
     from meap.inspect.terminal import print_samples
-    from meap.storage import use_one_s3_endpoint
+    from meap.places.addresses import use_one_s3_endpoint
 
     use_one_s3_endpoint()
     temporary = tempfile.TemporaryDirectory(prefix="meap-inspect-", ignore_cleanup_errors=True)

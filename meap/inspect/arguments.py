@@ -11,8 +11,8 @@ from pathlib import Path
 from meap.config import MaskingConfig, SftConfig, TrainingConfig, load_config
 from meap.config.command import ArgumentParser
 from meap.errors import ConfigError
+from meap.places.addresses import require_plain_url
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
-from meap.storage import require_plain_url
 
 __all__ = ["Request", "parse_arguments"]
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from meap.errors import DataError
 from meap.inspect.charts import Bars, bin_by_powers_of_two, bin_linearly, draw_bars
 from meap.inspect.pieces import Cutter, Piece, escape_controls
 from meap.inspect.samples import InspectedData, Sample
 from meap.inspect.statistics import NUM_PLACES, Measured, group_sources
 from meap.inspect.terminal import describe_masks, describe_part, describe_sample
 from meap.manifest import CONVERSATIONS, Manifest
+from meap.places.whole import named_file
 
 __all__ = ["render_page", "write_page"]
 
@@ -59,20 +56,8 @@ def write_page(path: Path, data: InspectedData, samples: Sequence[Sample], measu
     Raises:
         DataError: It cannot be written.
     """
-    content = render_page(data, samples, measured).encode(errors="backslashreplace")
-    try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(partial).unlink()
-            raise
-    except OSError as error:
-        raise DataError(f"--html {path} could not be written ({error}): choose another place") from error
+    with named_file("--html", path) as draft:
+        draft.write_bytes(render_page(data, samples, measured).encode(errors="backslashreplace"))
 
 
 def render_page(data: InspectedData, samples: Sequence[Sample], measured: Measured) -> str:

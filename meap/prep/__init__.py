@@ -20,7 +20,6 @@ require_packages(
     "datatrove",
     "dill",
     "fastokens",
-    "fsspec",
     "isal",
     "jinja2",
     "matplotlib",

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(request: Request) -> None:
-    from meap.storage import use_one_s3_endpoint
+    from meap.places.addresses import use_one_s3_endpoint
 
     use_one_s3_endpoint()
     {"verify": _verify, "stats": _stats}[request.command](request)

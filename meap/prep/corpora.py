@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import ConfigError
+from meap.mds.index import is_compression
+from meap.places.addresses import require_plain_url
 from meap.prep.formats import format_of
 from meap.prep.inputs import InputFiles, find_inputs, with_validation
 from meap.prep.sizes import bytes_of_size
-from meap.storage import require_plain_url
 
 __all__ = [
     "CORPORA",
@@ -36,7 +36,6 @@ SAMPLE_DIR = Path("data/sample")
 
 _TASK_BYTES = 256_000_000
 _HELDOUT_RATIO = 0.01
-_COMPRESSION = re.compile(r"zstd(:([1-9]|1\d|2[0-2]))?")
 _SHARD_OVERHEAD = 4096
 """Bytes of a shard that are not rows: header, offsets of a single row; generous."""
 
@@ -206,7 +205,7 @@ def check_shards(config: PrepConfig | SftPrepConfig | LitpkdsPrepConfig, *, row_
     Raises:
         ConfigError: A value is not known, or no row would fit.
     """
-    if config.compression is not None and not _COMPRESSION.fullmatch(config.compression):
+    if not is_compression(config.compression):
         raise ConfigError(f"compression={config.compression!r} is not known: use zstd, zstd:1 to zstd:22, or null")
     num_bytes = bytes_of_size(config.shard_size)
     smallest = row_bytes + _SHARD_OVERHEAD

@@ -12,11 +12,12 @@ from typing import IO, Any, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from meap.errors import ConfigError, DataError
+from meap.places.addresses import is_url, relative_to
+from meap.places.folder import open_filesystem
+from meap.places.problems import place_errors
 from meap.prep.decompression import COMPRESSIONS
-from meap.prep.folder import open_filesystem, storage_errors
 from meap.prep.formats import FOLDER_SUFFIXES
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
-from meap.storage import is_url, relative_to
 
 __all__ = ["InputFiles", "find_inputs", "with_validation"]
 
@@ -78,7 +79,7 @@ class InputFiles:
         """
         url = self.url_of(self.names[index])
         filesystem, path = open_filesystem(url)
-        with storage_errors(url), filesystem.open(path, "rb") as opened:
+        with place_errors(url), filesystem.open(path, "rb") as opened:
             yield cast("IO[bytes]", opened)
 
 
@@ -118,7 +119,7 @@ def find_inputs(
     filesystem, path = open_filesystem(source)
     is_local = isinstance(filesystem, LocalFileSystem)
     shown = source if is_url(source) else str(Path(source).expanduser())
-    with storage_errors(f"{key}={source}"):
+    with place_errors(f"{key}={source}"):
         if has_magic(path) and not (is_local and filesystem.exists(path)):
             root, pattern = _split_glob(shown)
             found = _list(filesystem, f"{filesystem._strip_protocol(root)}/{pattern}")

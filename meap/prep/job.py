@@ -21,8 +21,10 @@ from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError, MismatchError
 from meap.locks import describe_holder, lock_file
 from meap.manifest import CONVERSATIONS, FORMAT_VERSION, ROWS
+from meap.mds.index import INDEX_NAME
+from meap.places.folder import Folder
+from meap.places.problems import place_errors
 from meap.prep.executors.slurm_array import ARRAY_NAME
-from meap.prep.folder import OutputFolder, storage_errors
 from meap.prep.inputs import InputFiles
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
@@ -30,7 +32,7 @@ from meap.prep.removal.languages import model_fingerprint
 from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.selection import describe_selection
 from meap.prep.sft.report import describe_packing
-from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name, unpublished_streams
+from meap.prep.shards import TaskRecord, parts_of, task_record_name, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.tokenizer import Tokenizer
 
@@ -57,7 +59,7 @@ class Job:
     """Resolved: every key has a value."""
     inputs: InputFiles
     tokenizer: Tokenizer
-    folder: OutputFolder
+    folder: Folder
     scratch_dir: Path
     """Local folder of the command, gone when it ends."""
     completed: frozenset[int]
@@ -180,7 +182,7 @@ def open_job(config: AnyPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, *,
         DataError: The folder cannot be used, or another process is at work on it.
         MismatchError: The folder holds something else.
     """
-    folder = OutputFolder(cast("str", config.remote))
+    folder = Folder(cast("str", config.remote))
     with ExitStack() as stack:
         _refuse_foreign(folder)
         if folder.is_local:
@@ -241,7 +243,7 @@ def _identity(config: AnyPrepConfig, inputs: InputFiles, tokenizer: Tokenizer, k
     return json.loads(canonical) | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
 
 
-def _refuse_foreign(folder: OutputFolder) -> None:
+def _refuse_foreign(folder: Folder) -> None:
     folder.require_bucket()
     entries = folder.entries()
     if set(entries) - {_PREP_DIR} and folder.read(_JOB_NAME) is None:
@@ -251,7 +253,7 @@ def _refuse_foreign(folder: OutputFolder) -> None:
         )
 
 
-def _claim(folder: OutputFolder, identity: dict[str, Any]) -> None:
+def _claim(folder: Folder, identity: dict[str, Any]) -> None:
     content = folder.read(_JOB_NAME)
     if content is None:
         folder.write(_JOB_NAME, json.dumps(identity, indent=1, sort_keys=True).encode())
@@ -307,7 +309,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _valid_records(folder: OutputFolder, num_tasks: int) -> dict[int, TaskRecord]:
+def _valid_records(folder: Folder, num_tasks: int) -> dict[int, TaskRecord]:
     contents = folder.read_all([task_record_name(task) for task in range(num_tasks)])
     written: dict[int, TaskRecord] = {}
     for task in range(num_tasks):
@@ -325,16 +327,16 @@ def _valid_records(folder: OutputFolder, num_tasks: int) -> dict[int, TaskRecord
     }
 
 
-def _is_published(folder: OutputFolder, records: dict[int, TaskRecord]) -> bool:
+def _is_published(folder: Folder, records: dict[int, TaskRecord]) -> bool:
     """Whether the index of every part that training reads is there; they are written last."""
     names = [f"{part}/{INDEX_NAME}" for part in parts_of(records.values()) if part.endswith(TRAIN_SPLIT)]
     return bool(names) and len(folder.read_all(names)) == len(names)
 
 
 @contextmanager
-def _locked(folder: OutputFolder) -> Iterator[None]:
+def _locked(folder: Folder) -> Iterator[None]:
     """Keep other processes off a local folder; the kernel lets go of the lock when this one ends, however it ends."""
-    with storage_errors(folder.url):
+    with place_errors(folder.url):
         path = folder.local_path(_PREP_DIR) / "lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = lock_file(path)
@@ -347,7 +349,7 @@ def _locked(folder: OutputFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _scratch(folder: OutputFolder) -> Iterator[Path]:
+def _scratch(folder: Folder) -> Iterator[Path]:
     if not folder.is_local:
         with tempfile.TemporaryDirectory(prefix="meap-prep-", ignore_cleanup_errors=True) as path:
             yield Path(path)
@@ -355,7 +357,7 @@ def _scratch(folder: OutputFolder) -> Iterator[Path]:
     # On the disk of the shards, so that finished ones are renamed; what a killed command left there is removed, unless
     # it is at work: a Slurm array outlives the command that waits for it.
     path = folder.local_path(_PREP_DIR) / "scratch"
-    with storage_errors(folder.url):
+    with place_errors(folder.url):
         _remove_unless_used(path, folder)
         path.mkdir(exist_ok=True)
     try:
@@ -364,18 +366,18 @@ def _scratch(folder: OutputFolder) -> Iterator[Path]:
         _remove_unless_used(path, folder)
 
 
-def _remove_unless_used(scratch_dir: Path, folder: OutputFolder) -> None:
+def _remove_unless_used(scratch_dir: Path, folder: Folder) -> None:
     if folder.read(ARRAY_NAME) is None:
         shutil.rmtree(scratch_dir, ignore_errors=True)
 
 
 @contextmanager
-def _tallies(folder: OutputFolder, scratch_dir: Path, executor: str) -> Iterator[Path | OutputFolder]:
+def _tallies(folder: Folder, scratch_dir: Path, executor: str) -> Iterator[Path | Folder]:
     """Where all tasks can leave their counts."""
     if folder.is_local or executor == "local":
         (path := scratch_dir / "progress").mkdir(exist_ok=True)
         yield path
         return
-    yield OutputFolder(folder.url_of(_TALLIES))
+    yield Folder(folder.url_of(_TALLIES))
     if folder.read(ARRAY_NAME) is None:
         folder.remove(_TALLIES)

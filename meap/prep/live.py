@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meap.errors import DataError
-from meap.prep.folder import OutputFolder
+from meap.places.folder import Folder
 from meap.prep.progress import MAX_SHOWN_BAD_LINES, Counts, clear_counts, read_counts
 from meap.prep.view import Snapshot, as_line, as_panel
 
@@ -48,7 +48,7 @@ class Progress:
 
     def __init__(
         self,
-        folder: Path | OutputFolder,
+        folder: Path | Folder,
         *,
         tasks: int,
         completed: frozenset[int],

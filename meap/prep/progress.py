@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from meap.errors import DataError
-from meap.prep.folder import OutputFolder
+from meap.places.folder import Folder
+from meap.places.whole import write_whole
 
 __all__ = ["MAX_SHOWN_BAD_LINES", "BadLine", "Counts", "Tally", "clear_counts", "read_counts"]
 
@@ -44,7 +45,7 @@ class BadLine:
 class Tally:
     """Counts of one task. The steps of a task share one tally; the first of them starts it."""
 
-    folder: Path | OutputFolder
+    folder: Path | Folder
     """Where the counts are left for the command to read: seen by every process that has a part in the job."""
     task: int = 0
     interval: float = 1.0
@@ -156,7 +157,7 @@ class Counts:
         return self.is_done or self.failure is not None
 
 
-def read_counts(folder: Path | OutputFolder, *, but: frozenset[int]) -> dict[int, Counts]:
+def read_counts(folder: Path | Folder, *, but: frozenset[int]) -> dict[int, Counts]:
     """The counts of each task that has left any, but for some tasks."""
     found: dict[int, Counts] = {}
     for name, content in _read_all(folder, but).items():
@@ -165,7 +166,7 @@ def read_counts(folder: Path | OutputFolder, *, but: frozenset[int]) -> dict[int
     return found
 
 
-def clear_counts(folder: Path | OutputFolder) -> None:
+def clear_counts(folder: Path | Folder) -> None:
     """Remove what tasks have left."""
     if not isinstance(folder, Path):
         folder.remove()
@@ -174,19 +175,17 @@ def clear_counts(folder: Path | OutputFolder) -> None:
         file.unlink()
 
 
-def _write(folder: Path | OutputFolder, name: str, content: bytes) -> None:
+def _write(folder: Path | Folder, name: str, content: bytes) -> None:
     # No sync, no error: a full disk or a lost connection is reported by what the job cannot do without.
     if isinstance(folder, Path):
         with suppress(OSError):
-            partial = folder / f"{name}.partial"
-            partial.write_bytes(content)
-            partial.replace(folder / name)
+            write_whole(folder / name, content)
         return
     with suppress(DataError):
         folder.write(name, content)
 
 
-def _read_all(folder: Path | OutputFolder, but: frozenset[int]) -> dict[str, bytes]:
+def _read_all(folder: Path | Folder, but: frozenset[int]) -> dict[str, bytes]:
     left_out = {f"{task:05d}.json" for task in but}
     if isinstance(folder, Path):
         contents: dict[str, bytes] = {}

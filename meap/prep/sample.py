@@ -15,7 +15,6 @@ import gzip
 import hashlib
 import json
 import random
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from meap.errors import BadInputError, ConfigError, DataError
+from meap.places.whole import whole_files
 from meap.synthetic import generate_document
 
 __all__ = ["recorded_seed", "train_sample_tokenizer", "write_sample_corpus"]
@@ -89,15 +89,12 @@ def write_sample_corpus(
     if _read_record(out_dir / CORPUS_RECORD) == {**asked, "sha256": {path.name: _sha256(path) for path in paths}}:
         return paths
 
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".sample-") as folder:
-        drafts = [Path(folder) / name for name in names]
+    with whole_files(out_dir, [*names, CORPUS_RECORD]) as folder:
+        drafts = [folder / name for name in names]
         _write_files(drafts, text_of, seed, num_characters=megabytes * 1e6)
-        _write_json(Path(folder) / CORPUS_RECORD, {**asked, "sha256": {draft.name: _sha256(draft) for draft in drafts}})
+        _write_json(folder / CORPUS_RECORD, {**asked, "sha256": {draft.name: _sha256(draft) for draft in drafts}})
         for stale in set(out_dir.glob("sample-train.*-of-*.json.gz")) - set(paths):
             stale.unlink()  # else a glob would mix two corpora
-        for name in [*names, CORPUS_RECORD]:
-            (Path(folder) / name).replace(out_dir / name)
     return paths
 
 
@@ -150,15 +147,12 @@ def train_sample_tokenizer(corpus_files: Sequence[Path], out_dir: Path, *, vocab
         "model_max_length": _NO_TOKEN_LIMIT,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".sample-") as folder:
-        drafts = [Path(folder) / path.name for path in outputs]
+    with whole_files(out_dir, [*(path.name for path in outputs), TOKENIZER_RECORD]) as folder:
+        drafts = [folder / path.name for path in outputs]
         drafts[0].write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
         _write_json(drafts[1], config)
         record = {**asked, "sha256": {draft.name: _sha256(draft) for draft in drafts}}
-        _write_json(Path(folder) / TOKENIZER_RECORD, record)
-        for name in [*(path.name for path in outputs), TOKENIZER_RECORD]:
-            (Path(folder) / name).replace(out_dir / name)
+        _write_json(folder / TOKENIZER_RECORD, record)
     return out_dir
 
 

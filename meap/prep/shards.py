@@ -29,12 +29,14 @@ from datatrove.pipeline.base import PipelineStep
 import meap
 from meap.errors import DataError, IncompleteError
 from meap.manifest import ROWS, Manifest, ShardRecord, TokenizerRecord
+from meap.mds.index import HASH_ALGORITHM, INDEX_NAME, index_json, shard_name
+from meap.mds.writing import MdsWriter, Shard
+from meap.places.folder import Folder
 from meap.prep.documents import part_of
-from meap.prep.folder import OutputFolder
-from meap.prep.mds import HASH_ALGORITHM, MdsWriter, Shard
 from meap.prep.progress import Tally
 from meap.prep.removal.report import removed_counts
 from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch
+from meap.prep.sizes import bytes_of_size
 from meap.prep.streams import MAX_STREAMS
 from meap.schema import (
     MANIFEST_NAME,
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     from meap.prep.job import Job
 
 __all__ = [
-    "INDEX_NAME",
     "SPLITS",
     "Samples",
     "SplitRecord",
@@ -61,10 +62,7 @@ __all__ = [
     "unpublished_streams",
 ]
 
-INDEX_NAME = "index.json"
 SPLITS = (TRAIN_SPLIT, VALIDATION_SPLIT)
-
-_INDEX_VERSION = 2
 
 
 class Samples(Protocol):
@@ -152,7 +150,7 @@ class WriteShards(PipelineStep):
 
     def __init__(
         self,
-        folder: OutputFolder,
+        folder: Folder,
         tally: Tally,
         *,
         files: Sequence[Sequence[str]],
@@ -182,7 +180,7 @@ class WriteShards(PipelineStep):
             for batch in data:
                 if batch.part not in writers:
                     writers[batch.part] = MdsWriter(
-                        self.columns, compression=self.compression, shard_size=self.shard_size
+                        self.columns, compression=self.compression, shard_bytes=bytes_of_size(self.shard_size)
                     )
                 for shard in batch.write_to(writers[batch.part]):
                     storing.add(batch.part, shard)
@@ -228,7 +226,7 @@ class _Stored:
 class _Storing:
     """Compresses, hashes and stores the shards of a task in order, by a thread that is one shard behind at most."""
 
-    def __init__(self, folder: OutputFolder, task: int) -> None:
+    def __init__(self, folder: Folder, task: int) -> None:
         self.stored: dict[str, list[_Stored]] = {}
         self._folder = folder
         self._task = task
@@ -239,7 +237,7 @@ class _Storing:
     def add(self, part: str, shard: Shard) -> None:
         """Hand over a shard; waits for the one before it, and raises what went wrong with that."""
         self.wait()
-        basename = f"shard.{self._task:05d}.{self._count[part]:05d}.mds"
+        basename = shard_name(self._task, self._count[part])
         self._count[part] += 1
         self._pending = self._thread.submit(self._store, part, basename, shard)
 
@@ -255,10 +253,9 @@ class _Storing:
 
     def _store(self, part: str, basename: str, shard: Shard) -> None:
         file = shard.to_file(basename)
-        name = (file.entry["zip_data"] or file.entry["raw_data"])["basename"]
-        self._folder.write(f"{part}/{name}", file.content)
+        self._folder.write(f"{part}/{file.name}", file.content)
         sha256 = hashlib.sha256(file.content).hexdigest()
-        record = ShardRecord(name, len(file.content), sha256, file.num_rows)
+        record = ShardRecord(file.name, len(file.content), sha256, file.num_rows)
         self.stored.setdefault(part, []).append(_Stored(file.entry, record))
 
 
@@ -292,8 +289,7 @@ def publish(job: Job) -> None:
         job.folder.write(f"{part}/{MANIFEST_NAME}", manifests[part].to_json().encode())
     for part in with_rows:
         shards = [entry for record in in_order if part in record.splits for entry in record.splits[part].index]
-        index = json.dumps({"version": _INDEX_VERSION, "shards": shards}, sort_keys=True)
-        job.folder.write(f"{part}/{INDEX_NAME}", index.encode())
+        job.folder.write(f"{part}/{INDEX_NAME}", index_json(shards))
 
 
 def parts_of(records: Iterable[TaskRecord]) -> list[str]:

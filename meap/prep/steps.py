@@ -12,10 +12,10 @@ from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
 from meap.errors import DataError
+from meap.mds.writing import MdsWriter, Shard
 from meap.packing import RowPacker
 from meap.prep.documents import DocumentBatch, part_of, split_of
 from meap.prep.encoding import Encoded, Encoder
-from meap.prep.mds import MdsWriter, Shard
 from meap.prep.progress import Tally
 from meap.prep.selection import Selection, SelectionRule
 from meap.schema import token_dtype

@@ -17,17 +17,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(request: Request) -> None:
+    from meap.places.whole import named_file
     from meap.report.comparison import compare
     from meap.report.curves import as_points
     from meap.report.page import render_page
     from meap.report.runs import read_runs
-    from meap.report.tables import as_json, table_lines, write_file
+    from meap.report.tables import as_json, table_lines
 
     comparison = compare(read_runs(request.folders))
     if request.page is not None:
-        write_file("--out", request.page, render_page(comparison))
+        with named_file("--out", request.page) as draft:
+            draft.write_text(render_page(comparison), encoding="utf-8", errors="backslashreplace")
     if request.json_file is not None:
-        write_file("--json", request.json_file, as_json(comparison, as_points(comparison.runs)))
+        with named_file("--json", request.json_file) as draft:
+            text = as_json(comparison, as_points(comparison.runs))
+            draft.write_text(text, encoding="utf-8", errors="backslashreplace")
     print("\n".join(table_lines(comparison)))
 
 

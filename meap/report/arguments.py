@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meap.config.command import ArgumentParser
 from meap.errors import ConfigError
-from meap.storage import is_url, require_plain_url
+from meap.places.addresses import is_url, require_plain_url
 
 __all__ = ["Request", "parse_arguments"]
 

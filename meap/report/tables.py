@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from meap.errors import DataError
 from meap.report.comparison import Comparison, Figure
 
-__all__ = ["as_json", "describe_change", "describe_setting", "describe_value", "table_lines", "write_file"]
+__all__ = ["as_json", "describe_change", "describe_setting", "describe_value", "table_lines"]
 
 UNKNOWN = "\N{EN DASH}"
 
@@ -107,28 +102,6 @@ def as_json(comparison: Comparison, curves: dict[str, Any]) -> str:
         "curves": curves,
     }
     return json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n"
-
-
-def write_file(option: str, path: Path, text: str) -> None:
-    """Write a file, all of it or nothing.
-
-    Raises:
-        DataError: It cannot be written.
-    """
-    content = text.encode(errors="backslashreplace")
-    try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(partial).unlink()
-            raise
-    except OSError as error:
-        raise DataError(f"{option} {path} could not be written ({error}): choose another place") from error
 
 
 def _clock(hours: float) -> str:

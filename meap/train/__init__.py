@@ -14,6 +14,4 @@ dry_run      what a run will take (plan)     provenance          where it comes 
 
 from meap.extras import require_packages
 
-require_packages(
-    "meap.train", "composer", "fsspec", "rich", "torch", "torchmetrics", "transformers", "xxhash", extra="train"
-)
+require_packages("meap.train", "composer", "rich", "torch", "torchmetrics", "transformers", "xxhash", extra="train")

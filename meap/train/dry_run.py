@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from meap.checkpoints import CheckpointStore
 from meap.config import TrainingConfig
 from meap.data import (
     Shards,
@@ -26,8 +27,8 @@ from meap.data import (
     shared_memory_bytes,
 )
 from meap.manifest import CONVERSATIONS, ROWS
+from meap.places.addresses import is_url, use_one_s3_endpoint
 from meap.schema import TRAIN_SPLIT
-from meap.storage import is_url, use_one_s3_endpoint
 from meap.train.attention import choose_attention
 from meap.train.fitting import describe_rows, loader_settings
 from meap.train.flops import peak_flops_per_second, training_flops_per_token
@@ -43,7 +44,6 @@ from meap.train.preflight import check_settings, notes
 from meap.train.resuming import model_to_continue
 from meap.train.start import start_model
 from meap.train.timetable import Timetable
-from meap.train.writable import require_writable
 
 __all__ = ["rehearse"]
 
@@ -67,7 +67,7 @@ def rehearse(config: TrainingConfig, *, kind: str = ROWS) -> None:
     planned = machine if machine.world_size > 1 else _example_machine(config, machine)
     check_settings(config, planned)
     if is_url(config.checkpoint.folder) and machine.is_leader:
-        require_writable(config.checkpoint.folder)
+        CheckpointStore(config.checkpoint.folder).require_writable()
     shards = open_shards(config.data, TRAIN_SPLIT, kind=kind)
     heldout = open_heldout(config.data, kind=kind) if config.train.eval_batches else None
     timetable = Timetable.of(config, shards)

@@ -22,8 +22,8 @@ from meap.config import TrainConfig, TrainingConfig
 from meap.data import RowLoader, Shards, describe_epoch
 from meap.errors import CheckpointError, MeapError, StoppedError, TrainingError
 from meap.manifest import CONVERSATIONS
+from meap.places.redaction import clean_arguments
 from meap.schema import Batch, SftBatch
-from meap.storage import clean_arguments
 from meap.train.attention import describe_attention
 from meap.train.callbacks import append_to_log
 from meap.train.machine import Machine

@@ -11,15 +11,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meap.checkpoints import newest_record
+from meap.checkpoints import CheckpointStore, newest_record
 from meap.config import LoggersConfig, TrainingConfig
 from meap.errors import ConfigError
 from meap.extras import require_packages
-from meap.storage import is_url, require_plain_url
+from meap.places.addresses import is_url, require_plain_url
 from meap.train.plan import checkpoint_bytes, num_checkpoints
 from meap.train.ranks import Ranks
 from meap.train.timetable import Timetable, count_steps, require_end_after_warm_up
-from meap.train.writable import require_writable
 
 if TYPE_CHECKING:
     from meap.data import Shards
@@ -128,7 +127,7 @@ def check_storage(config: TrainingConfig, machine: Machine, timetable: Timetable
     """
     if not machine.is_leader:
         return
-    require_writable(config.checkpoint.folder)
+    CheckpointStore(config.checkpoint.folder).require_writable()
     if not is_url(config.checkpoint.folder):
         folder = Path(config.checkpoint.folder)
         size, kept = checkpoint_bytes(num_parameters), num_checkpoints(timetable, keep=config.checkpoint.keep)

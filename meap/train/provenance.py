@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import socket
@@ -21,8 +20,9 @@ from composer.utils import dist
 from torch.version import cuda as torch_cuda
 
 from meap.data import Shards
+from meap.places.redaction import clean_arguments
+from meap.places.whole import write_whole
 from meap.schema import MANIFEST_NAME
-from meap.storage import clean_arguments
 from meap.train.machine import Machine
 
 __all__ = ["STARTS_NAME", "VERSIONS_NAME", "record_start"]
@@ -76,7 +76,7 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
     }
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / VERSIONS_NAME).is_file():
-        _write(run_dir / VERSIONS_NAME, json.dumps(facts, indent=2) + "\n")
+        write_whole(run_dir / VERSIONS_NAME, json.dumps(facts, indent=2) + "\n", several_writers=True)
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
@@ -90,7 +90,7 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
         for stream in shards.streams:
             path = run_dir / _DATA_DIR / (stream.name or "") / shards.split / MANIFEST_NAME
             if not path.is_file() or not from_step:
-                _write(path, stream.manifest.to_json())
+                write_whole(path, stream.manifest.to_json(), several_writers=True)
 
 
 def _revision(project: Path) -> dict[str, Any]:
@@ -116,10 +116,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -22,7 +22,9 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from meap.checkpoints import CheckpointFile, describe_file, full_disk_errors
+from meap.checkpoints import CheckpointFile, describe_file
+from meap.errors import CheckpointError
+from meap.places.problems import full_disk_errors
 
 __all__ = ["copy_state"]
 
@@ -71,7 +73,7 @@ def _to_host(leaf: Any) -> Any:
 
 
 def _written_parts(writing: Any, path: Path, name: str, rank: int, needed: int) -> list[CheckpointFile]:
-    with full_disk_errors(str(path), needed=needed):
+    with full_disk_errors(path, num_bytes=needed, kind=CheckpointError):
         writing.result()
     own = [*path.glob(f"__{rank}_*"), *([path / ".metadata"] if rank == 0 else [])]
     return [describe_file(part, f"{name}/{part.name}") for part in sorted(own)]
@@ -79,7 +81,7 @@ def _written_parts(writing: Any, path: Path, name: str, rank: int, needed: int) 
 
 def _write_file(content: dict[str, Any], path: Path, name: str, needed: int) -> CheckpointFile:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with full_disk_errors(str(path.parent), needed=needed), path.open("wb") as handle:
+    with full_disk_errors(path.parent, num_bytes=needed, kind=CheckpointError), path.open("wb") as handle:
         hashing = _HashingFile(handle)
         torch.save(content, cast("Any", hashing))
         handle.flush()

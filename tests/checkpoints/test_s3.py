@@ -5,6 +5,7 @@ import itertools
 import fsspec
 import pytest
 
+from meap.back_off import BackOff
 from meap.checkpoints import CheckpointStore, DamagedError
 from meap.errors import CheckpointError
 
@@ -26,7 +27,7 @@ def keys(monkeypatch, s3_faults):
     # A store that says nothing is given up by its client: after seconds here, else after a quarter of a minute.
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 0.5}})
     monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 2)
-    monkeypatch.setattr("meap.checkpoints.store._WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("meap.places.folder._BACK_OFF", BackOff(attempts=3, first_wait=0.05))
 
 
 def test_a_checkpoint_goes_there_and_back_through_faults_that_pass(save, s3_faults, tmp_path):
@@ -45,7 +46,7 @@ def test_a_checkpoint_goes_there_and_back_through_faults_that_pass(save, s3_faul
 def test_what_is_missing_is_damage_and_what_is_forbidden_is_not(save, s3_faults, tmp_path, bucket):
     record, store = save(FOLDER, 8), CheckpointStore(FOLDER)
     s3_faults.rule = lambda method, path, count: 403 if method == "GET" and path.endswith(".pt") else None
-    with pytest.raises(CheckpointError, match=r"cannot read ba8.pt from .*PermissionError"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.folder=.*/ba8.pt: access denied \(PermissionError"):
         store.fetch(record, tmp_path / "copies")
     s3_faults.rule = lambda *_: None
     bucket.Object("run/ba8.pt").delete()
@@ -54,7 +55,7 @@ def test_what_is_missing_is_damage_and_what_is_forbidden_is_not(save, s3_faults,
 
 
 def test_a_bucket_that_is_not_there_is_an_error():
-    with pytest.raises(CheckpointError, match=r"cannot look into checkpoint.folder=s3://nowhere/run"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.folder=s3://nowhere/run does not exist, or its bucket"):
         CheckpointStore("s3://nowhere/run").steps()
 
 
@@ -77,8 +78,8 @@ def test_an_upload_heals_or_is_one_error_with_the_object_and_the_attempts(
     s3_faults.rule = rule
     with pytest.raises(CheckpointError) as failed:
         save(FOLDER, 8)
-    assert str(failed.value).startswith("cannot upload ba8.pt to checkpoint.folder=s3://corpus/run after 3 attempts (")
-    assert "check the address, the credentials and the network, then run the same command again" in str(failed.value)
+    assert str(failed.value).startswith("checkpoint.folder=s3://corpus/run/ba8.pt cannot be written after 3 attempts (")
+    assert "network or disk, then run the same command again" in str(failed.value)
     assert "testsecret" not in str(failed.value)
     assert CheckpointStore(FOLDER).steps() == [4]
     tried = next(always)
@@ -106,7 +107,7 @@ def test_a_download_heals_or_is_an_error_and_no_wrong_byte_is_used(save, s3_faul
     s3_faults.rule = rule(1000)
     # What arrives whole but wrong is damage; what does not arrive is a store that fails, and no reason to go back.
     is_damage = fault in {"short", "flip"}
-    message = r"ba8\.pt (has|does not have)" if is_damage else r"cannot read ba8\.pt from .* after 3 attempts"
+    message = r"ba8\.pt (has|does not have)" if is_damage else r"ba8\.pt cannot be read after 3 attempts"
     with pytest.raises((CheckpointError, DamagedError), match=message) as failed:
         store.fetch(record, tmp_path / "other")
     assert isinstance(failed.value, DamagedError) == is_damage

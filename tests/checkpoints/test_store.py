@@ -99,7 +99,7 @@ def test_old_checkpoints_and_what_never_counted_are_deleted(place, save):
 
 
 def test_a_store_that_cannot_be_asked_is_an_error_and_no_empty_folder():
-    with pytest.raises(CheckpointError, match=r"cannot look into checkpoint.folder=nosuch://x.*check the address"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.folder=nosuch://x cannot be used \(.*\): check the address"):
         CheckpointStore("nosuch://x").steps()
 
 

@@ -20,7 +20,7 @@ import s3fs  # noqa: F401
 from meap.config import DataConfig, MaskingConfig, TokenizerConfig
 from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
 from meap.errors import MeapError
-from meap.storage import use_one_s3_endpoint
+from meap.places.addresses import use_one_s3_endpoint
 
 
 def read_epoch(remote: str, cache: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -145,5 +145,5 @@ def test_what_is_not_there_is_one_clear_error(bucket, read_epoch):
 @pytest.mark.fault(11)
 def test_wrong_credentials_or_place_are_one_clear_error_without_the_secret(read_epoch):
     error = read_epoch("s3://no-such-bucket/mds", "remote", S3_ENDPOINT_URL="http://127.0.0.1:9")["error"]
-    assert "cannot look into s3://no-such-bucket/mds" in error
-    assert "check the address and credentials" in error
+    assert "s3://no-such-bucket/mds/train/index.json cannot be read after 3 attempts (EndpointConnectionError" in error
+    assert "check the address, the permissions or credentials, and the network" in error

@@ -50,7 +50,7 @@ def test_no_checkpoint_is_reported(tmp_path, folder):
 
 
 def test_an_unreadable_folder_is_reported():
-    with pytest.raises(CheckpointError, match=r"cannot look into checkpoint.folder=nosuch://x .*check the"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.folder=nosuch://x cannot be used .*check the"):
         find_checkpoint("nosuch://x")
 
 

@@ -242,7 +242,7 @@ def test_resolve_leaves_nothing_to_default(tmp_path, monkeypatch, write_lines):
     assert (config.seq_len, config.text_key, config.tasks, config.remote) == (4096, "text", 1, "out")
     assert resolve(config) == (config, inputs)
     # a wildcard is no query
-    from meap.storage import require_plain_url
+    from meap.places.addresses import require_plain_url
 
     require_plain_url("source", "s3://bucket/c4-train.0000?.json.gz")
     require_plain_url("source", "hf://datasets/allenai/c4@main/en/*.json.gz")

@@ -103,7 +103,7 @@ def test_a_folder_of_something_else_is_refused(prepare, tmp_path, arguments):
     ):
         prepare(*arguments, "remote=out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
-    with pytest.raises(DataError, match=r"out/thesis.tex is a file: choose a folder as remote"):
+    with pytest.raises(DataError, match=r"out/thesis.tex is a file: choose a folder or a URL"):
         prepare(*arguments, "remote=out/thesis.tex")
 
 
@@ -165,11 +165,13 @@ def test_nothing_is_published_before_every_task_is_done(prepare, tmp_path, argum
 
 
 def test_the_index_of_train_is_the_last_file(prepare, tmp_path, arguments, monkeypatch):
-    from meap.prep import folder
+    from meap.places import whole
 
     order = []
-    real_move = folder._move
-    monkeypatch.setattr(folder, "_move", lambda file, path: order.append(path) or real_move(file, path))
+    real_move = whole._move
+    monkeypatch.setattr(
+        whole, "_move", lambda file, path, durable: order.append(path) or real_move(file, path, durable)
+    )
     prepare(*arguments, "remote=out")
     names = [str(path.relative_to(tmp_path / "out")) for path in order if ".prep" not in path.parts]
     assert names[-5:] == [
@@ -194,7 +196,7 @@ def test_no_row_at_all_is_an_error(prepare, tmp_path, tokenizer_dir, write_lines
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["meap.prep.folder._move", "pathlib.Path.write_bytes"])
+@pytest.mark.parametrize("place", ["meap.places.whole._move", "pathlib.Path.write_bytes"])
 def test_full_disk_names_the_place_and_the_remedy(prepare, tmp_path, arguments, monkeypatch, hashes_of, place):
     prepare(*arguments, "remote=expected")
     written = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.prep.folder import OutputFolder
+from meap.places.folder import Folder
 from meap.prep.live import Progress
 from meap.prep.progress import BadLine, Tally, read_counts
 from meap.prep.view import Snapshot, as_line, as_panel
@@ -31,7 +31,7 @@ SNAPSHOT = Snapshot(
 )
 
 
-def tally_of(folder: Path | OutputFolder, task: int, *, tokens: int, input_bytes: int) -> Tally:
+def tally_of(folder: Path | Folder, task: int, *, tokens: int, input_bytes: int) -> Tally:
     tally = Tally(folder)
     tally.start(task)
     tally.documents["train"], tally.tokens["train"], tally.input_bytes = 10, tokens, input_bytes
@@ -60,7 +60,7 @@ def terminal() -> Iterator[tuple[io.TextIOWrapper, bytearray]]:
     os.close(ours)
 
 
-def make_progress(folder: Path | OutputFolder, console, **changed) -> Progress:
+def make_progress(folder: Path | Folder, console, **changed) -> Progress:
     given_keys = {"tasks": 4, "completed": frozenset({0}), "total_bytes": 100_000_000, "done_bytes": 25_000_000}
     return Progress(folder, console=console, **given_keys | {"interval": 0.01, "title": "preparing out"} | changed)
 
@@ -141,7 +141,7 @@ def test_a_file_that_is_still_being_read_counts_as_far_as_it_was_read(tmp_path):
 
 def test_tallies_go_through_any_folder():
     """As on s3://."""
-    folder = OutputFolder("memory://bucket/mds/.prep/tallies")
+    folder = Folder("memory://bucket/mds/.prep/tallies")
     assert read_counts(folder, but=frozenset()) == {}
     tally = tally_of(folder, 2, tokens=500, input_bytes=5)
     tally.interval = 3600.0

@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 
 from meap.errors import ConfigError
-from meap.storage import use_one_s3_endpoint
+from meap.places.addresses import use_one_s3_endpoint
 
 pytestmark = pytest.mark.slow
 

@@ -106,10 +106,10 @@ def test_from_s3_to_s3_gives_the_shards_of_local_folders(
 def test_full_disk_names_the_place_and_the_next_command_continues(
     prepare_sft, tmp_path, arguments, monkeypatch, hashes_of
 ):
-    from meap.prep import folder
+    from meap.places import whole
 
     prepare_sft(*arguments, "remote=expected")
-    moved, move = [], folder._move
+    moved, move = [], whole._move
 
     def fail_after_some(*values):
         moved.append(values)
@@ -118,7 +118,7 @@ def test_full_disk_names_the_place_and_the_next_command_continues(
         move(*values)
 
     with monkeypatch.context() as patched:
-        patched.setattr(folder, "_move", fail_after_some)
+        patched.setattr(whole, "_move", fail_after_some)
         with pytest.raises(DataError, match=r"no space left for .*out.*: free space and run the same command again"):
             prepare_sft(*arguments)
     assert not list((tmp_path / "out").rglob("index.json"))

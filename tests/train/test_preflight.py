@@ -101,7 +101,7 @@ def test_room_for_checkpoints_and_leave_to_write(small_config, tmp_path):
 
     (tmp_path / "file").touch()
     config = small_config(tmp_path / "other", f"checkpoint.folder={tmp_path / 'file/below'}")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.folder=.* cannot be written \(.*\): choose a folder on a"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.folder=.* cannot be written \(.*\): check the address"):
         check_storage(config, machine(1), timetable, num_parameters=1000)
 
 

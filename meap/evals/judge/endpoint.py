@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from typing import Any
 
+from meap.back_off import BackOff, GaveUpError
 from meap.config import JudgeConfig
 from meap.errors import ConfigError, JudgeError
 from meap.evals.judge.budget import Budget
@@ -114,9 +114,9 @@ class Endpoint:
         self, client: Any, prompt: str, key: str, store: ReplyStore, budget: Budget, stopped: threading.Event
     ) -> None:
         most = self.price(most_tokens(prompt), self.config.max_new_tokens)
-        reason, wait = "", self.config.backoff
-        for attempt in range(self.config.retries + 1):
-            if stopped.wait(wait) if attempt else stopped.is_set():
+
+        def ask_once() -> None:
+            if stopped.is_set():
                 return
             budget.reserve(most)
             spent = 0.0
@@ -127,21 +127,30 @@ class Endpoint:
                 store.add(reply)
                 spent = reply.dollars
             except _RepeatableError as error:
-                reason = str(error)
                 if error.paid:
                     spent = most
-                    store.add_lost(most, reason)
-                # Not all at once, as they came: a busy server would be as busy again.
-                spread = random.uniform(0.75, 1.0)  # noqa: S311 (not for secrets)
-                wait = min(_LONGEST_WAIT, max(error.wait, spread * self.config.backoff * 2**attempt))
-            else:
-                return
+                    store.add_lost(most, str(error))
+                raise
             finally:
                 budget.settle(most, spent)
-        raise JudgeError(
-            f"judge.base_url={self.config.base_url} has not answered in {self.config.retries + 1} attempts ({reason}); "
-            "what it answered before is kept: run the same command again when it does"
-        )
+
+        # Not all at once, as they came: a busy server would be as busy again.
+        attempts = self.config.retries + 1
+        back_off = BackOff(attempts, self.config.backoff, longest_wait=_LONGEST_WAIT, spread=(0.75, 1.0))
+        try:
+            back_off.run(
+                ask_once,
+                is_final=lambda error: not isinstance(error, _RepeatableError),
+                asked_wait=lambda error: error.wait if isinstance(error, _RepeatableError) else 0.0,
+                sleep=stopped.wait,
+            )
+        except GaveUpError as gave_up:
+            if not isinstance(gave_up.error, _RepeatableError):
+                raise gave_up.error from gave_up.error.__cause__
+            raise JudgeError(
+                f"judge.base_url={self.config.base_url} has not answered in {attempts} attempts ({gave_up.error}); "
+                "what it answered before is kept: run the same command again when it does"
+            ) from None  # its text may hold the key
 
     def _request(self, client: Any, prompt: str, key: str, most: float) -> Reply:
         import openai

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from meap.config.command import ArgumentParser
 from meap.errors import ConfigError
-from meap.storage import require_plain_url
+from meap.places.addresses import require_plain_url
 
 __all__ = ["Request", "parse_arguments"]
 

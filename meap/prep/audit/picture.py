@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from meap.errors import DataError
+from meap.places.whole import named_file
 from meap.prep.audit.report import bin_lengths, shares, summary
 from meap.prep.audit.statistics import Statistics
 from meap.prep.shards import SPLITS
@@ -61,12 +61,8 @@ def draw(statistics: Statistics, path: Path) -> None:
         _draw_ranks(panels[1][0], statistics)
         _draw_tokens(panels[1][1], statistics)
         _draw_repeats(panels[1][2], statistics)
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            figure.savefig(partial, format="png")
-            partial.replace(path)
-        except OSError as error:
-            raise DataError(f"--picture {path} cannot be written ({error}): name another file") from error
+        with named_file("--picture", path) as draft:
+            figure.savefig(draft, format="png")
 
 
 def _draw_lengths(axes: Any, statistics: Statistics) -> None:

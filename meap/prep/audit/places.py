@@ -13,10 +13,11 @@ from typing import Any, cast
 from meap.config.sections import TokenizerConfig
 from meap.errors import DataError, IncompleteError
 from meap.manifest import Manifest
-from meap.prep.folder import OutputFolder
-from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord, parts_of
+from meap.mds.index import INDEX_NAME, is_shard_name, parse_index
+from meap.places.addresses import is_url
+from meap.places.folder import Folder
+from meap.prep.shards import SPLITS, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
-from meap.storage import is_url
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 __all__ = ["DataSet", "find_data_sets", "read_index", "read_tokenizer", "read_whole_manifest", "task_records"]
@@ -30,7 +31,7 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 class DataSet:
     """Splits that were prepared together, and their tokenizer."""
 
-    folder: OutputFolder
+    folder: Folder
     """What lies below it: the splits, `tokenizer`, `.prep`."""
     stream: str
     """Its name among several data sets; empty for a single one."""
@@ -38,7 +39,7 @@ class DataSet:
     """Folders of splits that are there, that its tasks have recorded, or that were asked for."""
     is_part: bool = False
     """Whether a single split was asked for."""
-    parent: OutputFolder | None = None
+    parent: Folder | None = None
     """What holds the data sets of several streams, and perhaps `.prep` of the job that made them all."""
 
     def label(self, split: str) -> str:
@@ -56,18 +57,18 @@ def find_data_sets(location: str) -> list[DataSet]:
         location = str(Path(location).expanduser())
         if Path(location).name in {"", ".."}:
             location = str(Path(location).resolve())
-    folder = OutputFolder(location)
+    folder = Folder(location)
     entries = folder.entries()
     if _is_split(entries):
         root, _, split = folder.url.rpartition("/")
-        return [DataSet(OutputFolder(root or "."), "", (split,), is_part=True)]
+        return [DataSet(Folder(root or "."), "", (split,), is_part=True)]
     recorded = parts_of(task_records(folder).values()) if _PREP_DIR in entries else []
     if splits := _splits_in([*entries, *recorded]):
         return [DataSet(folder, "", splits)]
     names = {each.partition("/")[0] for each in recorded} | set(folder.subfolders()) - {_PREP_DIR, TOKENIZER_DIR}
     streams: list[DataSet] = []
     for name in sorted(names):
-        below = OutputFolder(folder.url_of(name))
+        below = Folder(folder.url_of(name))
         of_stream = [part.partition("/")[2] for part in recorded if part.startswith(f"{name}/")]
         if splits := _splits_in([*below.entries(), *of_stream]):
             streams.append(DataSet(below, name, splits, parent=folder))
@@ -130,7 +131,7 @@ def read_index(data: DataSet, split: str) -> list[Any]:
     """
     name = f"{split}/{INDEX_NAME}"
     try:
-        return list(cast("list[Any]", json.loads(data.folder.read(name) or b"")["shards"]))
+        return parse_index(data.folder.read(name) or b"")[1]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{data.folder.url_of(name)} is not an index ({type(error).__name__}: {error}): run the same preparation "
@@ -138,7 +139,7 @@ def read_index(data: DataSet, split: str) -> list[Any]:
         ) from error
 
 
-def task_records(folder: OutputFolder) -> dict[int, TaskRecord]:
+def task_records(folder: Folder) -> dict[int, TaskRecord]:
     """What the tasks of a job recorded in its folder, by task; those that are there and readable."""
     names = sorted(name for name in folder.sizes(_TASKS_DIR) if name.endswith(".json"))
     records: dict[int, TaskRecord] = {}
@@ -152,7 +153,7 @@ def task_records(folder: OutputFolder) -> dict[int, TaskRecord]:
 
 
 def _is_split(entries: Sequence[str]) -> bool:
-    return INDEX_NAME in entries or MANIFEST_NAME in entries or any(name.startswith("shard.") for name in entries)
+    return INDEX_NAME in entries or MANIFEST_NAME in entries or any(map(is_shard_name, entries))
 
 
 def _splits_in(entries: Sequence[str]) -> tuple[str, ...]:

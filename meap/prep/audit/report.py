@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from meap.errors import DataError
+from meap.places.whole import named_file
 from meap.prep.audit.statistics import SourceShare, Statistics
 
 __all__ = ["bin_lengths", "describe_source", "shares", "summary", "table_lines", "write_json"]
@@ -107,12 +107,8 @@ def write_json(statistics: Statistics, path: Path, *, top: int) -> None:
         "unused_tokens": int((statistics.token_counts == 0).sum()),
         "repeats": {name: asdict(each) | {"share": each.share} for name, each in statistics.repeats.items()},
     }
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"--json {path} cannot be written ({error}): name another file") from error
+    with named_file("--json", path) as draft:
+        draft.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def summary(statistics: Statistics) -> list[tuple[str, str]]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from meap.errors import DataError
 from meap.manifest import CONVERSATIONS, Manifest, ShardRecord
-from meap.prep.audit.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
-from meap.prep.audit.mds import ShardEntry, decode_conversations, decode_rows, decompress
-from meap.prep.folder import OutputFolder
+from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
+from meap.mds.index import ShardEntry, task_of_shard
+from meap.mds.reading import decode_conversations, decode_rows, decompress
+from meap.places.folder import Folder
 from meap.schema import (
     ANSWER_COLUMN,
     COPIED_COLUMN,
@@ -39,7 +40,7 @@ _BLOCK = 1 << 20
 class ShardTask:
     """A shard and what is known about it."""
 
-    folder: OutputFolder
+    folder: Folder
     name: str
     """Below the folder, with its split."""
     entry: ShardEntry
@@ -56,9 +57,8 @@ class ShardTask:
 
     @property
     def task_number(self) -> str:
-        """The preparation task that wrote it: preparation names shards shard.<task>.<number>.mds."""
-        _, task, number, *_ = [*self.entry.stored.basename.split("."), "", ""]
-        return task if number.isdigit() else ""
+        """The preparation task that wrote it."""
+        return task_of_shard(self.entry.stored.basename)
 
 
 @dataclass

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from meap.errors import DataError
 from meap.manifest import CONVERSATIONS, Manifest
+from meap.mds.findings import ShardError
+from meap.mds.index import INDEX_NAME, parse_entry
 from meap.prep.audit.documents import Borders, DocumentJoiner
-from meap.prep.audit.findings import ShardError
-from meap.prep.audit.mds import parse_entry
 from meap.prep.audit.places import DataSet, read_index, read_tokenizer, read_whole_manifest, task_records
 from meap.prep.audit.sampling import HashSample, Repeats, hash_ngrams
 from meap.prep.audit.shard import ShardTask, expected_columns, read_shard
@@ -232,7 +232,7 @@ def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
     tasks: list[ShardTask] = []
     for number, values in enumerate(read_index(data, split)):
         try:
-            entry = parse_entry(values, f"{data.folder.url_of(split)}/index.json, shard {number}")
+            entry = parse_entry(values, f"{data.folder.url_of(split)}/{INDEX_NAME}, shard {number}")
         except ShardError as error:
             raise DataError(f"{error} (`python -m meap.prep verify` lists all that is wrong)") from error
         if {column.name: column.encoding for column in entry.columns} != columns:

@@ -11,18 +11,25 @@ from typing import Any, cast
 
 from meap.errors import MeapError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest
-from meap.prep.audit.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
-from meap.prep.audit.mds import Column, ShardEntry, parse_entry
+from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
+from meap.mds.index import (
+    INDEX_NAME,
+    INDEX_VERSION,
+    SHARD_FORMAT,
+    Column,
+    ShardEntry,
+    is_shard_name,
+    parse_entry,
+    parse_index,
+)
 from meap.prep.audit.places import DataSet, read_tokenizer
 from meap.prep.audit.shard import HASHES, CheckedShard, ShardTask, check_shard, expected_columns
 from meap.prep.audit.workers import ShardMeter, in_order
-from meap.prep.shards import INDEX_NAME
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
 
 __all__ = ["Verdict", "verify"]
 
 _RUN_AGAIN = "run the same preparation command again; it continues where it was interrupted"
-_INDEX_VERSION = 2
 _KINDS = (ROWS, CONVERSATIONS)
 
 
@@ -121,7 +128,7 @@ def _look_at(data: DataSet, name: str, findings: list[Finding]) -> _Split:
     findings += (
         Finding(split.file(unlisted), "shard file", "a name in the index", "none", "delete it, it is not data")
         for unlisted in sorted(sizes.keys() - listed)
-        if unlisted.startswith("shard.") or ".mds" in unlisted
+        if is_shard_name(unlisted) or f".{SHARD_FORMAT}" in unlisted
     )
     if split.manifest is None:
         findings.extend(
@@ -203,13 +210,12 @@ def _problems_of_manifest(manifest: Manifest) -> list[tuple[str, str, str]]:
 def _read_index(split: _Split, content: bytes, findings: list[Finding]) -> list[ShardEntry | None] | None:
     file = split.file(INDEX_NAME)
     try:
-        values = cast("dict[str, Any]", json.loads(content))
-        version, shards = values["version"], list(cast("list[Any]", values["shards"]))
+        version, shards = parse_index(content)
     except (ValueError, KeyError, TypeError) as error:
         findings.append(Finding(file, "index", "one that can be read", f"{type(error).__name__}: {error}", _RUN_AGAIN))
         return None
-    if version != _INDEX_VERSION:
-        findings.append(Finding(file, "version", str(_INDEX_VERSION), str(version), PREPARE_AGAIN))
+    if version != INDEX_VERSION:
+        findings.append(Finding(file, "version", str(INDEX_VERSION), str(version), PREPARE_AGAIN))
     return [_parse(shard, f"{file}, shard {number}", findings) for number, shard in enumerate(shards)]
 
 

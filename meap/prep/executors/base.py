@@ -12,7 +12,7 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.utils.logging import logger
 
 from meap.errors import DataError, MeapError
-from meap.prep.folder import OutputFolder
+from meap.places.folder import Folder
 from meap.prep.progress import Tally
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Work(Protocol):
         ...
 
     @property
-    def folder(self) -> OutputFolder:
+    def folder(self) -> Folder:
         """Where the output goes."""
         ...
 

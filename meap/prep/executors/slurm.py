@@ -22,6 +22,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from meap.config.executors import SlurmConfig
 from meap.errors import ConfigError, DataError
+from meap.places.problems import place_errors
 from meap.prep.executors.base import OwnRecords, Work, quiet
 from meap.prep.executors.slurm_array import (
     ARRAY_NAME,
@@ -30,7 +31,6 @@ from meap.prep.executors.slurm_array import (
     max_array_size,
     submit,
 )
-from meap.prep.folder import storage_errors
 
 __all__ = ["SlurmExecutor", "remedy"]
 
@@ -99,7 +99,7 @@ class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
 
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
         """The directives of the script; what is unset is left to the cluster."""
-        with storage_errors(str(self.logs_dir)):
+        with place_errors(str(self.logs_dir)):
             arguments = super().get_sbatch_args(max_array)
         return {name: value for name, value in arguments.items() if value or name == "requeue"}
 
@@ -124,7 +124,7 @@ class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
         in_task = copy.copy(self)
         in_task.is_submitted = True
         array.write(self.job.folder)
-        with storage_errors(self.job.logging_dir):
+        with place_errors(self.job.logging_dir):
             with self.logging_dir.open(_PICKLE, "wb") as file:
                 dill.dump(in_task, file, fmode=dill.CONTENTS_FMODE)
             with self.logging_dir.open(_RANKS, "w") as file:
@@ -134,7 +134,7 @@ class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
         location = shlex.quote(str(self.logging_dir.resolve_paths(_PICKLE)))
         command = f"exec {python} -m meap.prep.executors.slurm_task {location}"
         script = self.get_launch_file_contents(self.get_sbatch_args(self.max_array_size), command)
-        with storage_errors(self.job.logging_dir), self.logging_dir.open(_SCRIPT, "w") as file:
+        with place_errors(self.job.logging_dir), self.logging_dir.open(_SCRIPT, "w") as file:
             file.write(script)
         return array
 
@@ -142,7 +142,7 @@ class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
         """Submit what of the array has not been submitted yet, each part to start when the one before it has ended."""
         if len(array.job_ids) == array.num_arrays:
             return array
-        with storage_errors(self.job.logging_dir), self.logging_dir.open(_SCRIPT, "r") as file:
+        with place_errors(self.job.logging_dir), self.logging_dir.open(_SCRIPT, "r") as file:
             script = file.read()
         # One thread per task: its cores are as many as were asked for.
         environment = {"TOKENIZERS_PARALLELISM": "false"} if self.cpus_per_task == 1 else {}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meap.errors import ConfigError, DataError
-from meap.prep.folder import OutputFolder
+from meap.places.folder import Folder
 
 __all__ = ["ARRAY_NAME", "ArrayJob", "Element", "end_array", "max_array_size", "submit"]
 
@@ -74,13 +74,13 @@ class ArrayJob:
     """Slurm's job of each array that is known to be submitted, by number."""
 
     @classmethod
-    def of(cls, folder: OutputFolder, ranks: list[int], chunk: int) -> ArrayJob:
+    def of(cls, folder: Folder, ranks: list[int], chunk: int) -> ArrayJob:
         """A submission yet to be made."""
         place = str(folder.local_path()) if folder.is_local else folder.url
         return cls(f"meap-prep-{hashlib.sha256(place.encode()).hexdigest()[:12]}", tuple(ranks), chunk)
 
     @classmethod
-    def read(cls, folder: OutputFolder) -> ArrayJob | None:
+    def read(cls, folder: Folder) -> ArrayJob | None:
         """The submission that a folder remembers."""
         content = folder.read(ARRAY_NAME)
         if content is None:
@@ -94,7 +94,7 @@ class ArrayJob:
                 "that it was for, if there is one, and delete it"
             ) from error
 
-    def write(self, folder: OutputFolder) -> None:
+    def write(self, folder: Folder) -> None:
         """Make a folder remember this submission."""
         folder.write(ARRAY_NAME, json.dumps(dataclasses.asdict(self), indent=1).encode())
 
@@ -149,7 +149,7 @@ class ArrayJob:
         return bool(self.job_ids) and any(element.is_live for element in self.elements().values())
 
 
-def end_array(folder: OutputFolder) -> None:
+def end_array(folder: Folder) -> None:
     """Forget a folder's array that has ended.
 
     Raises:

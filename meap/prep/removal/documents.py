@@ -10,8 +10,8 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import BadInputError, MeapError
+from meap.places.folder import Folder
 from meap.prep.documents import DocumentBatch
-from meap.prep.folder import OutputFolder
 from meap.prep.progress import Tally
 from meap.prep.removal.report import REMOVED_DIR
 from meap.prep.removal.words import load_words
@@ -81,7 +81,7 @@ class AsBatches(PipelineStep):
     type = "ADAPT"
     name = "documents to batches"
 
-    def __init__(self, source: AsDocuments, tally: Tally, folder: OutputFolder) -> None:
+    def __init__(self, source: AsDocuments, tally: Tally, folder: Folder) -> None:
         super().__init__()
         self.source = source
         self.tally = tally

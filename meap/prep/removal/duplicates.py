@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from meap.config.prep import PrepConfig
 from meap.config.removal import DedupConfig
 from meap.errors import ConfigError
-from meap.prep.folder import OutputFolder
+from meap.places.folder import Folder
 from meap.prep.progress import Tally
 from meap.prep.reader import ReadDocuments
 from meap.prep.removal.documents import AsDocuments
@@ -92,7 +92,7 @@ def require_removal(config: PrepConfig) -> None:
         raise ConfigError(f"tasks={tasks} is too many for dedup.exact: {_MAX_TASKS} is the most")
 
 
-def duplicate_filters(config: DedupConfig, tally: Tally, folder: OutputFolder) -> list[PipelineStep]:
+def duplicate_filters(config: DedupConfig, tally: Tally, folder: Folder) -> list[PipelineStep]:
     """The steps that remove the duplicates that were found.
 
     Args:
@@ -252,7 +252,7 @@ def _stages(job: Job, config: PrepConfig) -> list[Stage]:
     return stages
 
 
-def _work(folder: OutputFolder) -> str:
+def _work(folder: Folder) -> str:
     return str(folder.local_path(WORK_DIR)) if folder.is_local else folder.url_of(WORK_DIR)
 
 

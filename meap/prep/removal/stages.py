@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import IncompleteError
+from meap.places.folder import Folder
 from meap.prep.executors import build_executor
-from meap.prep.folder import OutputFolder
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
 
@@ -65,7 +65,7 @@ class _StageWork:
         return self.job.config
 
     @property
-    def folder(self) -> OutputFolder:
+    def folder(self) -> Folder:
         return self.job.folder
 
     @property
@@ -109,7 +109,7 @@ class FinishStage(PipelineStep):
     type = "STAGE"
     name = "record"
 
-    def __init__(self, folder: OutputFolder, tally: Tally, stage: str, written: tuple[str, ...]) -> None:
+    def __init__(self, folder: Folder, tally: Tally, stage: str, written: tuple[str, ...]) -> None:
         super().__init__()
         self.folder = folder
         self.tally = tally
@@ -164,7 +164,7 @@ def run_stage(stage: Stage, job: Job) -> None:
         )
 
 
-def _completed(stage: Stage, folder: OutputFolder) -> frozenset[int]:
+def _completed(stage: Stage, folder: Folder) -> frozenset[int]:
     names = [_record_name(stage.name, task) for task in range(stage.tasks)]
     contents = folder.read_all(names)
     if not contents:

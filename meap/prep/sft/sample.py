@@ -12,6 +12,7 @@ import json
 import random
 from pathlib import Path
 
+from meap.places.whole import write_whole
 from meap.synthetic import NUM_STATEMENT_STYLES, Fact, generate_document
 
 __all__ = ["write_sample_instructions"]
@@ -36,10 +37,7 @@ def write_sample_instructions(path: Path, *, seed: int = 0, num_records: int = 2
             records.append(_record(facts[start : start + num_facts], random.Random(f"meap/sft/{seed}/{number}")))  # noqa: S311
     content = json.dumps(records[:num_records], indent=1).encode()
     if not path.is_file() or path.read_bytes() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_whole(path, content)
     return path
 
 

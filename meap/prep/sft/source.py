@@ -9,13 +9,13 @@ from meap.config import PrepConfig
 from meap.config.sections import TokenizerConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import ConfigError, MismatchError
+from meap.places.addresses import require_plain_url
 from meap.prep.corpora import CORPORA, SAMPLE_DIR, check_shards, make_sample
 from meap.prep.inputs import InputFiles, find_inputs
 from meap.prep.sample import recorded_seed
 from meap.prep.sft.rendering import check_template, choose_template
 from meap.prep.sft.sample import write_sample_instructions
 from meap.schema import TOKENIZER_DIR
-from meap.storage import require_plain_url
 from meap.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["check_settings", "load_chat_tokenizer", "resolve_conversations"]

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError
+from meap.mds.writing import MdsWriter, Shard
 from meap.prep.documents import split_of
-from meap.prep.mds import MdsWriter, Shard
 from meap.prep.progress import Tally
 from meap.prep.sft.messages import RecordError
 from meap.prep.sft.records import BadRecords, Conversation

@@ -12,6 +12,7 @@ from composer.core import State
 from meap.config import LoggersConfig
 from meap.errors import ConfigError
 from meap.extras import require_packages
+from meap.places.whole import write_whole
 from meap.train.loggers.stepwise import StepwiseLogger
 
 __all__ = ["MlflowLogger"]
@@ -82,7 +83,7 @@ class MlflowLogger(StepwiseLogger):
                 f"environment, delete {stored} to start another MLflow run, or set loggers.mlflow=false"
             ) from error
         self._run_id = run.info.run_id
-        stored.write_text(self._run_id + "\n", encoding="utf-8")
+        write_whole(stored, self._run_id + "\n")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a step for `flush`. MLflow would draw a repeated step twice: those it has are left out."""

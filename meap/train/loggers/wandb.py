@@ -12,6 +12,7 @@ from composer.core import State
 from meap.config import LoggersConfig
 from meap.errors import ConfigError
 from meap.extras import require_packages
+from meap.places.whole import write_whole
 from meap.train.loggers.stepwise import StepwiseLogger
 
 __all__ = ["WandbLogger"]
@@ -69,7 +70,7 @@ class WandbLogger(StepwiseLogger):
                 f"({type(error).__name__}: {error}): set WANDB_API_KEY or run `wandb login`, set WANDB_MODE=offline to "
                 "keep the run here, or set loggers.wandb=false"
             ) from error
-        stored.write_text(run_id + "\n", encoding="utf-8")
+        write_whole(stored, run_id + "\n")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send a step. W&B keeps no step twice: those that a resumed run repeats bit for bit are left out."""

@@ -17,7 +17,7 @@ from meap.checkpoints import CheckpointRecord, find_checkpoint
 from meap.config import TrainingConfig, load_resolved
 from meap.errors import CheckpointError
 from meap.export.checkpoint import load_weights, local_copy, read_checkpoint, read_record
-from meap.storage import is_url
+from meap.places.addresses import is_url
 from meap.tokenizer import Tokenizer
 from meap.train.model import NextTokenModel
 from meap.train.resuming import newest_record

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from meap.back_off import BackOff
 from meap.config import DataConfig
 from meap.data import StreamingMaskedDataset, build_loader, open_shards, stream
 from meap.errors import DataError
@@ -40,7 +41,7 @@ def expected_rows(zipped, tmp_path_factory, release_caches) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch) -> None:
     """Attempts follow each other at once."""
-    monkeypatch.setattr(stream, "_FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(stream, "_BACK_OFF", BackOff(attempts=1, first_wait=0.01))
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def test_a_cache_on_a_full_disk_is_an_error_and_with_space_the_same_run_reads_al
     small_disk("2m")
     assert_rows(epoch_of(open_data(zipped, disk / "cache", workers=workers)))
     if not workers:  # a loader kills its workers in the midst of whatever they write
-        assert not list((disk / "cache").rglob("*arriving*"))
+        assert not list((disk / "cache").rglob("*.partial*"))
     record_property("injected", 2)
 
 

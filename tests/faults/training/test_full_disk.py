@@ -52,8 +52,8 @@ def test_a_disk_that_is_full_is_an_error_with_both_sizes_and_with_room_the_run_c
         train(tmp_path / "run", *to_disk)
     name = f"ba{step // 4 * 4 + 4}"
     told = re.search(
-        rf"checkpoint {name}\.pt could not be written to {small_disk}/run: cannot write (?P<needed>[\d,]+) bytes to "
-        rf"{small_disk}/run/\.saving \(No space left on device; (?P<free>[\d,]+) were free\)",
+        rf"checkpoint {name}\.pt could not be written to {small_disk}/run: no space left for "
+        rf"{small_disk}/run/\.saving \((?P<needed>[\d,]+) bytes needed, (?P<free>[\d,]+) bytes free on its disk\)",
         str(failed.value),
     )
     assert told, failed.value

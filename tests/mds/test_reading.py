@@ -7,16 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meap.prep.audit.findings import ShardError
-from meap.prep.audit.mds import (
-    Column,
-    ShardEntry,
-    StoredFile,
-    decode_conversations,
-    decode_rows,
-    decompress,
-    parse_entry,
-)
+from meap.mds.findings import ShardError
+from meap.mds.index import Column, ShardEntry, StoredFile, parse_entry
+from meap.mds.reading import decode_conversations, decode_rows, decompress
 
 _ROWS = (Column("tokens", "uint16", 4),)
 _PARTS = (Column("answer", "uint8", None), Column("lengths", "uint32", None))

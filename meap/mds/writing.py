@@ -11,24 +11,24 @@ exception ends its `with` block.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import xxhash
-import zstandard
 from numpy.typing import NDArray
 
-from meap.prep.sizes import bytes_of_size
+from meap.extras import require_packages
+from meap.mds.index import HASH_ALGORITHM, SHARD_FORMAT, SHARD_VERSION, Column, stored_file, zipped_name
 
-__all__ = ["HASH_ALGORITHM", "MdsWriter", "Shard", "ShardFile"]
+require_packages("meap.mds", "xxhash", "zstandard", extra="prep")
 
-HASH_ALGORITHM = "xxh3_64"
-_VERSION = 2
-_ARRAY = re.compile(r"ndarray:(u?int\d+)(?::(\d+))?")
+import xxhash  # noqa: E402
+import zstandard  # noqa: E402
+
+__all__ = ["MdsWriter", "Shard", "ShardFile"]
+
 _ZSTD_LEVEL = 3
 """Of `zstd` without a level, as streaming takes it."""
 
@@ -39,8 +39,13 @@ class ShardFile:
 
     content: bytes
     entry: dict[str, Any]
-    """Its entry in ``index.json``; the basenames end in `suffix` and are otherwise up to the caller."""
+    """Its entry in ``index.json``."""
     num_rows: int
+
+    @property
+    def name(self) -> str:
+        """What the file is called."""
+        return stored_file(self.entry)["basename"]
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,13 @@ class Shard:
         """Compress and hash.
 
         Args:
-            basename: Of the uncompressed shard; ends in ``.mds``.
+            basename: Of the uncompressed shard, see `shard_name`.
         """
         raw_data, zip_data, content = _described(self.raw, basename), None, self.raw
         if self.compression is not None:
             _, _, level = self.compression.partition(":")
             content = zstandard.ZstdCompressor(level=int(level or _ZSTD_LEVEL), write_checksum=True).compress(self.raw)
-            zip_data = _described(content, f"{basename}.zstd")
+            zip_data = _described(content, zipped_name(basename))
         entry = {"samples": self.num_rows, "raw_data": raw_data, "zip_data": zip_data} | self.description
         return ShardFile(content, entry, self.num_rows)
 
@@ -73,15 +78,16 @@ class MdsWriter:
     Args:
         columns: MDS encodings by name: `ndarray` of an integer type, with a length or without.
         compression: `zstd`, `zstd:LEVEL` or None.
-        shard_size: Uncompressed size at which a shard is full, such as 64mb.
+        shard_bytes: Uncompressed size at which a shard is full.
     """
 
-    def __init__(self, columns: dict[str, str], *, compression: str | None, shard_size: str) -> None:
-        self._columns = [(name, *_parsed(columns[name])) for name in sorted(columns)]
-        self._limit = bytes_of_size(shard_size)
+    def __init__(self, columns: dict[str, str], *, compression: str | None, shard_bytes: int) -> None:
+        in_order = [Column.of(name, columns[name]) for name in sorted(columns)]
+        self._columns = [(column.name, np.dtype(column.dtype), column.length) for column in in_order]
+        self._limit = shard_bytes
         self._description = {
-            "version": _VERSION,
-            "format": "mds",
+            "version": SHARD_VERSION,
+            "format": SHARD_FORMAT,
             "compression": compression,
             "hashes": [HASH_ALGORITHM],
             "size_limit": self._limit,
@@ -157,12 +163,6 @@ class MdsWriter:
                 sizes.append(len(part))
             parts.append(part)
         return b"".join([np.array(sizes, np.uint32).tobytes(), *parts])
-
-
-def _parsed(encoding: str) -> tuple[np.dtype[Any], int | None]:
-    match = _ARRAY.fullmatch(encoding)
-    assert match is not None, encoding
-    return np.dtype(match.group(1)), int(match.group(2)) if match.group(2) else None
 
 
 def _shape(length: int) -> bytes:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import zstandard
 
-from meap.prep.mds import MdsWriter, Shard
+from meap.mds.index import INDEX_NAME, index_json
+from meap.mds.writing import MdsWriter, Shard
 from meap.schema import conversation_columns, mds_columns
 from tests.prep.plain_streaming import open_plain
 
@@ -47,9 +48,8 @@ def _publish(folder: Path, shards: list[Shard]) -> list[bytes]:
     folder.mkdir()
     files = [shard.to_file(f"shard.{number:05d}.mds") for number, shard in enumerate(shards)]
     for file in files:
-        name = (file.entry["zip_data"] or file.entry["raw_data"])["basename"]
-        (folder / name).write_bytes(file.content)
-    (folder / "index.json").write_text(json.dumps({"version": 2, "shards": [file.entry for file in files]}))
+        (folder / file.name).write_bytes(file.content)
+    (folder / INDEX_NAME).write_bytes(index_json([file.entry for file in files]))
     return [file.content for file in files]
 
 
@@ -58,7 +58,7 @@ def _publish(folder: Path, shards: list[Shard]) -> list[bytes]:
 def test_rows_of_fixed_length_give_their_bytes(tmp_path, dtype, batch):
     columns = mds_columns(32, 1 << (16 if dtype == "uint16" else 17))
     rows = _rows(100, 33, dtype)
-    writer = MdsWriter(columns, compression=None, shard_size="2kb")
+    writer = MdsWriter(columns, compression=None, shard_bytes=2 << 10)
     shards = [shard for start in range(0, 100, batch) for shard in writer.add_rows(rows[start : start + batch])]
     ours = _publish(tmp_path / "ours", [*shards, *writer.finish()])
     theirs = _theirs(tmp_path / "theirs", columns, [{"tokens": row} for row in rows], "2kb")
@@ -71,7 +71,7 @@ def test_rows_of_fixed_length_give_their_bytes(tmp_path, dtype, batch):
 def test_rows_of_any_length_give_their_bytes(tmp_path):
     columns = conversation_columns(60_000)
     samples = _conversations(60)
-    writer = MdsWriter(columns, compression=None, shard_size="256kb")
+    writer = MdsWriter(columns, compression=None, shard_bytes=256 << 10)
     shards = [shard for sample in samples for shard in writer.add(sample)]
     ours = _publish(tmp_path / "ours", [*shards, *writer.finish()])
     assert ours == _theirs(tmp_path / "theirs", columns, samples, "256kb")
@@ -81,7 +81,7 @@ def test_rows_of_any_length_give_their_bytes(tmp_path):
 @pytest.mark.parametrize("compression", [None, "zstd", "zstd:1"])
 def test_streaming_reads_them_back(tmp_path, compression):
     rows = _rows(100, 33, "uint16")
-    writer = MdsWriter(mds_columns(32, 1000), compression=compression, shard_size="2kb")
+    writer = MdsWriter(mds_columns(32, 1000), compression=compression, shard_bytes=2 << 10)
     _publish(tmp_path / "set", [*writer.add_rows(rows), *writer.finish()])
     dataset = open_plain(
         remote=str(tmp_path / "set"), local=str(tmp_path / "cache"), batch_size=1, validate_hash="xxh3_64"
@@ -90,7 +90,7 @@ def test_streaming_reads_them_back(tmp_path, compression):
 
 
 def test_compressed_shards_carry_a_checksum():
-    writer = MdsWriter(mds_columns(32, 1000), compression="zstd:1", shard_size="1mb")
+    writer = MdsWriter(mds_columns(32, 1000), compression="zstd:1", shard_bytes=1 << 20)
     assert not list(writer.add_rows(_rows(50, 33, "uint16")))
     (shard,) = writer.finish()
     content = bytearray(shard.to_file("shard.00000.mds").content)
@@ -104,4 +104,4 @@ def test_compressed_shards_carry_a_checksum():
 
 
 def test_nothing_written_is_no_shard():
-    assert not list(MdsWriter(mds_columns(32, 1000), compression=None, shard_size="1mb").finish())
+    assert not list(MdsWriter(mds_columns(32, 1000), compression=None, shard_bytes=1 << 20).finish())

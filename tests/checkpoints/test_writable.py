@@ -8,12 +8,12 @@ import pytest
 S3_CHECK = """
 import sys
 from meap.errors import MeapError
-from meap.storage import use_one_s3_endpoint
-from meap.train.writable import require_writable
+from meap.places.addresses import use_one_s3_endpoint
+from meap.checkpoints import CheckpointStore
 
 use_one_s3_endpoint()
 try:
-    require_writable(sys.argv[1])
+    CheckpointStore(sys.argv[1]).require_writable()
 except MeapError as error:
     print(type(error).__name__, error)
 else:
@@ -60,7 +60,9 @@ def test_a_bucket_is_tried_before_the_first_step(tmp_path, quiet_environment):
     finally:
         server.stop()
     assert (fine, left) == ("fine", [])
-    assert missing.startswith("CheckpointError checkpoint.folder=s3://no-such-bucket/1b cannot be written (")
-    assert missing.endswith("create the bucket, or correct its name")
-    assert anonymous.startswith("CheckpointError checkpoint.folder=s3://runs/1b cannot be written (NoCredentialsError")
-    assert anonymous.endswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role")
+    assert missing == (
+        "CheckpointError checkpoint.folder=s3://no-such-bucket/1b does not exist, or its bucket does not: check the "
+        "spelling or create it"
+    )
+    assert anonymous.startswith("CheckpointError checkpoint.folder=s3://runs/1b: no credentials found (NoCredentials")
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role" in anonymous

@@ -2,7 +2,8 @@
 
 import pytest
 
-from meap.storage import clean_arguments, without_file_scheme
+from meap.places.addresses import without_file_scheme
+from meap.places.redaction import clean_arguments
 
 
 @pytest.mark.parametrize(

@@ -10,100 +10,25 @@ Other formats and encodings (pickle among them) are refused, not decoded.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
-from meap.prep.audit.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
+from meap.extras import require_packages
+from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
+from meap.mds.index import Column, ShardEntry
 
-__all__ = ["Column", "ShardEntry", "StoredFile", "decode_conversations", "decode_rows", "decompress", "parse_entry"]
+require_packages("meap.mds", "zstandard", extra="prep")
 
-_DTYPES = ("uint8", "uint16", "uint32")
-_ENCODING = re.compile(rf"ndarray:({'|'.join(_DTYPES)})(?::([1-9]\d{{0,8}}))?")
-_COMPRESSION = re.compile(r"zstd(:\d+)?")
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_VERSION = 2
-_MOST_BYTES = 1 << 32
+import zstandard  # noqa: E402
+
+__all__ = ["decode_conversations", "decode_rows", "decompress"]
+
 _U32 = np.dtype("<u4")
 _LENGTH_DTYPES = ("<u1", "<u2", "<u4", "<u8")
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file that an index describes."""
-
-    basename: str
-    bytes: int
-    hashes: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of integer arrays."""
-
-    name: str
-    dtype: str
-    length: int | None
-    """Values per row; None where rows differ."""
-
-    @property
-    def encoding(self) -> str:
-        """As MDS writes it."""
-        return f"ndarray:{self.dtype}" + ("" if self.length is None else f":{self.length}")
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """A shard as ``index.json`` describes it."""
-
-    samples: int
-    columns: tuple[Column, ...]
-    raw: StoredFile
-    zipped: StoredFile | None
-
-    @property
-    def stored(self) -> StoredFile:
-        """The file that lies in the folder."""
-        return self.zipped or self.raw
-
-
-def parse_entry(entry: Any, origin: str) -> ShardEntry:
-    """Check an entry of ``index.json``.
-
-    Args:
-        entry: As parsed from JSON.
-        origin: Path or URL of the index, and the number of the entry.
-
-    Raises:
-        ShardError: It is malformed, or names something that is not allowed.
-    """
-    try:
-        values = cast("dict[str, Any]", entry)
-        _allow(origin, "format", values["format"], values["format"] == "mds", "mds")
-        _allow(origin, "version", values["version"], values["version"] == _VERSION, str(_VERSION))
-        compression = values["compression"]
-        is_known = compression is None or bool(_COMPRESSION.fullmatch(compression))
-        _allow(origin, "compression", compression, is_known, "null or zstd")
-        raw, zipped = _stored_file(values["raw_data"], origin), values["zip_data"]
-        if (zipped is None) != (compression is None):
-            _allow(origin, "zip_data", zipped, False, "a file where there is a compression, null where there is none")
-        names, encodings = cast("list[str]", values["column_names"]), cast("list[str]", values["column_encodings"])
-        return ShardEntry(
-            samples=_count(values["samples"]),
-            columns=tuple(_column(*each, origin) for each in zip(names, encodings, strict=True)),
-            raw=raw,
-            zipped=None if zipped is None else _stored_file(zipped, origin),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ShardError(
-            Finding(origin, "entry of a shard", "an MDS shard", f"{type(error).__name__}: {error}", PREPARE_AGAIN)
-        ) from error
 
 
 def decompress(content: bytes, entry: ShardEntry, file: str) -> bytes:
@@ -210,31 +135,3 @@ def _offsets(raw: bytes, entry: ShardEntry, file: str) -> NDArray[np.int64]:
             Finding(file, "offsets of rows", f"ascending from {header:,} or more to {len(raw):,}", found, PREPARE_AGAIN)
         )
     return offsets
-
-
-def _stored_file(values: Any, origin: str) -> StoredFile:
-    described = StoredFile(values["basename"], _count(values["bytes"]), dict(values["hashes"]))
-    _allow(origin, "bytes", described.bytes, described.bytes < _MOST_BYTES, "less than 4 GiB, as offsets allow")
-    name = described.basename
-    is_safe = isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None and ".." not in name
-    _allow(origin, "basename", name, is_safe, "a plain file name, without / or ..")
-    return described
-
-
-def _column(name: str, encoding: str, origin: str) -> Column:
-    found = _ENCODING.fullmatch(encoding)
-    _allow(origin, f"encoding of column {name!r}", encoding, found is not None, "integer arrays (ndarray:uint16:4097)")
-    assert found is not None
-    return Column(name, found[1], int(found[2]) if found[2] else None)
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"{value!r} is not a count")
-    return value
-
-
-def _allow(origin: str, what: str, value: Any, is_allowed: bool, expected: str) -> None:
-    if not is_allowed:
-        remedy = "do not load it; prepare the data again from a source that you trust"
-        raise ShardError(Finding(origin, what, expected, repr(value), remedy))

@@ -1,0 +1,87 @@
+"""Repeats what may succeed later: a bounded number of times, with waits that double."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import tenacity
+
+__all__ = ["BackOff", "GaveUpError"]
+
+ResultT = TypeVar("ResultT")
+
+
+class GaveUpError(Exception):
+    """The last attempt failed too; its error is the cause."""
+
+    def __init__(self, error: Exception, attempts: int) -> None:
+        super().__init__(f"gave up after {attempts} attempts")
+        self.error = error
+        self.attempts = attempts
+
+
+@dataclass(frozen=True)
+class BackOff:
+    """How often something is tried, and how long it waits in between."""
+
+    attempts: int
+    first_wait: float
+    """Seconds before the second attempt, doubled before each further one."""
+    longest_wait: float = math.inf
+    """Seconds."""
+    spread: tuple[float, float] = (1.0, 1.0)
+    """Each wait is multiplied by a random number of this range, lest many processes come back together."""
+    patience: float = math.inf
+    """Seconds after which no further attempt begins."""
+
+    def run(
+        self,
+        act: Callable[[], ResultT],
+        *,
+        is_final: Callable[[Exception], bool],
+        asked_wait: Callable[[Exception], float] = lambda error: 0.0,
+        sleep: Callable[[float], Any] = time.sleep,
+    ) -> ResultT:
+        """Return what `act` returns.
+
+        Args:
+            act: What to try.
+            is_final: Whether another attempt would fail in the same way.
+            asked_wait: Seconds that whoever failed asks for; a lower bound of the wait, below `longest_wait`.
+            sleep: What waits for so many seconds.
+
+        Raises:
+            GaveUpError: An attempt failed finally, or the last one did.
+        """
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            spread = random.uniform(*self.spread)  # noqa: S311 (not for secrets)
+            doubled = spread * self.first_wait * 2 ** (state.attempt_number - 1)
+            return min(self.longest_wait, max(asked_wait(_error_of(state)), doubled))
+
+        def is_repeated(state: tenacity.RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            return isinstance(error, Exception) and not is_final(error)
+
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_after_delay(self.patience),
+            wait=wait,
+            retry=is_repeated,
+            sleep=sleep,
+            reraise=True,
+        )
+        try:
+            return retrying(act)
+        except Exception as error:
+            raise GaveUpError(error, retrying.statistics["attempt_number"]) from error
+
+
+def _error_of(state: tenacity.RetryCallState) -> Exception:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, Exception)
+    return error

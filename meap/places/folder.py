@@ -1,0 +1,269 @@
+"""Files below a folder, here or in a store: read, list, write whole, delete; one error for each way this can fail."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from meap.back_off import BackOff
+from meap.errors import DataError, MeapError
+from meap.extras import require_filesystem
+from meap.places.problems import full_disk_errors, never_heals, place_errors
+from meap.places.whole import whole_file, write_whole
+
+__all__ = ["Folder", "open_filesystem"]
+
+ResultT = TypeVar("ResultT")
+
+_BACK_OFF = BackOff(attempts=3, first_wait=0.5)
+"""Short, since s3fs and botocore have tried several times by then."""
+
+
+def open_filesystem(location: str, *, shown: str = "", kind: type[MeapError] = DataError) -> tuple[Any, str]:
+    """The file system behind `location` and the path in it.
+
+    Args:
+        location: Path or URL.
+        shown: What errors call it, if not that.
+        kind: The class of errors.
+    """
+    require_filesystem(location)
+    with place_errors(shown or location, kind=kind):
+        return cast("tuple[AbstractFileSystem, str]", url_to_fs(location))
+
+
+class Folder:
+    """Files below a folder or URL. Names are relative and use ``/``; every write appears whole or not at all.
+
+    What is done in a store is tried again for a while; what a disk refuses is an error at once.
+
+    Args:
+        url: Path or URL.
+        key: Key of the configuration that names it, for errors.
+        kind: The class of errors.
+    """
+
+    def __init__(self, url: str, *, key: str = "", kind: type[MeapError] = DataError) -> None:
+        self.url = url.rstrip("/") or url
+        self._key = key
+        self._kind = kind
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's file systems."""
+        return isinstance(self._open()[0], LocalFileSystem)
+
+    def local_path(self, name: str = "") -> Path:
+        """Path of `name`; only for a local folder."""
+        filesystem, root = self._open()
+        assert isinstance(filesystem, LocalFileSystem)
+        return Path(root) / name
+
+    def url_of(self, name: str) -> str:
+        """`name` as stored and shown to users."""
+        return f"{self.url.rstrip('/')}/{name}" if name else self.url
+
+    def require_bucket(self) -> None:
+        """Raise unless a remote folder's bucket is there: a mere write may otherwise create it."""
+        if not self.is_local:
+            self._do(lambda filesystem, root: filesystem.info(root.split("/", 1)[0]), cannot_be="listed")
+
+    def require_writable(self) -> None:
+        """Write a tiny file, making the folder if need be, and remove it again; raise where that fails."""
+        name = f".meap-can-write-{uuid.uuid4().hex[:8]}"
+
+        def write(filesystem: AbstractFileSystem, root: str) -> None:
+            if isinstance(filesystem, LocalFileSystem):
+                Path(root).mkdir(parents=True, exist_ok=True)
+            filesystem.pipe_file(f"{root}/{name}", b"meap")
+            filesystem.rm_file(f"{root}/{name}")
+
+        self._do(write, cannot_be="written")
+
+    def entries(self) -> list[str]:
+        """Names directly below the folder; empty where it does not exist."""
+        return sorted(self._listed())
+
+    def subfolders(self) -> list[str]:
+        """Names of the folders directly below the folder; empty where it does not exist."""
+        return sorted(name for name, is_folder in self._listed().items() if is_folder)
+
+    def sizes(self, subfolder: str) -> dict[str, int]:
+        """Bytes of each file directly below `subfolder`, by name."""
+        found = self._do(
+            lambda filesystem, root: cast(
+                "dict[str, Any]", filesystem.find(f"{root}/{subfolder}", maxdepth=1, detail=True)
+            ),
+            subfolder,
+            cannot_be="listed",
+        )
+        return {path.rsplit("/", 1)[-1]: int(info["size"]) for path, info in found.items()}
+
+    def matching(self, pattern: str) -> dict[str, int]:
+        """Bytes of each file that a glob below the folder matches, by name."""
+
+        def match(filesystem: AbstractFileSystem, root: str) -> dict[str, int]:
+            found = cast("dict[str, Any]", filesystem.glob(f"{glob.escape(root)}/{pattern}", detail=True))
+            return {path[len(root) + 1 :]: int(info["size"]) for path, info in found.items() if info["type"] == "file"}
+
+        return self._do(match, pattern, cannot_be="listed")
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file, or the folder itself, is there."""
+        return self._do(
+            lambda filesystem, root: bool(filesystem.exists(f"{root}/{name}" if name else root)),
+            name,
+            cannot_be="read",
+        )
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+
+        def look(filesystem: AbstractFileSystem, root: str) -> int | None:
+            with suppress(FileNotFoundError):
+                return int(filesystem.info(f"{root}/{name}")["size"])
+            return None
+
+        return self._do(look, name, cannot_be="read")
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a file; None where there is none."""
+        return self._do(lambda filesystem, root: _read(filesystem, f"{root}/{name}"), name, cannot_be="read")
+
+    def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Content of those of `names` that exist; remote ones are fetched at the same time."""
+
+        def read(filesystem: AbstractFileSystem, root: str) -> dict[str, bytes]:
+            if isinstance(filesystem, LocalFileSystem) or glob.has_magic(root):  # `cat` would take it for a pattern
+                one_by_one = ((name, _read(filesystem, f"{root}/{name}")) for name in names)
+                return {name: content for name, content in one_by_one if content is not None}
+            paths = [f"{root}/{name}" for name in names]
+            found = cast("dict[str, Any]", filesystem.cat(paths, on_error="return")) if paths else {}
+            for content in found.values():
+                if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
+                    raise content
+            by_name = {path[len(root) + 1 :]: content for path, content in found.items()}
+            return {name: content for name, content in by_name.items() if isinstance(content, bytes)}
+
+        return self._do(read, cannot_be="read")
+
+    def download(self, name: str, path: Path, *, num_bytes: int) -> bool:
+        """Copy a file to a local path; False where there is none."""
+
+        def get(filesystem: AbstractFileSystem, root: str) -> bool:
+            try:
+                with full_disk_errors(path.parent, num_bytes=num_bytes, kind=self._kind):
+                    filesystem.get_file(f"{root}/{name}", str(path))
+            except FileNotFoundError:
+                return False
+            return True
+
+        return self._do(get, name, cannot_be="read")
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a local file here; its size is checked."""
+        size = path.stat().st_size
+        if self.is_local:
+            with (
+                place_errors(self._shown(name), cannot_be="written", kind=self._kind, num_bytes=size),
+                whole_file(self.local_path(name), durable=True) as draft,
+            ):
+                shutil.copyfile(path, draft)
+            return
+
+        def put(filesystem: AbstractFileSystem, root: str) -> None:
+            filesystem.put_file(str(path), f"{root}/{name}")
+            _require_size(filesystem, f"{root}/{name}", size)
+
+        self._do(put, name, cannot_be="written")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file; the size of a remote one is checked."""
+
+        def write(filesystem: AbstractFileSystem, root: str) -> None:
+            if isinstance(filesystem, LocalFileSystem):
+                write_whole(Path(root, name), content, durable=True)
+                return
+            filesystem.pipe_file(f"{root}/{name}", content)
+            _require_size(filesystem, f"{root}/{name}", len(content))
+
+        self._do(write, name, cannot_be="written", num_bytes=len(content))
+
+    def remove(self, name: str = "") -> None:
+        """Remove a file, or a folder with all that is in it, if it is there."""
+
+        def remove(filesystem: AbstractFileSystem, root: str) -> None:
+            path = f"{root}/{name}".rstrip("/")
+            if not isinstance(filesystem, LocalFileSystem):
+                with suppress(FileNotFoundError):
+                    filesystem.rm(path, recursive=True)
+            while isinstance(filesystem, LocalFileSystem) and os.path.lexists(path):
+                with suppress(FileNotFoundError):  # somebody else removes it as well
+                    filesystem.rm(path, recursive=True)
+
+        self._do(remove, name, cannot_be="removed")
+
+    def _listed(self) -> dict[str, bool]:
+        """Names directly below the folder, and whether each is a folder."""
+
+        def listed(filesystem: AbstractFileSystem, root: str) -> dict[str, bool]:
+            try:
+                if isinstance(filesystem, LocalFileSystem):
+                    with os.scandir(root) as found:
+                        return {each.name: each.is_dir() for each in found}
+                infos = cast("list[dict[str, Any]]", filesystem.ls(root, detail=True))
+            except FileNotFoundError:
+                return {}
+            except NotADirectoryError as error:
+                raise self._kind(f"{self._shown()} is a file: choose a folder or a URL") from error
+            below = [each for each in infos if each["name"].strip("/") != root.strip("/")]
+            return {each["name"].rstrip("/").rsplit("/", 1)[-1]: each["type"] == "directory" for each in below}
+
+        return self._do(listed, cannot_be="listed")
+
+    def _do(
+        self,
+        act: Callable[[AbstractFileSystem, str], ResultT],
+        name: str = "",
+        *,
+        cannot_be: str,
+        num_bytes: int | None = None,
+    ) -> ResultT:
+        filesystem, root = self._open()
+        filesystem.invalidate_cache()
+        with place_errors(self._shown(name), cannot_be=cannot_be, kind=self._kind, num_bytes=num_bytes):
+            if isinstance(filesystem, LocalFileSystem):
+                return act(filesystem, root)
+            return _BACK_OFF.run(lambda: act(filesystem, root), is_final=never_heals)
+
+    def _shown(self, name: str = "") -> str:
+        return f"{self._key}={self.url_of(name)}" if self._key else self.url_of(name)
+
+    def _open(self) -> tuple[AbstractFileSystem, str]:
+        # fsspec keeps its file systems, one per process: nothing to hold, nothing to pickle.
+        filesystem, root = open_filesystem(self.url, shown=self._shown(), kind=self._kind)
+        return filesystem, root.rstrip("/") or root
+
+
+def _read(filesystem: AbstractFileSystem, path: str) -> bytes | None:
+    try:
+        return cast("bytes", filesystem.cat_file(path))
+    except FileNotFoundError:
+        return None
+
+
+def _require_size(filesystem: AbstractFileSystem, path: str, size: int) -> None:
+    filesystem.invalidate_cache()
+    stored = int(filesystem.info(path)["size"])
+    if stored != size:
+        raise OSError(f"{stored} bytes arrived of {size}")

@@ -1,0 +1,129 @@
+"""What goes wrong at a place, as users are told: the address, what went wrong, the remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from meap.back_off import GaveUpError
+from meap.errors import DataError, MeapError
+from meap.places.redaction import describe_error
+
+__all__ = [
+    "GIVE_CREDENTIALS",
+    "describe_full_disk",
+    "full_disk_errors",
+    "is_full_disk",
+    "lacks_credentials",
+    "never_heals",
+    "place_errors",
+]
+
+GIVE_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
+_FREE_SPACE = "free space and run the same command again"
+_CHECK = "check the address, the permissions or credentials, and the network or disk, then run the same command again"
+_OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+"""No file system raises these unless the program is wrong; they keep their traceback."""
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
+
+
+@contextmanager
+def place_errors(
+    location: str, *, cannot_be: str = "used", kind: type[MeapError] = DataError, num_bytes: int | None = None
+) -> Iterator[None]:
+    """Turn whatever a file system raises into one error that names `location` and the remedy, without secrets.
+
+    Args:
+        location: Path or URL, or a key of the configuration with it.
+        cannot_be: What fails, such as `read` or `written`.
+        kind: The class of the error.
+        num_bytes: What is to be written there, for the message that there is no space for it.
+    """
+    try:
+        yield
+    except (MeapError, *_OUR_MISTAKES):
+        raise
+    except GaveUpError as error:
+        if isinstance(error.error, (MeapError, *_OUR_MISTAKES)):
+            raise error.error from None
+        raise kind(_explain(location, error.error, cannot_be, num_bytes, error.attempts)) from error.error
+    except Exception as error:
+        raise kind(_explain(location, error, cannot_be, num_bytes)) from error
+
+
+def _explain(location: str, error: Exception, cannot_be: str, num_bytes: int | None, attempts: int = 1) -> str:
+    tried = f" after {attempts} attempts" if attempts > 1 else ""
+    described = describe_error(error)
+    if isinstance(error, FileNotFoundError):
+        return f"{location} does not exist, or its bucket does not: check the spelling or create it"
+    if isinstance(error, PermissionError):
+        return f"{location}: access denied ({described}): check the permissions, or the credentials in the environment"
+    if is_full_disk(error):
+        place = cast("str | None", getattr(error, "filename", None)) or location
+        return f"{describe_full_disk(place, num_bytes=num_bytes)}: {_FREE_SPACE}"
+    if lacks_credentials(error):
+        return f"{location}: no credentials found ({described}): {GIVE_CREDENTIALS}"
+    if isinstance(error, ImportError):
+        return f"{location}: a package for this kind of URL is missing ({described})"
+    return f"{location} cannot be {cannot_be}{tried} ({described}): {_CHECK}"
+
+
+def never_heals(error: Exception) -> bool:
+    """Whether another attempt at the same place would fail in the same way."""
+    known = (MeapError, *_OUR_MISTAKES, *_FINAL)
+    return isinstance(error, known) or lacks_credentials(error) or is_full_disk(error)
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    """Whether a store's library has found no credentials; each has an error of its own."""
+    return "Credentials" in type(error).__name__
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether `error` says that a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def describe_full_disk(location: str | Path, *, num_bytes: int | None = None, free: int | None = None) -> str:
+    """What there is no space for, how much that is where it is known, and how much space there is, or was before."""
+    needed = "" if num_bytes is None else f"{num_bytes:,} bytes needed, "
+    free = _free_bytes(location) if free is None else free
+    return f"no space left for {location} ({needed}{free:,} bytes free on its disk)"
+
+
+@contextmanager
+def full_disk_errors(
+    location: str | Path, *, num_bytes: int | None, kind: type[MeapError], remedy: str = _FREE_SPACE
+) -> Iterator[None]:
+    """Turn a full disk, or a limit on the size of files, into one error that names the place; others pass.
+
+    Args:
+        location: File or folder, which another rank may still have to make.
+        num_bytes: What is about to be written there.
+        kind: The class of the error.
+        remedy: What to do.
+    """
+    free = _free_bytes(location)
+    try:
+        yield
+    except Exception as error:
+        # torch answers a failed write with another of its own, about positions in its file.
+        for each in (error, error.__cause__, error.__context__):
+            if each is not None and is_full_disk(each):
+                raise kind(f"{describe_full_disk(location, num_bytes=num_bytes, free=free)}: {remedy}") from error
+            if isinstance(each, OSError) and each.errno == errno.EFBIG:
+                raise kind(
+                    f"{location} cannot be written ({os.strerror(errno.EFBIG)}, {num_bytes or 0:,} bytes): raise the "
+                    "limit on the size of files (ulimit -f), or choose another file system"
+                ) from error
+        raise
+
+
+def _free_bytes(location: str | Path) -> int:
+    place = Path(location).absolute()
+    return shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free

@@ -1,0 +1,136 @@
+"""A local file or folder appears whole or not at all: it is written beside its name, then renamed."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from meap.errors import DataError
+
+__all__ = ["named_file", "remove_drafts", "whole_file", "whole_files", "whole_folder", "write_whole"]
+
+_DRAFT = ".partial"
+
+
+@contextmanager
+def whole_file(path: Path, *, durable: bool = False, several_writers: bool = False) -> Iterator[Path]:
+    """Yield the path of a draft, which becomes `path` at the end of the block; an error removes it.
+
+    Args:
+        path: The file to write; its folder is made if need be.
+        durable: Whether the file must survive a power cut: content and name are on the disk before this returns.
+        several_writers: Whether other processes may write the same file at this moment. Each then has a draft of its
+            own; otherwise the draft has one name, so that the next run overwrites what a killed one has left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if several_writers:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_DRAFT)
+        os.close(handle)
+        draft = Path(name)
+    else:
+        draft = path.with_name(f".{path.name}{_DRAFT}")
+    try:
+        yield draft
+        if several_writers:
+            draft.chmod(0o644)
+        _move(draft, path, durable)
+    except BaseException:
+        with suppress(OSError):
+            _remove_draft(draft)
+        raise
+
+
+def write_whole(path: Path, content: bytes | str, *, durable: bool = False, several_writers: bool = False) -> None:
+    """Write a file, all of it or nothing; text as UTF-8. The other arguments are those of `whole_file`."""
+    with whole_file(path, durable=durable, several_writers=several_writers) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a folder to write files in, which are moved to `folder` in order at the end of the block.
+
+    Args:
+        folder: Where the files go; it is made if need be.
+        names: All of them, a record that vouches for the others last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".drafts-") as drafts:
+        yield Path(drafts)
+        for name in names:
+            Path(drafts, name).replace(folder / name)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write in, which becomes `path` at the end of the block; an error leaves `path` as it was."""
+    draft, previous = path.with_name(f".{path.name}{_DRAFT}"), path.with_name(f".{path.name}.previous")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        shutil.rmtree(previous, ignore_errors=True)
+        if path.exists():
+            path.rename(previous)
+        try:
+            draft.rename(path)
+        except OSError:
+            if previous.exists():
+                previous.rename(path)
+            raise
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def named_file(option: str, path: Path) -> Iterator[Path]:
+    """`whole_file` for a file that the user has named.
+
+    Args:
+        option: How it was named, such as ``--html``.
+        path: The file; its folder must be there.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent}")
+        with whole_file(path, several_writers=True) as draft:
+            yield draft
+    except OSError as error:
+        raise DataError(f"{option} {path} could not be written ({error}): choose another place") from error
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what killed writers have left in a folder; nobody may be writing there."""
+    for draft in folder.glob(f".*{_DRAFT}*"):
+        draft.unlink(missing_ok=True)
+
+
+def _move(draft: Path, path: Path, durable: bool) -> None:
+    if durable:
+        _sync(draft)
+    draft.replace(path)
+    if durable:
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_draft(draft: Path) -> None:
+    """Libraries that download begin a draft under a longer name."""
+    for each in draft.parent.glob(f"{glob.escape(draft.name)}*"):
+        each.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""A folder here and one in a store behave alike, and fail with one error each."""
+
+import errno
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from meap.back_off import BackOff
+from meap.errors import CheckpointError, DataError
+from meap.places.folder import Folder
+from meap.places.problems import full_disk_errors
+
+
+@pytest.fixture(params=["local", "store"])
+def url(request, tmp_path):
+    if request.param == "local":
+        yield str(tmp_path / "mds[1]")
+        return
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/places/other", b"")
+    yield "memory://places/mds"
+    memory.rm("/places", recursive=True)
+
+
+def test_what_is_written_is_listed_read_and_removed(url, tmp_path):
+    folder = Folder(f"{url}/")
+    assert (folder.entries(), folder.subfolders(), folder.exists()) == ([], [], False)
+    folder.write("train/index.json", b"{}")
+    folder.write("record", b"123")
+    assert (folder.entries(), folder.subfolders()) == (["record", "train"], ["train"])
+    assert (folder.read("record"), folder.read("none"), folder.size("record"), folder.size("none")) == (
+        *(b"123", None),
+        *(3, None),
+    )
+    assert (folder.exists("train/index.json"), folder.exists("train/none")) == (True, False)
+    assert folder.sizes("train") == {"index.json": 2}
+    assert folder.matching("*/index.json") == {"train/index.json": 2}
+    (tmp_path / "file").write_bytes(b"of here")
+    folder.upload(tmp_path / "file", "train/copy")
+    assert folder.download("train/copy", tmp_path / "back", num_bytes=7)
+    assert not folder.download("none", tmp_path / "none", num_bytes=7)
+    assert (tmp_path / "back").read_bytes() == b"of here"
+    folder.remove("train")
+    folder.remove("none")
+    assert folder.entries() == ["record"]
+    folder.require_writable()
+    assert folder.entries() == ["record"]
+
+
+def test_several_files_are_read_at_once(url):
+    folder = Folder(url)
+    folder.write("a", b"1")
+    folder.write("b", b"2")
+    assert folder.read_all(["a", "none", "b"]) == {"a": b"1", "b": b"2"}
+    assert folder.read_all([]) == {}
+
+
+def test_an_error_has_the_key_the_class_and_the_address(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"^checkpoint\.folder=.*/file is a file: choose a folder or a URL$"):
+        Folder(str(tmp_path / "file"), key="checkpoint.folder", kind=CheckpointError).entries()
+    with pytest.raises(DataError, match=r"^.*/file/x cannot be written \(FileExistsError.*\): check the address"):
+        Folder(str(tmp_path / "file")).write("x", b"")
+
+
+def test_a_store_is_asked_again_and_a_disk_is_not(url, monkeypatch):
+    monkeypatch.setattr("meap.places.folder._BACK_OFF", BackOff(attempts=3, first_wait=0.0))
+    folder, tried = Folder(url), []
+    folder.write("a", b"1")
+
+    def fail(path: str) -> bytes:
+        tried.append(path)
+        raise OSError(errno.EIO, "broken")
+
+    filesystem, _ = fsspec.core.url_to_fs(url)
+    monkeypatch.setattr(filesystem, "cat_file", fail)
+    times = "" if folder.is_local else " after 3 attempts"
+    with pytest.raises(
+        DataError, match=rf"/a cannot be read{times} \(OSError: .*broken\): check the address"
+    ) as failed:
+        folder.read("a")
+    assert len(tried) == (1 if folder.is_local else 3)
+    assert isinstance(failed.value.__cause__, OSError)
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(url, monkeypatch):
+    folder = Folder(url)
+    monkeypatch.setattr(fsspec.core.url_to_fs(url)[0], "cat_file", lambda path: {}[path])
+    with pytest.raises(KeyError):
+        folder.read("a")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, r"no space left for .*/run \(12 bytes needed, [\d,]+ bytes free on its disk\): free space"),
+        (errno.EFBIG, r"/run cannot be written \(File too large, 12 bytes\): raise the limit"),
+    ],
+)
+def test_a_full_disk_is_found_behind_the_error_of_a_library(tmp_path, number, said):
+    def write() -> None:
+        try:
+            raise OSError(number, "x")
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+
+    with (
+        pytest.raises(CheckpointError, match=said),
+        full_disk_errors(Path(tmp_path, "run"), num_bytes=12, kind=CheckpointError),
+    ):
+        write()
+    with pytest.raises(ValueError, match="other"), full_disk_errors(tmp_path, num_bytes=12, kind=CheckpointError):
+        raise ValueError("other")

@@ -1,0 +1,87 @@
+"""A file or folder appears whole or not at all."""
+
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from meap.errors import DataError
+from meap.places.whole import named_file, remove_drafts, whole_file, whole_files, whole_folder, write_whole
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fail_halfway(writing: AbstractContextManager[Path], files: Callable[[Path], tuple[Path, ...]]) -> None:
+    with writing as draft:
+        for file in files(draft):
+            file.write_bytes(b"ha")
+        raise OSError("half")
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("several_writers", [False, True])
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path, durable, several_writers):
+    path, options = tmp_path / "deep" / "file", {"durable": durable, "several_writers": several_writers}
+    write_whole(path, b"first", **options)
+    with pytest.raises(OSError, match="half"):
+        fail_halfway(whole_file(path, **options), lambda draft: (draft, draft.with_name(f"{draft.name}.of-a-library")))
+    assert contents(tmp_path) == {"deep/file": b"first"}
+    write_whole(path, "zweite \N{LATIN SMALL LETTER U WITH DIAERESIS}", **options)
+    assert contents(tmp_path) == {"deep/file": b"zweite \xc3\xbc"}
+    if several_writers:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_several_writers_do_not_meet(tmp_path):
+    with whole_file(tmp_path / "file", several_writers=True) as one:
+        one.write_bytes(b"one")
+        write_whole(tmp_path / "file", b"other", several_writers=True)
+        assert contents(tmp_path)["file"] == b"other"
+    assert contents(tmp_path) == {"file": b"one"}
+
+
+def test_what_a_killed_writer_left_is_overwritten_or_removed(tmp_path):
+    (tmp_path / ".file.partial").write_bytes(b"a longer half")
+    write_whole(tmp_path / "file", b"whole")
+    (tmp_path / ".other.partial.3fA").touch()
+    (tmp_path / "partial").touch()
+    remove_drafts(tmp_path)
+    assert contents(tmp_path) == {"file": b"whole", "partial": b""}
+
+
+def test_files_come_together_with_the_record_last(tmp_path, monkeypatch):
+    moved, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: moved.append(to.name) or replace(self, to))
+    with whole_files(tmp_path, ["a", "record"]) as drafts:
+        (drafts / "record").write_bytes(b"of a")
+        (drafts / "a").write_bytes(b"a")
+        assert not (tmp_path / "a").exists()
+    assert moved == ["a", "record"]
+    with pytest.raises(OSError, match="half"):
+        fail_halfway(whole_files(tmp_path, ["a", "record"]), lambda drafts: (drafts / "a",))
+    assert contents(tmp_path) == {"a": b"a", "record": b"of a"}
+
+
+def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):
+    for content in (b"first", b"second"):
+        with whole_folder(tmp_path / "made") as draft:
+            (draft / "file").write_bytes(content)
+        assert contents(tmp_path) == {"made/file": content}
+    with pytest.raises(OSError, match="half"):
+        fail_halfway(whole_folder(tmp_path / "made"), lambda draft: (draft / "file",))
+    assert contents(tmp_path) == {"made/file": b"second"}
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/page.html", "folder"])
+def test_a_file_that_the_user_named_is_one_error_with_the_option(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with (
+        pytest.raises(DataError, match=rf"^--html .*{name} could not be written \(.*\): choose another place$"),
+        named_file("--html", tmp_path / name) as draft,
+    ):
+        draft.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
