@@ -15,8 +15,10 @@ __all__ = [
     "ANSWER_COLUMN",
     "COPIED_COLUMN",
     "IGNORE_INDEX",
+    "INDEX_NAME",
     "LENGTHS_COLUMN",
     "MANIFEST_NAME",
+    "SPLITS",
     "TOKENIZER_DIR",
     "TOKENS_COLUMN",
     "TRAIN_SPLIT",
@@ -46,8 +48,11 @@ COPIED_COLUMN: Final = "copied"
 
 TRAIN_SPLIT: Final = "train"
 VALIDATION_SPLIT: Final = "validation"
+SPLITS: Final = (TRAIN_SPLIT, VALIDATION_SPLIT)
+INDEX_NAME: Final = "index.json"
+"""What streaming reads first of a split; a split without it is not complete."""
 MANIFEST_NAME: Final = "manifest.json"
-"""Beside each split's ``index.json``; written before it, so that an index implies a manifest."""
+"""Beside each split's index; written before it, so that an index implies a manifest."""
 
 TOKENIZER_DIR: Final = "tokenizer"
 """Folder beside the splits, and in every exported model, that holds the tokenizer with its mask token."""

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from meap.config import DataConfig, TokenizerConfig
 from meap.errors import DataError, IncompleteError, MismatchError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
-from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, VALIDATION_SPLIT
+from meap.schema import INDEX_NAME, MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.storage import describe_error, relative_to, without_file_scheme
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, restore_tokenizer
 
 __all__ = ["Shards", "StreamShards", "open_heldout", "open_shards", "open_tokenizer", "read_manifest"]
 
-_INDEX_NAME = "index.json"
 _PREPARE = (
     "run dataprep/c4_to_mds.py (for fine-tuning dataprep/sft_to_mds.py), "
     "or the same preparation command again if it was interrupted"
@@ -183,7 +182,7 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
                 f"correct {key}, or the endpoint (AWS_ENDPOINT_URL)"
             )
         remedy = _PREPARE if split == TRAIN_SPLIT else f"{_PREPARE}, with a heldout_ratio above 0; {_NO_EVALUATION}"
-        found = f"{key}={remote}{relative_to(remote)} holds no finished {split!r} split (no {split}/{_INDEX_NAME})"
+        found = f"{key}={remote}{relative_to(remote)} holds no finished {split!r} split (no {split}/{INDEX_NAME})"
         raise IncompleteError(f"{found}: {remedy}")
     origin = f"{remote}/{split}/{MANIFEST_NAME}"
     return Manifest.from_json(_read(origin), origin=origin)
@@ -207,7 +206,7 @@ def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
 
 
 def _has_split(root: str, split: str) -> bool:
-    return _exists(f"{root}/{split}/{_INDEX_NAME}")
+    return _exists(f"{root}/{split}/{INDEX_NAME}")
 
 
 def _exists(url: str) -> bool:

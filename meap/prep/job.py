@@ -30,8 +30,8 @@ from meap.prep.removal.languages import model_fingerprint
 from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.selection import describe_selection
 from meap.prep.sft.report import describe_packing
-from meap.prep.shards import INDEX_NAME, TaskRecord, parts_of, task_record_name, unpublished_streams
-from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
+from meap.prep.task_records import TaskRecord, parts_of, task_record_name, unpublished_streams
+from meap.schema import INDEX_NAME, TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.tokenizer import Tokenizer
 
 __all__ = ["Job", "open_job"]

@@ -14,8 +14,8 @@ from meap.config.sections import TokenizerConfig
 from meap.errors import DataError, IncompleteError
 from meap.manifest import Manifest
 from meap.prep.folder import OutputFolder
-from meap.prep.shards import INDEX_NAME, SPLITS, TaskRecord, parts_of
-from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
+from meap.prep.task_records import TaskRecord, parts_of
+from meap.schema import INDEX_NAME, MANIFEST_NAME, SPLITS, TOKENIZER_DIR
 from meap.storage import is_url
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 

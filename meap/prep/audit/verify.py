@@ -16,8 +16,7 @@ from meap.prep.audit.mds import Column, ShardEntry, parse_entry
 from meap.prep.audit.places import DataSet, read_tokenizer
 from meap.prep.audit.shard import HASHES, CheckedShard, ShardTask, check_shard, expected_columns
 from meap.prep.audit.workers import ShardMeter, in_order
-from meap.prep.shards import INDEX_NAME
-from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
+from meap.schema import INDEX_NAME, MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
 
 __all__ = ["Verdict", "verify"]
 
