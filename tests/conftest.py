@@ -120,11 +120,10 @@ def release_caches() -> Callable[[], None]:
     """A process keeps its cache folders until it ends; here other processes continue what it began."""
 
     def release() -> None:
-        if "meap.data.machine_wide" in sys.modules:
-            from meap.data import machine_wide
+        if "meap.data.pinned.isolation" in sys.modules:
+            from meap.data.pinned.isolation import release_caches
 
-            for path in [each for each in machine_wide._held if each.suffix == ".in_use"]:
-                os.close(machine_wide._held.pop(path))
+            release_caches()
 
     return release
 

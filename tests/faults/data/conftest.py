@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from meap.config import DataConfig
-from meap.data import StreamingMaskedDataset, build_loader, open_shards, stream
+from meap.data import StreamingMaskedDataset, build_loader, open_shards
+from meap.data.pinned import stream
 from meap.errors import DataError
 
 ROWS, SEQ_LEN = 96, 16
