@@ -35,9 +35,9 @@ from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TOKENS_COLUMN, TRAIN_SPLIT
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.train.attention import choose_attention
 from meap.train.flops import peak_flops_per_second, training_flops_per_token
-from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine, join_machine
 from meap.train.model import NextTokenModel, build_model, llama_config
+from meap.train.pinned.step import LeanTrainer
 from meap.train.timetable import Timetable
 from meap.train.trainer import build_trainer
 

@@ -23,11 +23,12 @@ def prepare(config: PrepConfig) -> None:
     from meap.prep.encoding import build_encoder
     from meap.prep.executors import build_executor
     from meap.prep.job import open_job
+    from meap.prep.publish import publish
     from meap.prep.reader import ReadDocuments
-    from meap.prep.removal.documents import removal_steps
     from meap.prep.removal.duplicates import find_duplicates, remove_working_files, require_removal
+    from meap.prep.removal.steps import removal_steps
     from meap.prep.selection import SelectionRule
-    from meap.prep.shards import WriteShards, publish
+    from meap.prep.shards import WriteShards
     from meap.prep.steps import PackRows
     from meap.schema import mds_columns
     from meap.tokenizer import load_tokenizer

@@ -19,7 +19,8 @@ def prepare(config: LitpkdsPrepConfig) -> None:
     from meap.prep.executors import build_executor
     from meap.prep.job import open_job
     from meap.prep.litpkds import ReadChunks, resolve_chunks
-    from meap.prep.shards import WriteShards, publish
+    from meap.prep.publish import publish
+    from meap.prep.shards import WriteShards
     from meap.schema import mds_columns
     from meap.tokenizer import load_tokenizer
 

@@ -20,11 +20,12 @@ def prepare(config: SftPrepConfig) -> None:
     from meap.places.addresses import use_one_s3_endpoint
     from meap.prep.executors import build_executor
     from meap.prep.job import open_job
+    from meap.prep.publish import publish
     from meap.prep.sft.records import BadRecords, ReadConversations
     from meap.prep.sft.rendering import ChatTemplate
     from meap.prep.sft.source import load_chat_tokenizer, resolve_conversations
     from meap.prep.sft.steps import PackConversations
-    from meap.prep.shards import WriteShards, publish
+    from meap.prep.shards import WriteShards
     from meap.schema import conversation_columns
 
     use_one_s3_endpoint()

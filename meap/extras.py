@@ -1,4 +1,4 @@
-"""Optional packages: where one is missing, one error says what wants it and how to install it.
+"""Optional packages: where one is missing, or of another version, one error says what wants it and how to install it.
 
 Nothing is imported here. An import of a package that an extra of pyproject.toml brings stands behind
 `require_packages`: in the `__init__` of its part of the library where every use of the part needs it, else before the
@@ -8,12 +8,14 @@ import itself. A test walks all imports.
 from __future__ import annotations
 
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from meap.errors import MissingPackageError
 
-__all__ = ["how_to_install", "is_installed", "require_filesystem", "require_packages"]
+__all__ = ["how_to_install", "is_installed", "require_filesystem", "require_packages", "require_version"]
 
 _FILE_SYSTEMS = {"s3": ("s3fs", "train"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 """Scheme of a URL: what fsspec imports for it, and the extra that brings it."""
@@ -32,7 +34,30 @@ def require_packages(wish: str, *modules: str, extra: str) -> None:
         return
     names = " and ".join(module.replace("_", "-") for module in missing)
     verb = "is" if len(missing) == 1 else "are"
-    error = MissingPackageError(f"{wish} needs {names}, which {verb} not installed: {how_to_install(extra)}")
+    _report(f"{wish} needs {names}, which {verb} not installed: {how_to_install(extra)}")
+
+
+def require_version(wish: str, distribution: str, wanted: str) -> None:
+    """Raise `MissingPackageError` unless exactly this version is installed.
+
+    Args:
+        wish: What leans on its internals.
+        distribution: Name of the package, as pip knows it.
+        wanted: The version whose internals those are.
+    """
+    try:
+        found = version(distribution)
+    except PackageNotFoundError:
+        found = "of no known version"
+    if found != wanted:
+        _report(
+            f"{distribution} {found} is installed, but {wish} works with the internals of {wanted} alone: "
+            f"pip install {distribution}=={wanted}"
+        )
+
+
+def _report(message: str) -> NoReturn:
+    error = MissingPackageError(message)
     if sys.argv[:1] == ["-m"]:
         # `python -m meap.prep` imports the package before the command, which would report errors, has begun.
         print(f"error: {error}", file=sys.stderr, flush=True)

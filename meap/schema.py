@@ -17,6 +17,7 @@ __all__ = [
     "IGNORE_INDEX",
     "LENGTHS_COLUMN",
     "MANIFEST_NAME",
+    "SPLITS",
     "TOKENIZER_DIR",
     "TOKENS_COLUMN",
     "TRAIN_SPLIT",
@@ -46,8 +47,9 @@ COPIED_COLUMN: Final = "copied"
 
 TRAIN_SPLIT: Final = "train"
 VALIDATION_SPLIT: Final = "validation"
+SPLITS: Final = (TRAIN_SPLIT, VALIDATION_SPLIT)
 MANIFEST_NAME: Final = "manifest.json"
-"""Beside each split's ``index.json``; written before it, so that an index implies a manifest."""
+"""Beside each split's index; written before it, so that an index implies a manifest."""
 
 TOKENIZER_DIR: Final = "tokenizer"
 """Folder beside the splits, and in every exported model, that holds the tokenizer with its mask token."""

@@ -23,7 +23,7 @@ from meap.processes import leave
 def main(cfg: TrainingConfig) -> None:
     """Find, load, write, verify."""
     from meap.checkpoints import find_checkpoint
-    from meap.export.checkpoint import (
+    from meap.checkpoints.reading import (
         load_weights,
         local_copy,
         read_checkpoint,
@@ -36,7 +36,6 @@ def main(cfg: TrainingConfig) -> None:
     from meap.places.addresses import use_one_s3_endpoint
     from meap.train.attention import choose_attention
     from meap.train.start import recorded_model
-    from meap.train.trust import load_checkpoint
 
     use_one_s3_endpoint()
 
@@ -48,7 +47,7 @@ def main(cfg: TrainingConfig) -> None:
     print(f"checkpoint  {location}\nrun         {run.run.name}", flush=True)
     tokenizer = recorded_tokenizer(record, location, otherwise=cfg.tokenizer)
     with local_copy(location) as path:
-        checkpoint = read_checkpoint(path, load_checkpoint)
+        checkpoint = read_checkpoint(path)
 
     # The model as it was trained, with its own attention: what the exported folder is compared with.
     model = recorded_model(record.model, attention=choose_attention("sdpa", on_gpu=False, bf16=False))

@@ -122,11 +122,10 @@ def release_caches() -> Callable[[], None]:
     """A process keeps its cache folders until it ends; here other processes continue what it began."""
 
     def release() -> None:
-        if "meap.data.machine_wide" in sys.modules:
-            from meap.data import machine_wide
+        if "meap.data.pinned.isolation" in sys.modules:
+            from meap.data.pinned.isolation import release_caches
 
-            for path in [each for each in machine_wide._held if each.suffix == ".in_use"]:
-                os.close(machine_wide._held.pop(path))
+            release_caches()
 
     return release
 
@@ -469,3 +468,52 @@ def s3_faults(server: str, bucket) -> Iterator[S3Faults]:
     faults.resumed.set()
     faults.server.shutdown()
     faults.server.server_close()
+
+
+@pytest.fixture
+def write_checkpoint() -> Callable[..., Path]:
+    """Write a checkpoint as Composer does, by hand."""
+    import torch
+
+    def write(path: Path, weights: dict[str, Any], *, run_name: str = "small", step: int = 7) -> Path:
+        timestamp = {"Timestamp": {"batch": step, "token": step * 100}}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(
+            {"state": {"model": weights, "run_name": run_name, "timestamp": timestamp}, "rng": []},
+            path,
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def publish(write_checkpoint, tmp_path) -> Callable[..., Path]:
+    """A checkpoint of a run in a folder or behind a URL, with its record; returns its local path."""
+    import torch
+
+    from meap.checkpoints import CheckpointRecord, CheckpointStore, ModelRecord, describe_file
+
+    nothing = ModelRecord({}, None, TokenizerRecord("", "", 0, 0, 0, 0), ())
+
+    def write(
+        folder: str,
+        step: int,
+        weights: dict[str, Any] | None = None,
+        *,
+        config=None,
+        model: ModelRecord = nothing,
+        shared=(),
+        **more,
+    ) -> Path:
+        store, name = CheckpointStore(folder), f"ba{step}.pt"
+        local = tmp_path / "written" if store.is_remote else Path(folder)
+        path = write_checkpoint(local / name, weights or {"w": torch.ones(step)}, step=step, **more)
+        if store.is_remote:
+            store.upload([name], local)
+        store.share(dict(shared))
+        files = (describe_file(path, name),)
+        store.publish(CheckpointRecord(step, 0, 0, "small", "full", 1, config or {}, model, {}, {}, files))
+        return path
+
+    return write

@@ -1,4 +1,4 @@
-"""What a checkpoint is on disk and in a store, for whoever writes, finds or reads one; nothing here knows torch.
+"""What a checkpoint is on disk and in a store, for whoever writes, finds or reads one.
 
     <folder>/ba120.pt            all state in one file, or
     <folder>/ba120/              a folder of parts, one or more per rank
@@ -9,11 +9,15 @@ A folder is self-contained: what it takes to export a checkpoint, to continue it
 
 record    what belongs to a checkpoint, with sizes and hashes        store    a local folder or a URL full of them
 finding   the one that is meant where none is named
+
+Those who need its content import it, and torch with it:
+
+reading   weights, configuration and tokenizer of a checkpoint      trust    loads tensors and plain values only
 """
 
 from meap.extras import require_packages
 
-require_packages("meap.checkpoints", "xxhash", extra="train")
+require_packages("meap.checkpoints", "torch", "xxhash", extra="train")
 
 from meap.checkpoints.finding import find_checkpoint, require_checkpoint  # noqa: E402
 from meap.checkpoints.record import (  # noqa: E402

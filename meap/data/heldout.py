@@ -18,9 +18,9 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 from meap.config import DataConfig, SftConfig
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.loader import BATCHES_AHEAD, RowLoader, build_streams, shared_memory_bytes, start_worker
-from meap.data.machine_wide import require_shared_memory
 from meap.data.sft import StreamingSFTDataset, collate_rows
 from meap.data.shards import Shards
+from meap.data.shared_memory import require_shared_memory
 from meap.manifest import CONVERSATIONS
 from meap.schema import IGNORE_INDEX
 

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 
 from meap.config import DataConfig
 from meap.data.dataset import StreamingMaskedDataset
-from meap.data.machine_wide import require_shared_memory
 from meap.data.mixture import is_stratified, plan_epoch
+from meap.data.pinned.stream import CheckedStream
 from meap.data.shards import Shards
-from meap.data.stream import CheckedStream
+from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError
 from meap.manifest import CONVERSATIONS
 from meap.masking import MaskRule

@@ -36,8 +36,59 @@ def open_dataset(
 ) -> StreamingMaskedDataset:
     """Open a split of a prepared data set, masked as it is read.
 
-    An epoch has as many rows as make whole batches, each at most once. Examples stand with `StreamingMaskedDataset` and
-    `StreamingSFTDataset`.
+    An epoch has as many rows as make whole batches, each at most once.
+
+    Three ways to use it, each with `model`, a causal language model of transformers, and its `optimizer`; those for
+    conversations stand with `StreamingSFTDataset`.
+
+    A loop of one's own::
+
+        import torch.nn.functional as F
+        from torch.utils.data import DataLoader
+        from meap.data import open_dataset
+
+        dataset = open_dataset(remote=remote, local=local, labels="shifted", batch_size=8, ratio=0.15)
+        loader = DataLoader(dataset, batch_size=8, num_workers=2)
+        for _ in range(3):  # epochs, each with an order and masks of its own
+            for batch in loader:
+                logits = model(input_ids=batch["input_ids"]).logits
+                loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    The Trainer of transformers::
+
+        from torch.utils.data import DataLoader
+        from transformers import Trainer, TrainingArguments
+        from meap.data import open_dataset
+
+        class StreamingTrainer(Trainer):
+            def get_train_dataloader(self):  # the dataset shares rows out among ranks; accelerate would do it again
+                return DataLoader(self.train_dataset, batch_size=self.args.per_device_train_batch_size)
+
+        dataset = open_dataset(remote=remote, local=local, labels="transformers", batch_size=8, ratio=0.15)
+        arguments = TrainingArguments(
+            output_dir,
+            num_train_epochs=3,
+            per_device_train_batch_size=8,
+            lr_scheduler_type="constant",
+            report_to="none",
+        )
+        StreamingTrainer(model, arguments, train_dataset=dataset, optimizers=(optimizer, None)).train()
+
+    Composer's Trainer::
+
+        from composer import Trainer
+        from composer.models import HuggingFaceModel
+        from torch.utils.data import DataLoader
+        from meap.data import open_dataset
+
+        dataset = open_dataset(remote=remote, local=local, labels="transformers", batch_size=8, ratio=0.15)
+        loader = DataLoader(dataset, batch_size=8)
+        Trainer(
+            model=HuggingFaceModel(model), train_dataloader=loader, optimizers=optimizer, max_duration="3ep"
+        ).fit()
 
     Args:
         remote: Folder or URL that data preparation wrote, above its splits.

@@ -156,7 +156,7 @@ def export_model(
         dtype: What weights are stored in: fp32, or bf16 (`model`'s are rounded as well).
         max_shard_size: Largest file of weights, such as 5GB; a model with more has several, and an index.
         drop_mask_to: Leave out the mask token and cut the embedding to this many rows (`model` is changed); None keeps
-            both. `meap.export.checkpoint.rows_without_mask` gives the number.
+            both. `meap.checkpoints.reading.rows_without_mask` gives the number.
 
     Raises:
         CheckpointError: The folder, loaded back, computes other logits than `model`, or rounding changes them much.

@@ -3,7 +3,8 @@
     files -> documents          reader.py       every bad record counted, every damaged file refused
     documents -> ids            encoding/       those of `tokenizers`, several times as fast
     ids -> rows                 steps.py        held-out split, packing
-    rows -> shards -> data set  shards.py       stored as they fill, published when all tasks are done (bytes: mds.py)
+    rows -> shards              shards.py       stored as they fill (bytes: mds.py); a record per task (task_records.py)
+    shards -> data set          publish.py      indexes, written when all tasks are done
 
 `corpora.py` says what can be read, `inputs.py` finds and opens the files, `formats/` reads them, `streams.py` names the
 data sets of a divided corpus, `selection.py` chooses documents by their length, `removal/` filters and deduplicates.

@@ -32,7 +32,7 @@ from meap.prep.removal.languages import model_fingerprint
 from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.selection import describe_selection
 from meap.prep.sft.report import describe_packing
-from meap.prep.shards import TaskRecord, parts_of, task_record_name, unpublished_streams
+from meap.prep.task_records import TaskRecord, parts_of, task_record_name, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.tokenizer import Tokenizer
 

@@ -117,7 +117,7 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn  # makes torch's compiler a folder for temporary files
 
     query, key, value = (each.transpose(1, 2) for each in (query_BHTD, key_BHTD, value_BHTD))
-    takes_groups = {"enable_gqa": True}
+    takes_groups: dict[str, Any] = {"enable_gqa": True}
     if "enable_gqa" not in signature(varlen_attn).parameters:  # torch 2.11
         groups = query.shape[2] // key.shape[2]
         key, value, takes_groups = key.repeat_interleave(groups, 2), value.repeat_interleave(groups, 2), {}

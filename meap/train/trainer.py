@@ -21,11 +21,11 @@ from meap.train.fitting import packed_rows
 from meap.train.flops import training_flops_per_token
 from meap.train.kernels import choose_kernels, use_liger_kernels
 from meap.train.loggers import build_loggers
-from meap.train.loop import LeanTrainer
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
 from meap.train.model_record import record_model
 from meap.train.optim import LearningRateSchedule, build_optimizer
+from meap.train.pinned.step import LeanTrainer
 from meap.train.resuming import find_resume_point
 from meap.train.saving import CheckpointSaving
 from meap.train.timetable import Timetable

@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,13 +29,13 @@ from meap.schema import IGNORE_INDEX
 ROWS, SEQ_LEN, BATCH, EPOCHS, LR = 96, 16, 8, 3, 1e-3
 
 
-def examples(owner: type) -> list[str]:
+def examples(owner: Any) -> list[str]:
     """The blocks of code in a docstring, which follow a line that ends in `::`."""
     blocks = re.findall(r"::\n\n((?:(?: {4}.*)?\n)+)", (inspect.getdoc(owner) or "") + "\n")
     return [textwrap.dedent(block) for block in blocks]
 
 
-LOOP, TRANSFORMERS, COMPOSER = examples(StreamingMaskedDataset)
+LOOP, TRANSFORMERS, COMPOSER = examples(open_dataset)
 SFT_LOOP, SFT_TRANSFORMERS = examples(StreamingSFTDataset)
 
 

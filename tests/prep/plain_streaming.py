@@ -7,7 +7,7 @@ def open_plain(**options: Any) -> Any:
     """A `streaming.StreamingDataset`, whose names on this machine are its own: two that start at once take the same."""
     from streaming import StreamingDataset
 
-    from meap.data.machine_wide import names_of_its_own
+    from meap.data.pinned.isolation import isolated_names
 
-    with names_of_its_own():
+    with isolated_names():
         return StreamingDataset(**options)

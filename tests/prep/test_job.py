@@ -137,11 +137,11 @@ def test_a_record_whose_shards_are_not_in_place_does_not_count(prepare, tmp_path
 
 
 def test_nothing_is_published_before_every_task_is_done(prepare, tmp_path, arguments, write_lines, monkeypatch):
-    from meap.prep import shards
+    from meap.prep import publish
 
     published = []
-    real_publish = shards.publish
-    monkeypatch.setattr(shards, "publish", lambda job: published.append(job) or real_publish(job))
+    real_publish = publish.publish
+    monkeypatch.setattr(publish, "publish", lambda job: published.append(job) or real_publish(job))
     write_lines(tmp_path / "in" / "3.json.gz", ["one", b"bad"])
     with pytest.raises(DataError, match=r"in/3.json.gz:2: not valid JSON"):
         prepare(*arguments, "remote=out", "max_bad_lines=0")
@@ -155,11 +155,11 @@ def test_nothing_is_published_before_every_task_is_done(prepare, tmp_path, argum
         (tmp_path / "out" / "train" / "shard.00000.00000.mds.zstd").unlink()
         real_publish(job)
 
-    monkeypatch.setattr(shards, "publish", lose_a_shard)
+    monkeypatch.setattr(publish, "publish", lose_a_shard)
     with pytest.raises(IncompleteError, match=r"out: task 0 and 0 more of 4 are not complete .*: run the same command"):
         prepare(*arguments, "remote=out", "max_bad_lines=1")
     assert not list((tmp_path / "out").rglob("index.json"))
-    monkeypatch.setattr(shards, "publish", real_publish)
+    monkeypatch.setattr(publish, "publish", real_publish)
     prepare(*arguments, "remote=out", "max_bad_lines=1")
     assert (tmp_path / "out" / "train" / "index.json").is_file()
 
@@ -262,12 +262,12 @@ def test_a_fault_of_ours_is_one_error_with_the_log(prepare, tmp_path, arguments,
 
 
 def test_two_processes_do_not_write_to_one_folder(prepare, tmp_path, arguments, monkeypatch):
-    from meap.prep import shards
+    from meap.prep import publish
 
     def try_again(_):
         prepare(*arguments, "remote=out")
 
-    monkeypatch.setattr(shards, "publish", try_again)
+    monkeypatch.setattr(publish, "publish", try_again)
     mine = rf"out is being prepared by process {os.getpid()} \(.*\) for 0:\d\d:\d\d: wait for it, or end it"
     with pytest.raises(DataError, match=mine):
         prepare(*arguments, "remote=out")

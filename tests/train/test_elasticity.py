@@ -94,11 +94,10 @@ def test_a_rank_is_killed_in_the_second_epoch_and_others_continue(start, whole, 
 def weights_of_the_export(store: CheckpointStore, whole_dir: Path) -> None:
     """A sharded checkpoint holds the weights of the whole run's single file."""
     from meap.checkpoints import find_checkpoint
-    from meap.export.checkpoint import read_checkpoint
-    from meap.train.trust import load_checkpoint
+    from meap.checkpoints.reading import read_checkpoint
 
-    found = read_checkpoint(Path(find_checkpoint(store.location)), load_checkpoint)
-    expected = read_checkpoint(Path(find_checkpoint(str(whole_dir / "checkpoints"))), load_checkpoint)
+    found = read_checkpoint(Path(find_checkpoint(store.location)))
+    expected = read_checkpoint(Path(find_checkpoint(str(whole_dir / "checkpoints"))))
     assert (found.step, found.tokens, found.run_name) == (STEPS, expected.tokens, "run")
     assert found.weights.keys() == expected.weights.keys()
     for name, weight in found.weights.items():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from meap.checkpoints.trust import load_checkpoint
 from meap.errors import ConfigError
-from meap.train.trust import load_checkpoint
 
 from .conftest import losses
 

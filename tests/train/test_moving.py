@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from meap.checkpoints.trust import load_checkpoint
 from meap.config import TrainingConfig, load_config
 from meap.errors import CheckpointError, MismatchError
 from meap.tokenizer import Tokenizer
-from meap.train.trust import load_checkpoint
 
 from .conftest import losses
 

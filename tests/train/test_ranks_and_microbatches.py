@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from meap.checkpoints.trust import load_checkpoint
 from meap.config import TrainingConfig, load_config, save_config
 from meap.train.attention import choose_attention
 from meap.train.start import start_model
-from meap.train.trust import load_checkpoint
 
 from .conftest import losses
 

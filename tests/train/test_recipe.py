@@ -158,7 +158,7 @@ def test_held_out_loss_is_measured_on_clean_rows(train, tmp_path, small_config, 
         shuffle=False,
     )
     tokenizer = open_tokenizer(TokenizerConfig(), shards)
-    from meap.train.trust import load_checkpoint
+    from meap.checkpoints.trust import load_checkpoint
 
     model = build_model(
         llama_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16),

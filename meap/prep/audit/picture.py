@@ -10,7 +10,7 @@ import numpy as np
 from meap.places.whole import named_file
 from meap.prep.audit.report import bin_lengths, shares, summary
 from meap.prep.audit.statistics import Statistics
-from meap.prep.shards import SPLITS
+from meap.schema import SPLITS
 
 __all__ = ["draw"]
 

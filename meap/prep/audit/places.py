@@ -16,8 +16,8 @@ from meap.manifest import Manifest
 from meap.mds.index import INDEX_NAME, is_shard_name, parse_index
 from meap.places.addresses import is_url
 from meap.places.folder import Folder
-from meap.prep.shards import SPLITS, TaskRecord, parts_of
-from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
+from meap.prep.task_records import TaskRecord, parts_of
+from meap.schema import MANIFEST_NAME, SPLITS, TOKENIZER_DIR
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 __all__ = ["DataSet", "find_data_sets", "read_index", "read_tokenizer", "read_whole_manifest", "task_records"]

@@ -1,6 +1,6 @@
 """What runs the tasks: `build_executor` gives datatrove's executor of the configuration's choice, made ours.
 
-    base.py          what all of them share: our own records decide which tasks are done, one error per failed task
+    base.py          what they know of a job; `meap.prep.pinned` has what they change in datatrove's
     local.py         processes of this machine
     slurm.py         an array job: submit, wait, say what failed        slurm_array.py  the array, and Slurm's commands
     slurm_task.py    what one element of that array runs

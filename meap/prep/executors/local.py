@@ -16,8 +16,9 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import Stats
 
-from meap.prep.executors.base import OwnRecords, Work, quiet
+from meap.prep.executors.base import Work, quiet
 from meap.prep.executors.slurm_array import end_array
+from meap.prep.pinned.executor import CompletionFromRecords
 
 __all__ = ["LocalExecutor"]
 
@@ -25,7 +26,7 @@ _PRELOADED = ["datatrove.executor", "numba", "tokenizers"]
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
-class LocalExecutor(OwnRecords, LocalPipelineExecutor):
+class LocalExecutor(CompletionFromRecords, LocalPipelineExecutor):
     """Runs several tasks at a time, each in a process of its own; one worker runs them in this process."""
 
     def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
@@ -47,7 +48,7 @@ class LocalExecutor(OwnRecords, LocalPipelineExecutor):
         steps = cast("list[PipelineStep]", self.pipeline)
         for rank in self.get_incomplete_ranks():
             self.pipeline = [_with_own_stats(step) for step in steps]
-            self._run_for_rank(rank)
+            self.run_task(rank)
 
 
 def _with_own_stats(step: PipelineStep) -> PipelineStep:

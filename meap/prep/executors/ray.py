@@ -19,8 +19,9 @@ from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import ConfigError, DataError, MeapError
 from meap.extras import require_packages
-from meap.prep.executors.base import OwnRecords, Work, quiet
+from meap.prep.executors.base import Work, quiet
 from meap.prep.executors.slurm_array import end_array
+from meap.prep.pinned.executor import CompletionFromRecords
 
 __all__ = ["RayExecutor"]
 
@@ -33,7 +34,7 @@ _RETRIES = 2
 _GIB = 1 << 30
 
 
-class RayExecutor(OwnRecords, RayPipelineExecutor):
+class RayExecutor(CompletionFromRecords, RayPipelineExecutor):
     """Runs each task as a task of Ray, `workers` of them at a time.
 
     datatrove's own loop hides why a task failed and waits without end for a worker that was killed; this one is Ray's.
@@ -93,7 +94,7 @@ def _run_task(executor: bytes, rank: int, folder: str, environment: Mapping[str,
     os.environ.update(environment)
     try:
         os.chdir(folder)
-        dill.loads(executor)._run_for_rank(rank)  # noqa: S301  our own
+        dill.loads(executor).run_task(rank)  # noqa: S301  our own
     except (MeapError, OSError) as error:
         return str(error)
     return None

@@ -23,7 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 from meap.config.executors import SlurmConfig
 from meap.errors import ConfigError, DataError
 from meap.places.problems import place_errors
-from meap.prep.executors.base import OwnRecords, Work, quiet
+from meap.prep.executors.base import Work, quiet
 from meap.prep.executors.slurm_array import (
     ARRAY_NAME,
     ArrayJob,
@@ -31,6 +31,7 @@ from meap.prep.executors.slurm_array import (
     max_array_size,
     submit,
 )
+from meap.prep.pinned.executor import CompletionFromRecords
 
 __all__ = ["SlurmExecutor", "remedy"]
 
@@ -42,7 +43,7 @@ _SETTLE_SECONDS = 90.0
 _SHOWN_CHARACTERS = 200
 
 
-class SlurmExecutor(OwnRecords, SlurmPipelineExecutor):
+class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
     """Runs each task as an element of an array job, `workers` of them at a time."""
 
     def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:

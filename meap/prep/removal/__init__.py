@@ -2,6 +2,7 @@
 
     batches -> documents.AsDocuments -> filters -> duplicates -> documents.AsBatches -> batches
 
-Nothing of it is there unless it is configured. Duplicates are found first, in passes of their own (`duplicates`,
-`stages`); each document that is removed is counted with the reason, and some are kept to look at (`report`).
+`steps` puts them together; nothing of it is there unless it is configured. Duplicates are found first, in passes of
+their own (`duplicates`, `stages`); each document that is removed is counted with the reason, and some are kept to look
+at (`report`).
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import orjson
 from datatrove.data import Document
@@ -16,10 +15,7 @@ from meap.prep.progress import Tally
 from meap.prep.removal.report import REMOVED_DIR
 from meap.prep.removal.words import load_words
 
-if TYPE_CHECKING:
-    from meap.prep.job import Job
-
-__all__ = ["AsBatches", "AsDocuments", "removal_steps"]
+__all__ = ["AsBatches", "AsDocuments"]
 
 
 class AsDocuments(PipelineStep):
@@ -113,21 +109,3 @@ class AsBatches(PipelineStep):
 
     def _examples(self) -> list[dict[str, object]]:
         return sorted(self.tally.removed_examples, key=lambda each: each["removed_by"])
-
-
-def removal_steps(job: Job) -> list[PipelineStep]:
-    """The steps between the reader and the packer; none unless the configuration asks for some."""
-    from meap.config.prep import PrepConfig
-    from meap.prep.removal.duplicates import duplicate_filters
-    from meap.prep.removal.filters import filter_steps, words_of
-
-    config = job.config
-    if not isinstance(config, PrepConfig) or not (config.filters.is_on or config.dedup.is_on):
-        return []
-    source = AsDocuments(words_of(config.filters))
-    return [
-        source,
-        *filter_steps(config.filters, job.tally),
-        *duplicate_filters(config.dedup, job.tally, job.folder),
-        AsBatches(source, job.tally, job.folder),
-    ]

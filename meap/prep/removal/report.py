@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meap.prep.progress import Tally
-
-if TYPE_CHECKING:
-    from meap.prep.shards import TaskRecord
+from meap.prep.task_records import TaskRecord
 
 __all__ = ["REMOVED_DIR", "Excluded", "describe_removed", "removed_counts"]
 

@@ -14,16 +14,15 @@ from composer.utils import dist
 from transformers import PretrainedConfig, PreTrainedModel
 
 from meap.checkpoints import CheckpointRecord, find_checkpoint
+from meap.checkpoints.reading import load_weights, local_copy, read_checkpoint, read_record
 from meap.config import TrainingConfig, load_resolved
 from meap.errors import CheckpointError
-from meap.export.checkpoint import load_weights, local_copy, read_checkpoint, read_record
 from meap.places.addresses import is_url
 from meap.tokenizer import Tokenizer
 from meap.train.model import NextTokenModel
 from meap.train.resuming import newest_record
 from meap.train.run_folder import CONFIG_NAME
 from meap.train.start.base import Base, empty_model, recorded_architecture
-from meap.train.trust import load_checkpoint
 
 __all__ = ["is_own_run", "open_own_run"]
 
@@ -81,7 +80,7 @@ def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
         print(f"base       {location}", flush=True)
     model = empty_model(architecture)
     with local_copy(location) as path:
-        load_weights(NextTokenModel(model), read_checkpoint(path, load_checkpoint))
+        load_weights(NextTokenModel(model), read_checkpoint(path))
     return model
 
 

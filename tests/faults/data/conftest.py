@@ -11,7 +11,8 @@ import pytest
 
 from meap.back_off import BackOff
 from meap.config import DataConfig
-from meap.data import StreamingMaskedDataset, build_loader, open_shards, stream
+from meap.data import StreamingMaskedDataset, build_loader, open_shards
+from meap.data.pinned import stream
 from meap.errors import DataError
 
 ROWS, SEQ_LEN = 96, 16

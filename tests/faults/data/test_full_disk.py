@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.data import machine_wide
+from meap.data import shared_memory
 from meap.errors import ConfigError
 
 pytestmark = pytest.mark.fault(2)
@@ -36,7 +36,7 @@ def test_shared_memory_that_is_full_is_an_error_and_no_bus_error(
     zipped, small_disk, tmp_path, open_data, epoch_of, assert_rows, release_caches, monkeypatch, record_property
 ):
     disk = small_disk("512k")
-    monkeypatch.setattr(machine_wide, "_SHARED_MEMORY", disk)
+    monkeypatch.setattr(shared_memory, "_SHARED_MEMORY", disk)
     remedy = r"end what fills it, or make it larger \(docker run --shm-size=16g; .*\)"
     with pytest.raises(ConfigError, match=rf"{disk} has [\d,]+ bytes free, and what the readers .* takes .*: {remedy}"):
         open_data(zipped, tmp_path / "cache")
@@ -52,5 +52,5 @@ def test_shared_memory_that_is_full_is_an_error_and_no_bus_error(
 
 
 def test_a_check_of_shared_memory_needs_there_to_be_some(monkeypatch):
-    monkeypatch.setattr(machine_wide, "_SHARED_MEMORY", Path("/nowhere"))
-    machine_wide.require_shared_memory(1 << 60, "anything")
+    monkeypatch.setattr(shared_memory, "_SHARED_MEMORY", Path("/nowhere"))
+    shared_memory.require_shared_memory(1 << 60, "anything")

@@ -11,8 +11,8 @@ import pytest
 from composer.trainer import trainer as composers_trainer
 
 from meap.checkpoints import CheckpointStore
+from meap.checkpoints.trust import load_checkpoint
 from meap.errors import TrainingError
-from meap.train.trust import load_checkpoint
 from tests.train.conftest import losses
 from tests.train.outputs import at_pass, no_number, out_of_memory, overflow_of_gradient
 

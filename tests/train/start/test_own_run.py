@@ -5,11 +5,11 @@ import shutil
 import pytest
 import torch
 
+from meap.checkpoints.trust import load_checkpoint
 from meap.config import ModelConfig
 from meap.errors import CheckpointError, MismatchError
 from meap.train.attention import choose_attention
 from meap.train.start import start_model
-from meap.train.trust import load_checkpoint
 
 
 def start(base, tokenizer, *, weights="start", context=16, theta=None):

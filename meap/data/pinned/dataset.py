@@ -1,4 +1,4 @@
-"""Rows of MDS shards as they are stored: every file checked, every failure named, nothing left waiting."""
+"""Rows of MDS shards as they are stored: files are checked, failures named, repetitions counted; none waits in vain."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataset
-from streaming.base.dataset import _Iterator, _ShardState  # neither has a public name
+from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.util import bytes_to_int
 from torch.utils.data import get_worker_info
 
-from meap.data.machine_wide import names_of_its_own, whole_shared_memory
-from meap.data.stream import CheckedStream
+from meap.data.pinned.isolation import isolated_names, wait_for_shared_memory
+from meap.data.pinned.stream import CheckedStream
 from meap.data.unusable import UnusableFileError
 from meap.errors import ConfigError, DataError
 from meap.places.redaction import describe_error
@@ -43,6 +43,9 @@ class UnreadableShardError(DataError):
 class CheckedDataset(StreamingDataset):
     """streaming's dataset over streams that are checked, which fails where it cannot go on, and says why.
 
+    A stream with a proportion above its size gives rows again within an epoch. Which repetition a row is follows from
+    its place in the epoch, not from when it is read: `take_repetition` says it.
+
     Args:
         cache_limit: As streaming's; refused where it has no room for every shard into which workers may read ahead, or
             would delete the only copy of a shard.
@@ -64,12 +67,16 @@ class CheckedDataset(StreamingDataset):
         if streaming_arguments.get("streams") is None:
             of_stream = {key: streaming_arguments.pop(key) for key in _OF_A_STREAM & streaming_arguments.keys()}
             streaming_arguments["streams"] = [CheckedStream(**of_stream)]
-        with names_of_its_own():
+        with isolated_names():
             super().__init__(**streaming_arguments)
         # By every rank, so that none reads before they are marked.
         self._shard_access_times.numpy()[self._shard_states.numpy() == _ShardState.LOCAL] = _UNCHECKED
         if cache_limit is not None:
             self.cache_limit = self._allowed_cache_limit(bytes_to_int(cache_limit), num_workers)
+        self.epoch = 0
+        """The epoch being iterated, in this process."""
+        self._repetition = 0
+        self._repetitions: NDArray[np.int32] | None = None
         self._background_error: BaseException = RuntimeError("no cause known")
         self._process = os.getpid()
 
@@ -85,7 +92,7 @@ class CheckedDataset(StreamingDataset):
 
     def load_state_dict(self, obj: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; every rank calls."""
-        with whole_shared_memory():
+        with wait_for_shared_memory():
             super().load_state_dict(obj)
 
     def stored_at(self, sample_id: int, retry: int = 7) -> Mapping[str, NDArray[Any]]:
@@ -103,6 +110,11 @@ class CheckedDataset(StreamingDataset):
             if hasattr(self, "_event") and self._event.is_set():
                 raise self._background_failure() from error
             raise self._unreadable(shard_id, error) from error
+
+    def take_repetition(self) -> int:
+        """How often the row that the iteration has come to was there before in this epoch; of random access, 0."""
+        repetition, self._repetition = self._repetition, 0
+        return repetition
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over this worker's share of the epoch."""
@@ -163,6 +175,30 @@ class CheckedDataset(StreamingDataset):
             self._shard_access_times[shard_id] = _UNCHECKED
             self._shard_states[shard_id] = _ShardState.LOCAL
             raise self._unreadable(shard_id, error) from error
+
+    def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sizes of the units that are shuffled, and the sample id at each place of the epoch before shuffling."""
+        unit_sizes, rows = super().resample_streams(epoch, stream_id)
+        # A unit is a shard, once whole for each full repetition and then in part: all in a row, shards in order.
+        shards = np.searchsorted(self.sample_offset_per_shard, rows[np.cumsum(unit_sizes) - unit_sizes], "right")
+        repetitions = np.arange(len(shards)) - np.searchsorted(shards, shards)
+        if repetitions.any():
+            rows += np.repeat(repetitions * self.num_samples, unit_sizes)
+        return unit_sizes, rows
+
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
+        # Called in every worker when an epoch starts, also after a resumption: the one place that knows its number.
+        self.epoch = epoch
+        sample_ids = super()._get_work(epoch, sample_in_epoch)
+        # Streaming looks for shards by row: what tells repetitions apart goes beside it.
+        repetitions, rows = np.divmod(sample_ids, self.num_samples)
+        self._repetitions = repetitions.astype(np.int32) if (repetitions > 0).any() else None
+        return np.where(sample_ids < 0, sample_ids, rows)
+
+    def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
+        for sample_id in super()._each_sample_id(it):
+            self._repetition = 0 if self._repetitions is None else int(self._repetitions[it.yield_index])
+            yield sample_id
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         """Where this epoch stands after `num_samples` rows, for a checkpoint."""

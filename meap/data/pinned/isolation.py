@@ -1,4 +1,4 @@
-"""What runs on one machine share by name: segments of shared memory, lock files, and folders of downloaded shards.
+"""Keeps runs on one machine apart, which share names: of shared memory, lock files, and folders of downloaded shards.
 
 streaming 0.13 counts up from 000000 to the first name that looks free. Two runs that start at the same moment find the
 same one, and take each other's counters and shard states for theirs; the names of killed runs stay for ever; and a
@@ -12,16 +12,15 @@ import atexit
 import multiprocessing
 import os
 import secrets
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.shared_memory import SharedMemory as PlainSharedMemory
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any, TypeVar
-from unittest.mock import patch
+from types import ModuleType
+from typing import Any
 
 import streaming.base.dataset as streaming_dataset
 import streaming.base.shared.memory as streaming_memory
@@ -29,24 +28,24 @@ from streaming.base.constant import BARRIER_FILELOCK, CACHE_FILELOCK, LOCALS, SH
 from streaming.base.shared import SharedMemory
 from streaming.base.shared.prefix import _check_self, _get_path, _pack_locals
 from streaming.base.world import World
-from torch import distributed
 
+from meap.data.ranks import gather_from_ranks
+from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError
 from meap.locks import describe_holder, lock_file
 
-__all__ = ["gather_from_ranks", "names_of_its_own", "require_shared_memory", "whole_shared_memory"]
-
-T = TypeVar("T")
+__all__ = ["isolated_names", "release_caches", "wait_for_shared_memory"]
 
 _MOST_NUMBERS = 10**11
 """macOS allows names of 31 characters."""
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _LEAST_SHARED_MEMORY = 1 << 20
 """For what a dataset shares besides the order of an epoch: some bytes per shard."""
 _SECONDS_TO_SIZE = 30.0
 """Between two system calls of another rank, on a machine that has much else to do."""
 _SECONDS_TO_DIE = 20.0
 """Loader workers outlive a killed run by a few seconds, and its locks with them."""
+
+_IN_USE = ".in_use"
 
 _held: dict[Path, int] = {}
 """Files this process has locked, open until it ends, however it ends: the kernel then takes the lock away."""
@@ -55,27 +54,44 @@ _holder = 0
 
 
 @contextmanager
-def names_of_its_own() -> Iterator[None]:
+def isolated_names() -> Iterator[None]:
     """Datasets made within get names that no other run on this machine has, on all ranks of it.
 
     Raises:
         ConfigError: Another run uses the same cache folder.
     """
-    with patch.object(streaming_dataset, "get_shm_prefix", _register), whole_shared_memory():
+    with _replaced(streaming_dataset, "get_shm_prefix", _register), wait_for_shared_memory():
         yield
 
 
 @contextmanager
-def whole_shared_memory() -> Iterator[None]:
+def wait_for_shared_memory() -> Iterator[None]:
     """What streaming opens within has its size, also where another rank has only just begun to make it.
 
     And it goes with this process, also where that is one of multiprocessing.
     """
     with (
-        patch.object(streaming_memory, "BuiltinSharedMemory", _WholeSharedMemory),
-        patch.object(streaming_memory, "atexit", _AtEveryExit),
+        _replaced(streaming_memory, "BuiltinSharedMemory", _SizedSharedMemory),
+        _replaced(streaming_memory, "atexit", _AtEveryExit),
     ):
         yield
+
+
+def release_caches() -> None:
+    """Let other runs have this process's cache folders now, instead of when it ends."""
+    for path in [each for each in _held if each.name.endswith(_IN_USE)]:
+        os.close(_held.pop(path))
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, ours: Any) -> Iterator[None]:
+    """Put `ours` in the place of a name that a module of streaming looks up when it is called."""
+    theirs = getattr(module, name)
+    setattr(module, name, ours)
+    try:
+        yield
+    finally:
+        setattr(module, name, theirs)
 
 
 class _AtEveryExit:
@@ -89,7 +105,7 @@ class _AtEveryExit:
             Finalize(None, release, exitpriority=-1)  # below 0: after processes that read here have ended
 
 
-class _WholeSharedMemory(PlainSharedMemory):
+class _SizedSharedMemory(PlainSharedMemory):
     """A segment is empty between its making and its sizing, which streaming gives 7 ms."""
 
     def __init__(self, name: str | None = None, create: bool = False, size: int = 0) -> None:
@@ -104,20 +120,6 @@ class _WholeSharedMemory(PlainSharedMemory):
                 time.sleep(0.001)
             else:
                 break
-
-
-def require_shared_memory(num_bytes: int, purpose: str) -> None:
-    """Raise `ConfigError` unless so much is free: what is written where there is none ends a process without a word.
-
-    Args:
-        num_bytes: What will be written.
-        purpose: What that is, for the message.
-    """
-    if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < num_bytes:
-        raise ConfigError(
-            f"{_SHARED_MEMORY} has {free:,} bytes free, and {purpose} takes {num_bytes:,}: end what fills it, or make "
-            "it larger (docker run --shm-size=16g; mount -o remount,size=16g /dev/shm)"
-        )
 
 
 def _register(
@@ -144,15 +146,6 @@ def _register(
     return number, memory
 
 
-def gather_from_ranks(own: T) -> Sequence[T]:
-    """What every rank gives here, by rank; of a single process, its own."""
-    if not distributed.is_available() or not distributed.is_initialized():
-        return [own]
-    everyone: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyone, own)
-    return everyone
-
-
 def _claim(streams_local: list[str]) -> tuple[int, SharedMemory]:
     while True:
         number = secrets.randbelow(_MOST_NUMBERS)
@@ -169,7 +162,7 @@ def _lock_caches(streams_local: list[str], streams_remote: list[str | None]) -> 
     for local, remote in zip(streams_local, streams_remote, strict=True):
         if remote is None:  # nothing is downloaded: any number of runs may read what is there
             continue
-        path = Path(f"{local}.in_use")
+        path = Path(local + _IN_USE)
         path.parent.mkdir(parents=True, exist_ok=True)
         given_up = time.monotonic() + _SECONDS_TO_DIE
         while path not in _held and not _lock(path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dist_cp
 
-from meap.train.trust import load_checkpoint, require_data
+from meap.checkpoints.trust import load_checkpoint, require_data
 
 
 class Payload:

@@ -6,15 +6,16 @@ import dataclasses
 import pickle
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 
-from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError
+from meap.checkpoints.record import CheckpointRecord
+from meap.checkpoints.store import CheckpointStore, DamagedError
+from meap.checkpoints.trust import load_checkpoint
 from meap.config import TokenizerConfig, TrainingConfig, from_values
 from meap.errors import CheckpointError, ConfigError
 from meap.places.addresses import is_url
@@ -37,7 +38,7 @@ _NOT_ALLOWED = re.compile(r"GLOBAL (\S+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What an export needs of a checkpoint."""
+    """What a checkpoint holds for those who do not continue it."""
 
     name: str
     """File name."""
@@ -151,18 +152,17 @@ def local_copy(location: str) -> Iterator[Path]:
         yield path
 
 
-def read_checkpoint(path: Path, load: Callable[[str], dict[str, Any]]) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read a Composer checkpoint as data.
 
     Args:
         path: A local file, or the folder of a sharded checkpoint.
-        load: Loads tensors and plain values only and runs nothing, such as `meap.train.trust.load_checkpoint`.
 
     Raises:
         CheckpointError: The file is damaged, holds anything but data, or is not a Composer checkpoint.
     """
     try:
-        state = load(str(path))["state"]
+        state = load_checkpoint(str(path))["state"]
         weights = dict(state["model"])
     except pickle.UnpicklingError as error:
         found = _NOT_ALLOWED.search(str(error))

@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from meap.checkpoints import find_checkpoint
-from meap.errors import CheckpointError
-from meap.export.checkpoint import (
+from meap.checkpoints.reading import (
     load_weights,
     local_copy,
     read_checkpoint,
     read_record,
     recorded_config,
 )
-from meap.train.trust import load_checkpoint
+from meap.errors import CheckpointError
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def test_what_cannot_be_had_is_reported(tmp_path):
 
 def test_a_checkpoint_is_read(tmp_path, write_checkpoint):
     path = write_checkpoint(tmp_path / "ba7.pt", {"model.a": torch.ones(2)})
-    found = read_checkpoint(path, load_checkpoint)
+    found = read_checkpoint(path)
     assert (found.name, found.run_name, found.step, found.tokens) == ("ba7.pt", "small", 7, 700)
     assert torch.equal(found.weights["model.a"], torch.ones(2))
 
@@ -122,7 +121,7 @@ def test_a_checkpoint_that_would_run_a_program_is_refused(tmp_path, zipped, monk
         _use_new_zipfile_serialization=zipped,
     )
     with pytest.raises(CheckpointError, match=r"ba1.pt asks for posix.system: loading it could run a program"):
-        read_checkpoint(hostile, load_checkpoint)
+        read_checkpoint(hostile)
     assert not touched.exists()
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # a recipe in this process may have set it
     torch.load(hostile, weights_only=False)
@@ -133,21 +132,21 @@ def test_a_damaged_checkpoint_is_reported(tmp_path, write_checkpoint):
     path = write_checkpoint(tmp_path / "ba7.pt", {"a": torch.ones(1000)})
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(CheckpointError, match=r"ba7.pt is damaged \(\w+Error.*use an older one"):
-        read_checkpoint(path, load_checkpoint)
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("content", [{"weights": {}}, {"state": {"optimizers": {}}}, [1, 2]])
 def test_another_programs_file_is_reported(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other.pt has no state/model, so it is not one that Composer wrote"):
-        read_checkpoint(tmp_path / "other.pt", load_checkpoint)
+        read_checkpoint(tmp_path / "other.pt")
 
 
 # --- using it ---
 
 
 def loaded(write_checkpoint, path: Path, weights, model):
-    load_weights(model, read_checkpoint(write_checkpoint(path, weights), load_checkpoint))
+    load_weights(model, read_checkpoint(write_checkpoint(path, weights)))
     return model
 
 

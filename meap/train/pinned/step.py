@@ -5,7 +5,7 @@ tokens the ranks score, the loss (twice, once between backward pass and optimise
 Each time the host stands still until the device has caught up, and then the device until the host has. Here a step
 only hands work on. Losses stay on the device, and are reduced and read once per interval.
 
-`LeanTrainer` replaces private methods of that version and refuses another.
+`LeanTrainer` replaces private methods of that version.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Any, cast
 
-import composer
 import torch
 from composer import Trainer
 from composer.core import Callback, Event
@@ -26,12 +25,10 @@ from composer.core.types import TrainerMode
 from composer.distributed import ddp_sync_context
 from composer.utils import dist
 
-from meap.errors import MeapError, TrainingError
+from meap.errors import TrainingError
 from meap.train.callbacks import StepLosses
 
 __all__ = ["LeanTrainer"]
-
-_COMPOSER = "0.32.1"
 
 
 class LeanTrainer(Trainer):
@@ -47,16 +44,10 @@ class LeanTrainer(Trainer):
         **settings: Arguments of Composer's Trainer; ``accumulate_train_batch_on_tokens`` is always on.
 
     Raises:
-        MeapError: Composer is of another version than the one whose step this replaces.
         TrainingError: While fitting, memory runs out, or a loss or weight is no number.
     """
 
     def __init__(self, *, loss_interval: int, callbacks: Sequence[Callback], **settings: Any) -> None:
-        if composer.__version__ != _COMPOSER:
-            raise MeapError(
-                f"mosaicml {composer.__version__} is installed, but meap/train/loop.py replaces the training step of "
-                f"{_COMPOSER}: pip install mosaicml=={_COMPOSER}"
-            )
         self._step_losses = StepLosses(interval=loss_interval)
         self._host_group: Any = None
         self._batch_began = 0.0

@@ -1,4 +1,4 @@
-"""A stream whose files are looked at before a row of them is used, whether they were fetched just now or long ago.
+"""A stream that checks each file before a row of it is used, whether it was fetched just now or long ago.
 
 streaming 0.13 checks the hash of a file straight after its download only, and keeps one that fails, to be trusted at
 the next start; it uses whatever index lies in the cache; and it writes wherever an index tells it to. Here nothing has
@@ -27,7 +27,7 @@ from streaming.base.storage.download import S3Downloader
 from streaming.base.world import World
 
 from meap.back_off import BackOff, GaveUpError
-from meap.data.machine_wide import gather_from_ranks
+from meap.data.ranks import gather_from_ranks
 from meap.data.unusable import DamagedError, RefusedError, UnusableFileError, explain, is_final
 from meap.errors import DataError
 from meap.manifest import ShardRecord

@@ -58,22 +58,22 @@ def test_a_cache_folder_is_one_run_s_at_a_time(found):
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory has no folder here")
 def test_a_segment_that_another_rank_has_only_just_begun_is_waited_for(monkeypatch):
-    from meap.data import machine_wide
+    from meap.data.pinned import isolation
 
     path = Path("/dev/shm", f"meap-test-{os.getpid()}")
     path.touch()
     try:
         waits = iter([lambda: None, lambda: path.write_bytes(bytes(4096))])
-        monkeypatch.setattr(machine_wide.time, "sleep", lambda _: next(waits)())
-        with machine_wide.whole_shared_memory():
-            segment = machine_wide.streaming_memory.BuiltinSharedMemory(path.name)
+        monkeypatch.setattr(isolation.time, "sleep", lambda _: next(waits)())
+        with isolation.wait_for_shared_memory():
+            segment = isolation.streaming_memory.BuiltinSharedMemory(path.name)
         assert segment.size == 4096
         assert next(waits, None) is None
         segment.close()
         path.write_bytes(b"")
-        monkeypatch.setattr(machine_wide, "_SECONDS_TO_SIZE", 0.0)
-        monkeypatch.setattr(machine_wide.time, "sleep", lambda _: None)
-        with machine_wide.whole_shared_memory(), pytest.raises(ValueError, match="empty file"):
-            machine_wide.streaming_memory.BuiltinSharedMemory(path.name)
+        monkeypatch.setattr(isolation, "_SECONDS_TO_SIZE", 0.0)
+        monkeypatch.setattr(isolation.time, "sleep", lambda _: None)
+        with isolation.wait_for_shared_memory(), pytest.raises(ValueError, match="empty file"):
+            isolation.streaming_memory.BuiltinSharedMemory(path.name)
     finally:
         path.unlink()

@@ -1,0 +1,116 @@
+"""Checkpoints are data, never programs: only tensors and plain values are read, whatever a file says."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.torch_version import TorchVersion
+
+__all__ = ["allowed_types", "load_checkpoint", "require_data"]
+
+_METADATA_NAME = ".metadata"
+_WEIGHTS = "state.model."
+_DCP_TYPES = {
+    *(
+        ("torch.distributed.checkpoint.metadata", name)
+        for name in (
+            "BytesStorageMetadata",
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        )
+    ),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+}
+"""What torch.distributed.checkpoint puts into a ``.metadata`` besides plain values and dtypes."""
+
+
+def require_data(path: str | Path, specs: Any = None) -> bool:
+    """Whether a file of a checkpoint may be read: that of a ``.metadata`` is known only by reading it as data.
+
+    Args:
+        path: File that is about to be read.
+        specs: Composer passes what it wants of the file; not used.
+
+    Raises:
+        pickle.UnpicklingError: It asks for more than `torch.distributed.checkpoint` writes.
+    """
+    del specs
+    if Path(path).name == _METADATA_NAME:
+        _read_metadata(Path(path))
+    return True
+
+
+def load_checkpoint(path: str) -> dict[str, Any]:
+    """Load a checkpoint onto the CPU without running anything in it.
+
+    Args:
+        path: A file; or the folder of a sharded checkpoint, of which only the model's weights are read.
+    """
+    # On leaving, torch forgets what is named here, also where `forbid_unpickling` had named it before.
+    allowed_already = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([each for each in allowed_types() if each not in allowed_already]):
+        if not Path(path).is_dir():
+            return torch.load(path, map_location="cpu", weights_only=True)
+        metadata = _read_metadata(Path(path, _METADATA_NAME))
+        weights = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name, entry in metadata.state_dict_metadata.items()
+            if name.startswith(_WEIGHTS) and isinstance(entry, TensorStorageMetadata)
+        }
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is enough
+            load_parts(weights, storage_reader=_DataReader(path), no_dist=True)
+    return {"state": {"model": {name.removeprefix(_WEIGHTS): weight for name, weight in weights.items()}}}
+
+
+class _DataReader(FileSystemReader):
+    """Reads a sharded checkpoint whose ``.metadata`` is data."""
+
+    def read_metadata(self) -> Metadata:
+        return _read_metadata(Path(self.path, _METADATA_NAME))
+
+
+def _read_metadata(path: Path) -> Metadata:
+    with path.open("rb") as handle:
+        metadata = _DataUnpickler(handle).load()
+    if not isinstance(metadata, Metadata):
+        raise pickle.UnpicklingError(f"{path} holds no metadata of a checkpoint")
+    return metadata
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Knows the few classes that describe a sharded checkpoint, and nothing that does anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _DCP_TYPES:
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+            return found
+        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name} was not an allowed global")
+
+
+def allowed_types() -> list[Any]:
+    """What a checkpoint may hold besides tensors and the types that torch itself takes for data."""
+    from numpy._core import multiarray
+
+    numpy_types: list[Any] = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar]  # pyright: ignore[reportAttributeAccessIssue]
+    numpy_types += [type(np.dtype(name)) for name in ("uint32", "uint64", "int64", "float64", "bool")]
+    return [timedelta, TorchVersion, *numpy_types]

@@ -1,0 +1,10 @@
+"""What reading leans on inside streaming, whose version is therefore fixed.
+
+dataset     files are checked before use, failures end an iteration, repetitions of rows are counted
+stream      fetches and checks the files of a data set
+isolation   keeps runs on one machine apart
+"""
+
+from meap.extras import require_version
+
+require_version("meap.data", "mosaicml-streaming", "0.13.0")

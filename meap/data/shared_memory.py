@@ -1,0 +1,26 @@
+"""Room in the machine's shared memory, where readers keep an epoch's order and batches on their way."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from meap.errors import ConfigError
+
+__all__ = ["require_shared_memory"]
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+
+
+def require_shared_memory(num_bytes: int, purpose: str) -> None:
+    """Raise `ConfigError` unless so much is free: what is written where there is none ends a process without a word.
+
+    Args:
+        num_bytes: What will be written.
+        purpose: What that is, for the message.
+    """
+    if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < num_bytes:
+        raise ConfigError(
+            f"{_SHARED_MEMORY} has {free:,} bytes free, and {purpose} takes {num_bytes:,}: end what fills it, or make "
+            "it larger (docker run --shm-size=16g; mount -o remount,size=16g /dev/shm)"
+        )

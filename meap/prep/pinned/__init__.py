@@ -1,0 +1,8 @@
+"""What preparation leans on inside datatrove, whose version is therefore fixed.
+
+executor    which tasks are done, and how one that fails is reported
+"""
+
+from meap.extras import require_version
+
+require_version("meap.prep", "datatrove", "0.10.1")

@@ -1,0 +1,74 @@
+"""datatrove's executors with our own idea of what is completed, and one error per failed task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datatrove.executor.base import PipelineExecutor
+
+from meap.errors import DataError, MeapError
+from meap.prep.executors.base import Work, quiet
+from meap.prep.progress import Tally
+
+__all__ = ["CompletionFromRecords"]
+
+
+class CompletionFromRecords(PipelineExecutor):
+    """Comes before one of datatrove's executors among the bases of ours.
+
+    datatrove's completion markers know neither the configuration nor the number of tasks; they are written, but what
+    counts is `completed`. Its log goes to files only.
+    """
+
+    job: Work
+    """Stays with the command: tasks elsewhere get the steps and the tally."""
+    completed: frozenset[int]
+    tally: Tally
+
+    def belong_to(self, job: Work) -> None:
+        """Take over what a job says."""
+        self.job = job
+        self.completed = job.completed
+        self.tally = job.tally
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "job"}
+
+    def is_rank_completed(self, rank: int) -> bool:
+        """Whether a task is left out."""
+        return rank in self.completed
+
+    def get_incomplete_ranks(self, ranks: Sequence[int] | None = None, skip_completed: bool | None = None) -> list[int]:
+        """The tasks to run."""
+        del skip_completed
+        return [rank for rank in (range(self.world_size) if ranks is None else ranks) if rank not in self.completed]
+
+    def save_executor_as_json(self, indent: int = 4) -> None:
+        """Do nothing: job.json says what this job is, and the vocabulary need not be written again."""
+
+    def run_task(self, rank: int) -> None:
+        """Run one task here.
+
+        Raises:
+            MeapError: It failed; the traceback is in its log.
+        """
+        self._run_for_rank(rank)
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        self.tally.start(rank)
+        try:
+            with quiet():
+                # Not the next one in line: Ray's collects logs in a folder that it shares with other jobs and users.
+                return PipelineExecutor._run_for_rank(self, rank, local_rank, node_rank)
+        except MeapError as error:
+            self.tally.fail(str(error))
+            raise
+        except Exception as error:  # noqa: BLE001
+            # The traceback is in the log; a pool would print it several times over.
+            message = (
+                f"task {rank} failed with {type(error).__name__}: {error} (the log is {self.logging_dir.path}/logs/"
+                f"task_{rank:05d}.log): run the same command again to retry"
+            )
+            self.tally.fail(message)
+            raise DataError(message) from None

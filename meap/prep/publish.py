@@ -1,0 +1,116 @@
+"""Shards of all tasks -> a data set: the indexes are written last, from the records of the tasks.
+
+Train's index comes last of all, so that a reader never sees a part of a data set.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import meap
+from meap.errors import DataError, IncompleteError
+from meap.manifest import ROWS, Manifest, TokenizerRecord
+from meap.mds.index import HASH_ALGORITHM, INDEX_NAME, index_json
+from meap.prep.job import Job
+from meap.prep.removal.report import removed_counts
+from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch
+from meap.prep.streams import MAX_STREAMS
+from meap.prep.task_records import SplitRecord, TaskRecord, parts_of
+from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, token_dtype
+from meap.tokenizer import tokenizer_files
+
+__all__ = ["publish"]
+
+
+def publish(job: Job) -> None:
+    """Check that every shard is in place, then write tokenizers, manifests and indexes, train's index last.
+
+    Raises:
+        IncompleteError: A task has no record, or a shard is not there as recorded.
+        DataError: There is not a single row, or something cannot be written.
+    """
+    records = job.records()
+    if missing := [task for task in range(job.num_tasks) if task not in records]:
+        raise IncompleteError(
+            f"{job.folder.url}: task {missing[0]} and {len(missing) - 1} more of {job.num_tasks} are not complete or "
+            "their shards are not in place: run the same command again"
+        )
+    in_order = [records[task] for task in range(job.num_tasks)]
+    with_rows = sorted(parts_of(in_order), key=lambda part: (part.endswith(TRAIN_SPLIT), part))
+    if not with_rows:
+        raise DataError(_no_rows(job, in_order))
+    if len(streams := {part.rpartition("/")[0] for part in with_rows}) > MAX_STREAMS:
+        raise DataError(
+            f"{len(streams)} streams of which no task has more than {MAX_STREAMS}: choose a stream_key that names "
+            "sources, not documents"
+        )
+    manifests = {part: _manifest(job, part, in_order) for part in with_rows}
+    for name, content in tokenizer_files(job.tokenizer).items():
+        for stream in sorted(streams):
+            job.folder.write(f"{stream}/{TOKENIZER_DIR}/{name}".removeprefix("/"), content)
+    for part in with_rows:
+        job.folder.write(f"{part}/{MANIFEST_NAME}", manifests[part].to_json().encode())
+    for part in with_rows:
+        shards = [entry for record in in_order if part in record.splits for entry in record.splits[part].index]
+        job.folder.write(f"{part}/{INDEX_NAME}", index_json(shards))
+
+
+def _no_rows(job: Job, records: Sequence[TaskRecord]) -> str:
+    if job.kind == ROWS:
+        splits = [split for record in records for part, split in record.splits.items() if part.endswith(TRAIN_SPLIT)]
+        num_removed = sum(sum(record.removed.values()) for record in records)
+        removed = f" (filters and deduplication removed {num_removed} documents)" if num_removed else ""
+        return (
+            f"not a single row: {sum(split.tokens for split in splits)} tokens in {job.num_tasks} tasks{removed}, and "
+            f"a row takes {job.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
+        )
+    return (
+        f"not a single row: no conversation has an answer within max_length={job.lasting_config['max_length']} tokens, "
+        f"{sum(record.bad_lines for record in records)} records were bad: see the warnings above, or raise max_length"
+    )
+
+
+def _manifest(job: Job, part: str, records: Sequence[TaskRecord]) -> Manifest:
+    parts = [record.splits.get(part, SplitRecord()) for record in records]
+    tokenizer = job.tokenizer
+    return Manifest(
+        split=part.rpartition("/")[2],
+        seq_len=job.seq_len,
+        dtype=token_dtype(tokenizer.vocab_size).name,
+        hash_algorithm=HASH_ALGORITHM,
+        documents=sum(part.documents for part in parts),
+        tokens=sum(part.tokens for part in parts),
+        rows=sum(part.rows for part in parts),
+        dropped_tail_tokens=sum(part.dropped_tail_tokens for part in parts),
+        bad_lines=sum(record.bad_lines for record in records),
+        tokenizer=TokenizerRecord(
+            name=tokenizer.name,
+            fingerprint=tokenizer.fingerprint,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            mask_id=tokenizer.mask_id,
+        ),
+        kind=job.kind,
+        text_bytes=sum(part.text_bytes for part in parts) or None,
+        counts=_counts(job, parts) | removed_counts(records),
+        shards=tuple(shard for part in parts for shard in part.shards),
+        sources=job.inputs.urls,
+        config=job.lasting_config,
+        versions={
+            "python": platform.python_version(),
+            "meap": meap.__version__,
+            **{name: version(name) for name in ("datatrove", "fastokens", "numpy", "tokenizers", "zstandard")},
+        },
+    )
+
+
+def _counts(job: Job, parts: Sequence[SplitRecord]) -> dict[str, int]:
+    counts = dict(sum((Counter(part.counts) for part in parts), Counter[str]()))
+    if job.kind == ROWS:
+        return counts
+    documents, rows = sum(part.documents for part in parts), sum(part.rows for part in parts)
+    return counts | {ROWS_PER_BATCH: rows_per_batch(documents, rows)}
