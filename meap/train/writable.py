@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fsspec
 
-from meap.errors import CheckpointError
+from meap.errors import CheckpointError, first_line
 from meap.storage import is_url
 
 __all__ = ["require_writable"]
@@ -32,7 +32,7 @@ def require_writable(folder: str) -> None:
         filesystem.rm_file(path)
     except Exception as error:
         raise CheckpointError(
-            f"checkpoint.folder={folder} cannot be written ({type(error).__name__}: {_first_line(error)}): "
+            f"checkpoint.folder={folder} cannot be written ({type(error).__name__}: {first_line(error)}): "
             f"{_remedy(folder, error)}"
         ) from error
 
@@ -47,7 +47,3 @@ def _remedy(folder: str, error: BaseException) -> str:
     if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EACCES:
         return "give these credentials leave to put, get and delete objects there"
     return "check the address, the endpoint (AWS_ENDPOINT_URL) and the credentials"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")
