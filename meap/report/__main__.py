@@ -21,13 +21,14 @@ def _report(request: Request) -> None:
     from meap.report.curves import as_points
     from meap.report.page import render_page
     from meap.report.runs import read_runs
-    from meap.report.tables import as_json, table_lines, write_file
+    from meap.report.tables import as_json, table_lines
+    from meap.show.pages import write_whole
 
     comparison = compare(read_runs(request.folders))
     if request.page is not None:
-        write_file("--out", request.page, render_page(comparison))
+        write_whole("--out", request.page, render_page(comparison))
     if request.json_file is not None:
-        write_file("--json", request.json_file, as_json(comparison, as_points(comparison.runs)))
+        write_whole("--json", request.json_file, as_json(comparison, as_points(comparison.runs)))
     print("\n".join(table_lines(comparison)))
 
 
