@@ -89,7 +89,7 @@ def _result_row(result: Result) -> _Row:
         if estimate is not None and "low" in estimate and "high" in estimate
     ]
     cells = [_result_cell(result, number) for number in range(len(result.estimates))]
-    return _Row(result.name, cells, show_intervals(known) if known else None)
+    return _Row(result.name, cells, show_intervals(f"{result.name}: intervals", known) if known else None)
 
 
 def _result_cell(result: Result, number: int) -> _Cell:

@@ -161,7 +161,7 @@ def show_bars(bars: Bars) -> Drawn:
     return draw_svg(lambda axes: draw_bars(axes, bars), overlay=overlay, margins=_MARGINS)
 
 
-def show_intervals(intervals: Sequence[Interval]) -> Drawn:
+def show_intervals(name: str, intervals: Sequence[Interval]) -> Drawn:
     """Values with their intervals, one above the other on a common axis, as a small picture without text."""
 
     def draw(axes: Any) -> None:
@@ -175,7 +175,11 @@ def show_intervals(intervals: Sequence[Interval]) -> Drawn:
             axes.plot([each.value], [place], color=colour, marker="o", markersize=6, gid=group)
 
     return draw_svg(
-        draw, width=200, height=10 + 12 * len(intervals), margins={"left": 0, "right": 1, "bottom": 0, "top": 1}
+        draw,
+        name=name,
+        width=200,
+        height=10 + 12 * len(intervals),
+        margins={"left": 0, "right": 1, "bottom": 0, "top": 1},
     )
 
 

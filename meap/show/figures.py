@@ -99,6 +99,7 @@ def classes(*names: str) -> str:
 def draw_svg(
     draw: _Draw,
     *,
+    name: str = "",
     overlay: Callable[[Any], str] | None = None,
     width: float = WIDTH,
     height: float = HEIGHT,
@@ -108,6 +109,7 @@ def draw_svg(
 
     Args:
         draw: Draws on the axes it is given; a title and a legend are taken off and returned beside the picture.
+        name: What it shows, for who cannot see it, unlike any other on the page; unset, the title and the axes' labels.
         overlay: Gives further elements, made when the axes have their final size.
         width: Width of the view box.
         height: Height of the view box.
@@ -127,7 +129,9 @@ def draw_svg(
         legend = [] if axes.get_legend() is None else list(map(_entry, *axes.get_legend_handles_labels()))
         if axes.get_legend() is not None:
             axes.get_legend().remove()
-        name = ": ".join(filter(None, (title, " by ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel()))))))
+        name = name or ": ".join(
+            filter(None, (title, " by ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel())))))
+        )
         for each in (figure, *figure.axes):
             each.patch.set_visible(False)
         written = io.StringIO()

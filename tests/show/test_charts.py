@@ -95,10 +95,10 @@ def test_labels_below_bars_do_not_meet():
 
 
 def test_intervals_are_drawn_one_above_the_other_without_text():
-    svg = show_intervals([Interval(0, 1.0, 0.5, 1.5), Interval(2, 1.2, 1.0, 1.4)]).svg
+    svg = show_intervals("a loss", [Interval(0, 1.0, 0.5, 1.5), Interval(2, 1.2, 1.0, 1.4)]).svg
     assert re.findall(r'class="(r\d)"', svg) == ["r0", "r0", "r2", "r2"]
     assert "<text" not in svg
-    assert "aria-hidden" in svg
+    assert 'aria-label="a loss"' in svg
 
 
 def test_a_heat_map_has_a_number_in_each_cell_that_was_asked():
