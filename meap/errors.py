@@ -29,6 +29,7 @@ __all__ = [
     "MissingPackageError",
     "StoppedError",
     "TrainingError",
+    "first_line",
 ]
 
 
@@ -77,3 +78,8 @@ class StoppedError(MeapError):
 
     signal_number: int = signal.SIGTERM
     """What has asked."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for an error of ours that quotes it."""
+    return next(iter(str(error).strip().splitlines()), "no message")

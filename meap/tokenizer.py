@@ -24,7 +24,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
 from meap.config.sections import TokenizerConfig
-from meap.errors import ConfigError, DataError, MismatchError
+from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.places.whole import write_whole
 
 __all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "restore_tokenizer", "tokenizer_files"]
@@ -210,7 +210,7 @@ def _download(name: str) -> Path:
     except Exception as error:
         raise DataError(
             f"tokenizer.name={name!r} is neither a local folder nor to be had from the Hugging Face hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}); "
+            f"({type(error).__name__}: {first_line(error)}); "
             "for a gated repository log in with `hf auth login`"
         ) from error
 

@@ -85,7 +85,7 @@ def _code_fingerprint() -> str:
     digest = hashlib.sha256()
     for folder in ("meap", "dataprep", "recipes", "yamls"):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in {".py", ".yaml"}:
+            if path.suffix in {".py", ".yaml", ".html", ".css", ".svg"}:
                 digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -17,14 +17,10 @@ import multiprocessing
 import os
 import runpy
 import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from threading import Lock
 
 from meap.config import ProofConfig, run_command
 from meap.processes import leave
@@ -64,9 +60,10 @@ def main(cfg: ProofConfig) -> None:
     require_packages("recipes/proof.py", "datatrove", extra="prep")
     require_packages("recipes/proof.py", "composer", "torch", extra="train")
     require_packages("recipes/proof.py", "scipy", "transformers", extra="eval")
-    from meap.evals.pictures import draw_panels
     from meap.evals.proof import compare_arms, draw_arms, measure_run, table_of_arms
     from meap.places.whole import write_whole
+    from meap.show.figures import save_panels
+    from meap.show.progress import counting
 
     out_dir = Path(cfg.out_dir).absolute()
     os.environ |= ENVIRONMENT | os.environ
@@ -78,15 +75,16 @@ def main(cfg: ProofConfig) -> None:
         for seed in cfg.seeds
         for arm, ratio in zip(ARMS, (0.0, cfg.ratio), strict=True)
     ]
-    finished = _progress(len(runs))
-    with ThreadPoolExecutor(cfg.parallel) as pool:
-        for each in [pool.submit(_train_and_measure, cfg, run, shards, passages, finished) for run in runs]:
+    with ThreadPoolExecutor(cfg.parallel) as pool, counting("proof", unit="runs", interval=0) as progress:
+        pending = [pool.submit(_train_and_measure, cfg, run, shards, passages) for run in runs]
+        for done, each in enumerate(as_completed(pending), start=1):
             each.result()
+            progress(done, len(runs))
 
     first, second = ([measure_run(run.dir / "eval") for run in runs if run.arm == arm] for arm in ARMS)
     rows = compare_arms(first, second)
     title = f"{len(cfg.seeds)} seeds, {cfg.ratio:.0%} masked, {Path(cfg.training).name}"
-    draw_panels([(partial(draw_arms, arms=ARMS), row) for row in rows], out_dir / "proof.png", title=title)
+    save_panels([partial(draw_arms, row=row, arms=ARMS) for row in rows], out_dir / "proof.png", title=title)
     found = {"arms": ARMS, "seeds": cfg.seeds, "rows": [dataclasses.asdict(row) for row in rows]}
     write_whole(out_dir / "proof.json", json.dumps(found, indent=2) + "\n", several_writers=True)
     print("\n".join(["", title, *table_of_arms(ARMS, rows), "", f"written     {cfg.out_dir}"]))
@@ -132,9 +130,8 @@ def _prepare(cfg: ProofConfig, out_dir: Path) -> tuple[Path, Path]:
     return out_dir / "mds", out_dir / "passages.jsonl"
 
 
-def _train_and_measure(cfg: ProofConfig, run: Run, shards: Path, passages: Path, finished: Callable[..., None]) -> None:
+def _train_and_measure(cfg: ProofConfig, run: Run, shards: Path, passages: Path) -> None:
     """Train, export, evaluate, each as a user would; what is done is not done again."""
-    started = time.perf_counter()
     if not (run.dir / "eval" / "results.json").is_file():
         own = (
             cfg.training,
@@ -155,7 +152,6 @@ def _train_and_measure(cfg: ProofConfig, run: Run, shards: Path, passages: Path,
         _command(output, "recipes/meap_1b.py", *own)
         _command(output, "recipes/export_hf.py", *own)
         _command(output, "recipes/evaluate.py", *given)
-    finished(run, time.perf_counter() - started)
 
 
 def _command(output: Path, script: str, *arguments: str) -> None:
@@ -188,20 +184,6 @@ def _run_script(output: Path, script: str, *arguments: str) -> None:
     if torch.cuda._is_in_bad_fork():  # an import has touched CUDA all the same
         os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
     runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-def _progress(num_runs: int) -> Callable[..., None]:
-    started, done, lock = time.perf_counter(), 0, Lock()
-
-    def finished(run: Run, seconds: float) -> None:
-        nonlocal done
-        with lock:
-            done += 1
-            spent = time.perf_counter() - started
-            left = timedelta(seconds=round(spent / done * (num_runs - done)))
-            print(f"{run.dir.name:<10} {done:>3}/{num_runs} runs | {seconds:.0f} s | {left} left", flush=True)
-
-    return finished
 
 
 def check(cfg: ProofConfig) -> None:

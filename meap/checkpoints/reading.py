@@ -17,7 +17,7 @@ from meap.checkpoints.record import CheckpointRecord
 from meap.checkpoints.store import CheckpointStore, DamagedError
 from meap.checkpoints.trust import load_checkpoint
 from meap.config import TokenizerConfig, TrainingConfig, from_values
-from meap.errors import CheckpointError, ConfigError
+from meap.errors import CheckpointError, ConfigError, first_line
 from meap.places.addresses import is_url
 from meap.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer
 
@@ -178,7 +178,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     except Exception as error:
         raise CheckpointError(
-            f"checkpoint {path.name} is damaged ({type(error).__name__}: {_first_line(error)}): use an older one with "
+            f"checkpoint {path.name} is damaged ({type(error).__name__}: {first_line(error)}): use an older one with "
             "export.checkpoint=<file>"
         ) from error
     timestamp = state.get("timestamp", {}).get("Timestamp", {})
@@ -217,8 +217,3 @@ def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
             f"checkpoint {checkpoint.name} does not fit the run's configuration ({' '.join(differences)[:300]}): "
             "export a checkpoint of this run, with the tokenizer and data it was trained on"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else "no message"

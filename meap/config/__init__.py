@@ -25,7 +25,7 @@ from meap.config.evaluation import (
 from meap.config.executors import RayConfig, SlurmConfig
 from meap.config.judging import HallucinationConfig, JudgeConfig
 from meap.config.litpkds_prep import LitpkdsPrepConfig
-from meap.config.loading import from_values, load_config, load_resolved, save_config, to_values, to_yaml
+from meap.config.loading import flatten, from_values, load_config, load_resolved, save_config, to_values, to_yaml
 from meap.config.loggers import LoggersConfig
 from meap.config.prep import PrepConfig
 from meap.config.proof import ProofConfig
@@ -88,6 +88,7 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "TrainingConfig",
+    "flatten",
     "from_values",
     "load_config",
     "load_resolved",

@@ -20,6 +20,7 @@ from meap.errors import ConfigError
 from meap.places.whole import write_whole
 
 __all__ = [
+    "flatten",
     "from_values",
     "load_config",
     "load_resolved",
@@ -94,6 +95,17 @@ def read_layers(path: Path) -> list[tuple[Given, str | None]]:
 def to_values(config: Any) -> dict[str, Any]:
     """The configuration as nested dictionaries of plain values."""
     return cast("dict[str, Any]", _plain(dataclasses.asdict(config)))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dictionaries by their keys joined with dots, as the command line names them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(cast("dict[str, Any]", value), f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def to_yaml(config: Any) -> str:

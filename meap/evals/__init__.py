@@ -21,4 +21,4 @@ its row in `tasks.TASKS`. Batches, ranks, resuming, intervals, tables and compar
 
 from meap.extras import require_packages
 
-require_packages("meap.evals", "matplotlib", "pyarrow", "torch", "transformers", extra="eval")
+require_packages("meap.evals", "jinja2", "matplotlib", "pyarrow", "rich", "torch", "transformers", extra="eval")

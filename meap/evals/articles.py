@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meap.errors import BadInputError, DataError
+from meap.errors import BadInputError, DataError, first_line
 from meap.evals.rows import read_jsonl, read_parquet
 from meap.extras import require_packages
 
@@ -95,7 +95,7 @@ def _read_hub(source: str, split: str, key: str) -> list[dict[str, Any]]:
     try:
         return [dict(row) for row in load_dataset(name, revision=revision or None, split=split)]
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        reason = first_line(error)
         raise DataError(
             f"{key}={source} cannot be had ({type(error).__name__}: {reason[:200]}): connect to the Hugging Face hub, "
             "name a revision that is plain files, or give a local file of JSON lines or parquet"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from itertools import groupby
 
 from meap.errors import ConfigError
@@ -16,9 +15,7 @@ from meap.evals.lm import LanguageModel
 from meap.evals.records import RecordStore
 from meap.evals.task import Example, Output, Record, Scores, TaskInputs
 
-__all__ = ["answer", "ask_all", "progress_lines", "require_fit"]
-
-_PROGRESS_SECONDS = 5.0
+__all__ = ["answer", "ask_all", "require_fit"]
 
 
 def answer(examples: Sequence[Example], model: LanguageModel, inputs: TaskInputs) -> list[Output]:
@@ -104,23 +101,6 @@ def require_fit(name: str, examples: Sequence[Example], model: LanguageModel) ->
             f"tokens that the model was made for, {longest.id} {longest.positions:,}: make {name} shorter, or set "
             "too_long=wrong to count them as wrong"
         )
-
-
-def progress_lines(name: str, unit: str = "tokens") -> Callable[[int, int], None]:
-    """A line now and then, and one at the end, with the time left."""
-    started = printed = time.perf_counter()
-
-    def report(done: int, total: int) -> None:
-        nonlocal printed
-        now = time.perf_counter()
-        if done < total and now - printed < _PROGRESS_SECONDS:
-            return
-        printed = now
-        left = timedelta(seconds=round((now - started) / max(1, done) * (total - done)))
-        took = timedelta(seconds=round(now - started))
-        print(f"{name:<14} {done:>11,}/{total:,} {unit} | {took} so far, {left} left", flush=True)
-
-    return report
 
 
 def _batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Example]]:

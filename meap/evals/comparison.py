@@ -8,21 +8,23 @@ mean many tests: one in twenty is below 0.05 by chance.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from meap.errors import ConfigError, DataError, MismatchError
-from meap.evals.pictures import draw_comparison, draw_panels
+from meap.evals.pictures import draw_comparison, panel
 from meap.evals.records import read_records
 from meap.evals.runner import read_results
 from meap.evals.scoring import Group, paired_difference
 from meap.evals.summary import group_records, select
-from meap.evals.tables import columns, row_label, shown
+from meap.evals.tables import row_label, shown
 from meap.evals.task import Record
 from meap.evals.tasks import TASKS
 from meap.places.whole import write_whole
+from meap.show.figures import save_panels
+from meap.show.tables import align
 
 __all__ = [
     "SIGNIFICANCE",
@@ -30,6 +32,7 @@ __all__ = [
     "comparison_lines",
     "contrast_lines",
     "folders_to_compare",
+    "picture_of",
     "print_comparison",
     "short_names",
 ]
@@ -97,15 +100,16 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
     }
     out_dir.mkdir(parents=True, exist_ok=True)
     write_whole(out_dir / "compare.json", json.dumps(found, indent=2) + "\n", several_writers=True)
-    panels = [
-        (
-            contrast.draw if (contrast := TASKS[name].contrast) else draw_comparison,
-            numbers | {"models": short_names(found["models"])},
-        )
-        for name, numbers in found["tasks"].items()
-    ]
-    draw_panels(panels, out_dir / "compare.png", title=" and ".join(found["models"]))
+    draws = [picture_of(found, name) for name in found["tasks"]]
+    save_panels(draws, out_dir / "compare.png", title=" and ".join(found["models"]))
     return found
+
+
+def picture_of(found: Mapping[str, Any], name: str) -> Callable[[Any], None]:
+    """What draws the comparison of the task called `name` on matplotlib's axes."""
+    contrast = TASKS[name].contrast
+    draw = contrast.draw if contrast else draw_comparison
+    return panel(draw, found["tasks"][name] | {"models": short_names(found["models"])})
 
 
 def print_comparison(found: Mapping[str, Any]) -> None:
@@ -113,9 +117,9 @@ def print_comparison(found: Mapping[str, Any]) -> None:
     names = short_names(found["models"])
     for name, numbers in found["tasks"].items():
         print(f"\n{numbers['title']} ({name}): {numbers['metrics'][numbers['headline']]['label']}")
-        print("\n".join(columns(comparison_lines(numbers, names))))
+        print("\n".join(align(comparison_lines(numbers, names))))
         if further := contrast_lines(name, numbers, names):
-            print("\n" + "\n".join(columns(further)))
+            print("\n" + "\n".join(align(further)))
     print(f"\n{SIGNIFICANCE}")
     if found["partial"]:
         print("partial: not all examples were asked (limit)")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.config import EvaluationConfig
-from meap.errors import CheckpointError, ConfigError
+from meap.errors import CheckpointError, ConfigError, first_line
 from meap.evals.attention import read_attention
 from meap.evals.lm import Attention, Ids, Reading
 from meap.noise import hide_loading_bars
@@ -74,7 +74,7 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         stored, _ = PretrainedConfig.get_config_dict(name)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        reason = first_line(error)
         raise CheckpointError(
             f"model={name} cannot be loaded ({type(error).__name__}: {reason}): export it again, or check the name"
         ) from error

@@ -1,81 +1,31 @@
-"""Pictures: a panel for each task."""
+"""What the numbers of a task look like: each function draws on the axes it is given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from meap.places.whole import whole_file
+from meap.show.charts import draw_heat_map, draw_interval_points
+from meap.show.figures import COLOURS, FAINT
 
 __all__ = [
-    "BLUE",
-    "GREY",
-    "ORANGE",
     "draw_comparison",
     "draw_curves",
     "draw_decay",
     "draw_grid",
     "draw_loss",
-    "draw_panels",
     "draw_rows",
     "draw_segments",
+    "panel",
 ]
 
-# Colours that remain distinct without colour vision (Okabe and Ito 2008).
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6B6B6B"
-_COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 24,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#E3E3E3",
-    "legend.frameon": False,
-}
-
-
-_COLUMNS = 3
-_LEGEND_COLUMNS = 4
 _CROWDED = 8
 """More labels than this along an axis are turned."""
 
-_Numbers = TypeVar("_Numbers")
 
-
-def draw_panels(panels: Sequence[tuple[Callable[[Any, _Numbers], None], _Numbers]], path: Path, *, title: str) -> None:
-    """Write a PNG with the panels, up to three side by side.
-
-    Args:
-        panels: For each, the function that draws it and the numbers it draws.
-        path: File to write, atomically.
-        title: What was evaluated.
-    """
-    # A figure of its own on the Agg canvas: pyplot would pick a window system and keep state.
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    num_columns = min(_COLUMNS, len(panels))
-    num_rows = -(-len(panels) // num_columns)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.8 * num_columns, 4.3 * num_rows), dpi=140, layout="constrained")
-        FigureCanvasAgg(figure)
-        figure.suptitle(title, x=0.995, ha="right", fontsize=10, color=GREY)
-        axes = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
-        for each, (draw, numbers) in zip(axes, panels, strict=False):
-            draw(each, numbers)
-        for unused in axes[len(panels) :]:
-            unused.set_axis_off()
-        with whole_file(path) as draft:
-            figure.savefig(draft, format="png")
+def panel(draw: Callable[[Any, dict[str, Any]], None], numbers: dict[str, Any]) -> Callable[[Any], None]:
+    """What draws `numbers` on the axes it is given."""
+    return lambda axes: draw(axes, numbers)
 
 
 def draw_curves(
@@ -96,7 +46,7 @@ def draw_curves(
     rows = [row for row in numbers["rows"] if not row["control"]]
     controls = [row for row in numbers["rows"] if row["control"]]
     others = [fact for fact in numbers["by"] if fact != x and not all(row["by"][fact] is None for row in rows)]
-    colours = iter(_COLOURS * 4)
+    colours = iter(COLOURS * 4)
     for other in dict.fromkeys(tuple(row["by"][fact] for fact in others) for row in rows):
         some, alike = (
             [row for row in each if row["by"][x] is not None and tuple(row["by"][fact] for fact in others) == other]
@@ -106,7 +56,8 @@ def draw_curves(
             colour = next(colours)
             name = [numbers["metrics"][metric]["label"]] if len(metrics) > 1 else []
             label = ", ".join([*(f"{value} {fact}" for fact, value in zip(others, other, strict=True)), *name])
-            _errorbars(axes, [row["by"][x] for row in some], [row["metrics"][metric] for row in some], colour, label)
+            places, found = [row["by"][x] for row in some], [row["metrics"][metric] for row in some]
+            draw_interval_points(axes, places, found, colour=colour, label=label)
             axes.plot(
                 [row["by"][x] for row in alike],
                 [row["metrics"][metric]["value"] for row in alike],
@@ -123,7 +74,7 @@ def draw_curves(
         value = scores[metrics[0]]
         axes.axhline(value, color=next(colours), linestyle="-.", linewidth=1, label=f"{name}, {value:.0%}")
     if any(row["by"][x] is not None for row in controls):
-        axes.plot([], [], color=GREY, linestyle=":", label="controls")
+        axes.plot([], [], color=FAINT, linestyle=":", label="controls")
     _chance(axes, numbers, metrics[0])
     axes.set(title=_title(numbers), xlabel=x_label, ylabel="95 % intervals", ylim=(-0.03, 1.03), xscale=x_scale)
     ticks = sorted({row["by"][x] for row in rows})
@@ -131,41 +82,37 @@ def draw_curves(
     axes.set_xticks(ticks, [f"{each:,}" for each in ticks], **({"rotation": 90, "fontsize": 7} if crowded else {}))
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    _legend_above(axes)
+    axes.legend()
 
 
 def draw_rows(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str]) -> None:
     """Metrics of every row, which have names rather than numbers."""
     rows = [row for row in numbers["rows"] if not row["control"]]
-    for place, (metric, colour) in enumerate(zip(metrics, _COLOURS, strict=False)):
+    for place, (metric, colour) in enumerate(zip(metrics, COLOURS, strict=False)):
         some = [(index, row["metrics"][metric]) for index, row in enumerate(rows) if metric in row["metrics"]]
         found = numbers["metrics"][metric]
         shift = 0.16 * (place - (len(metrics) - 1) / 2)
         label = f"{found['label']}, mean {found['value']:.1%}"
-        _errorbars(axes, [index + shift for index, _ in some], [each for _, each in some], colour, label, line="none")
+        places = [index + shift for index, _ in some]
+        draw_interval_points(axes, places, [each for _, each in some], colour=colour, label=label, line="none")
     axes.set(title=_title(numbers), ylabel="95 % intervals", ylim=(-0.03, 1.03))
     axes.set_xticks(range(len(rows)), [str(next(iter(row["by"].values()))) for row in rows], rotation=30, ha="right")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    _legend_above(axes)
+    axes.legend()
 
 
 def draw_grid(axes: Any, numbers: dict[str, Any]) -> None:
     """A heat map of the headline by length and depth: the top is the beginning of the haystack."""
-    grid = numbers["grid"]
-    lengths, depths = grid["lengths"], grid["depths"]
-    image = axes.imshow(grid["values"], vmin=0, vmax=1, cmap="RdYlGn", aspect="auto", interpolation="nearest")
-    axes.grid(visible=False)
-    if len(lengths) * len(depths) <= 150:
-        for row, values in enumerate(grid["values"]):
-            for column, value in enumerate(values):
-                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5)
-    found = numbers["metrics"][numbers["headline"]]
-    axes.set(title=numbers["title"], xlabel="tokens", ylabel="depth, %")
+    grid, found = numbers["grid"], numbers["metrics"][numbers["headline"]]
+    draw_heat_map(
+        axes,
+        grid["values"],
+        columns=[f"{length:,}" for length in grid["lengths"]],
+        rows=[f"{depth:g}" for depth in grid["depths"]],
+        label=found["label"],
+    )
     mean = f"mean {found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}], {numbers['n']:,} prompts"
-    axes.text(0, 1.02, mean + _mark(numbers), transform=axes.transAxes, fontsize=8.5)
-    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], rotation=30, ha="right")
-    axes.set_yticks(range(len(depths)), [f"{depth:g}" for depth in depths])
-    axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, label=found["label"])
+    axes.set(title=f"{numbers['title']}, {mean}{_mark(numbers)}", xlabel="tokens", ylabel="depth, %")
 
 
 def draw_comparison(axes: Any, numbers: dict[str, Any]) -> None:
@@ -176,10 +123,10 @@ def draw_comparison(axes: Any, numbers: dict[str, Any]) -> None:
     entries = [row["metrics"][headline] for row in rows]
     if len(rows) > 1:
         labels, entries = [*labels, "mean"], [*entries, numbers["metrics"][headline]]
-    pairs = zip(("first", "second"), numbers["models"], _COLOURS, (-0.12, 0.12), strict=False)
+    pairs = zip(("first", "second"), numbers["models"], COLOURS, (-0.12, 0.12), strict=False)
     for key, name, colour, shift in pairs:
         places = [index + shift for index in range(len(entries))]
-        _errorbars(axes, places, [each[key] for each in entries], colour, name, line="none")
+        draw_interval_points(axes, places, [each[key] for each in entries], colour=colour, label=name, line="none")
     for place, entry in enumerate(entries):
         if entry["difference"]["p"] < 0.05:
             top = max(entry[key]["high"] for key in ("first", "second"))
@@ -187,7 +134,7 @@ def draw_comparison(axes: Any, numbers: dict[str, Any]) -> None:
     axes.set(title=numbers["title"], xlim=(-0.6, len(entries) - 0.4))
     axes.set_ylabel(numbers["metrics"][headline]["label"] + ", 95 % intervals", fontsize=8)
     axes.set_xticks(range(len(entries)), labels, rotation=30, ha="right", fontsize=8)
-    _legend_above(axes)
+    axes.legend()
 
 
 def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
@@ -195,10 +142,10 @@ def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
     bins, loss = numbers["loss_by_position"], numbers["metrics"]["loss"]
     middles = [(each["first"] * each["last"]) ** 0.5 for each in bins]
     values = [each["loss"] for each in bins]
-    axes.plot(middles, values, color=BLUE, marker="o", markersize=4, linewidth=1.6, label="by position")
-    axes.axhspan(loss["low"], loss["high"], color=ORANGE, alpha=0.18, linewidth=0)
+    axes.plot(middles, values, color=COLOURS[0], marker="o", markersize=4, linewidth=1.6, label="by position")
+    axes.axhspan(loss["low"], loss["high"], color=COLOURS[1], alpha=0.18, linewidth=0)
     label = f"mean {loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]"
-    axes.axhline(loss["value"], color=ORANGE, linewidth=1.4, label=label)
+    axes.axhline(loss["value"], color=COLOURS[1], linewidth=1.4, label=label)
     axes.set(
         title=f"{numbers['title']}, perplexity {numbers['perplexity']['value']:,.1f}, {numbers['n']:,} rows",
         xlabel="tokens before the predicted one",
@@ -206,7 +153,7 @@ def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
         xscale="log",
     )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    _legend_above(axes)
+    axes.legend()
 
 
 def draw_decay(axes: Any, numbers: dict[str, Any]) -> None:
@@ -214,19 +161,20 @@ def draw_decay(axes: Any, numbers: dict[str, Any]) -> None:
 
     Of one model what masking changes in it; of two models the paper's pair.
     """
-    for each, colour in zip(numbers["lengths"], _COLOURS * 4, strict=False):
+    for each, colour in zip(numbers["lengths"], COLOURS * 4, strict=False):
         layers = [layer for layer in each["layers"] if layer["decay"]["value"] is not None]
         of_all = each.get("pairs", {}).get("paper", each)["decay"]
         told = "" if of_all["value"] is None else f", all layers {of_all['value']:.1%}"
         places = [layer["layer"] + 1 for layer in layers]
-        _errorbars(axes, places, [layer["decay"] for layer in layers], colour, f"{each['length']:,} tokens{told}")
-    axes.axhline(0, color=GREY, linewidth=1)
+        label = f"{each['length']:,} tokens{told}"
+        draw_interval_points(axes, places, [layer["decay"] for layer in layers], colour=colour, label=label)
+    axes.axhline(0, color=FAINT, linewidth=1)
     pair = " to ".join(f"{name} {view}" for name, view in zip(numbers.get("models", ()), ("X_N", "X_M"), strict=False))
     axes.set(title=numbers["title"], xlabel="layer")
     axes.set_ylabel(f"decay, {pair or 'X_N to X_M'}, 95 % intervals", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    _legend_above(axes)
+    axes.legend()
 
 
 def draw_segments(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str]) -> None:
@@ -237,42 +185,21 @@ def draw_segments(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str])
         found = [numbers["metrics"][metric] for metric in metrics]
         found = [each.get(which, each) for each in found]
         places = [index + width * (place - (len(models) - 1) / 2) for index in range(len(metrics))]
-        axes.bar(places, [each["value"] for each in found], width, color=_COLOURS[place], alpha=0.75, label=model)
-        _errorbars(axes, places, found, GREY, "_", line="none")
+        axes.bar(places, [each["value"] for each in found], width, color=COLOURS[place], alpha=0.75, label=model)
+        draw_interval_points(axes, places, found, colour=FAINT, label="_", line="none")
         for x, each in zip(places, found, strict=True):
             axes.annotate(f"{each['value']:.3f}", (x, each["high"]), ha="center", va="bottom", fontsize=7.5)
     axes.set(title=numbers["title"], axisbelow=True)
     axes.set_ylabel("share of the last token's attention, 95 % intervals", fontsize=8)
     axes.set_xticks(range(len(metrics)), [numbers["metrics"][metric]["label"] for metric in metrics], fontsize=8.5)
     if len(models) > 1:
-        _legend_above(axes)
-
-
-def _errorbars(
-    axes: Any, places: Sequence[float], found: Sequence[Mapping[str, float]], colour: str, label: str, line: str = "-"
-) -> None:
-    values = [each["value"] for each in found]
-    below = [max(0.0, each["value"] - each["low"]) for each in found]
-    above = [max(0.0, each["high"] - each["value"]) for each in found]
-    axes.errorbar(
-        places,
-        values,
-        yerr=[below, above],
-        color=colour,
-        marker="o",
-        markersize=5,
-        capsize=3,
-        linewidth=1.6,
-        elinewidth=1,
-        linestyle=line,
-        label=label,
-    )
+        axes.legend()
 
 
 def _chance(axes: Any, numbers: dict[str, Any], metric: str) -> None:
     chance = numbers["metrics"][metric]["chance"]
     if chance is not None:
-        axes.axhline(chance, color=GREY, linestyle="--", linewidth=1, label=f"chance, {chance:.0%}")
+        axes.axhline(chance, color=FAINT, linestyle="--", linewidth=1, label=f"chance, {chance:.0%}")
 
 
 def _title(numbers: dict[str, Any]) -> str:
@@ -281,18 +208,3 @@ def _title(numbers: dict[str, Any]) -> str:
 
 def _mark(numbers: dict[str, Any]) -> str:
     return " (partial)" if numbers["partial"] else ""
-
-
-def _legend_above(axes: Any) -> None:
-    """Between title and panel, where no curve can run through it."""
-    legend = axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        borderaxespad=0.2,
-        ncols=_LEGEND_COLUMNS,
-        fontsize=7.5,
-        columnspacing=1.2,
-        handlelength=1.6,
-    )
-    num_lines = -(-len(legend.get_texts()) // _LEGEND_COLUMNS)
-    axes.set_title(axes.get_title(loc="left"), pad=_STYLE["axes.titlepad"] + 12 * max(0, num_lines - 1))

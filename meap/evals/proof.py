@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from meap.evals.decay import HEADLINE, key
-from meap.evals.pictures import BLUE, GREY, ORANGE
 from meap.evals.runner import read_results
-from meap.evals.tables import columns
 from meap.extras import require_packages
+from meap.show.figures import COLOURS, FAINT
+from meap.show.tables import align
 from meap.synthetic_records import NUM_CANDIDATES
 
 __all__ = [
@@ -172,7 +172,7 @@ def table_of_arms(arms: tuple[str, str], rows: Sequence[ArmsRow]) -> list[str]:
         interval = f"[{shown(difference.low, sign=True)}, {shown(difference.high, sign=True)}]"
         means = (shown(mean.value) for mean in row.means)
         lines.append((row.measure.label, *means, shown(difference.value, sign=True), interval, f"{row.p:.3f}"))
-    return columns(lines)
+    return align(lines)
 
 
 def draw_arms(axes: Any, row: ArmsRow, *, arms: tuple[str, str]) -> None:
@@ -185,8 +185,8 @@ def draw_arms(axes: Any, row: ArmsRow, *, arms: tuple[str, str]) -> None:
     """
     scale = 100 if row.measure.percent else 1
     for before, after in zip(*row.values, strict=True):
-        axes.plot([0, 1], [scale * before, scale * after], color=GREY, linewidth=0.8, marker="o", markersize=3)
-    for place, (mean, colour) in enumerate(zip(row.means, (ORANGE, BLUE), strict=True)):
+        axes.plot([0, 1], [scale * before, scale * after], color=FAINT, linewidth=0.8, marker="o", markersize=3)
+    for place, (mean, colour) in enumerate(zip(row.means, COLOURS[1::-1], strict=True)):
         axes.errorbar(
             place + (0.12 if place else -0.12),
             scale * mean.value,
@@ -196,7 +196,7 @@ def draw_arms(axes: Any, row: ArmsRow, *, arms: tuple[str, str]) -> None:
             capsize=4,
         )
     if row.measure.chance is not None:
-        axes.axhline(scale * row.measure.chance, color=GREY, linestyle=":", linewidth=1)
+        axes.axhline(scale * row.measure.chance, color=FAINT, linestyle=":", linewidth=1)
     axes.set_xticks([0, 1], arms)
     axes.set_xlim(-0.4, 1.4)
     axes.set_ylabel("%" if row.measure.percent else "")

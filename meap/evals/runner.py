@@ -8,6 +8,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ import numpy as np
 from meap import __version__
 from meap.config import EvaluationConfig
 from meap.errors import ConfigError, DataError
-from meap.evals.asking import ask_all, progress_lines, require_fit
+from meap.evals.asking import ask_all, require_fit
 from meap.evals.lm import LanguageModel
-from meap.evals.pictures import draw_panels
+from meap.evals.pictures import panel
 from meap.evals.ranks import Ranks
 from meap.evals.records import RecordStore, hash_of, prompt_hashes
 from meap.evals.summary import summarise
@@ -27,6 +28,8 @@ from meap.evals.task import Example, Task, TaskInputs
 from meap.evals.tasks import TASKS
 from meap.extras import is_installed, require_packages
 from meap.places.whole import write_whole
+from meap.show.figures import save_panels
+from meap.show.progress import counting
 
 __all__ = [
     "PICTURE_NAME",
@@ -125,18 +128,18 @@ def run_tasks(
     for name, (examples, partial) in asked.items():
         started = time.perf_counter()
         store, hashes = RecordStore(out_dir, name, key), prompt_hashes(examples, inputs.tokenizer)
-        report = progress_lines(name) if ranks.is_first else lambda done, total: None
-        ask_all(
-            examples,
-            hashes,
-            TASKS[name].score,
-            model,
-            inputs,
-            store,
-            rank=ranks.rank,
-            num_ranks=ranks.num_ranks,
-            progress=report,
-        )
+        with counting(name) if ranks.is_first else nullcontext(lambda done, total: None) as progress:
+            ask_all(
+                examples,
+                hashes,
+                TASKS[name].score,
+                model,
+                inputs,
+                store,
+                rank=ranks.rank,
+                num_ranks=ranks.num_ranks,
+                progress=progress,
+            )
         ranks.wait()
         done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
         records = [done[example.id] for example in examples]
@@ -153,7 +156,7 @@ def run_tasks(
                 "seconds": round(time.perf_counter() - started, 3),
             }
             found[name] = summarise(TASKS[name], records, inputs.config) | facts_of_run
-            draw_panels([(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
+            save_panels([panel(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
             for key, text in TASKS[name].files(found[name], records).items():
                 write_whole(out_dir / f"{name}.{key}", text, several_writers=True)
     if not ranks.is_first:
@@ -232,6 +235,6 @@ def _write_results(
     out_dir.mkdir(parents=True, exist_ok=True)
     write_whole(out_dir / RESULTS_NAME, json.dumps(results, indent=2) + "\n", several_writers=True)
     if tasks:
-        panels = [(TASKS[name].draw, numbers) for name, numbers in tasks.items()]
-        draw_panels(panels, out_dir / PICTURE_NAME, title=str(about["name"]))
+        draws = [panel(TASKS[name].draw, numbers) for name, numbers in tasks.items()]
+        save_panels(draws, out_dir / PICTURE_NAME, title=str(about["name"]))
     return results

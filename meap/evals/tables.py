@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["columns", "grid_csv", "headline_of", "notes_of", "print_results", "row_label", "shown", "task_lines"]
+from meap.show.tables import align
+
+__all__ = ["grid_csv", "headline_of", "notes_of", "print_results", "row_label", "shown", "task_lines"]
 
 
 def print_results(results: Mapping[str, Any]) -> None:
     """Print, for each task, the headline metric by row, the mean of every metric, and what is scored for nothing."""
     for name, numbers in results["tasks"].items():
         print(f"\n{numbers['title']} ({name}): {headline_of(numbers)}")
-        print("\n".join(columns(task_lines(numbers))))
+        print("\n".join(align(task_lines(numbers))))
         for note in notes_of(numbers):
             print(f"note: {note}")
     for name, reason in results["skipped"].items():
@@ -76,18 +78,6 @@ def grid_csv(grid: Mapping[str, Any]) -> str:
     for depth, values in zip(grid["depths"], grid["values"], strict=True):
         lines.append([str(depth), *("" if math.isnan(value) else str(value) for value in values)])
     return "".join(",".join(line) + "\n" for line in lines)
-
-
-def columns(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if place == 0 else f"{cell:>{width}}"
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 def _line(label: str, metric: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str, str, str]:

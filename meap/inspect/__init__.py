@@ -3,7 +3,7 @@
     (epoch, sample id) -> parts (`samples`) -> pieces of text (`pieces`) -> terminal (`terminal`) or page (`page`)
 
 `python -m meap.inspect <shards>` fetches the shards of the samples it shows and no others, by random access through the
-dataset that training iterates over. Statistics (`statistics`, `charts`) are of all rows of the shards fetched, and of
+dataset that training iterates over. Statistics (`statistics`) are of all rows of the shards fetched, and of
 the manifest.
 """
 

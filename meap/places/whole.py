@@ -12,7 +12,15 @@ from pathlib import Path
 
 from meap.errors import DataError
 
-__all__ = ["named_file", "remove_drafts", "whole_file", "whole_files", "whole_folder", "write_whole"]
+__all__ = [
+    "named_file",
+    "remove_drafts",
+    "whole_file",
+    "whole_files",
+    "whole_folder",
+    "write_named",
+    "write_whole",
+]
 
 _DRAFT = ".partial"
 
@@ -134,3 +142,9 @@ def _remove_draft(draft: Path) -> None:
     """Libraries that download begin a draft under a longer name."""
     for each in draft.parent.glob(f"{glob.escape(draft.name)}*"):
         each.unlink(missing_ok=True)
+
+
+def write_named(option: str, path: Path, text: str) -> None:
+    """`write_whole` for a file that the user has named; what UTF-8 cannot hold is escaped. See `named_file`."""
+    with named_file(option, path) as draft:
+        draft.write_bytes(text.encode(errors="backslashreplace"))

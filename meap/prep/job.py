@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from meap.config.litpkds_prep import LitpkdsPrepConfig
+from meap.config.loading import flatten
 from meap.config.prep import PrepConfig
 from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError, MismatchError
@@ -274,7 +275,7 @@ def _claim(folder: Folder, identity: dict[str, Any]) -> None:
 
 
 def _differences(stored: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    before, now = _flatten(stored["config"]), _flatten(ours["config"])
+    before, now = flatten(stored["config"]), flatten(ours["config"])
     found = [
         f"{key}={before.get(key)} there, {key}={now.get(key)} here"
         for key in sorted(before.keys() | now.keys())
@@ -300,13 +301,6 @@ def _differences(stored: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 def _bytes(size: int | None) -> str:
     return "none" if size is None else f"{size} bytes"
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _valid_records(folder: Folder, num_tasks: int) -> dict[int, TaskRecord]:

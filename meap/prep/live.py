@@ -9,24 +9,24 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from meap.errors import DataError
 from meap.places.folder import Folder
 from meap.prep.progress import MAX_SHOWN_BAD_LINES, Counts, clear_counts, read_counts
-from meap.prep.view import Snapshot, as_line, as_panel
+from meap.prep.view import Snapshot, position_of
+from meap.show.progress import Display
 
 __all__ = ["Progress"]
 
 _WINDOW_SECONDS = 60.0
-"""What "of late" means for speeds: a job may wait in a queue for hours before it runs."""
+"""Speeds are over the last minute: a job may wait in a queue for hours before it runs."""
 _LOST_SECONDS = 4.0
 """How long a worker must be gone before it counts as lost: longer than a pool takes to end its workers by itself."""
 
@@ -74,11 +74,8 @@ class Progress:
         self._completed = completed
         self._total_bytes = total_bytes
         self._done_bytes = done_bytes
-        self._interval = interval
-        self._poll_seconds = poll_seconds
-        self._title = title
-        self._console = console or sys.stderr
-        self._terminal: Any = None
+        self._poll_seconds = min(poll_seconds, interval)
+        self._display = Display(interval=interval, title=title, file=console)
         self._counts: dict[int, Counts] = {}
         self._history: deque[tuple[float, int, int]] = deque()
         """Time, bytes read, tokens."""
@@ -97,7 +94,7 @@ class Progress:
         """
         started = time.monotonic()
         self._read_tallies()
-        with self._live():
+        with self._display:
             thread = threading.Thread(target=self._watch, name="progress", daemon=True)
             thread.start()
             try:
@@ -114,7 +111,8 @@ class Progress:
                 thread.join()
                 self._read_tallies()
                 self._warn()
-                self._redraw()
+                if self._display.is_live:
+                    self._display.show(position_of(self._snapshot()), now=True)
                 self.seconds = time.monotonic() - started
 
     @property
@@ -139,39 +137,15 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
-        if self._terminal is not None:
-            self._terminal.console.print(line, markup=False, highlight=False)
-        else:
-            print(line, file=self._console, flush=True)
-
-    @contextmanager
-    def _live(self) -> Iterator[None]:
-        if not self._console.isatty():
-            yield
-            return
-        from rich.console import Console
-        from rich.live import Live
-
-        with Live(console=Console(file=self._console), auto_refresh=False) as self._terminal:
-            yield
-        self._terminal = None
+        self._display.say(line)
 
     def _watch(self) -> None:
-        printed = time.monotonic()
-        pause = min(self._poll_seconds, self._interval)
-        while not self._over.wait(pause):
+        while not self._over.wait(self._poll_seconds):
             self._read_tallies()
             self._warn()
             if self.has_local_workers:
                 self._look_for_lost_workers()
-            self._redraw()
-            if self._terminal is None and time.monotonic() - printed >= self._interval:
-                printed = time.monotonic()
-                self.say(as_line(self._snapshot()))
-
-    def _redraw(self) -> None:
-        if self._terminal is not None:
-            self._terminal.update(as_panel(self._snapshot(), self._title), refresh=True)
+            self._display.show(position_of(self._snapshot()))
 
     def _read_tallies(self) -> None:
         ended = {task for task, counts in self._counts.items() if counts.is_done}

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(request: Request) -> None:
-    from meap.places.whole import named_file
+    from meap.places.whole import write_named
     from meap.report.comparison import compare
     from meap.report.curves import as_points
     from meap.report.page import render_page
@@ -26,12 +26,9 @@ def _report(request: Request) -> None:
 
     comparison = compare(read_runs(request.folders))
     if request.page is not None:
-        with named_file("--out", request.page) as draft:
-            draft.write_text(render_page(comparison), encoding="utf-8", errors="backslashreplace")
+        write_named("--out", request.page, render_page(comparison))
     if request.json_file is not None:
-        with named_file("--json", request.json_file) as draft:
-            text = as_json(comparison, as_points(comparison.runs))
-            draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_named("--json", request.json_file, as_json(comparison, as_points(comparison.runs)))
     print("\n".join(table_lines(comparison)))
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meap.report.charts import Chart, Line, Mark
 from meap.report.metrics import METRICS
 from meap.report.runs import Run
-from meap.report.series import running_mean, thin_out
+from meap.report.series import running_mean
+from meap.show.charts import Chart, Line, Mark, thin_out
 
-__all__ = ["AXES", "SMOOTHED", "as_points", "axes_of", "draw_curves", "draw_evaluations"]
+__all__ = ["AXES", "SMOOTHED", "as_points", "axes_of", "curves_of", "evaluation_curves"]
 
 SMOOTHED = 0.02
 """Width of the running mean, as a share of the longest run."""
@@ -50,7 +50,7 @@ def axes_of(runs: Sequence[Run]) -> list[str]:
     return [name for name, place in AXES.items() if all(place(run, np.array([1])) is not None for run in runs)]
 
 
-def draw_curves(runs: Sequence[Run], axis: str) -> Iterator[Chart]:
+def curves_of(runs: Sequence[Run], axis: str) -> Iterator[Chart]:
     """A chart of each metric that any run recorded."""
     marks = list(_marks(runs, axis))
     for metric in METRICS:
@@ -74,10 +74,10 @@ def draw_curves(runs: Sequence[Run], axis: str) -> Iterator[Chart]:
                 marks=marks,
             )
         if metric.key == "heldout_loss":
-            yield from _draw_differences(runs[0], lines, axis, metric.unit)
+            yield from _differences(runs[0], lines, axis, metric.unit)
 
 
-def draw_evaluations(runs: Sequence[Run]) -> Iterator[Chart]:
+def evaluation_curves(runs: Sequence[Run]) -> Iterator[Chart]:
     """What evaluations measured of parts: held-out loss by context, answers by where they stand."""
     sources = dict.fromkeys(source for run in runs for source in run.evaluations)
     for source in sources:
@@ -107,9 +107,9 @@ def _marks(runs: Sequence[Run], axis: str) -> Iterator[Mark]:
             yield Mark(number, place)
 
 
-def _draw_differences(first: Run, lines: Sequence[Line], axis: str, unit: str) -> Iterator[Chart]:
+def _differences(first: Run, lines: Sequence[Line], axis: str, unit: str) -> Iterator[Chart]:
     """Curves that lie close together, each less the first run's, where that has been measured before and after."""
-    if not lines or lines[0].run != 0:
+    if not lines or lines[0].number != 0:
         return
     x, y = lines[0].x, lines[0].y
     differences: list[Line] = []
@@ -117,7 +117,7 @@ def _draw_differences(first: Run, lines: Sequence[Line], axis: str, unit: str) -
         common = (line.x >= x[0]) & (line.x <= x[-1])
         if common.any():
             change = line.y[common] - np.interp(line.x[common], x, y)
-            differences.append(Line(line.run, line.x[common], change))
+            differences.append(Line(line.number, line.x[common], change))
     if differences:
         yield Chart(
             f"Held-out loss, less that of {first.name}", differences, axis, unit, from_zero=True, has_points=True

@@ -1,4 +1,4 @@
-"""A metric by training step: put together from a file, smoothed, and thinned out for a picture."""
+"""A metric by training step: put together from a file, and smoothed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Series", "join_series", "running_mean", "thin_out"]
+__all__ = ["Series", "join_series", "running_mean"]
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,3 @@ def running_mean(series: Series, *, window: float) -> NDArray[np.float64]:
     beyond = np.searchsorted(series.steps, series.steps + half, side="right")
     sums = np.concatenate([[0.0], np.cumsum(series.values)])
     return (sums[beyond] - sums[first]) / (beyond - first)
-
-
-def thin_out(x: NDArray[np.float64], y: NDArray[np.float64], *, columns: int) -> NDArray[np.int64]:
-    """Places of the points that look like all of them: the lowest and highest of each column, the first and the last.
-
-    Args:
-        x: Ascending.
-        y: As many values.
-        columns: Columns of the picture; at most two points are kept of each.
-    """
-    if len(x) <= 2 * columns + 2:
-        return np.arange(len(x))
-    width = (x[-1] - x[0]) / columns or 1.0
-    column = np.minimum((x - x[0]) // width, columns - 1)
-    order = np.lexsort((y, column))
-    starts = np.flatnonzero(np.diff(column[order], prepend=-1.0))
-    ends = np.append(starts[1:], len(order)) - 1
-    return np.unique(np.concatenate([[0], order[starts], order[ends], [len(x) - 1]]))

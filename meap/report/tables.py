@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from meap.report.comparison import Comparison, Figure
+from meap.show.numbers import clock
+from meap.show.tables import align
 
 __all__ = ["as_json", "describe_change", "describe_setting", "describe_value", "table_lines"]
 
@@ -24,7 +26,7 @@ def describe_value(value: float | None, kind: str) -> str:
         case "share":
             return f"{value:.2%}"
         case "hours":
-            return _clock(value)
+            return clock(3600 * value)
         case _:
             return f"{value:,.4f}"
 
@@ -36,7 +38,7 @@ def describe_change(value: float | None, first: float | None, kind: str) -> str:
     if value == first:
         return "the same"
     if kind == "hours":
-        absolute = ("-" if change < 0 else "+") + _clock(abs(change))
+        absolute = ("-" if change < 0 else "+") + clock(3600 * abs(change))
     else:
         absolute = f"{change:+.2%}" if kind == "share" else f"{change:+,.0f}" if kind == "count" else f"{change:+,.4f}"
     return f"{absolute} ({change / abs(first):+.1%})" if first and kind != "share" else absolute
@@ -63,12 +65,12 @@ def table_lines(comparison: Comparison) -> Iterator[str]:
         )
         for result in comparison.results
     ]
-    yield from _aligned(("", *names), rows)
+    yield from align([("", *names), *rows], left=range(len(names) + 1))
     deciding = [setting for setting in comparison.differing if setting.weight != "name"]
     if deciding:
         yield ""
         rows = [(setting.key, *map(describe_setting, setting.values)) for setting in deciding]
-        yield from _aligned(("settings that differ", *names), rows)
+        yield from align([("settings that differ", *names), *rows], left=range(len(names) + 1))
 
 
 def as_json(comparison: Comparison, curves: dict[str, Any]) -> str:
@@ -104,11 +106,6 @@ def as_json(comparison: Comparison, curves: dict[str, Any]) -> str:
     return json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
-def _clock(hours: float) -> str:
-    minutes, seconds = divmod(round(hours * 3600), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-
 def _figure_row(figure: Figure) -> tuple[str, ...]:
     first, *others = figure.values
     cells = [describe_value(first, figure.kind)]
@@ -116,9 +113,3 @@ def _figure_row(figure: Figure) -> tuple[str, ...]:
         change = describe_change(value, first, figure.kind)
         cells.append(f"{describe_value(value, figure.kind)} {change}".strip())
     return (figure.label, *cells)
-
-
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

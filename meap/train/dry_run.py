@@ -29,6 +29,7 @@ from meap.data import (
 from meap.manifest import CONVERSATIONS, ROWS
 from meap.places.addresses import is_url, use_one_s3_endpoint
 from meap.schema import TRAIN_SPLIT
+from meap.show.numbers import size
 from meap.train.attention import choose_attention
 from meap.train.fitting import describe_rows, loader_settings
 from meap.train.flops import peak_flops_per_second, training_flops_per_token
@@ -127,7 +128,7 @@ def _plan(
     rows = config.train.global_batch_size
     tokens = timetable.steps * rows * config.data.seq_len
     memory = device_memory(config, model.config, num_parameters=num_parameters, num_devices=num_devices)
-    size, kept = checkpoint_bytes(num_parameters), num_checkpoints(timetable, keep=config.checkpoint.keep)
+    of_checkpoint, kept = checkpoint_bytes(num_parameters), num_checkpoints(timetable, keep=config.checkpoint.keep)
     flops = training_flops_per_token(model.config, context=config.data.seq_len, causal=False)
     peak = peak_flops_per_second(_EXAMPLE_DEVICE)
     assert peak is not None
@@ -141,8 +142,8 @@ def _plan(
     sharding = f"bf16, sharding {config.train.sharding}"
     if config.train.activation_checkpointing:
         sharding += ", activations recomputed"
-    parts = ", ".join(f"{name} {_gb(held)}" for name, held in dataclasses.asdict(memory).items())
-    place = config.checkpoint.folder + _free(config.checkpoint.folder, needed=kept * size)
+    parts = ", ".join(f"{name} {size(held)}" for name, held in dataclasses.asdict(memory).items())
+    place = config.checkpoint.folder + _free(config.checkpoint.folder, needed=kept * of_checkpoint)
     epoch_rows = plan_epoch(config.data, shards, rows).rows
     shared = shared_memory_bytes(config.data, shards, batch_rows=rows, epoch_rows=epoch_rows)
     if heldout is not None:
@@ -151,9 +152,9 @@ def _plan(
         f"dry run    {config.run.name}: nothing is trained, nothing is written",
         f"model      {num_parameters:,} parameters, {num_parameters - sum(vocabulary.values()):,} without embeddings",
         *describe_rows(config, shards, timetable=timetable, heldout=heldout),
-        f"memory     about {_gb(memory.total)} per GPU, if there are {num_devices} ({sharding}): {parts}",
-        f"           shared memory for the loader: {_gb(shared)} per node",
-        f"disk       {kept} checkpoints at once of {_gb(size)} = {_gb(kept * size)} in {place}",
+        f"memory     about {size(memory.total)} per GPU, if there are {num_devices} ({sharding}): {parts}",
+        f"           shared memory for the loader: {size(shared)} per node",
+        f"disk       {kept} checkpoints at once of {size(of_checkpoint)} = {size(kept * of_checkpoint)} in {place}",
         f"compute    {flops * tokens:.3g} FLOPs, {flops / 1e9:.3f} GFLOP per token (PaLM's convention)",
         f"time       an estimate: {days:.2g} days on {_EXAMPLE_DEVICES} {_EXAMPLE_DEVICE} at {_EXAMPLE_MFU:.0%} MFU",
         *(f"note       {note}" for note in notes(config, timetable, heldout=heldout)),
@@ -172,8 +173,4 @@ def _free(folder: str, *, needed: int) -> str:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    return f", {_gb(free)} free" + (": TOO LITTLE" if free < needed else "")
-
-
-def _gb(number: float) -> str:
-    return f"{number / 1e9:,.2f} GB"
+    return f", {size(free)} free" + (": TOO LITTLE" if free < needed else "")

@@ -11,7 +11,7 @@ from composer.utils import dist
 from composer.utils.device import get_device
 
 from meap.config import TrainConfig
-from meap.errors import ConfigError, MeapError
+from meap.errors import ConfigError, MeapError, first_line
 from meap.processes import raise_on_signals
 from meap.train.flops import peak_flops_per_second
 
@@ -86,7 +86,7 @@ def join_machine(config: TrainConfig) -> Machine:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise MeapError(
             f"rank {dist.get_global_rank()} of {dist.get_world_size()} does not find the others at {address} "
-            f"({str(error).splitlines()[0]}): MASTER_ADDR must be a name of rank 0's node that all nodes resolve, "
+            f"({first_line(error)}): MASTER_ADDR must be a name of rank 0's node that all nodes resolve, "
             "MASTER_PORT free there, and all ranks started"
         ) from error
     return Machine(device, precision, dist.get_world_size(), dist.get_global_rank(), dist.get_local_world_size())

@@ -16,6 +16,7 @@ from meap.config import LoggersConfig, TrainingConfig
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.addresses import is_url, require_plain_url
+from meap.show.numbers import size
 from meap.train.plan import checkpoint_bytes, num_checkpoints
 from meap.train.ranks import Ranks
 from meap.train.timetable import Timetable, count_steps, require_end_after_warm_up
@@ -130,14 +131,14 @@ def check_storage(config: TrainingConfig, machine: Machine, timetable: Timetable
     CheckpointStore(config.checkpoint.folder).require_writable()
     if not is_url(config.checkpoint.folder):
         folder = Path(config.checkpoint.folder)
-        size, kept = checkpoint_bytes(num_parameters), num_checkpoints(timetable, keep=config.checkpoint.keep)
+        of_checkpoint, kept = checkpoint_bytes(num_parameters), num_checkpoints(timetable, keep=config.checkpoint.keep)
         there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
         check_room(
             f"the disk of checkpoint.folder={folder}",
             folder,
-            needed=size * kept - there,
-            remedy=f"a checkpoint takes {_size(size)}, and {kept} of them lie there at once: lower checkpoint.keep, "
-            "free space, or save to a bucket (checkpoint.folder=s3://...)",
+            needed=of_checkpoint * kept - there,
+            remedy=f"a checkpoint takes {size(of_checkpoint)}, and {kept} of them lie there at once: lower "
+            "checkpoint.keep, free space, or save to a bucket (checkpoint.folder=s3://...)",
         )
 
 
@@ -198,7 +199,7 @@ def check_room(name: str, place: Path, *, needed: int, remedy: str) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < needed:
-        raise ConfigError(f"{name} has {_size(free)} free, but the run needs {_size(needed)}: {remedy}")
+        raise ConfigError(f"{name} has {size(free)} free, but the run needs {size(needed)}: {remedy}")
 
 
 def _require_batches(config: TrainingConfig, ranks: Ranks | Machine) -> None:
@@ -259,7 +260,3 @@ def _divisors(number: int, *, near: int) -> str:
     divisors = [each for each in range(1, number + 1) if number % each == 0]
     below, above = [each for each in divisors if each <= near], [each for each in divisors if each > near]
     return " or ".join(str(each) for each in (*below[-1:], *above[:1]))
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e9:,.2f} GB"

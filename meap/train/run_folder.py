@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from meap.config import Role, TrainingConfig, from_values, load_resolved, role_of, save_config, to_values
+from meap.config import Role, TrainingConfig, flatten, from_values, load_resolved, role_of, save_config, to_values
 from meap.errors import MismatchError
 from meap.train.resuming import newest_record
 
@@ -41,7 +40,7 @@ def open_run(config: TrainingConfig, *, is_leader: bool) -> Path:
     stored = folder / CONFIG_NAME
     if (found := _settings_before(config, folder)) is not None:
         place, before = found
-        _require_same_run(place, _flat(before), _flat(config))
+        _require_same_run(place, flatten(to_values(before)), flatten(to_values(config)))
     save_config(config, stored)
     return folder
 
@@ -81,14 +80,3 @@ def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any]) -
 def _streams(flat: dict[str, Any]) -> str:
     names = sorted({found[1] for found in map(_STREAM.match, flat) if found})
     return f"data.streams {', '.join(names)}" if names else "data.remote alone"
-
-
-def _flat(config: TrainingConfig) -> dict[str, Any]:
-    def leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from leaves(cast("dict[str, Any]", value), f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return dict(leaves(to_values(config), ""))

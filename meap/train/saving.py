@@ -31,7 +31,7 @@ from composer.utils import dist
 
 from meap.checkpoints import CheckpointFile, CheckpointRecord, CheckpointStore, ModelRecord
 from meap.config import TrainingConfig, to_values
-from meap.errors import CheckpointError, MeapError, StoppedError
+from meap.errors import CheckpointError, MeapError, StoppedError, first_line
 from meap.train.stopping import NOTHING, Agreement, StopSignals
 from meap.train.writing import copy_state
 
@@ -411,5 +411,4 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    first_line = next(iter(str(error).strip().splitlines()), "no message")
-    return first_line if isinstance(error, MeapError) else f"{type(error).__name__}: {first_line}"
+    return first_line(error) if isinstance(error, MeapError) else f"{type(error).__name__}: {first_line(error)}"

@@ -3,8 +3,7 @@
 import pytest
 
 from meap.errors import ConfigError
-from meap.evals import asking
-from meap.evals.asking import answer, ask_all, progress_lines, require_fit
+from meap.evals.asking import answer, ask_all, require_fit
 from meap.evals.records import RecordStore, prompt_hashes, read_records
 from meap.evals.task import Candidate, Example
 from meap.evals.tasks import TASKS
@@ -145,15 +144,3 @@ def test_what_is_too_long_is_refused_or_wrong(asked, oracle):
     wrong = [record for record in asked.done().values() if record["too_long"]]
     assert 0 < len(wrong) < 10
     assert all("ranking" not in record for record in wrong)
-
-
-def test_progress_has_the_time_left(capsys, monkeypatch):
-    clock = iter([0.0, 2.0, 10.0, 12.0, 20.0])
-    monkeypatch.setattr(asking.time, "perf_counter", lambda: next(clock))
-    report = progress_lines("perplexity")
-    for done in (1, 5, 6, 10):
-        report(done, 10)
-    assert capsys.readouterr().out.splitlines() == [
-        "perplexity               5/10 tokens | 0:00:10 so far, 0:00:10 left",
-        "perplexity              10/10 tokens | 0:00:20 so far, 0:00:00 left",
-    ]

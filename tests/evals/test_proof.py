@@ -1,12 +1,13 @@
 """Two arms over seeds: intervals and p-values by hand, and a table that says what the numbers are."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 
-from meap.evals.pictures import draw_panels
 from meap.evals.proof import MEASURES, compare_arms, draw_arms, mean_over_seeds, sign_flip, table_of_arms
+from meap.show.figures import save_panels
 
 
 def test_the_interval_is_students():
@@ -63,9 +64,6 @@ def test_table_and_picture(rows, tmp_path):
     assert len(lines) == len(MEASURES)
     assert "+25.0 %" in lines[0]
     assert lines[0].endswith("0.031")
-    draw_panels(
-        [(lambda axes, row: draw_arms(axes, row, arms=("NTP", "MEAP")), row) for row in rows],
-        tmp_path / "proof.png",
-        title="six seeds",
-    )
+    draws = [partial(draw_arms, row=row, arms=("NTP", "MEAP")) for row in rows]
+    save_panels(draws, tmp_path / "proof.png", title="six seeds")
     assert (tmp_path / "proof.png").read_bytes().startswith(b"\x89PNG")

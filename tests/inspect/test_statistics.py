@@ -1,9 +1,7 @@
 """The numbers are those of the data: counted once more, another way."""
 
 import numpy as np
-import pytest
 
-from meap.inspect.charts import bin_by_powers_of_two, bin_linearly
 from meap.inspect.statistics import group_sources, measure
 from meap.manifest import CONVERSATIONS, ShardRecord
 
@@ -70,14 +68,3 @@ def test_rows_are_told_apart_by_the_task_that_wrote_them(rows_remote, open_split
         ("efg", 20, 200),
     ]
     assert [group.tokens for group in group_sources(with_manifest(data, kind=CONVERSATIONS).manifest)] == [None] * 3
-
-
-@pytest.mark.parametrize("values", [[], [1], [1, 1, 3, 900], [0, 5, 5, 23, 77, 10_000], list(range(1, 25))])
-def test_bins_hold_every_value_once(values):
-    for bin_values, allowed in ((bin_linearly, values), (bin_by_powers_of_two, [each for each in values if each])):
-        labels, counts = bin_values(allowed)
-        assert sum(counts) == len(allowed)
-        edges = [[int(edge.replace(",", "")) for edge in label.split("-")] for label in labels]
-        for (low, *high), count in zip(edges, counts, strict=True):
-            assert sum(low <= value <= (high or [low])[0] for value in allowed) == count
-        assert len(labels) <= 26

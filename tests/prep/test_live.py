@@ -14,7 +14,7 @@ import pytest
 from meap.places.folder import Folder
 from meap.prep.live import Progress
 from meap.prep.progress import BadLine, Tally, read_counts
-from meap.prep.view import Snapshot, as_line, as_panel
+from meap.prep.view import Snapshot, position_of
 
 SNAPSHOT = Snapshot(
     documents=1_234_567,
@@ -65,24 +65,20 @@ def make_progress(folder: Path | Folder, console, **changed) -> Progress:
     return Progress(folder, console=console, **given_keys | {"interval": 0.01, "title": "preparing out"} | changed)
 
 
-def test_a_line_and_a_panel_tell_the_same(capsys: pytest.CaptureFixture[str]):
-    from rich.console import Console
-
-    line = as_line(SNAPSHOT)
-    assert line == (
+def test_a_line_and_a_bar_tell_the_same():
+    position = position_of(SNAPSHOT)
+    assert position.line == (
         "1,234,567 documents | 1,500.0 of 6,000.0 MB read | 987,654,321 tokens | 1,500,000 tokens/s | 5 of 24 tasks | "
         "time left: 1:02:05 | 8 at work"
     )
-    troubled = replace(SNAPSHOT, bad_lines=3, failures=2, seconds_left=None, note="Slurm job 7: 8 running")
-    assert as_line(troubled).endswith("unknown | 8 at work | bad lines: 3 | failed tasks: 2 | Slurm job 7: 8 running")
-    Console(width=100, force_terminal=False).print(as_panel(troubled, "preparing out"))
-    panel = capsys.readouterr().out
-    for part in (
-        *("preparing out", " 25.0%   1,500.0 of 6,000.0 MB read   time left unknown", "1,234,567 documents"),
-        *("987,654,321 tokens", "1,500,000 tokens/s", "5 of 24 tasks done   8 at work"),
-        *("bad lines: 3   failed tasks: 2", "Slurm job 7: 8 running"),
-    ):
-        assert part in panel
+    assert (position.done / position.total, position.left) == (0.25, "time left 1:02:05")
+    below = " ".join(text for text, _ in position.details)
+    for part in position.line.split(" | "):
+        assert part in f"{below} {position.left.replace('left', 'left:')}"
+    troubled = position_of(replace(SNAPSHOT, bad_lines=3, failures=2, seconds_left=None, note="Slurm job 7: 8 running"))
+    assert troubled.line.endswith("unknown | 8 at work | bad lines: 3 | failed tasks: 2 | Slurm job 7: 8 running")
+    assert ("bad lines: 3   failed tasks: 2", "bold red") in troubled.details
+    assert ("Slurm job 7: 8 running", "dim") in troubled.details
 
 
 def test_in_a_terminal_there_is_one_panel_with_the_warnings_above(tmp_path):
@@ -99,8 +95,8 @@ def test_in_a_terminal_there_is_one_panel_with_the_warnings_above(tmp_path):
     assert "warning: task 2 failed on " in text
     assert text.count("warning: ") == 2
     last = text[text.rindex("preparing out") :]
-    assert " 50.0%   50.0 of 100.0 MB read" in last
-    assert "2 of 4 tasks done   0 at work" in last
+    assert " 50%" in last
+    assert "50.0 of 100.0 MB read   2 of 4 tasks done   0 at work" in last
     assert "bad lines: 1   failed tasks: 1" in last
     assert "\x1b[?25h" in last, "the cursor is back"
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from meap.report.curves import draw_evaluations
+from meap.report.curves import evaluation_curves
 from meap.report.evaluations import read_evaluation
 from meap.report.runs import read_runs
 
@@ -42,7 +42,7 @@ def test_headlines_or_else_the_metrics_of_all_tasks_are_read(found, label, make_
     assert evaluation is not None
     assert evaluation.estimates[label] == ESTIMATE
     assert evaluation.asked == {"num_facts": 4}
-    charts = list(draw_evaluations(read_runs([folder])))
+    charts = list(evaluation_curves(read_runs([folder])))
     assert [chart.title for chart in charts] == ["Key retrieval by ranking", "Key retrieval by generation"]
     assert charts[0].lines[0].x.tolist() == [0.0, 1.0]
 

@@ -1,4 +1,4 @@
-"""Series: the last value of a step holds, means stay within what they average, a thin picture keeps extremes."""
+"""Series: the last value of a step holds, means stay within what they average."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meap.report.series import Series, join_series, running_mean, thin_out
+from meap.report.series import Series, join_series, running_mean
 
 written = st.lists(st.tuples(st.integers(1, 50), st.floats(-100, 100)), min_size=1, max_size=200)
 
@@ -37,22 +37,6 @@ def test_a_running_mean_does_not_smear_the_beginning():
     steps = np.arange(1, 1001)
     series = Series(steps, 8.0 * np.exp(-steps / 5))
     assert running_mean(series, window=500)[:5] == pytest.approx(series.values[:5])
-
-
-@given(st.integers(2, 4000), st.integers(5, 60), st.integers(0, 2**32 - 1))
-def test_a_thin_picture_keeps_the_extremes_of_every_column_and_the_ends(num_points, columns, seed):
-    rng = np.random.default_rng(seed)
-    x, y = np.sort(rng.uniform(0, 1000, num_points)), rng.normal(size=num_points)
-    kept = thin_out(x, y, columns=columns)
-    assert len(kept) <= 2 * columns + 2
-    assert kept[0] == 0
-    assert kept[-1] == num_points - 1
-    assert np.all(np.diff(kept) > 0)
-    assert y[kept].min() == y.min()
-    assert y[kept].max() == y.max()
-    shifted = rng.integers(num_points)
-    y[shifted] = 1e6  # a spike of one step, wherever it is
-    assert shifted in thin_out(x, y, columns=columns)
 
 
 def test_the_mean_of_the_end_and_what_was_reached_before():

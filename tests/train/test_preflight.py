@@ -8,6 +8,7 @@ import pytest
 from meap.config import TrainingConfig, load_config
 from meap.data import open_heldout, open_shards
 from meap.errors import CheckpointError, ConfigError, IncompleteError, MismatchError
+from meap.show.numbers import size
 from meap.train.machine import Machine
 from meap.train.preflight import check_room, check_settings, check_storage, notes
 from meap.train.timetable import Timetable
@@ -85,7 +86,7 @@ def test_what_happens_at_the_end_only_or_not_at_all_is_mentioned(small_config, t
 
 def test_too_little_room_is_said_with_both_sizes(tmp_path):
     free = shutil.disk_usage(tmp_path).free
-    message = rf"^the disk has {free / 1e9:,.2f} GB free, but the run needs 900,000.00 GB: buy one$"
+    message = rf"^the disk has {size(free)} free, but the run needs 900.00 TB: buy one$"
     with pytest.raises(ConfigError, match=message):
         check_room("the disk", tmp_path / "not/yet/there", needed=900_000 * 10**9, remedy="buy one")
     check_room("the disk", tmp_path, needed=1, remedy="")
@@ -96,7 +97,7 @@ def test_room_for_checkpoints_and_leave_to_write(small_config, tmp_path):
     timetable = Timetable.of(config, open_shards(config.data, "train"))
     check_storage(config, machine(1), timetable, num_parameters=1000)
     assert list(Path(config.checkpoint.folder).iterdir()) == []  # what was tried is gone
-    with pytest.raises(ConfigError, match=r"the disk of checkpoint\.folder=.* GB free, but the run needs .* a check"):
+    with pytest.raises(ConfigError, match=r"the disk of checkpoint\.folder=.*B free, but the run needs .* a check"):
         check_storage(config, machine(1), timetable, num_parameters=10**15)
 
     (tmp_path / "file").touch()

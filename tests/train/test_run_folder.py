@@ -2,9 +2,9 @@
 
 import pytest
 
-from meap.config import Role, TrainingConfig, load_config, role_of
+from meap.config import Role, TrainingConfig, flatten, load_config, role_of, to_values
 from meap.errors import MismatchError
-from meap.train.run_folder import METRICS_NAME, _flat, _require_same_run, open_run
+from meap.train.run_folder import METRICS_NAME, _require_same_run, open_run
 
 pytestmark = pytest.mark.fault(8)
 
@@ -73,7 +73,7 @@ def test_how_the_samples_are_fetched_may_change(start, capsys):
 
 
 def test_each_key_that_decides_the_result_stays_and_each_other_is_logged(capsys, record_property):
-    before = _flat(load_config(TrainingConfig, None, STREAMS))
+    before = flatten(to_values(load_config(TrainingConfig, None, STREAMS)))
     for key, was in before.items():
         role, change = role_of(key), lambda key=key: _require_same_run("runs/x", before, before | {key: "another"})
         if role is Role.RESULT:
@@ -116,7 +116,7 @@ def test_what_a_longer_run_does_to_its_schedules_and_what_to_do_about_another_ba
 def test_another_run_is_refused_with_both_values(start, changed):
     key, given = changed.split("=")
     start()
-    before = _flat(load_config(TrainingConfig, None))[key]
+    before = flatten(to_values(load_config(TrainingConfig, None)))[key]
     with pytest.raises(MismatchError, match=rf"holds a run with {key}={before}, not {given}: give this run another"):
         start(changed)
     start()

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from meap.config import EvaluationConfig
-from meap.evals.asking import progress_lines
 from meap.evals.judge.endpoint import Endpoint
 from meap.evals.judge.protocols import PROTOCOLS
 from meap.evals.judge.replies import Reply, ReplyStore
 from meap.evals.task import Example, Judging, Record
+from meap.show.progress import counting
 
 __all__ = ["REPLIES_NAME", "describe_judging", "judge_facts", "judge_summaries", "open_judging", "summary_of"]
 
@@ -63,7 +63,8 @@ def judge_summaries(
                 judged[place][protocol] = None if record["too_long"] else 0.0
             else:
                 prompts[place, protocol] = PROTOCOLS[protocol].prompt(record["document"], record["answers"][0], summary)
-    replies = endpoint.ask(prompts.values(), ReplyStore(path), progress=progress_lines("judge", unit="questions"))
+    with counting("judge", unit="questions") as progress:
+        replies = endpoint.ask(prompts.values(), ReplyStore(path), progress=progress)
     for (place, protocol), prompt in prompts.items():
         judged[place] |= _columns_of(protocol, replies[prompt])
     return judged

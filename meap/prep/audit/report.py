@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from meap.places.whole import named_file
+from meap.places.whole import write_named
 from meap.prep.audit.statistics import SourceShare, Statistics
+from meap.show.numbers import size
+from meap.show.tables import align
 
 __all__ = ["bin_lengths", "describe_source", "shares", "summary", "table_lines", "write_json"]
 
@@ -36,7 +37,7 @@ def table_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
             f"{split.documents:,}",
             f"{split.tokens:,}",
             f"{split.rows:,}",
-            _size(split.stored_bytes),
+            size(split.stored_bytes),
             _ratio(split.bytes_per_token),
         )
         for split in statistics.splits
@@ -107,8 +108,7 @@ def write_json(statistics: Statistics, path: Path, *, top: int) -> None:
         "unused_tokens": int((statistics.token_counts == 0).sum()),
         "repeats": {name: asdict(each) | {"share": each.share} for name, each in statistics.repeats.items()},
     }
-    with named_file("--json", path) as draft:
-        draft.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_named("--json", path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def summary(statistics: Statistics) -> list[tuple[str, str]]:
@@ -122,9 +122,9 @@ def summary(statistics: Statistics) -> list[tuple[str, str]]:
         (noun, f"{sum(split.documents for split in splits):,}"),
         ("tokens", f"{tokens:,}"),
         ("rows", f"{rows:,} of {' and '.join(sorted({f'{split.seq_len:,}' for split in splits}))} tokens"),
-        ("text", "not known" if statistics.text_bytes is None else _size(statistics.text_bytes)),
+        ("text", "not known" if statistics.text_bytes is None else size(statistics.text_bytes)),
         ("bytes per token", _ratio(per_token)),
-        ("stored", f"{_size(stored)}, {stored / max(1, tokens):.3f} bytes per token"),
+        ("stored", f"{size(stored)}, {stored / max(1, tokens):.3f} bytes per token"),
     ]
 
 
@@ -160,27 +160,11 @@ def describe_source(source: SourceShare) -> str:
     return files[0].rsplit("/", 1)[-1] + others
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines with columns, the first aligned to the left, the others to the right but for bars and texts."""
-    cells = [tuple(heading), *map(tuple, rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(heading))]
-    is_left = [not column or heading[column] in {"", "token"} for column in range(len(heading))]
-    for row in cells:
-        aligned = (
-            cell.ljust(width) if left else cell.rjust(width)
-            for cell, width, left in zip(row, widths, is_left, strict=True)
-        )
-        yield "  ".join(aligned).rstrip()
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns; the first, bars and texts are aligned to the left."""
+    left = [place for place, name in enumerate(heading) if not place or name in {"", "token"}]
+    return align([heading, *rows], left=left)
 
 
 def _ratio(value: float | None) -> str:
     return "not known" if value is None else f"{value:.3f}"
-
-
-def _size(num_bytes: int) -> str:
-    value: Any = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
-        value /= 1000
-    return f"{value:,.2f} TB"

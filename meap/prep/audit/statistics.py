@@ -177,17 +177,17 @@ def measure(data_sets: Sequence[DataSet], *, workers: int, ngrams: bool, top: in
     for (data, split, manifest), tasks in zip(splits, tasks_of, strict=True):
         statistics.splits.append(_numbers_of(data, split, manifest, tasks))
     jobs = [(task, first) for tasks in tasks_of for task, first in _with_beginnings(tasks)]
-    meter = ShardMeter(len(jobs), sum(task.entry.stored.bytes for task, _ in jobs))
     joiner = DocumentJoiner(Borders.of(splits[0][2]))
     look = partial(_look_into, samples=samples)
-    for (task, begins), found in zip(jobs, in_order(look, jobs, workers), strict=True):
-        if begins:
-            _end(statistics, samples, joiner)
-            joiner = DocumentJoiner(Borders.of(task.manifest))
-        _add(statistics, samples, found)
-        if task.manifest.kind != CONVERSATIONS:
-            _add_documents(statistics, samples, joiner.join(found.head, found.tail), joiner.borders)
-        meter.add(task.entry.stored.bytes)
+    with ShardMeter(len(jobs), sum(task.entry.stored.bytes for task, _ in jobs)) as meter:
+        for (task, begins), found in zip(jobs, in_order(look, jobs, workers), strict=True):
+            if begins:
+                _end(statistics, samples, joiner)
+                joiner = DocumentJoiner(Borders.of(task.manifest))
+            _add(statistics, samples, found)
+            if task.manifest.kind != CONVERSATIONS:
+                _add_documents(statistics, samples, joiner.join(found.head, found.tail), joiner.borders)
+            meter.add(task.entry.stored.bytes)
     _end(statistics, samples, joiner)
 
     _add_sources(statistics, data_sets, splits)

@@ -84,11 +84,11 @@ def verify(data_sets: Sequence[DataSet], *, workers: int) -> Verdict:
     _check_same_tokenizer(splits, verdict.findings)
 
     jobs = [(split, task) for split in splits for task in split.tasks]
-    meter = ShardMeter(len(jobs), sum(task.entry.stored.bytes for _, task in jobs))
-    for (split, task), checked in zip(jobs, in_order(lambda job: check_shard(job[1]), jobs, workers), strict=True):
-        verdict.findings += checked.findings
-        split.results.append(checked)
-        meter.add(task.entry.stored.bytes)
+    with ShardMeter(len(jobs), sum(task.entry.stored.bytes for _, task in jobs)) as meter:
+        for (split, task), checked in zip(jobs, in_order(lambda job: check_shard(job[1]), jobs, workers), strict=True):
+            verdict.findings += checked.findings
+            split.results.append(checked)
+            meter.add(task.entry.stored.bytes)
     for split in splits:
         verdict.findings += _check_totals(split)
     verdict.splits, verdict.shards = len(splits), len(jobs)

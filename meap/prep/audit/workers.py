@@ -1,29 +1,29 @@
-"""Shards in parallel, results in order, and a line now and then about how far they are."""
+"""Shards in parallel, results in order, and how far they are."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TextIO, TypeVar
+from typing import Self, TextIO, TypeVar
+
+from meap.show.numbers import clock
+from meap.show.progress import Display, Position
 
 __all__ = ["ShardMeter", "in_order"]
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-_LINE_SECONDS = 5.0
-
 
 class ShardMeter:
-    """Prints how far the shards are, every five seconds.
+    """Shows how far the shards are, inside a `with` statement.
 
     Args:
         shards: How many there are.
         total_bytes: Their stored bytes.
-        console: Where lines go; the process's stderr where unset.
+        console: Where it is shown; the process's stderr where unset.
     """
 
     def __init__(self, shards: int, total_bytes: int, *, console: TextIO | None = None) -> None:
@@ -31,33 +31,36 @@ class ShardMeter:
         self.total_bytes = total_bytes
         self.done_shards = 0
         self.done_bytes = 0
-        self._console = console or sys.stderr
-        self._started = time.monotonic()
-        self._printed = self._started
+        self.seconds = 0.0
+        """From the beginning to the shard counted last."""
+        self._display = Display(file=console)
 
-    @property
-    def seconds(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self._started
+    def __enter__(self) -> Self:
+        self._display.start()
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._display.stop()
 
     def add(self, num_bytes: int) -> None:
-        """Count a shard, and print a line if the last one is old enough."""
+        """Count a shard."""
         self.done_shards += 1
         self.done_bytes += num_bytes
-        now = time.monotonic()
-        if now - self._printed >= _LINE_SECONDS and self.done_shards < self.shards:
-            self._printed = now
-            print(self.line(now - self._started), file=self._console, flush=True)
+        self.seconds = time.monotonic() - self._started
+        if self.done_shards < self.shards or self._display.is_live:
+            self._display.show(self.position(), now=self.done_shards == self.shards)
 
-    def line(self, seconds: float) -> str:
-        """How far they are after `seconds`."""
-        speed = self.done_bytes / max(seconds, 1e-9)
-        left = int((self.total_bytes - self.done_bytes) / speed) if speed else 0
-        clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-        return (
-            f"{self.done_shards:,} of {self.shards:,} shards | {self.done_bytes / 1e6:,.1f} of "
-            f"{self.total_bytes / 1e6:,.1f} MB | {speed / 1e6:,.1f} MB/s | time left: {clock}"
-        )
+    def position(self) -> Position:
+        """How far they are."""
+        speed = self.done_bytes / max(self.seconds, 1e-9)
+        left = clock((self.total_bytes - self.done_bytes) / speed) if speed else "unknown"
+        shards = f"{self.done_shards:,} of {self.shards:,} shards"
+        read = f"{self.done_bytes / 1e6:,.1f} of {self.total_bytes / 1e6:,.1f} MB"
+        speed_now = f"{speed / 1e6:,.1f} MB/s"
+        line = f"{shards} | {read} | {speed_now} | time left: {left}"
+        details = ((f"{shards}   {read}   {speed_now}", ""),)
+        return Position(self.done_bytes, self.total_bytes, line, left=f"time left {left}", details=details)
 
 
 def in_order(function: Callable[[ItemT], ResultT], items: Sequence[ItemT], workers: int) -> Iterator[ResultT]:

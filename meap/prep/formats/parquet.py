@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from meap.errors import BadInputError
+from meap.errors import BadInputError, first_line
 from meap.prep.formats.records import BadRecord, RawFile, Record, Wanted, as_stream, as_text
 
 if TYPE_CHECKING:
@@ -149,12 +149,8 @@ def _damage_found() -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise EOFError(_first_line(error)) from error
+        raise EOFError(first_line(error)) from error
     except OSError as error:
         if error.errno is not None:  # of the storage; arrow's own have no number
             raise
-        raise EOFError(_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise EOFError(first_line(error)) from error

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from composer.core import State
 from composer.loggers import Logger, LoggerDestination
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
+from meap.show.numbers import clock
+from meap.show.progress import Display, Position, is_terminal
 from meap.train.callbacks.throughput import last_step
 
 __all__ = ["LOG_NAME", "ProgressBar", "ProgressLines", "append_to_log", "build_progress"]
@@ -33,9 +33,8 @@ def build_progress(run_dir: Path, *, is_leader: bool, interval: int) -> list[Log
     if not is_leader:
         return []
     log = partial(append_to_log, run_dir)
-    console = Console()
-    if console.is_terminal:
-        return [ProgressLines(interval=interval, write=log), ProgressBar(interval=interval, console=console)]
+    if is_terminal(sys.stdout):
+        return [ProgressLines(interval=interval, write=log), ProgressBar(interval=interval, file=sys.stdout)]
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -108,23 +107,15 @@ class ProgressBar(LoggerDestination):
 
     Args:
         interval: Batches between updates of the figures.
-        console: Where to draw.
+        file: Where to draw.
     """
 
-    def __init__(self, *, interval: int, console: Console) -> None:
+    def __init__(self, *, interval: int, file: TextIO) -> None:
         self._interval = interval
         self._interval_metrics = _IntervalMetrics()
-        self._figures: list[str] = []
+        self._figures = ["starting"]
         self._heldout: list[str] = []
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-            expand=True,
-        )
-        self._task: TaskID | None = None
+        self._display = Display(file=file)
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Remember what was measured."""
@@ -132,45 +123,43 @@ class ProgressBar(LoggerDestination):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Draw the bar."""
-        step, total = int(state.timestamp.batch), last_step(state)
-        # Without a known length the bar pulses.
-        self._task = self._progress.add_task(
-            _position(step, total), total=total or None, completed=step, figures="starting"
-        )
-        self._progress.start()
+        self._display.start()
+        self._show(state, self._figures)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Move on; figures change once per interval."""
-        step, total = int(state.timestamp.batch), last_step(state)
-        self._update(description=_position(step, total), total=total or None, completed=step)
-        if step % self._interval == 0 or step == total:
+        step = int(state.timestamp.batch)
+        is_due = step % self._interval == 0 or step == last_step(state)
+        if is_due:
             self._figures = _figures(state, self._interval_metrics.take())
-            self._show_figures()
+        self._show(state, self._figures, now=is_due)
 
     def eval_start(self, state: State, logger: Logger) -> None:
         """Say that the bar stands still for a reason."""
-        self._update(figures="measuring held-out loss")
+        self._show(state, ["measuring held-out loss"])
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Show the held-out loss, from now on."""
         if (loss := self._interval_metrics.newest.pop(_HELDOUT, None)) is not None:
             self._heldout = [f"heldout loss {float(loss):.4f}"]
-        self._show_figures()
+        self._show(state, self._figures)
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Leave the bar as it is."""
-        self._progress.stop()
+        self._display.stop()
 
     def close(self, state: State, logger: Logger) -> None:
         """Give the terminal back, also after an error."""
-        self._progress.stop()
+        self._display.stop()
 
-    def _show_figures(self) -> None:
-        self._update(figures=" | ".join([*self._figures, *self._heldout]))
-
-    def _update(self, **changes: Any) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, **changes)
+    def _show(self, state: State, figures: list[str], *, now: bool = True) -> None:
+        step, total = int(state.timestamp.batch), last_step(state)
+        head = _position(step, total)
+        text = " | ".join([*figures, *self._heldout])
+        # Without a known length the bar pulses.
+        position = Position(step, total or None, f"{head} | {text}", head=head, details=((text, ""),))
+        if self._display.is_live:
+            self._display.show(position, now=now)
 
 
 def _position(step: int, total: int) -> str:
@@ -191,7 +180,7 @@ def _figures(state: State, metrics: dict[str, float]) -> list[str]:
     if (memory := metrics.get("memory/peak_allocated_mem")) is not None:
         figures.append(f"{memory:.1f} GB")
     if (hours := metrics.get("time/remaining_estimate")) is not None:
-        figures.append(f"{timedelta(seconds=round(3600 * hours))} left")
+        figures.append(f"{clock(3600 * hours)} left")
     return figures
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 from composer.loggers import LoggerDestination
 
-from meap.config import TrainingConfig, to_yaml
+from meap.config import TrainingConfig, flatten, to_yaml
 from meap.train.loggers.metrics_file import MetricsFile
 from meap.train.preflight import require_loggers
 from meap.train.run_folder import METRICS_NAME
@@ -34,7 +32,7 @@ def build_loggers(config: TrainingConfig, run_dir: Path, *, interval: int) -> li
         from meap.train.loggers.tensorboard import TensorBoardLogger
 
         loggers.append(TensorBoardLogger(run_dir / "tensorboard", settings=to_yaml(config), interval=interval))
-    settings = dict(_flat(dataclasses.asdict(config)))
+    settings = flatten(dataclasses.asdict(config))
     if config.loggers.wandb:
         from meap.train.loggers.wandb import WandbLogger
 
@@ -50,11 +48,3 @@ def build_loggers(config: TrainingConfig, run_dir: Path, *, interval: int) -> li
             )
         )
     return loggers
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(cast("dict[str, Any]", value), f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

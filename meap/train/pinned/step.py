@@ -25,7 +25,7 @@ from composer.core.types import TrainerMode
 from composer.distributed import ddp_sync_context
 from composer.utils import dist
 
-from meap.errors import TrainingError
+from meap.errors import TrainingError, first_line
 from meap.train.callbacks import StepLosses
 
 __all__ = ["LeanTrainer"]
@@ -125,7 +125,7 @@ class LeanTrainer(Trainer):
         return TrainingError(
             f"rank {dist.get_global_rank()} has too little memory for step {int(state.timestamp.batch) + 1:,} with "
             f"train.microbatch_size={rows} (samples {state.batch['sample_id'].tolist()} of epoch "
-            f"{int(state.timestamp.epoch)}; {next(iter(str(error).splitlines()), 'no message')}): {remedy}"
+            f"{int(state.timestamp.epoch)}; {first_line(error)}): {remedy}"
         )
 
     def _train_part(self, *, weight: float, is_last: bool) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.checkpoints import ModelRecord
-from meap.errors import CheckpointError, ConfigError
+from meap.errors import CheckpointError, ConfigError, first_line
 
 __all__ = ["Base", "empty_model", "recorded_architecture", "require_supported"]
 
@@ -50,10 +50,9 @@ def recorded_architecture(record: ModelRecord) -> PretrainedConfig:
     try:
         return AutoConfig.for_model(str(values.pop("model_type", None)), **values)
     except (ValueError, TypeError) as error:
-        first_line = next(iter(str(error).strip().splitlines()), "no message")
         raise CheckpointError(
-            f"the architecture in the checkpoint's record is not known here ({first_line}): install the transformers "
-            "version that its `versions` name"
+            f"the architecture in the checkpoint's record is not known here ({first_line(error)}): install the "
+            "transformers version that its `versions` name"
         ) from error
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.config import TokenizerConfig
-from meap.errors import DataError
+from meap.errors import DataError, first_line
 from meap.noise import hide_loading_bars
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
@@ -74,9 +74,8 @@ def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
 
 
 def _unreadable(base: str, error: Exception) -> DataError:
-    first_line = next(iter(str(error).strip().splitlines()), "no message")
     return DataError(
-        f"model.base={base} cannot be read ({type(error).__name__}: {first_line}): give a folder or hub name with "
-        "config.json and safetensors weights, the folder of a run, one of its checkpoints, or a .pth of the official "
-        "code; for a gated repository log in with `hf auth login`"
+        f"model.base={base} cannot be read ({type(error).__name__}: {first_line(error)}): give a folder or hub name "
+        "with config.json and safetensors weights, the folder of a run, one of its checkpoints, or a .pth of the "
+        "official code; for a gated repository log in with `hf auth login`"
     )

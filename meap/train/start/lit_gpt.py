@@ -17,7 +17,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from meap.config import ModelConfig
-from meap.errors import CheckpointError, DataError, MismatchError
+from meap.errors import CheckpointError, DataError, MismatchError, first_line
 from meap.tokenizer import Tokenizer
 from meap.train.model import llama_config
 from meap.train.start.base import Base, empty_model
@@ -169,10 +169,9 @@ def _read_weights(base: str) -> dict[str, torch.Tensor]:
             "its weights alone: torch.save({'model': model.state_dict()}, ...)"
         ) from error
     except Exception as error:
-        first_line = next(iter(str(error).strip().splitlines()), "no message")
         raise CheckpointError(
-            f"model.base={base} is damaged, or no file of torch.save ({type(error).__name__}: {first_line}): copy it "
-            "again"
+            f"model.base={base} is damaged, or no file of torch.save ({type(error).__name__}: {first_line(error)}): "
+            "copy it again"
         ) from error
     weights = state.get("model", state) if isinstance(state, dict) else {}
     tensors = {name: value for name, value in cast("dict[Any, Any]", weights).items() if torch.is_tensor(value)}

@@ -66,7 +66,7 @@ def test_a_disk_that_is_full_is_an_error_with_both_sizes_and_with_room_the_run_c
     }
 
     # Still full: said before the first step, and nothing is lost.
-    with pytest.raises(Exception, match=r"(No space left|GB free, but the run needs)"):
+    with pytest.raises(Exception, match=r"(No space left|B free, but the run needs)"):
         train(tmp_path / "run", *to_disk)
     (small_disk / "filler").unlink()
     assert train(tmp_path / "run", *to_disk) == whole

@@ -4,11 +4,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import xxhash
 import zstandard
+
+from meap.show.progress import Display
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +30,7 @@ def prepared_once(tmp_path_factory) -> Callable[..., Path]:
 @pytest.fixture(autouse=True)
 def no_lines_of_progress(monkeypatch) -> None:
     """What stderr has does not depend on how long it takes."""
-    monkeypatch.setattr("meap.prep.audit.workers._LINE_SECONDS", 600.0)
+    monkeypatch.setattr("meap.prep.audit.workers.Display", partial(Display, interval=600.0))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from meap.prep.audit.workers import ShardMeter, in_order
+from meap.show.progress import Display
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -49,9 +50,10 @@ def test_a_failure_ends_the_others_and_is_told():
 def test_the_line_says_how_far_and_how_long(monkeypatch):
     console = io.StringIO()
     now = 0.0
-    monkeypatch.setattr("meap.prep.audit.workers._LINE_SECONDS", 5.0)
+    monkeypatch.setattr("meap.prep.audit.workers.Display", Display)
     monkeypatch.setattr("meap.prep.audit.workers.time.monotonic", lambda: now)
-    meter = ShardMeter(4, 40_000_000, console=console)
-    for now in (4.0, 6.0, 8.0, 12.0):  # noqa: B007  the clock above
-        meter.add(10_000_000)
+    with ShardMeter(4, 40_000_000, console=console) as meter:
+        for now in (4.0, 6.0, 8.0, 12.0):  # noqa: B007  the clock above
+            meter.add(10_000_000)
     assert console.getvalue().splitlines() == ["2 of 4 shards | 20.0 of 40.0 MB | 3.3 MB/s | time left: 0:00:06"]
+    assert meter.seconds == 12.0
