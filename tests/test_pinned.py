@@ -27,6 +27,7 @@ OF_OTHER_LIBRARIES = {
     "_attn_implementation": "transformers",
     "_dynamo": "torch",
     "_exit": "os",
+    "_index_queues": "torch",
     "_is_in_bad_fork": "torch",
     "_reconstruct": "numpy",
     "_shutdown_workers": "torch",
