@@ -3,7 +3,8 @@
 #                TORCH=cpu takes PyTorch's build without CUDA: 3 GB on disk instead of 8
 # make demo      the whole flow on a sample corpus, about four minutes on two CPU cores
 # make test      all tests;  make test-fast  without the slow ones
-# make faults    the tests that break things, and the README's table of what survives
+# make faults    the tests that break things, and the table of what survives in docs/guarantees.md
+# make docs      README.md and docs/ as a site with a reference of the API: site/index.html
 # make gpu-check what only a GPU can show, in eight minutes: benchmarks/gpu_check.py
 # make lint      ruff and pyright;  make lock  resolve the locked packages again
 #
@@ -12,6 +13,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+SITE   := .venv-docs
 # Side by side, one more than cores, as tests often wait for processes of theirs; the tests of a file share what they have
 # made, and stay together, in the order of tests/conftest.py.
 PYTEST = $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
@@ -32,7 +34,7 @@ endif
 # flash-attn builds with the torch that is there, and with what builds it there too.
 BUILD_TOOLS = $(if $(filter gpu,$(subst $(comma), ,$(EXTRAS))),ninja packaging psutil wheel)
 
-.PHONY: install developed demo test test-fast faults gpu-check lint format lock clean
+.PHONY: install developed demo test test-fast faults gpu-check docs lint format lock clean
 
 install: $(VENV)/.installed
 ifneq ($(EXTRAS),)
@@ -74,10 +76,21 @@ test-fast: developed
 	$(PYTEST) -m "not slow"
 
 faults: developed
-	MEAP_FAULT_STEPS=20000 $(PYTEST) -m fault --fault-table=README.md
+	MEAP_FAULT_STEPS=20000 $(PYTEST) -m fault --fault-table=docs/guarantees.md
 
 gpu-check: install
 	$(BIN)/python benchmarks/gpu_check.py
+
+# The site is made from the text of the sources, so that it needs neither torch nor an installed project.
+docs: $(SITE)/.installed
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
+	@echo "written: site/index.html"
+
+$(SITE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(SITE)
+	$(if $(shell command -v uv),,$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check uv)
+	$(or $(shell command -v uv),$(SITE)/bin/uv) pip install --quiet --python $(SITE)/bin/python -r pyproject.toml --extra docs
+	@touch $@
 
 lint: developed
 	$(BIN)/ruff check .
@@ -102,4 +115,4 @@ lock: install
 	@rm all.lock
 
 clean:
-	rm -rf $(VENV) data runs
+	rm -rf $(VENV) $(SITE) site data runs

@@ -3,7 +3,7 @@
     @pytest.mark.fault(3)                        on a test, or `pytestmark` in a file: it shows row 3
     record_property("injected", 20)              in it: how often the fault was injected, 1 unless said
 
-    make faults                                  runs them all and writes the table into the README
+    make faults                                  runs them all and writes the table into docs/guarantees.md
 
 The marks stand on tests in any folder: `tests/faults/` holds those that kill, starve and damage whole programs; what
 one module promises is tested beside that module's other promises.
@@ -72,7 +72,7 @@ FAULTS = {
         "encoded exactly, or counted and reported; no crash, no hang",
     ),
     14: (
-        "a loss that is no number, memory that runs out, a clock that jumps",
+        "a loss that is not finite, memory that runs out, a clock that jumps",
         "stops with the step and the samples of the batch, after a checkpoint from before it",
     ),
 }

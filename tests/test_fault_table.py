@@ -1,4 +1,4 @@
-"""The table of faults: rows are claimed by tests that passed, and the README has every row."""
+"""The table of faults: rows are claimed by tests that passed, and docs/guarantees.md has every row."""
 
 import pytest
 
