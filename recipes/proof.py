@@ -111,7 +111,7 @@ def _prepare(cfg: ProofConfig, out_dir: Path) -> tuple[Path, Path]:
     from meap.config import TrainingConfig, load_config
     from meap.evals.passages import generate_record_passages, write_passages
     from meap.prep.sample import train_sample_tokenizer, write_sample_corpus
-    from meap.synthetic_records import generate_record
+    from meap.synthetic import generate_record
 
     corpus = write_sample_corpus(
         out_dir / "corpus", seed=cfg.corpus.seed, megabytes=cfg.corpus.megabytes, text_of=generate_record

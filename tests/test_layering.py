@@ -20,8 +20,6 @@ CORE = {
     "packing",
     "manifest",
     "synthetic",
-    "synthetic_records",
-    "synthetic_words",
     "processes",
     "locks",
     "rope",

@@ -20,8 +20,7 @@ import numpy as np
 
 from meap.errors import BadInputError, DataError
 from meap.evals.lm import Ids
-from meap.synthetic import generate_retrieval_example
-from meap.synthetic_records import generate_record_example
+from meap.synthetic import generate_record_example, generate_retrieval_example
 from meap.tokenizer import Tokenizer
 
 __all__ = [

@@ -19,7 +19,7 @@ from meap.evals.runner import read_results
 from meap.extras import require_packages
 from meap.show.figures import COLOURS, FAINT
 from meap.show.tables import align
-from meap.synthetic_records import NUM_CANDIDATES
+from meap.synthetic import NUM_CANDIDATES
 
 __all__ = [
     "MEASURES",

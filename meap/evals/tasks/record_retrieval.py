@@ -1,7 +1,7 @@
 """Record retrieval: a field of a record, looked up in it, at several distances.
 
 What it stands for: needle-in-a-haystack tests, for models trained for minutes. Prompts come from
-`meap.synthetic_records.generate_record_example`; a model that was trained on such records knows the form of the
+`meap.synthetic.generate_record_example`; a model that was trained on such records knows the form of the
 question, but the value stands in the passage alone. What was matched: one needle answers, greedy decoding. What
 differs: no essay, no instruction; other fields are the distractors; the prompt ends with the stem of the sentence that
 the answer completes.
@@ -18,7 +18,7 @@ from meap.config import EvaluationConfig
 from meap.evals.pictures import draw_curves
 from meap.evals.task import Example, Metric, Task, TaskInputs
 from meap.evals.tasks.key_retrieval import SPARE_TOKENS, encode_retrieval, score
-from meap.synthetic_records import FIELDS, NUM_CANDIDATES, generate_record_example
+from meap.synthetic import FIELDS, NUM_CANDIDATES, generate_record_example
 
 __all__ = ["TASK", "examples"]
 

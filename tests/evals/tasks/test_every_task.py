@@ -7,7 +7,7 @@ import pytest
 from meap.evals.records import prompt_hashes
 from meap.evals.runner import run_tasks
 from meap.evals.tasks import TASKS
-from meap.synthetic_records import NUM_CANDIDATES
+from meap.synthetic import NUM_CANDIDATES
 
 MEASURED = {"attention_decay", "attention_segments"}
 """Tasks that are not answered; what an attention that is known would give is in their own tests."""

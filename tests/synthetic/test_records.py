@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from meap.synthetic_records import FIELDS, NUM_CANDIDATES, generate_record, generate_record_example
+from meap.synthetic import FIELDS, NUM_CANDIDATES, generate_record, generate_record_example
 
 STATEMENT = re.compile(r"The (\w+) is (\w+)\.")
 

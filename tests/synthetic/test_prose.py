@@ -14,7 +14,7 @@ from meap.synthetic import (
     generate_document,
     generate_retrieval_example,
 )
-from meap.synthetic_words import COMMON, RECAP_LEADS, TOPICS, rules
+from meap.synthetic.words import COMMON, RECAP_LEADS, TOPICS, rules
 
 NUM_DOCUMENTS = 1500
 

@@ -5,18 +5,18 @@
 
 The fields of a record are told apart by what they are (a tree, a bird, a metal), so that one look back through the text
 answers a question: a needle that a model of some 100,000 parameters learns to find within minutes, where the facts of
-`meap.synthetic`, told apart by their subject alone, take it a thousand times as long. Values are drawn afresh in each
-record: who has not read it guesses.
+`prose`, told apart by their subject alone, take it a thousand times as long. Values are drawn afresh in each record: a
+model that has not read it guesses.
 
-As in `meap.synthetic`, a draw is an address: every record has a generator of its own, and examples share none of them.
+As in `prose`, a draw is an address: every record has a generator of its own, and examples share none of them.
 """
 
 from __future__ import annotations
 
 import random
 
-from meap import synthetic_words as words
-from meap.synthetic import Prose, RetrievalExample, choose, keyed_generator
+from meap.synthetic import words
+from meap.synthetic.prose import Prose, RetrievalExample, choose, keyed_generator
 
 __all__ = ["FIELDS", "NUM_CANDIDATES", "generate_record", "generate_record_example"]
 

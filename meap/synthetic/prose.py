@@ -20,7 +20,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
-from meap import synthetic_words as words
+from meap.synthetic import words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
