@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import gc
@@ -15,9 +14,9 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from meap import __version__
+from meap.config.arguments import VERSION
 from meap.config.conversion import as_typed
 from meap.config.keys import ANY_NAME, entry_class, fields_of
 from meap.config.loading import load_config
@@ -26,7 +25,7 @@ from meap.errors import ConfigError, MeapError, StoppedError
 from meap.noise import silence_libraries
 from meap.processes import end_with_parent, stopping_by_signals
 
-__all__ = ["ArgumentParser", "announce", "describe_keys", "drop_lost_reader", "report_errors", "run_command"]
+__all__ = ["announce", "describe_keys", "drop_lost_reader", "report_errors", "run_command"]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -34,7 +33,6 @@ _USAGE_ERROR = 2
 _STOPPED = os.EX_TEMPFAIL  # "temporary failure; the user is invited to retry"
 _NO_READER = 128 + signal.SIGPIPE  # as a shell shows a command whose reader has gone
 _DRY_RUN = "--dry-run"
-_VERSION = f"meap {__version__}"
 _HOW_VALUES_ARE_READ = """\
 values: what is typed is the value, as its key's type reads it: run.name=001 is the text 001. Lists are [a,b]; quotes
 around all of a value are removed. null, ~ or nothing after the = unsets a key that may be unset. ${section.key} stands
@@ -78,7 +76,7 @@ def run_command(
     if {"-h", "--help"} & set(arguments):
         return report_errors(lambda: print(_help(config_class, doc, has_dry_run=dry_run is not None)))
     if "--version" in arguments:
-        return report_errors(lambda: print(_VERSION))
+        return report_errors(lambda: print(VERSION))
     if not starts_bare and set(arguments) <= {_DRY_RUN} & set(options):
         print(_usage(command, doc), file=sys.stderr, flush=True)
         return _USAGE_ERROR
@@ -133,22 +131,6 @@ def announce(what: str, loads: str) -> None:
     """Say, before imports that take seconds, what has started; once per run."""
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         print(f"{what}: loading {loads} ...", file=sys.stderr, flush=True)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Of commands with options instead of a configuration: has --version, and mistakes are errors as everywhere."""
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.add_argument("--version", action="version", version=_VERSION, help="print the version")
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage.
-
-        Raises:
-            ConfigError: Always.
-        """
-        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def _status_of(run: Callable[[], object]) -> int:

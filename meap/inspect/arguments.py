@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meap.config import MaskingConfig, SftConfig, TrainingConfig, load_config
-from meap.config.command import ArgumentParser
+from meap.config.arguments import ArgumentParser, require_writable_file, whole_number
 from meap.errors import ConfigError
 from meap.places.addresses import require_plain_url
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
@@ -74,7 +74,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Request:
     if given.split != TRAIN_SPLIT and given.ratio is None:
         masking = dataclasses.replace(masking, ratio=0.0)  # held-out rows are never masked in a run
     require_plain_url("<shards>", given.shards)
-    _require_html(given.html)
+    require_writable_file("--html", given.html, example="samples.html")
     return Request(
         shards=given.shards.rstrip("/") or "/",
         split=given.split,
@@ -104,12 +104,16 @@ def _build_parser() -> ArgumentParser:
     which.add_argument(
         "--split", choices=(TRAIN_SPLIT, VALIDATION_SPLIT), default=TRAIN_SPLIT, help="default: %(default)s"
     )
-    which.add_argument("--epoch", type=_count, default=0, metavar="E", help="whose masks; default: %(default)s")
+    which.add_argument("--epoch", type=whole_number, default=0, metavar="E", help="whose masks; default: %(default)s")
     which.add_argument(
-        "--sample", type=_count, action="append", default=[], metavar="I", help="number of a row; may be repeated"
+        "--sample", type=whole_number, action="append", default=[], metavar="I", help="number of a row; may be repeated"
     )
     which.add_argument(
-        "--count", type=_count, default=3, metavar="N", help="without --sample: the first N rows; default: %(default)s"
+        "--count",
+        type=whole_number,
+        default=3,
+        metavar="N",
+        help="rows, without --sample; default: %(default)s",
     )
     how = parser.add_argument_group("how they are masked (default: as --config says, or as the project's defaults do)")
     how.add_argument("--config", metavar="YAML", help="a training yaml, whose masking, sft and run.seed hold")
@@ -123,7 +127,7 @@ def _build_parser() -> ArgumentParser:
     where.add_argument("--html", type=Path, metavar="FILE", help="also write a page with these samples and statistics")
     where.add_argument(
         "--stats-shards",
-        type=_count,
+        type=whole_number,
         default=0,
         metavar="N",
         help="read N more shards for the page's statistics, beside those of the samples; default: %(default)s",
@@ -133,22 +137,3 @@ def _build_parser() -> ArgumentParser:
         "--color", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal, unless NO_COLOR"
     )
     return parser
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return value
-
-
-def _require_html(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.is_dir():
-        raise ConfigError(f"--html {path} is a folder: name a file in it, such as {path / 'samples.html'}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--html {path}: there is no folder {path.parent}; create it first")

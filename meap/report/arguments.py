@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meap.config.command import ArgumentParser
+from meap.config.arguments import ArgumentParser, require_writable_file
 from meap.errors import ConfigError
 from meap.places.addresses import is_url, require_plain_url
 
@@ -41,8 +41,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Request:
             raise ConfigError(
                 f"{folder} is a URL: copy metrics.jsonl, config.yaml and eval/ of the run to a local folder"
             )
-    _require_file("--out", given.out)
-    _require_file("--json", given.json)
+    require_writable_file("--out", given.out)
+    require_writable_file("--json", given.json)
     if given.out is not None and given.out == given.json:
         raise ConfigError(f"--out and --json are both {given.out}: name two files")
     return Request(tuple(map(Path, given.runs)), given.out, given.json)
@@ -59,12 +59,3 @@ def _build_parser() -> ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write a page of HTML that opens offline")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers as JSON")
     return parser
-
-
-def _require_file(option: str, path: Path | None) -> None:
-    if path is None:
-        return
-    if path.is_dir():
-        raise ConfigError(f"{option} {path} is a folder: name a file in it")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option} {path}: there is no folder {path.parent}; create it first")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meap.config.command import ArgumentParser
+from meap.config.arguments import ArgumentParser, require_writable_file, whole_number
 from meap.errors import ConfigError
 from meap.places.addresses import require_plain_url
 
@@ -54,8 +54,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Request:
     shards = given.shards.rstrip("/") or "/"
     if given.command == "verify":
         return Request("verify", shards, workers or 1)
-    _require_file("--json", given.json)
-    _require_file("--picture", given.picture)
+    require_writable_file("--json", given.json)
+    require_writable_file("--picture", given.picture)
     if given.picture is not None and given.picture.suffix != ".png":
         raise ConfigError(f"--picture {given.picture}: pictures are PNG; name a file that ends in .png")
     return Request("stats", shards, workers or 1, given.json, given.picture, given.ngrams, given.top)
@@ -78,32 +78,17 @@ def _build_parser() -> ArgumentParser:
             "shards", help="what preparation wrote: folder or URL (s3://...) of a data set, of one split, or of several"
         )
         command.add_argument(
-            "--workers", type=_count, default=0, metavar="N", help="shards at the same time; default: the cores"
+            "--workers", type=whole_number, default=0, metavar="N", help="shards at the same time; default: the cores"
         )
         if name == "stats":
             command.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers as JSON")
             command.add_argument("--picture", type=Path, metavar="FILE.png", help="also draw them")
             command.add_argument("--ngrams", action="store_true", help="also the share of 13-grams that are repeated")
             command.add_argument(
-                "--top", type=_count, default=20, metavar="N", help="tokens and sources to list; default: %(default)s"
+                "--top",
+                type=whole_number,
+                default=20,
+                metavar="N",
+                help="tokens, sources to list; default: %(default)s",
             )
     return parser
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return value
-
-
-def _require_file(option: str, path: Path | None) -> None:
-    if path is None:
-        return
-    if path.is_dir():
-        raise ConfigError(f"{option} {path} is a folder: name a file in it")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option} {path}: there is no folder {path.parent}; create it first")
