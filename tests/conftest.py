@@ -42,6 +42,7 @@ from meap.tokenizer import Tokenizer, load_tokenizer
 from . import slurm_cluster
 from .fault_table import FaultResults, replace_table
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait would spin, on cores that other tests need
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles the project anew
 
 ROOT = Path(__file__).resolve().parent.parent
