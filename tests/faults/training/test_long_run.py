@@ -16,7 +16,7 @@ from meap.config import save_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault(12), pytest.mark.timeout(1800)]
 
-STEPS = int(os.environ.get("MEAP_FAULT_STEPS", "2000"))
+STEPS = int(os.environ.get("MEAP_FAULT_STEPS", "1000"))
 BATCH, SEQ_LEN, KEEP, SAVES = 2, 16, 3, 40
 INTERVAL = STEPS // SAVES
 

@@ -55,7 +55,7 @@ def test_ids_are_those_of_tokenizers_for_any_text(tokenizer_of, kind):
     encoder = build_encoder(tokenizer)
 
     @given(_TEXTS)
-    @settings(max_examples=400, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
     def check(texts: list[str]) -> None:
         _assert_exact(encoder, tokenizer, texts)
 
@@ -68,7 +68,7 @@ def test_words_by_the_reference_engine_are_exact_too(tokenizer_of, kind):
     encoder = Encoder(tokenizer.plain.to_str(), "tokenizers", by_word=True)
 
     @given(_TEXTS)
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
     def check(texts: list[str]) -> None:
         _assert_exact(encoder, tokenizer, texts)
 
