@@ -65,11 +65,13 @@ LONGEST = (
     "test_launchers",
     "test_slurm",
     "test_fine_tuning",
-    "test_compilation",
+    "test_gpu_check",
     "test_proof_recipe",
     "test_elasticity",
     "test_kills",
     "test_dedup",
+    "test_encoder",
+    "test_s3_faults",
 )
 """Files that take more than a minute, by how much."""
 
