@@ -70,6 +70,9 @@ def run_command(
         # A rank outlives composer's launcher where that is killed, and would train on for ever; now, since imports
         # take seconds.
         end_with_parent(signal.SIGTERM)
+    # Threads that wait for each other would else spin, on cores that loader workers and neighbours need; OpenMP reads it
+    # when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = _name_of(run)
     options = ["--help", "--version", *([_DRY_RUN] if dry_run is not None else [])]
