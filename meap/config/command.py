@@ -70,8 +70,8 @@ def run_command(
         # A rank outlives composer's launcher where that is killed, and would train on for ever; now, since imports
         # take seconds.
         end_with_parent(signal.SIGTERM)
-    # Threads that wait for each other would else spin, on cores that loader workers and neighbours need; OpenMP reads it
-    # when torch is imported.
+    # Threads that wait for each other would else spin, on cores that loader workers and neighbours need. OpenMP reads
+    # this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = _name_of(run)
