@@ -283,6 +283,7 @@ def test_aliases_of_a_yaml_are_values(tmp_path: Path):
     assert load_config(TrainingConfig, path).run.name == "x"
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TEXTS, min_size=5, max_size=5), number=st.floats(allow_nan=False))
 def test_what_is_stored_is_read_back_exactly(tmp_path: Path, texts: list[str], number: float):

@@ -138,6 +138,7 @@ def require_same(leg: Leg, reference: Leg, *, first: int) -> int:
     return len(leg.steps)
 
 
+@pytest.mark.slow
 def test_the_uninterrupted_run_is_two_epochs_of_different_order_and_masks(reference):
     assert [epoch for epoch, _ in reference.steps] == [0] * STEPS + [1] * STEPS
     first, second = (

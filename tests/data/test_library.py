@@ -240,6 +240,7 @@ def test_a_place_without_data_is_named_as_it_was_given(tmp_path):
         open_dataset(remote=tmp_path / "nothing", local=tmp_path, labels="shifted", batch_size=BATCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("persistent", [False, True], ids=["", "persistent"])
 def test_workers_read_after_the_process_has_read_itself(remote, tmp_path, persistent):
     dataset = open_dataset(remote=remote, local=tmp_path, labels="shifted", batch_size=BATCH)

@@ -87,6 +87,7 @@ def assert_encoded(tokenizer, tokenizer_dir):
     return check
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 @given(drawn=st.lists(lines, max_size=25), end=st.sampled_from([b"\n", b"\r\n", b"\n\n \r\n"]), bom=st.booleans())
 def test_any_line(prepared, assert_encoded, drawn, end, bom):

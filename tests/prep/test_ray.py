@@ -90,6 +90,7 @@ def test_where_there_is_no_cluster_it_says_so(prepare, arguments, monkeypatch):
         prepare(*arguments, "remote=out", "executor=ray", "ray.address=127.0.0.1:9")
 
 
+@pytest.mark.slow
 def test_without_ray_it_says_so(prepare, arguments, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"executor=ray needs ray, which is not installed: make install EXTRAS=ray "):

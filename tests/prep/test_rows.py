@@ -32,6 +32,7 @@ def _documents(rows: np.ndarray, bos: int, eos: int) -> list[list[int]]:
     return documents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks", [1, 4])
 def test_rows_decode_to_the_documents_in_order_with_another_program(
     prepare, tmp_path, shared_data, corpus_of, read_rows, tasks

@@ -97,6 +97,7 @@ def test_parquet_is_divided_by_a_nested_column(prepare, tmp_path, arguments, has
     assert shards[0] == shards[1]
 
 
+@pytest.mark.slow
 def test_training_opens_the_streams_and_draws_from_each(prepare, tmp_path, arguments):
     from meap.config import MaskingConfig
     from meap.data import build_loader, build_mask_rule, open_shards

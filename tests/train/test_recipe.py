@@ -29,6 +29,7 @@ def test_two_runs_with_the_same_seed_are_identical_and_another_seed_differs(trai
     assert train(tmp_path / "c", "train.max_duration=6ba", "run.seed=18") != first
 
 
+@pytest.mark.slow
 def test_both_sites_and_any_microbatch_give_the_same_run(train, tmp_path):
     by_dataset = train(tmp_path / "dataset", "train.max_duration=10ba")
     assert train(tmp_path / "algorithm", "train.max_duration=10ba", "masking.site=algorithm") == by_dataset
@@ -78,6 +79,7 @@ def test_a_schedule_that_goes_nowhere_is_the_constant_ratio_bit_for_bit(train, t
     assert train(tmp_path / "flat", "train.max_duration=5ba", *flat) == by_dataset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.0, 0.15])
 def test_training_lowers_the_loss_with_and_without_masking(train, tmp_path, ratio):
     history = train(tmp_path / "run", f"train.max_duration={EPOCH * 4}ba", f"masking.ratio={ratio}")
@@ -187,6 +189,7 @@ def test_a_longer_run_continues_from_the_checkpoint_with_nothing_lost_or_repeate
     assert train(tmp_path / "parts", "train.max_duration=20ba", *constant) == pytest.approx(whole, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_in_epochs_is_the_run_in_batches_with_every_total_known(train, tmp_path, capsys):
     """Two epochs of eight steps; all that is due once per epoch is due at its last step."""
     schedule = ("masking.site=algorithm", "masking.schedule=linear", "masking.final_ratio=0.5")

@@ -81,6 +81,7 @@ def test_the_first_signal_is_remembered_and_handlers_are_handed_back():
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
 
 
+@pytest.mark.slow
 def test_a_later_signal_ends_the_process_at_once():
     done = run(ENDED_BY_A_LATER_SIGNAL)
     assert done.returncode == -signal.SIGTERM, done.stderr

@@ -49,6 +49,7 @@ def test_every_kind_is_encoded_the_fast_way(tokenizer_of, kind, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*_BYTE_LEVEL, *_SENTENCEPIECE])
 def test_ids_are_those_of_tokenizers_for_any_text(tokenizer_of, kind):
     tokenizer = tokenizer_of(kind)
@@ -62,6 +63,7 @@ def test_ids_are_those_of_tokenizers_for_any_text(tokenizer_of, kind):
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", _SENTENCEPIECE)
 def test_words_by_the_reference_engine_are_exact_too(tokenizer_of, kind):
     tokenizer = tokenizer_of(kind)

@@ -33,6 +33,7 @@ def resumed(train, tmp_path_factory) -> tuple[Path, list[float]]:
         return folder, train(folder, "train.max_duration=10ba", *CONSTANT, *INTERVAL, *trackers)
 
 
+@pytest.mark.slow
 def test_the_file_has_every_step_and_what_was_measured_at_it(resumed):
     folder, losses = resumed
     merged: dict[int, dict] = {}
