@@ -5,7 +5,7 @@
 # make test      all tests;  make test-fast  without the slow ones
 # make faults    the tests that break things, and the table of what survives in docs/guarantees.md
 # make docs      README.md and docs/ as a site with a reference of the API: site/index.html
-# make gpu-check what only a GPU can show, in eight minutes: benchmarks/gpu_check.py
+# make gpu-check what only a GPU can show; eight minutes at most, the next call goes on: benchmarks/gpu_check.py
 # make lint      ruff and pyright;  make lock  resolve the locked packages again
 #
 # What test, faults, lint and format need besides is added to .venv when one of them is first called.

@@ -1,4 +1,4 @@
-"""Whether all of this is right and fast on this GPU: the checks that a CPU cannot make, in one call of eight minutes.
+"""Whether all of this is right and fast on this GPU: the checks that a CPU cannot make, eight minutes at most per call.
 
     make gpu-check                                          # one H100, H200 or B200; stopped, it goes on where it was
     python benchmarks/gpu_check.py --size small             # the same on a CPU with small models, to try it
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +41,6 @@ class Size:
 
     model: str
     long: str
-    resumed: str
     step: tuple[str, ...]
     variant: tuple[str, ...]
 
@@ -49,14 +49,12 @@ SIZES = {
     "full": Size(
         model="yamls/1b.yaml",
         long="yamls/long/1b_64k.yaml",
-        resumed="yamls/0.1b.yaml",
         step=("--rounds", "4", "--warm-up", "1", "--steps", "4", "--rows", "16"),
         variant=("--rounds", "2", "--warm-up", "1", "--steps", "2", "--rows", "16", "--alone"),
     ),
     "small": Size(
         model="yamls/tiny.yaml",
         long="yamls/long/tiny_long.yaml",
-        resumed="yamls/tiny.yaml",
         step=("--rounds", "2", "--warm-up", "1", "--steps", "1"),
         variant=("--rounds", "1", "--warm-up", "0", "--steps", "1", "--alone"),
     ),
@@ -77,18 +75,16 @@ class Check:
     """A package without which it is left out."""
     goals: dict[str, tuple[str, float]] = field(default_factory=dict[str, "tuple[str, float]"])
 
-    def command(self, size: Size, size_name: str, report: Path) -> list[str]:
-        """The process that makes it; it writes its figures to `report`."""
+    def command(self, size_name: str, report: Path, scratch: Path) -> list[str]:
+        """The process that makes it; it writes its figures to `report`, and runs of ours to `scratch`."""
+        size = SIZES[size_name]
         if self.overrides is None:
-            return [sys.executable, str(WAYS), self.name, "--size", size_name, "--json", str(report)]
-        yaml = size.long if self.name == "long" else size.model
-        settings = (
-            size.step
-            if self.name == "step"
-            else (*size.variant, "--rows", "1")
-            if self.name == "long"
-            else size.variant
-        )
+            places = ("--scratch", str(scratch), "--json", str(report))
+            return [sys.executable, str(WAYS), self.name, "--size", size_name, *places]
+        yaml, settings = {
+            "step": (size.model, size.step),
+            "long": (size.long, (*size.variant, "--rows", "1")),
+        }.get(self.name, (size.model, size.variant))
         return [sys.executable, str(STEP), yaml, *self.overrides, *settings, "--json", str(report)]
 
 
@@ -115,7 +111,10 @@ CHECKS = (
     Check("packed", "a fine-tuning step of 1b on packed rows", 30),
     Check("long", "one row of 64K", 50, overrides=()),
     Check(
-        "eager", "20 steps of 1b without torch.compile", 35, overrides=("train.compile=false", "model.kernels=torch")
+        "eager",
+        "1b without torch.compile and with torch's kernels",
+        35,
+        overrides=("train.compile=false", "model.kernels=torch"),
     ),
     Check(
         "liger",
@@ -138,7 +137,7 @@ CHECKS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the checks that are not made, then print the table of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="full", help="small: for a CPU, in about two minutes")
+    parser.add_argument("--size", choices=SIZES, default="full", help="small: for a CPU, in minutes")
     parser.add_argument("--only", help="names of checks, separated by commas; they are made again")
     parser.add_argument("--minutes", type=float, default=8, help="no check begins that could end later")
     parser.add_argument("--results", type=Path, default=ROOT / "runs/gpu_check.json", help="what was found so far")
@@ -149,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--only {', '.join(sorted(unknown))}: choose from {', '.join(names)}")
 
     started = time.monotonic()
-    device = _report_of(Check("device", "", 30), asked.size)[0]
+    scratch = asked.results.with_suffix(".runs").absolute()
+    device = _report_of(Check("device", "", 30), asked.size, scratch)[0]
     if "error" in device:
         print(device["error"], file=sys.stderr)
         return 1
@@ -166,17 +166,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{check.name:<12}no time left in --minutes {asked.minutes:g}: the same command goes on", flush=True)
             continue
         print(f"{check.name:<12}{check.shows} ...", flush=True)
-        found[check.name] = _make(check, asked.size, device)
+        found[check.name] = _make(check, asked.size, device, scratch)
         _keep(asked.results, device, found)
+    if found.get("export", {}).get("status") == PASSED:
+        shutil.rmtree(
+            scratch, ignore_errors=True
+        )  # the run of `resume`, gigabytes on a GPU; `export` was its last user
     _print(device, found)
     print(f"\nwritten {asked.results}, {time.monotonic() - started:.0f} s")
     return int(any(each["status"] == FAILED for each in found.values()))
 
 
-def _make(check: Check, size_name: str, device: dict[str, Any]) -> dict[str, Any]:
+def _make(check: Check, size_name: str, device: dict[str, Any], scratch: Path) -> dict[str, Any]:
     if check.needs and check.needs not in device["packages"]:
         return {"status": LEFT_OUT, "why": f"{check.needs} is not installed"}
-    figures, seconds = _report_of(check, size_name)
+    figures, seconds = _report_of(check, size_name, scratch)
     if "error" in figures:
         return {"status": FAILED, "why": figures["error"], "seconds": seconds}
     if "left_out" in figures:
@@ -184,7 +188,7 @@ def _make(check: Check, size_name: str, device: dict[str, Any]) -> dict[str, Any
     return {"status": PASSED, "figures": figures.get("figures", figures), "seconds": seconds}
 
 
-def _report_of(check: Check, size_name: str) -> tuple[dict[str, Any], float]:
+def _report_of(check: Check, size_name: str, scratch: Path) -> tuple[dict[str, Any], float]:
     """What the check's process wrote, or the end of what it printed as ``error``; and how long it took."""
     started = time.monotonic()
     limit = 3 * check.seconds if size_name == "full" else 900  # a CPU that others use as well
@@ -192,7 +196,7 @@ def _report_of(check: Check, size_name: str) -> tuple[dict[str, Any], float]:
         report, log = Path(folder) / "report.json", Path(folder) / "log"
         with log.open("w") as printed:
             process = subprocess.Popen(
-                check.command(SIZES[size_name], size_name, report),
+                check.command(size_name, report, scratch),
                 cwd=ROOT,
                 env={
                     **os.environ,
@@ -227,6 +231,7 @@ def _kept(path: Path, device: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep(path: Path, device: dict[str, Any], found: dict[str, Any]) -> None:
+    # Not by `meap.places`: this process needs nothing but Python, so that it can say what is missing.
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({"device": device, "checks": found}, indent=2))

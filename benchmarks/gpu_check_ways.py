@@ -1,18 +1,16 @@
 """The checks of `gpu_check.py` that are not a measurement of `train_step.py`: one per call, its figures to a file.
 
-python benchmarks/gpu_check_ways.py attention --size full --json report.json
+python benchmarks/gpu_check_ways.py attention --size full --scratch runs/check --json report.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +31,6 @@ ROOT = Path(__file__).resolve().parent.parent
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
 HALF = torch.bfloat16
-RUNS = Path(tempfile.gettempdir()) / f"meap-gpu-check-{os.getuid()}"
-"""What `resume` trains and `export` exports."""
-
 Figures = dict[str, Any]
 
 
@@ -47,7 +42,7 @@ class LeftOutError(Exception):
     """This cannot be checked here, and why."""
 
 
-def check_device(size: str) -> Figures:
+def check_device(size: str, scratch: Path) -> Figures:
     """What there is."""
     capability = "sm_{}{}".format(*torch.cuda.get_device_capability()) if ON_GPU else None
     if ON_GPU and capability not in torch.cuda.get_arch_list():
@@ -63,7 +58,7 @@ def check_device(size: str) -> Figures:
     }
 
 
-def check_attention(size: str) -> Figures:
+def check_attention(size: str, scratch: Path) -> Figures:
     """Each way, plain and on segments, against softmax(QK)V in fp32, and its gradients."""
     from meap.train.attention import Segments, causal_flash_attention, causal_sdpa
 
@@ -122,7 +117,7 @@ def _exact(states: list[torch.Tensor], lengths: Any) -> torch.Tensor:
     return torch.stack(rows).transpose(1, 2)
 
 
-def check_masks(size: str) -> Figures:
+def check_masks(size: str, scratch: Path) -> Figures:
     """Positions drawn on the device against those that numpy draws, for rules of every kind."""
     from meap.masking import MaskRule
 
@@ -156,7 +151,7 @@ def _on_device(array: np.ndarray[Any, Any]) -> torch.Tensor:
     return torch.from_numpy(array).to(DEVICE)
 
 
-def check_kernels(size: str) -> Figures:
+def check_kernels(size: str, scratch: Path) -> Figures:
     """Forward and backward of causal attention by either kernel, taking turns."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -186,19 +181,19 @@ def check_kernels(size: str) -> Figures:
     return figures
 
 
-def check_resume(size: str) -> Figures:
+def check_resume(size: str, scratch: Path) -> Figures:
     """A run that is killed and started again, against one that is not."""
     from train_step_ways import write_random_rows
 
     steps, killed_after = (24, 12) if size == "full" else (12, 5)
-    rows, seq_len = RUNS / "rows", 4096 if size == "full" else 256
-    shutil.rmtree(RUNS, ignore_errors=True)
+    rows, seq_len = scratch / "rows", 4096 if size == "full" else 256
+    shutil.rmtree(scratch, ignore_errors=True)
     write_random_rows(rows / TRAIN_SPLIT, 8 * steps * 2, seq_len, 32_001 if size == "full" else 501)
     yaml = "yamls/0.1b.yaml" if size == "full" else "yamls/tiny.yaml"
 
     def command(name: str) -> list[str]:
         return [
-            *(sys.executable, "recipes/meap_1b.py", yaml, f"run.name={name}", f"run.dir={RUNS / name}"),
+            *(sys.executable, "recipes/meap_1b.py", yaml, f"run.name={name}", f"run.dir={scratch / name}"),
             *(
                 f"data.remote={rows}",
                 f"train.max_duration={steps}ba",
@@ -211,41 +206,41 @@ def check_resume(size: str) -> Figures:
     _run_in(*command("whole"))
     victim = subprocess.Popen(command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with victim:
-        while victim.poll() is None and len(_losses("killed")) < killed_after:
+        while victim.poll() is None and len(_losses(scratch / "killed")) < killed_after:
             time.sleep(0.002)  # there is nothing to wait on but the file that the run writes
         victim.kill()
-    before = _losses("killed")
+    before = _losses(scratch / "killed")
     if len(before) >= steps:
         raise WrongError("the run ended before it could be killed")
     _run_in(*command("killed"))
-    whole, resumed = _losses("whole"), _losses("killed")
+    whole, resumed = _losses(scratch / "whole"), _losses(scratch / "killed")
     different = [step for step in whole if whole[step] != resumed.get(step)]
     if different or len(whole) != steps:
         raise WrongError(f"losses differ at steps {different} of {len(whole)}, killed after step {max(before)}")
     return {"steps": steps, "killed after step": max(before), "losses that differ": 0, "last loss": whole[steps]}
 
 
-def _losses(name: str) -> dict[int, float]:
+def _losses(run_dir: Path) -> dict[int, float]:
     """Loss by step; a line that is being written is not one yet, and a step that was done again counts as the later."""
-    path = RUNS / name / "metrics.jsonl"
+    path = run_dir / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.is_file() else []
     records = [json.loads(line) for line in lines]
     return {each["step"]: each["loss/train/total"] for each in records if "loss/train/total" in each}
 
 
-def check_export(size: str) -> Figures:
+def check_export(size: str, scratch: Path) -> Figures:
     """The run of `resume` as a folder that transformers reads, in bf16, and what it answers."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not (RUNS / "whole" / "checkpoints").is_dir():
-        check_resume(size)
-    folder = RUNS / "hf"
+    if not (scratch / "whole" / "checkpoints").is_dir():
+        check_resume(size, scratch)
+    folder = scratch / "hf"
     shutil.rmtree(folder, ignore_errors=True)
     _run_in(
         *(
             sys.executable,
             "recipes/export_hf.py",
-            f"run.dir={RUNS / 'whole'}",
+            f"run.dir={scratch / 'whole'}",
             f"export.out_dir={folder}",
             "export.dtype=bf16",
         )
@@ -262,7 +257,7 @@ def check_export(size: str) -> Figures:
     return {"weights": str(model.dtype), "tokens answered": len(answer), "answer": tokenizer.decode(answer)[:40]}
 
 
-def check_packed(size: str) -> Figures:
+def check_packed(size: str, scratch: Path) -> Figures:
     """A step on rows of conversations and their masked copies, and its loss against conversations one by one."""
     from meap.config import SftConfig, TrainingConfig, load_config
     from meap.data import collate_rows
@@ -373,11 +368,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=CHECKS)
     parser.add_argument("--size", choices=("full", "small"), default="full")
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument(
+        "--scratch", type=Path, required=True, help="folder for runs; `export` exports that of `resume`"
+    )
+    parser.add_argument("--json", type=Path, required=True, help="file to write the figures to")
     asked = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        figures = CHECKS[asked.name](asked.size)
+        figures = CHECKS[asked.name](asked.size, asked.scratch)
     except LeftOutError as reason:
         figures = {"left_out": str(reason)}
     except WrongError as error:
