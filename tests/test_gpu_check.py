@@ -76,6 +76,7 @@ def test_it_runs_with_what_it_names(image, tmp_path):
     ) | {"kernels": "passed" if has_gpu() else "left out"}
     assert checks["resume"]["figures"]["losses that differ"] == 0
     assert checks["step"]["figures"]["tokens_per_second"] > 0
+    assert not results.with_suffix(".runs").exists(), "what it trained is gone"
 
 
 def has_gpu() -> bool:
