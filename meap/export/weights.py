@@ -11,6 +11,8 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from meap.places.whole import write_whole
+
 __all__ = ["DTYPES", "round_weights", "write_weights"]
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -50,5 +52,5 @@ def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, m
         (folder / name).chmod(folder.stat().st_mode & 0o666)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / _INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_whole(folder / _INDEX_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n")
     return len(split.filename_to_tensors)

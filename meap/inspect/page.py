@@ -12,8 +12,8 @@ from meap.inspect.statistics import NUM_PLACES, Measured, group_sources
 from meap.inspect.terminal import describe_masks, describe_part, describe_sample
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.places.whole import write_named
+from meap.show.bars import Bars, show_bars
 from meap.show.bins import bin_by_powers_of_two, bin_linearly
-from meap.show.charts import Bars, show_bars
 from meap.show.pages import render
 
 __all__ = ["render_page", "write_page"]
@@ -28,7 +28,7 @@ def write_page(path: Path, data: InspectedData, samples: Sequence[Sample], measu
     Raises:
         DataError: It cannot be written.
     """
-    write_named("--html", path, render_page(data, samples, measured))
+    write_named("html", path, render_page(data, samples, measured))
 
 
 def render_page(data: InspectedData, samples: Sequence[Sample], measured: Measured) -> str:

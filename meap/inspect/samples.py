@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from meap.config import DataConfig, MaskingConfig, SftConfig, TokenizerConfig
+from meap.config.commands import InspectConfig
 from meap.data import (
     StreamingMaskedDataset,
     build_loader,
@@ -28,16 +29,14 @@ from meap.data import (
 from meap.data.sft import expand_row
 from meap.data.shards import read_manifest
 from meap.errors import ConfigError, DataError, IncompleteError, MeapError
-from meap.inspect.arguments import Request
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.masking import MaskRule
 from meap.schema import (
     ANSWER_COLUMN,
     IGNORE_INDEX,
     LENGTHS_COLUMN,
+    SPLITS,
     TOKENS_COLUMN,
-    TRAIN_SPLIT,
-    VALIDATION_SPLIT,
 )
 from meap.tokenizer import Tokenizer
 
@@ -119,19 +118,19 @@ class InspectedData:
         """Number of the first row of each shard, and the number of rows."""
         return [0, *accumulate(shard.rows for shard in self.manifest.shards)]
 
-    def choose_samples(self, request: Request) -> Sequence[int]:
-        """The rows to show.
+    def choose_samples(self, cfg: InspectConfig) -> Sequence[int]:
+        """Ids of the rows to show.
 
         Raises:
             ConfigError: One does not exist.
         """
         rows = self.manifest.rows
-        for number in request.samples:
-            if number >= rows:
+        for sample_id in cfg.samples:
+            if sample_id >= rows:
                 raise ConfigError(
-                    f"--sample {number} is out of range: the {self.split} split has {rows:,} rows, 0 to {rows - 1}"
+                    f"samples=[{sample_id}] is out of range: the {self.split} split has {rows:,} rows, 0 to {rows - 1}"
                 )
-        return request.samples or range(min(request.count, rows))
+        return cfg.samples or range(min(cfg.count, rows))
 
     def shard_of(self, sample_id: int) -> int:
         """Number of the shard that holds a row."""
@@ -192,61 +191,61 @@ class InspectedData:
                 place += length
 
 
-def open_data(request: Request, cache_dir: str) -> InspectedData:
-    """Open a split as training would, but for one row at a time, by number.
+def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
+    """Open a split as training does, for random access to single rows.
 
     Args:
-        request: What the command line asks for.
-        cache_dir: Folder for fetched shards.
+        cfg: What the command line asks for.
+        cache_dir: Folder for downloaded shards.
 
     Raises:
-        ConfigError: An option does not go with this kind of data.
+        ConfigError: A key does not apply to this kind of data.
         DataError: The data cannot be read, or there is none.
     """
-    manifest = read_manifest(request.shards, request.split, key="<shards>")
-    if request.sft_options and manifest.kind != CONVERSATIONS:
+    remote, training = cfg.resolve_remote(), cfg.resolve_training()
+    masking, sft, seed = training.masking, training.sft, training.run.seed
+    manifest = read_manifest(remote, cfg.split, key="remote")
+    if cfg.sft_keys and manifest.kind != CONVERSATIONS:
         raise ConfigError(
-            f"{' and '.join(request.sft_options)}: {request.shards} holds {manifest.kind}, not conversations for "
-            "fine-tuning; leave it out"
+            f"{' and '.join(cfg.sft_keys)}: {remote} holds {manifest.kind}, not conversations for fine-tuning; leave "
+            f"{'it' if len(cfg.sft_keys) == 1 else 'them'} out"
         )
-    # One row at a time, in order: nothing here decides what a sample is, only how it is fetched.
-    config = DataConfig(
-        remote=request.shards, seq_len=manifest.seq_len, num_canonical_nodes=1, num_workers=0, download_retry=1
-    )
-    shards = open_shards(config, request.split, kind=manifest.kind)
+    # Rows one by one, in order: this decides how a sample is fetched, not what it is.
+    config = DataConfig(remote=remote, seq_len=manifest.seq_len, num_canonical_nodes=1, num_workers=0, download_retry=1)
+    shards = open_shards(config, cfg.split, kind=manifest.kind)
     mask_token = manifest.config.get("tokenizer", {}).get("mask_token", TokenizerConfig.mask_token)
     tokenizer = open_tokenizer(TokenizerConfig(mask_token=mask_token), shards)
-    rule = build_mask_rule(request.masking, manifest.tokenizer, seed=request.seed) if request.masking.ratio else None
+    rule = build_mask_rule(masking, manifest.tokenizer, seed=seed) if masking.ratio else None
     how: Any = {
         "rule": rule,
-        "seed": request.seed,
+        "seed": seed,
         "global_batch_size": 1,
         "world_size": 1,
         "cache_dir": Path(cache_dir),
         "shuffle": False,
     }
-    build = build_loader if manifest.kind != CONVERSATIONS else partial(build_sft_loader, sft=request.sft)
+    build = build_loader if manifest.kind != CONVERSATIONS else partial(build_sft_loader, sft=sft)
     try:
         loader = _retry_collisions(lambda: build(config, shards, **how))
     except MeapError:
         raise
     except Exception as error:
         raise DataError(
-            f"{request.shards}/{request.split} could not be opened ({type(error).__name__}: {error}): check the "
-            "storage and --cache-dir"
+            f"{remote}/{cfg.split} could not be opened ({type(error).__name__}: {error}): check the storage and "
+            "cache_dir"
         ) from error
     return InspectedData(
-        split=request.split,
-        remote=request.shards,
+        split=cfg.split,
+        remote=remote,
         manifest=manifest,
-        other_manifests=tuple(_other_manifests(request)),
+        other_manifests=tuple(_other_manifests(remote, cfg.split)),
         tokenizer=tokenizer,
         dataset=cast("StreamingMaskedDataset", loader.dataset),
         rule=rule,
-        masking=request.masking,
-        sft=request.sft,
-        seed=request.seed,
-        epoch=request.epoch,
+        masking=masking,
+        sft=sft,
+        seed=seed,
+        epoch=cfg.epoch,
     )
 
 
@@ -258,10 +257,10 @@ def _retry_collisions(build: Callable[[], DataLoader[Any]]) -> DataLoader[Any]:
     return build()
 
 
-def _other_manifests(request: Request) -> Iterator[Manifest]:
-    for split in (TRAIN_SPLIT, VALIDATION_SPLIT):
-        if split != request.split:
+def _other_manifests(remote: str, than: str) -> Iterator[Manifest]:
+    for split in SPLITS:
+        if split != than:
             try:
-                yield read_manifest(request.shards, split, key="<shards>")
+                yield read_manifest(remote, split, key="remote")
             except IncompleteError:
                 continue  # small data sets have nothing held out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
@@ -36,8 +35,6 @@ def print_samples(data: InspectedData, samples: Iterable[Sample], *, color: str 
         samples: The samples.
         color: `always`, `never`, or `auto`: on a terminal, unless NO_COLOR is set.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # text of any language, on whatever the terminal can show
     in_color = color == "always" or (color == "auto" and _shows_color())
     mark = mark_with_color if in_color else mark_with_brackets
     cutter = Cutter(data.tokenizer)
@@ -64,7 +61,7 @@ def describe_masks(data: InspectedData) -> str:
     layout = f"; layout {data.sft.layout}, loss {data.sft.loss}" if data.is_conversations else ""
     if data.rule is None:
         what = "no masked copies" if data.is_conversations else "not masked"
-        reason = ", as held-out rows are in a run (--ratio shows masks)" if data.split != "train" else ""
+        reason = ", as held-out rows are in a run (ratio= shows masks)" if data.split != "train" else ""
         return f"{what}{reason}{layout}"
     strategy = f"spans of {masking.span_length}" if masking.strategy == "span" else "single tokens"
     protected = f", {' and '.join(masking.protected)} protected" if masking.protected else ""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from meap.report.metrics import METRICS
 from meap.report.runs import Run
 from meap.report.series import running_mean
-from meap.show.charts import Chart, Line, Mark, thin_out
+from meap.show.lines import Chart, Line, Mark, thin_out
 
 __all__ = ["AXES", "SMOOTHED", "as_points", "axes_of", "curves_of", "evaluation_curves"]
 
