@@ -36,9 +36,9 @@ _STOPPED = os.EX_TEMPFAIL  # "temporary failure; the user is invited to retry"
 _NO_READER = 128 + signal.SIGPIPE  # as a shell shows a command whose reader has gone
 _DRY_RUN, _PRINT_CONFIG, _VERSION = "--dry-run", "--print-config", "--version"
 _HOW_VALUES_ARE_READ = """\
-values: what is typed is the value, as its key's type reads it: run.name=001 is the text 001. Lists are [a,b]; quotes
-around all of a value are removed. null, ~ or nothing after the = unsets a key that may be unset. ${section.key} stands
-for the value of another key."""
+values: the type of a key decides how its value is read: a name of 001 is the text 001. A list is [a,b]; quotes around
+a whole value are removed. null, ~ or nothing after the = unsets a key that may be unset. ${section.key} stands for the
+value of another key."""
 
 
 def run_command(
@@ -59,9 +59,9 @@ def run_command(
     Args:
         config_class: Dataclass of the configuration.
         run: The entry point's steps; heavy libraries are imported inside it, so that ``--help`` is quick.
-        doc: The entry point's docstring, printed by ``--help``.
+        doc: The entry point's docstring, which ``--help`` prints.
         dry_run: What ``--dry-run`` does instead, where the entry point has it.
-        check: What the configuration alone can contradict, beside its own bounds; light, since it comes before imports.
+        check: Raises for what can be told from the configuration; light, since it runs before heavy imports.
         loads: The libraries that take seconds to import, named in a line before `run`; may depend on the configuration.
         starts_bare: Whether it may start without any argument; where it may not, that prints its usage.
         command: What it is called in messages; unset, the name of the script that `run` is in.
@@ -73,11 +73,10 @@ def run_command(
         has gone, 75 stopped by SIGTERM or SIGUSR1 with everything saved.
     """
     if "LOCAL_RANK" in os.environ:
-        # A rank outlives composer's launcher where that is killed, and would train on for ever; now, since imports
-        # take seconds.
+        # If composer's launcher is killed, its ranks outlive it and would train for ever. Set before the slow imports.
         end_with_parent(signal.SIGTERM)
-    # Threads that wait for each other would else spin, on cores that loader workers and neighbours need. OpenMP reads
-    # this when torch is imported.
+    # Waiting threads would spin otherwise, on cores that loader workers and other processes need. OpenMP reads this
+    # when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = command or _name_of(run)
@@ -113,7 +112,7 @@ def run_command(
 
 def report_errors(run: Callable[[], object]) -> int:
     """Run, and turn errors meant for users into one line each; returns the exit status that `run_command` lists."""
-    # Imports make objects by the million that stay: collecting after every 700 of them only costs start-up time.
+    # Imports create millions of objects that stay: frequent garbage collection only slows the start.
     gc.set_threshold(50_000, 20, 50)
     silence_libraries()
     stdout: Any = sys.stdout
@@ -131,7 +130,7 @@ def report_errors(run: Callable[[], object]) -> int:
 
 
 def drop_lost_reader() -> bool:
-    """Whether whoever read stdout has gone, as in `| head`; what is printed from now on is then written to nowhere."""
+    """Whether the reader of stdout has gone, as in `| head`; further output is then discarded."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)
@@ -139,13 +138,13 @@ def drop_lost_reader() -> bool:
         return False
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
         return False
-    # Or Python would complain once more when it flushes at its end.
+    # Otherwise Python reports the broken pipe again when it flushes at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
 
 def announce(what: str, loads: str) -> None:
-    """Say, before imports that take seconds, what has started; once per run."""
+    """Print what has started, before imports that take seconds; rank 0 only."""
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         print(f"{what}: loading {loads} ...", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Weights -> safetensors files no larger than asked for, in fp32 or rounded to bf16."""
+"""Weights -> safetensors files of bounded size, in fp32 or rounded to bf16."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INDEX_NAME = "model.safetensors.index.json"
 
 @torch.no_grad()
 def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Replace every weight by the nearest value that `dtype` has; the model itself stays in its own type."""
+    """Round every weight to the nearest value of `dtype`; the model keeps its own type."""
     for weight in model.state_dict().values():
         weight.copy_(weight.to(dtype))
 
@@ -45,7 +45,7 @@ def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, m
     stored = {name: torch.empty_like(weight, dtype=dtype, device="meta") for name, weight in weights.items()}
     split = split_torch_state_dict_into_shards(stored, max_shard_size=max_shard_size)
     for name, tensors in split.filename_to_tensors.items():
-        # transformers refuses a file that does not say which framework wrote it.
+        # transformers rejects a file without the framework that wrote it.
         content = {tensor: weights[tensor].detach().to("cpu", dtype).contiguous() for tensor in tensors}
         save_file(content, folder / name, metadata={"format": "pt"})
         # safetensors lets only the owner read; the folder's mode follows the user's umask.

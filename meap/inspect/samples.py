@@ -1,4 +1,4 @@
-"""Samples by (epoch, number), read through the dataset that training iterates over, and taken apart for showing."""
+"""Reads samples by (epoch, id) through the dataset that training iterates over, and splits them into parts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a sample: a whole row of documents, or one conversation, or its masked copy."""
+    """A contiguous part of a sample: a whole row of documents, one conversation, or its masked copy."""
 
     conversation: int | None
     """Number within the row, from 0; None for a row of documents."""
@@ -57,7 +57,7 @@ class Part:
     first_position: int
     """`position_ids` of its first token."""
     tokens: NDArray[np.int64]
-    """Clean. Of a row of documents also the last one, which is a label only."""
+    """Clean. A row of documents includes its last token, which is only a label."""
     is_masked: BoolArray
     is_maskable: BoolArray
     """Tokens of which the ratio masks a share."""
@@ -92,7 +92,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class InspectedData:
-    """A split that has been opened, and how it is masked."""
+    """An open split, and how it is masked."""
 
     split: str
     remote: str
@@ -141,7 +141,7 @@ class InspectedData:
         return map(self.sample, range(self.shard_starts[shard], self.shard_starts[shard + 1]))
 
     def sample(self, sample_id: int) -> Sample:
-        """A row, masked as in the epoch that is asked for."""
+        """A row, masked as in the chosen epoch."""
         columns = self.dataset.stored_at(sample_id)
         shown = {
             name: np.asarray(value) if name in {"input_ids", "labels", "position_ids"} else value
@@ -164,7 +164,7 @@ class InspectedData:
         )
 
     def _conversations(self, columns: Any, sample_id: int, shown: dict[str, Any]) -> Iterator[Part]:
-        # Side by side with its copy a conversation takes twice its length, in one segment: so that tells who has one.
+        # In this layout a conversation and its copy are one segment of twice the length, which tells which have a copy.
         together = dataclasses.replace(self.sft, layout="concat")
         sizes = expand_row(
             columns, sample_id, seq_len=self.manifest.seq_len, sft=together, rule=self.rule, epoch=self.epoch
@@ -178,7 +178,7 @@ class InspectedData:
             for is_copy in [False, True][: size // length]:
                 inputs, labels = (shown[name][place : place + length] for name in ("input_ids", "labels"))
                 in_scope = is_answer.copy() if is_copy else np.zeros(length, bool)
-                in_scope[0] = False  # nothing stands before it that could predict it
+                in_scope[0] = False  # no token before it predicts it
                 yield Part(
                     conversation=number,
                     is_copy=is_copy,
@@ -250,7 +250,7 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
 
 
 def _retry_collisions(build: Callable[[], DataLoader[Any]]) -> DataLoader[Any]:
-    """Build; again where another process that opens a dataset takes the same name in shared memory first."""
+    """Build; retry where another process takes the same name in shared memory first."""
     for _ in range(_COLLISIONS):
         with suppress(FileExistsError):
             return build()

@@ -1,4 +1,4 @@
-"""Samples as text: in colour, or with brackets where colour is not wanted or cannot be seen."""
+"""Prints samples: in colour, or with brackets where there is none."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def describe_part(part: Part) -> str:
 
 
 def mark_with_color(pieces: Sequence[Piece]) -> str:
-    """The text of `pieces` with ANSI colours; without them it is the decoded text, and a sign at masked line ends."""
+    """The text of `pieces` with ANSI colours, and a sign at masked line ends."""
     marked = []
     for piece in pieces:
         text = escape_controls(piece.text)
@@ -109,7 +109,7 @@ def mark_with_color(pieces: Sequence[Piece]) -> str:
 
 
 def mark_with_brackets(pieces: Sequence[Piece]) -> str:
-    """The text of `pieces` with brackets around what is masked, scored or special; those of the text are escaped."""
+    """The text of `pieces` with brackets around masked, scored and special tokens; brackets of the text are escaped."""
     marked = []
     is_open = False
     for piece in pieces:

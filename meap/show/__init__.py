@@ -1,4 +1,4 @@
-"""What people look at, made once: pages, charts, tables for the terminal, sizes and durations, progress.
+"""What people look at: pages, charts, tables for the terminal, sizes and durations, progress.
 
 pages      data -> one HTML file that opens offline: a template of `templates/` with `style.css` in it
 lines      series over a common axis            bars      a bar per label, upright or sideways
@@ -9,5 +9,5 @@ tables     rows -> aligned text
 numbers    sizes, durations, short numbers
 progress   a bar on a terminal, a plain line now and then elsewhere
 
-Nothing here knows what it shows. Jinja, matplotlib and rich are imported when a page, a chart or a bar is made.
+Nothing here knows what it shows. Jinja, matplotlib and rich are imported when the first page, chart or bar is made.
 """
