@@ -35,7 +35,8 @@ def continue_prompt(cfg: GenerateConfig) -> None:
     tokenizer = _load_tokenizer(name)
     ids = encode_prompt(tokenizer, cfg)
     model: Any = load_weights(name)
-    context = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    text_config = model.config.get_text_config()
+    context = getattr(text_config, "max_position_embeddings", None) or sys.maxsize
     if len(ids) >= context:
         raise ConfigError(
             f"prompt has {len(ids):,} tokens, but model={name} reads {context:,} and needs room to answer: shorten it"
@@ -55,7 +56,7 @@ def continue_prompt(cfg: GenerateConfig) -> None:
         eos_token_id=ends or None,
         pad_token_id=ends[0] if ends else 0,
         # Rows that pad the embedding have no text.
-        suppress_tokens=[*(defaults.suppress_tokens or ()), *range(len(tokenizer), model.config.vocab_size)] or None,
+        suppress_tokens=[*(defaults.suppress_tokens or ()), *range(len(tokenizer), text_config.vocab_size)] or None,
         **(sampling if cfg.temperature else {}),
     )
     torch.manual_seed(cfg.seed)
@@ -115,8 +116,8 @@ def stop_ids(tokenizer: Any, configured: int | Collection[int] | None, *, in_cha
     ids.append(tokenizer.eos_token_id)
     if in_chat:
         messages = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
-        _, _, after = _render(tokenizer, messages).rpartition(_PROBE)
-        following = tokenizer.encode(after, add_special_tokens=False)
+        _, found, after = _render(tokenizer, messages).rpartition(_PROBE)
+        following = tokenizer.encode(after.lstrip(), add_special_tokens=False) if found else []
         # A turn may also end in plain text, of which no token ends anything.
         ids += [each for each in following[:1] if each in tokenizer.added_tokens_decoder]
     return list(dict.fromkeys(each for each in ids if each is not None))

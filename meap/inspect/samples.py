@@ -205,11 +205,7 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
     remote, training = cfg.resolve_remote(), cfg.resolve_training()
     masking, sft, seed = training.masking, training.sft, training.run.seed
     manifest = read_manifest(remote, cfg.split, key="remote")
-    if cfg.sft_keys and manifest.kind != CONVERSATIONS:
-        raise ConfigError(
-            f"{' and '.join(cfg.sft_keys)}: {remote} holds {manifest.kind}, not conversations for fine-tuning; leave "
-            f"{'it' if len(cfg.sft_keys) == 1 else 'them'} out"
-        )
+    _require_kind(cfg, manifest, remote)
     # Rows one by one, in order: this decides how a sample is fetched, not what it is.
     config = DataConfig(remote=remote, seq_len=manifest.seq_len, num_canonical_nodes=1, num_workers=0, download_retry=1)
     shards = open_shards(config, cfg.split, kind=manifest.kind)
@@ -247,6 +243,14 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
         seed=seed,
         epoch=cfg.epoch,
     )
+
+
+def _require_kind(cfg: InspectConfig, manifest: Manifest, remote: str) -> None:
+    if cfg.sft_keys and manifest.kind != CONVERSATIONS:
+        raise ConfigError(
+            f"{' and '.join(cfg.sft_keys)}: {remote} holds {manifest.kind}, not conversations for fine-tuning; leave "
+            f"{'it' if len(cfg.sft_keys) == 1 else 'them'} out"
+        )
 
 
 def _retry_collisions(build: Callable[[], DataLoader[Any]]) -> DataLoader[Any]:
