@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 
 import pytest
 
@@ -53,9 +52,11 @@ def test_what_the_data_contradicts_is_one_line(arguments, status, message, rows_
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_seen_enough_ends_it_quietly(rows_remote, project_root, quiet_environment, tmp_path):
+def test_a_reader_that_has_seen_enough_ends_it_quietly(
+    rows_remote, project_root, warm_python, quiet_environment, tmp_path
+):
     process = subprocess.Popen(
-        [sys.executable, "-m", "meap", "inspect", f"remote={rows_remote}", "count=100", f"html={tmp_path}/a.html"],
+        [warm_python, "-m", "meap", "inspect", f"remote={rows_remote}", "count=100", f"html={tmp_path}/a.html"],
         cwd=project_root,
         env=quiet_environment | {"PYTHONPATH": str(project_root), "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
