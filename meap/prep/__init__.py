@@ -10,7 +10,7 @@
 data sets of a divided corpus, `selection.py` chooses documents by their length, `removal/` filters and deduplicates.
 `job.py` says who a data set is and what a rerun finds done; `executors/` run the steps, here or on a cluster;
 `progress.py` counts, `live.py` and `view.py` show it; `folder.py` is the place written to. `sample.py` makes a corpus
-and a tokenizer without a network. `audit/` is ``python -m meap.prep verify`` and ``stats``; `litpkds.py` imports the
+and a tokenizer without a network. `audit/` is ``meap verify`` and ``meap stats``; `litpkds.py` imports the
 official code's chunks; `sft/` makes conversations of instruction data.
 """
 

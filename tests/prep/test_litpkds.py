@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meap.cli import main
 from meap.config import LitpkdsPrepConfig, load_config
 from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 from meap.manifest import Manifest
-from meap.prep.__main__ import main
 from meap.prep.inputs import find_inputs
 from meap.prep.litpkds import PADDING, ReadChunks
 from meap.prep.progress import Tally
@@ -109,8 +109,8 @@ def test_every_block_is_a_row(convert, tmp_path, read_rows, dtype, capsys):
     assert manifest.counts == {PADDING: sum(filling)}
     assert manifest.documents == sum(token == EOS for block in expected for token in block)
     assert manifest.tokens == 16 * len(expected) + sum(dropped) == sum(map(len, chunks)) - sum(filling)
-    assert main(["verify", "out"]) == 0
-    assert main(["stats", "out"]) == 0
+    assert main(["verify", "remote=out"]) == 0
+    assert main(["stats", "remote=out"]) == 0
     told = capsys.readouterr().out
     assert "bytes per token not known" in told
     assert "imported rows come without their text" in told
@@ -128,7 +128,7 @@ def test_held_out_are_whole_blocks_by_hash(convert, tmp_path, read_rows):
     for rows in (train, validation):
         assert [order[row] for row in rows] == sorted(order[row] for row in rows)
     assert 0.1 < len(validation) / len(expected) < 0.3
-    assert main(["verify", "out"]) == 0
+    assert main(["verify", "remote=out"]) == 0
     convert("source=in/*.bin", "heldout_ratio=0.2", "seed=3", "remote=again", "tasks=2")
     assert [tuple(row) for row in read_rows(tmp_path / "again" / "validation").tolist()] == validation
 
@@ -273,13 +273,13 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(
         killed += forked_commands.status == -signal.SIGKILL
         assert len(list(out.glob(".prep/tasks/*.json"))) == 4 or not list(out.glob("*/index.json"))
         if not list(out.glob("train/index.json")):
-            assert main(["verify", "out"]) == 1
+            assert main(["verify", "remote=out"]) == 1
     assert killed >= 2
     with forked_commands(*arguments, "remote=out"):
         pass
     assert forked_commands.status == 0
     assert hashes_of(out) == hashes_of(tmp_path / "expected")
-    assert main(["verify", "out"]) == 0
+    assert main(["verify", "remote=out"]) == 0
 
 
 def is_running(pid: int) -> bool:

@@ -77,7 +77,7 @@ def find_data_sets(location: str) -> list[DataSet]:
     if _PREP_DIR in entries:
         return [DataSet(folder, "", ())]
     raise DataError(
-        f"<shards>={location} holds no data set: name the folder or URL that preparation wrote (it holds "
+        f"remote={location} holds no data set: name the folder or URL that preparation wrote (it holds "
         f"{', '.join(SPLITS)}), a split of it, or a folder of such folders"
     )
 

@@ -66,7 +66,7 @@ def table_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
         [(name, f"{tokens:,}", f"{share:.2%}") for name, tokens, share in by_source[:top]],
     )
     if len(by_source) > top:
-        yield f"and {len(by_source) - top:,} more (--json has all)"
+        yield f"and {len(by_source) - top:,} more (json= has all)"
     yield ""
     total = max(1, int(statistics.token_counts.sum()))
     tokens = [
@@ -108,7 +108,7 @@ def write_json(statistics: Statistics, path: Path, *, top: int) -> None:
         "unused_tokens": int((statistics.token_counts == 0).sum()),
         "repeats": {name: asdict(each) | {"share": each.share} for name, each in statistics.repeats.items()},
     }
-    write_named("--json", path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    write_named("json", path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def summary(statistics: Statistics) -> list[tuple[str, str]]:

@@ -234,11 +234,11 @@ def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
         try:
             entry = parse_entry(values, f"{data.folder.url_of(split)}/{INDEX_NAME}, shard {number}")
         except ShardError as error:
-            raise DataError(f"{error} (`python -m meap.prep verify` lists all that is wrong)") from error
+            raise DataError(f"{error} (`meap verify` lists all that is wrong)") from error
         if {column.name: column.encoding for column in entry.columns} != columns:
             raise DataError(
                 f"{data.folder.url_of(split)}/{entry.stored.basename} has not the columns of its manifest: "
-                "`python -m meap.prep verify` tells more"
+                "`meap verify` tells more"
             )
         tasks.append(
             ShardTask(
@@ -261,7 +261,7 @@ def _look_into(job: tuple[ShardTask, bool], *, samples: Mapping[str, HashSample]
     try:
         content = read_shard(task)
     except ShardError as error:
-        raise DataError(f"{error} (`python -m meap.prep verify` lists all that is wrong)") from error
+        raise DataError(f"{error} (`meap verify` lists all that is wrong)") from error
     if isinstance(content, list):
         return _look_at_conversations(task, content, samples)
     tokens = content.reshape(-1)
@@ -289,7 +289,7 @@ def _look_at_conversations(
     tokens = np.concatenate([row[TOKENS_COLUMN] for row in rows]) if rows else nothing
     lengths = np.concatenate([row[LENGTHS_COLUMN] for row in rows]).astype(np.int64) if rows else nothing
     if lengths.sum() != len(tokens) or any(len(row[COPIED_COLUMN]) != len(row[LENGTHS_COLUMN]) for row in rows):
-        raise DataError(f"{task.file} holds rows that contradict themselves: `python -m meap.prep verify` tells more")
+        raise DataError(f"{task.file} holds rows that contradict themselves: `meap verify` tells more")
     row_ends = np.cumsum([0, *(len(row[TOKENS_COLUMN]) for row in rows)])
     found = _ShardNumbers(
         rows=len(rows),
@@ -356,9 +356,7 @@ def _count_tokens(tokens: NDArray[Any], task: ShardTask) -> NDArray[np.int64]:
     for start in range(0, len(tokens), _BLOCK):
         of_block = np.bincount(tokens[start : start + _BLOCK], minlength=vocab_size)
         if len(of_block) > vocab_size:
-            raise DataError(
-                f"{task.file} holds token ids of {vocab_size} and beyond: `python -m meap.prep verify` tells more"
-            )
+            raise DataError(f"{task.file} holds token ids of {vocab_size} and beyond: `meap verify` tells more")
         counts += of_block
     return counts
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 
+from meap.cli import main
 from meap.errors import DataError
-from meap.prep.__main__ import main
 from meap.prep.audit.documents import Borders, DocumentJoiner
 from meap.prep.audit.places import find_data_sets
 from meap.prep.audit.report import shares
@@ -104,7 +104,7 @@ def test_documents_are_found_whatever_they_spell(prepare, tmp_path, tokenizer_di
     # The last document may be cut just behind an EOS that it spells out, and then looks whole.
     assert (statistics.lengths - Counter(lengths)).total() <= 1
     assert missing.keys() <= {lengths[-1], lengths[-2]}
-    assert main(["verify", "out"]) == 0
+    assert main(["verify", "remote=out"]) == 0
 
 
 _DOCUMENTS = st.lists(st.lists(st.integers(2, 5), max_size=6), min_size=1, max_size=12)
@@ -197,7 +197,7 @@ def test_streams_have_their_shares(streams_remote, rows_remote, capsys):
     assert both.text_bytes == 2 * one.text_bytes
     assert both.lengths == one.lengths + one.lengths
     assert both.repeats["rows"].copies == one.repeats["rows"].items + one.repeats["rows"].copies
-    assert main(["stats", str(streams_remote), "--top", "3"]) == 0
+    assert main(["stats", f"remote={streams_remote}", "top=3"]) == 0
     told = capsys.readouterr().out
     assert [line.split()[-1] for line in told.splitlines() if line.startswith(("books.v1 ", "web "))] == [
         "50.00%",
@@ -212,7 +212,7 @@ def test_a_copy_without_records_and_tokenizer_has_the_same_numbers(rows_remote, 
     shutil.rmtree(rows_remote / ".prep")
     shutil.rmtree(rows_remote / "tokenizer")
     assert comparable(measured(rows_remote)) == before
-    assert main(["stats", str(rows_remote)]) == 0
+    assert main(["stats", f"remote={rows_remote}"]) == 0
     told = capsys.readouterr().out
     assert "0.json.gz +1" in told
     assert "not known" not in told
@@ -221,8 +221,8 @@ def test_a_copy_without_records_and_tokenizer_has_the_same_numbers(rows_remote, 
 def test_table_json_and_picture(rows_remote, tmp_path, capsys):
     for name in ("stats.json", "stats.png"):
         (tmp_path / name).write_text("of an earlier run")
-    files = ("--json", str(tmp_path / "stats.json"), "--picture", str(tmp_path / "stats.png"))
-    assert main(["stats", str(rows_remote), "--ngrams", "--top", "5", *files]) == 0
+    files = (f"json={tmp_path / 'stats.json'}", f"picture={tmp_path / 'stats.png'}")
+    assert main(["stats", f"remote={rows_remote}", "ngrams=true", "top=5", *files]) == 0
     told = capsys.readouterr()
     assert told.err == ""
     for expected in ("documents       280", "tokens of whole documents", "13-grams", "note: ", "ids never occur"):
@@ -242,20 +242,20 @@ def test_a_picture_of_one_row_is_a_picture_too(prepare, tmp_path, tokenizer_dir,
     write_lines(tmp_path / "in.json.gz", ["$x$ 海 " * 10])
     tokenizer = f"tokenizer.name={tokenizer_dir}"
     prepare("source=in.json.gz", tokenizer, "seq_len=15", "heldout_ratio=0", "remote=out")
-    assert main(["stats", "out", "--picture", "one.png"]) == 0
+    assert main(["stats", "remote=out", "picture=one.png"]) == 0
     assert (tmp_path / "one.png").stat().st_size > 10_000
 
 
 def test_damage_is_one_error_that_names_verify(rows_remote, edit_json, rewrite_shard, capsys):
     def message() -> str:
-        assert main(["stats", str(rows_remote)]) == 1
+        assert main(["stats", f"remote={rows_remote}"]) == 1
         told = capsys.readouterr()
         assert told.out == ""
         assert told.err.count("\n") == 1
         return told.err
 
     rewrite_shard(rows_remote / "train", 0, lambda raw: raw.extend(b"xx"))
-    assert "`python -m meap.prep verify` lists all that is wrong" in message()
+    assert "`meap verify` lists all that is wrong" in message()
     edit_json(rows_remote / "train" / "index.json", lambda values: values["shards"][0].update(column_encodings=["pkl"]))
     assert "encoding of column 'tokens'" in message()
     (rows_remote / "train" / "index.json").unlink()
