@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_origin
+from typing import Any, TypeVar, cast
 
 import yaml
 
 from meap.config.assembly import assemble
+from meap.config.conversion import takes_list
 from meap.config.given import Given, given_list, given_scalar, given_section, given_value, read_given, read_yaml
 from meap.config.keys import hint_at, is_section
 from meap.errors import ConfigError
@@ -128,7 +129,8 @@ def _parse_override(config_class: type[Any], override: str) -> Given:
         raise ConfigError(f"{override!a} is not UTF-8 text: check its encoding") from error
     names = key.split(".")
     hint = hint_at(config_class, names)
-    if get_origin(hint) is tuple:
+    lists = takes_list(hint)
+    if lists == "always" or (lists == "maybe" and value.startswith("[") and value.endswith("]")):
         given = given_list(value)
     elif is_section(hint) and value.startswith("{"):
         given = given_section(value, key)

@@ -10,6 +10,7 @@ from meap.config.command import drop_lost_reader, report_errors
 from meap.errors import DataError
 from meap.prep.audit.arguments import Request, parse_arguments
 from meap.processes import leave
+from meap.show.numbers import size
 
 __all__ = ["main"]
 
@@ -34,9 +35,9 @@ def _verify(request: Request) -> None:
     _print(map(str, verdict.findings))
     if verdict.findings:
         raise DataError(f"{request.shards} is not whole: {len(verdict.findings):,} findings, listed above")
-    speed = verdict.bytes / 1e6 / (verdict.seconds or 1e-9)
-    seen = f"{verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, {verdict.bytes / 1e6:,.1f} MB"
-    _print([f"whole: {seen} at {request.shards}; {verdict.seconds:,.1f} s, {speed:,.1f} MB/s"])
+    seen = f"{verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, {size(verdict.bytes)}"
+    speed = f"{size(verdict.bytes / (verdict.seconds or 1e-9))}/s"
+    _print([f"whole: {seen} at {request.shards}; {verdict.seconds:,.1f} s, {speed}"])
 
 
 def _stats(request: Request) -> None:

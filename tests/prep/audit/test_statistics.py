@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meap.prep.audit.documents import Borders, DocumentJoiner
+from meap.prep.audit.sampling import HashSample, hash_ngrams
 from tokenizers import Tokenizer as RustTokenizer
 
 from meap.errors import DataError
 from meap.prep.__main__ import main
-from meap.prep.audit.documents import Borders, DocumentJoiner
 from meap.prep.audit.places import find_data_sets
 from meap.prep.audit.report import shares
-from meap.prep.audit.sampling import HashSample, hash_ngrams
 from meap.prep.audit.statistics import measure
 
 

@@ -1,0 +1,90 @@
+"""The official code's chunks: files of lit-gpt's ``PackedDatasetBuilder``, read with nothing in them trusted.
+
+    "LITPKDS"  version:u64 = 1  dtype code:u8  chunk size:u64  tokens[chunk size]         little-endian
+
+Source: scitix/MEAP, MEAP-Pretain/lit_gpt/packed_dataset.py.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap.errors import BadInputError
+
+__all__ = ["Chunk", "open_chunk"]
+
+_HEADER = struct.Struct("<7sQBQ")
+_MAGIC, _VERSION = b"LITPKDS", 1
+_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float32", 7: "float64", 8: "uint16"}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """An open chunk."""
+
+    file: IO[bytes]
+    url: str
+    dtype: np.dtype[Any]
+    tokens: int
+
+    def read(self, start: int, count: int) -> NDArray[Any]:
+        """Some tokens.
+
+        Raises:
+            BadInputError: The file ends before.
+        """
+        offset = self.offset_of(start)
+        self.file.seek(offset)
+        content = self.file.read(count * self.dtype.itemsize)
+        if len(content) != count * self.dtype.itemsize:
+            raise BadInputError(
+                f"{self.url} ended at byte {offset + len(content):,} while it was read: is it still being written? "
+                "Fetch it again"
+            )
+        return np.frombuffer(content, self.dtype)
+
+    def offset_of(self, number: int) -> int:
+        """Byte in the file at which a token begins."""
+        return _HEADER.size + number * self.dtype.itemsize
+
+
+def open_chunk(file: IO[bytes], url: str) -> Chunk:
+    """Check the header of an open file.
+
+    Raises:
+        BadInputError: It is not that of a chunk, or not that of this file.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    header = file.read(_HEADER.size)
+    remedy = "take it out of source=, or fetch it again"
+    if not header.startswith(_MAGIC):
+        raise BadInputError(
+            f"{url} is not a packed chunk: it begins with {header[:7]!r} at byte 0, not {_MAGIC!r}: {remedy}"
+        )
+    if len(header) < _HEADER.size:
+        raise BadInputError(f"{url} is truncated: {size} bytes, less than a header's {_HEADER.size}: {remedy}")
+    _, version, code, tokens = _HEADER.unpack(header)
+    if version != _VERSION:
+        raise BadInputError(f"{url} has version {version} at byte 7; only version {_VERSION} is known: {remedy}")
+    dtype = np.dtype(_DTYPES.get(code, "float32")).newbyteorder("<")
+    if code not in _DTYPES or dtype.kind not in "iu":
+        known = ", ".join(f"{number} {name}" for number, name in _DTYPES.items() if "int" in name)
+        raise BadInputError(
+            f"{url} has dtype code {code} at byte 15, {_DTYPES.get(code, 'which is not known')}; tokens are integers "
+            f"({known}): {remedy}"
+        )
+    expected = _HEADER.size + tokens * dtype.itemsize
+    if size != expected:
+        problem = "is truncated" if size < expected else "is longer than its header says"
+        raise BadInputError(
+            f"{url} {problem}: a chunk size of {tokens:,} {dtype.name} tokens at byte 16 makes {expected:,} bytes, but "
+            f"it has {size:,}: fetch it again"
+        )
+    return Chunk(file, url, dtype, tokens)
