@@ -15,7 +15,8 @@ from meap.processes import leave
 
 
 def prepare(config: LitpkdsPrepConfig) -> None:
-    from meap.prep.litpkds import ReadChunks, resolve_chunks
+    from meap.prep.lit_chunks import resolve_chunks
+    from meap.prep.litpkds import ReadChunks
     from meap.prep.preparation import open_job
     from meap.prep.shards import WriteShards
     from meap.prep.summary import summary
@@ -30,7 +31,7 @@ def prepare(config: LitpkdsPrepConfig) -> None:
 
 def check(config: LitpkdsPrepConfig) -> None:
     """What the configuration alone contradicts."""
-    from meap.prep.litpkds import check_settings
+    from meap.prep.lit_chunks import check_settings
 
     check_settings(config)
 

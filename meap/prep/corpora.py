@@ -15,7 +15,7 @@ from pathlib import Path
 from meap.config.prep import PrepConfig
 from meap.errors import ConfigError
 from meap.places.addresses import require_plain_url
-from meap.prep.formats import format_of, names_of, suffixes_of
+from meap.prep.formats import format_of, names_of
 from meap.prep.inputs import InputFiles, find_inputs, with_validation
 from meap.prep.resolved import (
     ResolvedPrep,
@@ -148,7 +148,6 @@ def _find(source: str | tuple[str, ...], key: str) -> InputFiles:
     known = "; ".join(f"{name}: {each.about}" for name, each in CORPORA.items())
     inputs = find_inputs(
         tuple((CORPORA.get(pattern) or Corpus(pattern)).files for pattern in patterns_of(source)),
-        suffixes=suffixes_of(),
         kind=f"{names_of()}, or one of the known corpora ({known})",
         key=key,
     )

@@ -16,6 +16,7 @@ from meap.places.addresses import is_url, relative_to, use_one_s3_endpoint
 from meap.places.folder import open_filesystem
 from meap.places.problems import place_errors
 from meap.prep.decompression import COMPRESSIONS
+from meap.prep.formats import names_of, suffixes_of
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 
 __all__ = ["InputFiles", "find_inputs", "with_validation"]
@@ -98,20 +99,25 @@ def with_validation(train: InputFiles, validation: InputFiles) -> InputFiles:
 
 
 def find_inputs(
-    source: str | tuple[str, ...], *, suffixes: tuple[str, ...], kind: str, key: str = "source"
+    source: str | tuple[str, ...],
+    *,
+    suffixes: tuple[str, ...] | None = None,
+    kind: str | None = None,
+    key: str = "source",
 ) -> InputFiles:
     """List the files that paths, globs, folders or URLs stand for, with their sizes.
 
     Args:
         source: One of them, or several: their files come in that order, each once; those of each are sorted.
-        suffixes: Ends of the file names that are read in a folder.
-        kind: What the files hold, for error messages.
+        suffixes: Ends of the file names that are read in a folder. Unset: those of every format.
+        kind: What the files hold, for error messages. Unset: the formats.
         key: Of the configuration, for error messages.
 
     Raises:
         DataError: One of them stands for no file, or cannot be listed.
     """
     use_one_s3_endpoint()
+    suffixes, kind = suffixes or suffixes_of(), kind or names_of()
     if isinstance(source, str):
         return _find(source, key, suffixes, kind)
     if len(source) == 1:

@@ -1,4 +1,4 @@
-"""The official code's chunks: files of lit-gpt's ``PackedDatasetBuilder``, read with nothing in them trusted.
+"""The official code's chunks: files of lit-gpt's ``PackedDatasetBuilder``, found and read, nothing in them trusted.
 
     "LITPKDS"  version:u64 = 1  dtype code:u8  chunk size:u64  tokens[chunk size]         little-endian
 
@@ -15,9 +15,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meap.errors import BadInputError
+from meap.config.prep import LitpkdsPrepConfig
+from meap.errors import BadInputError, ConfigError
+from meap.prep.inputs import InputFiles, find_inputs
+from meap.prep.resolved import ResolvedLitpkds, check_addresses, check_shards, default_tasks, require_tasks
 
-__all__ = ["Chunk", "open_chunk"]
+__all__ = ["Chunk", "check_settings", "open_chunk", "resolve_chunks"]
 
 _HEADER = struct.Struct("<7sQBQ")
 _MAGIC, _VERSION = b"LITPKDS", 1
@@ -52,6 +55,37 @@ class Chunk:
     def offset_of(self, number: int) -> int:
         """Byte in the file at which a token begins."""
         return _HEADER.size + number * self.dtype.itemsize
+
+
+def check_settings(config: LitpkdsPrepConfig) -> None:
+    """Check what can be told before the chunks are read.
+
+    Raises:
+        ConfigError: A key is missing, holds a secret, or does not fit another.
+    """
+    if config.source is None:
+        raise ConfigError("source is not set: say where the chunks are, as source='lit_c4/*.bin'")
+    check_addresses(config, example="data/c4/mds")
+    if config.tokenizer.name is None:
+        raise ConfigError(
+            "tokenizer.name is not set: chunks do not say which tokenizer made them; give its folder or hub name, such "
+            "as tokenizer.name=meta-llama/Llama-2-7b-hf"
+        )
+    check_shards(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
+
+
+def resolve_chunks(config: LitpkdsPrepConfig) -> tuple[ResolvedLitpkds, InputFiles]:
+    """Set every default, and list the chunks.
+
+    Raises:
+        ConfigError: A key is missing or does not fit the input.
+        DataError: The source cannot be listed or holds no chunk.
+    """
+    check_settings(config)
+    assert config.source is not None
+    inputs = find_inputs(config.source, suffixes=(".bin",), kind="packed chunks (.bin) of the official code")
+    tasks = require_tasks(config.tasks or default_tasks(inputs), inputs)
+    return ResolvedLitpkds.of(config, tasks=tasks), inputs
 
 
 def open_chunk(file: IO[bytes], url: str) -> Chunk:

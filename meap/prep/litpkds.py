@@ -1,7 +1,7 @@
 """Packed chunks of the official code -> rows, without tokenizing again.
 
-The tokens of a chunk (`lit_chunks`) are documents back to back (``prepare_c4.py``: the tokenizer's encoding, with BOS if
-the tokenizer adds one, and EOS), which continue from one chunk to the next. The official ``PackedDataset`` cuts each
+A chunk (`lit_chunks`) holds documents back to back (``prepare_c4.py``: the tokenizer's encoding, with BOS if the
+tokenizer adds one, and EOS), which continue from one chunk to the next. The official ``PackedDataset`` cuts each
 chunk separately into blocks of seq_len + 1 tokens, floor(chunk size / (seq_len + 1)) of them; these blocks are our
 rows, in the same order.
 
@@ -21,20 +21,19 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
-from meap.config.prep import LitpkdsPrepConfig
-from meap.errors import BadInputError, ConfigError
+from meap.errors import BadInputError
 from meap.prep.document_counts import hash_of
 from meap.prep.documents import split_of
-from meap.prep.inputs import InputFiles, find_inputs
+from meap.prep.inputs import InputFiles
 from meap.prep.job import Job
 from meap.prep.lit_chunks import Chunk, open_chunk
 from meap.prep.progress import Tally
-from meap.prep.resolved import ResolvedLitpkds, check_addresses, check_shards, default_tasks, require_tasks
+from meap.prep.resolved import ResolvedLitpkds
 from meap.prep.steps import RowBatch
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT, token_dtype
 from meap.tokenizer import Tokenizer
 
-__all__ = ["PADDING", "ReadChunks", "check_settings", "resolve_chunks"]
+__all__ = ["PADDING", "ReadChunks"]
 
 PADDING = "padding_tokens"
 """Name of the manifest's count of padding that was left out."""
@@ -43,37 +42,6 @@ _BATCH_TOKENS = 1 << 19
 _PEEKED_TOKENS = 1 << 12
 _TOO_LONG = 1 << 22
 """More tokens than a document has: an official chunk is a little larger."""
-
-
-def check_settings(config: LitpkdsPrepConfig) -> None:
-    """Check what can be told before the chunks are read.
-
-    Raises:
-        ConfigError: A key is missing, holds a secret, or does not fit another.
-    """
-    if config.source is None:
-        raise ConfigError("source is not set: say where the chunks are, as source='lit_c4/*.bin'")
-    check_addresses(config, example="data/c4/mds")
-    if config.tokenizer.name is None:
-        raise ConfigError(
-            "tokenizer.name is not set: chunks do not say which tokenizer made them; give its folder or hub name, such "
-            "as tokenizer.name=meta-llama/Llama-2-7b-hf"
-        )
-    check_shards(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
-
-
-def resolve_chunks(config: LitpkdsPrepConfig) -> tuple[ResolvedLitpkds, InputFiles]:
-    """Set every default, and list the chunks.
-
-    Raises:
-        ConfigError: A key is missing or does not fit the input.
-        DataError: The source cannot be listed or holds no chunk.
-    """
-    check_settings(config)
-    assert config.source is not None
-    inputs = find_inputs(config.source, suffixes=(".bin",), kind="packed chunks (.bin) of the official code")
-    tasks = require_tasks(config.tasks or default_tasks(inputs), inputs)
-    return ResolvedLitpkds.of(config, tasks=tasks), inputs
 
 
 class ReadChunks(PipelineStep):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import BadInputError
 from meap.prep.decompression import DAMAGED
 from meap.prep.documents import DocumentBatch
-from meap.prep.formats import BadRecord, RawFile, ReadOptions, Record, format_of, stream_of, text_of
+from meap.prep.formats import BadRecord, RawFile, ReadOptions, Record, format_of, size_of, stream_of, text_of
 from meap.prep.inputs import InputFiles
 from meap.prep.job import Job
 from meap.prep.progress import BadLine, Tally
@@ -184,10 +184,11 @@ class ReadDocuments(PipelineStep):
         if isinstance(record, BadRecord):
             return record, ""
         text = text_of(record, self.text_key)
-        if self.stream_key is None or isinstance(text, BadRecord):
-            return text, ""
-        stream = stream_of(record, self.stream_key)
-        return (BadRecord(stream.reason, len(text.encode())), "") if isinstance(stream, BadRecord) else (text, stream)
+        stream = stream_of(record, self.stream_key) if self.stream_key is not None else ""
+        for each in (text, stream):
+            if isinstance(each, BadRecord):
+                return BadRecord(each.reason, size_of(record)), ""
+        return text, cast("str", stream)
 
     def _require_text_key(self, record: dict[str, Any], url: str, number: int) -> None:
         """Raise if the first record of a task has no such field: the others will not have it either."""

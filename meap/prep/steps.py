@@ -99,7 +99,7 @@ class PackRows(PipelineStep):
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; rows leave this step
         self, data: Iterable[DocumentBatch], rank: int = 0, world_size: int = 1
     ) -> Iterator[RowBatch]:
-        """Yield the rows of a task's documents as they fill; tokens that do not fill the last one are counted and dropped.
+        """Yield the rows of a task's documents as they fill; tokens that fill no last row are counted and dropped.
 
         Once the selection takes no more documents, none are read.
 

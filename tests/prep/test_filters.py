@@ -223,7 +223,7 @@ def test_a_document_that_a_filter_cannot_cope_with_is_named(
 
     monkeypatch.setattr(RegexFilter, "filter", fail)
     write_lines(tmp_path / "in.jsonl", [*make_texts(5), "odd", "even"])
-    message = r"in.jsonl:6: a filter cannot cope with this document \(ZeroDivisionError: division by zero\): leave it"
+    message = r"in.jsonl:6: a filter fails on this document \(ZeroDivisionError: division by zero\): leave it"
     for other in ("dedup.exact=false", "dedup.exact=true"):
         with pytest.raises(BadInputError, match=message):
             prepare("source=in.jsonl", *arguments, f"remote={other}", "filters.regex=x", other)

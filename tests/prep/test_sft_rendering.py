@@ -9,7 +9,8 @@ from tokenizers import AddedToken
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError
 from meap.prep.sft.messages import RecordError, format_of, to_messages, without_first_answers
-from meap.prep.sft.rendering import DEFAULT_TEMPLATE, ChatTemplate, choose_template
+from meap.prep.sft.rendering import ChatTemplate
+from meap.prep.sft.templates import DEFAULT_TEMPLATE, choose_template
 from meap.tokenizer import load_tokenizer
 
 CHATML = (

@@ -10,6 +10,7 @@ from meap.errors import DataError, MeapError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest
 from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
 from meap.mds.index import (
+    HASH_ALGORITHM,
     INDEX_NAME,
     INDEX_VERSION,
     SHARD_FORMAT,
@@ -19,8 +20,9 @@ from meap.mds.index import (
     parse_entry,
     parse_index,
 )
+from meap.mds.reading import HASHES
 from meap.prep.audit.places import DataSet
-from meap.prep.audit.shard import HASHES, CheckedShard, ShardTask, expected_columns
+from meap.prep.audit.shard import CheckedShard, ShardTask, expected_columns
 from meap.prep.document_counts import DOCUMENTS_NAME, DocumentCounts
 from meap.schema import MANIFEST_NAME, TRAIN_SPLIT
 
@@ -152,7 +154,8 @@ def _problems_of_manifest(manifest: Manifest) -> list[tuple[str, str, str]]:
     kind, tokenizer = manifest.kind, manifest.tokenizer
     require("kind", " or ".join(_KINDS), kind, is_so=kind in _KINDS)
     require("seq_len", "at least 1", manifest.seq_len, is_so=manifest.seq_len >= 1)
-    require("hash algorithm", "xxh3_64", manifest.hash_algorithm, is_so=manifest.hash_algorithm == "xxh3_64")
+    algorithm = manifest.hash_algorithm
+    require("hash algorithm", HASH_ALGORITHM, algorithm, is_so=algorithm == HASH_ALGORITHM)
     in_shards = sum(shard.rows for shard in manifest.shards)
     require("rows", f"{in_shards:,}, as its shards add up to", f"{manifest.rows:,}", is_so=manifest.rows == in_shards)
     if kind == ROWS:
@@ -223,11 +226,7 @@ def _compare(split: Split, entries: Sequence[ShardEntry], findings: list[Finding
 
 
 def _columns(manifest: Manifest) -> list[Column]:
-    columns: list[Column] = []
-    for name, encoding in sorted(expected_columns(manifest).items()):
-        _, dtype, *length = encoding.split(":")
-        columns.append(Column(name, dtype, int(length[0]) if length else None))
-    return columns
+    return [Column.of(name, encoding) for name, encoding in sorted(expected_columns(manifest).items())]
 
 
 def _describe_columns(columns: Iterable[Column]) -> str:

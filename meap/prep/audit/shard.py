@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from meap.errors import DataError
 from meap.manifest import CONVERSATIONS, Manifest, ShardRecord
 from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
 from meap.mds.index import ShardEntry, task_of_shard
-from meap.mds.reading import decode_conversations, decode_rows, decompress
+from meap.mds.reading import HASHES, decode_conversations, decode_rows, decompress
 from meap.places.folder import Folder
 from meap.schema import (
     ANSWER_COLUMN,
@@ -26,10 +24,7 @@ from meap.schema import (
     mds_columns,
 )
 
-__all__ = ["HASHES", "CheckedShard", "ShardTask", "check_shard", "expected_columns", "read_shard"]
-
-HASHES = {"xxh3_64": xxhash.xxh3_64, "sha256": hashlib.sha256}
-"""Hashes that can be checked, by their name in an index."""
+__all__ = ["CheckedShard", "ShardTask", "check_shard", "expected_columns", "read_shard"]
 
 _TRY_AGAIN = f"try again, and if it stays so {FETCH_AGAIN}"
 _BLOCK = 1 << 20

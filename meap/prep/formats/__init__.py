@@ -7,7 +7,7 @@ text.py      plain text: a document per file, line or paragraph
 table.py     which of them reads a file
 """
 
-from meap.prep.formats.records import BadRecord, RawFile, ReadOptions, Record, stream_of, text_of
+from meap.prep.formats.records import BadRecord, RawFile, ReadOptions, Record, size_of, stream_of, text_of
 from meap.prep.formats.table import Format, format_of, names_of, suffixes_of
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Record",
     "format_of",
     "names_of",
+    "size_of",
     "stream_of",
     "suffixes_of",
     "text_of",

@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from io import BufferedReader
 from typing import IO, Any
 
+import orjson
+
 from meap.prep.decompression import decompressed_lines, is_compressed
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "Record",
     "numbered_lines",
     "refuse_nothing",
+    "size_of",
     "stream_of",
     "text_of",
     "too_long",
@@ -85,7 +88,7 @@ def text_of(values: dict[str, Any], key: str) -> str | BadRecord:
     if key not in values:
         return BadRecord(f"no field {key!r}")
     if isinstance(value, bytes):  # JSON has none: a column that could not be decoded
-        return BadRecord(f"field {key!r} is not valid UTF-8", len(value))
+        return BadRecord(f"field {key!r} is not valid UTF-8")
     return BadRecord(f"field {key!r} is not a string but {type(value).__name__}")
 
 
@@ -99,6 +102,11 @@ def stream_of(values: dict[str, Any], key: str) -> str | BadRecord:
     if value is None or value == "":
         return BadRecord(f"no field {key!r}, which names the stream")
     return BadRecord(f"field {key!r}, which names the stream, is not a string but {type(value).__name__}")
+
+
+def size_of(values: dict[str, Any]) -> int:
+    """Bytes of a record as JSON."""
+    return len(orjson.dumps(values, default=repr, option=orjson.OPT_NON_STR_KEYS))
 
 
 def value_at(values: Any, key: str) -> Any:

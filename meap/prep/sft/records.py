@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import BadInputError
-from meap.prep.formats import BadRecord, ReadOptions
+from meap.prep.formats import BadRecord, ReadOptions, size_of
 from meap.prep.inputs import InputFiles
 from meap.prep.job import Job
 from meap.prep.progress import Tally
@@ -96,14 +95,10 @@ class ReadConversations(PipelineStep):
             wanted = "instruction and output, conversations, or messages" if self.form == "auto" else self.form
             if is_first:
                 raise BadInputError(f"{url}:{number}: the record has {fields}, not those of {wanted}: see format=")
-            return BadRecord(f"the record has {fields}, not those of {wanted}", _size_of(record))
+            return BadRecord(f"the record has {fields}, not those of {wanted}", size_of(record))
         try:
             messages = to_messages(record, form)
             kept = without_first_answers(messages)
         except RecordError as error:
-            return BadRecord(str(error), _size_of(record))
+            return BadRecord(str(error), size_of(record))
         return Conversation(kept, url, number, is_shortened=len(kept) < len(messages))
-
-
-def _size_of(record: dict[str, Any]) -> int:
-    return len(orjson.dumps(record, default=str, option=orjson.OPT_NON_STR_KEYS))
