@@ -167,7 +167,7 @@ class SftPrepConfig(JobConfig):
     seq_len: int | None = None
     """Positions of a row. Unset: 2 * max_length, so that the longest conversation fits beside its copy."""
     pack: bool = True
-    """Whether a row holds as many conversations as fit; false gives each a row of its own, mostly padding."""
+    """Whether a row holds as many conversations as fit; false gives each its own row, mostly padding."""
     heldout_ratio: float = 0.01
     """Share of conversations kept for validation, chosen by a hash of their text; in [0, 1)."""
     max_bad_records: int = 100

@@ -85,7 +85,7 @@ CORPORA = {
 
 
 def check_settings(config: PrepConfig) -> PrepConfig:
-    """Check what can be told before the input is read; gives the configuration with the defaults of its corpus.
+    """Check the configuration before any input is read; returns it with the defaults of its corpus.
 
     Raises:
         ConfigError: A key is missing, holds a secret, or does not fit another.

@@ -23,12 +23,12 @@ from meap.tokenizer import Tokenizer
 __all__ = ["PREP_DIR", "ConfigT_co", "Job", "output_config", "valid_records"]
 
 PREP_DIR = ".prep"
-"""Folder below the output for what a rerun needs, and readers do not."""
+"""Folder below the output for files that a rerun needs and readers do not."""
 
 _NOT_IN_OUTPUT = {"remote", "engine", *(item.name for item in dataclasses.fields(ExecutorConfig))}
-"""Keys that change nothing in what is written."""
+"""Keys that do not affect the output."""
 _ONLY_WHEN_ENABLED = ("filters", "dedup")
-"""Sections that change nothing while they are off."""
+"""Sections that do not affect the output while they are off."""
 
 ConfigT_co = TypeVar("ConfigT_co", bound=ResolvedJob, covariant=True)
 
@@ -81,7 +81,7 @@ class Job(Generic[ConfigT_co]):
 
 
 def output_config(config: ResolvedJob) -> dict[str, Any]:
-    """The keys that decide what is written, for the manifest and the job's identity."""
+    """The keys that affect the output, for the manifest and the job's identity."""
     is_off = {key for key in _ONLY_WHEN_ENABLED if not getattr(getattr(config, key, None), "is_on", False)}
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_IN_OUTPUT | is_off}
 

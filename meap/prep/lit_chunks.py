@@ -58,7 +58,7 @@ class Chunk:
 
 
 def check_settings(config: LitpkdsPrepConfig) -> None:
-    """Check what can be told before the chunks are read.
+    """Check the configuration before any chunk is read.
 
     Raises:
         ConfigError: A key is missing, holds a secret, or does not fit another.

@@ -136,7 +136,7 @@ class Progress:
         return (counts.host, counts.failure) if counts and counts.failure is not None else None
 
     def say(self, line: str) -> None:
-        """Print a line of its own."""
+        """Print a line above the progress."""
         self._display.say(line)
 
     def _watch(self) -> None:

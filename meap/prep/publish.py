@@ -69,20 +69,21 @@ def publish(job: Job[ResolvedJob]) -> None:
 
 
 def _no_rows(job: Job[ResolvedJob], records: Sequence[TaskRecord]) -> str:
-    first_bad = next((bad for record in records for bad in record.kept_bad_lines), None)
-    num_bad = sum(record.bad_lines for record in records)
-    bad = f"; {num_bad} bad records, the first {BadLine(**first_bad)}" if first_bad else ""
+    splits = [split for record in records for part, split in record.splits.items() if part.endswith(TRAIN_SPLIT)]
+    tokens, num_bad = sum(split.tokens for split in splits), sum(record.bad_lines for record in records)
+    first_bad = next((BadLine(**bad) for record in records for bad in record.kept_bad_lines), None)
+    if first_bad is not None and not any(split.documents or split.counts for split in splits):
+        return f"not a single row, since nothing could be read; the first of {num_bad} bad records is {first_bad}"
     if isinstance(job.config, ResolvedSft):
         return (
-            f"not a single row: no conversation has an answer within max_length={job.config.max_length} tokens{bad}: "
-            "raise max_length, or repair the records"
+            f"not a single row: no conversation has an answer within max_length={job.config.max_length} tokens, "
+            f"{num_bad} records were bad: see the warnings above, or raise max_length"
         )
-    splits = [split for record in records for part, split in record.splits.items() if part.endswith(TRAIN_SPLIT)]
     num_removed = sum(sum(record.removed.values()) for record in records)
     removed = f" (filters and deduplication removed {num_removed} documents)" if num_removed else ""
     return (
-        f"not a single row: {sum(split.tokens for split in splits)} tokens in {job.num_tasks} tasks{removed}, and "
-        f"a row takes {job.config.seq_len + 1}{bad}: choose a smaller seq_len, fewer tasks, or more input"
+        f"not a single row: {tokens} tokens in {job.num_tasks} tasks{removed}, and a row takes "
+        f"{job.config.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input"
     )
 
 

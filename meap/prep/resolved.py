@@ -73,7 +73,7 @@ def check_addresses(config: JobConfig, *, example: str) -> None:
     """Raise `ConfigError` where an address is missing or holds a secret.
 
     Args:
-        config: `source` and `remote` are looked at.
+        config: `source` and `remote` are checked.
         example: A folder to write to, for the error message.
     """
     for pattern in patterns_of(config.source):
@@ -88,7 +88,7 @@ def check_shards(config: JobConfig, *, row_bytes: int, seq_len: int) -> None:
     """Check how shards are written.
 
     Args:
-        config: `compression` and `shard_size` are looked at.
+        config: `compression` and `shard_size` are checked.
         row_bytes: Bytes of the largest row.
         seq_len: Its input tokens, for the error message.
 

@@ -105,7 +105,7 @@ def recorded_seed(corpus_dir: Path) -> int:
 
 
 def train_sample_tokenizer(corpus_files: Sequence[Path], out_dir: Path, *, vocab_size: int = 2048) -> Path:
-    """Train a byte-level BPE on C4-format files: every text comes back exactly, and each digit is a token of its own.
+    """Train a byte-level BPE on C4-format files: every text comes back exactly, and each digit is a token.
 
     Single digits let a model copy a number token by token. The tokens <s> and </s> have ids 0 and 1; there is no mask
     token, since the project adds it when it loads a tokenizer.

@@ -1,7 +1,7 @@
 """Hashes of a collection's items in bounded memory: all of them, or those that end in enough zero bits.
 
 Choosing by hash keeps every copy of an item or none, so the share of copies among the kept items is an unbiased
-estimate of the share among all (adaptive sampling, Wegman; Flajolet 1990). Items are told apart by 64-bit hashes.
+estimate of the share among all (adaptive sampling, Wegman; Flajolet 1990). Items are compared by 64-bit hashes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Repeats:
     copies: int
     """Items beyond the first of each kind; an estimate if `one_in` is more than 1."""
     most: int
-    """Copies of the most repeated item among those looked at, itself included."""
+    """Copies of the most repeated item in the sample, itself included."""
     one_in: int
-    """1 means that all kinds of items were looked at; n, that 1 in n was."""
+    """Kinds of items of which one is in the sample; 1 means all are."""
 
     @property
     def share(self) -> float:

@@ -197,7 +197,7 @@ def test_no_row_at_all_is_an_error(prepare, tmp_path, tokenizer_dir, write_lines
         prepare("source=in.jsonl", "remote=out", f"tokenizer.name={tokenizer_dir}", "heldout_ratio=0")
     assert not (tmp_path / "out" / "train").exists()
     (tmp_path / "none.jsonl").touch()
-    with pytest.raises(DataError, match=r"; 1 bad records, the first none.jsonl:1: the file is empty: fetch it"):
+    with pytest.raises(DataError, match=r"the first of 1 bad records is none.jsonl:1: the file is empty: fetch it"):
         prepare("source=none.jsonl", "remote=none", f"tokenizer.name={tokenizer_dir}")
 
 

@@ -252,13 +252,13 @@ def test_the_summary_says_how_full_rows_are_and_what_the_paper_s_batch_is(prepar
             "in.json",
             b"",
             (),
-            r"not a single row: .*; 1 bad records, the first in.json:1: the file is empty: fetch it",
+            r"not a single row, .*; the first of 1 bad records is in.json:1: the file is empty: fetch",
         ),
         (
             "in.jsonl.gz",
             gzip.compress(b"\n \n", mtime=0),
             (),
-            r"the first in.jsonl.gz:1: the file is empty: fetch it again, or",
+            r"first of 1 bad records is in.jsonl.gz:1: the file is empty: fetch it again, or",
         ),
         (
             "in.json",

@@ -156,7 +156,7 @@ def test_ctrl_c_leaves_the_array_and_scancel_is_told_apart(
     assert (process.returncode, out) == (130, "")
     *_, told, last = err.splitlines()
     assert told.startswith(
-        f"Slurm job {job_id} goes on without this command, which waits for it again when run again; "
+        f"Slurm job {job_id} continues without this command, which waits for it again when run again; "
     )
     assert last == "interrupted: run the same command again to continue"
     (cancel,) = told.partition("to end the job: ")[2:]

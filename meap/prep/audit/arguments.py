@@ -20,11 +20,12 @@ _EXAMPLES = """examples:
   python -m meap.prep stats data/c4/mds --json c4.json --picture c4.png"""
 
 _VERIFY = """Check that prepared shards are whole: every file with its size and hashes, every row, every token id, the
-counts of the manifests, and the tokenizer. All that is wrong is listed. Exit status 0: whole, 1: not, 2: usage."""
+counts of the manifests, and the tokenizer. Every problem is listed. Exit status 0: whole, 1: not, 2: usage."""
 
 _STATS = """Count what is in prepared shards: documents and their lengths, tokens, sources, duplicates. Every shard is
-read; memory stays within --workers shards and some 250 MB, however large the data set is: of more than 4 million rows,
-documents or n-grams a part is looked at for duplicates, chosen by hash, so that all copies of one are in or out."""
+read; memory stays within --workers shards and some 250 MB, however large the data set is: of more than a million rows,
+documents or n-grams, duplicates are counted in a sample, chosen by hash, which holds all copies of an item or none.
+Documents come from documents.json, which preparation writes beside each manifest."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def contents_of(task: ShardTask, *, rows: HashSample, ngrams: HashSample | None)
     try:
         content = read_shard(task)
     except ShardError as error:
-        raise DataError(f"{error} (`python -m meap.prep verify` lists all that is wrong)") from error
+        raise DataError(f"{error} (`python -m meap.prep verify` lists everything that is wrong)") from error
     if isinstance(content, list):
         by_row = [row[TOKENS_COLUMN] for row in content]
         tokens = np.concatenate(by_row) if by_row else np.empty(0, np.int64)
@@ -106,7 +106,7 @@ def _count_tokens(tokens: NDArray[Any], task: ShardTask) -> NDArray[np.int64]:
         of_block = np.bincount(tokens[start : start + _BLOCK], minlength=vocab_size)
         if len(of_block) > vocab_size:
             raise DataError(
-                f"{task.file} holds token ids of {vocab_size} and beyond: `python -m meap.prep verify` tells more"
+                f"{task.file} holds token ids of {vocab_size} and beyond: `python -m meap.prep verify` says more"
             )
         counts += of_block
     return counts

@@ -55,7 +55,7 @@ def look_at(data: DataSet, name: str, findings: list[Finding]) -> Split:
     Args:
         data: Its data set.
         name: Its folder.
-        findings: Where what is wrong is added.
+        findings: Problems are appended here.
     """
     split = Split(data, name)
     contents = data.folder.read_all([f"{name}/{each}" for each in (INDEX_NAME, MANIFEST_NAME, DOCUMENTS_NAME)])

@@ -63,7 +63,7 @@ class SplitNumbers:
 class SourceShare:
     """What the input files of one task gave; or those of a whole data set, if it has no task records.
 
-    A stream of several has none of its own.
+    A stream of several has none.
     """
 
     stream: str
@@ -201,7 +201,7 @@ def _same_tokenizer(splits: Sequence[tuple[DataSet, str, Manifest]]) -> Tokenize
         if theirs.tokenizer.fingerprint != manifest.tokenizer.fingerprint:
             raise DataError(
                 f"{data.folder.url_of(other)} was made with another tokenizer ({theirs.tokenizer.name}) than "
-                f"{first.folder.url_of(split)} ({manifest.tokenizer.name}): look at one of them at a time"
+                f"{first.folder.url_of(split)} ({manifest.tokenizer.name}): measure one of them at a time"
             )
     try:
         return read_tokenizer(first, manifest.tokenizer.name)
@@ -228,11 +228,11 @@ def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
         try:
             entry = parse_entry(values, f"{data.folder.url_of(split)}/{INDEX_NAME}, shard {number}")
         except ShardError as error:
-            raise DataError(f"{error} (`python -m meap.prep verify` lists all that is wrong)") from error
+            raise DataError(f"{error} (`python -m meap.prep verify` lists everything that is wrong)") from error
         if {column.name: column.encoding for column in entry.columns} != columns:
             raise DataError(
                 f"{data.folder.url_of(split)}/{entry.stored.basename} has not the columns of its manifest: "
-                "`python -m meap.prep verify` tells more"
+                "`python -m meap.prep verify` says more"
             )
         tasks.append(
             ShardTask(

@@ -40,7 +40,7 @@ def verify(data_sets: Sequence[DataSet], *, workers: int) -> Verdict:
 
     Args:
         data_sets: Where they are.
-        workers: Shards looked at, at the same time.
+        workers: Shards checked at the same time.
 
     Raises:
         DataError: A place cannot be listed.

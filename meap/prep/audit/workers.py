@@ -64,7 +64,7 @@ class ShardMeter:
 
 
 def in_order(function: Callable[[ItemT], ResultT], items: Sequence[ItemT], workers: int) -> Iterator[ResultT]:
-    """Results of `function` for each of `items`, in their order, with at most `workers` of them at work or waiting.
+    """Results of `function` for each of `items`, in their order, with at most `workers` running or done ahead.
 
     Threads suffice: hashing, decompression, numpy and waiting for a network release the interpreter's lock.
     """

@@ -43,7 +43,7 @@ def build_executor(steps: Sequence[PipelineStep], job: Work) -> Executor:
         job: What the steps work for: a job, or a pass before it.
 
     Raises:
-        DataError: A Slurm job is still at work on the folder.
+        DataError: A Slurm job still runs for the folder.
     """
     if job.config.executor == "slurm":
         from meap.prep.executors.slurm import SlurmExecutor

@@ -26,7 +26,7 @@ _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 class LocalExecutor(CompletionFromRecords, LocalPipelineExecutor):
-    """Runs several tasks at a time, each in a process of its own; one worker runs them in this process."""
+    """Runs several tasks at a time, each in its own process; a single worker runs them in this process."""
 
     def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
         with quiet():

@@ -88,7 +88,7 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
         except KeyboardInterrupt:
             if (array := (ArrayJob.read(self.job.folder) or array).find_submitted()).job_ids:
                 self.job.progress.say(
-                    f"Slurm job {array} goes on without this command, which waits for it again when run again; "
+                    f"Slurm job {array} continues without this command, which waits for it again when run again; "
                     f"to end the job: scancel --name={','.join(map(array.name_of, range(array.num_arrays)))}"
                 )
             raise

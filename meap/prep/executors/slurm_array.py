@@ -242,5 +242,5 @@ def _is_silence(reason: str) -> bool:
 
 def _silent(command: str, reason: str) -> DataError:
     return DataError(
-        f"{command} fails ({reason}): run the same command again when Slurm answers; what was submitted goes on"
+        f"{command} fails ({reason}): run the same command again when Slurm answers; submitted jobs continue"
     )

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 MAX_RECORD_BYTES = 1 << 28
-"""A longer line or file is no document, and may be what a few KB decompress to: it is left out, and never held."""
+"""A longer line or file is left out, and never held in memory: a few KB may decompress to it."""
 _LINES_PER_REPORT = 256
 
 

@@ -1,4 +1,4 @@
-"""Splitting text into words as datatrove does, for the steps that look at words: spaCy's rules for most languages."""
+"""Splits text into words as datatrove does, for filters and deduplication: by spaCy's rules for most languages."""
 
 from __future__ import annotations
 

@@ -133,8 +133,8 @@ class ChatTemplate:
         for before, after in pairwise(borders):
             if not after.startswith(before):
                 raise RecordError(
-                    "the chat template writes the beginning of the conversation differently when it goes on, so that "
-                    "its answers cannot be told from it; template=default does not"
+                    "the chat template writes the beginning of a conversation differently once it continues, so that "
+                    "its answers cannot be located; template=default does not"
                 )
         return [after[len(before) :] for before, after in pairwise(borders)]
 

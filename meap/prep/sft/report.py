@@ -50,7 +50,7 @@ def describe_packing(counts: Mapping[str, int], *, conversations: int, rows: int
         seq_len: Positions of a row.
     """
     copied, dropped, shortened = (counts.get(name, 0) for name in (COPIED, DROPPED, SHORTENED))
-    cut = f"{counts.get(CUT, 0):,} cut ({counts.get(CUT_TOKENS, 0):,} tokens)"
+    cut = f"{counts.get(CUT, 0):,} cut" + (f" ({counts[CUT_TOKENS]:,} tokens)" if counts.get(CUT_TOKENS) else "")
     fill, mean = counts.get(POSITIONS, 0) / max(1, rows * seq_len), conversations / max(1, rows)
     first = f", {shortened:,} without the answers before their first question" if shortened else ""
     return (

@@ -32,7 +32,7 @@ _BYTES_PER_POSITION = 5 + 5
 
 
 def check_settings(config: SftPrepConfig) -> ResolvedSft:
-    """Check what can be told before the input is read; gives the configuration with the defaults that this settles.
+    """Check the configuration before any input is read; returns it with every default but the template.
 
     Raises:
         ConfigError: A key is missing, holds a secret, or does not fit another.

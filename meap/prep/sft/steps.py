@@ -63,7 +63,7 @@ class ConversationBatch:
 class PackConversations(PipelineStep):
     """Turns a task's conversations into rows; holds all of them as tokens until the task's files are read.
 
-    That takes 3 bytes per token (5 with a vocabulary of more than 65,536 ids), and some 80 per conversation while rows
+    That takes 3 bytes per token (5 with a vocabulary of more than 65,536 ids), and some 70 per conversation while rows
     are chosen: about 30 MB for Alpaca's 52,002, 3 to 5 GB for a billion tokens. More `tasks` hold less each.
 
     Args:
@@ -111,9 +111,10 @@ class PackConversations(PipelineStep):
                         self.bad.leave_out(conversation.file, conversation.number, bad)
                     else:
                         self._keep(conversation, each, kept)
+                for split, conversations in kept.items():
+                    self.tally.add_documents(split, *conversations.take_counts())
                 self.tally.report()
         for split, conversations in kept.items():
-            self.tally.add_documents(split, conversations.lengths, conversations.hashes)
             sizes = conversations.sizes
             rows = pack_best_fit(sizes, self.config.seq_len) if self.config.pack else [[n] for n in range(len(sizes))]
             for start in range(0, len(rows), _BATCH_ROWS):
@@ -161,25 +162,26 @@ class _Kept:
         self._answer = bytearray()
         self._ends = array("Q", [0])
         self._copied = bytearray()
-        self.hashes = array("Q")
+        self._hashes = array("Q")
+        """Of the conversations since `take_counts`."""
 
     def append(self, tokens: NDArray[np.uint32], answer: NDArray[np.uint8], *, is_copied: bool) -> None:
         stored = tokens.astype(self._dtype)
         self._tokens += stored.tobytes()
-        self.hashes.append(hash_of(stored))
+        self._hashes.append(hash_of(stored))
         self._answer += answer.tobytes()
         self._ends.append(self._ends[-1] + len(tokens))
         self._copied.append(is_copied)
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each."""
-        return np.diff(np.array(self._ends, np.int64))
+    def take_counts(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Lengths and hashes of the conversations since the last call."""
+        hashes, self._hashes = np.array(self._hashes, np.uint64), array("Q")
+        return np.diff(np.array(self._ends[-1 - len(hashes) :], np.int64)), hashes
 
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Positions that each takes, with its copy."""
-        return self.lengths * (1 + np.frombuffer(self._copied, np.uint8).astype(np.int64))
+        return np.diff(np.array(self._ends, np.int64)) * (1 + np.frombuffer(self._copied, np.uint8).astype(np.int64))
 
     def row(self, row: Sequence[int]) -> dict[str, NDArray[Any]]:
         """The row of the conversations numbered in `row`, by column."""

@@ -239,7 +239,7 @@ def test_damage_is_one_error_that_names_verify(rows_remote, edit_json, rewrite_s
         return told.err
 
     rewrite_shard(rows_remote / "train", 0, lambda raw: raw.extend(b"xx"))
-    assert "`python -m meap.prep verify` lists all that is wrong" in message()
+    assert "`python -m meap.prep verify` lists everything that is wrong" in message()
     edit_json(rows_remote / "train" / "index.json", lambda values: values["shards"][0].update(column_encodings=["pkl"]))
     assert "encoding of column 'tokens'" in message()
     (rows_remote / "train" / "index.json").unlink()
