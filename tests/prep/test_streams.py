@@ -273,7 +273,9 @@ def test_a_corpus_of_the_table_brings_its_validation_files(monkeypatch):
 
     listed = []
     monkeypatch.setattr(
-        corpora, "find_inputs", lambda source, **_: listed.append(source) or InputFiles(source, ("a.jsonl",), (1,))
+        corpora,
+        "find_inputs",
+        lambda sources, **_: listed.extend(sources) or InputFiles(sources[0], ("a.jsonl",), (1,)),
     )
     config = PrepConfig(source="slimpajama", remote="out", tokenizer=TokenizerConfig(name="t"))
     resolved, inputs = corpora.resolve(config)
