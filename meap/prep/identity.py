@@ -12,9 +12,10 @@ from meap.errors import MismatchError
 from meap.manifest import FORMAT_VERSION
 from meap.places.folder import Folder
 from meap.prep.inputs import InputFiles
-from meap.prep.job import PREP_DIR, output_config
+from meap.prep.job import output_config
 from meap.prep.removal.languages import model_fingerprint
 from meap.prep.resolved import ResolvedJob, ResolvedPrep
+from meap.prep.task_records import PREP_DIR
 from meap.tokenizer import Tokenizer
 
 __all__ = ["claim", "require_own"]

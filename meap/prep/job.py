@@ -17,13 +17,10 @@ from meap.prep.inputs import InputFiles
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
 from meap.prep.resolved import ResolvedJob
-from meap.prep.task_records import TaskRecord, task_record_name
+from meap.prep.task_records import PREP_DIR, TaskRecord, task_record_name
 from meap.tokenizer import Tokenizer
 
-__all__ = ["PREP_DIR", "ConfigT_co", "Job", "output_config", "valid_records"]
-
-PREP_DIR = ".prep"
-"""Folder below the output for files that a rerun needs and readers do not."""
+__all__ = ["ConfigT_co", "Job", "output_config", "valid_records"]
 
 _NOT_IN_OUTPUT = {"remote", "engine", *(item.name for item in dataclasses.fields(ExecutorConfig))}
 """Keys that do not affect the output."""

@@ -22,13 +22,13 @@ from meap.prep.executors import build_executor
 from meap.prep.executors.slurm_array import ARRAY_NAME
 from meap.prep.identity import claim, require_own
 from meap.prep.inputs import InputFiles
-from meap.prep.job import PREP_DIR, ConfigT_co, Job, valid_records
+from meap.prep.job import ConfigT_co, Job, valid_records
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
 from meap.prep.publish import publish
 from meap.prep.resolved import ResolvedJob
 from meap.prep.sampling import MAX_HASHES
-from meap.prep.task_records import TaskRecord, parts_of
+from meap.prep.task_records import PREP_DIR, TaskRecord, parts_of
 from meap.schema import TRAIN_SPLIT
 from meap.tokenizer import Tokenizer
 

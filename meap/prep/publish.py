@@ -19,8 +19,8 @@ from meap.prep.document_counts import DOCUMENTS_NAME, DocumentCounts
 from meap.prep.job import Job, output_config
 from meap.prep.progress import BadLine
 from meap.prep.removal.report import removed_counts
-from meap.prep.removal.stages import remove_working_files
-from meap.prep.resolved import ResolvedJob, ResolvedSft
+from meap.prep.removal.stages import WORK_DIR
+from meap.prep.resolved import ResolvedJob, ResolvedPrep, ResolvedSft
 from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch
 from meap.prep.streams import MAX_STREAMS
 from meap.prep.task_records import SplitRecord, TaskRecord, parts_of
@@ -52,7 +52,8 @@ def publish(job: Job[ResolvedJob]) -> None:
             f"the tasks have found {len(streams)} streams, and {MAX_STREAMS} are the most: choose a stream_key that "
             "names sources, not documents"
         )
-    remove_working_files(job.folder)
+    if isinstance(job.config, ResolvedPrep) and job.config.dedup.is_on:
+        job.folder.remove(WORK_DIR)  # all tasks are complete: a rerun needs it no more
     manifests = {part: _manifest(job, part, in_order) for part in with_rows}
     level = max(split.document_counts.level for record in in_order for split in record.splits.values())
     for name, content in tokenizer_files(job.tokenizer).items():

@@ -13,10 +13,11 @@ from meap.prep.document_counts import DocumentCounts
 from meap.prep.documents import part_of
 from meap.schema import TRAIN_SPLIT
 
-__all__ = ["TASKS_DIR", "SplitRecord", "TaskRecord", "parts_of", "task_record_name", "unpublished_streams"]
+__all__ = ["PREP_DIR", "TASKS_DIR", "SplitRecord", "TaskRecord", "parts_of", "task_record_name", "unpublished_streams"]
 
-TASKS_DIR = ".prep/tasks"
-"""Folder below the output that holds the task records."""
+PREP_DIR = ".prep"
+"""Folder below the output for files that a rerun needs and readers do not."""
+TASKS_DIR = f"{PREP_DIR}/tasks"
 
 
 @dataclass(frozen=True)

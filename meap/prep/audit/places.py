@@ -17,8 +17,7 @@ from meap.mds.index import INDEX_NAME, is_shard_name, parse_index
 from meap.places.addresses import is_url
 from meap.places.folder import Folder
 from meap.prep.document_counts import DOCUMENTS_NAME, DocumentCounts
-from meap.prep.job import PREP_DIR
-from meap.prep.task_records import TASKS_DIR, TaskRecord, parts_of
+from meap.prep.task_records import PREP_DIR, TASKS_DIR, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, SPLITS, TOKENIZER_DIR
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 

@@ -17,6 +17,7 @@ from meap.prep.audit.metadata import RUN_AGAIN, Split, look_at
 from meap.prep.audit.places import DataSet, read_tokenizer
 from meap.prep.audit.shard import check_shard
 from meap.prep.audit.workers import ShardMeter, in_order
+from meap.prep.task_records import PREP_DIR
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
 
 __all__ = ["Verdict", "verify"]
@@ -72,7 +73,7 @@ def verify(data_sets: Sequence[DataSet], *, workers: int) -> Verdict:
 def _not_complete(data: DataSet) -> Finding:
     remedy = RUN_AGAIN
     for job in (data.folder, data.parent):
-        if job is not None and (content := job.read(".prep/job.json")) is not None:
+        if job is not None and (content := job.read(f"{PREP_DIR}/job.json")) is not None:
             with suppress(ValueError, KeyError, TypeError):  # the finding stands without the details
                 config = cast("dict[str, Any]", json.loads(content))["config"]
                 remedy += f" (source={config['source']}, remote={job.url})"

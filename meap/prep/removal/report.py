@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from meap.prep.progress import Tally
-from meap.prep.task_records import TaskRecord
+from meap.prep.task_records import PREP_DIR, TaskRecord
 from meap.show.numbers import size
 
 __all__ = ["REMOVED_DIR", "Excluded", "describe_removed", "removed_counts"]
 
-REMOVED_DIR = ".prep/removed"
+REMOVED_DIR = f"{PREP_DIR}/removed"
 """Folder below the output for examples."""
 _EXAMPLES_PER_REASON = 5
 _MAX_EXAMPLES = 200

@@ -22,12 +22,13 @@ from datatrove.pipeline.base import PipelineStep
 from meap.errors import IncompleteError
 from meap.places.folder import Folder
 from meap.prep.executors import build_executor
-from meap.prep.job import PREP_DIR, Job
+from meap.prep.job import Job
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
 from meap.prep.resolved import ResolvedPrep
+from meap.prep.task_records import PREP_DIR
 
-__all__ = ["WORK_DIR", "FinishStage", "Stage", "StartStage", "remove_working_files", "run_stage"]
+__all__ = ["WORK_DIR", "FinishStage", "Stage", "StartStage", "run_stage"]
 
 WORK_DIR = f"{PREP_DIR}/dedup"
 """Folder below the output for everything that stages write."""
@@ -161,11 +162,6 @@ def run_stage(stage: Stage, job: Job[ResolvedPrep]) -> None:
             f"{job.folder.url}: task {missing[0]} and {len(missing) - 1} more of {stage.tasks} of the stage "
             f"{stage.name} are not complete: run the same command again"
         )
-
-
-def remove_working_files(folder: Folder) -> None:
-    """Remove what stages have written."""
-    folder.remove(WORK_DIR)
 
 
 def _completed(stage: Stage, folder: Folder) -> frozenset[int]:
