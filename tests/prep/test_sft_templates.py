@@ -123,7 +123,7 @@ def test_a_template_that_drops_its_thoughts_is_exact_for_one_turn_and_refused_fo
     rendered = template.render([TALK[2], {"role": "assistant", "content": "<think>hm</think>Quiet."}])
     marked = template.tokenizer.decode(rendered.tokens[rendered.answer == 1].tolist())
     assert marked == "<think></think>Quiet.<|eot|>"
-    with pytest.raises(RecordError, match="differently when it goes on, .* template=default does not"):
+    with pytest.raises(RecordError, match="differently once it continues, .* template=default does not"):
         template.render(TALK)
 
 
