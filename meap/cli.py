@@ -71,6 +71,7 @@ def verify(cfg: VerifyConfig) -> None:
     from meap.places.addresses import use_one_s3_endpoint
     from meap.prep.audit.places import find_data_sets
     from meap.prep.audit.verify import verify as find_faults
+    from meap.show.numbers import size
 
     use_one_s3_endpoint()
     remote = cfg.require_remote()
@@ -78,10 +79,9 @@ def verify(cfg: VerifyConfig) -> None:
     _print(map(str, verdict.findings))
     if verdict.findings:
         raise DataError(f"{remote} is not whole: {len(verdict.findings):,} findings, listed above")
-    megabytes = verdict.bytes / 1e6
-    seen = f"{verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, {megabytes:,.1f} MB"
-    speed = f"{verdict.seconds:,.1f} s, {megabytes / (verdict.seconds or 1e-9):,.1f} MB/s"
-    _print([f"whole: {seen} at {remote}; {speed}"])
+    seen = f"{verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, {size(verdict.bytes)}"
+    speed = f"{size(verdict.bytes / (verdict.seconds or 1e-9))}/s"
+    _print([f"whole: {seen} at {remote}; {verdict.seconds:,.1f} s, {speed}"])
 
 
 def stats(cfg: StatsConfig) -> None:
@@ -91,8 +91,8 @@ def stats(cfg: StatsConfig) -> None:
         meap stats remote=data/c4/mds json=c4.json picture=c4.png
 
     Every shard is read. Memory stays within `workers` shards and some 250 MB, however large the data set is: of more
-    than 4 million rows, documents or n-grams, duplicates are counted among a part, chosen by hash, so that all copies
-    of one are in or out.
+    than a million rows, documents or n-grams, duplicates are counted in a sample, chosen by hash, which holds all
+    copies of an item or none. Documents come from documents.json, which preparation writes beside each manifest.
     """
     from meap.places.addresses import use_one_s3_endpoint
     from meap.prep.audit.picture import draw

@@ -12,7 +12,6 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -191,14 +190,13 @@ def _usage(config_class: type[Any], command: str, doc: str) -> str:
 
 def describe_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
     """One paragraph per key: dotted name, default, and what stands under the field in the source."""
-    documented = _field_docs(config_class)
+    items = {item.name: item for item in dataclasses.fields(config_class)}
     hints = fields_of(config_class)
-    for item in dataclasses.fields(config_class):
-        key = f"{prefix}{item.name}"
-        section = hints[item.name]
+    for name, text in _field_docs(config_class).items():
+        item, key, section = items[name], f"{prefix}{name}", hints[name]
         if entry := entry_class(section):
             yield f"{key}:"
-            yield from _paragraph(documented[item.name])
+            yield from _paragraph(text)
             key, section = f"{key}.{ANY_NAME}", entry
         if dataclasses.is_dataclass(section):
             summary = (inspect.getdoc(section) or "").splitlines()[0]
@@ -207,7 +205,7 @@ def describe_keys(config_class: type[Any], prefix: str = "") -> Iterator[str]:
             continue
         default = "" if item.default is dataclasses.MISSING else as_typed(item.default)
         yield f"{key}={default}"
-        yield from _paragraph(documented.get(item.name, ""))
+        yield from _paragraph(text)
 
 
 def _paragraph(text: str) -> list[str]:
@@ -238,19 +236,16 @@ def _parse(
 
 
 def _field_docs(config_class: type[Any]) -> dict[str, str]:
-    """The string literals under the fields of a dataclass, which Python itself does not keep."""
+    """The string literals under the fields of a dataclass, which Python itself does not keep; its own fields first."""
     documented: dict[str, str] = {}
-    for base in config_class.__bases__:
-        if dataclasses.is_dataclass(base):
-            documented |= _field_docs(base)
-    tree = ast.parse(textwrap.dedent(inspect.getsource(config_class)))
-    body = cast("ast.ClassDef", tree.body[0]).body
-    for statement, following in pairwise(body):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(following, ast.Expr)
-            and isinstance(following.value, ast.Constant)
-        ):
-            documented[statement.target.id] = str(following.value.value)
+    for each in config_class.__mro__:
+        if not dataclasses.is_dataclass(each):
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cast("type[Any]", each))))
+        body = cast("ast.ClassDef", tree.body[0]).body
+        for statement, following in zip(body, [*body[1:], ast.Pass()], strict=True):
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                has_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                text = str(cast("Any", following).value.value) if has_text else ""
+                documented.setdefault(statement.target.id, text)
     return documented

@@ -10,9 +10,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from meap.config.assembly import assemble
+from meap.config.conversion import takes_list
 from meap.config.given import Given, given_list, given_scalar, given_section, given_value, read_given, read_yaml
 from meap.config.keys import hint_at, is_section
 from meap.errors import ConfigError
@@ -132,7 +133,8 @@ def _parse_override(config_class: type[Any], override: str) -> Given:
         raise ConfigError(f"{override!a} is not UTF-8 text: check its encoding") from error
     names = key.split(".")
     hint = hint_at(config_class, names)
-    if get_origin(hint) is tuple:
+    lists = takes_list(hint)
+    if lists == "always" or (lists == "maybe" and value.startswith("[") and value.endswith("]")):
         given = given_list(value)
     elif is_section(hint) and value.startswith("{"):
         given = given_section(value, key)

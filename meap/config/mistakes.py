@@ -11,11 +11,9 @@ from typing import Any
 from meap.config.evaluation import EvaluationConfig
 from meap.config.given import find_yaml
 from meap.config.keys import config_keys, fields_of, is_section, nearest_keys, unknown_keys
-from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.loading import read_layers
-from meap.config.prep import PrepConfig
+from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig
 from meap.config.proof import ProofConfig
-from meap.config.sft_prep import SftPrepConfig
 from meap.config.training import TrainingConfig
 from meap.errors import ConfigError
 

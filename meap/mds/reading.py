@@ -10,6 +10,7 @@ Other formats and encodings (pickle among them) are refused, not decoded.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -19,13 +20,17 @@ from numpy.typing import NDArray
 
 from meap.extras import require_packages
 from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
-from meap.mds.index import Column, ShardEntry
+from meap.mds.index import HASH_ALGORITHM, Column, ShardEntry
 
-require_packages("meap.mds", "zstandard", extra="prep")
+require_packages("meap.mds", "xxhash", "zstandard", extra="prep")
 
+import xxhash  # noqa: E402
 import zstandard  # noqa: E402
 
-__all__ = ["decode_conversations", "decode_rows", "decompress"]
+__all__ = ["HASHES", "decode_conversations", "decode_rows", "decompress"]
+
+HASHES = {HASH_ALGORITHM: xxhash.xxh3_64, "sha256": hashlib.sha256}
+"""Hashes that can be checked, by their name in an index."""
 
 _U32 = np.dtype("<u4")
 _LENGTH_DTYPES = ("<u1", "<u2", "<u4", "<u8")

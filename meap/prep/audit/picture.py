@@ -48,7 +48,7 @@ def _draw_lengths(axes: Any, statistics: Statistics) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     median = statistics.length_at(0.5)
     axes.set(
-        title=f"Length of whole {noun}, median {median:,} tokens",
+        title=f"Length of {noun}, median {median:,} tokens" if bins else f"Length of {noun}: not known",
         xlabel="tokens, from this power of two to the next",
         ylabel=noun,
     )

@@ -243,7 +243,32 @@ def test_conversations_that_contradict_themselves_are_found(sft_remote, rewrite_
     assert (finding_file(sft_remote, finding), finding.expected) == (f"train/{name}", "flags of 0 and 1")
     edit_json(sft_remote / "validation" / "manifest.json", _add(["documents"], 1))
     edit_json(sft_remote / "validation" / "manifest.json", _add(["tokens"], 1))
-    assert [each.what for each in findings_of(sft_remote)] == ["rows of conversations", "documents", "tokens"]
+    assert [each.what for each in findings_of(sft_remote)] == [
+        "documents",  # in documents.json
+        "rows of conversations",
+        "documents",
+        "tokens",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda path: path.unlink(), "none"),
+        (lambda path: path.write_text('{"lengths": {"1": 1}, "hashes": "", "level": 0}'), "1"),
+        (
+            lambda path: path.write_text('{"lengths": {"1": 1}, "hashes": "AQAAAAAAAAA=", "level": 1}'),
+            "not end in 1 zero",
+        ),
+        (lambda path: path.write_text("[]"), "documents.json is not readable (TypeError"),
+    ],
+)
+def test_document_counts_that_are_wrong_are_found(rows_remote, change, found):
+    change(rows_remote / "train" / "documents.json")
+    (finding,) = findings_of(rows_remote)
+    assert finding_file(rows_remote, finding) == "train/documents.json"
+    assert found in finding.found
+    assert finding.remedy.startswith(f"delete {rows_remote}/train/index.json and run the same preparation command")
 
 
 def test_a_few_bytes_that_stand_for_gigabytes_are_not_unpacked(rows_remote, edit_json):
