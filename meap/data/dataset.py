@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from meap.data.ahead import MaskAhead
 from meap.data.pinned.dataset import CheckedDataset
 from meap.errors import ConfigError
 from meap.masking import MaskRule
@@ -67,11 +68,12 @@ class StreamingMaskedDataset(CheckedDataset):
             _say_what_comes_out()
         self._labels_are_shifted = labels != "transformers"
         self._rule = rule if rule is not None and rule.ratio > 0.0 else None
+        self._masks = MaskAhead(self._rule) if self._rule is not None else None
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Row `sample_id`, masked for the epoch being iterated."""
-        address = sample_id + self.take_repetition() * self.num_samples
-        return self._compose(self.stored_at(sample_id, retry), address)
+        sample_ids = self.take_ids(sample_id)
+        return self._compose(self.stored_at(sample_id, retry), sample_ids)
 
     def sample_at(self, sample_id: int, *, epoch: int) -> dict[str, Any]:
         """Sample `sample_id` as an iteration of `epoch` yields it; not while iterating."""
@@ -81,18 +83,18 @@ class StreamingMaskedDataset(CheckedDataset):
         finally:
             self.epoch = before
 
-    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
-        """The sample, from the columns of a stored row."""
+    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_ids: NDArray[np.int64]) -> dict[str, Any]:
+        """The sample with the first of the ids, from the columns of a stored row."""
         row = columns[TOKENS_COLUMN].astype(np.int64)
         inputs, labels = row[:-1], row[1:]
-        if self._rule is not None:
-            inputs = self._rule.apply(inputs[None], np.array([sample_id]), epoch=self.epoch)[0]
+        if self._masks is not None:
+            inputs = self._masks.apply(inputs, sample_ids, epoch=self.epoch)
         if not self._labels_are_shifted:
             inputs, labels = np.append(inputs, row[-1]), np.insert(labels, 0, IGNORE_INDEX)
         return {
             "input_ids": torch.from_numpy(inputs),
             "labels": torch.from_numpy(labels),
-            "sample_id": torch.tensor(int(sample_id)),
+            "sample_id": torch.tensor(int(sample_ids[0])),
         }
 
 

@@ -93,8 +93,15 @@ class StreamingSFTDataset(StreamingMaskedDataset):
         self._sft = sft
         self._seq_len = seq_len
 
-    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
-        row = expand_row(columns, sample_id, seq_len=self._seq_len, sft=self._sft, rule=self._rule, epoch=self.epoch)
+    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_ids: NDArray[np.int64]) -> dict[str, Any]:
+        row = expand_row(
+            columns,
+            int(sample_ids[0]),
+            seq_len=self._seq_len,
+            sft=self._sft,
+            rule=self._rule,
+            epoch=self.epoch,
+        )
         if not self._labels_are_shifted:
             # Nothing is lost at the end: no conversation's last position has a target.
             row["labels"] = np.insert(row["labels"][:-1], 0, IGNORE_INDEX)

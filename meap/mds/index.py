@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import numpy as np
+
 from meap.mds.findings import PREPARE_AGAIN, Finding, ShardError
 
 __all__ = [
@@ -66,11 +68,22 @@ class Column:
     """Values per row; None where rows differ."""
 
     @classmethod
+    def parse(cls, name: str, encoding: str) -> Column | None:
+        """The column of an encoding; None where it is not one of integer arrays."""
+        found = _ENCODING.fullmatch(encoding)
+        return cls(name, found[1], int(found[2]) if found[2] else None) if found else None
+
+    @classmethod
     def of(cls, name: str, encoding: str) -> Column:
         """The column of an encoding that is known."""
-        found = _ENCODING.fullmatch(encoding)
-        assert found is not None, encoding
-        return cls(name, found[1], int(found[2]) if found[2] else None)
+        column = cls.parse(name, encoding)
+        assert column is not None, encoding
+        return column
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Of the values in a shard: little-endian on every machine."""
+        return np.dtype(self.dtype).newbyteorder("<")
 
     @property
     def encoding(self) -> str:
@@ -187,7 +200,7 @@ def _stored_file(values: Any, origin: str) -> StoredFile:
 
 
 def _column(name: str, encoding: str, origin: str) -> Column:
-    is_known = _ENCODING.fullmatch(encoding) is not None
+    is_known = Column.parse(name, encoding) is not None
     _allow(origin, f"encoding of column {name!r}", encoding, is_known, "integer arrays (ndarray:uint16:4097)")
     return Column.of(name, encoding)
 

@@ -60,14 +60,14 @@ def decode_rows(raw: bytes, entry: ShardEntry, file: str) -> NDArray[Any]:
     """
     (column,) = entry.columns
     assert column.length is not None
-    dtype = np.dtype(column.dtype).newbyteorder("<")
     offsets = _offsets(raw, entry, file)
-    row_bytes = column.length * dtype.itemsize
+    row_bytes = column.length * column.stored_dtype.itemsize
     wrong = np.flatnonzero(np.diff(offsets) != row_bytes)
     if len(wrong):
         found = f"{int(np.diff(offsets)[wrong[0]]):,} in row {int(wrong[0]):,} and {len(wrong) - 1:,} more"
         raise ShardError(Finding(file, "bytes of each row", f"{row_bytes:,}", found, PREPARE_AGAIN))
-    return np.frombuffer(raw, dtype, entry.samples * column.length, int(offsets[0])).reshape(-1, column.length)
+    values = np.frombuffer(raw, column.stored_dtype, entry.samples * column.length, int(offsets[0]))
+    return values.reshape(-1, column.length)
 
 
 def decode_conversations(raw: bytes, entry: ShardEntry, file: str) -> Iterator[dict[str, NDArray[Any]]]:
@@ -97,7 +97,7 @@ def _decode_sample(content: bytes, columns: Sequence[Column], file: str, number:
                 )
             )
         return {
-            column.name: _decode_array(content[start : start + size], column.dtype)
+            column.name: _decode_array(content[start : start + size], column.stored_dtype)
             for column, start, size in zip(columns, starts, sizes, strict=True)
         }
     except (ValueError, IndexError) as error:
@@ -105,13 +105,13 @@ def _decode_sample(content: bytes, columns: Sequence[Column], file: str, number:
         raise ShardError(Finding(file, f"row {number:,}", expected, str(error), PREPARE_AGAIN)) from error
 
 
-def _decode_array(content: bytes, dtype: str) -> NDArray[Any]:
+def _decode_array(content: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
     num_axes, length_code = divmod(content[0], 4)
     if num_axes != 1:
         raise ValueError(f"an array of {num_axes} axes")
     length_dtype = np.dtype(_LENGTH_DTYPES[length_code])
     length = int(np.frombuffer(content, length_dtype, 1, 1)[0])
-    values = np.frombuffer(content, np.dtype(dtype).newbyteorder("<"), offset=1 + length_dtype.itemsize)
+    values = np.frombuffer(content, dtype, offset=1 + length_dtype.itemsize)
     if len(values) != length:
         raise ValueError(f"an array of {len(values)} values that says {length}")
     return values

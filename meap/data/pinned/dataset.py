@@ -7,18 +7,21 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from time import time_ns
+from typing import Any, cast
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataset
 from streaming.base.dataset import _Iterator, _ShardState
+from streaming.base.format.mds.reader import MDSReader
 from streaming.base.util import bytes_to_int
 from torch.utils.data import get_worker_info
 
 from meap.data.pinned.isolation import isolated_names, wait_for_shared_memory
 from meap.data.pinned.stream import CheckedStream
+from meap.data.rows import RowReader
 from meap.data.unusable import UnusableFileError
 from meap.errors import ConfigError, DataError
 from meap.places.redaction import describe_error
@@ -26,6 +29,8 @@ from meap.places.redaction import describe_error
 __all__ = ["CheckedDataset", "UnreadableShardError"]
 
 _OF_A_STREAM = {"remote", "local", "split", "download_retry", "download_timeout", "validate_hash", "keep_zip"}
+_LOOK_AHEAD = 16
+"""Samples of an iteration that are named in advance."""
 _UNCHECKED = 0
 """In place of the time at which a shard was last used: what an earlier run has left is the first to be evicted, too."""
 _OF_ITS_PROCESS = ("_executor", "_event", "_iterator", "_cache_filelock")
@@ -44,7 +49,7 @@ class CheckedDataset(StreamingDataset):
     """streaming's dataset over streams that are checked, which fails where it cannot go on, and says why.
 
     A stream with a proportion above its size gives rows again within an epoch. Which repetition a row is follows from
-    its place in the epoch, not from when it is read: `take_repetition` says it.
+    its place in the epoch, not from when it is read: `take_ids` says it.
 
     Args:
         cache_limit: As streaming's; refused where it has no room for every shard into which workers may read ahead, or
@@ -75,8 +80,11 @@ class CheckedDataset(StreamingDataset):
             self.cache_limit = self._allowed_cache_limit(bytes_to_int(cache_limit), num_workers)
         self.epoch = 0
         """The epoch being iterated, in this process."""
-        self._repetition = 0
-        self._repetitions: NDArray[np.int32] | None = None
+        self._readers = [RowReader(cast("MDSReader", shard)) for shard in self.shards]
+        self._epoch_ids: NDArray[np.int64] = np.empty(0, np.int64)
+        """This worker's share of the epoch, repetitions told apart."""
+        self._place: int | None = None
+        """Where the iteration stands in it, until the row has been asked for."""
         self._background_error: BaseException = RuntimeError("no cause known")
         self._process = os.getpid()
 
@@ -95,26 +103,40 @@ class CheckedDataset(StreamingDataset):
         with wait_for_shared_memory():
             super().load_state_dict(obj)
 
-    def stored_at(self, sample_id: int, retry: int = 7) -> Mapping[str, NDArray[Any]]:
-        """The columns of a row as data preparation stored them."""
-        shard_id, _ = self.spanner[sample_id]
-        if hasattr(self, "_event") and self._event.is_set():
-            raise self._background_failure()
-        while self._shard_access_times[shard_id] == _UNCHECKED:
-            self.prepare_shard(shard_id)
+    def stored_at(self, row: int, retry: int = 7) -> Mapping[str, NDArray[Any]]:
+        """The columns of a row as data preparation stored them.
+
+        In place of streaming's `get_item`, which opens, decodes and looks up at several times the cost.
+        """
+        if failure := self._background_failure():
+            raise failure
+        shard_id, number = self.spanner[row]
         try:
-            return super().get_item(sample_id, retry)
+            return self._read(shard_id, number, retry)
         except DataError:
             raise
         except Exception as error:
-            if hasattr(self, "_event") and self._event.is_set():
-                raise self._background_failure() from error
-            raise self._unreadable(shard_id, error) from error
+            raise (self._background_failure() or self._unreadable(shard_id, error)) from error
 
-    def take_repetition(self) -> int:
-        """How often the row that the iteration has come to was there before in this epoch; of random access, 0."""
-        repetition, self._repetition = self._repetition, 0
-        return repetition
+    def _read(self, shard_id: int, number: int, retry: int) -> Mapping[str, NDArray[Any]]:
+        for _ in range(1 + retry):
+            while self._shard_access_times[shard_id] == _UNCHECKED:
+                self.prepare_shard(shard_id)
+            try:
+                columns = self._readers[shard_id].read(number)
+            except FileNotFoundError:  # not fetched yet, or evicted meanwhile
+                self.prepare_shard(shard_id)
+            else:
+                self._shard_access_times[shard_id] = time_ns()
+                return columns
+        raise FileNotFoundError(f"evicted {1 + retry} times before it was read: raise data.cache_limit")
+
+    def take_ids(self, row: int) -> NDArray[np.int64]:
+        """The id of the sample that `row` is asked for as, and, of an iteration, those of the next ones it comes to."""
+        place, self._place = self._place, None
+        if place is None:  # random access
+            return np.array([row])
+        return self._epoch_ids[place : place + _LOOK_AHEAD]
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over this worker's share of the epoch."""
@@ -124,8 +146,8 @@ class CheckedDataset(StreamingDataset):
             self.forget_connections()
         yield from super().__iter__()
         # When a download fails, streaming's iterator just stops, as if the epoch were over.
-        if hasattr(self, "_event") and self._event.is_set():
-            raise self._background_failure()
+        if failure := self._background_failure():
+            raise failure
 
     def forget_connections(self) -> None:
         """Connect anew, in a loader worker.
@@ -189,16 +211,14 @@ class CheckedDataset(StreamingDataset):
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
         # Called in every worker when an epoch starts, also after a resumption: the one place that knows its number.
         self.epoch = epoch
-        sample_ids = super()._get_work(epoch, sample_in_epoch)
-        # Streaming looks for shards by row: what tells repetitions apart goes beside it.
-        repetitions, rows = np.divmod(sample_ids, self.num_samples)
-        self._repetitions = repetitions.astype(np.int32) if (repetitions > 0).any() else None
-        return np.where(sample_ids < 0, sample_ids, rows)
+        self._epoch_ids = super()._get_work(epoch, sample_in_epoch)
+        # Streaming looks for shards by row.
+        return np.where(self._epoch_ids < 0, self._epoch_ids, self._epoch_ids % self.num_samples)
 
     def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
-        for sample_id in super()._each_sample_id(it):
-            self._repetition = 0 if self._repetitions is None else int(self._repetitions[it.yield_index])
-            yield sample_id
+        for row in super()._each_sample_id(it):
+            self._place = it.yield_index
+            yield row
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
         """Where this epoch stands after `num_samples` rows, for a checkpoint."""
@@ -215,7 +235,10 @@ class CheckedDataset(StreamingDataset):
             self._background_error = error
             self._event.set()
 
-    def _background_failure(self) -> DataError:
+    def _background_failure(self) -> DataError | None:
+        """Why reading ahead has ended; None while it has not failed."""
+        if not hasattr(self, "_event") or not self._event.is_set():
+            return None
         error = self._background_error
         if isinstance(error, DataError):
             return error
