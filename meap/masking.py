@@ -249,9 +249,10 @@ def choose_masked(
         return _full((num_rows, num_tokens), False, like=sample_ids_B)
     # The draw is among ranks: the r-th choosable position of a row is masked where rank r was drawn.
     drawn = _draw(sample_ids_B, choices, chosen, key, view, span_length)
-    rank_of_position_BT = (choosable_BT.cumsum(1) - 1).clip(0, drawn.shape[1] - 1)
-    row_B1 = _arange(num_rows, like=sample_ids_B)[:, None]
-    return drawn[row_B1, rank_of_position_BT] & choosable_BT
+    num_choices_B1 = _like(np.array(choices), sample_ids_B)[:, None]
+    chosen_BT = _full((num_rows, num_tokens), False, like=sample_ids_B)
+    chosen_BT[choosable_BT] = drawn[_arange(drawn.shape[1], like=sample_ids_B) < num_choices_B1]
+    return chosen_BT
 
 
 @lru_cache(maxsize=2 * _OFFICIAL_PATTERNS)

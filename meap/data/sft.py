@@ -175,7 +175,7 @@ def expand_row(
 
 
 def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
-    """Stack the tensors of rows into a batch; what is plain Python becomes a list."""
+    """Stack the tensors of rows into a batch; plain Python values become lists."""
     columns: Any = {name: [row[name] for row in rows] for name in rows[0]}
     return cast(
         "SftBatch", {name: torch.stack(each) if torch.is_tensor(each[0]) else each for name, each in columns.items()}
@@ -183,7 +183,7 @@ def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
 
 
 def longest_segment(shards: Shards, sft: SftConfig, *, ratio: float) -> int:
-    """Positions that a segment of a row can take: what the model's context must hold."""
+    """Positions of the longest possible segment, which the model's context must hold."""
     max_length = max(int(stream.manifest.config["max_length"]) for stream in shards.streams)
     return 2 * max_length if sft.layout == "concat" and ratio > 0.0 else max_length
 

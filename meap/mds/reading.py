@@ -1,4 +1,4 @@
-"""Shard files, parsed from their bytes: MDS version 2 as `streaming.MDSWriter` writes it, with nothing in it trusted.
+"""Parses shards: MDS version 2 as `streaming.MDSWriter` writes it, every field checked.
 
     shard   samples:u32  offsets:u32[samples + 1]  config:json  sample*        offsets are from the start of the file
     sample  size:u32 for each column of varying size, then the columns, sorted by name
@@ -32,16 +32,16 @@ _LENGTH_DTYPES = ("<u1", "<u2", "<u4", "<u8")
 
 
 def decompress(content: bytes, entry: ShardEntry, file: str) -> bytes:
-    """The shard's raw bytes; never more than the index says.
+    """The uncompressed shard; never more bytes than the index says.
 
     Raises:
-        ShardError: They are not as many as the index says, or the file is damaged.
+        ShardError: The size differs from the index, or the file is damaged.
     """
     if entry.zipped is None:
         return content
     expected = entry.raw.bytes
     try:
-        # A few bytes of zstd may stand for gigabytes, so no more is made than one byte too many.
+        # A few bytes of zstd can decompress to gigabytes, so at most one byte too many is read.
         with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
             raw = reader.read(expected + 1)
     except zstandard.ZstdError as error:
@@ -53,7 +53,7 @@ def decompress(content: bytes, entry: ShardEntry, file: str) -> bytes:
 
 
 def decode_rows(raw: bytes, entry: ShardEntry, file: str) -> NDArray[Any]:
-    """Rows of a shard with a single column of fixed length, without a copy: (rows, length).
+    """Rows of a shard with a single column of fixed length, as a view (rows, length).
 
     Raises:
         ShardError: The bytes are not such rows.
