@@ -5,8 +5,6 @@ A draw is an address, so when it is drawn, and beside which others, changes noth
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +22,8 @@ class MaskAhead:
 
     def __init__(self, rule: MaskRule) -> None:
         self._rule = rule
-        self._drawn_for = (-1, -1)
-        self._masks: dict[int, NDArray[np.bool_]] = {}
+        self._drawn: tuple[tuple[int, int], dict[int, NDArray[np.bool_]]] = ((-1, -1), {})
+        """Epoch and number of tokens, and the masks of samples drawn for them."""
 
     def apply(self, input_ids_T: NDArray[np.int64], sample_ids: NDArray[np.int64], *, epoch: int) -> NDArray[np.int64]:
         """The row of the first of `sample_ids`, masked; not changed.
@@ -38,14 +36,15 @@ class MaskAhead:
         if self._rule.protected_ids:
             return self._rule.apply(input_ids_T[None], sample_ids[:1], epoch=epoch)[0]
         masked_T = input_ids_T.copy()
-        np.putmask(masked_T, self._mask_of(sample_ids, (epoch, len(input_ids_T))), self._rule.mask_id)
+        np.putmask(masked_T, self._mask_of(sample_ids, epoch, len(input_ids_T)), self._rule.mask_id)
         return masked_T
 
-    def _mask_of(self, sample_ids: NDArray[np.int64], drawn_for: tuple[int, int]) -> NDArray[Any]:
+    def _mask_of(self, sample_ids: NDArray[np.int64], epoch: int, num_tokens: int) -> NDArray[np.bool_]:
         sample_id = int(sample_ids[0])
-        if drawn_for != self._drawn_for or sample_id not in self._masks:
-            epoch, num_tokens = self._drawn_for = drawn_for
+        drawn_for, masks = self._drawn
+        if drawn_for != (epoch, num_tokens) or sample_id not in masks:
             sample_ids = sample_ids[sample_ids >= 0]
-            masks = self._rule.choose(sample_ids, num_tokens=num_tokens, epoch=epoch)
-            self._masks = dict(zip(sample_ids.tolist(), masks, strict=True))
-        return self._masks[sample_id]
+            masks_BT = self._rule.choose(sample_ids, num_tokens=num_tokens, epoch=epoch)
+            masks = dict(zip(sample_ids.tolist(), masks_BT, strict=True))
+            self._drawn = (epoch, num_tokens), masks
+        return masks[sample_id]
