@@ -44,7 +44,7 @@ ALLOWED = {
     "report": CONFIGURED_CORE | {"report", "show"},
     "generation": CONFIGURED_CORE | {"evals"},
     "environment": CONFIGURED_CORE | {"show", "train"},
-    "cli": CONFIGURED_CORE | {"environment", "generation", "inspect", "prep", "report"},
+    "cli": CONFIGURED_CORE | {"environment", "generation", "inspect", "prep", "report", "show"},
     "__main__": {"cli"},
     "__init__": set(),
 }
