@@ -15,6 +15,7 @@ from meap.config.checks import (
     require_ratio,
     require_share_or_duration,
 )
+from meap.config.sharding import SHARDINGS, Sharding
 from meap.errors import ConfigError
 
 __all__ = [
@@ -39,7 +40,7 @@ _SIZE = re.compile(r"\d+b?|\d+(\.\d+)?[kmgt]b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Who this run is."""
+    """Identity of the run."""
 
     name: str = "meap"
     """Name of the run and of its folder, at most 200 bytes, without /. Unset: the name of the yaml, without `.yaml`."""
@@ -294,8 +295,8 @@ class ModelConfig:
     or URL, or one checkpoint); a `.pth` of the official code. All but the last bring their own sizes: those below are
     then unused."""
     base_rope_theta: float | None = None
-    """RoPE theta that replaces the base's, for rows longer than it was trained on (recipes/extend_context.py; the paper
-    takes 640,000 for 65,536 positions). Unset: the base's own, and its own longest row."""
+    """RoPE theta that replaces the base's, for rows longer than it was trained on (the paper takes 640,000 for 65,536
+    positions; yamls/long/). Unset: the base's own, and its own longest row."""
     hidden_size: int = 2048
     intermediate_size: int = 5632
     num_attention_heads: int = 32
@@ -428,11 +429,16 @@ class TrainConfig:
         require_at_least("train.eval_batches", self.eval_batches, 0)
         require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
         require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
-        require_one_of("train.sharding", self.sharding, ("none", "grad_op", "full"))
+        require_one_of("train.sharding", self.sharding, tuple(SHARDINGS))
         require_one_of("train.compile", self.compile, ("auto", "true", "false"))
         require_at_least("train.loss_chunks", self.loss_chunks, 0)
         require_interval("train.log_interval", self.log_interval)
         require_interval("train.eval_interval", self.eval_interval)
+
+    @property
+    def sharding_mode(self) -> Sharding:
+        """What `sharding` stands for."""
+        return SHARDINGS[self.sharding]
 
 
 @dataclass(frozen=True)

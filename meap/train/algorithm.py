@@ -25,7 +25,7 @@ from meap.masking import MaskRule, official_positions
 from meap.schema import IGNORE_INDEX
 from meap.train.schedule import RatioSchedule
 
-__all__ = ["InputMasking", "build_input_masking", "mask_batch"]
+__all__ = ["InputMasking", "build_input_masking", "mask_batch", "masking_algorithms"]
 
 _SCOPES = ("all", "response")
 
@@ -155,6 +155,11 @@ def build_input_masking(config: MaskingConfig, rule: MaskRule) -> InputMasking:
     if config.final_ratio is not None:
         schedule = RatioSchedule(config.schedule, config.final_ratio, config.schedule_duration)
     return InputMasking(rule, schedule=schedule, scope=config.scope, preset=config.preset)
+
+
+def masking_algorithms(config: MaskingConfig, rule: MaskRule) -> list[Algorithm]:
+    """The Algorithm where the training process masks; none where loader workers do."""
+    return [build_input_masking(config, rule)] if config.site == "algorithm" else []
 
 
 def _mask_as_official(batch: Mapping[str, Any], rule: MaskRule, *, step: int) -> dict[str, Any]:

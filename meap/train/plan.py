@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from meap.config import TrainingConfig
@@ -35,9 +35,14 @@ class DeviceMemory:
     logits: int
 
     @property
+    def parts(self) -> dict[str, int]:
+        """By name."""
+        return asdict(self)
+
+    @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        """Their sum."""
+        return sum(self.parts.values())
 
 
 def device_memory(
@@ -66,11 +71,12 @@ def device_memory(
         num_parameters: P.
         num_devices: N.
     """
-    sharding = config.train.sharding
-    shards = 1 if sharding == "none" else num_devices
+    mode = config.train.sharding_mode
+    shards = num_devices if mode.spreads_weights else 1
     layers, hidden = architecture.num_hidden_layers, architecture.hidden_size
     per_layer = (num_parameters - 2 * architecture.vocab_size * hidden) // layers
-    gathered = min(num_parameters, 2 * per_layer) if sharding == "full" else num_parameters
+    is_whole = mode.gathers_in_step or not mode.spreads_weights
+    gathered = num_parameters if is_whole else min(num_parameters, 2 * per_layer)
     weights = _FP32 * num_parameters // shards + _BF16 * gathered + (_FP32 * gathered if shards > 1 else 0)
 
     rows = min(config.train.microbatch_size, -(-config.train.global_batch_size // num_devices))

@@ -28,8 +28,8 @@ def main(project_root):
 def run(tmp_path, monkeypatch, tokenizer, publish):
     """A run's folder, with one checkpoint, and no data anywhere; returns the model whose weights it holds."""
     from meap.train.attention import choose_attention
+    from meap.train.checkpoints.model_record import record_model
     from meap.train.model import build_model, llama_config
-    from meap.train.model_record import record_model
 
     monkeypatch.chdir(tmp_path)
     config = load_config(TrainingConfig, None, ["run.name=small", "data.remote=mds", "data.seq_len=16"])

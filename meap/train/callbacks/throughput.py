@@ -9,6 +9,10 @@ import torch
 from composer.core import Callback, State, TimeUnit
 from composer.loggers import Logger
 
+from meap.config import TrainingConfig
+from meap.train.flops import training_flops_per_token
+from meap.train.machine import Machine
+from meap.train.model import NextTokenModel
 from meap.train.timetable import Timetable
 
 __all__ = ["Throughput", "last_step"]
@@ -67,6 +71,18 @@ class Throughput(Callback):
         self._last_eval = self._last_save = 0.0
         """Seconds that the last one took; 0 before the first."""
         self._is_saving = False
+
+    @classmethod
+    def of(cls, config: TrainingConfig, machine: Machine, model: NextTokenModel, timetable: Timetable) -> Throughput:
+        """For a run."""
+        return cls(
+            interval=timetable.log_interval,
+            timetable=timetable,
+            tokens_per_batch=config.train.global_batch_size * config.data.seq_len,
+            flops_per_token=training_flops_per_token(model.config, context=config.data.seq_len, causal=False),
+            peak_flops=machine.peak_flops,
+            world_size=machine.world_size,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What the next start cannot know."""

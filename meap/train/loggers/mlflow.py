@@ -9,13 +9,13 @@ from typing import Any
 
 from composer.core import State
 
-from meap.config import LoggersConfig
+from meap.config import TrainingConfig, flatten, to_values
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.whole import write_whole
 from meap.train.loggers.stepwise import StepwiseLogger
 
-__all__ = ["MlflowLogger"]
+__all__ = ["MlflowLogger", "build_logger"]
 
 require_packages("loggers.mlflow=true", "mlflow", extra="mlflow")
 
@@ -31,21 +31,17 @@ class MlflowLogger(StepwiseLogger):
     A server that fails later on is reported, and does not end training: metrics.jsonl has everything.
 
     Args:
-        config: Section `loggers`.
-        run_name: Name of the run.
+        config: The whole configuration, of which section `loggers` says where, and which is shown.
         run_dir: The run's folder.
-        settings: The resolved configuration by dotted key.
         interval: Batches between writings.
     """
 
-    def __init__(
-        self, config: LoggersConfig, *, run_name: str, run_dir: Path, settings: Mapping[str, object], interval: int
-    ) -> None:
+    def __init__(self, config: TrainingConfig, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
-        self._config = config
-        self._run_name = run_name
+        self._config = config.loggers
+        self._run_name = config.run.name
         self._run_dir = run_dir
-        self._settings = settings
+        self._settings = flatten(to_values(config))
         self._client: Any = None
         self._run_id = ""
         self._last_step = -1
@@ -115,3 +111,6 @@ class MlflowLogger(StepwiseLogger):
             self._client.set_terminated(self._run_id)
         except (MlflowException, OSError) as error:
             print(f"MLflow could not end the run ({type(error).__name__})", flush=True)
+
+
+build_logger = MlflowLogger

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from composer.core import State
 
+from meap.config import TrainingConfig, to_yaml
 from meap.extras import require_packages
 from meap.train.loggers.stepwise import StepwiseLogger
 
-__all__ = ["TensorBoardLogger"]
+__all__ = ["TensorBoardLogger", "build_logger"]
 
 require_packages("loggers.tensorboard=true", "tensorboard", extra="train")
 from torch.utils.tensorboard import SummaryWriter  # noqa: E402 (it fails without tensorboard)
@@ -23,15 +24,15 @@ class TensorBoardLogger(StepwiseLogger):
     """Write event files with torch's own writer: one file per start, whose first event withdraws repeated steps.
 
     Args:
-        folder: Where event files go.
-        settings: The resolved configuration, shown as text.
+        config: The whole configuration, shown as text.
+        run_dir: The run's folder; event files go to `tensorboard` in it.
         interval: Batches between writings.
     """
 
-    def __init__(self, folder: Path, *, settings: str, interval: int) -> None:
+    def __init__(self, config: TrainingConfig, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
-        self._folder = folder
-        self._settings = settings
+        self._folder = run_dir / "tensorboard"
+        self._settings = to_yaml(config)
         self._writer: SummaryWriter | None = None
 
     def open(self, state: State) -> None:
@@ -57,3 +58,6 @@ class TensorBoardLogger(StepwiseLogger):
         """Close the file."""
         assert self._writer is not None
         self._writer.close()
+
+
+build_logger = TensorBoardLogger

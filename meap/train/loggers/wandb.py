@@ -9,13 +9,13 @@ from typing import Any
 
 from composer.core import State
 
-from meap.config import LoggersConfig
+from meap.config import TrainingConfig, flatten, to_values
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.whole import write_whole
 from meap.train.loggers.stepwise import StepwiseLogger
 
-__all__ = ["WandbLogger"]
+__all__ = ["WandbLogger", "build_logger"]
 
 require_packages("loggers.wandb=true", "wandb", extra="wandb")
 
@@ -26,21 +26,17 @@ class WandbLogger(StepwiseLogger):
     """One W&B run per run folder, which keeps its id; a resumed run goes on with the same one.
 
     Args:
-        config: Section `loggers`.
-        run_name: Name of the run.
+        config: The whole configuration, of which section `loggers` says where, and which is shown.
         run_dir: The run's folder.
-        settings: The resolved configuration.
         interval: Batches between writings.
     """
 
-    def __init__(
-        self, config: LoggersConfig, *, run_name: str, run_dir: Path, settings: Mapping[str, Any], interval: int
-    ) -> None:
+    def __init__(self, config: TrainingConfig, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
-        self._config = config
-        self._run_name = run_name
+        self._config = config.loggers
+        self._run_name = config.run.name
         self._run_dir = run_dir
-        self._settings = dict(settings)
+        self._settings = flatten(to_values(config))
         self._run: Any = None
 
     def open(self, state: State) -> None:
@@ -80,3 +76,6 @@ class WandbLogger(StepwiseLogger):
     def finish(self) -> None:
         """Wait until everything is sent."""
         self._run.finish()
+
+
+build_logger = WandbLogger

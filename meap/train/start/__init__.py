@@ -12,6 +12,6 @@ weights are taken over: optimiser, schedule and data begin anew. A run that cont
 checkpoints record the architecture.
 """
 
-from meap.train.start.model import recorded_model, start_model
+from meap.train.start.model import initial_model, recorded_model, start_model
 
-__all__ = ["recorded_model", "start_model"]
+__all__ = ["initial_model", "recorded_model", "start_model"]

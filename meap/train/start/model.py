@@ -9,9 +9,12 @@ import torch
 from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from meap.checkpoints import ModelRecord
-from meap.config import ModelConfig
+from meap.config import ModelConfig, TrainingConfig
 from meap.tokenizer import Tokenizer
+from meap.train.attention import choose_attention
+from meap.train.data import RunData
 from meap.train.model import NextTokenModel, build_model, llama_config, padded_vocab_size
+from meap.train.run import Run
 from meap.train.start.base import Base, empty_model, recorded_architecture
 from meap.train.start.context import with_context
 from meap.train.start.hugging_face import open_hugging_face
@@ -19,10 +22,23 @@ from meap.train.start.lit_gpt import is_lit_gpt, open_lit_gpt
 from meap.train.start.own_run import is_own_run, open_own_run
 from meap.train.start.vocabulary import fit_vocabulary
 
-__all__ = ["recorded_model", "start_model"]
+__all__ = ["initial_model", "recorded_model", "start_model"]
 
 
-def start_model(
+def start_model(config: TrainingConfig, run: Run, data: RunData) -> NextTokenModel:
+    """The model of a run at step 0; see `initial_model`."""
+    return initial_model(
+        config.model,
+        data.tokenizer,
+        attention=choose_attention(config.model.attention, on_gpu=run.machine.on_gpu, bf16=run.machine.bf16),
+        context=data.context,
+        seed=config.run.seed,
+        weights=run.start_weights(config.train),
+        continues=data.continues,
+    )
+
+
+def initial_model(
     config: ModelConfig,
     tokenizer: Tokenizer,
     *,

@@ -13,14 +13,13 @@ from pathlib import Path, PurePosixPath
 from composer.utils import dist
 from transformers import PretrainedConfig, PreTrainedModel
 
-from meap.checkpoints import CheckpointRecord, find_checkpoint
+from meap.checkpoints import CheckpointRecord, find_checkpoint, newest_record
 from meap.checkpoints.reading import load_weights, local_copy, read_checkpoint, read_record
 from meap.config import TrainingConfig, load_resolved
 from meap.errors import CheckpointError
 from meap.places.addresses import is_url
 from meap.tokenizer import Tokenizer
 from meap.train.model import NextTokenModel
-from meap.train.resuming import newest_record
 from meap.train.run_folder import CONFIG_NAME
 from meap.train.start.base import Base, empty_model, recorded_architecture
 

@@ -17,7 +17,7 @@ from composer.loggers import LoggerDestination
 from meap.config import ModelConfig
 from meap.train.attention import choose_attention
 from meap.train.callbacks import MaskingMonitor
-from meap.train.fitting import count_tokens
+from meap.train.data import count_tokens
 from meap.train.model import build_model, llama_config
 from meap.train.pinned.step import LeanTrainer
 

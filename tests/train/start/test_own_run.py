@@ -9,13 +9,13 @@ from meap.checkpoints.trust import load_checkpoint
 from meap.config import ModelConfig
 from meap.errors import CheckpointError, MismatchError
 from meap.train.attention import choose_attention
-from meap.train.start import start_model
+from meap.train.start import initial_model
 
 
 def start(base, tokenizer, *, weights="start", context=16, theta=None):
     config = ModelConfig(base=str(base), base_rope_theta=theta)
     attention = choose_attention("sdpa", on_gpu=False, bf16=False)
-    return start_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights)
+    return initial_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights)
 
 
 @pytest.fixture(scope="module")

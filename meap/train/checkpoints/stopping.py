@@ -20,14 +20,14 @@ from typing import Any
 import torch
 import torch.distributed
 
-__all__ = ["NOTHING", "Agreement", "StopSignals"]
+__all__ = ["NO_SIGNAL", "Agreement", "StopSignals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SAME_REQUEST_SECONDS = 2.0
 _TIMEOUT = timedelta(hours=4)
 """How long ranks wait for another, which may be uploading a checkpoint."""
 
-NOTHING = 0
+NO_SIGNAL = 0
 """What a rank tells the others that has nothing to tell."""
 
 
@@ -35,7 +35,7 @@ class StopSignals:
     """Remembers the first signal that asks to stop, and ends the process at another one."""
 
     def __init__(self) -> None:
-        self.received = NOTHING
+        self.received = NO_SIGNAL
         """Number of the signal."""
         self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
@@ -52,7 +52,7 @@ class StopSignals:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if self.received == NOTHING:
+        if self.received == NO_SIGNAL:
             self.received, self._since = number, now
         elif now - self._since > _SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)

@@ -22,11 +22,21 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from meap.checkpoints import CheckpointFile, describe_file
+from meap.checkpoints import CheckpointFile, CheckpointStore, describe_file
+from meap.config import TrainingConfig
 from meap.errors import CheckpointError
 from meap.places.problems import full_disk_errors
 
-__all__ = ["copy_state"]
+__all__ = ["STAGING_NAME", "copy_state", "local_folder"]
+
+STAGING_NAME = ".saving"
+"""Folder beside the checkpoints in which one is written; what a killed run leaves there, the next start removes."""
+
+
+def local_folder(config: TrainingConfig, run_dir: Path) -> Path:
+    """Where checkpoints are on this machine: `checkpoint.folder` itself, or the copies of what is behind a URL."""
+    store = CheckpointStore(config.checkpoint.folder)
+    return run_dir / "checkpoints" if store.is_remote else Path(store.location)
 
 
 def copy_state(

@@ -14,11 +14,12 @@ from composer.utils import dist
 
 from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, ModelRecord, newest_record
 from meap.config import TrainingConfig, from_values
+from meap.config.sharding import spreading_modes
 from meap.data import Shards
 from meap.errors import CheckpointError, ConfigError, MeapError, MismatchError
-from meap.train.saving import STAGING_NAME, local_folder
+from meap.train.checkpoints.writing import STAGING_NAME, local_folder
 
-__all__ = ["ResumePoint", "find_resume_point", "model_to_continue", "newest_record"]
+__all__ = ["ResumePoint", "find_resume_point", "model_to_continue"]
 
 ResultT = TypeVar("ResultT")
 
@@ -87,7 +88,7 @@ def find_resume_point(config: TrainingConfig, run_dir: Path) -> ResumePoint | No
         point, problem = _fetched(store, step, copies)
         if point is not None:
             _require_loadable(config, point.record)
-            _say(f"continues  from {store.location}/{point.record.name}, step {step:,} (epoch {point.record.epoch})")
+            _say(f"resumes    from {store.location}/{point.record.name}, step {step:,} (epoch {point.record.epoch})")
             return point
         _say(f"checkpoint {store.location}/ba{step} is damaged ({problem}): the one before it is used")
     if steps:
@@ -169,10 +170,10 @@ def _require_shared(folder: Path) -> None:
 
 
 def _require_loadable(config: TrainingConfig, record: CheckpointRecord) -> None:
-    if record.kind == "sharded" and config.train.sharding == "none":
+    if record.kind == "sharded" and not config.train.sharding_mode.spreads_weights:
         raise CheckpointError(
-            f"checkpoint {record.name} is sharded, but train.sharding=none: set train.sharding=full or grad_op to "
-            "continue from it, on any number of devices"
+            f"checkpoint {record.name} is sharded, but train.sharding={config.train.sharding}: set train.sharding="
+            f"{spreading_modes()} to resume from it, on any number of devices"
         )
 
 
