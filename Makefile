@@ -76,7 +76,7 @@ test-fast: developed
 	$(PYTEST) -m "not slow"
 
 faults: developed
-	MEAP_FAULT_STEPS=20000 $(PYTEST) -m fault --fault-table=docs/guarantees.md
+	MEAP_THOROUGH=1 $(PYTEST) -m fault --fault-table=docs/guarantees.md
 
 gpu-check: install
 	$(BIN)/python benchmarks/gpu_check.py

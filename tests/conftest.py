@@ -39,7 +39,7 @@ from meap.schema import (
 )
 from meap.tokenizer import Tokenizer, load_tokenizer
 
-from . import slurm_cluster
+from . import slurm_cluster, warm_python
 from .fault_table import FaultResults, replace_table
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait would spin, on cores that other tests need
@@ -323,6 +323,13 @@ def quiet_environment(bytecode_cache: dict[str, str]) -> dict[str, str]:
     ours = ("RANK", "WORLD_", "LOCAL_", "NODE_RANK", "MASTER_", "PYTHONDONTWRITEBYTECODE")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     return environment | bytecode_cache | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@pytest.fixture(scope="session", name="warm_python")
+def start_warm_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A program that is called as `python` is, and has imported everything already."""
+    folder = tmp_path_factory.getbasetemp()
+    return warm_python.start(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture(scope="session")

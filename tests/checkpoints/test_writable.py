@@ -1,7 +1,6 @@
 """A bucket that cannot take checkpoints is found out before the first step."""
 
 import subprocess
-import sys
 
 import pytest
 
@@ -22,7 +21,7 @@ else:
 
 
 @pytest.mark.slow
-def test_a_bucket_is_tried_before_the_first_step(tmp_path, quiet_environment):
+def test_a_bucket_is_tried_before_the_first_step(tmp_path, warm_python, quiet_environment):
     """Against moto's server, in processes of their own: clients keep their endpoint and credentials."""
     import boto3
     from moto.server import ThreadedMotoServer
@@ -45,7 +44,7 @@ def test_a_bucket_is_tried_before_the_first_step(tmp_path, quiet_environment):
         bare |= {"S3_ENDPOINT_URL": endpoint, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
 
         def check(folder: str, environment: dict[str, str]) -> subprocess.Popen[str]:
-            command = [sys.executable, "-W", "ignore", "-c", S3_CHECK, folder]
+            command = [warm_python, "-W", "ignore", "-c", S3_CHECK, folder]
             return subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )

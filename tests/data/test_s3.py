@@ -40,11 +40,11 @@ def bucket(server):
 
 
 @pytest.fixture(scope="module")
-def readers(tmp_path_factory, project_root) -> Iterator[subprocess.Popen[str]]:
+def readers(tmp_path_factory, project_root, warm_python) -> Iterator[subprocess.Popen[str]]:
     """The process that readers are forked from."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_"))}
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(Path(__file__).with_name("forked_readers.py"))],
+        [warm_python, "-W", "ignore", str(Path(__file__).with_name("forked_readers.py"))],
         cwd=tmp_path_factory.mktemp("readers"),
         env=environment | {"PYTHONPATH": str(project_root), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -92,11 +91,11 @@ def test_two_evaluations_are_compared(main, folder, capsys):
 
 
 @pytest.mark.slow
-def test_two_ranks_share_the_work(main, folder, project_root, quiet_environment):
+def test_two_ranks_share_the_work(main, folder, project_root, warm_python, quiet_environment):
     """As a launcher starts them: both load the model, one writes the results, which are those of one process."""
     overrides = ("model=hf", "tasks=key_retrieval", "key_retrieval.examples=6", "key_retrieval.sentences=1")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = quiet_environment | {"PYTHONPATH": str(project_root)}
+    command = [warm_python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = quiet_environment | {"PYTHONPATH": str(project_root), "PYTHON_EXEC": warm_python}
     recipe = str(project_root / "recipes" / "evaluate.py")
     subprocess.run([*command, recipe, *overrides], env=environment, check=True, capture_output=True, timeout=300)
     shared = results()["tasks"]["key_retrieval"]

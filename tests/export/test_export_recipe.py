@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import os
 import subprocess
-import sys
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -56,7 +55,7 @@ def test_the_newest_checkpoint_is_exported_by_the_stored_configuration(main, run
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_the_trainer_is_exported(tmp_path, project_root, write_shards, quiet_environment):
+def test_a_checkpoint_of_the_trainer_is_exported(tmp_path, project_root, write_shards, warm_python, quiet_environment):
     write_shards(tmp_path / "mds", seq_len=16)
     arguments = [
         *(f"model.{item.name}={getattr(MODEL, item.name)}" for item in dataclasses.fields(MODEL) if item.type == "int"),
@@ -66,7 +65,7 @@ def test_a_checkpoint_of_the_trainer_is_exported(tmp_path, project_root, write_s
     environment = quiet_environment | {"PYTHONPATH": str(project_root), "PATH": os.environ["PATH"]}
     for recipe in ("meap_1b.py", "export_hf.py"):
         done = subprocess.run(
-            [sys.executable, project_root / "recipes" / recipe, *arguments],
+            [warm_python, project_root / "recipes" / recipe, *arguments],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

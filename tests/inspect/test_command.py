@@ -81,9 +81,11 @@ def test_help_and_mistakes_need_no_heavy_library(project_root):
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_seen_enough_ends_it_quietly(rows_remote, project_root, quiet_environment, tmp_path):
+def test_a_reader_that_has_seen_enough_ends_it_quietly(
+    rows_remote, project_root, warm_python, quiet_environment, tmp_path
+):
     process = subprocess.Popen(
-        [sys.executable, "-m", "meap.inspect", str(rows_remote), "--count", "100", "--html", str(tmp_path / "a.html")],
+        [warm_python, "-m", "meap.inspect", str(rows_remote), "--count", "100", "--html", str(tmp_path / "a.html")],
         cwd=project_root,
         env=quiet_environment | {"PYTHONPATH": str(project_root), "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
@@ -37,7 +36,7 @@ def bucket(server):
 
 
 def test_exactly_the_needed_shards_are_downloaded(
-    server, bucket, rows_remote, project_root, quiet_environment, tmp_path, capsys
+    server, bucket, rows_remote, project_root, warm_python, quiet_environment, tmp_path, capsys
 ):
     names = [
         name["basename"]
@@ -54,7 +53,7 @@ def test_exactly_the_needed_shards_are_downloaded(
 
     def inspect(place: str, *more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "meap.inspect", place, *arguments, *more],
+            [warm_python, "-W", "ignore", "-m", "meap.inspect", place, *arguments, *more],
             cwd=project_root,
             env=quiet_environment | KEYS | {"PYTHONPATH": str(project_root), "AWS_ENDPOINT_URL": server},
             capture_output=True,

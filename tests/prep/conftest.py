@@ -126,7 +126,7 @@ def run_command_line(
 
 @pytest.fixture
 def forked_commands(
-    project_root: Path, command_path: Path, tmp_path: Path, request: pytest.FixtureRequest
+    project_root: Path, command_path: Path, tmp_path: Path, warm_python: str, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., AbstractContextManager[int]]]:
     """Run the command in tmp_path as a fork of a process that has imported everything; gives its process group.
 
@@ -134,7 +134,7 @@ def forked_commands(
     """
     process = subprocess.Popen(
         [
-            sys.executable,
+            warm_python,
             str(project_root / "tests" / "prep" / "fork_commands.py"),
             str(command_path),
             *getattr(request, "param", ()),

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,11 +111,11 @@ def until(condition: Callable[[], object], run: Run) -> None:
 
 
 @contextmanager
-def forked_ranks() -> Iterator[subprocess.Popen[str]]:
+def forked_ranks(python: str) -> Iterator[subprocess.Popen[str]]:
     """The process that forks them."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_"))}
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("training_ranks.py"))],
+        [python, str(Path(__file__).with_name("training_ranks.py"))],
         env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

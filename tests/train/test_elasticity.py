@@ -25,8 +25,8 @@ SHARDED = ("train.sharding=full", "checkpoint.state_dict=sharded")
 
 
 @pytest.fixture(scope="module")
-def start(small_config, tmp_path_factory) -> Iterator[Callable[..., Run]]:
-    with forked_ranks() as forks:
+def start(warm_python, small_config, tmp_path_factory) -> Iterator[Callable[..., Run]]:
+    with forked_ranks(warm_python) as forks:
         yield starter(forks, small_config, tmp_path_factory.mktemp)
 
 
@@ -151,13 +151,15 @@ def test_one_rank_is_told_to_stop_and_the_same_command_continues(start, whole, t
 
 
 @pytest.mark.fault(5)
-def test_the_launcher_is_told_to_stop_and_its_ranks_save_and_leave(small_config, whole, start, tmp_path, wait_until):
+def test_the_launcher_is_told_to_stop_and_its_ranks_save_and_leave(
+    small_config, whole, start, tmp_path, warm_python, wait_until
+):
     config = small_config(tmp_path / "run", *SETTINGS, "data.num_workers=1", "train.eval_batches=1")
     save_config(config, tmp_path / "config.yaml")
     composer = Path(sys.executable).with_name("composer")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHON_EXEC": warm_python}
     launcher = subprocess.Popen(
-        [str(composer), "-n", "2", str(ROOT / "recipes/meap_1b.py"), str(tmp_path / "config.yaml")],
+        [warm_python, str(composer), "-n", "2", str(ROOT / "recipes/meap_1b.py"), str(tmp_path / "config.yaml")],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

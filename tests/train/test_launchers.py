@@ -120,21 +120,25 @@ def test_torchrun_that_is_asked_to_stop_ends_with_all_saved(config_file, start, 
     assert CheckpointStore(str(tmp_path / "run/checkpoints")).steps()
 
 
-def test_a_rank_that_refuses_its_configuration_ends_torchruns_others(config_file, start, project_root, tmp_path):
+def test_a_rank_that_refuses_its_configuration_ends_torchruns_others(
+    config_file, start, project_root, warm_python, tmp_path
+):
     config = config_file(tmp_path / "run")
     recipe = f'exec "{sys.executable}" "{project_root}/recipes/meap_1b.py" "{config}" train.eval_batches=-$RANK'
-    launcher = start(*TORCHRUN, "--standalone", "--nproc-per-node=2", "--no-python", "sh", "-c", recipe)
+    launcher = start(
+        warm_python, *TORCHRUN[1:], "--standalone", "--nproc-per-node=2", "--no-python", "sh", "-c", recipe
+    )
     printed, _ = launcher.communicate(timeout=120)
     assert launcher.returncode != 0
     assert "error: train.eval_batches=-1" in printed
     assert nothing_lingers(launcher)
 
 
-def test_a_rank_that_finds_no_other_says_where_it_looked(config_file, start, project_root, tmp_path):
+def test_a_rank_that_finds_no_other_says_where_it_looked(config_file, start, project_root, warm_python, tmp_path):
     config = config_file(tmp_path / "run", "train.dist_timeout=1")
     ranks = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": "1"}
     master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": PORT}
-    alone = start(sys.executable, str(project_root / "recipes/meap_1b.py"), str(config), **ranks, **master)
+    alone = start(warm_python, str(project_root / "recipes/meap_1b.py"), str(config), **ranks, **master)
     printed, _ = alone.communicate(timeout=120)
     assert alone.returncode == 1, printed
     assert f"error: rank 1 of 2 does not find the others at 127.0.0.1:{PORT} (" in printed

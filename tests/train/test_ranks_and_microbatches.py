@@ -2,7 +2,6 @@
 
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,7 @@ def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_ranks_microbatches_and_sharding_change_nothing(
-    make_base, write_conversations, small_config, tokenizer, tmp_path, quiet_environment
+    make_base, write_conversations, small_config, tokenizer, tmp_path, warm_python, quiet_environment
 ):
     """Fine-tuning rows carry different numbers of labels: an average of averages would drift off within a step."""
     base = make_base("llama", vocab_rows=tokenizer.plain_vocab_size, max_position_embeddings=512)
@@ -65,7 +64,7 @@ def test_ranks_microbatches_and_sharding_change_nothing(
         save_config(config, tmp_path / f"{config.run.name}.yaml")
         words += [recipe, str(tmp_path / f"{config.run.name}.yaml")]
     ranks = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/train/several_runs.py"), "2", *words],
+        [warm_python, str(ROOT / "tests/train/several_runs.py"), "2", *words],
         env=quiet_environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,

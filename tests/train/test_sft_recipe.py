@@ -5,7 +5,6 @@ import json
 import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -110,7 +109,9 @@ def test_a_run_continues_where_it_stopped(tune, tmp_path):
 
 
 @pytest.mark.slow
-def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(tune, settings, tmp_path, quiet_environment):
+def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(
+    tune, settings, tmp_path, warm_python, quiet_environment
+):
     flat = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999", "train.microbatch_size=1")
     words, kinds = [], ("grad_op", "full")
     for sharding, stop in itertools.product(kinds, (4, 6)):
@@ -119,7 +120,7 @@ def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(tune, se
         save_config(load_config(TrainingConfig, None, settings(tmp_path / sharding, *overrides)), path)
         words += [str(ROOT / "recipes/meap_sft.py"), str(path)]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/train/several_runs.py"), "2", *words],
+        [warm_python, str(ROOT / "tests/train/several_runs.py"), "2", *words],
         env=quiet_environment | {"PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,

@@ -1,6 +1,7 @@
 """However a run ends, it ends: by itself, soon, with the right status, leaving nothing behind; and it starts again.
 
-The settings that have to do with processes are combined so that each value of one meets each value of every other.
+The settings that have to do with processes are combined so that each value of one meets each value of every other;
+two loader workers and four count as one value where they meet a way out, unless all is to be tried.
 """
 
 import itertools
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from meap.errors import ConfigError
+from tests.lengths import IS_THOROUGH
 
 from .forked_runs import STOPPED, Run, forked_ranks, starter, state_of
 
@@ -57,6 +59,13 @@ WORKERS, HELDOUT, WORLDS = (0, 1, 2, 4), (0, 1), (1, 2)
 KINDS = ("pre-training", "fine-tuning", "longer context")
 
 
+def pairs_of(way: Way, workers: int, heldout: int, world: int, recipe: str) -> set[Any]:
+    """Which values meet in a case."""
+    settings = {"workers": workers, "heldout": heldout, "world": world, "recipe": recipe}
+    at_exit = settings if IS_THOROUGH else settings | {"workers": min(workers, 2)}
+    return {*itertools.combinations(settings.items(), 2), *((way.name, *each) for each in at_exit.items())}
+
+
 def pairwise() -> list[tuple[Way, int, int, int, str]]:
     """Few cases in which each value meets each of all other settings, where that is possible; greedy."""
     possible = [
@@ -64,7 +73,7 @@ def pairwise() -> list[tuple[Way, int, int, int, str]]:
         for case in itertools.product(WAYS, WORKERS, HELDOUT, WORLDS, KINDS)
         if case[0].is_possible(case[1], case[3])
     ]
-    pairs = [set(itertools.combinations(enumerate((case[0].name, *case[1:])), 2)) for case in possible]
+    pairs = [pairs_of(*case) for case in possible]
     missing, chosen = set().union(*pairs), []
     while missing:
         best = max(range(len(possible)), key=lambda number: len(pairs[number] & missing))
@@ -77,8 +86,8 @@ CASES = pairwise()
 
 
 @pytest.fixture(scope="module")
-def start(small_config, tmp_path_factory) -> Iterator[Callable[..., Run]]:
-    with forked_ranks() as forks:
+def start(warm_python, small_config, tmp_path_factory) -> Iterator[Callable[..., Run]]:
+    with forked_ranks(warm_python) as forks:
         yield starter(forks, small_config, tmp_path_factory.mktemp)
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ ROWS = 96
 
 
 @pytest.fixture(scope="module")
-def found(write_shards, tmp_path_factory, project_root) -> dict[str, Any]:
+def found(write_shards, tmp_path_factory, project_root, warm_python) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("neighbours")
     shards = write_shards(folder / "mds", rows=ROWS, validation_rows=0)
     (folder / "tmp").mkdir()
     script = Path(__file__).with_name("neighbours.py")
     finished = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(shards), str(folder)],
+        [warm_python, "-W", "ignore", str(script), str(shards), str(folder)],
         env=os.environ | {"PYTHONPATH": str(project_root), "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

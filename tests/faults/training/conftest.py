@@ -11,8 +11,8 @@ __all__ = ["config_file", "remote", "small_config", "train"]
 
 
 @pytest.fixture(scope="session")
-def start(small_config, tmp_path_factory) -> Iterator[Callable[..., Run]]:
-    with forked_ranks() as forks:
+def start(warm_python, small_config, tmp_path_factory) -> Iterator[Callable[..., Run]]:
+    with forked_ranks(warm_python) as forks:
         yield starter(forks, small_config, tmp_path_factory.mktemp)
 
 

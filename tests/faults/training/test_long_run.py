@@ -1,7 +1,4 @@
-"""Two epochs with a checkpoint every so often hold no more at their end than after their first fifth.
-
-MEAP_FAULT_STEPS: how many steps; see `STEPS` for what is run unless said.
-"""
+"""Two epochs with a checkpoint every so often hold no more at their end than after their first fifth."""
 
 import json
 import os
@@ -13,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from meap.config import save_config
+from tests.lengths import IS_THOROUGH
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault(12), pytest.mark.timeout(1800)]
 
-STEPS = int(os.environ.get("MEAP_FAULT_STEPS", "1000"))
+STEPS = 20_000 if IS_THOROUGH else 600
 BATCH, SEQ_LEN, KEEP, SAVES = 2, 16, 3, 40
 INTERVAL = STEPS // SAVES
 

@@ -356,7 +356,9 @@ def test_help_and_mistakes_need_no_heavy_library(project_root):
 
 
 @pytest.mark.slow
-def test_on_s3_as_in_a_folder(rows_remote, streams_remote, bucket, server, project_root, quiet_environment, tmp_path):
+def test_on_s3_as_in_a_folder(
+    rows_remote, streams_remote, bucket, server, project_root, warm_python, quiet_environment, tmp_path
+):
     for path in sorted(streams_remote.rglob("*")):
         if path.is_file() and path.name != "lock":
             bucket.upload_file(str(path), f"all/{path.relative_to(streams_remote)}")
@@ -364,7 +366,7 @@ def test_on_s3_as_in_a_folder(rows_remote, streams_remote, bucket, server, proje
     environment.pop("AWS_ENDPOINT_URL", None)
 
     def run(*arguments):
-        command = [sys.executable, "-m", "meap.prep", *arguments]
+        command = [warm_python, "-m", "meap.prep", *arguments]
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
         )

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,11 +140,15 @@ assert ours.state.timestamp.token == theirs.state.timestamp.token == 2 * 4 * 32
 
 
 @pytest.mark.slow
-def test_ranks_that_score_unequally_many_tokens_train_as_with_composers_trainer(tmp_path):
+def test_ranks_that_score_unequally_many_tokens_train_as_with_composers_trainer(tmp_path, warm_python):
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    command = [warm_python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "OMP_NUM_THREADS": "1",
+        "PYTHON_EXEC": warm_python,
+    }
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert finished.returncode == 0, finished.stderr
 
