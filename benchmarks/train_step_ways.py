@@ -38,7 +38,7 @@ from meap.train.callbacks import LRMonitor, MaskingMonitor, Throughput
 from meap.train.data import RunData
 from meap.train.flops import peak_flops_per_second, training_flops_per_token
 from meap.train.machine import Machine, join_machine
-from meap.train.model import NextTokenModel, build_model, llama_config
+from meap.train.model import NextTokenModel, build_model, decoder_config
 from meap.train.pinned.step import LeanTrainer
 from meap.train.run import Run
 from meap.train.timetable import Timetable
@@ -101,7 +101,7 @@ def measure(
         vocab_size=32_001 if machine.on_gpu else 4_001,
     )
     record = shards.tokenizer
-    architecture = llama_config(config.model, vocab_size=record.vocab_size, seq_len=config.data.seq_len)
+    architecture = decoder_config(config.model, vocab_size=record.vocab_size, seq_len=config.data.seq_len)
     attention = choose_attention(config.model.attention, on_gpu=machine.on_gpu, bf16=machine.bf16)
     model = build_model(architecture, attention=attention, seed=config.run.seed)
 

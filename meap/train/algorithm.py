@@ -5,8 +5,8 @@ works with any causal-LM loader whose batches hold ``input_ids``, ``labels`` and
 file is its card.
 
 It runs on ``AFTER_DATALOADER``: once per device batch, before Composer splits it, so that the result does not depend
-on the micro-batch size; the batch is still on the CPU there, so the device never waits for it. Positions are those that
-`StreamingMaskedDataset` would have chosen, bit for bit.
+on the micro-batch size; the batch is still on the CPU there, so that masking needs no device sync. Positions are those
+that `StreamingMaskedDataset` would have chosen, bit for bit.
 """
 
 from __future__ import annotations
@@ -203,6 +203,6 @@ def _check(batch: Mapping[str, Any], rule: MaskRule, scope: str) -> None:
             f"'attention_mask' of a batch has shape {tuple(batch['attention_mask'].shape)}, not "
             f"{(num_rows, num_tokens)}: let the loader yield 1 for each token and 0 for padding"
         )
-    # Prepared rows never hold the mask id, so finding it means that somebody has masked before.
+    # Prepared rows never hold the mask id, so a batch that does is masked already.
     if bool((batch["input_ids"] == rule.mask_id).any()):
         raise ConfigError("the batch is masked already: masking.site must be either dataset or algorithm, not both")

@@ -17,8 +17,8 @@ __all__ = ["LearningRateSchedule", "build_optimizer", "learning_rate_factor"]
 def build_optimizer(config: OptimizerConfig, model: torch.nn.Module, *, fused: bool) -> AdamW:
     """Torch's AdamW; matrices decay, norm weights do not (decay would only pull their scale towards zero).
 
-    The embedding is a matrix and decays like the head and the projections. The official code lets everything decay, so
-    that the norm weights, a few in a hundred thousand, are all that differs.
+    The embedding is a matrix and decays like the head and the projections. The official code decays everything: norm
+    weights, a few in a hundred thousand, are all that differs.
 
     Composer's DecoupledAdamW is not used: it does not multiply the decay by the learning rate, so that the paper's
     0.05 would mean something else.

@@ -10,7 +10,7 @@ from meap.config import ModelConfig, TrainConfig, load_config
 from meap.config.training import TrainingConfig
 from meap.errors import ConfigError
 from meap.train.attention import choose_attention
-from meap.train.model import NextTokenModel, build_model, llama_config
+from meap.train.model import NextTokenModel, build_model, decoder_config
 from meap.train.speed import choose_compilation, choose_kernels, compile_model
 
 SMALL = ModelConfig(
@@ -20,7 +20,7 @@ VOCAB, SEQ_LEN = 64, 12
 
 
 def make_model(*, checkpointing: bool = False, loss_chunks: int = 1) -> NextTokenModel:
-    config = llama_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN)
+    config = decoder_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN)
     model = build_model(config, attention=choose_attention("auto", on_gpu=False, bf16=False), seed=0)
     if checkpointing:
         model.model.activation_checkpointing_enable({"use_reentrant": False})

@@ -95,7 +95,7 @@ class Save:
         try:
             if self._write is not None:
                 self._put_in_place(self._write)
-        except Exception as error:  # noqa: BLE001 (whatever it is, training must hear of it)
+        except Exception as error:  # noqa: BLE001 (any failure must reach the training thread)
             shutil.rmtree(self._folder / STAGING_NAME, ignore_errors=True)
             is_conflict = isinstance(error, ConflictingRunError)
             self.failure = str(error) if is_conflict else self._not_written(error)
@@ -103,13 +103,13 @@ class Save:
         try:
             if self._store.is_remote:
                 self._require_alone()
-                for record in reversed(self.unpublished):  # the newest first: it is what a run continues from
+                for record in reversed(self.unpublished):  # the newest first: it is what a run resumes from
                     self._upload(record)
                     self.unpublished = [each for each in self.unpublished if each is not record]
             self._delete_old()
         except ConflictingRunError as error:
             self.failure = str(error)
-        except Exception as error:  # noqa: BLE001 (a store may fail in any way, and training goes on)
+        except Exception as error:  # noqa: BLE001 (a store may fail in any way, and training continues)
             self._warn(_describe(error))
 
     def _not_written(self, error: Exception) -> str:
@@ -142,7 +142,7 @@ class Save:
             self._publish(record)
 
     def _publish(self, record: CheckpointRecord) -> None:
-        """The record last: what it names is there."""
+        """Write the record, last: the files it names are stored by now."""
         self._store.share(self._destination.unstored)
         self._destination.unstored.clear()
         self._store.publish(record)
@@ -189,7 +189,7 @@ class Save:
 
     def _warn(self, problem: str) -> None:
         keep = self._destination.config.checkpoint.keep
-        if keep != -1:  # or a store that is away for long would fill the disk
+        if keep != -1:  # or an outage of the store would fill the disk
             self.unpublished = self.unpublished[-keep:]
             if dist.get_local_rank() == 0:
                 self._local.prune_copies(keep, newest=self._record.step)
@@ -206,7 +206,7 @@ class Save:
         result, problem = cast("ResultT", None), ""
         try:
             result = act()
-        except Exception as error:  # noqa: BLE001 (the others wait to hear of it)
+        except Exception as error:  # noqa: BLE001 (the other ranks wait for the outcome)
             problem = _describe(error)
         everyone: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(everyone, (result, problem), group=self._destination.group)

@@ -1,14 +1,13 @@
-"""Checkpoints while training, and a checkpoint when asked to stop.
+"""Checkpoints at intervals, at the end of training, and on a signal to stop.
 
 Composer's own saver is not used (``save_folder=None``): it makes training wait for the disk, uploads from a process
 that needs a minute to start and outlives its run, never checks what it wrote, replaces its pointer to the newest
 checkpoint in steps that a crash can fall between, and never deletes anything from a store.
 
-Here training waits for a copy of the state in memory. A thread of each rank that has something to write then writes it
-to a temporary place, hashes it, moves it into place, uploads it where `checkpoint.folder` is a URL, and last of all
-publishes the record, without which nothing counts. One save is under way at a time: the next one waits for it. A
-failed upload is a warning, and is tried again with the next save; at the end of training it is an error, as a full disk
-is at once.
+Here training waits for a copy of the state in memory only. A thread of each rank with something to write then writes it
+to a temporary folder, hashes it, moves it into place, uploads it where `checkpoint.folder` is a URL, and publishes the
+record last, without which a checkpoint does not count. One save runs at a time: the next one waits for it. A failed
+upload is a warning, and is retried with the next save; at the end of training it is an error, as a full disk always is.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ class CheckpointSaving(Callback):
 
     Raises:
         StoppedError: A signal asked to stop, and a checkpoint is saved.
-        CheckpointError: A checkpoint cannot be written, or the last one not be uploaded, or another run saves its own
-            in the same place.
+        CheckpointError: A checkpoint cannot be written, the last one cannot be uploaded, or another run saves in the
+            same place.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class CheckpointSaving(Callback):
         return Path(self._config.run.dir)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Listen for signals, and connect the ranks."""
+        """Install signal handlers, and connect the ranks over CPUs."""
         if state.fsdp_config is not None:
             state.fsdp_config.state_dict_type = self._kind  # what was loaded may have been of the other kind
         self._agreement = Agreement()
@@ -115,7 +114,7 @@ class CheckpointSaving(Callback):
             self._signals.install()
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Save where the interval ends, and save and leave where a rank was asked to stop."""
+        """Save at the end of an interval; save and stop if any rank got a signal."""
         elapsed = state.get_elapsed_duration()
         is_last = elapsed is not None and elapsed.value >= 1.0
         assert self._agreement is not None
@@ -130,17 +129,17 @@ class CheckpointSaving(Callback):
             self._leave(state, heard)
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Save the end of training, and wait until it is stored."""
+        """Save the final state, and wait until it is stored."""
         if self._saved_at != _moment(state):
             self._start(state)
         self._settle()
 
     def hurry(self) -> None:
-        """From now on wait for no save for long: what it has not published does not count."""
+        """Limit the wait for a running save: an unpublished checkpoint does not count."""
         self._seconds_to_finish = _HURRIED_SECONDS
 
     def close(self, state: State, logger: Logger) -> None:
-        """Let a save that is under way finish, whatever has ended the training."""
+        """Let a running save finish, whatever has ended training."""
         self._signals.release()
         if self._save is not None:
             self._save.wait(self._seconds_to_finish)
@@ -173,7 +172,7 @@ class CheckpointSaving(Callback):
             self._save.start()
 
     def _finish_last(self) -> list[CheckpointRecord]:
-        """Wait for the save before; returns what could not be uploaded."""
+        """Wait for the previous save; returns what could not be uploaded."""
         if self._save is None:
             return []
         self._save.wait()
@@ -186,7 +185,7 @@ class CheckpointSaving(Callback):
         raise StoppedError(line if dist.get_global_rank() == 0 else "")
 
     def _settle(self) -> None:
-        """Wait for the last save on all ranks, trying a failed upload once more."""
+        """Wait for the last save on all ranks, with one retry of a failed upload."""
         unpublished = self._finish_last()
         if unpublished and self._save is not None and not self._save.failure:
             self._save = self._save.again()
@@ -200,7 +199,7 @@ class CheckpointSaving(Callback):
     def _raise_failure(self) -> None:
         if self._save is not None and (problem := self._save.failure or self._save.warning):
             raise CheckpointError(problem)
-        raise CheckpointError("another rank could not save a checkpoint: see what it says")
+        raise CheckpointError("another rank could not save a checkpoint: the reason is among its messages")
 
 
 def _moment(state: State) -> tuple[int, int]:

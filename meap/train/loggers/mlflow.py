@@ -26,12 +26,12 @@ _PARAM_LENGTH = 500
 
 
 class MlflowLogger(StepwiseLogger):
-    """One MLflow run per run folder, which keeps its id; a resumed run goes on with the same one.
+    """One MLflow run per run folder, which keeps its id; a resumed run continues the same one.
 
-    A server that fails later on is reported, and does not end training: metrics.jsonl has everything.
+    A later failure of the server is reported and does not end training: metrics.jsonl has everything.
 
     Args:
-        config: The whole configuration, of which section `loggers` says where, and which is shown.
+        config: The whole configuration; section `loggers` names the server, all of it is kept with the run.
         run_dir: The run's folder.
         interval: Batches between writings.
     """
@@ -82,12 +82,12 @@ class MlflowLogger(StepwiseLogger):
         write_whole(stored, self._run_id + "\n")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep a step for `flush`. MLflow would draw a repeated step twice: those it has are left out."""
+        """Keep a step for `flush`. MLflow would show a repeated step twice: those it has are left out."""
         if step > self._last_step:
             self._rows.append((step, metrics))
 
     def flush(self) -> None:
-        """Send what was kept, as few requests as the server allows."""
+        """Send what was kept, in as few requests as the server allows."""
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
@@ -101,7 +101,7 @@ class MlflowLogger(StepwiseLogger):
                 self._client.log_batch(self._run_id, metrics=points[start : start + _BATCH])
             self._client.set_tag(self._run_id, _LAST_STEP_TAG, str(newest))
         except (MlflowException, OSError) as error:
-            print(f"MLflow takes no metrics ({type(error).__name__}); they are in metrics.jsonl", flush=True)
+            print(f"MLflow refuses metrics ({type(error).__name__}); they are in metrics.jsonl", flush=True)
 
     def finish(self) -> None:
         """Mark the run as ended."""

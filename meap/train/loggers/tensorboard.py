@@ -21,7 +21,7 @@ _SECONDS = 60
 
 
 class TensorBoardLogger(StepwiseLogger):
-    """Write event files with torch's own writer: one file per start, whose first event withdraws repeated steps.
+    """Write event files with torch's own writer: one file per start, whose first event purges repeated steps.
 
     Args:
         config: The whole configuration, shown as text.
@@ -36,7 +36,7 @@ class TensorBoardLogger(StepwiseLogger):
         self._writer: SummaryWriter | None = None
 
     def open(self, state: State) -> None:
-        """Start a file; TensorBoard then drops what earlier ones say of the steps that will be trained again."""
+        """Start a file; TensorBoard then drops steps of earlier files that will be trained again."""
         done = int(state.timestamp.batch)
         self._writer = SummaryWriter(
             str(self._folder), purge_step=done + 1 if done else 0, max_queue=_QUEUE, flush_secs=_SECONDS
@@ -50,7 +50,7 @@ class TensorBoardLogger(StepwiseLogger):
             self._writer.add_scalar(name, value, global_step=step)
 
     def flush(self) -> None:
-        """Let readers see it."""
+        """Write events to the disk."""
         assert self._writer is not None
         self._writer.flush()
 

@@ -23,10 +23,10 @@ _ID_NAME = "wandb.id"
 
 
 class WandbLogger(StepwiseLogger):
-    """One W&B run per run folder, which keeps its id; a resumed run goes on with the same one.
+    """One W&B run per run folder, which keeps its id; a resumed run continues the same one.
 
     Args:
-        config: The whole configuration, of which section `loggers` says where, and which is shown.
+        config: The whole configuration; section `loggers` names the project, all of it is shown with the run.
         run_dir: The run's folder.
         interval: Batches between writings.
     """
@@ -69,12 +69,12 @@ class WandbLogger(StepwiseLogger):
         write_whole(stored, run_id + "\n")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send a step. W&B keeps no step twice: those that a resumed run repeats bit for bit are left out."""
+        """Send a step. W&B refuses repeated steps: those that a resumed run repeats, bit for bit, are left out."""
         if step >= self._run.step:
             self._run.log(dict(metrics), step=step)
 
     def finish(self) -> None:
-        """Wait until everything is sent."""
+        """Wait until everything is uploaded."""
         self._run.finish()
 
 

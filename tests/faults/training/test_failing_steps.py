@@ -57,7 +57,7 @@ def test_weights_that_are_no_numbers_are_never_saved(train, whole, tmp_path):
     """The loss of step 8 is fine, its gradient is not, and a checkpoint is due."""
     with at_pass(7 * PASSES, overflow_of_gradient), pytest.raises(TrainingError) as stopped:
         train(tmp_path / "run", *RUN)
-    assert str(stopped.value).startswith("weights are no numbers any more after step 8, whose loss was one, so no")
+    assert str(stopped.value).startswith("weights contain NaN or inf after step 8 although its loss was finite, so")
     assert str(stopped.value).endswith("checkpoints/ba4, the last checkpoint before the failure")
     store = CheckpointStore(str(tmp_path / "run/checkpoints"))
     assert store.steps() == [4]

@@ -45,9 +45,9 @@ def test_a_run_says_which_checkpoint_it_started_from(run, tokenizer, capsys):
 
 
 def test_the_logits_are_those_of_the_run(run, tokenizer, small_config, tmp_path):
-    from meap.train.model import build_model, llama_config
+    from meap.train.model import build_model, decoder_config
 
-    architecture = llama_config(small_config(tmp_path / "x").model, vocab_size=tokenizer.vocab_size, seq_len=16)
+    architecture = decoder_config(small_config(tmp_path / "x").model, vocab_size=tokenizer.vocab_size, seq_len=16)
     trained = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=5)
     trained.load_state_dict(stored(run, "ba8.pt"))
     model = start(run, tokenizer)
