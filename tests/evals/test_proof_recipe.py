@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path
 
 @pytest.fixture
 def prove(
-    folder: Path, project_root: Path, quiet_environment: dict[str, str]
+    folder: Path, project_root: Path, warm_python: str, quiet_environment: dict[str, str]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-W", "ignore", project_root / "recipes/proof.py", *SETTINGS, *overrides],
+            [warm_python, "-W", "ignore", project_root / "recipes/proof.py", *SETTINGS, *overrides],
             cwd=folder,
             env=quiet_environment | {"PYTHONPATH": str(project_root)},
             capture_output=True,
