@@ -9,9 +9,10 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from torch.optim import AdamW
 
-from meap.config import OptimizerConfig
+from meap.config import OptimizerConfig, SchedulerConfig
+from meap.train.timetable import Timetable
 
-__all__ = ["LearningRateSchedule", "build_optimizer", "learning_rate_factor"]
+__all__ = ["LearningRateSchedule", "build_optimizer", "build_schedule", "learning_rate_factor"]
 
 
 def build_optimizer(config: OptimizerConfig, model: torch.nn.Module, *, fused: bool) -> AdamW:
@@ -72,3 +73,13 @@ class LearningRateSchedule(Callback):
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
+
+
+def build_schedule(config: SchedulerConfig, timetable: Timetable) -> LearningRateSchedule:
+    """The schedule of a run.
+
+    Args:
+        config: Section `scheduler` of the configuration.
+        timetable: Steps of the run and of its warm-up.
+    """
+    return LearningRateSchedule(warmup=timetable.warmup, total=timetable.steps, final_ratio=config.final_ratio)

@@ -15,14 +15,14 @@ from meap.config import TrainingConfig
 from meap.places.addresses import is_url
 from meap.train.callbacks import build_progress
 from meap.train.checkpoints.model_record import record_model
-from meap.train.checkpoints.resuming import find_resume_point
+from meap.train.checkpoints.resuming import ResumePoint, find_resume_point
 from meap.train.checkpoints.saving import CheckpointSaving
 from meap.train.checkpoints.trust import named_checkpoint_errors
 from meap.train.data import RunData, heldout_evaluator, packed_rows
 from meap.train.header import describe_plan
 from meap.train.loggers import build_loggers
 from meap.train.model import NextTokenModel
-from meap.train.optim import LearningRateSchedule, build_optimizer
+from meap.train.optim import build_optimizer, build_schedule
 from meap.train.pinned.step import LeanTrainer
 from meap.train.preflight import check_storage
 from meap.train.provenance import RunStart
@@ -74,28 +74,17 @@ def build_trainer(
         CheckpointError: Checkpoints cannot be written, or none of those there are can be resumed from.
     """
     if isinstance(run, PlannedRun):
-        if is_url(config.checkpoint.folder) and run.machine.is_leader:
-            CheckpointStore(config.checkpoint.folder).require_writable()
-        return PlannedTrainer(describe_plan(config, run.ranks, data, model))
+        return _plan(config, run, data, model)
     machine, timetable, train = run.machine, data.timetable, config.train
     check_storage(config, machine, timetable, num_parameters=model.num_parameters)
     start = find_resume_point(config, run.dir)
-    kind = start.record.kind if start else config.checkpoint.state_dict
-    recorded, shared = record_model(model, data.tokenizer, before=start.record.model if start else None)
+    saving = _saving(config, run, data, model, start)
     if train.activation_checkpointing:
         model.model.activation_checkpointing_enable({"use_reentrant": False})
     speed_up(config, model, on_gpu=machine.on_gpu, has_segments=data.has_segments)
     heldout, clip_norm = data.heldout_loader, config.optimizer.grad_clip_norm
-    saving = CheckpointSaving(
-        config,
-        run_dir=run.dir,
-        data=data.shards.identity,
-        interval=timetable.checkpoint_interval,
-        model=recorded,
-        shared=shared,
-    )
     with named_checkpoint_errors(config.checkpoint.folder), warnings.catch_warnings():
-        # It has no state: masks go by seed, epoch and row, whoever has written those before.
+        # It has no state: masks are a function of seed, epoch and row.
         warnings.filterwarnings("ignore", message="InputMasking is not in the state_dict")
         return LeanTrainer(
             loss_interval=timetable.log_interval,
@@ -106,9 +95,7 @@ def build_trainer(
             optimizers=build_optimizer(config.optimizer, model, fused=machine.on_gpu),
             algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
             callbacks=[
-                LearningRateSchedule(
-                    warmup=timetable.warmup, total=timetable.steps, final_ratio=config.scheduler.final_ratio
-                ),
+                build_schedule(config.scheduler, timetable),
                 *callbacks,
                 saving,
                 RunStart(config, machine, data, model),
@@ -117,7 +104,7 @@ def build_trainer(
                 *build_progress(run.dir, is_leader=machine.is_leader, interval=timetable.log_interval),
                 *build_loggers(config, run.dir, interval=timetable.log_interval),
             ],
-            parallelism_config=_sharding(config, model, kind=kind),
+            parallelism_config=_sharding(config, model, kind=_kind(config, start)),
             device=machine.device,
             precision=machine.precision,
             device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
@@ -127,6 +114,31 @@ def build_trainer(
             load_path=str(start.path) if start else None,
             load_progress_bar=False,
         )
+
+
+def _plan(config: TrainingConfig, run: PlannedRun, data: RunData, model: NextTokenModel) -> PlannedTrainer:
+    if is_url(config.checkpoint.folder) and run.machine.is_leader:
+        CheckpointStore(config.checkpoint.folder).require_writable()
+    return PlannedTrainer(describe_plan(config, run.ranks, data, model))
+
+
+def _saving(
+    config: TrainingConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
+) -> CheckpointSaving:
+    recorded, shared = record_model(model, data.tokenizer, before=start.record.model if start else None)
+    return CheckpointSaving(
+        config,
+        run_dir=run.dir,
+        data=data.shards.identity,
+        interval=data.timetable.checkpoint_interval,
+        model=recorded,
+        shared=shared,
+    )
+
+
+def _kind(config: TrainingConfig, start: ResumePoint | None) -> str:
+    """Of the checkpoint to load, which may be another than that of those to save."""
+    return start.record.kind if start else config.checkpoint.state_dict
 
 
 def _sharding(config: TrainingConfig, model: NextTokenModel, *, kind: str) -> dict[str, Any] | None:
