@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import torch
 from composer.models import ComposerModel
@@ -86,7 +86,7 @@ def build_model(config: PretrainedConfig, *, attention: str, seed: int) -> NextT
     config._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+        model: PreTrainedModel = cast("Any", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])(config)
         _initialise(model)
     return NextTokenModel(model)
 
