@@ -5,8 +5,8 @@
     python dataprep/sft_to_mds.py source='chats/*.jsonl.gz' remote=data/chats/mds tokenizer.name=Qwen/Qwen2.5-14B
 
 Reads Alpaca's instruction/input/output, ShareGPT's conversations and OpenAI's messages, from .json, .jsonl or .parquet.
-Writes <remote>/train, <remote>/validation and <remote>/tokenizer (with the chat template); an index.json stands for a
-complete data set. The same command continues after an interruption, and does nothing when all is done.
+Writes <remote>/train, <remote>/validation and <remote>/tokenizer (with the chat template). A split with an index.json
+is complete. The same command continues after an interruption, and does nothing once the data set is complete.
 """
 
 from __future__ import annotations
@@ -16,46 +16,23 @@ from meap.processes import leave
 
 
 def prepare(config: SftPrepConfig) -> None:
-    from meap.manifest import CONVERSATIONS
-    from meap.places.addresses import use_one_s3_endpoint
-    from meap.prep.executors import build_executor
-    from meap.prep.job import open_job
-    from meap.prep.publish import publish
-    from meap.prep.sft.records import BadRecords, ReadConversations
-    from meap.prep.sft.rendering import ChatTemplate
+    from meap.prep.preparation import open_job
+    from meap.prep.sft.records import ReadConversations
     from meap.prep.sft.source import load_chat_tokenizer, resolve_conversations
     from meap.prep.sft.steps import PackConversations
     from meap.prep.shards import WriteShards
-    from meap.schema import conversation_columns
+    from meap.prep.summary import summary
 
-    use_one_s3_endpoint()
-    config, inputs = resolve_conversations(config)
-    config, tokenizer = load_chat_tokenizer(config)
-    with open_job(config, inputs, tokenizer, kind=CONVERSATIONS) as job:
+    resolved, inputs = resolve_conversations(config)
+    resolved, tokenizer = load_chat_tokenizer(resolved)
+    with open_job(resolved, inputs, tokenizer) as job:
         if not job.is_published:
-            bad = BadRecords(job.tally, config.max_bad_records)
-            template = ChatTemplate(tokenizer, config.template, tokenizer.source_config["chat_template"])
-            steps = [
-                ReadConversations(inputs, job.tally, bad, form=config.format),
-                PackConversations(template, job.tally, bad, config=config, seq_len=job.seq_len),
-                WriteShards(
-                    job.folder,
-                    job.tally,
-                    files=job.task_files,
-                    columns=conversation_columns(tokenizer.vocab_size),
-                    compression=config.compression,
-                    shard_size=config.shard_size,
-                ),
-            ]
-            executor = build_executor(steps, job)
-            with job.progress.shown():
-                executor.run()
-            publish(job)
-        print(job.summary())
+            job.run([ReadConversations.of(job), PackConversations.of(job), WriteShards.of(job)])
+        print(summary(job))
 
 
 def check(config: SftPrepConfig) -> None:
-    """What can be told from the configuration alone."""
+    """What the configuration alone contradicts."""
     from meap.prep.sft.source import check_settings
 
     check_settings(config)

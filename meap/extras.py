@@ -27,7 +27,7 @@ def require_packages(wish: str, *modules: str, extra: str) -> None:
     Args:
         wish: What needs them, as users know it: a key with its value, or a part of the library.
         modules: Names as in an import statement, without dots.
-        extra: The extra of pyproject.toml that brings them.
+        extra: The extra of pyproject.toml that brings them; empty for what every installation has.
     """
     missing = [module for module in modules if not is_installed(module)]
     if not missing:
@@ -59,7 +59,7 @@ def require_version(wish: str, distribution: str, wanted: str) -> None:
 def _report(message: str) -> NoReturn:
     error = MissingPackageError(message)
     if sys.argv[:1] == ["-m"]:
-        # `python -m meap.prep` imports the package before the command, which would report errors, has begun.
+        # `python -m meap.prep.executors.slurm_task` imports the package before anything there could report errors.
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     raise error
@@ -81,5 +81,7 @@ def is_installed(module: str) -> bool:
 
 
 def how_to_install(extra: str) -> str:
-    """What to do for the packages of an extra."""
+    """What to do for the packages of an extra; without a name, for those that every installation has."""
+    if not extra:
+        return "make install (or pip install meap without --no-deps where meap is installed from a wheel)"
     return f"make install EXTRAS={extra} (or pip install 'meap[{extra}]' where meap is installed from a wheel)"

@@ -97,6 +97,19 @@ class MaskRule:
     mask_last: bool = False
     protected_ids: tuple[int, ...] = ()
 
+    def choose(self, sample_ids_B: Array, *, num_tokens: int, epoch: int) -> Array:
+        """Choose the masked positions of rows (B, T) as `choose_masked` does, where every token is in scope."""
+        assert not self.protected_ids
+        return choose_masked(
+            sample_ids_B,
+            num_tokens=num_tokens,
+            ratio=self.ratio,
+            seed=self.seed,
+            epoch=epoch,
+            span_length=self.span_length,
+            mask_last=self.mask_last,
+        )
+
     def apply(
         self,
         input_ids_BT: Array,
@@ -236,9 +249,10 @@ def choose_masked(
         return _full((num_rows, num_tokens), False, like=sample_ids_B)
     # The draw is among ranks: the r-th choosable position of a row is masked where rank r was drawn.
     drawn = _draw(sample_ids_B, choices, chosen, key, view, span_length)
-    rank_of_position_BT = (choosable_BT.cumsum(1) - 1).clip(0, drawn.shape[1] - 1)
-    row_B1 = _arange(num_rows, like=sample_ids_B)[:, None]
-    return drawn[row_B1, rank_of_position_BT] & choosable_BT
+    num_choices_B1 = _like(np.array(choices), sample_ids_B)[:, None]
+    chosen_BT = _full((num_rows, num_tokens), False, like=sample_ids_B)
+    chosen_BT[choosable_BT] = drawn[_arange(drawn.shape[1], like=sample_ids_B) < num_choices_B1]
+    return chosen_BT
 
 
 @lru_cache(maxsize=2 * _OFFICIAL_PATTERNS)
@@ -332,7 +346,7 @@ def _draw_distinct(
     sample_ids_B: Array, choices: Sequence[int], chosen: Sequence[int], key: tuple[int, int], view: int
 ) -> Array:
     """For each row draw `chosen` distinct values below `choices`: boolean (B, max choices), True where drawn."""
-    num_rows, width = len(choices), max(choices)
+    num_rows, width, fewest = len(choices), max(choices), min(chosen)
     num_draws = max(map(_enough_draws, choices, chosen))
     choices_B1, chosen_B1 = _like(np.array([choices, chosen]), sample_ids_B)[:, :, None]
     while True:
@@ -340,13 +354,17 @@ def _draw_distinct(
         slots = words * choices_B1 >> 32
         if num_rows > 1:
             slots = slots + _arange(num_rows, like=sample_ids_B)[:, None] * width
-        is_first = _first_occurrences(slots, num_rows * width)
-        order = is_first.cumsum(1)
-        if bool((order[:, -1:] >= chosen_B1).all()):
+        # So many draws hold no more distinct values than any row is to have: no order among them needs finding.
+        drawn = _full((num_rows * width,), False, like=sample_ids_B)
+        drawn[slots[:, :fewest]] = True
+        missing_B1 = chosen_B1 - drawn.reshape(num_rows, width).sum(1)[:, None]
+        slots = slots[:, fewest:]
+        is_new = _first_occurrences(slots, num_rows * width) & ~drawn[slots]
+        order = is_new.cumsum(1)
+        if bool((order[:, -1:] >= missing_B1).all()):
             break
         num_draws *= 2  # a longer prefix of the same stream: what was drawn before stays drawn
-    drawn = _full((num_rows * width,), False, like=sample_ids_B)
-    drawn[slots[is_first & (order <= chosen_B1)]] = True
+    drawn[slots[is_new & (order <= missing_B1)]] = True
     return drawn.reshape(num_rows, width)
 
 
@@ -380,29 +398,21 @@ class _Generator(threading.local):
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(key=0)
+        self.state: Any = self.philox.state
+        """At the end of its buffer, so that the next word is computed."""
 
 
 _generator = _Generator()
 
 
 def _numpy_words(sample: int, num_blocks: int, key: tuple[int, int], view: int, purpose: int) -> NDArray[np.uint32]:
+    state = _generator.state["state"]
     # numpy counts on before it computes a block, so the counter starts at 0 for block 1.
-    _generator.philox.state = {
-        "bit_generator": "Philox",
-        "state": {
-            "counter": np.array((0, sample, view, purpose), np.uint64),
-            "key": np.array(key, np.uint64),
-        },
-        "buffer": _EMPTY_BUFFER,
-        "buffer_pos": 4,
-        "has_uint32": 0,
-        "uinteger": 0,
-    }
+    state["counter"][:] = 0, sample, view, purpose
+    state["key"][:] = key
+    _generator.philox.state = _generator.state
     words = _generator.philox.random_raw(4 * num_blocks)
     return words.astype("<u8", copy=False).view("<u4")
-
-
-_EMPTY_BUFFER = np.zeros(4, np.uint64)
 
 
 # What numpy and torch do not spell the same way. torch is never imported here: whoever passes a tensor has done so.

@@ -91,11 +91,15 @@ def _code_fingerprint() -> str:
 
 
 def _print_table(rows: list[tuple[Stage, float, bool]]) -> None:
-    print(f"\n{'stage':<10}{'seconds':>9}  {'result':<66}artefact")
+    from meap.show.tables import align
+
+    spent = sum(seconds for _, seconds, reused in rows if not reused)
+    table = [("stage", "seconds", "result", "artefact")]
     for stage, seconds, reused in rows:
         note = _SUMMARIES[stage.name]() + (" (reused)" if reused else "")
-        print(f"{stage.name:<10}{seconds:>9.1f}  {note:<66}{Path(stage.artefact).parent}")
-    print(f"{'total':<10}{sum(seconds for _, seconds, reused in rows if not reused):>9.1f}  spent in this call")
+        table.append((stage.name, f"{seconds:.1f}", note, str(Path(stage.artefact).parent)))
+    table.append(("total", f"{spent:.1f}", "spent in this call", ""))
+    print("", *align(table, left=(0, 2, 3)), sep="\n")
 
 
 def _summarise_preparation() -> str:

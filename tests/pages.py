@@ -19,6 +19,7 @@ class Page(HTMLParser):
         self.rows: list[list[str]] = []
         self.samples: list[str] = []
         self.masked: list[int] = []
+        self.is_at_start_of_pre = False
         self.feed(html)
         self.close()
         assert not self.open, "every element is closed"
@@ -29,6 +30,7 @@ class Page(HTMLParser):
             self.rows.append([])
         if tag in {"td", "th"}:
             self.rows[-1].append("")
+        self.is_at_start_of_pre = tag == "pre"
         if tag == "pre":
             self.samples.append("")
             self.masked.append(0)
@@ -48,7 +50,9 @@ class Page(HTMLParser):
         if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
         if "pre" in self.open:
-            self.samples[-1] += data
+            # Browsers drop a newline that follows the tag at once.
+            self.samples[-1] += data.removeprefix("\n") if self.is_at_start_of_pre else data
+            self.is_at_start_of_pre = False
 
     @property
     def tags(self) -> set[str]:

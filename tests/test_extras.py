@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from meap.cli import main
 from meap.config import EvaluationConfig, LoggersConfig, load_config
 from meap.errors import ConfigError, MissingPackageError
 from meap.extras import require_filesystem, require_packages
@@ -235,23 +235,14 @@ def test_every_part_of_the_library_says_what_it_misses():
         assert re.search(said, line)
 
 
-@pytest.mark.parametrize("module", ["meap.prep", "meap.inspect"])
-def test_a_module_that_is_run_says_it_in_one_line(module, tmp_path):
-    hidden = "import sys\nsys.modules['datatrove'] = sys.modules['streaming'] = sys.modules['torch'] = None\n"
-    (tmp_path / "sitecustomize.py").write_text(hidden)
-    done = subprocess.run(
-        [sys.executable, "-m", module, "verify", "nowhere"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
-    assert done.returncode == 2
-    assert re.fullmatch(
-        r"error: meap\.\w+ needs \w+, which is not installed: make install EXTRAS=\w+ .*\n", done.stderr
-    )
+@pytest.mark.parametrize("name", ["verify", "stats", "inspect", "generate"])
+def test_a_command_says_it_in_one_line(name, hide, monkeypatch, capsys):
+    hide("datatrove", "streaming", "torch")
+    for module in [each for each in sys.modules if each.startswith(("meap.prep", "meap.inspect", "meap.evals"))]:
+        monkeypatch.delitem(sys.modules, module)
+    assert main([name, "remote=nowhere"] if name != "generate" else [name, "model=nowhere", "prompt=x"]) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"error: meap[. ]\w+ needs \w+, which is not installed: make install EXTRAS=\w+ .*", error)
 
 
 BACKEND = """

@@ -42,6 +42,10 @@ ALLOWED = {
     "evals": CONFIGURED_CORE | {"evals", "show"},
     "inspect": CONFIGURED_CORE | {"data", "inspect", "show"},
     "report": CONFIGURED_CORE | {"report", "show"},
+    "generation": CONFIGURED_CORE | {"evals"},
+    "environment": CONFIGURED_CORE | {"show", "train"},
+    "cli": CONFIGURED_CORE | {"environment", "generation", "inspect", "prep", "report"},
+    "__main__": {"cli"},
     "__init__": set(),
 }
 
@@ -56,8 +60,8 @@ THIRD_PARTY_HOMES = {
     "fasttext": {"prep"},
     "numba": {"prep"},
     "spacy": {"prep"},
-    "torch": {"checkpoints", "data", "train", "export", "evals", "inspect"},
-    "transformers": {"prep", "train", "export", "evals"},
+    "torch": {"checkpoints", "data", "train", "export", "evals", "inspect", "generation", "environment"},
+    "transformers": {"prep", "train", "export", "evals", "generation"},
     "yaml": {"config"},
     "tokenizers": {"tokenizer", "prep"},
     "matplotlib": {"show"},

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from meap.cli import COMMANDS
 from meap.config import (
     EvaluationConfig,
     LitpkdsPrepConfig,
@@ -52,7 +53,7 @@ def commands() -> list[str]:
     blocks = "\n".join(content for blocks in BLOCKS.values() for _, content in blocks)
     lines = [line.split("  #")[0].strip() for line in blocks.replace("\\\n", " ").splitlines()]
     inline = [code.replace("\n", " ") for text in PROSE.values() for code in re.findall(r"`([^`]+)`", text)]
-    started = re.compile(r"(MEAP_\w+=\d+ )?(make|python|composer|torchrun|sbatch) \S")
+    started = re.compile(r"(MEAP_\w+=\d+ )?(make|meap|python|composer|torchrun|sbatch) \S")
     return sorted({command for command in lines + inline if started.match(command)})
 
 
@@ -69,9 +70,11 @@ def test_commands_name_real_files_targets_and_keys(command: str):
         makefile = (ROOT / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in words[1:]), words
         return
-    if words[1] == "-m":
-        assert importlib.util.find_spec(f"{words[2]}.__main__"), words[2]
+    if words[0] == "meap":
+        if not words[1].isupper() and not words[1].startswith("-"):
+            load_config(COMMANDS[words[1]].config, None, [word for word in words[2:] if not word.startswith("-")])
         return
+    assert words[1] != "-m", "the command is `meap`"
     scripts = [word for word in words if word.endswith((".py", ".sbatch"))]
     yamls = [word for word in words if word.endswith(".yaml") and "=" not in word]
     overrides = [word for word in words if "=" in word and not word.startswith("-")]

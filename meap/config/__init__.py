@@ -22,12 +22,10 @@ from meap.config.evaluation import (
     PerplexityConfig,
     RecordRetrievalConfig,
 )
-from meap.config.executors import RayConfig, SlurmConfig
 from meap.config.judging import HallucinationConfig, JudgeConfig
-from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.loading import flatten, from_values, load_config, load_resolved, save_config, to_values, to_yaml
 from meap.config.loggers import LoggersConfig
-from meap.config.prep import PrepConfig
+from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig
 from meap.config.proof import ProofConfig
 from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.roles import Role, role_of
@@ -45,7 +43,6 @@ from meap.config.sections import (
     TokenizerConfig,
     TrainConfig,
 )
-from meap.config.sft_prep import SftPrepConfig
 from meap.config.training import TrainingConfig
 
 __all__ = [
@@ -76,14 +73,12 @@ __all__ = [
     "PerplexityConfig",
     "PrepConfig",
     "ProofConfig",
-    "RayConfig",
     "RecordRetrievalConfig",
     "Role",
     "RunConfig",
     "SchedulerConfig",
     "SftConfig",
     "SftPrepConfig",
-    "SlurmConfig",
     "StreamConfig",
     "TokenizerConfig",
     "TrainConfig",

@@ -56,7 +56,7 @@ def _meant(config_class: type[Any], key: str, given: Given) -> tuple[str, str]:
         whole = f"{whole}.{name}"
     if whole.lower() in config_keys(config_class):
         return whole, f"did you mean {whole.lower()!r}?"
-    if meant := nearest_keys(config_class, key):
+    if meant := nearest_keys(config_class, key) or (whole != key and nearest_keys(config_class, whole)):
         return key, f"did you mean {' or '.join(map(repr, meant))}?"
     return key, "run with --help for the list of keys"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from meap.errors import ConfigError
@@ -17,6 +18,7 @@ __all__ = [
     "require_plain_address",
     "require_ratio",
     "require_share_or_duration",
+    "require_writable_file",
 ]
 
 _LONGEST_NAME = 200
@@ -53,6 +55,23 @@ def require_plain_address(key: str, value: str) -> None:
             f"{key} is a URL with a user or password in it, which would be stored with the run: leave out what stands "
             "before the @ and give credentials through the environment"
         )
+
+
+def require_writable_file(key: str, value: str | None, *, example: str) -> None:
+    """Raise if the file to write, where one is named, is a folder, or its folder does not exist.
+
+    Args:
+        key: The key that names the file.
+        value: The file; None where none is asked for.
+        example: A file name to propose.
+    """
+    if value is None:
+        return
+    path = Path(value)
+    if path.is_dir():
+        raise ConfigError(f"{key}={value} is a folder: name a file in it, such as {path / example}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{key}={value}: there is no folder {path.parent}; create it first")
 
 
 def require_folder_name(key: str, value: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import types
-from typing import Any, Union, cast, get_args, get_origin
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from meap.config.given import Given
 
-__all__ = ["as_typed", "convert", "split_optional"]
+__all__ = ["as_typed", "convert", "split_optional", "takes_list"]
 
+_UNIONS = {Union, types.UnionType}
 _UNSET = {"", "null", "~"}
 _TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}
 _WHOLE = re.compile(r"[+-]?\d[\d_]*", re.ASCII)
@@ -23,7 +24,7 @@ def convert(given: Given, hint: Any, key: str) -> Any:
 
     Args:
         given: What was given.
-        hint: str, int, float, bool, a tuple of these, or one of them or None.
+        hint: str, int, float, bool, a tuple of these, a value or a tuple of such values, or one of them or None.
         key: For errors.
 
     Raises:
@@ -32,6 +33,9 @@ def convert(given: Given, hint: Any, key: str) -> Any:
     hint, is_optional = split_optional(hint)
     if is_optional and given.kind == "plain" and given.text in _UNSET:
         return None
+    if get_origin(hint) in _UNIONS:
+        one, several = get_args(hint)
+        hint = several if given.kind == "list" else one
     if get_origin(hint) is tuple:
         return _convert_list(given, get_args(hint), key)
     if hint is str:
@@ -47,10 +51,18 @@ def convert(given: Given, hint: Any, key: str) -> Any:
 
 def split_optional(hint: Any) -> tuple[Any, bool]:
     """The type of a value where it is set, and whether it may be unset."""
-    if get_origin(hint) in {Union, types.UnionType}:
-        (only,) = (each for each in get_args(hint) if each is not type(None))
-        return only, True
-    return hint, False
+    if get_origin(hint) not in _UNIONS or type(None) not in get_args(hint):
+        return hint, False
+    others = tuple(each for each in get_args(hint) if each is not type(None))
+    return Union[others], True  # noqa: UP007  their number is not known
+
+
+def takes_list(hint: Any) -> Literal["never", "maybe", "always"]:
+    """Whether a value may be a list."""
+    hint, _ = split_optional(hint)
+    if get_origin(hint) in _UNIONS:
+        return "maybe"
+    return "always" if get_origin(hint) is tuple else "never"
 
 
 def as_typed(value: Any) -> str:

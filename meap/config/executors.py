@@ -1,13 +1,13 @@
-"""Where the tasks of data preparation run: on this machine, through Slurm, or through Ray."""
+"""What runs the tasks of data preparation: processes of this machine, Slurm, or Ray."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from meap.config.checks import require_at_least
+from meap.config.checks import require_at_least, require_one_of
 from meap.errors import ConfigError
 
-__all__ = ["EXECUTORS", "RayConfig", "SlurmConfig"]
+__all__ = ["EXECUTORS", "ExecutorConfig", "RayConfig", "SlurmConfig"]
 
 EXECUTORS = ("local", "ray", "slurm")
 
@@ -21,7 +21,7 @@ class SlurmConfig:
     time_hours: float = 20.0
     """Time limit of one task in hours, at least 0.01 (yaml would read sbatch's own 20:00:00 as a number)."""
     cpus_per_task: int = 1
-    """Cores of one task, at least 1; tokenizing a task takes one."""
+    """Cores of one task, at least 1; a task tokenizes on one."""
     mem_per_cpu_gb: int = 4
     """Memory of one task in GiB per core, at least 1."""
     qos: str | None = None
@@ -56,3 +56,23 @@ class RayConfig:
         if self.cpus_per_task <= 0:
             raise ConfigError(f"ray.cpus_per_task={self.cpus_per_task} must be more than 0 cores")
         require_at_least("ray.memory_gb", self.memory_gb, 0)
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """Keys that decide where and how fast the tasks run, and never what they write."""
+
+    executor: str = "local"
+    """What runs the tasks: `local` (processes of this machine), `slurm` (an array job) or `ray`."""
+    workers: int = 0
+    """Tasks that run at the same time; 0 uses every core of this machine, or what the cluster gives."""
+    progress_interval: float = 5.0
+    """Seconds between progress lines, and between polls of Slurm; more than 0."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        require_one_of("executor", self.executor, EXECUTORS)
+        require_at_least("workers", self.workers, 0)
+        if self.progress_interval <= 0:
+            raise ConfigError(f"progress_interval={self.progress_interval} must be more than 0 seconds")

@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import yaml
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import meap
 from meap.errors import ConfigError
+
+if TYPE_CHECKING:
+    import yaml
 
 __all__ = [
     "Given",
@@ -80,6 +81,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: As `read_given`.
     """
     read_given(path)
+    import yaml
+
     return cast("dict[str, Any]", yaml.safe_load(_read_text(path)) or {})
 
 
@@ -137,6 +140,8 @@ class _Nodes:
         return given
 
     def _read(self, node: yaml.Node) -> Given:
+        import yaml
+
         place = self._place(node)
         if not str(node.tag).startswith(_OWN_TAGS):
             raise ConfigError(f"{place}: {node.tag} is a tag to yaml, and there are none here: put the value in quotes")
@@ -151,6 +156,8 @@ class _Nodes:
         return Given(place, "section", text, entries=entries, is_stored=self._is_stored)
 
     def _entries(self, pairs: list[tuple[yaml.Node, yaml.Node]]) -> dict[str, Given]:
+        import yaml
+
         entries, lines = dict[str, Given](), dict[str, int]()
         for key, value in pairs:
             if not isinstance(key, yaml.ScalarNode):
@@ -168,6 +175,8 @@ class _Nodes:
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
+    import yaml
+
     try:
         return cast("yaml.Node | None", cast("Any", yaml).compose(text, yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_origin
-
-import yaml
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from meap.config.assembly import assemble
+from meap.config.conversion import takes_list
 from meap.config.given import Given, given_list, given_scalar, given_section, given_value, read_given, read_yaml
 from meap.config.keys import hint_at, is_section
 from meap.errors import ConfigError
 from meap.places.whole import write_whole
+
+if TYPE_CHECKING:
+    import yaml
 
 __all__ = [
     "flatten",
@@ -110,7 +113,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def to_yaml(config: Any) -> str:
     """The configuration as yaml that `load_resolved` reads back."""
-    return yaml.dump(to_values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 30)
+    import yaml
+
+    return yaml.dump(to_values(config), Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=1 << 30)
 
 
 def save_config(config: Any, path: Path) -> None:
@@ -128,7 +133,8 @@ def _parse_override(config_class: type[Any], override: str) -> Given:
         raise ConfigError(f"{override!a} is not UTF-8 text: check its encoding") from error
     names = key.split(".")
     hint = hint_at(config_class, names)
-    if get_origin(hint) is tuple:
+    lists = takes_list(hint)
+    if lists == "always" or (lists == "maybe" and value.startswith("[") and value.endswith("]")):
         given = given_list(value)
     elif is_section(hint) and value.startswith("{"):
         given = given_section(value, key)
@@ -147,18 +153,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-class _Dumper(yaml.SafeDumper):
-    """Puts in quotes what some reader of yaml might not take for text."""
+@cache
+def _dumper() -> type[yaml.SafeDumper]:
+    """What writes yaml, with quotes around what some reader might not take for text."""
+    import yaml
 
-    def ignore_aliases(self, data: Any) -> bool:
-        """No anchors: a value that occurs twice is written twice."""
-        return True
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            """No anchors: a value that occurs twice is written twice."""
+            return True
 
+    def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+        is_plain = text[:1].isalpha() and text.lower() not in {"y", "n", "inf", "nan", "infinity"}
+        style = (None if is_plain else "'") if text.isprintable() else '"'
+        return cast("Any", dumper).represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    is_plain = text[:1].isalpha() and text.lower() not in {"y", "n", "inf", "nan", "infinity"}
-    style = (None if is_plain else "'") if text.isprintable() else '"'
-    return cast("Any", dumper).represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
+    Dumper.add_representer(str, represent_text)
+    return Dumper

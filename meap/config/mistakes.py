@@ -1,24 +1,23 @@
-"""What was meant by a command line that makes no sense, and which command a yaml is for."""
+"""What a user meant by arguments that cannot be read, and which command a yaml is for."""
 
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from meap.config.evaluation import EvaluationConfig
 from meap.config.given import find_yaml
-from meap.config.keys import config_keys, nearest_keys, unknown_keys
-from meap.config.litpkds_prep import LitpkdsPrepConfig
+from meap.config.keys import config_keys, fields_of, is_section, nearest_keys, unknown_keys
 from meap.config.loading import read_layers
-from meap.config.prep import PrepConfig
+from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig
 from meap.config.proof import ProofConfig
-from meap.config.sft_prep import SftPrepConfig
 from meap.config.training import TrainingConfig
 from meap.errors import ConfigError
 
-__all__ = ["argument_error", "require_own_yaml"]
+__all__ = ["argument_error", "grammar_of", "require_own_yaml"]
 
 _SCRIPTS: dict[type[Any], str] = {
     PrepConfig: "dataprep/c4_to_mds.py",
@@ -36,7 +35,13 @@ _LAUNCHER_OPTIONS = {
 
 
 def argument_error(
-    arguments: Sequence[str], at: int, config_class: type[Any], *, command: str, options: Collection[str]
+    arguments: Sequence[str],
+    at: int,
+    config_class: type[Any],
+    *,
+    command: str,
+    options: Collection[str],
+    subjects: Sequence[str] = (),
 ) -> ConfigError:
     """The error for an argument that is neither a yaml nor an override.
 
@@ -46,11 +51,17 @@ def argument_error(
         config_class: Whose keys there are.
         command: The entry point's name.
         options: What it takes beside yaml and overrides.
+        subjects: The keys that a user may have meant who gave values alone, in their order.
     """
     argument = arguments[at]
-    if remedy := _remedy(arguments, at, config_class, command, options):
-        return ConfigError(f"{argument!r} is neither a .yaml file nor section.key=value: {remedy}")
-    return ConfigError(f"{argument!r} is neither a .yaml file nor section.key=value; see --help")
+    what = f"{argument!r} is neither a .yaml file nor {grammar_of(config_class)}"
+    remedy = _remedy(arguments, at, config_class, command, options, subjects)
+    return ConfigError(f"{what}: {remedy}" if remedy else f"{what}; see --help")
+
+
+def grammar_of(config_class: type[Any]) -> str:
+    """How a key and its value are written."""
+    return "section.key=value" if any(map(is_section, fields_of(config_class).values())) else "key=value"
 
 
 def require_own_yaml(path: Path, config_class: type[Any], *, command: str) -> None:
@@ -70,6 +81,10 @@ def require_own_yaml(path: Path, config_class: type[Any], *, command: str) -> No
     strange = [key for layer, _ in layers for key, _ in unknown_keys(config_class, layer)]
     if not strange:
         return
+    if "training" in fields_of(config_class) and not any(
+        True for layer, _ in layers for _ in unknown_keys(TrainingConfig, layer)
+    ):
+        raise ConfigError(f"{path} is a training's yaml (key {strange[0]!r}): write training={path}")
     for other, script in _SCRIPTS.items():
         if any(True for layer, _ in layers for _ in unknown_keys(other, layer)):
             continue
@@ -80,29 +95,54 @@ def require_own_yaml(path: Path, config_class: type[Any], *, command: str) -> No
 
 
 def _remedy(
-    arguments: Sequence[str], at: int, config_class: type[Any], command: str, options: Collection[str]
+    arguments: Sequence[str],
+    at: int,
+    config_class: type[Any],
+    command: str,
+    options: Collection[str],
+    subjects: Sequence[str],
 ) -> str | None:
+    """What was meant by the argument; the others say in which way it was written."""
     argument = arguments[at]
     following = (each for each in arguments[at + 1 : at + 3] if each != "=" and not each.startswith("-"))
-    key, equals, value = argument.lstrip("-").partition("=")
+    key, _, value = argument.lstrip("-").partition("=")
     value = value or next(following, "...")
     if argument.startswith("-"):
-        if key in config_keys(config_class) or (equals and "." in key):
-            return f"drop the dashes, {key}={value}"
-        return _remedy_of_option(argument.partition("=")[0].lower().replace("_", "-"), command, options)
+        return _remedy_of_option(argument, value, config_class, command, options)
     if key in config_keys(config_class):
         return f"write {key}={value}, with = and without spaces"
     if at and arguments[at - 1].endswith("="):
         return f"write {arguments[at - 1]}{argument}, without a space"
+    if subjects:
+        return _with_keys([each for each in arguments if "=" not in each and not each.startswith("-")], subjects)
     if (meant := find_yaml(Path(f"{argument}.yaml"))) is not None:
         return f"did you mean {meant}?"
-    near = nearest_keys(config_class, argument) if "." in argument else []
+    return _nearest(config_class, argument, value) if "." in argument else None
+
+
+def _nearest(config_class: type[Any], key: str, value: str) -> str | None:
+    near = nearest_keys(config_class, key)
     return f"did you mean {near[0]}={value}?" if near else None
 
 
-def _remedy_of_option(option: str, command: str, options: Collection[str]) -> str | None:
+def _with_keys(values: Sequence[str], subjects: Sequence[str]) -> str:
+    """The values with the keys they are for; the last key takes all that remain, as a list or as words of a text."""
+    first, rest = values[: len(subjects) - 1], values[len(subjects) - 1 :]
+    joined = [(" " if first else ",").join(rest)] if rest else []
+    return "write " + " ".join(
+        f"{key}={shlex.quote(value)}" for key, value in zip(subjects, [*first, *joined], strict=False)
+    )
+
+
+def _remedy_of_option(
+    argument: str, value: str, config_class: type[Any], command: str, options: Collection[str]
+) -> str | None:
+    key, equals, _ = argument.lstrip("-").partition("=")
+    if key in config_keys(config_class) or (equals and "." in key):
+        return f"drop the dashes, {key}={value}"
+    option = argument.partition("=")[0].lower().replace("_", "-")
     if option.lstrip("-") in _LAUNCHER_OPTIONS and command in {*_RECIPES, "evaluate"}:
         launcher = "torchrun --nproc-per-node 8" if command == "evaluate" else "composer -n 8"
         return f"it is for the launcher, and stands before the recipe: {launcher} recipes/{command}.py ..."
     close = difflib.get_close_matches(option, options, n=1)
-    return f"did you mean {close[0]}?" if close else None
+    return f"did you mean {close[0]}?" if close else _nearest(config_class, key.replace("-", "_"), value)

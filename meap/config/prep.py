@@ -1,26 +1,62 @@
-"""The configuration of data preparation: raw text in, packed shards out."""
+"""The configuration of data preparation: one `JobConfig` under those of documents, conversations and imports."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from meap.config.checks import require_at_least, require_one_of, require_ratio
-from meap.config.executors import EXECUTORS, RayConfig, SlurmConfig
+from meap.config.executors import ExecutorConfig
 from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
-__all__ = ["LongConfig", "PrepConfig", "PrepStreamConfig"]
+__all__ = ["JobConfig", "LitpkdsPrepConfig", "LongConfig", "PrepConfig", "PrepStreamConfig", "SftPrepConfig"]
 
 TEXT_UNITS = ("file", "line", "paragraph")
 
 
 @dataclass(frozen=True)
+class JobConfig(ExecutorConfig):
+    """Keys of every preparation: what is read, how it is split into tasks, and how shards are written."""
+
+    source: str | tuple[str, ...] | None = None
+    """Files to read: a path, folder, glob or URL (hf://, s3://, gs://), or a list of these, read in its order."""
+    remote: str | None = None
+    """Folder or URL (s3://, ...) to write."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    seq_len: int | None = None
+    """Input tokens per row, at least 2."""
+    heldout_ratio: float | None = 0.01
+    """Share of the input kept for validation, chosen by a hash of its content; in [0, 1)."""
+    seed: int = 0
+    """Seed of the held-out split (and of a built-in sample); 0 to 2**32 - 1."""
+    tasks: int | None = None
+    """Independent parts of the work, each of whole files; part of the output's identity. Unset: one per 256 MB."""
+    shard_size: str = "64mb"
+    """Uncompressed size of a shard; below 4gb."""
+    compression: str | None = "zstd:3"
+    """Compression of shards: zstd, zstd:1 to zstd:22, or null for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source == ():
+            raise ConfigError("source=[] is an empty list: name at least one path, folder, glob or URL")
+        if self.seq_len is not None:
+            require_at_least("seq_len", self.seq_len, 2)
+        if self.heldout_ratio is not None:
+            require_ratio("heldout_ratio", self.heldout_ratio, remedy="0.01 holds out one in a hundred.")
+        if self.tasks is not None:
+            require_at_least("tasks", self.tasks, 1)
+        if not 0 <= self.seed < 1 << 32:
+            raise ConfigError(f"seed={self.seed} is out of range: it must be in [0, {(1 << 32) - 1}]")
+
+
+@dataclass(frozen=True)
 class LongConfig:
-    """Section `long`: raises the share of long documents, within each stream, by leaving out short ones."""
+    """Section `long`: raises the share of long documents within each stream by leaving out short ones."""
 
     share: float = 0.0
-    """Least share of the tokens that is in long documents, at every moment; in [0, 1). 0 leaves out nothing."""
+    """Smallest share of the tokens that long documents hold at every moment; in [0, 1). 0 leaves out nothing."""
     min_tokens: int = 4096
     """Tokens, BOS and EOS included, from which a document is long."""
 
@@ -31,7 +67,7 @@ class LongConfig:
 
 @dataclass(frozen=True)
 class PrepStreamConfig:
-    """An entry of `streams`: how much of a stream is wanted."""
+    """An entry of `streams`: how many tokens of a stream are taken."""
 
     proportion: float = 0.0
     """Its share of `max_tokens`, relative to the other streams; 0 leaves it out."""
@@ -41,69 +77,51 @@ class PrepStreamConfig:
 
 
 @dataclass(frozen=True)
-class PrepConfig:
-    """Everything that decides what is written, and what runs it: engine, executor, workers, slurm and ray."""
+class PrepConfig(JobConfig):
+    """Keys of dataprep/c4_to_mds.py: documents in, packed rows out."""
 
-    source: str = "sample"
-    """A corpus by name (meap/prep/corpora.py), or files: path, folder, glob or URL (hf://, s3://, gs://).
+    source: str | tuple[str, ...] = "sample"
+    """A corpus by name (meap/prep/corpora.py), or files: a path, folder, glob or URL (hf://, s3://, gs://), or a list.
 
-    JSON lines (.jsonl, .json), parquet, or plain text (.txt); .gz, .zst, .xz or .bz2 may follow all but .parquet.
+    JSON lines (.jsonl, .json, .ndjson), parquet, or plain text (.txt); .gz, .zst, .xz or .bz2 may follow all but
+    .parquet.
     """
-    validation_source: str | None = None
-    """The same for files whose documents are the validation split; those of `source` are all for training then."""
+    validation_source: str | tuple[str, ...] | None = None
+    """Files of the same kinds whose documents are the validation split; all documents of `source` then train."""
     remote: str | None = None
     """Folder or URL (s3://, ...) to write. Unset: data/sample/mds, for the built-in sample only."""
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     seq_len: int | None = None
-    """Input tokens per row (rows hold one more). Unset: what the corpus names, 4096 for files."""
-    text_key: str | None = None
-    """Field of a JSON line, or column, that holds the document. Unset: what the corpus names, text for files."""
+    """Input tokens per row (rows store one more), at least 2. Unset: 4096, or 256 for the sample."""
+    text_key: str = "text"
+    """Field of a JSON line, or column of parquet, that holds the document."""
     text_unit: str = "file"
     """What a document is in plain text: `file`, `line`, or `paragraph` (lines up to a blank one)."""
     stream_key: str | None = None
-    """Field (a.b where nested) by whose values the corpus is divided into data sets, <remote>/<value>/train; or one."""
+    """Field (a.b if nested) whose values divide the corpus into data sets, <remote>/<value>/train. Unset: one."""
     streams: dict[str, PrepStreamConfig] = field(default_factory=dict[str, PrepStreamConfig])
     """How `max_tokens` is divided among the streams, by name. Unset: as the documents come."""
     max_tokens: int | None = None
-    """Tokens of the train split, at most; what remains is not read. Each task takes its part, in whole documents."""
+    """Most tokens of the train split; the rest is not read. Each task takes its part, in whole documents."""
     long: LongConfig = field(default_factory=LongConfig)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
-    """Which documents are left out for what they are; none unless asked for."""
     dedup: DedupConfig = field(default_factory=DedupConfig)
-    """Which documents are left out since there is an earlier one like them; none unless asked for."""
     engine: str = "auto"
-    """`auto`: the fastest way that gives the ids of `tokenizers` on every probe; `tokenizers`: that alone. Same ids."""
+    """`auto`: the fastest engine whose ids match `tokenizers` on a probe; `tokenizers`: the reference.
+
+    Both give the same ids.
+    """
     heldout_ratio: float | None = None
-    """Share of documents kept for validation, by a hash of their text; in [0, 1). Unset: 0.01, beside own files 0."""
+    """Share of documents kept for validation, by a hash of their text; in [0, 1). Unset: 0.01, or 0 if the corpus or
+    `validation_source` has a validation set."""
     max_bad_lines: int = 100
     """Unreadable lines per task that are counted and reported before they become fatal; 0 allows none."""
-    tasks: int | None = None
-    """Independent parts the work is cut into; part of the output's identity. Unset: one per 256 MB of input.
-
-    With `validation_source` the first of them reads its files.
-    """
-    executor: str = "local"
-    """What runs the tasks: `local` (processes here), `slurm` (an array job), `ray`. Never changes the output."""
-    workers: int = 0
-    """Tasks that run at the same time; 0 uses every core here, or what the cluster gives. Never changes the output."""
-    slurm: SlurmConfig = field(default_factory=SlurmConfig)
-    ray: RayConfig = field(default_factory=RayConfig)
-    shard_size: str = "64mb"
-    """Uncompressed size at which a shard is closed."""
-    compression: str | None = "zstd:3"
-    """Compression of shards (zstd, zstd:LEVEL), or null for none."""
-    seed: int = 0
-    """Seed of the held-out split (and of the sample corpus); 0 to 2**32 - 1."""
-    progress_interval: float = 5.0
-    """Seconds between progress lines, and between questions to Slurm."""
 
     def __post_init__(self) -> None:
-        if self.heldout_ratio is not None:
-            require_ratio("heldout_ratio", self.heldout_ratio, remedy="0.01 keeps one document in a hundred.")
+        super().__post_init__()
         if self.heldout_ratio and self.validation_source is not None:
             raise ConfigError(
                 f"heldout_ratio={self.heldout_ratio} and validation_source={self.validation_source} exclude each other"
-                ": the validation split is either a share of the documents or files of its own; leave one of them unset"
+                ": the validation split is either a share of the documents or files of its own; unset one of them"
             )
         require_one_of("text_unit", self.text_unit, TEXT_UNITS)
         if self.max_tokens is not None:
@@ -111,16 +129,6 @@ class PrepConfig:
         self._check_streams()
         require_one_of("engine", self.engine, ("auto", "tokenizers"))
         require_at_least("max_bad_lines", self.max_bad_lines, 0)
-        require_one_of("executor", self.executor, EXECUTORS)
-        require_at_least("workers", self.workers, 0)
-        if self.seq_len is not None:
-            require_at_least("seq_len", self.seq_len, 2)
-        if self.tasks is not None:
-            require_at_least("tasks", self.tasks, 1)
-        if not 0 <= self.seed < 1 << 32:
-            raise ConfigError(f"seed={self.seed} is out of range: it must be in [0, {(1 << 32) - 1}]")
-        if self.progress_interval <= 0:
-            raise ConfigError(f"progress_interval={self.progress_interval} must be more than 0 seconds")
 
     def _check_streams(self) -> None:
         if not self.streams:
@@ -131,4 +139,74 @@ class PrepConfig:
                     f"streams divides max_tokens by stream_key, but {key} is not set: set both, or neither"
                 )
         if not any(stream.proportion for stream in self.streams.values()):
-            raise ConfigError(f"streams ({', '.join(self.streams)}) have proportion 0, all of them: raise one")
+            raise ConfigError(f"streams ({', '.join(self.streams)}) all have proportion 0: raise one")
+
+
+@dataclass(frozen=True)
+class SftPrepConfig(JobConfig):
+    """Keys of dataprep/sft_to_mds.py: conversations in, packed rows of whole conversations out."""
+
+    source: str | tuple[str, ...] = "sample"
+    """`sample` (made here), or files: a path, folder, glob or URL (hf://, s3://, gs://), or a list of these.
+
+    JSON arrays or lines (.json, .jsonl, .ndjson) or parquet; .gz, .zst, .xz or .bz2 may follow all but .parquet.
+    """
+    remote: str | None = None
+    """Folder or URL (s3://, ...) to write. Unset: data/sample_sft/mds, for the built-in sample only."""
+    format: str = "auto"
+    """Fields of a record: `alpaca` (instruction, input, output), `sharegpt` (conversations), `messages`; or `auto`."""
+    template: str = "auto"
+    """`tokenizer`: its own chat template; `default`: Alpaca's prompt; `auto`: the tokenizer's if it has one."""
+    max_length: int | None = None
+    """Most tokens of a conversation, at least 2; the rest is cut off and counted. Unset: 4096, or 128 for the sample,
+    and never more than a row of `seq_len` holds."""
+    copies: bool = True
+    """Whether rows leave room for a masked copy of conversations with long answers; false for an NTP control."""
+    min_answer_tokens: int | None = None
+    """Conversations with MORE scored tokens than this, over all turns, get a copy. Unset: 50, or 12 for the sample."""
+    seq_len: int | None = None
+    """Positions of a row. Unset: 2 * max_length, so that the longest conversation fits beside its copy."""
+    pack: bool = True
+    """Whether a row holds as many conversations as fit; false gives each its own row, mostly padding."""
+    heldout_ratio: float = 0.01
+    """Share of conversations kept for validation, chosen by a hash of their text; in [0, 1)."""
+    max_bad_records: int = 100
+    """Unusable records per task that are counted and reported before they become fatal; 0 allows none."""
+    tasks: int | None = None
+    """Independent parts of the work; conversations of different tasks never share a row. Unset: 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_one_of("format", self.format, ("auto", "alpaca", "sharegpt", "messages"))
+        require_one_of("template", self.template, ("auto", "tokenizer", "default"))
+        if self.max_length is not None:
+            require_at_least("max_length", self.max_length, 2)
+        if self.min_answer_tokens is not None:
+            require_at_least("min_answer_tokens", self.min_answer_tokens, 0)
+        require_at_least("max_bad_records", self.max_bad_records, 0)
+        if self.seq_len is None:
+            return
+        require_at_least("seq_len", self.seq_len, 2 * self.views)
+        if self.max_length is not None and self.seq_len < self.max_length * self.views:
+            raise ConfigError(
+                f"seq_len={self.seq_len} is too small: with max_length={self.max_length} and copies={self.copies} a "
+                f"conversation can take {self.max_length * self.views} positions; raise seq_len or lower max_length"
+            )
+
+    @property
+    def views(self) -> int:
+        """Most views of a conversation in its row: itself, and its masked copy."""
+        return 2 if self.copies else 1
+
+
+@dataclass(frozen=True)
+class LitpkdsPrepConfig(JobConfig):
+    """Keys of dataprep/litpkds_to_mds.py: packed chunks of the official code in, rows out."""
+
+    source: str | tuple[str, ...] | None = None
+    """Chunks that lit-gpt's PackedDatasetBuilder wrote: a path, folder, glob or URL (hf://, s3://) of .bin files, or a
+    list."""
+    seq_len: int = 4096
+    """Input tokens per row; chunks are cut into blocks of seq_len + 1 tokens, as the official code reads them."""
+    heldout_ratio: float = 0.01
+    """Share of blocks kept for validation, chosen by a hash of their tokens; in [0, 1)."""

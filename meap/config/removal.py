@@ -1,4 +1,4 @@
-"""The configuration of what preparation leaves out: filters and deduplication, both off unless asked for."""
+"""The configuration of filters and deduplication, both off by default."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _QUALITY = ("gopher_quality", "gopher_repetition", "c4_quality", "fineweb_qualit
 
 @dataclass(frozen=True)
 class FiltersConfig:
-    """datatrove's filters, in this order: regex, languages, quality. Their numbers are datatrove's, as published."""
+    """datatrove's filters, in this order: regex, languages, quality; with the thresholds that datatrove publishes."""
 
     regex: str | None = None
-    """Documents in which this regular expression is found are removed."""
+    """Removes documents in which this regular expression is found."""
     languages: tuple[str, ...] = ()
-    """Documents in none of these languages are removed; codes as the model writes them, such as en. Empty: off."""
+    """Removes documents in none of these languages; codes as the model writes them, such as en. Empty: off."""
     language_threshold: float = 0.65
     """Score above which a document counts as in a language, in [0, 1)."""
     language_model: str | None = None
-    """Path of a fastText model of languages, such as lid.176.bin; a must where `languages` is set."""
+    """Path of a fastText language model, such as lid.176.bin; required if `languages` is set."""
     quality: tuple[str, ...] = ()
-    """Any of gopher_quality, gopher_repetition, c4_quality, fineweb_quality, in the order in which they are applied."""
+    """Any of gopher_quality, gopher_repetition, c4_quality, fineweb_quality, in the order to apply them."""
     words: str = "eng"
     """Language by whose rules the quality filters split words: an ISO 639-3 code."""
 
@@ -35,7 +35,7 @@ class FiltersConfig:
         for name in self.quality:
             require_one_of("filters.quality", name, _QUALITY)
         if len(set(self.quality)) < len(self.quality):
-            raise ConfigError(f"filters.quality={list(self.quality)} has a filter twice: name each once")
+            raise ConfigError(f"filters.quality={list(self.quality)} names a filter twice: name each once")
         if self.languages and self.language_model is None:
             raise ConfigError(
                 "filters.language_model is not set: filters.languages needs a fastText model; download "
@@ -58,11 +58,11 @@ class DedupConfig:
     """datatrove's deduplication, over all tasks and after the filters; the first document in reading order stays."""
 
     exact: bool = False
-    """Whether documents with the same text as an earlier one are removed."""
+    """Removes documents with the same text as an earlier one."""
     minhash: bool = False
-    """Whether documents that are nearly the same as an earlier one are removed."""
+    """Removes near duplicates of earlier documents."""
     n_grams: int = 5
-    """Words per shingle, at least 1; documents with fewer words are never taken for near duplicates."""
+    """Words per shingle, at least 1; a document with fewer words is never a near duplicate."""
     num_buckets: int = 14
     """Buckets, at least 1: similar documents share one with the probability 1 - (1 - similarity**hashes)**buckets."""
     hashes_per_bucket: int = 8

@@ -1,4 +1,4 @@
-"""Samples from MDS shards, masked as they are read: the same for every world size, worker count and resumption."""
+"""Samples from MDS shards, masked as they are read: the same for any number of ranks and workers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from meap.data.ahead import MaskAhead
 from meap.data.pinned.dataset import CheckedDataset
 from meap.errors import ConfigError
 from meap.masking import MaskRule
@@ -26,14 +27,14 @@ class StreamingMaskedDataset(CheckedDataset):
     """Rows as ``input_ids``, ``labels`` and ``sample_id``, inputs masked by (seed, epoch, sample id).
 
     The sample id is the row's number, counted through all streams in their order. A stream with a proportion above its
-    size gives rows again within an epoch: the number of stored rows is then added for each time before, so that ids
-    stay unique, every repetition gets a mask of its own, and `id % num_samples` is the row. Which repetition a row is
-    follows from its place in the epoch, not from when it is read.
+    size repeats rows within an epoch: each repetition adds the number of stored rows to the id. So ids stay unique,
+    every repetition gets its own mask, and `id % num_samples` is the row. Which repetition a row is follows from its
+    place in the epoch, not from when it is read.
 
-    A row is stored with T + 1 tokens, which make T targets. `labels` says how they are handed out; inputs, masks and
-    targets are the same in both ways:
+    A row is stored with T + 1 tokens, which make T targets. `labels` says how they are returned; inputs, masks and
+    targets are the same either way:
 
-        shifted        T inputs; the label at a position is the token that follows. For a loss of one's own, as in this
+        shifted        T inputs; the label at a position is the token that follows. For your own loss, as in this
                        project's recipes. A model of transformers shifts its `labels` itself, so it must not get these:
                        it would learn to predict the token after the next, and nothing would fail.
         transformers   T + 1 inputs; the label at a position is the token at that position, and -100 at the first, which
@@ -44,7 +45,7 @@ class StreamingMaskedDataset(CheckedDataset):
 
     Args:
         rule: How to mask, or None for clean rows (evaluation, or masking in the training process).
-        labels: ``shifted`` or ``transformers``, see above. Unset: ``shifted``, and a line that says so.
+        labels: ``shifted`` or ``transformers``, see above. Unset: ``shifted``, with a warning.
         streaming_arguments: What `meap.data.pinned.dataset.CheckedDataset` and `streaming.StreamingDataset` take;
             ``num_canonical_nodes`` and ``batch_size``, of one device, must be given.
 
@@ -64,14 +65,15 @@ class StreamingMaskedDataset(CheckedDataset):
             )
         super().__init__(**streaming_arguments)
         if labels is None:
-            _say_what_comes_out()
+            _warn_of_shifted_labels()
         self._labels_are_shifted = labels != "transformers"
         self._rule = rule if rule is not None and rule.ratio > 0.0 else None
+        self._masks = MaskAhead(self._rule) if self._rule is not None else None
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """Row `sample_id`, masked for the epoch being iterated."""
-        address = sample_id + self.take_repetition() * self.num_samples
-        return self._compose(self.stored_at(sample_id, retry), address)
+        sample_ids = self.take_ids(sample_id)
+        return self._compose(self.stored_at(sample_id, retry), sample_ids)
 
     def sample_at(self, sample_id: int, *, epoch: int) -> dict[str, Any]:
         """Sample `sample_id` as an iteration of `epoch` yields it; not while iterating."""
@@ -81,24 +83,24 @@ class StreamingMaskedDataset(CheckedDataset):
         finally:
             self.epoch = before
 
-    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
-        """The sample, from the columns of a stored row."""
+    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_ids: NDArray[np.int64]) -> dict[str, Any]:
+        """The sample with the first of the ids, from the columns of a stored row."""
         row = columns[TOKENS_COLUMN].astype(np.int64)
         inputs, labels = row[:-1], row[1:]
-        if self._rule is not None:
-            inputs = self._rule.apply(inputs[None], np.array([sample_id]), epoch=self.epoch)[0]
+        if self._masks is not None:
+            inputs = self._masks.apply(inputs, sample_ids, epoch=self.epoch)
         if not self._labels_are_shifted:
             inputs, labels = np.append(inputs, row[-1]), np.insert(labels, 0, IGNORE_INDEX)
         return {
             "input_ids": torch.from_numpy(inputs),
             "labels": torch.from_numpy(labels),
-            "sample_id": torch.tensor(int(sample_id)),
+            "sample_id": torch.tensor(int(sample_ids[0])),
         }
 
 
 @cache
-def _say_what_comes_out() -> None:
-    """Once: nothing fails where shifted labels are shifted again."""
+def _warn_of_shifted_labels() -> None:
+    """Warn once: nothing fails if shifted labels are shifted again."""
     _log.warning(
         "labels come shifted: labels[i] is the token after input_ids[i]. Models of transformers shift them themselves: "
         "give labels='transformers' for model(**batch), or labels='shifted' for a loss of your own"

@@ -1,8 +1,8 @@
-"""Held-out rows, as they are stored: each once on any number of ranks, so that their mean loss is the same on all.
+"""Held-out rows without masks: each row once, so that the mean loss does not depend on the number of ranks.
 
-Training's loader cannot read them so: its epoch is a multiple of the batch and of the canonical nodes, and leaves the
-rest out. Here a batch has as many rows as there are, dealt out to the ranks in turn. Sharded ranks must do the same
-work, so a rank that gets a row less reads one that another rank scores, with no target of it scored.
+Training's loader cannot do this: its epoch is a multiple of the batch and of the canonical nodes, and drops the rest.
+Here the last batch may be smaller, and its rows are dealt to the ranks in turn. Sharded ranks must run the same steps,
+so a rank that is one row short reads a row that another rank scores, with all labels ignored.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def deal_rows(
     All ranks have batches of the same sizes, and together score the same rows in each, whatever their number.
 
     Args:
-        num_rows: Rows of the split. Of more than the batches hold, as many are taken, evenly spread.
-        num_batches: Batches at most.
+        num_rows: Rows of the split. If the batches hold fewer, evenly spaced rows are taken.
+        num_batches: Largest number of batches.
         global_batch_size: Rows of a batch over all ranks; the last may have fewer.
         world_size: Number of ranks.
         rank: Whose batches.
@@ -61,12 +61,12 @@ def build_heldout_loader(
     cache_dir: Path,
     sft: SftConfig | None = None,
 ) -> RowLoader:
-    """A loader of this rank's share of the rows that `deal_rows` chooses, clean and always the same.
+    """A loader of this rank's share of the rows that `deal_rows` chooses, clean and the same every time.
 
     Args:
         data: Section `data` of the configuration.
         shards: The split to read.
-        num_batches: Batches at most.
+        num_batches: Largest number of batches.
         global_batch_size: Rows per batch over all ranks.
         world_size: Number of ranks.
         cache_dir: Local folder for downloaded shards.
@@ -116,9 +116,9 @@ def build_heldout_loader(
 
 
 class _Batches(IterableDataset[Any]):
-    """Batches of rows by number, which loader workers read in turn, in the order of a single one.
+    """Batches of rows by number; loader workers take turns, so the order does not depend on how many there are.
 
-    Iterable, since of a data set by number Composer demands torch's own sampler, which repeats rows to even out ranks.
+    Iterable, as Composer demands torch's sampler for map-style data sets, which repeats rows to even out ranks.
     """
 
     def __init__(

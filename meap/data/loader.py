@@ -1,4 +1,4 @@
-"""Build the torch DataLoader of a split, with everything pinned that decides the order of samples."""
+"""Builds the torch DataLoader of a split; everything that decides the order of samples is set explicitly."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ __all__ = [
 BATCHES_AHEAD = 2
 """Of each worker; torch's own default."""
 _INT64 = 8
-"""Bytes of a row's number in an epoch's order, and of a token, a label, a position on their way to a rank."""
+"""Bytes of a row number in an epoch's order, and of a token, a label or a position in a batch."""
 _LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
-"""Bytes: what a path of a socket may have on Linux, without what multiprocessing appends."""
+"""Bytes of the longest socket path on Linux, minus what multiprocessing appends."""
 _SECONDS_TO_SHUT_DOWN = 2.0
-"""For workers between two batches; others may wait for a store."""
+"""Enough for workers between two batches; others may be waiting for a store."""
 
 
 class RowLoader(DataLoader[Any]):
     """torch's DataLoader, whose workers end when it is closed, and at the latest with the process.
 
-    torch ends persistent workers when the loader is collected as garbage, which may be never, by a signal that ours
-    ignore; multiprocessing then waits for them without a limit.
+    torch ends persistent workers when the loader is garbage-collected, which may never happen, by a signal that ours
+    ignore; multiprocessing then joins them without a timeout.
 
     Raises:
-        ConfigError: There are to be workers, and the path of the folder for temporary files is too long for them.
+        ConfigError: With workers: the path of the folder for temporary files is too long for their sockets.
     """
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -67,9 +67,9 @@ class RowLoader(DataLoader[Any]):
         _open_loaders.add(self)
 
     def __iter__(self) -> Any:
-        """Iterate over an epoch, in workers that have begun the one before, if there was one."""
+        """Iterate over an epoch, in the workers of the previous one if there are any."""
         if self.num_workers:
-            get_temp_dir()  # this process removes it at its end; a worker that is killed would leave one of its own
+            get_temp_dir()  # this process removes it when it exits; a killed worker would leave its own behind
         iterator = super().__iter__()
         _keep_queues(iterator)
         return iterator
@@ -90,14 +90,14 @@ class RowLoader(DataLoader[Any]):
 
 _open_loaders: weakref.WeakSet[RowLoader] = weakref.WeakSet()
 _kept: list[tuple[int, list[BaseProcess], list[Any]]] = []
-"""The process that started workers, the workers, and the queues by which torch tells them to end."""
+"""The process that started workers, the workers, and the queues through which torch stops them."""
 
 
 def _keep_queues(iterator: Any) -> None:
     """Keep an iterator's queues until its workers have ended.
 
-    Where it is collected in a cycle, such as that of an error and its traceback, its queues are finalised before torch
-    tells the workers to end by them. Torch would wait for each, and the process without a limit at its end.
+    If it is collected in a reference cycle, such as that of an error and its traceback, its queues are finalised before
+    torch can stop the workers through them. torch would then wait for each worker, and the process forever at exit.
     """
     _kept[:] = [each for each in _kept if each[0] == os.getpid() and any(worker.is_alive() for worker in each[1])]
     workers = getattr(iterator, "_workers", [])
@@ -106,7 +106,7 @@ def _keep_queues(iterator: Any) -> None:
 
 
 def _require_room_for_sockets(folder: str) -> None:
-    """Raise where a worker could not hand over a batch: it would say so nowhere, and be waited for without end."""
+    """Raise if workers could not send batches: they would fail silently, and the loader would wait forever."""
     length = len(os.fsencode(folder))
     if length > _LONGEST_TEMPORARY:
         raise ConfigError(
@@ -152,8 +152,8 @@ def build_loader(
         world_size: Number of ranks.
         cache_dir: Local folder for downloaded shards.
         shuffle: Whether rows are shuffled, anew in each epoch.
-        make_dataset: What makes samples of rows.
-        collate: What makes a batch of samples; torch's own where unset.
+        make_dataset: Makes samples from rows.
+        collate: Makes a batch from samples; torch's own if unset.
 
     Raises:
         ConfigError: The batch does not divide by the ranks, the split is smaller than a batch, a stream gets no row,
@@ -171,7 +171,7 @@ def build_loader(
         streams=build_streams(data, shards, cache_dir, counts=epoch.counts),
         batch_size=batch_size,
         num_canonical_nodes=epoch.canonical_nodes,
-        # Rows left out of an epoch are chosen in runs of this length; one by one takes a minute per epoch at 50 M rows.
+        # Rows left out of an epoch are chosen in blocks of this size; single rows take a minute per epoch at 50 M rows.
         sampling_granularity=64,
         shuffle=shuffle,
         shuffle_algo=data.shuffle_algo,
@@ -187,7 +187,7 @@ def build_loader(
     require_shared_memory(
         shared_memory_bytes(data, shards, batch_rows=ranks * batch_size, epoch_rows=epoch.rows),
         f"reading the {shards.split} split (the order of {epoch.rows:,} rows, and batches of {batch_size} rows "
-        f"under way from {ranks * data.num_workers} loader processes)",
+        f"in flight from {ranks * data.num_workers} loader workers)",
     )
     return RowLoader(
         dataset,
@@ -202,20 +202,20 @@ def build_loader(
 
 
 def start_worker(_: int) -> None:
-    """What every loader process begins with."""
+    """Set up a loader worker."""
     obey_parent_alone()
 
 
 def shared_memory_bytes(data: DataConfig, shards: Shards, *, batch_rows: int, epoch_rows: int = 0) -> int:
-    """What the readers of a split share on a node at most: the order of an epoch, and batches on their way.
+    """Largest shared memory of a split's readers on a node, in bytes: an epoch's order and the batches in flight.
 
     Args:
         data: Section `data` of the configuration.
         shards: The split.
-        batch_rows: Rows of a global batch that this node's ranks have, of which each worker has its rank's part.
+        batch_rows: Rows of a global batch on this node; each worker holds its rank's part.
         epoch_rows: Rows of an epoch.
     """
-    columns = 3 if shards.streams[0].manifest.kind == CONVERSATIONS else 2  # tokens, labels, and what rows need besides
+    columns = 3 if shards.streams[0].manifest.kind == CONVERSATIONS else 2  # tokens, labels, positions
     row = _INT64 * columns * shards.seq_len
     return _INT64 * epoch_rows + data.num_workers * BATCHES_AHEAD * batch_rows * row
 
@@ -223,7 +223,7 @@ def shared_memory_bytes(data: DataConfig, shards: Shards, *, batch_rows: int, ep
 def build_streams(
     data: DataConfig, shards: Shards, cache_dir: Path, *, counts: Sequence[int] | None = None
 ) -> list[Stream]:
-    """Streaming's own streams: one per data set, each with its folder in the cache and its hash.
+    """Streams of `streaming`: one per data set, each with its own folder in the cache.
 
     Args:
         data: Section `data` of the configuration.
@@ -232,7 +232,7 @@ def build_streams(
         counts: Rows of an epoch from each stream; every row once where unset.
 
     Raises:
-        ConfigError: The cache of a stream is the stream itself, or streaming does not read URLs of its kind.
+        ConfigError: The cache of a stream is the stream itself, or streaming does not support its URL scheme.
     """
     streams: list[Stream] = []
     for stream, count in zip(shards.streams, counts or [None] * len(shards.streams), strict=True):

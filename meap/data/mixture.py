@@ -1,4 +1,4 @@
-"""Which rows make an epoch: how many of each stream, and in whose order.
+"""Which rows make an epoch: how many of each stream, and how many canonical nodes.
 
 Their sum is the largest multiple of the batch and of the canonical nodes that the streams have together, so that no
 world size repeats a row. A stream's share of it is its proportion or, without proportions, its share of the rows, to

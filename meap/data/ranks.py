@@ -1,4 +1,4 @@
-"""What the ranks of a run tell each other."""
+"""Communication between the ranks of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def gather_from_ranks(own: T) -> Sequence[T]:
-    """What every rank gives here, by rank; of a single process, its own."""
+    """Gather a value from every rank, in order of rank; a single process gets its own."""
     if not distributed.is_available() or not distributed.is_initialized():
         return [own]
     everyone: list[Any] = [None] * distributed.get_world_size()

@@ -93,8 +93,15 @@ class StreamingSFTDataset(StreamingMaskedDataset):
         self._sft = sft
         self._seq_len = seq_len
 
-    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_id: int) -> dict[str, Any]:
-        row = expand_row(columns, sample_id, seq_len=self._seq_len, sft=self._sft, rule=self._rule, epoch=self.epoch)
+    def _compose(self, columns: Mapping[str, NDArray[Any]], sample_ids: NDArray[np.int64]) -> dict[str, Any]:
+        row = expand_row(
+            columns,
+            int(sample_ids[0]),
+            seq_len=self._seq_len,
+            sft=self._sft,
+            rule=self._rule,
+            epoch=self.epoch,
+        )
         if not self._labels_are_shifted:
             # Nothing is lost at the end: no conversation's last position has a target.
             row["labels"] = np.insert(row["labels"][:-1], 0, IGNORE_INDEX)
@@ -168,7 +175,7 @@ def expand_row(
 
 
 def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
-    """Stack the tensors of rows into a batch; what is plain Python becomes a list."""
+    """Stack the tensors of rows into a batch; plain Python values become lists."""
     columns: Any = {name: [row[name] for row in rows] for name in rows[0]}
     return cast(
         "SftBatch", {name: torch.stack(each) if torch.is_tensor(each[0]) else each for name, each in columns.items()}
@@ -176,7 +183,7 @@ def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
 
 
 def longest_segment(shards: Shards, sft: SftConfig, *, ratio: float) -> int:
-    """Positions that a segment of a row can take: what the model's context must hold."""
+    """Positions of the longest possible segment, which the model's context must hold."""
     max_length = max(int(stream.manifest.config["max_length"]) for stream in shards.streams)
     return 2 * max_length if sft.layout == "concat" and ratio > 0.0 else max_length
 

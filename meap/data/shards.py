@@ -1,4 +1,4 @@
-"""Open what data preparation wrote: the manifests of a split, and the tokenizer that belongs to it."""
+"""Opens prepared data: the manifests of a split, and the tokenizer it was made with."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StreamShards:
 
     @property
     def key(self) -> str:
-        """The key of the configuration that says where it is."""
+        """The configuration key of its location."""
         return _key(self.name)
 
 
@@ -70,7 +70,7 @@ class Shards:
 
     @property
     def origin(self) -> str:
-        """Where the rows come from, for messages: the remotes, with their names and proportions."""
+        """The remotes with their names and proportions, for messages."""
         return ", ".join(
             (f"{stream.name}: " if stream.name else "")
             + stream.remote
@@ -80,14 +80,14 @@ class Shards:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells these rows from others, wherever they are: by the key that says where.
+        """Fingerprint of each stream's content, by configuration key.
 
-        It names streams, whose order numbers the rows, but no place: data may move.
+        Locations are not part of it, as data may move; names are, as their order numbers the rows.
         """
         return {stream.key: stream.manifest.identity for stream in self.streams}
 
     def mixed_order(self) -> NDArray[np.int64]:
-        """All row numbers, so that the first N hold every stream in the ratio of its rows; of one stream, 0, 1, ..."""
+        """All row numbers, so that the first N hold every stream in proportion to its rows; for one stream 0, 1, ..."""
         place = [(np.arange(stream.manifest.rows) + 0.5) / stream.manifest.rows for stream in self.streams]
         return np.argsort(np.concatenate(place), kind="stable")
 
@@ -105,7 +105,7 @@ def open_shards(config: DataConfig, split: str, *, kind: str | None = ROWS) -> S
     Raises:
         IncompleteError: There is no finished data set at `config.remote`, or at a stream's.
         MismatchError: The rows are not of `config.seq_len`, of another kind, or of different tokenizers.
-        DataError: A place cannot be read, or a manifest is damaged.
+        DataError: A location cannot be read, or a manifest is damaged.
     """
     if not config.streams:
         return Shards(split, (_open_stream(config, None, config.remote, None, split, kind),))
@@ -133,9 +133,9 @@ def open_shards(config: DataConfig, split: str, *, kind: str | None = ROWS) -> S
 
 
 def open_heldout(config: DataConfig, *, kind: str | None = ROWS) -> Shards | None:
-    """The rows that data preparation kept from training, as `open_shards` reads them; None where it kept none.
+    """The rows held out from training, as `open_shards` reads them; None if there are none.
 
-    It publishes the training split last: where that is, and no other, there are no rows to wait for.
+    Preparation publishes the training split last: if it is the only one, no other will follow.
     """
     roots = [stream.remote for stream in config.streams.values()] or [config.remote]
     if not any(_has_split(root.rstrip("/"), VALIDATION_SPLIT) for root in roots):
@@ -173,7 +173,7 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
 
     Raises:
         IncompleteError: There is no finished data set.
-        DataError: The place cannot be read, or the manifest is damaged.
+        DataError: The location cannot be read, or the manifest is damaged.
     """
     if not _has_split(remote, split):
         parts = urlsplit(remote)

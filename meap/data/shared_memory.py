@@ -1,4 +1,4 @@
-"""Room in the machine's shared memory, where readers keep an epoch's order and batches on their way."""
+"""Free space in shared memory, which holds an epoch's order and the batches in flight."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 def require_shared_memory(num_bytes: int, purpose: str) -> None:
-    """Raise `ConfigError` unless so much is free: what is written where there is none ends a process without a word.
+    """Raise `ConfigError` unless `num_bytes` are free: a process that runs out of them is killed without a message.
 
     Args:
-        num_bytes: What will be written.
-        purpose: What that is, for the message.
+        num_bytes: How much will be written.
+        purpose: What for, as the message says it.
     """
     if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < num_bytes:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Why a file of a data set cannot be used, as users are told, and whether it is worth another attempt."""
+"""Why a file of a data set cannot be used, in users' words, and whether to retry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MISSING, _PASSING = (404, 410), (408, 429)
 
 
 class UnusableFileError(DataError):
-    """A file of a data set that is missing, damaged or out of reach."""
+    """A file of a data set is missing, damaged or unreachable."""
 
     def __init__(self, file: str, what: str, remedy: str) -> None:
         super().__init__(f"{file} {what}: {remedy}")
@@ -22,15 +22,15 @@ class UnusableFileError(DataError):
 
 
 class DamagedError(Exception):
-    """A file does not hold what it should."""
+    """A file's content is not what the index or the manifest describes."""
 
 
 class RefusedError(Exception):
-    """A store does not understand what it is asked."""
+    """The store rejects the request (HTTP 400)."""
 
 
 def explain(error: Exception, attempts: int) -> tuple[str, str]:
-    """What is to be said of a file that cannot be had, and the remedy."""
+    """Describe why a file is unusable, and the remedy."""
     status = _http_status(error)
     if isinstance(error, DamagedError):
         return f"cannot be used after {attempts} attempt{'s' * (attempts > 1)}: {error}", FETCH_AGAIN
@@ -48,7 +48,7 @@ def explain(error: Exception, attempts: int) -> tuple[str, str]:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether another attempt would fail in the same way."""
+    """Whether a retry would fail in the same way."""
     status = _http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _PASSING
@@ -56,13 +56,13 @@ def is_final(error: Exception) -> bool:
 
 
 def _http_status(error: Exception) -> int | None:
-    """Of an answer of S3's that botocore has made an error."""
+    """Status of the S3 response in an error of botocore."""
     response = getattr(error, "response", None)
     return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
 
 
 def _refusal(error: Exception) -> str:
-    # streaming says "not found" of whatever was refused; the answer itself says more.
+    # streaming says "not found" for whatever was refused; the response itself says more.
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
         return describe_error(error)

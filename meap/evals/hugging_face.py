@@ -23,7 +23,15 @@ from meap.noise import hide_loading_bars
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["HuggingFaceLM", "limit_threads", "load_model", "load_model_tokenizer", "weights_hash"]
+__all__ = [
+    "HuggingFaceLM",
+    "limit_threads",
+    "load_model",
+    "load_model_tokenizer",
+    "load_weights",
+    "require_model_files",
+    "weights_hash",
+]
 
 _NUM_LOGITS = 1 << 29
 """Logits of a forward pass are kept below this many (2 GiB in fp32), whatever the batch size asks for."""
@@ -59,29 +67,9 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
         DataError: The tokenizer cannot be read.
     """
     name = config.require_model()
-    folder = Path(name)
-    looks_local = folder.is_absolute() or name.startswith(".") or name.count("/") != 1
-    if not (folder / "config.json").is_file() and (looks_local or folder.exists()):
-        raise CheckpointError(
-            f"model={name} holds no exported model (no config.json): run recipes/export_hf.py first, or give "
-            "model=<Hugging Face folder or hub name>"
-        )
+    require_model_files(name)
     tokenizer = load_model_tokenizer(config)
-    on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    hide_loading_bars(name)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-        stored, _ = PretrainedConfig.get_config_dict(name)
-    except Exception as error:
-        reason = first_line(error)
-        raise CheckpointError(
-            f"model={name} cannot be loaded ({type(error).__name__}: {reason}): export it again, or check the name"
-        ) from error
-    require_same_rope(f"model={name}", stored, getattr(model.config, "rope_parameters", None))
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
-    # Called on the base class: transformers wraps `to` in a way that hides its parameters from type checkers.
-    torch.nn.Module.to(model, device)
+    model = load_weights(name)
     return HuggingFaceLM(
         model,
         tokenizer,
@@ -90,6 +78,42 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
         batch_tokens=config.batch_tokens,
         prefill_chunk=config.prefill_chunk,
     )
+
+
+def load_weights(name: str) -> PreTrainedModel:
+    """The model of a folder or hub name: on this rank's GPU in bf16 where there is one, else on the CPU in fp32.
+
+    Raises:
+        CheckpointError: It cannot be loaded.
+    """
+    on_gpu = torch.cuda.is_available()
+    hide_loading_bars(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.bfloat16 if on_gpu else torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+        stored, _ = PretrainedConfig.get_config_dict(name)
+    except Exception as error:
+        raise CheckpointError(
+            f"model={name} cannot be loaded ({type(error).__name__}: {first_line(error)}): export it again, or check "
+            "the name"
+        ) from error
+    require_same_rope(f"model={name}", stored, getattr(model.config, "rope_parameters", None))
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
+    # Called on the base class: transformers wraps `to` in a way that hides its parameters from type checkers.
+    torch.nn.Module.to(model, device)
+    return model.eval()
+
+
+def require_model_files(name: str) -> None:
+    """Raise `CheckpointError` where `name` is a folder without a model, or neither a folder nor a name on the hub."""
+    folder = Path(name)
+    looks_local = folder.is_absolute() or name.startswith(".") or name.count("/") != 1
+    if not (folder / "config.json").is_file() and (looks_local or folder.exists()):
+        raise CheckpointError(
+            f"model={name} holds no exported model (no config.json): run recipes/export_hf.py first, or give "
+            "model=<Hugging Face folder or hub name>"
+        )
 
 
 def limit_threads(about: Mapping[str, Any]) -> None:

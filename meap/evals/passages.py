@@ -20,6 +20,7 @@ import numpy as np
 
 from meap.errors import BadInputError, DataError
 from meap.evals.lm import Ids
+from meap.places.whole import write_whole
 from meap.synthetic import generate_record_example, generate_retrieval_example
 from meap.tokenizer import Tokenizer
 
@@ -106,9 +107,8 @@ def generate_record_passages(seed: int, num_passages: int, *, num_sentences: int
 
 
 def write_passages(passages: Sequence[Passage], path: Path) -> None:
-    """Write a file that `read_passages` reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(asdict(each)) + "\n" for each in passages), encoding="utf-8")
+    """Write a file that `read_passages` reads, all of it or nothing."""
+    write_whole(path, "".join(json.dumps(asdict(each)) + "\n" for each in passages))
 
 
 def read_passages(path: Path, *, config_key: str) -> list[Passage]:

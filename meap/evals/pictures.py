@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from meap.show.charts import draw_heat_map, draw_interval_points
 from meap.show.figures import COLOURS, FAINT
+from meap.show.heat_map import draw_heat_map
+from meap.show.intervals import draw_interval_points
 
 __all__ = [
     "draw_comparison",

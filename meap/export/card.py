@@ -1,4 +1,4 @@
-"""The model card: what a folder holds and how to use it, with nothing claimed that was not measured."""
+"""The model card: what a folder holds and how to use it. It claims only what was measured."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40, do_sample=Fal
 ## Limits
 
 {limits}
-Quality was not measured by the export: run `recipes/evaluate.py`. Inputs longer than the context are out of its reach.
+Quality was not measured by the export: run `recipes/evaluate.py`. It cannot read inputs longer than its context.
 """
 
 
@@ -92,7 +92,7 @@ def model_card(record: Mapping[str, Any], config: Any) -> str:
         mask_note=(
             f"`{token}` stood for hidden inputs in training only. Prompts need none, and `generate` never writes it."
             if token
-            else "The mask token of its training was taken out again."
+            else "The mask token used in training was removed."
         ),
         limits=(
             "It continues text; it was not tuned to follow instructions or to be safe, and repeats what its training "

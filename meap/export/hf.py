@@ -1,7 +1,7 @@
-"""A trained model as a Hugging Face folder that needs nothing of this project to be used.
+"""Exports a trained model as a Hugging Face folder that does not depend on this project.
 
-The folder is written beside its place, loaded back with transformers' own attention, compared with the model in memory,
-and only then moved into place: a folder that exists is a folder that was verified.
+The folder is written under a temporary name, loaded back with transformers' own attention, compared with the model in
+memory, and only then renamed: a folder that exists was verified.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 RECORD_NAME: Final = "meap_export.json"
-"""Says where an exported folder came from; its presence marks a folder that an export may replace."""
+"""Records where an exported folder came from. An export replaces only folders that have it."""
 
 TOLERANCE: Final = 1e-5
 """Largest difference of a logit, in fp32, between the folder as loaded by transformers and the model in memory.
@@ -99,7 +99,7 @@ class ExportRecord:
 
 
 def read_export_record(folder: Path) -> dict[str, Any] | None:
-    """What the export said of `folder`, an `ExportRecord` as a dictionary; None where it is not an export of ours."""
+    """The `ExportRecord` of `folder` as a dictionary; None where it is not an export of this project."""
     try:
         record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
         return record if record["source"]["run"] else None
@@ -217,16 +217,16 @@ def _write_configs(
 
 
 def _write_tokenizer(tokenizer: Tokenizer, folder: Path, *, with_mask: bool) -> None:
-    # The generic tokenizer class would also return token_type_ids, which Llama's generate() refuses.
+    # The generic tokenizer class also returns token_type_ids, which generate() of Llama rejects.
     inputs: dict[str, Any] = {"model_input_names": ["input_ids", "attention_mask"]}
     dataclasses.replace(tokenizer, source_config=tokenizer.source_config | inputs).save(folder, with_mask=with_mask)
     stored = load_tokenizer(TokenizerConfig(name=str(folder), mask_token=tokenizer.mask_token))
     stored.require_fingerprint(tokenizer.fingerprint, owner="the exported model")
-    # Transformers insists on a class of its own for some architectures, which makes another tokenizer of the files.
+    # For some architectures transformers forces a tokenizer class that encodes differently.
     read = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if read.encode(_PROBE, add_special_tokens=False) != tokenizer.encode(_PROBE):
         raise CheckpointError(
-            f"transformers reads the exported tokenizer as {type(read).__name__}, which encodes text otherwise than "
+            f"transformers reads the exported tokenizer as {type(read).__name__}, which encodes text differently from "
             f"{tokenizer.name!r}: nothing was exported. Train this architecture with a tokenizer of its own kind"
         )
 

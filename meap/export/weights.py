@@ -1,4 +1,4 @@
-"""Weights -> safetensors files no larger than asked for, in fp32 or rounded to bf16."""
+"""Weights -> safetensors files of bounded size, in fp32 or rounded to bf16."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from meap.places.whole import write_whole
+
 __all__ = ["DTYPES", "round_weights", "write_weights"]
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -20,7 +22,7 @@ _INDEX_NAME = "model.safetensors.index.json"
 
 @torch.no_grad()
 def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Replace every weight by the nearest value that `dtype` has; the model itself stays in its own type."""
+    """Round every weight to the nearest value of `dtype`; the model keeps its own type."""
     for weight in model.state_dict().values():
         weight.copy_(weight.to(dtype))
 
@@ -43,12 +45,12 @@ def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, m
     stored = {name: torch.empty_like(weight, dtype=dtype, device="meta") for name, weight in weights.items()}
     split = split_torch_state_dict_into_shards(stored, max_shard_size=max_shard_size)
     for name, tensors in split.filename_to_tensors.items():
-        # transformers refuses a file that does not say which framework wrote it.
+        # transformers rejects a file without the framework that wrote it.
         content = {tensor: weights[tensor].detach().to("cpu", dtype).contiguous() for tensor in tensors}
         save_file(content, folder / name, metadata={"format": "pt"})
         # safetensors lets only the owner read; the folder's mode follows the user's umask.
         (folder / name).chmod(folder.stat().st_mode & 0o666)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / _INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_whole(folder / _INDEX_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n")
     return len(split.filename_to_tensors)

@@ -12,8 +12,8 @@ from meap.inspect.statistics import NUM_PLACES, Measured, group_sources
 from meap.inspect.terminal import describe_masks, describe_part, describe_sample
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.places.whole import write_named
+from meap.show.bars import Bars, show_bars
 from meap.show.bins import bin_by_powers_of_two, bin_linearly
-from meap.show.charts import Bars, show_bars
 from meap.show.pages import render
 
 __all__ = ["render_page", "write_page"]
@@ -28,7 +28,7 @@ def write_page(path: Path, data: InspectedData, samples: Sequence[Sample], measu
     Raises:
         DataError: It cannot be written.
     """
-    write_named("--html", path, render_page(data, samples, measured))
+    write_named("html", path, render_page(data, samples, measured))
 
 
 def render_page(data: InspectedData, samples: Sequence[Sample], measured: Measured) -> str:
@@ -103,60 +103,56 @@ def _measured(data: InspectedData, measured: Measured) -> dict[str, Any]:
         f"All {measured.rows:,} rows of {measured.shards:,} of {len(data.manifest.shards):,} shards were read "
         f"({measured.rows / max(total, 1):.1%} of the split's {total:,} rows), masked as in epoch {data.epoch}."
     )
-    positions = measured.rows * data.manifest.seq_len
-    asked = f"asked for: {data.masking.ratio:g}, rounded down to whole tokens"
-    rows = [
-        ("tokens that may be masked", f"{measured.num_maskable:,}"),
-        ("masked", f"{measured.num_masked:,}"),
-        ("realised ratio", f"{measured.realised_ratio:.4%} ({asked})"),
-        ("scored tokens", f"{measured.num_scored:,} ({measured.num_scored / max(positions, 1):.1%} of positions)"),
-    ]
-    if data.is_conversations:
-        rows += [
-            ("conversations", f"{len(measured.lengths):,}, of which {measured.num_copies:,} with a masked copy"),
-            (
-                "positions used",
-                f"{measured.num_used:,} ({measured.num_used / max(positions, 1):.1%}; the rest is padding)",
-            ),
-        ]
-        charts = [
-            Bars("Conversation lengths", *bin_linearly(measured.lengths), "tokens", "conversations"),
-            Bars(
-                "Scored tokens per conversation, its copy included",
-                *bin_linearly(measured.answer_lengths),
-                "scored tokens",
-                "conversations",
-            ),
-        ]
-        where = "place among the tokens of a copy's answers that may be masked, %"
-    else:
-        rows.append(
-            (
-                "whole documents",
-                f"{len(measured.lengths):,} (cut by the edges of shards and left out: {measured.num_cut:,})",
-            )
-        )
-        title = "Document lengths, BOS and EOS not counted"
-        lengths = bin_by_powers_of_two(measured.lengths)
-        charts = [Bars(title, *lengths, "tokens (scale of powers of two)", "documents")]
-        where = "place in the row, %"
-    if measured.num_masked:
-        labels = [f"{number * 100 / NUM_PLACES:.0f}" for number in range(NUM_PLACES)]
-        shares = measured.masked_share_by_place.tolist()
-        title = "Where masks fall; dashed: the mean"
-        charts.append(
-            Bars(title, labels, shares, where, "share masked", is_share=True, reference=measured.realised_ratio)
-        )
-    caveat = (
-        ""
-        if data.is_conversations or measured.rows == total
-        else (" Long documents are cut by the edges more often than short ones, so they are too few in the chart.")
-    )
+    if not data.is_conversations and measured.rows < total:
+        scope += " Shard edges cut long documents more often than short ones, so the chart shows too few of them."
+    charts = [*_length_charts(data, measured), *_mask_charts(data, measured)]
     return {
-        "scope": scope + caveat,
-        "rows": rows,
+        "scope": scope,
+        "rows": list(_measured_rows(data, measured)),
         "charts": [(bars, show_bars(bars) if bars.values else None) for bars in charts],
     }
+
+
+def _measured_rows(data: InspectedData, measured: Measured) -> Iterator[tuple[str, str]]:
+    positions = max(measured.rows * data.manifest.seq_len, 1)
+    asked = f"asked for: {data.masking.ratio:g}, rounded down to whole tokens"
+    yield "tokens that may be masked", f"{measured.num_maskable:,}"
+    yield "masked", f"{measured.num_masked:,}"
+    yield "realised ratio", f"{measured.realised_ratio:.4%} ({asked})"
+    yield "scored tokens", f"{measured.num_scored:,} ({measured.num_scored / positions:.1%} of positions)"
+    if data.is_conversations:
+        yield "conversations", f"{len(measured.lengths):,}, of which {measured.num_copies:,} with a masked copy"
+        yield "positions used", f"{measured.num_used:,} ({measured.num_used / positions:.1%}; the rest is padding)"
+    else:
+        cut = f"cut by the edges of shards and left out: {measured.num_cut:,}"
+        yield "whole documents", f"{len(measured.lengths):,} ({cut})"
+
+
+def _length_charts(data: InspectedData, measured: Measured) -> Iterator[Bars]:
+    if not data.is_conversations:
+        lengths = bin_by_powers_of_two(measured.lengths)
+        yield Bars("Document lengths, BOS and EOS not counted", *lengths, "tokens (powers of two)", "documents")
+        return
+    yield Bars("Conversation lengths", *bin_linearly(measured.lengths), "tokens", "conversations")
+    title = "Scored tokens per conversation, its copy included"
+    yield Bars(title, *bin_linearly(measured.answer_lengths), "scored tokens", "conversations")
+
+
+def _mask_charts(data: InspectedData, measured: Measured) -> Iterator[Bars]:
+    if not measured.num_masked:
+        return
+    where = "position in the row, %"
+    if data.is_conversations:
+        where = "position among the tokens of a copy's answers that may be masked, %"
+    yield Bars(
+        "Where masks fall; dashed: the mean",
+        [f"{number * 100 / NUM_PLACES:.0f}" for number in range(NUM_PLACES)],
+        measured.masked_share_by_place.tolist(),
+        where,
+        "share masked",
+        is_share=True,
+        reference=measured.realised_ratio,
+    )
 
 
 def _samples(data: InspectedData, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:

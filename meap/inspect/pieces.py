@@ -1,4 +1,4 @@
-"""Tokens -> pieces of text that together are the decoded text, whatever bytes a token holds.
+"""Tokens -> pieces that concatenate to the decoded text, whatever bytes a token holds.
 
 A character may be spread over several tokens, none of which can be decoded alone; such tokens make one piece. A piece
 ends where no following token changes what has been decoded so far.
@@ -25,20 +25,20 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens that are treated alike, and their text; a masked or special token has a piece of its own."""
+    """Adjacent tokens treated alike, and their text; a masked or special token is a piece of its own."""
 
     text: str
     num_tokens: int
     num_masked: int
     is_scored: bool
-    """Whether it is an answer that is scored; in a row of documents, where every token is scored, none is marked."""
+    """Whether it is a scored answer. False in rows of documents, whose tokens are all scored."""
     is_special: bool
     is_end: bool
     """Whether it is the token that ends a document."""
 
 
 class Cutter:
-    """Cuts decoded text at token borders.
+    """Splits decoded text at token boundaries.
 
     Args:
         tokenizer: That of the data.
@@ -88,7 +88,7 @@ class Cutter:
 
 
 def escape_controls(text: str) -> str:
-    """Make visible what a terminal or browser would obey rather than show."""
+    """Escape control characters, which a terminal or browser would obey rather than show."""
     return _CONTROLS.sub(lambda found: _escape(found[0]), text)
 
 
@@ -112,8 +112,8 @@ def _split_plain(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> 
         while not _is_settled(ids, context, end, decode):
             end += 1
         yield decode(ids[context:end])[len(known) :], end - start
-        # Context begins where a character does. Behind a replacement sign nobody knows: it may be part of a character
-        # that is not whole, and it may stand in the text itself.
+        # Context begins at the start of a character. After a replacement character that is unknown: it may stand for an
+        # incomplete character, or be part of the text.
         if not known.endswith(_REPLACEMENT):
             context = start
         start = end

@@ -1,4 +1,4 @@
-"""Samples by (epoch, number), read through the dataset that training iterates over, and taken apart for showing."""
+"""Reads samples by (epoch, id) through the dataset that training iterates over, and splits them into parts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from meap.config import DataConfig, MaskingConfig, SftConfig, TokenizerConfig
+from meap.config.commands import InspectConfig
 from meap.data import (
     StreamingMaskedDataset,
     build_loader,
@@ -28,16 +29,14 @@ from meap.data import (
 from meap.data.sft import expand_row
 from meap.data.shards import read_manifest
 from meap.errors import ConfigError, DataError, IncompleteError, MeapError
-from meap.inspect.arguments import Request
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.masking import MaskRule
 from meap.schema import (
     ANSWER_COLUMN,
     IGNORE_INDEX,
     LENGTHS_COLUMN,
+    SPLITS,
     TOKENS_COLUMN,
-    TRAIN_SPLIT,
-    VALIDATION_SPLIT,
 )
 from meap.tokenizer import Tokenizer
 
@@ -50,7 +49,7 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a sample: a whole row of documents, or one conversation, or its masked copy."""
+    """A contiguous part of a sample: a whole row of documents, one conversation, or its masked copy."""
 
     conversation: int | None
     """Number within the row, from 0; None for a row of documents."""
@@ -58,7 +57,7 @@ class Part:
     first_position: int
     """`position_ids` of its first token."""
     tokens: NDArray[np.int64]
-    """Clean. Of a row of documents also the last one, which is a label only."""
+    """Clean. A row of documents includes its last token, which is only a label."""
     is_masked: BoolArray
     is_maskable: BoolArray
     """Tokens of which the ratio masks a share."""
@@ -93,7 +92,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class InspectedData:
-    """A split that has been opened, and how it is masked."""
+    """An open split, and how it is masked."""
 
     split: str
     remote: str
@@ -119,19 +118,19 @@ class InspectedData:
         """Number of the first row of each shard, and the number of rows."""
         return [0, *accumulate(shard.rows for shard in self.manifest.shards)]
 
-    def choose_samples(self, request: Request) -> Sequence[int]:
-        """The rows to show.
+    def choose_samples(self, cfg: InspectConfig) -> Sequence[int]:
+        """Ids of the rows to show.
 
         Raises:
             ConfigError: One does not exist.
         """
         rows = self.manifest.rows
-        for number in request.samples:
-            if number >= rows:
+        for sample_id in cfg.samples:
+            if sample_id >= rows:
                 raise ConfigError(
-                    f"--sample {number} is out of range: the {self.split} split has {rows:,} rows, 0 to {rows - 1}"
+                    f"samples=[{sample_id}] is out of range: the {self.split} split has {rows:,} rows, 0 to {rows - 1}"
                 )
-        return request.samples or range(min(request.count, rows))
+        return cfg.samples or range(min(cfg.count, rows))
 
     def shard_of(self, sample_id: int) -> int:
         """Number of the shard that holds a row."""
@@ -142,7 +141,7 @@ class InspectedData:
         return map(self.sample, range(self.shard_starts[shard], self.shard_starts[shard + 1]))
 
     def sample(self, sample_id: int) -> Sample:
-        """A row, masked as in the epoch that is asked for."""
+        """A row, masked as in the chosen epoch."""
         columns = self.dataset.stored_at(sample_id)
         shown = {
             name: np.asarray(value) if name in {"input_ids", "labels", "position_ids"} else value
@@ -165,7 +164,7 @@ class InspectedData:
         )
 
     def _conversations(self, columns: Any, sample_id: int, shown: dict[str, Any]) -> Iterator[Part]:
-        # Side by side with its copy a conversation takes twice its length, in one segment: so that tells who has one.
+        # In this layout a conversation and its copy are one segment of twice the length, which tells which have a copy.
         together = dataclasses.replace(self.sft, layout="concat")
         sizes = expand_row(
             columns, sample_id, seq_len=self.manifest.seq_len, sft=together, rule=self.rule, epoch=self.epoch
@@ -179,7 +178,7 @@ class InspectedData:
             for is_copy in [False, True][: size // length]:
                 inputs, labels = (shown[name][place : place + length] for name in ("input_ids", "labels"))
                 in_scope = is_answer.copy() if is_copy else np.zeros(length, bool)
-                in_scope[0] = False  # nothing stands before it that could predict it
+                in_scope[0] = False  # no token before it predicts it
                 yield Part(
                     conversation=number,
                     is_copy=is_copy,
@@ -192,76 +191,80 @@ class InspectedData:
                 place += length
 
 
-def open_data(request: Request, cache_dir: str) -> InspectedData:
-    """Open a split as training would, but for one row at a time, by number.
+def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
+    """Open a split as training does, for random access to single rows.
 
     Args:
-        request: What the command line asks for.
-        cache_dir: Folder for fetched shards.
+        cfg: What the command line asks for.
+        cache_dir: Folder for downloaded shards.
 
     Raises:
-        ConfigError: An option does not go with this kind of data.
+        ConfigError: A key does not apply to this kind of data.
         DataError: The data cannot be read, or there is none.
     """
-    manifest = read_manifest(request.shards, request.split, key="<shards>")
-    if request.sft_options and manifest.kind != CONVERSATIONS:
-        raise ConfigError(
-            f"{' and '.join(request.sft_options)}: {request.shards} holds {manifest.kind}, not conversations for "
-            "fine-tuning; leave it out"
-        )
-    # One row at a time, in order: nothing here decides what a sample is, only how it is fetched.
-    config = DataConfig(
-        remote=request.shards, seq_len=manifest.seq_len, num_canonical_nodes=1, num_workers=0, download_retry=1
-    )
-    shards = open_shards(config, request.split, kind=manifest.kind)
+    remote, training = cfg.resolve_remote(), cfg.resolve_training()
+    masking, sft, seed = training.masking, training.sft, training.run.seed
+    manifest = read_manifest(remote, cfg.split, key="remote")
+    _require_kind(cfg, manifest, remote)
+    # Rows one by one, in order: this decides how a sample is fetched, not what it is.
+    config = DataConfig(remote=remote, seq_len=manifest.seq_len, num_canonical_nodes=1, num_workers=0, download_retry=1)
+    shards = open_shards(config, cfg.split, kind=manifest.kind)
     mask_token = manifest.config.get("tokenizer", {}).get("mask_token", TokenizerConfig.mask_token)
     tokenizer = open_tokenizer(TokenizerConfig(mask_token=mask_token), shards)
-    rule = build_mask_rule(request.masking, manifest.tokenizer, seed=request.seed) if request.masking.ratio else None
+    rule = build_mask_rule(masking, manifest.tokenizer, seed=seed) if masking.ratio else None
     how: Any = {
         "rule": rule,
-        "seed": request.seed,
+        "seed": seed,
         "global_batch_size": 1,
         "world_size": 1,
         "cache_dir": Path(cache_dir),
         "shuffle": False,
     }
-    build = build_loader if manifest.kind != CONVERSATIONS else partial(build_sft_loader, sft=request.sft)
+    build = build_loader if manifest.kind != CONVERSATIONS else partial(build_sft_loader, sft=sft)
     try:
         loader = _retry_collisions(lambda: build(config, shards, **how))
     except MeapError:
         raise
     except Exception as error:
         raise DataError(
-            f"{request.shards}/{request.split} could not be opened ({type(error).__name__}: {error}): check the "
-            "storage and --cache-dir"
+            f"{remote}/{cfg.split} could not be opened ({type(error).__name__}: {error}): check the storage and "
+            "cache_dir"
         ) from error
     return InspectedData(
-        split=request.split,
-        remote=request.shards,
+        split=cfg.split,
+        remote=remote,
         manifest=manifest,
-        other_manifests=tuple(_other_manifests(request)),
+        other_manifests=tuple(_other_manifests(remote, cfg.split)),
         tokenizer=tokenizer,
         dataset=cast("StreamingMaskedDataset", loader.dataset),
         rule=rule,
-        masking=request.masking,
-        sft=request.sft,
-        seed=request.seed,
-        epoch=request.epoch,
+        masking=masking,
+        sft=sft,
+        seed=seed,
+        epoch=cfg.epoch,
     )
 
 
+def _require_kind(cfg: InspectConfig, manifest: Manifest, remote: str) -> None:
+    if cfg.sft_keys and manifest.kind != CONVERSATIONS:
+        raise ConfigError(
+            f"{' and '.join(cfg.sft_keys)}: {remote} holds {manifest.kind}, not conversations for fine-tuning; leave "
+            f"{'it' if len(cfg.sft_keys) == 1 else 'them'} out"
+        )
+
+
 def _retry_collisions(build: Callable[[], DataLoader[Any]]) -> DataLoader[Any]:
-    """Build; again where another process that opens a dataset takes the same name in shared memory first."""
+    """Build; retry where another process takes the same name in shared memory first."""
     for _ in range(_COLLISIONS):
         with suppress(FileExistsError):
             return build()
     return build()
 
 
-def _other_manifests(request: Request) -> Iterator[Manifest]:
-    for split in (TRAIN_SPLIT, VALIDATION_SPLIT):
-        if split != request.split:
+def _other_manifests(remote: str, than: str) -> Iterator[Manifest]:
+    for split in SPLITS:
+        if split != than:
             try:
-                yield read_manifest(request.shards, split, key="<shards>")
+                yield read_manifest(remote, split, key="remote")
             except IncompleteError:
                 continue  # small data sets have nothing held out

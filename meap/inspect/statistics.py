@@ -1,4 +1,4 @@
-"""What a data set is made of: as its manifest says, and as measured on rows that were read."""
+"""Statistics of a data set: what its manifest records, and what is measured on the rows read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Measured:
     answer_lengths: list[int] = field(default_factory=list)
     """Scored tokens of each conversation, its copy included."""
     num_cut: int = 0
-    """Documents that begin or end outside of what was read."""
+    """Documents that begin or end outside the rows read."""
 
     @property
     def realised_ratio(self) -> float:
@@ -60,7 +60,7 @@ class Measured:
 
 
 def group_sources(manifest: Manifest) -> list[SourceGroup]:
-    """Rows and tokens by input file, as far as a manifest tells."""
+    """Rows and tokens by input file, as far as the manifest records them."""
     num_tasks = manifest.config.get("tasks") or 1
     count = len(manifest.sources)
     rows = [0] * num_tasks

@@ -1,8 +1,7 @@
-"""Samples as text: in colour, or with brackets where colour is not wanted or cannot be seen."""
+"""Prints samples: in colour, or with brackets where there is none."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
@@ -36,8 +35,6 @@ def print_samples(data: InspectedData, samples: Iterable[Sample], *, color: str 
         samples: The samples.
         color: `always`, `never`, or `auto`: on a terminal, unless NO_COLOR is set.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # text of any language, on whatever the terminal can show
     in_color = color == "always" or (color == "auto" and _shows_color())
     mark = mark_with_color if in_color else mark_with_brackets
     cutter = Cutter(data.tokenizer)
@@ -64,7 +61,7 @@ def describe_masks(data: InspectedData) -> str:
     layout = f"; layout {data.sft.layout}, loss {data.sft.loss}" if data.is_conversations else ""
     if data.rule is None:
         what = "no masked copies" if data.is_conversations else "not masked"
-        reason = ", as held-out rows are in a run (--ratio shows masks)" if data.split != "train" else ""
+        reason = ", as held-out rows are in a run (ratio= shows masks)" if data.split != "train" else ""
         return f"{what}{reason}{layout}"
     strategy = f"spans of {masking.span_length}" if masking.strategy == "span" else "single tokens"
     protected = f", {' and '.join(masking.protected)} protected" if masking.protected else ""
@@ -99,7 +96,7 @@ def describe_part(part: Part) -> str:
 
 
 def mark_with_color(pieces: Sequence[Piece]) -> str:
-    """The text of `pieces` with ANSI colours; without them it is the decoded text, and a sign at masked line ends."""
+    """The text of `pieces` with ANSI colours, and a sign at masked line ends."""
     marked = []
     for piece in pieces:
         text = escape_controls(piece.text)
@@ -112,7 +109,7 @@ def mark_with_color(pieces: Sequence[Piece]) -> str:
 
 
 def mark_with_brackets(pieces: Sequence[Piece]) -> str:
-    """The text of `pieces` with brackets around what is masked, scored or special; those of the text are escaped."""
+    """The text of `pieces` with brackets around masked, scored and special tokens; brackets of the text are escaped."""
     marked = []
     is_open = False
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: one finding for each thing, with its place and a remedy."""
+"""Problems of a data set: one finding each, with its file and a remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREPARE_AGAIN = "prepare the data again, in another folder"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be."""
+    """One problem."""
 
     file: str
     """Path or URL."""
@@ -30,7 +30,7 @@ class Finding:
 
 
 class ShardError(DataError):
-    """A shard that cannot be read any further; holds the finding."""
+    """A shard cannot be read further; holds the finding."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(str(finding))

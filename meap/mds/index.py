@@ -1,4 +1,4 @@
-"""index.json: the shards of a split, with their sizes, hashes and columns; and what shards are called."""
+"""index.json: the shards of a split with their sizes, hashes and columns; names of shards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
+
+import numpy as np
 
 from meap.mds.findings import PREPARE_AGAIN, Finding, ShardError
 
@@ -32,7 +34,7 @@ __all__ = [
 ]
 
 INDEX_NAME: Final = "index.json"
-"""Written last of all files of a split: where it is, the split is whole."""
+"""Written last of all files of a split: if it exists, the split is complete."""
 INDEX_VERSION: Final = 2
 SHARD_FORMAT: Final = "mds"
 SHARD_VERSION: Final = 2
@@ -49,7 +51,7 @@ _SHARD_PREFIX = "shard."
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that an index describes."""
+    """A file as an index describes it."""
 
     basename: str
     bytes: int
@@ -63,18 +65,29 @@ class Column:
     name: str
     dtype: str
     length: int | None
-    """Values per row; None where rows differ."""
+    """Values per row; None if rows differ."""
+
+    @classmethod
+    def parse(cls, name: str, encoding: str) -> Column | None:
+        """The column of an encoding; None where it is not one of integer arrays."""
+        found = _ENCODING.fullmatch(encoding)
+        return cls(name, found[1], int(found[2]) if found[2] else None) if found else None
 
     @classmethod
     def of(cls, name: str, encoding: str) -> Column:
         """The column of an encoding that is known."""
-        found = _ENCODING.fullmatch(encoding)
-        assert found is not None, encoding
-        return cls(name, found[1], int(found[2]) if found[2] else None)
+        column = cls.parse(name, encoding)
+        assert column is not None, encoding
+        return column
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Of the values in a shard: little-endian on every machine."""
+        return np.dtype(self.dtype).newbyteorder("<")
 
     @property
     def encoding(self) -> str:
-        """As MDS writes it."""
+        """The encoding as MDS writes it."""
         return f"ndarray:{self.dtype}" + ("" if self.length is None else f":{self.length}")
 
 
@@ -89,7 +102,7 @@ class ShardEntry:
 
     @property
     def stored(self) -> StoredFile:
-        """The file that lies in the folder."""
+        """The file on disk: the compressed one if there is one."""
         return self.zipped or self.raw
 
 
@@ -101,7 +114,7 @@ def parse_entry(entry: Any, origin: str) -> ShardEntry:
         origin: Path or URL of the index, and the number of the entry.
 
     Raises:
-        ShardError: It is malformed, or names something that is not allowed.
+        ShardError: It is malformed, or uses something that is not allowed.
     """
     try:
         values = cast("dict[str, Any]", entry)
@@ -126,12 +139,12 @@ def parse_entry(entry: Any, origin: str) -> ShardEntry:
 
 
 def shard_name(task: int, number: int) -> str:
-    """Name of an uncompressed shard: the task of preparation that writes it, and its number in that."""
+    """Name of an uncompressed shard, from the task of preparation and the shard's number within it."""
     return f"{_SHARD_PREFIX}{task:05d}.{number:05d}.{SHARD_FORMAT}"
 
 
 def zipped_name(basename: str) -> str:
-    """Name of a shard when it is compressed."""
+    """Name of a compressed shard."""
     return f"{basename}.zstd"
 
 
@@ -142,39 +155,39 @@ def task_of_shard(basename: str) -> str:
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether a file is called as shards are."""
+    """Whether a file name is that of a shard."""
     return name.startswith(_SHARD_PREFIX)
 
 
 def is_safe_name(name: Any) -> bool:
-    """Whether `name` is that of a file beside the index, and nothing else."""
+    """Whether `name` is a plain file name, without a path."""
     return isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None and ".." not in name
 
 
 def is_compression(value: str | None) -> bool:
-    """Whether shards can be compressed so: None, ``zstd``, ``zstd:1`` to ``zstd:22``."""
+    """Whether this is a known compression: None, ``zstd``, ``zstd:1`` to ``zstd:22``."""
     return value is None or _COMPRESSION.fullmatch(value) is not None
 
 
 def index_json(entries: Sequence[dict[str, Any]]) -> bytes:
-    """An index as stored."""
+    """The bytes of an index."""
     return json.dumps({"version": INDEX_VERSION, "shards": list(entries)}, sort_keys=True).encode()
 
 
 def parse_index(content: bytes) -> tuple[Any, list[Any]]:
-    """Version and entries of an index; the entries are not checked yet.
+    """Version and unchecked entries of an index.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is not JSON.
         KeyError: It has no version or no shards.
-        TypeError: It is something else.
+        TypeError: It is not an object.
     """
     values = cast("dict[str, Any]", json.loads(content))
     return values["version"], list(cast("list[Any]", values["shards"]))
 
 
 def stored_file(entry: dict[str, Any]) -> dict[str, Any]:
-    """What an entry says of the file that lies in the folder."""
+    """An entry's description of the file on disk: the compressed one if there is one."""
     return entry["zip_data"] or entry["raw_data"]
 
 
@@ -187,7 +200,7 @@ def _stored_file(values: Any, origin: str) -> StoredFile:
 
 
 def _column(name: str, encoding: str, origin: str) -> Column:
-    is_known = _ENCODING.fullmatch(encoding) is not None
+    is_known = Column.parse(name, encoding) is not None
     _allow(origin, f"encoding of column {name!r}", encoding, is_known, "integer arrays (ndarray:uint16:4097)")
     return Column.of(name, encoding)
 

@@ -1,4 +1,4 @@
-"""Shard files, parsed from their bytes: MDS version 2 as `streaming.MDSWriter` writes it, with nothing in it trusted.
+"""Parses shards: MDS version 2 as `streaming.MDSWriter` writes it, every field checked.
 
     shard   samples:u32  offsets:u32[samples + 1]  config:json  sample*        offsets are from the start of the file
     sample  size:u32 for each column of varying size, then the columns, sorted by name
@@ -10,6 +10,7 @@ Other formats and encodings (pickle among them) are refused, not decoded.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -19,29 +20,33 @@ from numpy.typing import NDArray
 
 from meap.extras import require_packages
 from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
-from meap.mds.index import Column, ShardEntry
+from meap.mds.index import HASH_ALGORITHM, Column, ShardEntry
 
-require_packages("meap.mds", "zstandard", extra="prep")
+require_packages("meap.mds", "xxhash", "zstandard", extra="prep")
 
+import xxhash  # noqa: E402
 import zstandard  # noqa: E402
 
-__all__ = ["decode_conversations", "decode_rows", "decompress"]
+__all__ = ["HASHES", "decode_conversations", "decode_rows", "decompress"]
+
+HASHES = {HASH_ALGORITHM: xxhash.xxh3_64, "sha256": hashlib.sha256}
+"""Hashes that can be checked, by their name in an index."""
 
 _U32 = np.dtype("<u4")
 _LENGTH_DTYPES = ("<u1", "<u2", "<u4", "<u8")
 
 
 def decompress(content: bytes, entry: ShardEntry, file: str) -> bytes:
-    """The shard's raw bytes; never more than the index says.
+    """The uncompressed shard; never more bytes than the index says.
 
     Raises:
-        ShardError: They are not as many as the index says, or the file is damaged.
+        ShardError: The size differs from the index, or the file is damaged.
     """
     if entry.zipped is None:
         return content
     expected = entry.raw.bytes
     try:
-        # A few bytes of zstd may stand for gigabytes, so no more is made than one byte too many.
+        # A few bytes of zstd can decompress to gigabytes, so at most one byte too many is read.
         with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
             raw = reader.read(expected + 1)
     except zstandard.ZstdError as error:
@@ -53,21 +58,21 @@ def decompress(content: bytes, entry: ShardEntry, file: str) -> bytes:
 
 
 def decode_rows(raw: bytes, entry: ShardEntry, file: str) -> NDArray[Any]:
-    """Rows of a shard with a single column of fixed length, without a copy: (rows, length).
+    """Rows of a shard with a single column of fixed length, as a view (rows, length).
 
     Raises:
         ShardError: The bytes are not such rows.
     """
     (column,) = entry.columns
     assert column.length is not None
-    dtype = np.dtype(column.dtype).newbyteorder("<")
     offsets = _offsets(raw, entry, file)
-    row_bytes = column.length * dtype.itemsize
+    row_bytes = column.length * column.stored_dtype.itemsize
     wrong = np.flatnonzero(np.diff(offsets) != row_bytes)
     if len(wrong):
         found = f"{int(np.diff(offsets)[wrong[0]]):,} in row {int(wrong[0]):,} and {len(wrong) - 1:,} more"
         raise ShardError(Finding(file, "bytes of each row", f"{row_bytes:,}", found, PREPARE_AGAIN))
-    return np.frombuffer(raw, dtype, entry.samples * column.length, int(offsets[0])).reshape(-1, column.length)
+    values = np.frombuffer(raw, column.stored_dtype, entry.samples * column.length, int(offsets[0]))
+    return values.reshape(-1, column.length)
 
 
 def decode_conversations(raw: bytes, entry: ShardEntry, file: str) -> Iterator[dict[str, NDArray[Any]]]:
@@ -97,7 +102,7 @@ def _decode_sample(content: bytes, columns: Sequence[Column], file: str, number:
                 )
             )
         return {
-            column.name: _decode_array(content[start : start + size], column.dtype)
+            column.name: _decode_array(content[start : start + size], column.stored_dtype)
             for column, start, size in zip(columns, starts, sizes, strict=True)
         }
     except (ValueError, IndexError) as error:
@@ -105,13 +110,13 @@ def _decode_sample(content: bytes, columns: Sequence[Column], file: str, number:
         raise ShardError(Finding(file, f"row {number:,}", expected, str(error), PREPARE_AGAIN)) from error
 
 
-def _decode_array(content: bytes, dtype: str) -> NDArray[Any]:
+def _decode_array(content: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
     num_axes, length_code = divmod(content[0], 4)
     if num_axes != 1:
         raise ValueError(f"an array of {num_axes} axes")
     length_dtype = np.dtype(_LENGTH_DTYPES[length_code])
     length = int(np.frombuffer(content, length_dtype, 1, 1)[0])
-    values = np.frombuffer(content, np.dtype(dtype).newbyteorder("<"), offset=1 + length_dtype.itemsize)
+    values = np.frombuffer(content, dtype, offset=1 + length_dtype.itemsize)
     if len(values) != length:
         raise ValueError(f"an array of {len(values)} values that says {length}")
     return values

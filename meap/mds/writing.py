@@ -1,8 +1,8 @@
 """Rows -> the bytes of MDS shards (version 2), as `streaming` reads them.
 
-`streaming.MDSWriter` makes the same bytes (tests compare them) but is not used: it imports torch, seconds and hundreds
-of MB for every worker; it encodes row by row; its zstd frames have no checksum; and it publishes what it has when an
-exception ends its `with` block.
+`streaming.MDSWriter` writes the same bytes (tests compare them) but is not used: it imports torch, which costs every
+worker seconds and hundreds of MB; it encodes row by row; its zstd frames have no checksum; and it publishes an
+incomplete data set if an exception ends its `with` block.
 
     uint32 n | uint32 offset of each sample and of the end (n + 1) | the JSON below | samples
     a sample: uint32 size of each column without a fixed one | the columns, sorted by name
@@ -30,12 +30,12 @@ import zstandard  # noqa: E402
 __all__ = ["MdsWriter", "Shard", "ShardFile"]
 
 _ZSTD_LEVEL = 3
-"""Of `zstd` without a level, as streaming takes it."""
+"""Level of `zstd` without one, as in streaming."""
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A shard as it is stored."""
+    """A shard as stored."""
 
     content: bytes
     entry: dict[str, Any]
@@ -44,13 +44,13 @@ class ShardFile:
 
     @property
     def name(self) -> str:
-        """What the file is called."""
+        """Name of the file."""
         return stored_file(self.entry)["basename"]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows of a shard, not yet hashed and compressed: that takes the most time, and may be done by another thread."""
+    """A shard before hashing and compression, which take the most time and may run in another thread."""
 
     raw: bytes
     num_rows: int
@@ -73,7 +73,7 @@ class Shard:
 
 
 class MdsWriter:
-    """Collects rows and yields a shard whenever one is full.
+    """Collects rows and yields each shard once it is full.
 
     Args:
         columns: MDS encodings by name: `ndarray` of an integer type, with a length or without.
@@ -101,7 +101,7 @@ class MdsWriter:
         self._size = self._base_size
 
     def add_rows(self, rows: NDArray[np.integer[Any]]) -> Iterator[Shard]:
-        """Append rows of a data set whose one column is an array of fixed length; yields the shards they fill.
+        """Append rows of a data set with a single column of fixed length; yields the shards they fill.
 
         Args:
             rows: (rows, length)
@@ -118,14 +118,14 @@ class MdsWriter:
                 yield self._take()
 
     def add(self, sample: dict[str, NDArray[np.integer[Any]]]) -> Iterator[Shard]:
-        """Append one row, by column; yields the shard that has no room for it."""
+        """Append one row, by column; yields the previous shard if the row does not fit."""
         encoded = self._encode(sample)
         if self._samples and self._limit < self._size + len(encoded) + 4:
             yield self._take()
         self._append(encoded, [len(encoded)])
 
     def finish(self) -> Iterator[Shard]:
-        """Yield the last shard, unless it is empty."""
+        """Yield the last shard, if it has rows."""
         if self._sizes:
             yield self._take()
 
@@ -166,7 +166,7 @@ class MdsWriter:
 
 
 def _shape(length: int) -> bytes:
-    """MDS's prefix of an array with one axis: how many axes, the code of the type of their lengths; the length."""
+    """MDS's header of a one-dimensional array: number of axes and code of the length's type; the length."""
     code = next(code for code in range(4) if length < 1 << (8 << code))
     return bytes([1 << 2 | code]) + length.to_bytes(1 << code, "little")
 

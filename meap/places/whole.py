@@ -97,11 +97,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def named_file(option: str, path: Path) -> Iterator[Path]:
+def named_file(key: str, path: Path) -> Iterator[Path]:
     """`whole_file` for a file that the user has named.
 
     Args:
-        option: How it was named, such as ``--html``.
+        key: The key that names it, such as ``html``.
         path: The file; its folder must be there.
 
     Raises:
@@ -113,7 +113,7 @@ def named_file(option: str, path: Path) -> Iterator[Path]:
         with whole_file(path, several_writers=True) as draft:
             yield draft
     except OSError as error:
-        raise DataError(f"{option} {path} could not be written ({error}): choose another place") from error
+        raise DataError(f"{key}={path} could not be written ({error}): choose another place") from error
 
 
 def remove_drafts(folder: Path) -> None:
@@ -144,7 +144,7 @@ def _remove_draft(draft: Path) -> None:
         each.unlink(missing_ok=True)
 
 
-def write_named(option: str, path: Path, text: str) -> None:
+def write_named(key: str, path: Path, text: str) -> None:
     """`write_whole` for a file that the user has named; what UTF-8 cannot hold is escaped. See `named_file`."""
-    with named_file(option, path) as draft:
+    with named_file(key, path) as draft:
         draft.write_bytes(text.encode(errors="backslashreplace"))

@@ -1,67 +1,59 @@
 """Corpora by name: one row each. A new corpus is one row here and a yaml.
 
-A source that is no name in the table is taken as files: a path, a glob, a folder or a URL.
+A source that is no name in the table stands for files: a path, a glob, a folder or a URL.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from meap.config.litpkds_prep import LitpkdsPrepConfig
 from meap.config.prep import PrepConfig
-from meap.config.sft_prep import SftPrepConfig
 from meap.errors import ConfigError
-from meap.mds.index import is_compression
 from meap.places.addresses import require_plain_url
-from meap.prep.formats import format_of
+from meap.prep.formats import format_of, names_of
 from meap.prep.inputs import InputFiles, find_inputs, with_validation
-from meap.prep.sizes import bytes_of_size
+from meap.prep.resolved import (
+    ResolvedPrep,
+    check_addresses,
+    check_shards,
+    default_tasks,
+    patterns_of,
+    require_tasks,
+)
 
-__all__ = [
-    "CORPORA",
-    "SAMPLE_DIR",
-    "Corpus",
-    "check_import",
-    "check_settings",
-    "check_shards",
-    "make_sample",
-    "resolve",
-]
+__all__ = ["CORPORA", "SAMPLE_DIR", "Corpus", "check_settings", "make_sample", "resolve"]
 
 SAMPLE_DIR = Path("data/sample")
 
-_TASK_BYTES = 256_000_000
 _HELDOUT_RATIO = 0.01
-_SHARD_OVERHEAD = 4096
-"""Bytes of a shard that are not rows: header, offsets of a single row; generous."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where a corpus lies and how its rows are cut unless the configuration says otherwise."""
+    """Where a corpus is stored, and defaults for its preparation."""
 
     files: str
     """Path, glob, folder or URL."""
-    about: str
+    about: str = "files"
     validation: str | None = None
-    """The same of its own validation set; None where a share of the documents is held out."""
-    text_key: str = "text"
+    """The same for its validation set. Unset: a share of the documents is held out."""
     seq_len: int = 4096
     remote: str | None = None
-    """Where its shards go by default; None makes `remote` a must."""
-    make: Callable[[PrepConfig], Path] | None = None
-    """Makes the files where they are not downloaded, and returns the folder of a tokenizer for them."""
+    """Where its shards go by default. Unset: `remote` must be given."""
+    make: Callable[[int], Path] | None = None
+    """Makes the files by a seed, if they are not downloaded, and returns the folder of a tokenizer for them."""
 
 
-def make_sample(config: PrepConfig) -> Path:
-    """Make the built-in corpus and its tokenizer where they are not there yet; the tokenizer's folder."""
+def make_sample(seed: int) -> Path:
+    """Make the built-in corpus and its tokenizer unless they exist; returns the tokenizer's folder."""
     from meap.prep.sample import train_sample_tokenizer, write_sample_corpus
 
-    files = write_sample_corpus(SAMPLE_DIR / "corpus", seed=config.seed)
+    files = write_sample_corpus(SAMPLE_DIR / "corpus", seed=seed)
     return train_sample_tokenizer(files, SAMPLE_DIR / "tokenizer")
 
 
@@ -92,125 +84,75 @@ CORPORA = {
 }
 
 
-def check_settings(config: PrepConfig) -> None:
-    """What can be told before the input is looked at.
+def check_settings(config: PrepConfig) -> PrepConfig:
+    """Check the configuration before any input is read; returns it with the defaults of its corpus.
 
     Raises:
         ConfigError: A key is missing, holds a secret, or does not fit another.
     """
-    require_plain_url("source", config.source)
-    require_plain_url("validation_source", config.validation_source or "")
-    require_plain_url("remote", config.remote or "")
-    corpus = CORPORA.get(config.source) or Corpus(config.source, "files")
-    if config.remote is None and corpus.remote is None:
-        raise ConfigError(f"remote is not set: for source={config.source} say where to write, as remote=data/c4/mds")
-    if config.tokenizer.name is None and corpus.make is None:
+    corpora = _corpora_of(config)
+    config = dataclasses.replace(
+        config,
+        remote=config.remote or (corpora[0].remote if len(corpora) == 1 else None),
+        seq_len=config.seq_len or corpora[0].seq_len,
+    )
+    assert config.seq_len is not None
+    check_addresses(config, example="data/c4/mds")
+    for pattern in patterns_of(config.validation_source):
+        require_plain_url("validation_source", pattern)
+    if config.tokenizer.name is None and not any(corpus.make for corpus in corpora):
         raise ConfigError(
-            f"tokenizer.name is not set: for source={config.source} give a local folder with a tokenizer.json, or a "
-            "hub name such as tokenizer.name=meta-llama/Llama-2-7b-hf"
+            f"tokenizer.name is not set: for source={','.join(patterns_of(config.source))} give a local folder with a "
+            "tokenizer.json, or a hub name such as tokenizer.name=meta-llama/Llama-2-7b-hf"
         )
-    seq_len = config.seq_len or corpus.seq_len
-    check_shards(config, row_bytes=4 * (seq_len + 1), seq_len=seq_len)
+    check_shards(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
+    return config
 
 
-def resolve(config: PrepConfig) -> tuple[PrepConfig, InputFiles]:
-    """Fill in every default, and list the input files; the sample corpus is made on the way.
+def resolve(config: PrepConfig) -> tuple[ResolvedPrep, InputFiles]:
+    """Set every default, and list the input files; a sample corpus is made on the way.
 
     Raises:
         ConfigError: A key is missing or does not fit the input.
         DataError: The source cannot be listed or holds no file.
     """
-    check_settings(config)
-    corpus = CORPORA.get(config.source) or Corpus(config.source, "files")
-    tokenizer = config.tokenizer
-    if corpus.make is not None:
-        made = corpus.make(config)
+    config = check_settings(config)
+    corpora, tokenizer = _corpora_of(config), config.tokenizer
+    for make in filter(None, (corpus.make for corpus in corpora)):
+        made = make(config.seed)
         tokenizer = dataclasses.replace(tokenizer, name=tokenizer.name or str(made))
-    validation_source = config.validation_source or (corpus.validation if config.heldout_ratio is None else None)
-    inputs = _find(corpus.files, "source")
+    validation_source = config.validation_source
+    if validation_source is None and config.heldout_ratio is None and len(corpora) == 1:
+        validation_source = corpora[0].validation
+    inputs = _find(config.source, "source")
     if validation_source is not None:
         inputs = with_validation(inputs, _find(validation_source, "validation_source"))
     heldout_ratio = config.heldout_ratio
     if heldout_ratio is None:
         heldout_ratio = _HELDOUT_RATIO if validation_source is None else 0.0
-    return (
-        dataclasses.replace(
-            config,
-            remote=config.remote or corpus.remote,
-            tokenizer=tokenizer,
-            seq_len=config.seq_len or corpus.seq_len,
-            text_key=config.text_key or corpus.text_key,
-            validation_source=validation_source,
-            heldout_ratio=heldout_ratio,
-            tasks=_num_tasks(config.tasks, inputs),
-        ),
-        inputs,
+    resolved = ResolvedPrep.of(
+        config,
+        tokenizer=tokenizer,
+        validation_source=validation_source,
+        heldout_ratio=heldout_ratio,
+        tasks=require_tasks(config.tasks or default_tasks(inputs), inputs),
     )
+    return resolved, inputs
 
 
-def _find(source: str, key: str) -> InputFiles:
-    corpus = CORPORA.get(source)
-    names = "; ".join(f"{name}: {each.about}" for name, each in CORPORA.items())
+def _corpora_of(config: PrepConfig) -> list[Corpus]:
+    return [CORPORA.get(pattern) or Corpus(pattern) for pattern in patterns_of(config.source)]
+
+
+def _find(source: str | tuple[str, ...], key: str) -> InputFiles:
+    known = "; ".join(f"{name}: {each.about}" for name, each in CORPORA.items())
     inputs = find_inputs(
-        corpus.files if corpus else source,
+        tuple((CORPORA.get(pattern) or Corpus(pattern)).files for pattern in patterns_of(source)),
+        kind=f"{names_of()}, or one of the known corpora ({known})",
         key=key,
-        kind=f"JSON lines, parquet or text, or one of the known corpora ({names})",
     )
-    for url in inputs.urls:
-        format_of(url)
+    formats = Counter(format_of(url).name for url in inputs.urls)
+    if len(formats) > 1:  # a README.txt beside the data, perhaps
+        counts = ", ".join(f"{count:,} of {name}" for name, count in formats.most_common())
+        print(f"note: {key} holds files of several formats, and all are read: {counts}", file=sys.stderr, flush=True)
     return inputs
-
-
-def _num_tasks(asked: int | None, inputs: InputFiles) -> int:
-    """Tasks of the job; a validation set of its own has one for itself."""
-    count, extra = len(inputs.names) - inputs.num_validation, 1 if inputs.num_validation else 0
-    size = sum(inputs.sizes[inputs.num_validation :])
-    tasks = asked or extra + max(1, min(count, math.ceil(size / _TASK_BYTES)))
-    if tasks > count + extra:
-        raise ConfigError(
-            f"tasks={tasks} is more than the {count} input files{' and one for validation_source' * extra}: a task "
-            f"reads whole files, so tasks={count + extra} is the most"
-        )
-    return tasks
-
-
-def check_import(config: LitpkdsPrepConfig) -> None:
-    """What can be told of an import before its chunks are looked at.
-
-    Raises:
-        ConfigError: A key is missing, holds a secret, or does not fit another.
-    """
-    if config.source is None:
-        raise ConfigError("source is not set: say where the chunks are, as source='lit_c4/*.bin'")
-    if config.remote is None:
-        raise ConfigError("remote is not set: say where to write, as remote=data/c4/mds")
-    if config.tokenizer.name is None:
-        raise ConfigError(
-            "tokenizer.name is not set: chunks do not say which tokenizer made them; give its folder or hub name, such "
-            "as tokenizer.name=meta-llama/Llama-2-7b-hf"
-        )
-    require_plain_url("source", config.source)
-    require_plain_url("remote", config.remote)
-    check_shards(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
-
-
-def check_shards(config: PrepConfig | SftPrepConfig | LitpkdsPrepConfig, *, row_bytes: int, seq_len: int) -> None:
-    """Check the form of shards.
-
-    Args:
-        config: `compression` and `shard_size` are looked at.
-        row_bytes: Bytes of the largest row.
-        seq_len: Its input tokens, for the error message.
-
-    Raises:
-        ConfigError: A value is not known, or no row would fit.
-    """
-    if not is_compression(config.compression):
-        raise ConfigError(f"compression={config.compression!r} is not known: use zstd, zstd:1 to zstd:22, or null")
-    num_bytes = bytes_of_size(config.shard_size)
-    smallest = row_bytes + _SHARD_OVERHEAD
-    if not smallest <= num_bytes < 1 << 32:
-        raise ConfigError(
-            f"shard_size={config.shard_size} is out of range: with seq_len={seq_len} it must be at least {smallest} "
-            "bytes, and less than 4gb; 64mb suits most"
-        )

@@ -1,4 +1,4 @@
-"""Compressed files as streams of bytes that never take a truncated file for a whole one."""
+"""Decompresses files as streams of bytes; a truncated file is an error, never a short one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["COMPRESSIONS", "DAMAGED", "ZstdStream", "decompressed_lines", "is_co
 _READ_BYTES = 1 << 20
 _ISAL_ERROR: Any = IsalError  # which its stub calls an instance
 DAMAGED = (EOFError, zlib.error, _ISAL_ERROR, gzip.BadGzipFile, zstandard.ZstdError, lzma.LZMAError)
-"""What decompressors raise for a file that is cut short or not what its name says."""
+"""What decompressors raise for a file that is truncated, or not of the format that its name says."""
 
 
 class ZstdStream(io.RawIOBase):
     """Decompresses all frames of a zstd file, and raises EOFError where the file ends inside of one.
 
-    The usual stream readers take such an end, and the end of the first frame, for the end of the file.
+    The usual stream readers stop silently there, and at the end of the first frame.
     """
 
     def __init__(self, raw: IO[bytes]) -> None:
@@ -61,7 +61,7 @@ class ZstdStream(io.RawIOBase):
 
 
 class _Bz2Stream(bz2.BZ2File):
-    """Raises what the others do for a damaged file: the standard library's own error is that of a broken disk."""
+    """Raises EOFError for a damaged file, where the standard library raises the OSError of a broken disk."""
 
     def readinto(self, b: Any) -> int:
         """Fill `b` with decompressed bytes; 0 means the end."""
@@ -74,7 +74,7 @@ class _Bz2Stream(bz2.BZ2File):
 
 
 _OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {
-    ".gz": lambda raw: IGzipFile(fileobj=raw, mode="rb"),  # zlib's own inflate takes three times as long
+    ".gz": lambda raw: IGzipFile(fileobj=raw, mode="rb"),  # zlib takes three times as long
     ".zst": ZstdStream,
     ".xz": lzma.LZMAFile,
     ".bz2": _Bz2Stream,

@@ -1,4 +1,4 @@
-"""What flows from the reader to the packer: documents in batches, each with its place, and the split it belongs to."""
+"""Documents in batches, as they pass from the reader to the packer, and the split that each belongs to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["BATCH_CHARACTERS", "BATCH_DOCUMENTS", "DocumentBatch", "part_of", "s
 
 BATCH_DOCUMENTS = 512
 BATCH_CHARACTERS = 1 << 20
-"""A batch is passed on when it has one or the other: enough to make the cost per batch small, and no more to hold."""
+"""A batch is full when it reaches either: enough that its fixed cost is small, and no more memory than that."""
 
 
 @dataclass
@@ -23,9 +23,9 @@ class DocumentBatch:
     places: list[tuple[str, int]] = field(default_factory=list)
     """File, and number of the line or record in it, counted from 1."""
     streams: list[str] = field(default_factory=list)
-    """Data set that each belongs to, where the corpus is divided into several; else empty strings."""
+    """Stream of each, if the corpus is divided into streams; else empty strings."""
     split: str | None = None
-    """Split of all of them, where the corpus has one of its own; None leaves it to a hash of the text."""
+    """Split of all of them, if the corpus has validation files; None leaves it to a hash of the text."""
     characters: int = 0
 
     def add(self, text: str, file: str, number: int, stream: str = "") -> None:
@@ -37,16 +37,16 @@ class DocumentBatch:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to pass it on."""
+        """Whether it has enough documents or characters."""
         return len(self.texts) >= BATCH_DOCUMENTS or self.characters >= BATCH_CHARACTERS
 
 
 def split_of(text: bytes, heldout_ratio: float, seed: int) -> str:
-    """Which split a document belongs to; equal texts always share one, whatever file or task they are in."""
+    """The split that a document belongs to; equal texts share one, whatever file or task they are in."""
     is_heldout = xxhash.xxh3_64_intdigest(text, seed) < heldout_ratio * 2.0**64
     return VALIDATION_SPLIT if is_heldout else TRAIN_SPLIT
 
 
 def part_of(stream: str, split: str) -> str:
-    """Folder below the output in which the rows of a stream's split go."""
+    """Part of the output: the folder below it for the rows of a stream's split."""
     return f"{stream}/{split}" if stream else split

@@ -1,4 +1,4 @@
-"""The raw files of a job: found, put in order, divided over tasks, opened."""
+"""The raw files of a job: found, ordered, divided among tasks, opened."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import IO, Any, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from meap.errors import ConfigError, DataError
-from meap.places.addresses import is_url, relative_to
+from meap.places.addresses import is_url, relative_to, use_one_s3_endpoint
 from meap.places.folder import open_filesystem
 from meap.places.problems import place_errors
 from meap.prep.decompression import COMPRESSIONS
-from meap.prep.formats import FOLDER_SUFFIXES
+from meap.prep.formats import names_of, suffixes_of
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 
 __all__ = ["InputFiles", "find_inputs", "with_validation"]
@@ -27,13 +27,13 @@ class InputFiles:
     """The raw files of a job, in the order in which they are read."""
 
     root: str
-    """Folder or URL they lie in, as the user wrote it; empty where they lie in several."""
+    """Folder or URL that holds them, as the user wrote it; empty if there are several."""
     names: tuple[str, ...]
-    """Paths below `root`, sorted; whole ones where there is no root."""
+    """Paths below `root`, sorted; without a root whole paths."""
     sizes: tuple[int, ...]
     """Stored (compressed) bytes of each."""
     num_validation: int = 0
-    """How many of them, the first ones, are a validation set of its own."""
+    """How many of them, the first ones, are a validation set."""
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -47,8 +47,8 @@ class InputFiles:
     def of_task(self, task: int, tasks: int) -> range:
         """Numbers of the files that task `task` of `tasks` reads: a contiguous range, so that order is kept.
 
-        The first task reads a validation set of its own, alone unless there is but one task: spread over all tasks, it
-        would lose the end of each one's last row.
+        If there are validation files, the first of several tasks reads them and no others: if all tasks read some, each
+        would drop the end of its last row.
         """
         if tasks == 1:
             return range(len(self.names))
@@ -59,13 +59,13 @@ class InputFiles:
         return range(self.num_validation + index * count // of, self.num_validation + (index + 1) * count // of)
 
     def share_of_task(self, task: int, tasks: int) -> tuple[int, int] | None:
-        """Which part of how many a task has of the files that are not for validation; None if it reads none."""
+        """Which part of how many a task has of the training files; None if it reads none."""
         if not self.num_validation or tasks == 1:
             return task, tasks
         return (task - 1, tasks - 1) if task else None
 
     def split_of(self, index: int) -> str | None:
-        """Split of all documents of a file; None where a hash of their text decides."""
+        """Split of all documents of a file; None if a hash of their text decides."""
         if not self.num_validation:
             return None
         return VALIDATION_SPLIT if index < self.num_validation else TRAIN_SPLIT
@@ -89,33 +89,47 @@ def with_validation(train: InputFiles, validation: InputFiles) -> InputFiles:
     Raises:
         ConfigError: A file is among both.
     """
-    urls = (*validation.urls, *train.urls)
     if both := set(validation.urls) & set(train.urls):
         raise ConfigError(
             f"{min(both)} is among the files of source and of validation_source, so that training would see what it is "
             "validated on: choose globs that do not overlap"
         )
-    return InputFiles("", urls, (*validation.sizes, *train.sizes), num_validation=len(validation.names))
+    urls, sizes = (*validation.urls, *train.urls), (*validation.sizes, *train.sizes)
+    return InputFiles("", urls, sizes, num_validation=len(validation.names))
 
 
 def find_inputs(
-    source: str,
+    source: str | tuple[str, ...],
     *,
+    suffixes: tuple[str, ...] | None = None,
+    kind: str | None = None,
     key: str = "source",
-    suffixes: tuple[str, ...] = FOLDER_SUFFIXES,
-    kind: str = "JSON lines, parquet or text",
 ) -> InputFiles:
-    """List the files that a path, glob, folder or URL stands for, sorted, with their sizes.
+    """List the files that paths, globs, folders or URLs stand for, with their sizes.
 
     Args:
-        source: As the user wrote it.
+        source: One of them, or several: their files come in that order, each once; those of each are sorted.
+        suffixes: Ends of the file names that are read in a folder. Unset: those of every format.
+        kind: What the files hold, for error messages. Unset: the formats.
         key: Of the configuration, for error messages.
-        suffixes: What names of files in a folder end in.
-        kind: What the files hold, for error messages.
 
     Raises:
-        DataError: There are none, or the place cannot be listed.
+        DataError: One of them stands for no file, or cannot be listed.
     """
+    use_one_s3_endpoint()
+    suffixes, kind = suffixes or suffixes_of(), kind or names_of()
+    if isinstance(source, str):
+        return _find(source, key, suffixes, kind)
+    if len(source) == 1:
+        return _find(source[0], key, suffixes, kind)
+    found: dict[str, int] = {}
+    for each in source:
+        files = _find(each, key, suffixes, kind)
+        found = found | {url: size for url, size in zip(files.urls, files.sizes, strict=True) if url not in found}
+    return InputFiles("", tuple(found), tuple(found.values()))
+
+
+def _find(source: str, key: str, suffixes: tuple[str, ...], kind: str) -> InputFiles:
     filesystem, path = open_filesystem(source)
     is_local = isinstance(filesystem, LocalFileSystem)
     shown = source if is_url(source) else str(Path(source).expanduser())
@@ -126,7 +140,7 @@ def find_inputs(
         elif filesystem.isdir(path):
             root = shown.rstrip("/") or shown
             files = _list(filesystem, f"{path.rstrip('/')}/*")
-            found = {name: size for name, size in files.items() if name.endswith(suffixes)}
+            found = {name: size for name, size in files.items() if name.lower().endswith(suffixes)}
         elif filesystem.exists(path):
             root, _, _ = shown.rpartition("/")
             found = {path: int(filesystem.info(path).get("size") or 0)}
@@ -139,14 +153,12 @@ def find_inputs(
             f"(of {', '.join(of_folder)}) or URL of {kind}"
         )
     base = cast("str", filesystem._strip_protocol(root or ".")).rstrip("/") + "/"
-    names_and_sizes = sorted((name.removeprefix(base), size) for name, size in found.items())
-    return InputFiles(
-        root or ".", tuple(name for name, _ in names_and_sizes), tuple(size for _, size in names_and_sizes)
-    )
+    in_order = dict(sorted((name.removeprefix(base), size) for name, size in found.items()))
+    return InputFiles(root or ".", tuple(in_order), tuple(in_order.values()))
 
 
 def _list(filesystem: Any, pattern: str) -> dict[str, int]:
-    # Without this the Hugging Face hub is asked for the last commit of every single file.
+    # Else the Hugging Face hub is asked for the last commit of each file.
     options = {"expand_info": False} if "hf" in filesystem.protocol else {}
     listed = cast("dict[str, Any]", filesystem.glob(pattern, detail=True, **options))
     return {path: int(info.get("size") or 0) for path, info in listed.items() if info["type"] != "directory"}

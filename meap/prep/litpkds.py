@@ -1,102 +1,47 @@
 """Packed chunks of the official code -> rows, without tokenizing again.
 
-A chunk is a file of lit-gpt's ``PackedDatasetBuilder`` (scitix/MEAP, MEAP-Pretain/lit_gpt/packed_dataset.py):
+A chunk (`lit_chunks`) holds documents back to back (``prepare_c4.py``: the tokenizer's encoding, with BOS if the
+tokenizer adds one, and EOS), which continue from one chunk to the next. The official ``PackedDataset`` cuts each
+chunk separately into blocks of seq_len + 1 tokens, floor(chunk size / (seq_len + 1)) of them; these blocks are our
+rows, in the same order.
 
-    "LITPKDS"  version:u64 = 1  dtype code:u8  chunk size:u64  tokens[chunk size]         little-endian
-
-Its tokens are documents back to back (``prepare_c4.py``: the tokenizer's encoding, with BOS where the tokenizer adds
-one, and EOS), which run on from a chunk into the next. The official ``PackedDataset`` cuts each chunk by itself into
-blocks of seq_len + 1 tokens, floor(chunk size / (seq_len + 1)) of them; these blocks are our rows, in the same order.
-
-The builder fills the last chunk of each of its processes with the separator, which is EOS. Official training learns to
-predict that filling; here a row never holds padding, so the blocks from the first filled position on are left out: of
-the EOS tokens at the end of a chunk the first is the last document's own, and all others are filling. What was real in
-a block that is left out, and what is left over behind a chunk's last block, counts as dropped tail tokens; the filling
-is counted as `PADDING`, and is no part of the tokens.
+The builder pads the last chunk of each of its processes with the separator, which is EOS. Official training learns to
+predict that padding; our rows hold none, so the blocks from the first padded position on are left out: of the EOS
+tokens at the end of a chunk the first ends the last document, all others are padding. The real tokens of a block that
+is left out, and those behind a chunk's last block, count as dropped tail tokens; padding is counted as `PADDING`, and
+is no part of the tokens.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import os
-import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
-from meap.config.litpkds_prep import LitpkdsPrepConfig
-from meap.errors import BadInputError, ConfigError
-from meap.prep.corpora import check_import
+from meap.errors import BadInputError
+from meap.prep.document_counts import hash_of
 from meap.prep.documents import split_of
-from meap.prep.inputs import InputFiles, find_inputs
+from meap.prep.inputs import InputFiles
+from meap.prep.job import Job
+from meap.prep.lit_chunks import Chunk, open_chunk
 from meap.prep.progress import Tally
+from meap.prep.resolved import ResolvedLitpkds
 from meap.prep.steps import RowBatch
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT, token_dtype
 from meap.tokenizer import Tokenizer
 
-__all__ = ["PADDING", "ReadChunks", "resolve_chunks"]
+__all__ = ["PADDING", "ReadChunks"]
 
 PADDING = "padding_tokens"
-"""What a manifest counts of the filling that was left out."""
+"""Name of the manifest's count of padding that was left out."""
 
-_HEADER = struct.Struct("<7sQBQ")
-_MAGIC, _VERSION = b"LITPKDS", 1
-_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float32", 7: "float64", 8: "uint16"}
-_TASK_BYTES = 256_000_000
 _BATCH_TOKENS = 1 << 19
 _PEEKED_TOKENS = 1 << 12
 _TOO_LONG = 1 << 22
-"""Tokens of a task without an EOS that no document has: an official chunk is a little more."""
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """An open chunk."""
-
-    file: IO[bytes]
-    url: str
-    dtype: np.dtype[Any]
-    tokens: int
-
-    def read(self, start: int, count: int) -> NDArray[Any]:
-        """Some tokens.
-
-        Raises:
-            BadInputError: The file ends before.
-        """
-        offset = _HEADER.size + start * self.dtype.itemsize
-        self.file.seek(offset)
-        content = self.file.read(count * self.dtype.itemsize)
-        if len(content) != count * self.dtype.itemsize:
-            raise BadInputError(
-                f"{self.url} ended at byte {offset + len(content):,} while it was read: is it still being written? "
-                "Fetch it again"
-            )
-        return np.frombuffer(content, self.dtype)
-
-
-def resolve_chunks(config: LitpkdsPrepConfig) -> tuple[LitpkdsPrepConfig, InputFiles]:
-    """Fill in every default, and list the chunks.
-
-    Raises:
-        ConfigError: A key is missing or does not fit the input.
-        DataError: The source cannot be listed or holds no chunk.
-    """
-    check_import(config)
-    assert config.source is not None
-    inputs = find_inputs(config.source, suffixes=(".bin",), kind="packed chunks (.bin) of the official code")
-    tasks = config.tasks or max(1, min(len(inputs.names), math.ceil(sum(inputs.sizes) / _TASK_BYTES)))
-    if tasks > len(inputs.names):
-        raise ConfigError(
-            f"tasks={tasks} is more than the {len(inputs.names)} chunks: a task reads whole files, so "
-            f"tasks={len(inputs.names)} is the most"
-        )
-    return dataclasses.replace(config, tasks=tasks), inputs
+"""More tokens than a document has: an official chunk is a little larger."""
 
 
 class ReadChunks(PipelineStep):
@@ -125,52 +70,72 @@ class ReadChunks(PipelineStep):
         self.heldout_ratio = heldout_ratio
         self.seed = seed
 
+    @classmethod
+    def of(cls, job: Job[ResolvedLitpkds]) -> ReadChunks:
+        """The reader of a job's chunks."""
+        config = job.config
+        return cls(
+            job.inputs,
+            job.tokenizer,
+            job.tally,
+            seq_len=config.seq_len,
+            heldout_ratio=config.heldout_ratio,
+            seed=config.seed,
+        )
+
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; rows leave this step
         self, data: Iterable[Any] | None = None, rank: int = 0, world_size: int = 1
     ) -> Iterator[RowBatch]:
         """Yield the rows of task `rank` of `world_size`.
 
         Raises:
-            BadInputError: A file is no chunk, is cut short, or holds what is no token of the tokenizer.
+            BadInputError: A file is no chunk, is truncated, or holds ids that the tokenizer does not have.
             DataError: A file cannot be opened or fetched.
         """
         assert data is None, "a reader is the first step"
         self.tally.start(rank)
+        documents = _Documents(self.tokenizer)
         for number in self.inputs.of_task(rank, world_size):
             name = self.inputs.names[number]
             url = self.inputs.url_of(name)
             with self.inputs.open(number) as opened:
-                yield from self._rows(_open_chunk(opened, url))
+                yield from self._rows(open_chunk(opened, url), documents)
             self.tally.input_bytes += self.inputs.sizes[number]
             self.tally.report()
         if not self.tally.documents.total() and self.tally.tokens.total() >= _TOO_LONG:
             raise BadInputError(
-                f"task {rank} has read {self.tally.tokens.total():,} tokens and not one EOS (id "
-                f"{self.tokenizer.eos_id}) among them: tokenizer {self.tokenizer.name!r} did not make these chunks, so "
-                "name the one that did"
+                f"task {rank} has read {self.tally.tokens.total():,} tokens without one EOS (id "
+                f"{self.tokenizer.eos_id}): tokenizer {self.tokenizer.name!r} did not make these chunks, so name the "
+                "one that did"
             )
 
-    def _rows(self, chunk: _Chunk) -> Iterator[RowBatch]:
+    def _rows(self, chunk: Chunk, documents: _Documents) -> Iterator[RowBatch]:
         tally, dtype = self.tally, token_dtype(self.tokenizer.vocab_size)
         content = self._content_len(chunk)
         left_over = content % self.row_len
         per_batch = max(1, _BATCH_TOKENS // self.row_len) * self.row_len
         for start in range(0, content - left_over, per_batch):
-            tokens = self._checked(chunk, start, min(per_batch, content - left_over - start))
-            rows = tokens.astype(dtype).reshape(-1, self.row_len)
-            for split, chosen in self._split(rows):
-                tally.documents[split] += int(np.count_nonzero(chosen == self.tokenizer.eos_id))
-                tally.tokens[split] += chosen.size
-                yield RowBatch(split, chosen)
+            tokens = self._checked(chunk, start, min(per_batch, content - left_over - start)).astype(dtype)
+            rows = tokens.reshape(-1, self.row_len)
+            splits = self._splits(rows)
+            ends, lengths, hashes = documents.add(tokens)
+            for split in (TRAIN_SPLIT, VALIDATION_SPLIT):
+                if (is_chosen := splits == split).any():
+                    chosen = rows[is_chosen]
+                    tally.tokens[split] += chosen.size
+                    # A document counts where its EOS is.
+                    is_here = is_chosen[ends // self.row_len]
+                    tally.add_documents(split, lengths[is_here], hashes[is_here])
+                    yield RowBatch(split, chosen)
             tally.report()
         if left_over:
-            self._checked(chunk, content - left_over, left_over)
+            documents.add(self._checked(chunk, content - left_over, left_over).astype(dtype))
         tally.tokens[TRAIN_SPLIT] += left_over
         tally.tail_tokens[TRAIN_SPLIT] += left_over
         tally.counts[TRAIN_SPLIT, PADDING] += chunk.tokens - content
 
-    def _content_len(self, chunk: _Chunk) -> int:
-        """Tokens before the filling."""
+    def _content_len(self, chunk: Chunk) -> int:
+        """Tokens before the padding."""
         end, count = chunk.tokens, _PEEKED_TOKENS
         while end:
             start = max(0, end - count)
@@ -181,7 +146,7 @@ class ReadChunks(PipelineStep):
             end, count = start, _BATCH_TOKENS
         return 0
 
-    def _checked(self, chunk: _Chunk, start: int, count: int) -> NDArray[Any]:
+    def _checked(self, chunk: Chunk, start: int, count: int) -> NDArray[Any]:
         tokens = chunk.read(start, count)
         limit, mask_id = self.tokenizer.plain_vocab_size, self.tokenizer.mask_id
         is_wrong = (tokens < 0) | (tokens >= limit) | (tokens == mask_id)
@@ -189,7 +154,7 @@ class ReadChunks(PipelineStep):
             return tokens
         place = int(np.flatnonzero(is_wrong)[0])
         value, number = int(tokens[place]), start + place
-        where = f"{chunk.url}: token {number:,} (byte {_HEADER.size + number * chunk.dtype.itemsize:,}) is {value}"
+        where = f"{chunk.url}: token {number:,} (byte {chunk.offset_of(number):,}) is {value}"
         if value == mask_id:
             raise BadInputError(
                 f"{where}, the id of the mask token {self.tokenizer.mask_token!r}, which would teach the model that "
@@ -200,47 +165,38 @@ class ReadChunks(PipelineStep):
             "the chunks, or fetch the file again"
         )
 
-    def _split(self, rows: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+    def _splits(self, rows: NDArray[Any]) -> NDArray[Any]:
         if not self.heldout_ratio:
-            yield TRAIN_SPLIT, rows
-            return
-        splits = np.array([split_of(row.tobytes(), self.heldout_ratio, self.seed) for row in rows])
-        for split in (TRAIN_SPLIT, VALIDATION_SPLIT):
-            if (is_chosen := splits == split).any():
-                yield split, rows[is_chosen]
+            return np.full(len(rows), TRAIN_SPLIT)
+        return np.array([split_of(row.tobytes(), self.heldout_ratio, self.seed) for row in rows])
 
 
-def _open_chunk(file: IO[bytes], url: str) -> _Chunk:
-    """Check the header.
+class _Documents:
+    """The documents in a task's chunks, which continue from one chunk to the next.
 
-    Raises:
-        BadInputError: It is not that of a chunk, or not that of this file.
+    Args:
+        tokenizer: The one that made the chunks.
     """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    header = file.read(_HEADER.size)
-    remedy = "take it out of source=, or fetch it again"
-    if not header.startswith(_MAGIC):
-        raise BadInputError(
-            f"{url} is no packed chunk: it begins with {header[:7]!r} at byte 0, not {_MAGIC!r}: {remedy}"
-        )
-    if len(header) < _HEADER.size:
-        raise BadInputError(f"{url} is cut short: {size} bytes, less than a header's {_HEADER.size}: {remedy}")
-    _, version, code, tokens = _HEADER.unpack(header)
-    if version != _VERSION:
-        raise BadInputError(f"{url} has version {version} at byte 7; only version {_VERSION} is known: {remedy}")
-    dtype = np.dtype(_DTYPES.get(code, "float32")).newbyteorder("<")
-    if code not in _DTYPES or dtype.kind not in "iu":
-        known = ", ".join(f"{number} {name}" for number, name in _DTYPES.items() if "int" in name)
-        raise BadInputError(
-            f"{url} has dtype code {code} at byte 15, {_DTYPES.get(code, 'which is not known')}; tokens are integers "
-            f"({known}): {remedy}"
-        )
-    expected = _HEADER.size + tokens * dtype.itemsize
-    if size != expected:
-        problem = "is cut short" if size < expected else "is longer than it says"
-        raise BadInputError(
-            f"{url} {problem}: a chunk size of {tokens:,} {dtype.name} tokens at byte 16 makes {expected:,} bytes, but "
-            f"it has {size:,}: fetch it again"
-        )
-    return _Chunk(file, url, dtype, tokens)
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._bos_id, self._eos_id = tokenizer.bos_id, tokenizer.eos_id
+        self._open: list[NDArray[Any]] = []
+        self._open_tokens = 0
+
+    def add(self, tokens: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+        """The documents that end in the next tokens: place of their EOS, length without BOS and EOS, hash."""
+        ends = np.flatnonzero(tokens == self._eos_id)
+        *whole, rest = np.split(tokens, ends + 1)
+        if whole:
+            whole[0] = np.concatenate([*self._open, whole[0]])
+            self._open, self._open_tokens = [], 0
+        if self._open_tokens < _TOO_LONG:  # a longer document is cut: its rest is not held
+            self._open.append(rest)
+            self._open_tokens += len(rest)
+        contents = [self._content(document) for document in whole]
+        lengths = np.fromiter(map(len, contents), np.int64, len(contents))
+        return ends, lengths, np.fromiter(map(hash_of, contents), np.uint64, len(contents))
+
+    def _content(self, document: NDArray[Any]) -> NDArray[Any]:
+        has_bos = len(document) > 1 and document[0] == self._bos_id != self._eos_id
+        return document[1 if has_bos else 0 : -1]

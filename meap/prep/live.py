@@ -1,7 +1,7 @@
 """The command's side of progress: one view of the whole job, live in a terminal and as lines elsewhere.
 
-A thread of the command reads what the tasks' tallies leave. It also notices a worker process of this machine that is no
-more (killed for memory, say), for which a process pool would wait without end.
+A thread of the command reads the progress that the tasks store. It also detects a worker process of this machine that
+was killed (out of memory, say), for which a process pool would wait for ever.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ __all__ = ["Progress"]
 _WINDOW_SECONDS = 60.0
 """Speeds are over the last minute: a job may wait in a queue for hours before it runs."""
 _LOST_SECONDS = 4.0
-"""How long a worker must be gone before it counts as lost: longer than a pool takes to end its workers by itself."""
+"""How long a worker must be gone before it counts as lost: longer than a pool takes to end its own workers."""
 
 
 class Progress:
     """Progress of the tasks that are not completed yet, read from their tallies.
 
     Args:
-        folder: Where the tallies are left.
+        folder: Where the tasks store their progress.
         tasks: Tasks of the whole job.
         completed: Those that an earlier command has done.
         total_bytes: Stored bytes of all input files.
         done_bytes: Those among them that the completed tasks have read.
-        interval: Seconds between lines where there is no terminal.
-        poll_seconds: Seconds between looks at the tallies.
+        interval: Seconds between lines if there is no terminal.
+        poll_seconds: Seconds between reads of the stored progress.
         title: Of the panel in a terminal.
-        console: Where it is shown; the process's stderr where unset.
+        console: Where it is shown. Unset: the process's stderr.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Progress:
         self.seconds = 0.0
         """How long the tasks have taken."""
         self.note = ""
-        """What the executor has to say."""
+        """A line from the executor."""
         self.has_local_workers = False
-        """Whether the tasks are worker processes of this command, and a lost one would be waited for without end."""
+        """Whether the tasks run in worker processes of this command, which would wait for a lost one for ever."""
         self.announces_failures = False
-        """Whether a failed task is told at once: where the others go on, its error comes much later."""
+        """Whether a failed task is reported at once: if the others continue, its error comes much later."""
         self.announces_bad_lines = True
-        """Whether lines that are left out are told: each once, also where a corpus is read several times."""
+        """Whether bad lines are reported: each once, although a corpus may be read several times."""
         self._tasks = tasks
         self._completed = completed
         self._total_bytes = total_bytes
@@ -103,8 +103,8 @@ class Progress:
                 if self._lost is None:
                     raise
                 raise DataError(
-                    f"{self._lost}; was it killed, for want of memory perhaps? Run the same command again to continue, "
-                    "with fewer workers if it was memory"
+                    f"{self._lost}; was it killed, perhaps out of memory? Run the same command again to continue; if "
+                    "it was memory, with fewer workers"
                 ) from None
             finally:
                 self._over.set()
@@ -126,17 +126,17 @@ class Progress:
         return sum(each.tokens for each in self._counts.values())
 
     def clear(self) -> None:
-        """Forget the tallies of an earlier command: the tasks begin anew."""
+        """Remove the progress of an earlier command."""
         clear_counts(self.folder)
         self._counts.clear()
 
     def failure_of(self, task: int) -> tuple[str, str] | None:
-        """Host and error of a task that said it failed."""
+        """Host and error of a task that reported a failure."""
         counts = read_counts(self.folder, but=self._completed).get(task)
         return (counts.host, counts.failure) if counts and counts.failure is not None else None
 
     def say(self, line: str) -> None:
-        """Print a line of its own."""
+        """Print a line above the progress."""
         self._display.say(line)
 
     def _watch(self) -> None:
@@ -161,7 +161,7 @@ class Progress:
                 self._warn_of_bad_lines(task, counts)
             if self.announces_failures and counts.failure is not None and task not in self._announced:
                 self._announced.add(task)
-                self.say(f"warning: task {task} failed on {counts.host}, the others go on: {counts.failure}")
+                self.say(f"warning: task {task} failed on {counts.host}, the others continue: {counts.failure}")
 
     def _warn_of_bad_lines(self, task: int, counts: Counts) -> None:
         for bad_line in counts.bad_lines[self._warned[task] :]:

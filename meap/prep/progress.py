@@ -1,7 +1,7 @@
-"""What tasks say of their progress: each counts into a `Tally`, which leaves its counts where the command sees them.
+"""What tasks count: each counts into a `Tally`, which stores its progress where the command reads it.
 
-A task may run in a process of its own, on a machine of its own, so the counts go through small files: once per second
-on the machine of the command, more seldom where hundreds of machines share a file system or each write is a request.
+A task may run in another process or on another machine, so progress goes through small files: one write per second on
+the command's machine, fewer where hundreds of machines share a file system or each write is a request.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from meap.errors import DataError
 from meap.places.folder import Folder
 from meap.places.whole import write_whole
+from meap.prep.document_counts import DocumentCounts, rounded
+from meap.prep.sampling import MAX_HASHES, HashSample
 
 __all__ = ["MAX_SHOWN_BAD_LINES", "BadLine", "Counts", "Tally", "clear_counts", "read_counts"]
 
@@ -30,12 +34,14 @@ _MAX_KEPT_BAD_LINES = 1000
 
 @dataclass(frozen=True)
 class BadLine:
-    """An input line that was left out."""
+    """An input record that was left out."""
 
     file: str
     line: int
-    """Counted from 1."""
+    """Line or row, from 1."""
     reason: str
+    num_bytes: int = 0
+    """Size of the record, decompressed."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.reason}"
@@ -46,66 +52,81 @@ class Tally:
     """Counts of one task. The steps of a task share one tally; the first of them starts it."""
 
     folder: Path | Folder
-    """Where the counts are left for the command to read: seen by every process that has a part in the job."""
+    """Where progress is stored for the command: visible to every process of the job."""
     task: int = 0
     interval: float = 1.0
     """Seconds between two reports."""
+    max_hashes: int = MAX_HASHES
+    """Hashes of documents that are kept at most."""
     documents: Counter[str] = field(default_factory=Counter)
-    """By split, empty ones excluded."""
+    """By part of the output, empty ones excluded."""
     tokens: Counter[str] = field(default_factory=Counter)
-    """By split, BOS and EOS included."""
+    """By part, BOS and EOS included."""
     kept_bytes: Counter[str] = field(default_factory=Counter)
-    """By split: UTF-8 bytes of these documents."""
+    """By part: UTF-8 bytes of these documents."""
     tail_tokens: Counter[str] = field(default_factory=Counter)
-    """By split: tokens at the end that did not fill a row."""
+    """By part: tokens at the end that did not fill a row."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By split and name: what only some kinds of data have."""
+    """By part and name: what only some kinds of data have."""
+    lengths: dict[str, Counter[int]] = field(default_factory=dict[str, "Counter[int]"])
+    """By part: documents by their length."""
+    hashes: HashSample = field(default_factory=HashSample)
+    """Of the documents, by part."""
     empty_documents: int = 0
     bad_lines: int = 0
+    bad_bytes: int = 0
+    """Size of the bad lines, decompressed."""
     kept_bad_lines: list[BadLine] = field(default_factory=list)
     """The first thousand."""
     removed: Counter[str] = field(default_factory=Counter)
-    """Documents that filters and deduplication took out, by `step/reason`."""
+    """Documents that filters and deduplication removed, by `step/reason`."""
+    removed_bytes: int = 0
+    """UTF-8 bytes of these documents."""
     removed_lines: Counter[str] = field(default_factory=Counter)
-    """Lines that a filter cut out of documents that stay, by `step/reason`."""
+    """Lines that a filter cut out of kept documents, by `step/reason`."""
     removed_examples: list[dict[str, Any]] = field(default_factory=list)
     """The first few of each reason."""
     text_bytes: int = 0
     """UTF-8 bytes of all documents that were read."""
     input_bytes: int = 0
-    """Stored (compressed) bytes read so far, of files that are still being read too."""
+    """Stored (compressed) bytes read so far, those of open files included."""
     is_done: bool = False
     failure: str | None = None
     """Why the task failed."""
     reported_at: float = float("-inf")
-    position: Callable[[], int] | None = None
-    """Tells `input_bytes` while a file is being read."""
 
     def start(self, task: int) -> None:
         """Begin task number `task`, with all counts at zero."""
-        self.__dict__.update(Tally(self.folder, task, self.interval).__dict__)
+        hashes = HashSample(self.max_hashes)
+        self.__dict__.update(Tally(self.folder, task, self.interval, self.max_hashes, hashes=hashes).__dict__)
         self.report(now=True)
 
-    @contextmanager
-    def reading(self, raw: IO[bytes], size: int) -> Iterator[None]:
-        """Count the `size` stored bytes of an open file while the body reads it: one huge file is seen moving."""
-        before = self.input_bytes
-        self.position = lambda: before + min(raw.tell(), size)
-        try:
-            yield
-        finally:
-            self.position = None
-        self.input_bytes = before + size
-        self.report()
+    def add_documents(self, part: str, lengths: ArrayLike, hashes: ArrayLike) -> None:
+        """Count the documents that go to a part of the output.
+
+        Args:
+            part: See `meap.prep.documents.part_of`.
+            lengths: Tokens of each, without BOS and EOS.
+            hashes: See `hash_of`.
+        """
+        found = np.asarray(lengths, np.int64)
+        self.documents[part] += len(found)
+        self.lengths.setdefault(part, Counter()).update(rounded(found))
+        self.hashes.add(np.asarray(hashes, np.uint64), group=part)
+
+    def document_counts(self, part: str) -> DocumentCounts:
+        """What was counted of the documents of a part."""
+        return DocumentCounts(self.lengths.get(part, Counter()), self.hashes.of(part), self.hashes.level)
 
     def add_bad_line(self, bad_line: BadLine) -> None:
         """Count a bad line, and keep it if it is among the first."""
         self.bad_lines += 1
+        self.bad_bytes += bad_line.num_bytes
         if len(self.kept_bad_lines) < _MAX_KEPT_BAD_LINES:
             self.kept_bad_lines.append(bad_line)
 
     def finish(self) -> None:
-        """End the task: all that it wrote is in place."""
+        """End the task: everything that it wrote is in place."""
         self.is_done = True
         self.report(now=True)
 
@@ -115,12 +136,10 @@ class Tally:
         self.report(now=True)
 
     def report(self, *, now: bool = False) -> None:
-        """Leave the counts for the command, unless that was done a moment ago."""
+        """Store the progress for the command, at most once per `interval` unless `now`."""
         if not now and time.monotonic() - self.reported_at < self.interval:
             return
         self.reported_at = time.monotonic()
-        if self.position is not None:
-            self.input_bytes = self.position()
         counts = Counts(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -138,7 +157,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a tally leaves for the command."""
+    """Progress of a task, as the command reads it."""
 
     host: str
     pid: int
@@ -153,21 +172,21 @@ class Counts:
 
     @property
     def is_over(self) -> bool:
-        """Whether they are the last ones."""
+        """Whether the task has ended."""
         return self.is_done or self.failure is not None
 
 
 def read_counts(folder: Path | Folder, *, but: frozenset[int]) -> dict[int, Counts]:
-    """The counts of each task that has left any, but for some tasks."""
+    """The stored progress of each task except some."""
     found: dict[int, Counts] = {}
     for name, content in _read_all(folder, but).items():
-        with suppress(ValueError, TypeError):  # they will be whole the next time
+        with suppress(ValueError, TypeError):  # half written: the next read gets it
             found[int(name.removesuffix(".json"))] = Counts(**json.loads(content))
     return found
 
 
 def clear_counts(folder: Path | Folder) -> None:
-    """Remove what tasks have left."""
+    """Remove the stored progress."""
     if not isinstance(folder, Path):
         folder.remove()
         return
@@ -176,7 +195,7 @@ def clear_counts(folder: Path | Folder) -> None:
 
 
 def _write(folder: Path | Folder, name: str, content: bytes) -> None:
-    # No sync, no error: a full disk or a lost connection is reported by what the job cannot do without.
+    # Neither sync nor error: a full disk or a lost connection is reported by the writes that matter.
     if isinstance(folder, Path):
         with suppress(OSError):
             write_whole(folder / name, content)

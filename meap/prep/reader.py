@@ -1,41 +1,104 @@
-"""Raw files -> documents: in order and in batches, every bad record counted and every damaged file refused."""
+"""Raw files -> records -> documents, in order; every bad record is counted, every damaged file refused."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import BadInputError
 from meap.prep.decompression import DAMAGED
 from meap.prep.documents import DocumentBatch
-from meap.prep.formats import BadRecord, RawFile, Record, Wanted, format_of
+from meap.prep.formats import BadRecord, RawFile, ReadOptions, Record, format_of, size_of, stream_of, text_of
 from meap.prep.inputs import InputFiles
+from meap.prep.job import Job
 from meap.prep.progress import BadLine, Tally
+from meap.prep.resolved import ResolvedPrep
 from meap.prep.streams import StreamNames
 
-if TYPE_CHECKING:
-    from meap.config.prep import PrepConfig
-    from meap.prep.job import Job
-
-__all__ = ["ReadDocuments"]
+__all__ = ["BadRecords", "ReadDocuments", "read_records"]
 
 _RECORDS_PER_REPORT = 256
+
+
+class BadRecords:
+    """Counts records that are left out, and fails the task if they are too many.
+
+    Args:
+        tally: Where they are counted.
+        allowed: Bad records per task that are not fatal.
+        key: Of the configuration, that says so.
+        noun: What a record is called.
+    """
+
+    def __init__(self, tally: Tally, allowed: int, *, key: str, noun: str) -> None:
+        self.tally = tally
+        self.allowed = allowed
+        self.key = key
+        self.noun = noun
+
+    def leave_out(self, file: str, number: int, bad: BadRecord) -> None:
+        """Count one.
+
+        Raises:
+            BadInputError: It is one too many.
+        """
+        self.tally.add_bad_line(bad_line := BadLine(file, number, bad.reason, bad.num_bytes))
+        if self.tally.bad_lines > self.allowed:
+            raise BadInputError(
+                f"{bad_line}; that is bad {self.noun} {self.tally.bad_lines} of task {self.tally.task}, and {self.key}="
+                f"{self.allowed} are allowed: repair the file, or raise {self.key} to leave such {self.noun}s out"
+            )
+
+
+def read_records(inputs: InputFiles, index: int, tally: Tally, options: ReadOptions) -> Iterator[Record]:
+    """The records of an input file, in order; a file without any yields one bad record.
+
+    Args:
+        inputs: The files of the job.
+        index: Number of the file.
+        tally: Where its bytes are counted.
+        options: What is read.
+
+    Raises:
+        BadInputError: The file is damaged.
+        DataError: It cannot be opened or fetched.
+    """
+    name, read_before = inputs.names[index], tally.input_bytes
+    url, form = inputs.url_of(name), format_of(name)
+    with inputs.open(index) as opened:
+        file = RawFile(opened, url, inputs.sizes[index])
+        number = 0
+        try:
+            for record in form.read(file, options):
+                number = record[0]
+                if number % _RECORDS_PER_REPORT == 0:
+                    tally.input_bytes = read_before + file.read_bytes
+                    tally.report()
+                yield record
+        except DAMAGED as error:
+            raise BadInputError(
+                f"{url} is damaged after {form.record} {number:,}, near byte {opened.tell():,} of the stored file "
+                f"({type(error).__name__}: {error}): fetch the file again"
+            ) from error
+    tally.input_bytes = read_before + inputs.sizes[index]
+    tally.report()
+    if not number:
+        yield 1, BadRecord("the file is empty: fetch it again, or take it out of source=")
 
 
 class ReadDocuments(PipelineStep):
     """Yields the documents of a task's files, in order and in batches.
 
-    datatrove's own readers skip what they cannot read, and pass on one object per document; this one passes on lists,
-    counts each bad record with its place, and stops when there are too many of them or when a file is damaged. A file
-    without a record counts as a bad one.
+    datatrove's own readers skip what they cannot read, and pass on one object per document. This one passes on lists,
+    counts each bad record with its place, and stops if there are too many of them or a file is damaged.
 
     Args:
         inputs: The files of the whole job; task t of n reads a contiguous range of them.
         tally: Where records and bytes are counted.
         text_key: Field or column that holds the document.
-        stream_key: Field or column, dotted where nested, that says which data set it belongs to; None for one data set.
+        stream_key: Field or column, dotted if nested, that names the document's stream. Unset: there is one stream.
         text_unit: What a document is in plain text: `file`, `line` or `paragraph`.
         max_bad_lines: Bad records per task that are left out before they are fatal.
     """
@@ -56,17 +119,24 @@ class ReadDocuments(PipelineStep):
         super().__init__()
         self.inputs = inputs
         self.tally = tally
-        self.wanted = Wanted(text_key, stream_key, text_unit)
-        self.max_bad_lines = max_bad_lines
+        self.text_key = text_key
+        self.stream_key = stream_key
+        self.options = ReadOptions((text_key, *filter(None, [stream_key])), text_key, text_unit)
+        self.bad = BadRecords(tally, max_bad_lines, key="max_bad_lines", noun="line")
 
     @classmethod
-    def of(cls, job: Job, tally: Tally) -> ReadDocuments:
-        """The reader of a job's documents, which counts into `tally`."""
-        config = cast("PrepConfig", job.config)
+    def of(cls, job: Job[ResolvedPrep], tally: Tally | None = None) -> ReadDocuments:
+        """The reader of a job's documents.
+
+        Args:
+            job: The job.
+            tally: Where it counts. Unset: the job's.
+        """
+        config = job.config
         return cls(
             job.inputs,
-            tally,
-            text_key=job.text_key,
+            tally or job.tally,
+            text_key=config.text_key,
             max_bad_lines=config.max_bad_lines,
             stream_key=config.stream_key,
             text_unit=config.text_unit,
@@ -78,14 +148,13 @@ class ReadDocuments(PipelineStep):
         """Yield the documents of task `rank` of `world_size`.
 
         Raises:
-            BadInputError: A file is damaged, there are too many bad records, or the text field is not there.
+            BadInputError: A file is damaged, there are too many bad records, or the text field does not exist.
             DataError: A file cannot be opened or fetched.
         """
         assert data is None, "a reader is the first step"
         self.tally.start(rank)
-        streams = StreamNames(self.wanted.stream_key)
-        batch = DocumentBatch()
-        is_first = True
+        streams = StreamNames(self.stream_key)
+        batch, is_first = DocumentBatch(), True
         for index in self.inputs.of_task(rank, world_size):
             self.stat_update("input_files")
             url, split = self.inputs.url_of(self.inputs.names[index]), self.inputs.split_of(index)
@@ -93,9 +162,12 @@ class ReadDocuments(PipelineStep):
                 if batch.texts:
                     yield batch
                 batch = DocumentBatch(split=split)
-            for number, text, stream in self._records(index):
+            for number, record in read_records(self.inputs, index, self.tally, self.options):
+                text, stream = self._document(record)
                 if isinstance(text, BadRecord):
-                    self._leave_out(text, url, number, is_first=is_first)
+                    if is_first and isinstance(record, dict):
+                        self._require_text_key(record, url, number)
+                    self.bad.leave_out(url, number, text)
                 elif text:
                     batch.add(text, url, number, streams.name_of(stream, f"{url}:{number}"))
                     if batch.is_full:
@@ -107,44 +179,22 @@ class ReadDocuments(PipelineStep):
         if batch.texts:
             yield batch
 
-    def _records(self, index: int) -> Iterator[Record]:
-        name, read_before = self.inputs.names[index], self.tally.input_bytes
-        url, form = self.inputs.url_of(name), format_of(name)
-        with self.inputs.open(index) as opened:
-            file = RawFile(opened, url, self.inputs.sizes[index])
-            number = 0
-            try:
-                for record in form.read(file, self.wanted):
-                    number = record[0]
-                    if number % _RECORDS_PER_REPORT == 0:
-                        self.tally.input_bytes = read_before + file.read_bytes
-                        self.tally.report()
-                    yield record
-            except DAMAGED as error:
-                raise BadInputError(
-                    f"{url} is damaged after {form.record} {number:,}, near byte {opened.tell():,} of the stored file "
-                    f"({type(error).__name__}: {error}): fetch the file again"
-                ) from error
-        self.tally.input_bytes = read_before + self.inputs.sizes[index]
-        self.tally.report()
-        if not number:
-            yield 1, BadRecord("the file is empty"), ""
+    def _document(self, record: dict[str, Any] | BadRecord) -> tuple[str | BadRecord, str]:
+        """Text and stream of a record; both empty if its text is."""
+        if isinstance(record, BadRecord):
+            return record, ""
+        text = text_of(record, self.text_key)
+        stream = stream_of(record, self.stream_key) if self.stream_key is not None else ""
+        for each in (text, stream):
+            if isinstance(each, BadRecord):
+                return BadRecord(each.reason, size_of(record)), ""
+        return text, cast("str", stream)
 
-    def _leave_out(self, bad: BadRecord, url: str, number: int, *, is_first: bool) -> None:
-        if bad.lacks_text is not None and is_first:
-            key = self.wanted.text_key
-            raise BadInputError(f"{url}:{number}: there is no field {key!r}: {_fields_of(bad.lacks_text)}")
-        self.tally.add_bad_line(bad_line := BadLine(url, number, bad.reason))
-        if self.tally.bad_lines > self.max_bad_lines:
-            raise BadInputError(
-                f"{bad_line}; that is bad line {self.tally.bad_lines} of task {self.tally.task}, and "
-                f"max_bad_lines={self.max_bad_lines} are allowed: repair the file, or raise max_bad_lines to leave "
-                "such lines out"
-            )
-
-
-def _fields_of(values: dict[str, Any]) -> str:
-    """What the line holds instead, and which of it looks most like a text."""
-    texts = {name: len(value) for name, value in values.items() if isinstance(value, str)}
-    hint = f"; did you mean text_key={max(texts, key=lambda name: texts[name])}?" if texts else ""
-    return f"the line has {', '.join(map(repr, values)) or 'no field at all'}{hint}"
+    def _require_text_key(self, record: dict[str, Any], url: str, number: int) -> None:
+        """Raise if the first record of a task has no such field: the others will not have it either."""
+        if self.text_key in record:
+            return
+        texts = {name: len(value) for name, value in record.items() if isinstance(value, str)}
+        hint = f"; did you mean text_key={max(texts, key=lambda name: texts[name])}?" if texts else ""
+        fields = ", ".join(map(repr, record)) or "no field at all"
+        raise BadInputError(f"{url}:{number}: there is no field {self.text_key!r}: the line has {fields}{hint}")

@@ -1,12 +1,12 @@
-"""A corpus in C4's own format and a tokenizer for it, made here: the whole flow runs with no network.
+"""Makes a corpus in C4's format and a tokenizer for it, so that the whole flow runs without a network.
 
     meap.synthetic -> sample-train.00000-of-00004.json.gz ...     write_sample_corpus
                    -> tokenizer.json, tokenizer_config.json       train_sample_tokenizer
 
-Both leave a small record (sample.json, sample_tokenizer.json) of what they were asked for and what came out; asked
-again for the same, they check it and reuse the files. Files are made in a temporary folder beside their place and moved
-there when they are complete, so that none is ever half written. The texts are the same on every platform; the
-compressed bytes depend on the zlib that Python was built with.
+Both store a record (sample.json, sample_tokenizer.json) of their arguments and the hashes of their files; called again
+with the same, they check it and reuse the files. Files are made in a temporary folder beside their place and moved once
+complete, so that none is ever half written. The texts are the same on every platform; the compressed bytes depend on
+the zlib that Python was built with.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def recorded_seed(corpus_dir: Path) -> int:
 
 
 def train_sample_tokenizer(corpus_files: Sequence[Path], out_dir: Path, *, vocab_size: int = 2048) -> Path:
-    """Train a byte-level BPE on C4-format files: every text comes back exactly, and each digit is a token of its own.
+    """Train a byte-level BPE on C4-format files: every text comes back exactly, and each digit is a token.
 
     Single digits let a model copy a number token by token. The tokens <s> and </s> have ids 0 and 1; there is no mask
     token, since the project adds it when it loads a tokenizer.

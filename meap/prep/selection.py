@@ -1,13 +1,14 @@
-"""Which documents become rows, by their length: a bound on tokens, and a least share of them in long documents.
+"""Chooses documents by their length: a bound on tokens, and a smallest share of them in long documents.
 
-For context extension short documents are left out until the long ones have the share that is wanted of each source, as
-in Fu et al., "Data Engineering for Scaling Language Models to 128K Context" (2024): from about 30 % to about 70 % of
-the tokens in documents of 4,096 tokens and more, with the shares of the sources as they were. Their code keeps a short
-document with a probability of 0.1, which gives each source another share; here the share is given, and kept exactly:
+For context extension, short documents are left out until the long ones have the wanted share of each source, as in Fu
+et al., "Data Engineering for Scaling Language Models to 128K Context" (2024): from about 30 % to about 70 % of
+the tokens in documents of 4,096 tokens and more, with the shares of the sources unchanged. Their code keeps a short
+document with a probability of 0.1, which gives each source another share; here the share is set, and kept exactly:
 
     a long document is taken; a short one of n tokens is taken if short + n <= (1 - share) * (short + n + long)
 
-with the tokens taken so far. So the share holds at every moment, the order stays, and nothing is drawn or looked ahead.
+where short and long are the tokens taken so far. So the share holds at every moment, the order stays, and nothing is
+random.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class SelectionRule:
     max_tokens: int | None = None
     """Of the train split, in all streams and tasks."""
     streams: Mapping[str, PrepStreamConfig] = field(default_factory=dict[str, PrepStreamConfig])
-    """How `max_tokens` is divided among streams, by name; empty where it is not."""
+    """How `max_tokens` is divided among streams, by name; empty if it is not."""
 
     @property
     def is_on(self) -> bool:
@@ -55,7 +56,7 @@ class SelectionRule:
         Args:
             task: Its number.
             tasks: How many there are.
-            tally: Where it is counted what was left out.
+            tally: Where left-out documents are counted.
         """
         part = self.inputs.share_of_task(task, tasks)
         if self.max_tokens is None or part is None:
@@ -69,7 +70,7 @@ class SelectionRule:
 
 
 class Selection:
-    """What a task has taken so far; see `SelectionRule`.
+    """The documents that a task has taken so far; see `SelectionRule`.
 
     Args:
         long: The share of long documents.
@@ -84,15 +85,15 @@ class Selection:
         self._full = {name for name, left in (room or {}).items() if not left}
         self._short: Counter[str] = Counter()
         self._long: Counter[str] = Counter()
-        self._tally = tally  # not its counts: the reader starts them anew
+        self._tally = tally  # not its counts, which the reader replaces
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing more will be taken for training, so that there is no point in reading on."""
+        """Whether no more documents will be taken for training, so that reading can stop."""
         return self._room is not None and len(self._full) == len(self._room)
 
     def takes(self, part: str, stream: str, split: str, num_tokens: int, place: tuple[str, int]) -> bool:
-        """Whether a document is taken; what is taken and what is not is counted.
+        """Whether a document is taken; counts it either way.
 
         Args:
             part: Folder of the output it would go to; the share of long documents is kept in each.
@@ -133,20 +134,20 @@ class Selection:
         if name in self._full:
             return False
         if num_tokens > self._room[name]:
-            self._full.add(name)  # and closed from here on: taking what still fits would favour short documents
+            self._full.add(name)  # closed from here on: taking what still fits would favour short documents
             return False
         self._room[name] -= num_tokens
         return True
 
 
 def describe_selection(counts: Mapping[str, int], *, tokens: int, train_tokens: int, max_tokens: int | None) -> str:
-    """What was left out, for the last line of the command; empty where nothing was.
+    """What was left out, for the summary; empty if nothing was.
 
     Args:
         counts: Of all parts of the output, by name.
-        tokens: That were taken.
-        train_tokens: Those for training among them.
-        max_tokens: The bound of these.
+        tokens: How many were taken.
+        train_tokens: How many of them for training.
+        max_tokens: Their bound.
     """
     said: list[str] = []
     if LONG_TOKENS in counts or SHORT_LEFT_OUT in counts:

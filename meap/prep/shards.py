@@ -1,13 +1,13 @@
 """Rows -> shards, and the record of the task that wrote them.
 
-A task stores each shard under its final name as soon as it is full, and its record when all of them are in place; a
-task without a record never happened, and a rerun writes the same bytes under the same names. `meap.prep.publish` makes
+A task stores each shard under its final name as soon as it is full, and its record once all of them are in place. A
+task without a record counts as not done: a rerun writes the same bytes under the same names. `meap.prep.publish` makes
 a data set of what all tasks have stored.
 
-    <remote>/train/{shard.TTTTT.SSSSS.mds.zstd, manifest.json, index.json}      T task, S shard of the task
-    <remote>/validation/...                                                     where any document was held out
+    <remote>/train/{shard.TTTTT.SSSSS.mds.zstd, documents.json, manifest.json, index.json}    T task, S its shard
+    <remote>/validation/...                                                     if any document was held out
     <remote>/tokenizer/...
-    <remote>/<stream>/{train, validation, tokenizer}                            a corpus that is divided into streams
+    <remote>/<stream>/{train, validation, tokenizer}                            for a corpus divided into streams
     <remote>/.prep/{job.json, tasks/TTTTT.json, logs}                           for a rerun, not for readers
 """
 
@@ -23,24 +23,25 @@ from typing import Any, Protocol
 
 from datatrove.pipeline.base import PipelineStep
 
-from meap.manifest import ShardRecord
+from meap.manifest import CONVERSATIONS, ShardRecord
 from meap.mds.index import shard_name
 from meap.mds.writing import MdsWriter, Shard
 from meap.places.folder import Folder
+from meap.prep.job import Job
 from meap.prep.progress import Tally
 from meap.prep.sizes import bytes_of_size
 from meap.prep.task_records import SplitRecord, TaskRecord, task_record_name
-from meap.schema import SPLITS
+from meap.schema import SPLITS, conversation_columns, mds_columns
 
-__all__ = ["Samples", "WriteShards"]
+__all__ = ["Rows", "WriteShards"]
 
 
-class Samples(Protocol):
+class Rows(Protocol):
     """What the step before the writer yields: some rows of one part of the output."""
 
     @property
     def part(self) -> str:
-        """Folder below the output, such as train."""
+        """Folder below the output, see `meap.prep.documents.part_of`."""
         ...
 
     def write_to(self, writer: MdsWriter) -> Iterator[Shard]:
@@ -51,7 +52,7 @@ class Samples(Protocol):
 class WriteShards(PipelineStep):
     """Writes a task's rows as MDS shards, then its record.
 
-    Shards are compressed, hashed and stored by a thread, while the steps before go on.
+    A thread compresses, hashes and stores them while the steps before go on.
 
     Args:
         folder: Where the data set goes.
@@ -83,13 +84,28 @@ class WriteShards(PipelineStep):
         self.compression = compression
         self.shard_size = shard_size
 
+    @classmethod
+    def of(cls, job: Job) -> WriteShards:
+        """The writer of a job's rows."""
+        urls, vocab_size = job.inputs.urls, job.tokenizer.vocab_size
+        return cls(
+            job.folder,
+            job.tally,
+            files=[[urls[n] for n in job.inputs.of_task(task, job.num_tasks)] for task in range(job.num_tasks)],
+            columns=conversation_columns(vocab_size)
+            if job.kind == CONVERSATIONS
+            else mds_columns(job.config.seq_len, vocab_size),
+            compression=job.config.compression,
+            shard_size=job.config.shard_size,
+        )
+
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; the last step yields nothing
-        self, data: Iterable[Samples], rank: int = 0, world_size: int = 1
+        self, data: Iterable[Rows], rank: int = 0, world_size: int = 1
     ) -> None:
         """Write the shards of task `rank`, then its record.
 
         Raises:
-            DataError: They cannot be written, for want of space for example.
+            DataError: They cannot be written, because the disk is full for example.
         """
         del world_size
         writers: dict[str, MdsWriter] = {}
@@ -112,8 +128,10 @@ class WriteShards(PipelineStep):
             splits={part: self._record(part, storing.stored.get(part, [])) for part in sorted(parts)},
             empty_documents=self.tally.empty_documents,
             bad_lines=self.tally.bad_lines,
+            bad_bytes=self.tally.bad_bytes,
             kept_bad_lines=[asdict(each) for each in self.tally.kept_bad_lines],
             removed=dict(self.tally.removed),
+            removed_bytes=self.tally.removed_bytes,
             removed_lines=dict(self.tally.removed_lines),
         )
         self.folder.write(task_record_name(rank), record.to_json())
@@ -129,6 +147,7 @@ class WriteShards(PipelineStep):
             index=[each.entry for each in stored],
             shards=[each.record for each in stored],
             counts={name: count for (of_part, name), count in self.tally.counts.items() if of_part == part},
+            document_counts=self.tally.document_counts(part),
         )
 
 
@@ -141,7 +160,7 @@ class _Stored:
 
 
 class _Storing:
-    """Compresses, hashes and stores the shards of a task in order, by a thread that is one shard behind at most."""
+    """Compresses, hashes and stores the shards of a task in order, in a thread that is at most one shard behind."""
 
     def __init__(self, folder: Folder, task: int) -> None:
         self.stored: dict[str, list[_Stored]] = {}
@@ -152,14 +171,14 @@ class _Storing:
         self._pending: Future[None] | None = None
 
     def add(self, part: str, shard: Shard) -> None:
-        """Hand over a shard; waits for the one before it, and raises what went wrong with that."""
+        """Hand over a shard; waits for the one before it, and raises its error."""
         self.wait()
         basename = shard_name(self._task, self._count[part])
         self._count[part] += 1
         self._pending = self._thread.submit(self._store, part, basename, shard)
 
     def wait(self) -> None:
-        """Wait for the last shard, and raise what went wrong with it."""
+        """Wait for the last shard, and raise its error."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None

@@ -1,4 +1,4 @@
-"""Documents -> rows: encode in batches, keep a share for validation, pack back to back."""
+"""Documents -> rows: encode in batches, hold out a share for validation, pack back to back."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from meap.errors import DataError
 from meap.mds.writing import MdsWriter, Shard
 from meap.packing import RowPacker
+from meap.prep.document_counts import hash_of
 from meap.prep.documents import DocumentBatch, part_of, split_of
-from meap.prep.encoding import Encoded, Encoder
+from meap.prep.encoding import Encoded, Encoder, build_encoder
+from meap.prep.job import Job
 from meap.prep.progress import Tally
+from meap.prep.resolved import ResolvedPrep
 from meap.prep.selection import Selection, SelectionRule
 from meap.schema import token_dtype
 from meap.tokenizer import Tokenizer
@@ -46,12 +49,12 @@ class PackRows(PipelineStep):
 
     Args:
         encoder: Texts to ids.
-        tokenizer: Its BOS, EOS and mask ids are taken; it does not travel to other processes.
+        tokenizer: Only its BOS, EOS and mask ids are kept: it is not sent to other processes.
         tally: Where documents and tokens are counted.
         seq_len: Input tokens per row; rows hold one more.
         heldout_ratio: Share of documents that go to the validation split, in [0, 1).
         seed: Key of the choice, in [0, 2**32).
-        selection: Which documents become rows, by their length; all where unset.
+        selection: Which documents become rows, by their length. Unset: all.
     """
 
     type = "PACK"
@@ -79,12 +82,26 @@ class PackRows(PipelineStep):
         self.seed = seed
         self.selection = selection if selection is not None and selection.is_on else None
 
+    @classmethod
+    def of(cls, job: Job[ResolvedPrep]) -> PackRows:
+        """The packer of a job's documents."""
+        config = job.config
+        return cls(
+            build_encoder(job.tokenizer, engine=config.engine),
+            job.tokenizer,
+            job.tally,
+            seq_len=config.seq_len,
+            heldout_ratio=config.heldout_ratio,
+            seed=config.seed,
+            selection=SelectionRule(job.inputs, config.long, config.max_tokens, config.streams),
+        )
+
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; rows leave this step
         self, data: Iterable[DocumentBatch], rank: int = 0, world_size: int = 1
     ) -> Iterator[RowBatch]:
-        """Yield the rows of a task's documents, as they fill; what does not fill a last row is counted and dropped.
+        """Yield the rows of a task's documents as they fill; tokens that fill no last row are counted and dropped.
 
-        Documents are asked for no longer than the selection takes any.
+        Once the selection takes no more documents, none are read.
 
         Raises:
             DataError: A document contains the mask token's id.
@@ -121,13 +138,14 @@ class PackRows(PipelineStep):
         for part, documents in by_part.items():
             if part not in packers:
                 packers[part] = RowPacker(self.seq_len + 1, bos_id=self.bos_id, eos_id=self.eos_id, dtype=self.dtype)
-            self.tally.documents[part] += len(documents)
-            self.tally.tokens[part] += sum(map(len, documents)) + _ENDS * len(documents)
+            lengths = [len(document) for document in documents]
+            self.tally.add_documents(part, lengths, [hash_of(document) for document in documents])
+            self.tally.tokens[part] += sum(lengths) + _ENDS * len(lengths)
             yield RowBatch(part, packers[part].pack(documents))
 
     def _refuse_mask_id(self, encoded: Encoded, batch: DocumentBatch) -> None:
-        # The tokenizer encodes without the mask token; this can only happen where it belongs to the model's own
-        # vocabulary, and would teach the model that the mask is a word.
+        # The tokenizer encodes without the mask token, so its id occurs only if the vocabulary of the model has it; the
+        # model would learn that the mask is a word.
         masks = np.flatnonzero(encoded.ids == self.mask_id)
         if len(masks):
             file, number = batch.places[int(np.searchsorted(encoded.offsets, masks[0], side="right")) - 1]

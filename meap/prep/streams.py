@@ -1,4 +1,4 @@
-"""A corpus that is divided into data sets by a field of its documents: what the folders of these are called."""
+"""Streams: a corpus divided into data sets by a field of its documents, and the names of their folders."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from meap.schema import TOKENIZER_DIR, TRAIN_SPLIT, VALIDATION_SPLIT
 __all__ = ["MAX_STREAMS", "StreamNames", "stream_name"]
 
 MAX_STREAMS = 100
-"""Data sets of a job. Each holds a shard in memory while it is filled, and a mixture of more is no mixture."""
+"""Most streams of a job: each holds a shard in memory while it is filled."""
 _HASH_DIGITS = 16
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HASHED = re.compile(rf".*-[0-9a-f]{{{_HASH_DIGITS}}}")
 _RESERVED = {TRAIN_SPLIT, VALIDATION_SPLIT, TOKENIZER_DIR}
-"""Folders that a data set has itself."""
+"""Names of a data set's own folders."""
 
 
 def stream_name(value: str) -> str:
-    """Name of the data set for a field's value, of [A-Za-z0-9_-]; different values have different names.
+    """Name of the stream for a field's value, of [A-Za-z0-9_-]; different values have different names.
 
-    A value that can be a name is one, unless it looks like what the others get: their letters, and a hash.
+    A value of these characters is its own name, unless it looks like a name with a hash, which all others get.
     """
     if _PLAIN.fullmatch(value) and not _HASHED.fullmatch(value) and value not in _RESERVED:
         return value
@@ -42,14 +42,14 @@ class StreamNames:
         self._names: dict[str, str] = {"": ""}
 
     def name_of(self, value: str, place: str) -> str:
-        """Name of the data set for a value.
+        """Name of the stream for a value.
 
         Args:
-            value: Of the field; empty where there is one data set.
+            value: Of the field; empty if there are no streams.
             place: File and line, for the error message.
 
         Raises:
-            BadInputError: It is one value too many.
+            BadInputError: There are too many values.
         """
         if (name := self._names.get(value)) is not None:
             return name

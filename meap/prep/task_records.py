@@ -1,4 +1,4 @@
-"""What each task of a job did, and what follows from it for the data set: which parts have rows to publish."""
+"""What each task of a job did, and which parts of the output have rows to publish."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from meap.manifest import ShardRecord
+from meap.prep.document_counts import DocumentCounts
 from meap.prep.documents import part_of
 from meap.schema import TRAIN_SPLIT
 
-__all__ = ["SplitRecord", "TaskRecord", "parts_of", "task_record_name", "unpublished_streams"]
+__all__ = ["PREP_DIR", "TASKS_DIR", "SplitRecord", "TaskRecord", "parts_of", "task_record_name", "unpublished_streams"]
+
+PREP_DIR = ".prep"
+"""Folder below the output for files that a rerun needs and readers do not."""
+TASKS_DIR = f"{PREP_DIR}/tasks"
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,12 @@ class SplitRecord:
     shards: list[ShardRecord] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     """What else was counted."""
+    document_counts: DocumentCounts = field(default_factory=DocumentCounts)
 
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """What a task did. It is written when all that it names is in place, and never names anything else."""
+    """What a task did; written once everything that it names is in place."""
 
     task: int
     files: list[str]
@@ -42,34 +48,43 @@ class TaskRecord:
     """By part: `train`, or `<stream>/train`."""
     empty_documents: int
     bad_lines: int
+    bad_bytes: int
     kept_bad_lines: list[dict[str, Any]]
     removed: dict[str, int] = field(default_factory=dict)
-    """Documents that filters and deduplication took out, by `step/reason`."""
+    """Documents that filters and deduplication removed, by `step/reason`."""
+    removed_bytes: int = 0
+    """UTF-8 bytes of these documents."""
     removed_lines: dict[str, int] = field(default_factory=dict)
-    """Lines that a filter cut out of documents that stay, by `step/reason`."""
+    """Lines that a filter cut out of kept documents, by `step/reason`."""
 
     def to_json(self) -> bytes:
         """The record as JSON."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+        values = asdict(self)
+        for part, split in self.splits.items():
+            values["splits"][part]["document_counts"] = split.document_counts.to_values()
+        return json.dumps(values, indent=1, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> TaskRecord:
         """Read what `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
-        splits: Any = {
-            name: SplitRecord(**split | {"shards": [ShardRecord(**shard) for shard in split["shards"]]})
-            for name, split in values["splits"].items()
-        }
+        splits: Any = {name: _split_record(split) for name, split in values["splits"].items()}
         return cls(**values | {"splits": splits})
 
 
+def _split_record(values: dict[str, Any]) -> SplitRecord:
+    shards = [ShardRecord(**shard) for shard in values["shards"]]
+    document_counts = DocumentCounts.from_values(values["document_counts"])
+    return SplitRecord(**values | {"shards": shards, "document_counts": document_counts})
+
+
 def task_record_name(task: int) -> str:
-    """Where a task's record is, in the output folder."""
-    return f".prep/tasks/{task:05d}.json"
+    """Path of a task's record below the output folder."""
+    return f"{TASKS_DIR}/{task:05d}.json"
 
 
 def parts_of(records: Iterable[TaskRecord]) -> list[str]:
-    """The parts of the output that are published, sorted: those with rows, of streams that have rows to train on."""
+    """The parts of the output that are published, sorted: those with rows, of streams with rows to train on."""
     rows: Counter[str] = Counter()
     for record in records:
         rows.update({part: split.rows for part, split in record.splits.items()})
@@ -77,7 +92,7 @@ def parts_of(records: Iterable[TaskRecord]) -> list[str]:
 
 
 def unpublished_streams(records: Iterable[TaskRecord]) -> dict[str, int]:
-    """Streams that have documents, and too few for a row to train on; with the tokens that are lost."""
+    """Streams whose documents do not fill a row to train on, with the tokens that are lost."""
     in_order, tokens = list(records), Counter[str]()
     published = {part.rpartition("/")[0] for part in parts_of(in_order)}
     for record in in_order:

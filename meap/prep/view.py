@@ -1,10 +1,10 @@
-"""Where a job stands, for a line of a log and for a terminal: pure functions of a `Snapshot`."""
+"""The progress of a job, as a log line and for a terminal: pure functions of a `Snapshot`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meap.show.numbers import clock
+from meap.show.numbers import clock, size
 from meap.show.progress import Position
 
 __all__ = ["Snapshot", "position_of"]
@@ -23,26 +23,26 @@ class Snapshot:
     total_bytes: int
     """Stored bytes of all input files."""
     seconds_left: float | None
-    """At the speed of the last minute; None where nothing was read in it."""
+    """At the speed of the last minute; None if nothing was read in it."""
     done_tasks: int
     """Tasks done by all commands."""
     tasks: int
     """Tasks of the whole job."""
     workers: int
-    """Tasks at work."""
+    """Tasks that run now."""
     bad_lines: int
     failures: int
     note: str = ""
-    """What the executor has to say."""
+    """A line from the executor."""
 
     @property
-    def megabytes(self) -> str:
+    def read(self) -> str:
         """What was read, of how much."""
-        return f"{self.read_bytes / 1e6:,.1f} of {self.total_bytes / 1e6:,.1f} MB read"
+        return f"{size(self.read_bytes)} of {size(self.total_bytes)} read"
 
     @property
     def troubles(self) -> list[str]:
-        """What a user may have to look at; empty where there is nothing."""
+        """What may need attention."""
         counts = {"bad lines": self.bad_lines, "failed tasks": self.failures}
         return [f"{name}: {count:,}" for name, count in counts.items() if count]
 
@@ -51,16 +51,16 @@ def position_of(snapshot: Snapshot) -> Position:
     """The snapshot as it is shown."""
     documents = f"{snapshot.documents:,} documents"
     tokens, speed = f"{snapshot.tokens:,} tokens", f"{snapshot.tokens_per_second:,.0f} tokens/s"
-    tasks, workers = f"{snapshot.done_tasks:,} of {snapshot.tasks:,} tasks", f"{snapshot.workers:,} at work"
+    tasks, workers = f"{snapshot.done_tasks:,} of {snapshot.tasks:,} tasks", f"{snapshot.workers:,} running"
     time_left = "unknown" if snapshot.seconds_left is None else clock(snapshot.seconds_left)
-    line = [documents, snapshot.megabytes, tokens, speed, tasks, f"time left: {time_left}", workers]
+    line = [documents, snapshot.read, tokens, speed, tasks, f"time left: {time_left}", workers]
     return Position(
         done=min(snapshot.read_bytes, snapshot.total_bytes),
         total=max(1, snapshot.total_bytes),
         line=" | ".join([*line, *snapshot.troubles, *filter(None, [snapshot.note])]),
         left=f"time left {time_left}",
         details=(
-            (f"{snapshot.megabytes}   {tasks} done   {workers}", ""),
+            (f"{snapshot.read}   {tasks} done   {workers}", ""),
             (f"{documents}   {tokens}   {speed}", ""),
             ("   ".join(snapshot.troubles), "bold red" if snapshot.failures else "yellow"),
             (snapshot.note, "dim"),

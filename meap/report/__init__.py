@@ -1,4 +1,4 @@
-"""Compare runs: `python -m meap.report runs/a runs/b --out report.html`, one page that opens offline.
+"""Compares runs: in the terminal, as JSON, and on one page that opens offline.
 
     folders of runs (`runs`) -> series by step (`series`) -> figures, settings, results side by side (`comparison`)
         -> terminal and JSON (`tables`), or page (`page`)

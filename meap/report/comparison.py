@@ -1,4 +1,4 @@
-"""Runs side by side: final figures, settings that differ, evaluation results, and what to keep in mind when reading."""
+"""Compares runs: final figures, settings that differ, evaluation results, and remarks for the reader."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Comparison:
     runs: Sequence[Run]
     figures: Sequence[Figure]
     differing: Sequence[Setting]
-    """What decides the result first."""
+    """Those that decide the result first."""
     same: Mapping[str, Any]
     """Settings all runs have in common."""
     versions: Mapping[str, Sequence[Any]]
@@ -75,7 +75,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """Put runs side by side; the first is what the others are compared with."""
+    """Compare runs with the first one."""
     configured = [run for run in runs if run.settings]
     keys = list(dict.fromkeys(key for run in configured for key in run.settings))
     values = {key: [run.settings.get(key, ...) for run in runs] for key in keys}
@@ -103,7 +103,7 @@ def _known(values: Sequence[Any]) -> list[Any]:
 
 
 def _weight(key: str, runs: Sequence[Run]) -> str:
-    """Data that has moved is the same data, and one tokenizer makes the same rows whatever it is called."""
+    """Data that has moved is the same data: locations count only where the rows differ."""
     role = role_of(key)
     if role is Role.SOURCE:
         rows = [run.rows for run in runs if run.settings]
@@ -122,7 +122,7 @@ def _figures(runs: Sequence[Run]) -> Iterator[Figure]:
     def of_series(key: str, measure: Callable[[Series], float | None]) -> list[float | None]:
         return of_all(lambda run: measure(run.series[key]) if key in run.series else None)
 
-    # What is hard to predict depends on what is masked: such losses are shown, but none is called better.
+    # Masks decide how hard prediction is: under different masks, no training loss is called better.
     by_masking = "lower" if all(run.settings for run in runs) and not _differ_in_masking(runs) else ""
     end = f"mean of the last {_END:.0%} of steps"
     yield Figure("steps", of_all(lambda run: run.last_step), "count")

@@ -1,4 +1,4 @@
-"""Runs -> what is drawn of their metrics, by steps, by tokens and by hours."""
+"""Runs -> charts of their metrics, by steps, tokens and hours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from meap.report.metrics import METRICS
 from meap.report.runs import Run
 from meap.report.series import running_mean
-from meap.show.charts import Chart, Line, Mark, thin_out
+from meap.show.lines import Chart, Line, Mark, thin_out
 
 __all__ = ["AXES", "SMOOTHED", "as_points", "axes_of", "curves_of", "evaluation_curves"]
 
@@ -37,12 +37,12 @@ def _by_tokens(run: Run, steps: NDArray[np.int64]) -> NDArray[np.float64] | None
 def _by_hours(run: Run, steps: NDArray[np.int64]) -> NDArray[np.float64] | None:
     if run.hours is None or not len(run.hours.steps):
         return None
-    # A start over from an older checkpoint may have been faster: time never runs backwards in the picture.
+    # After resuming from an older checkpoint, steps may have been faster: recorded hours would run backwards.
     return np.maximum.accumulate(np.interp(steps, run.hours.steps, run.hours.values))
 
 
 AXES: dict[str, _Placed] = {"steps": _by_steps, "tokens": _by_tokens, "hours": _by_hours}
-"""What curves are drawn by."""
+"""Horizontal axes of the charts."""
 
 
 def axes_of(runs: Sequence[Run]) -> list[str]:

@@ -15,17 +15,17 @@ class Metric:
     """A row of the table of metrics."""
 
     key: str
-    """Its name here, in `--json` too."""
+    """Its name here and in the JSON."""
     title: str
     unit: str
     recorded: tuple[str, ...]
     """Names in metrics.jsonl; the first that a run has is taken."""
     is_smoothed: bool = False
-    """Whether it is noise enough that the picture shows a running mean beside it."""
+    """Whether it is so noisy that the chart shows a running mean as well."""
     falls_steeply: bool = False
-    """Whether the first values are so high that the picture may cut them off."""
+    """Whether the first values are so high that the chart may cut them off."""
     from_zero: bool = False
-    """Whether the picture's axis begins at 0."""
+    """Whether the chart's axis begins at 0."""
 
 
 METRICS = (
@@ -73,7 +73,7 @@ METRICS = (
         is_smoothed=True,
         from_zero=True,
     ),
-    Metric("memory", "Memory of a GPU, the most so far", "GB", ("memory/peak_allocated_mem",), from_zero=True),
+    Metric("memory", "Peak memory of a GPU so far", "GB", ("memory/peak_allocated_mem",), from_zero=True),
     Metric("gradient_norm", "Gradient norm", "", ("l2_norm/grad/global",), is_smoothed=True, falls_steeply=True),
 )
 """In the order in which they are shown; what no run recorded is left out."""

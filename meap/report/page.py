@@ -10,8 +10,9 @@ from meap.report.comparison import Comparison, Figure, Result
 from meap.report.curves import SMOOTHED, axes_of, curves_of, evaluation_curves
 from meap.report.runs import Run
 from meap.report.tables import UNKNOWN, describe_change, describe_setting, describe_value
-from meap.show.charts import Interval, show_intervals, show_lines
 from meap.show.figures import COLOURS, Drawn
+from meap.show.intervals import Interval, show_intervals
+from meap.show.lines import show_lines
 from meap.show.pages import render
 
 __all__ = ["render_page"]

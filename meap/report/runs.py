@@ -1,4 +1,4 @@
-"""The folder of a run -> what it recorded. What is missing or broken is left out and said, but for the metrics."""
+"""Reads the folder of a run. Missing or broken files are left out with a note; only the metrics must be readable."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Run:
     """What is known of a run."""
 
     name: str
-    """Unlike that of any other run in the report."""
+    """Unique within the report."""
     folder: Path
     series: Mapping[str, Series]
     """By `Metric.key`; only what was recorded."""
@@ -48,13 +48,13 @@ class Run:
     evaluations: Mapping[str, Evaluation]
     """Results of `recipes/evaluate.py` by file name without its ending."""
     rows: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What tells the rows of training from others, wherever they are: by the key that says where."""
+    """Fingerprint of the training rows, by the key that names their location."""
     notes: Sequence[str] = field(default=())
     """What is missing or broken."""
 
     @property
     def resumed_from(self) -> list[int]:
-        """Steps that starts after the first went on from."""
+        """Steps from which later starts resumed."""
         steps = [start.get("from_step") for start in self.starts[1:]]
         return [step for step in steps if isinstance(step, int) and step > 0]
 
@@ -96,9 +96,7 @@ def read_run(folder: Path, name: str) -> Run:
         if known is not None and known.dropped:
             shown = ", ".join(f"{step:,}" for step in known.dropped[:_MOST_NAMED])
             more = ", ..." if len(known.dropped) > _MOST_NAMED else ""
-            notes.append(
-                f"{metric.title.lower()} is no finite number at {len(known.dropped):,} of its steps ({shown}{more})"
-            )
+            notes.append(f"{metric.title.lower()} is not finite at {len(known.dropped):,} of its steps ({shown}{more})")
         if known is not None and len(known.steps):
             series[metric.key] = known
     return Run(
@@ -140,7 +138,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     for num_parts in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-num_parts:]) for folder in folders]
         if len(set(names)) == len(names):
-            # What a terminal would obey rather than show is escaped.
+            # Control characters are escaped, which a terminal would obey rather than show.
             return [name if name.isprintable() else repr(name)[1:-1] for name in names]
     raise AssertionError(folders)
 
@@ -168,14 +166,14 @@ def _read_metrics(path: Path, notes: list[str]) -> tuple[dict[str, Series], int]
 def _read_lines(
     path: Path, notes: list[str], *, is_whole: Callable[[dict[str, Any]], bool]
 ) -> Iterator[dict[str, Any]]:
-    """One object per line; lines that a killed run left broken are counted."""
+    """One object per line; incomplete lines, left by a killed run, are counted."""
     broken, is_last_broken = 0, False
     try:
         with path.open("rb") as file:
             for line in file:
                 try:
                     record = json.loads(line)
-                except ValueError:  # also what is no UTF-8
+                except ValueError:  # also where it is not UTF-8
                     record = None
                 is_last_broken = not (isinstance(record, dict) and is_whole(cast("dict[str, Any]", record)))
                 if is_last_broken:

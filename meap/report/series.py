@@ -1,4 +1,4 @@
-"""A metric by training step: put together from a file, and smoothed."""
+"""A metric by training step: joined from the lines of a file, and smoothed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Series:
     """Ascending, each once."""
     values: NDArray[np.float64]
     dropped: tuple[int, ...] = ()
-    """Steps whose value was infinite or no number."""
+    """Steps whose value was NaN or infinite."""
 
     def upto(self, step: float) -> Series:
         """What was recorded up to and including `step`."""
@@ -34,9 +34,9 @@ class Series:
 
 
 def join_series(steps: Sequence[int], values: Sequence[float]) -> Series:
-    """A series from values in the order in which they were written; of several of one step the last holds."""
+    """A series from values in the order of writing; the last value of a step counts."""
     written = np.asarray(values, np.float64)
-    # np.unique names the first place of each step: the last one, where the order is turned round.
+    # np.unique gives the first index of each step: in reversed order, the last one written.
     unique, first = np.unique(np.asarray(steps, np.int64)[::-1], return_index=True)
     last = written[::-1][first]
     finite = np.isfinite(last)

@@ -17,7 +17,7 @@ UNKNOWN = "\N{EN DASH}"
 
 
 def describe_value(value: float | None, kind: str) -> str:
-    """A number as it is read; `kind` is that of a `Figure`."""
+    """A number as text; `kind` is that of a `Figure`."""
     if value is None:
         return UNKNOWN
     match kind:

@@ -17,7 +17,20 @@ from typing import Any
 from meap.extras import require_packages
 from meap.places.whole import whole_file
 
-__all__ = ["COLOURS", "FAINT", "INK", "LINE", "PAPER", "THEME", "Drawn", "Entry", "classes", "draw_svg", "save_panels"]
+__all__ = [
+    "COLOURS",
+    "FAINT",
+    "INK",
+    "LINE",
+    "PAPER",
+    "THEME",
+    "Drawn",
+    "Entry",
+    "classes",
+    "colour_of",
+    "draw_svg",
+    "save_panels",
+]
 
 # Colours that remain distinct without colour vision (Okabe and Ito 2008), dark enough for lines on white paper.
 COLOURS = ("#0072b2", "#d55e00", "#008f67", "#b5568f", "#3f9fd6", "#a97900", "#5a5f66", "#7a3fb0")
@@ -90,6 +103,11 @@ class Drawn:
     title: str
     legend: Sequence[Entry]
     svg: str
+
+
+def colour_of(number: int) -> str:
+    """The colour of series `number`; after the last colour comes the first again."""
+    return COLOURS[number % len(COLOURS)]
 
 
 def classes(*names: str) -> str:

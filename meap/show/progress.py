@@ -1,4 +1,4 @@
-"""Shows how far something is: a bar on a terminal, a plain line now and then elsewhere."""
+"""Shows progress: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LINE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Position:
-    """How far something is, for both ways to show it."""
+    """Progress, for the bar and for the plain line."""
 
     done: float
     total: float | None
     """`None`: not known; the bar pulses."""
     line: str
-    """All of it, for a log."""
+    """The whole message, for a log."""
     head: str = ""
     """Before the bar."""
     left: str = ""
@@ -63,7 +63,7 @@ class Display:
         return self._live is not None
 
     def start(self) -> None:
-        """Take the terminal, where there is one."""
+        """Show the bar, where `file` is a terminal."""
         self._shown = time.monotonic()
         if not is_terminal(self._file):
             return
@@ -76,7 +76,7 @@ class Display:
         self._live.start()
 
     def stop(self) -> None:
-        """Leave the bar as it is and give the terminal back; more than once does no harm."""
+        """Stop drawing; the bar stays as it is. May be called twice."""
         if self._live is not None:
             live, self._live = self._live, None
             live.stop()

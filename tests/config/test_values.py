@@ -12,7 +12,6 @@ from meap.config import (
     HaystackConfig,
     PerplexityConfig,
     PrepConfig,
-    SlurmConfig,
     TrainingConfig,
     from_values,
     load_config,
@@ -20,6 +19,7 @@ from meap.config import (
     save_config,
     to_values,
 )
+from meap.config.executors import SlurmConfig
 from meap.config.loading import read_yaml
 from meap.errors import ConfigError
 

@@ -16,7 +16,7 @@ from meap.config import DataConfig, MaskingConfig
 from meap.data import StreamingMaskedDataset, build_loader, build_mask_rule, open_shards
 from meap.data.loader import close_loaders
 from meap.errors import ConfigError, DataError
-from meap.masking import mask_inputs
+from meap.masking import MaskRule, mask_inputs
 
 ROWS, SEQ_LEN, BATCH = 96, 16, 8
 
@@ -101,6 +101,43 @@ def test_a_resumed_epoch_continues_with_the_same_samples_and_masks(remote, tmp_p
     (resumed,) = epochs(loader, 1)
     for key, values in uninterrupted.items():
         torch.testing.assert_close(resumed[key], values[40:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("changed", [{}, {"span_length": 3}, {"mask_last": True}, {"protected_ids": (1, 2)}], ids=str)
+def test_masks_are_those_of_their_address_wherever_reading_begins(remote, tmp_path, tokenizer, clean_rows, changed):
+    """They are drawn for many rows at once: neither which, nor a row read in between, may change one."""
+    rule = MaskRule(mask_id=tokenizer.mask_id, ratio=0.25, seed=17, **changed)
+
+    def check(sample: dict[str, torch.Tensor], *, epoch: int) -> None:
+        number = int(sample["sample_id"])
+        expected = rule.apply(clean_rows[number][0][None], np.array([number]), epoch=epoch)[0]
+        np.testing.assert_array_equal(sample["input_ids"].numpy(), expected)
+
+    dataset = StreamingMaskedDataset(
+        rule=rule,
+        labels="shifted",
+        remote=str(remote / "train"),
+        local=str(tmp_path),
+        batch_size=BATCH,
+        num_canonical_nodes=1,
+        shuffle=True,
+    )
+    for start in (0, 5, 37):
+        dataset.load_state_dict(
+            {
+                "epoch": start,
+                "sample_in_epoch": start,
+                "num_canonical_nodes": 1,
+                "shuffle_seed": dataset.shuffle_seed,
+                "initial_physical_nodes": 1,
+            }
+        )
+        samples = iter(dataset)
+        for place in range(ROWS - start):
+            check(next(samples), epoch=start)
+            if place % 7 == 0:
+                check(dataset[place], epoch=start)
+                check(dataset.sample_at(place, epoch=99), epoch=99)
 
 
 def test_ratio_zero_yields_clean_rows(remote, tmp_path, clean_rows):

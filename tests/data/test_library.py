@@ -218,7 +218,7 @@ def test_what_models_of_transformers_say_of_whole_batches_is_the_loss_of_shifted
 
 
 def test_who_leaves_labels_open_is_told_once_what_comes_out(remote, tmp_path, caplog):
-    dataset_module._say_what_comes_out.cache_clear()
+    dataset_module._warn_of_shifted_labels.cache_clear()
     settings = {"rule": None, "remote": str(remote), "split": "train", "batch_size": 2, "num_canonical_nodes": 1}
     for name in ("a", "b"):
         sample = StreamingMaskedDataset(local=str(tmp_path / name), **settings)[0]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meap.inspect.arguments import parse_arguments
+from meap.config import load_config
+from meap.config.commands import InspectConfig
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, ShardRecord, TokenizerRecord
 from meap.packing import RowPacker
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, conversation_columns, mds_columns
@@ -124,14 +125,14 @@ def sft_remote(tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def open_split(tmp_path) -> Callable:
-    """Open a data set as the command line would: ``open_split(remote, "--epoch", "1")``."""
+    """Open a data set as the command line would: ``open_split(remote, "epoch=1")``."""
     from meap.inspect.samples import open_data
 
     opened = iter(range(1000))
 
     def open_it(remote: Path, *arguments: str):
-        request = parse_arguments([str(remote), *arguments])
-        return open_data(request, str(tmp_path / f"cache{next(opened)}"))
+        config = load_config(InspectConfig, None, [f"remote={remote}", *arguments])
+        return open_data(config, str(tmp_path / f"cache{next(opened)}"))
 
     return open_it
 

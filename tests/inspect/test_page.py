@@ -1,8 +1,10 @@
 """The page is one whole, well-formed file that asks for nothing else, and its text is the text."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from meap.inspect.page import render_page, write_page
@@ -13,7 +15,7 @@ from tests.pages import Page, whole_page
 
 @pytest.fixture(params=["rows", "conversations"])
 def made(request, rows_remote, sft_remote, open_split):
-    data = open_split(rows_remote if request.param == "rows" else sft_remote, "--ratio", "0.3")
+    data = open_split(rows_remote if request.param == "rows" else sft_remote, "ratio=0.3")
     samples = [data.sample(number) for number in range(6)]
     return data, samples, measure(data, samples, extra_shards=0)
 
@@ -30,6 +32,15 @@ def test_the_samples_are_the_text_with_a_mark_for_every_mask(made):
     assert page.samples == ["".join(escape_controls(piece.text) for piece in pieces) for pieces in parts]
     assert page.masked == [sum(piece.num_masked > 0 for piece in pieces) for pieces in parts]
     assert "<script>alert" in "".join(page.samples)  # as text
+
+
+def test_a_sample_keeps_the_lines_it_begins_with(rows_remote, open_split):
+    data = open_split(rows_remote, "ratio=0")
+    tokens = np.array(data.tokenizer.encode("\n\n  It begins late.\n"))
+    sample = data.sample(0)
+    part = replace(sample.parts[0], tokens=tokens, is_masked=np.zeros(len(tokens), bool))
+    html = render_page(data, [replace(sample, parts=(part,))], measure(data, [], extra_shards=0))
+    assert Page(html).samples == ["\n\n  It begins late.\n"]
 
 
 def test_every_bar_has_its_number_and_they_sum_up(made):
@@ -53,7 +64,7 @@ def test_names_are_escaped(made, with_manifest):
 
 
 def test_nothing_is_asked_for_and_nothing_is_drawn(rows_remote, open_split):
-    data = open_split(rows_remote, "--ratio", "0")
+    data = open_split(rows_remote, "ratio=0")
     html = render_page(data, [], measure(data, [], extra_shards=0))
     assert Page(html).samples == []
     assert "nothing to show" in html

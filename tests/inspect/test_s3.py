@@ -49,11 +49,11 @@ def test_exactly_the_needed_shards_are_downloaded(
     for path in rows_remote.rglob("*"):
         if path.is_file() and (path.suffix != ".zstd" or path.name in {names[number] for number in wanted}):
             bucket.upload_file(str(path), f"mds/{path.relative_to(rows_remote)}")
-    arguments = [each for number in sorted(wanted) for each in ("--sample", str(sum(rows[:number])))]
+    samples = f"samples={[sum(rows[:number]) for number in sorted(wanted)]}"
 
     def inspect(place: str, *more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [warm_python, "-W", "ignore", "-m", "meap.inspect", place, *arguments, *more],
+            [warm_python, "-W", "ignore", "-m", "meap", "inspect", f"remote={place}", samples, *more],
             cwd=project_root,
             env=quiet_environment | KEYS | {"PYTHONPATH": str(project_root), "AWS_ENDPOINT_URL": server},
             capture_output=True,
@@ -63,7 +63,7 @@ def test_exactly_the_needed_shards_are_downloaded(
         )
 
     cache = tmp_path / "cache"
-    remote = inspect("s3://seen/mds", "--cache-dir", str(cache), "--html", str(tmp_path / "page.html"))
+    remote = inspect("s3://seen/mds", f"cache_dir={cache}", f"html={tmp_path / 'page.html'}")
     assert remote.returncode == 0, remote.stderr
     assert {path.name for path in (cache / "train").iterdir()} == {
         "index.json",
@@ -72,7 +72,7 @@ def test_exactly_the_needed_shards_are_downloaded(
     local = inspect(str(rows_remote))
     assert remote.stdout.replace("s3://seen/mds", str(rows_remote)) == local.stdout
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<pre>") == 2
-    missing = inspect("s3://seen/mds", "--sample", "0")
+    missing = inspect("s3://seen/mds", "samples=[0]")
     assert missing.returncode == 1
     assert missing.stderr.splitlines()[-1].startswith(
         f"error: s3://seen/mds/train/{names[0]} (rows 0 to {rows[0] - 1}) is missing: "

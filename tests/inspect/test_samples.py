@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from meap.config import DataConfig, MaskingConfig, SftConfig
+from meap.config.commands import InspectConfig
 from meap.data import build_loader, build_mask_rule, build_sft_loader, open_shards
 from meap.errors import ConfigError, IncompleteError
-from meap.inspect.arguments import parse_arguments
 from meap.manifest import CONVERSATIONS, ROWS
 
 KINDS = ((ROWS, 64), (CONVERSATIONS, 512))
@@ -43,11 +43,11 @@ def test_a_sample_is_what_the_loader_yields_in_each_epoch(
     loader = load(
         remote, kind, seq_len, tmp_path / "loader", masking=MaskingConfig(ratio=0.3), sft=SftConfig(layout, "masked")
     )
-    options = ["--layout", layout, "--loss", "masked"] if kind == CONVERSATIONS else []
+    options = [f"layout={layout}", "loss=masked"] if kind == CONVERSATIONS else []
     mask_id = loader.dataset._rule.mask_id
     seen: list[dict[int, list[int]]] = []
     for epoch in range(2):
-        data = open_split(remote, "--epoch", str(epoch), "--ratio", "0.3", "--seed", "5", *options)
+        data = open_split(remote, f"epoch={epoch}", "ratio=0.3", "seed=5", *options)
         seen.append({})
         for batch in loader:
             for place, number in enumerate(batch["sample_id"].tolist()):
@@ -79,7 +79,7 @@ def test_addressing_an_epoch_leaves_the_dataset_as_it_was(rows_remote, open_spli
 
 def test_originals_and_copies_are_told_apart(sft_remote, open_split):
     for layout, loss in itertools.product(("concat", "separate"), ("answer+masked", "masked")):
-        data = open_split(sft_remote, "--layout", layout, "--loss", loss)
+        data = open_split(sft_remote, f"layout={layout}", f"loss={loss}")
         for number in range(data.manifest.rows):
             sample = data.sample(number)
             copies = {part.conversation for part in sample.parts if part.is_copy}
@@ -110,8 +110,8 @@ def test_only_the_shards_of_the_samples_are_fetched(rows_remote, open_split, tmp
 
 
 def test_held_out_rows_are_clean_unless_a_ratio_is_given(rows_remote, open_split):
-    assert open_split(rows_remote, "--split", "validation").sample(0).num_masked == 0
-    assert open_split(rows_remote, "--split", "validation", "--ratio", "0.25").sample(0).num_masked == 16
+    assert open_split(rows_remote, "split=validation").sample(0).num_masked == 0
+    assert open_split(rows_remote, "split=validation", "ratio=0.25").sample(0).num_masked == 16
 
 
 def test_a_yaml_decides_what_the_command_line_does_not(rows_remote, open_split, tmp_path):
@@ -120,25 +120,36 @@ def test_a_yaml_decides_what_the_command_line_does_not(rows_remote, open_split, 
     from_yaml, from_options = (
         open_split(rows_remote, *options).sample(7).parts[0]
         for options in (
-            ("--config", str(yaml)),
-            ("--config", str(yaml), "--seed", "5", "--ratio", "0.3", "--span-length", "4"),
+            [f"training={yaml}"],
+            [f"training={yaml}", "seed=5", "ratio=0.3", "span_length=4"],
         )
     )
     np.testing.assert_array_equal(from_yaml.is_masked, from_options.is_masked)
     assert from_yaml.is_masked.sum() == int(from_yaml.is_maskable.sum() * 0.3)
-    other = open_split(rows_remote, "--config", str(yaml), "--seed", "6").sample(7).parts[0]
+    other = open_split(rows_remote, f"training={yaml}", "seed=6").sample(7).parts[0]
     assert (other.is_masked != from_yaml.is_masked).any()
+
+
+def test_the_data_of_a_training_is_shown_where_none_is_named(rows_remote, open_split, tmp_path):
+    yaml = tmp_path / "run.yaml"
+    yaml.write_text(f"data: {{remote: {rows_remote}/}}\n")
+    assert InspectConfig(training=str(yaml)).resolve_remote() == str(rows_remote)
+    yaml.write_text("data: {streams: {web: {remote: a/b}, books: {remote: s3://c/d}}}\n")
+    with pytest.raises(ConfigError, match=r"run.yaml mixes 2 data sets: choose remote=a/b or remote=s3://c/d$"):
+        InspectConfig(training=str(yaml)).check()
 
 
 def test_what_cannot_be_shown_is_refused(rows_remote, sft_remote, open_split, tmp_path):
     rows = open_split(rows_remote).manifest.rows
-    with pytest.raises(ConfigError, match=rf"--sample {rows} is out of range: the train split has {rows} rows, 0 to"):
-        open_split(rows_remote).choose_samples(parse_arguments([str(rows_remote), "--sample", str(rows)]))
-    with pytest.raises(ConfigError, match="--layout and --loss: .* holds rows, not conversations .*; leave it out"):
-        open_split(rows_remote, "--layout", "concat", "--loss", "masked")
-    with pytest.raises(IncompleteError, match=r"<shards>=.* holds no finished 'validation' split"):
-        open_split(sft_remote, "--split", "validation")
+    with pytest.raises(
+        ConfigError, match=rf"samples=\[{rows}\] is out of range: the train split has {rows} rows, 0 to"
+    ):
+        open_split(rows_remote).choose_samples(InspectConfig(samples=(rows,)))
+    with pytest.raises(ConfigError, match="layout and loss: .* holds rows, not conversations .*; leave them out"):
+        open_split(rows_remote, "layout=concat", "loss=masked")
+    with pytest.raises(IncompleteError, match=r"remote=.* holds no finished 'validation' split"):
+        open_split(sft_remote, "split=validation")
     yaml = tmp_path / "official.yaml"
     yaml.write_text("masking: {preset: official, site: algorithm}\n")
     with pytest.raises(ConfigError, match=r"masking.preset=official masks by training step, so no sample has masks"):
-        open_split(rows_remote, "--config", str(yaml))
+        open_split(rows_remote, f"training={yaml}")

@@ -30,7 +30,7 @@ def test_documents_are_measured_across_rows_and_the_cut_ones_left_out(rows_remot
 
 
 def test_masks_are_counted_where_they_are(rows_remote, open_split):
-    data = open_split(rows_remote, "--ratio", "0.25", "--epoch", "2")
+    data = open_split(rows_remote, "ratio=0.25", "epoch=2")
     measured = measure(data, [data.sample(0)], extra_shards=2)
     assert measured.shards == 3
     assert measured.num_maskable == 64 * measured.rows

@@ -28,7 +28,7 @@ def decoded(data, part) -> str:
 
 @pytest.fixture(params=["rows", "conversations"])
 def parts(request, rows_remote, sft_remote, open_split):
-    data = open_split(rows_remote if request.param == "rows" else sft_remote, "--ratio", "0.3")
+    data = open_split(rows_remote if request.param == "rows" else sft_remote, "ratio=0.3")
     return data, [part for number in range(12) for part in data.sample(number).parts]
 
 
@@ -67,7 +67,7 @@ def test_as_many_marks_as_masked_tokens(parts):
 
 def test_answers_are_marked_where_they_are_scored(sft_remote, open_split):
     for loss in ("answer+masked", "masked"):
-        data = open_split(sft_remote, "--loss", loss)
+        data = open_split(sft_remote, f"loss={loss}")
         for part in (part for number in range(6) for part in data.sample(number).parts):
             marked = mark_with_brackets(Cutter(data.tokenizer).cut(part))
             assert ("⟪" in marked) == (part.is_scored & ~part.is_masked).any()
@@ -108,13 +108,13 @@ def test_colours_on_a_terminal_unless_they_are_not_wanted(
 
 
 def test_a_pipe_gets_brackets_and_every_sample_its_numbers(rows_remote, sft_remote, open_split, capsys):
-    data = open_split(rows_remote, "--ratio", "0.25", "--epoch", "3")
+    data = open_split(rows_remote, "ratio=0.25", "epoch=3")
     print_samples(data, [data.sample(4)])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "ratio 0.25, single tokens, seed 17, epoch 3\n" in shown
     assert "── sample 4, epoch 3: 16 masked of 64 (25.0%) ──\n" in shown
-    data = open_split(sft_remote, "--layout", "separate")
+    data = open_split(sft_remote, "layout=separate")
     sample = data.sample(1)
     print_samples(data, [sample])
     shown = capsys.readouterr().out

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
 
 OWN_WORDS = re.compile(
-    r"\S+( +run \S+)?: loading .* \.\.\.$|[\d,]+ (documents|conversations|records) \||stopped by SIGTERM|"
+    r"\S+( \w+| +run \S+)?: loading .* \.\.\.$|[\d,]+ (documents|conversations|records) \||stopped by SIGTERM|"
     r"Waiting up to 30 seconds for all training processes"  # Composer's launcher, whenever its ranks have ended
 )
 SECONDS_TO_LEAVE = 10
@@ -41,6 +41,8 @@ class Home:
     def start(self, command: str) -> "Command":
         """Begin a command line of the README."""
         program, *arguments = shlex.split(command)
+        if program == "meap":  # of this folder, which need not be the installed one
+            program, arguments = "python", ["-m", "meap", *arguments]
         log = self.path / f"command-{len(list(self.path.glob('command-*.out')))}"
         with log.with_suffix(".out").open("w") as output, log.with_suffix(".err").open("w") as errors:
             process = subprocess.Popen(

@@ -32,10 +32,10 @@ def prepared(home: Home, own_texts, write_own_tokenizer) -> Home:
 
 def test_text_is_prepared_once_and_can_be_looked_at(prepared: Home):
     assert "already complete" in prepared.run(PREPARE)
-    prepared.run("python -m meap.prep verify data/crawl/mds")
-    prepared.run("python -m meap.prep stats data/crawl/mds --json crawl.json")
+    assert "whole: " in prepared.run("meap verify remote=data/crawl/mds")
+    prepared.run("meap stats remote=data/crawl/mds json=crawl.json")
     assert json.loads((prepared.path / "crawl.json").read_text())
-    assert "⟦" in prepared.run("python -m meap.inspect data/crawl/mds --html samples.html")
+    assert "⟦" in prepared.run("meap inspect remote=data/crawl/mds html=samples.html")
     assert (prepared.path / "samples.html").is_file()
 
 
@@ -71,13 +71,14 @@ def test_a_run_is_stopped_moves_is_resumed_exported_and_compared(prepared: Home)
         assert f"written     runs/{name}/hf" in home.run(f"python recipes/export_hf.py {name}.yaml")
         home.run(f"{EVALUATE} model=runs/{name}/hf limit=2 tasks=key_retrieval,attention_decay")
     home.run("python recipes/evaluate.py compare=runs/control/eval,runs/own/eval")
-    home.run("python -m meap.report runs/own runs/control --out report.html --json report.json")
+    home.run("meap report runs=runs/own,runs/control html=report.html json=report.json")
     assert (home.path / "report.html").is_file()
     # The report knows what training and evaluation write by name only.
     told = json.loads((home.path / "report.json").read_text())
     assert {"train_loss", "heldout_loss", "masked_loss", "mask_ratio", "learning_rate"} <= told["curves"].keys()
     assert told["evaluations"]
     assert answer_of(home.path / "runs/own/hf")
+    assert home.run("meap generate model=runs/own prompt='The import statement' max_tokens=8")
 
 
 def steps(run_dir: Path) -> list[int]:

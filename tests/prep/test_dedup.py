@@ -124,8 +124,8 @@ def test_a_bad_line_is_told_once_though_it_is_read_twice(prepare, tmp_path, argu
     write_lines(tmp_path / "in.jsonl", [*make_texts(20), b"{", *make_texts(20, seed=1)])
     prepare("source=in.jsonl", *arguments, "remote=out", "max_bad_lines=1", "dedup.exact=true")
     said = capsys.readouterr()
-    assert said.err.count("warning: left out in.jsonl:21: not valid JSON") == said.err.count("left out") == 1
-    assert "; 1 bad lines left out; " in said.out
+    assert said.err.count("warning: left out in.jsonl:21: not valid JSON") == said.err.count("warning: left out") == 1
+    assert "; left out: 1 bad lines (" in said.out
 
 
 def test_filters_come_first_and_duplicates_are_of_what_they_leave(
@@ -145,9 +145,9 @@ def test_the_parameters_belong_to_the_identity(prepare, arguments, write_corpus,
 
 
 def test_too_many_tasks_are_refused(prepare, arguments, write_corpus, planted, monkeypatch):
-    from meap.prep.removal import duplicates
+    from meap.prep.removal import steps
 
-    monkeypatch.setattr(duplicates, "_MAX_TASKS", 2)
+    monkeypatch.setattr(steps, "MAX_TASKS", 2)
     with pytest.raises(ConfigError, match=r"tasks=3 is too many for dedup.exact: 2 is the most"):
         prepare(write_corpus("in", planted["files"]), *arguments, "tasks=3", "remote=out", "dedup.exact=true")
 

@@ -205,7 +205,7 @@ def test_languages_are_told_apart_by_a_local_model(prepare, tmp_path, arguments,
         prepare(*command, "remote=other", "filters.languages=[eng]")
     (tmp_path / "one.bin").write_bytes(b"no model")
     (tmp_path / "two.bin").write_bytes(model.read_bytes() + b"more")
-    with pytest.raises(MismatchError, match=r"out holds another data set; the models of languages differ: choose"):
+    with pytest.raises(MismatchError, match=r"out holds another data set; the language models differ: choose"):
         prepare(*command, "remote=out", "filters.languages=[en]")
     with pytest.raises(ConfigError, match=r"filters.language_model=.*one.bin is not a fastText model: "):
         prepare(*command, "remote=other", "filters.languages=[en]", "filters.language_model=one.bin")
@@ -223,7 +223,7 @@ def test_a_document_that_a_filter_cannot_cope_with_is_named(
 
     monkeypatch.setattr(RegexFilter, "filter", fail)
     write_lines(tmp_path / "in.jsonl", [*make_texts(5), "odd", "even"])
-    message = r"in.jsonl:6: a filter cannot cope with this document \(ZeroDivisionError: division by zero\): leave it"
+    message = r"in.jsonl:6: a filter fails on this document \(ZeroDivisionError: division by zero\): leave it"
     for other in ("dedup.exact=false", "dedup.exact=true"):
         with pytest.raises(BadInputError, match=message):
             prepare("source=in.jsonl", *arguments, f"remote={other}", "filters.regex=x", other)
@@ -256,7 +256,7 @@ def test_a_missing_package_is_one_error_that_names_the_extra(prepare, tmp_path, 
         ),
         (
             "filters.quality=[c4_quality,c4_quality]",
-            r"filters.quality=\['c4_quality', 'c4_quality'\] has a filter t",
+            r"filters.quality=\['c4_quality', 'c4_quality'\] names a filter t",
         ),
         ("filters.regex='('", r"filters.regex='\(' is not a regular expression: missing \)"),
         (
@@ -276,5 +276,5 @@ def test_values_out_of_range_are_refused(override, message):
 
 def test_an_unknown_language_of_words_is_refused(prepare, tmp_path, arguments, write_lines):
     write_lines(tmp_path / "in.jsonl", ["a text"])
-    with pytest.raises(ConfigError, match=r"filters.words='english' is no language that datatrove can split words of"):
+    with pytest.raises(ConfigError, match=r"filters.words='english' is not a language whose words datatrove can split"):
         prepare("source=in.jsonl", *arguments, "remote=o", "filters.quality=[c4_quality]", "filters.words=english")

@@ -143,7 +143,7 @@ def test_what_is_no_text_is_left_out(tmp_path, content, unit):
     (tmp_path / "a.txt").write_bytes(content)
     found, tally = read(tmp_path / "a.txt", text_unit=unit)
     assert (found, tally.bad_lines) == ([], 1)
-    assert tally.kept_bad_lines[0].reason.startswith(("not valid UTF-8 (", "not text: a NUL at byte "))
+    assert tally.kept_bad_lines[0].reason.startswith(("not valid UTF-8 (", "not text: it has a NUL at byte "))
 
 
 @pytest.mark.fault(13)
@@ -188,14 +188,17 @@ def test_a_document_of_50_mb_is_a_document_and_one_beyond_the_bound_is_left_out(
         assert (found, tally.bad_lines) == (kept, 1)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt", "a.txt.bz2", "a.parquet"])
+EMPTY = "the file is empty: fetch it again, or take it out of source="
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.txt", "a.txt.bz2", "a.parquet"])
 def test_a_file_without_a_record_counts_as_a_bad_one(tmp_path, name):
     content = parquet(pa.table({"text": pa.array([], pa.string())})) if name.endswith("parquet") else b""
     (tmp_path / name).write_bytes(COMPRESS["." + name.split(".")[-1] if name.count(".") > 1 else ""](content))
     found, tally = read(tmp_path / name, text_unit="line")
     assert (found, tally.empty_documents) == ([], 0)
-    assert [(each.line, each.reason) for each in tally.kept_bad_lines] == [(1, "the file is empty")]
-    with pytest.raises(BadInputError, match=r"the file is empty; that is bad line 1 of task 0"):
+    assert [(each.line, each.reason) for each in tally.kept_bad_lines] == [(1, EMPTY)]
+    with pytest.raises(BadInputError, match=rf"{name}:1: {EMPTY}; that is bad line 1 of task 0"):
         read(tmp_path / name, text_unit="line", max_bad_lines=0)
 
 
@@ -208,7 +211,7 @@ def test_a_compressed_file_of_no_bytes_is_refused(tmp_path, name):
 
 def test_unknown_kinds_of_files_are_refused_by_name():
     for name in ("a.csv", "notes", "a.parquet.gz", "s3://b/a.jsonl.zip", "a.gz"):
-        with pytest.raises(BadInputError, match=r" is of no known kind: its name must end in one of .jsonl, "):
+        with pytest.raises(BadInputError, match=r" has no known format: its name must end in one of .json, "):
             format_of(name)
     assert format_of("hf://datasets/x/A.JSONL.GZ").record == "line"
 

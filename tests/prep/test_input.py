@@ -59,7 +59,7 @@ def test_bad_lines_are_recorded_and_warned_of(prepare, tmp_path, tokenizer_dir, 
     ]
     assert json.loads((tmp_path / "out" / "train" / "manifest.json").read_text())["bad_lines"] == 5
     out, err = capfd.readouterr()
-    assert "5 bad lines left out" in out
+    assert "; left out: 5 bad lines (20 B), " in out
     warned = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert warned[0].startswith("warning: left out in.jsonl:41: not valid JSON")
     assert warned[3:] == ["warning: more bad lines in task 0 are only counted and recorded"]
@@ -162,7 +162,8 @@ def test_sources_are_files_globs_and_folders(tmp_path, write_lines, monkeypatch)
     for name in ("b.jsonl", "a.json.gz", "c.jsonl.zst", "d.json", "e.jsonl.gz", "notes.txt", "odd[1].jsonl"):
         write_lines(tmp_path / "in" / name, ["text"])
     write_lines(tmp_path / "in" / "deeper" / "f.jsonl", ["text"])
-    everything = ("a.json.gz", "b.jsonl", "c.jsonl.zst", "d.json", "e.jsonl.gz", "odd[1].jsonl")
+    write_lines(tmp_path / "in" / "weights.bin", ["text"])
+    everything = ("a.json.gz", "b.jsonl", "c.jsonl.zst", "d.json", "e.jsonl.gz", "notes.txt", "odd[1].jsonl")
     for source in ("in", "in/", f"{tmp_path}/in", f"file://{tmp_path}/in"):
         assert find_inputs(source).names == everything
     assert find_inputs("in").urls[0] == "in/a.json.gz"
@@ -175,6 +176,27 @@ def test_sources_are_files_globs_and_folders(tmp_path, write_lines, monkeypatch)
     assert find_inputs(".").urls == everything
     assert find_inputs("*.json").urls == ("d.json",)
     assert find_inputs("b.jsonl").sizes == ((tmp_path / "in" / "b.jsonl").stat().st_size,)
+
+
+def test_a_list_of_sources_is_read_in_its_order_and_each_file_once(
+    prepare, tmp_path, tokenizer_dir, write_lines, capsys, monkeypatch
+):
+    for name in ("in/b.jsonl", "in/a.jsonl", "more/c.jsonl"):
+        write_lines(tmp_path / name, [f"{name} " * 50])
+    (tmp_path / "notes.txt").write_text("notes " * 50)
+    monkeypatch.chdir(tmp_path)
+    urls = find_inputs(("more", "in/b.jsonl", "in/*", "notes.txt")).urls
+    assert urls == ("more/c.jsonl", "in/b.jsonl", "in/a.jsonl", "notes.txt")
+    sizes = ("seq_len=15", "heldout_ratio=0", f"tokenizer.name={tokenizer_dir}")
+    prepare("source=[more,in/b.jsonl,in/*,notes.txt]", *sizes, "remote=out")
+    said = capsys.readouterr()
+    assert "note: source holds files of several formats, and all are read: 3 of JSON lines, 1 of text" in said.err
+    manifest = json.loads((tmp_path / "out" / "train" / "manifest.json").read_text())
+    assert (tuple(manifest["sources"]), manifest["documents"]) == (urls, 4)
+    with pytest.raises(DataError, match=r"source=nothing.\* matches no file"):
+        find_inputs(("in", "nothing.*"))
+    with pytest.raises(ConfigError, match=r"in/a.jsonl is among the files of source and of validation_source"):
+        prepare("source=[more,in]", "validation_source=[notes.txt,in/a.jsonl]", *sizes[:1], sizes[2], "remote=two")
 
 
 def test_source_that_matches_nothing_names_the_known_corpora(tmp_path, monkeypatch):
@@ -285,6 +307,6 @@ def test_progress_lines_tell_what_is_left(tmp_path):
         tally.report(now=True)
         assert printed.wait(30)
     line = next(line for line in console.getvalue().splitlines() if not line.startswith("0 documents"))
-    assert line.startswith("1,000 documents | 50.0 of 100.0 MB read | 50,000 tokens | ")
+    assert line.startswith("1,000 documents | 50.0 MB of 100.0 MB read | 50,000 tokens | ")
     assert " tokens/s | 1 of 4 tasks | time left: 0:00:0" in line
-    assert line.endswith(" | 1 at work")
+    assert line.endswith(" | 1 running")

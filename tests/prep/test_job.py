@@ -51,6 +51,7 @@ def test_tasks_change_the_cut_but_not_the_order(prepare, tmp_path, arguments, re
     assert names == sorted(names)
     assert {name.split(".")[1] for name in names} == {"00000", "00001", "00002", "00003"}
     assert {path.name for path in (tmp_path / "four" / "train").iterdir()} == {
+        "documents.json",
         "index.json",
         "manifest.json",
         *(shard["zip_data"]["basename"] for shard in _index(tmp_path / "four")),
@@ -65,7 +66,7 @@ def test_a_complete_job_is_not_done_again(prepare, tmp_path, arguments, hashes_o
     prepare(*arguments, "remote=out", "workers=2", "progress_interval=1")
     again = capsys.readouterr().out
     assert again.startswith("already complete: 600 documents, ")
-    assert again.split(": ")[1].strip() == first.split(";")[0].removeprefix("complete: ")
+    assert again.strip().split("; ") == [f"already {first.split('; ')[0]}", first.split("; ")[1]]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "train").iterdir()} == before
     assert not (tmp_path / "out" / ".prep" / "scratch").exists()
 
@@ -137,11 +138,11 @@ def test_a_record_whose_shards_are_not_in_place_does_not_count(prepare, tmp_path
 
 
 def test_nothing_is_published_before_every_task_is_done(prepare, tmp_path, arguments, write_lines, monkeypatch):
-    from meap.prep import publish
+    from meap.prep import preparation
 
     published = []
-    real_publish = publish.publish
-    monkeypatch.setattr(publish, "publish", lambda job: published.append(job) or real_publish(job))
+    real_publish = preparation.publish
+    monkeypatch.setattr(preparation, "publish", lambda job: published.append(job) or real_publish(job))
     write_lines(tmp_path / "in" / "3.json.gz", ["one", b"bad"])
     with pytest.raises(DataError, match=r"in/3.json.gz:2: not valid JSON"):
         prepare(*arguments, "remote=out", "max_bad_lines=0")
@@ -155,11 +156,11 @@ def test_nothing_is_published_before_every_task_is_done(prepare, tmp_path, argum
         (tmp_path / "out" / "train" / "shard.00000.00000.mds.zstd").unlink()
         real_publish(job)
 
-    monkeypatch.setattr(publish, "publish", lose_a_shard)
+    monkeypatch.setattr(preparation, "publish", lose_a_shard)
     with pytest.raises(IncompleteError, match=r"out: task 0 and 0 more of 4 are not complete .*: run the same command"):
         prepare(*arguments, "remote=out", "max_bad_lines=1")
     assert not list((tmp_path / "out").rglob("index.json"))
-    monkeypatch.setattr(publish, "publish", real_publish)
+    monkeypatch.setattr(preparation, "publish", real_publish)
     prepare(*arguments, "remote=out", "max_bad_lines=1")
     assert (tmp_path / "out" / "train" / "index.json").is_file()
 
@@ -174,9 +175,11 @@ def test_the_index_of_train_is_the_last_file(prepare, tmp_path, arguments, monke
     )
     prepare(*arguments, "remote=out")
     names = [str(path.relative_to(tmp_path / "out")) for path in order if ".prep" not in path.parts]
-    assert names[-5:] == [
+    assert names[-7:] == [
         "tokenizer/tokenizer_config.json",
+        "validation/documents.json",
         "validation/manifest.json",
+        "train/documents.json",
         "train/manifest.json",
         "validation/index.json",
         "train/index.json",
@@ -193,6 +196,9 @@ def test_no_row_at_all_is_an_error(prepare, tmp_path, tokenizer_dir, write_lines
     ):
         prepare("source=in.jsonl", "remote=out", f"tokenizer.name={tokenizer_dir}", "heldout_ratio=0")
     assert not (tmp_path / "out" / "train").exists()
+    (tmp_path / "none.jsonl").touch()
+    with pytest.raises(DataError, match=r"the first of 1 bad records is none.jsonl:1: the file is empty: fetch it"):
+        prepare("source=none.jsonl", "remote=none", f"tokenizer.name={tokenizer_dir}")
 
 
 @pytest.mark.slow
@@ -262,12 +268,12 @@ def test_a_fault_of_ours_is_one_error_with_the_log(prepare, tmp_path, arguments,
 
 
 def test_two_processes_do_not_write_to_one_folder(prepare, tmp_path, arguments, monkeypatch):
-    from meap.prep import publish
+    from meap.prep import preparation
 
     def try_again(_):
         prepare(*arguments, "remote=out")
 
-    monkeypatch.setattr(publish, "publish", try_again)
+    monkeypatch.setattr(preparation, "publish", try_again)
     mine = rf"out is being prepared by process {os.getpid()} \(.*\) for 0:\d\d:\d\d: wait for it, or end it"
     with pytest.raises(DataError, match=mine):
         prepare(*arguments, "remote=out")

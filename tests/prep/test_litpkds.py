@@ -1,4 +1,4 @@
-"""Packed chunks of the official code become rows: every block in its place, the filling left out, nothing trusted."""
+"""Packed chunks of the official code become rows: every block in its place, the padding left out, nothing trusted."""
 
 import hashlib
 import importlib.util
@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meap.cli import main
 from meap.config import LitpkdsPrepConfig, load_config
 from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 from meap.manifest import Manifest
-from meap.prep.__main__ import main
 from meap.prep.inputs import find_inputs
 from meap.prep.litpkds import PADDING, ReadChunks
 from meap.prep.progress import Tally
@@ -57,7 +57,7 @@ def make_documents(count: int, *, seed: int = 0, longest: int = 60) -> list[list
 
 
 def blocks_of(chunk: list[int], row_len: int) -> tuple[list[list[int]], int, int]:
-    """Blocks as the official reader cuts them, those with filling left out; tokens dropped, tokens of filling."""
+    """Blocks as the official reader cuts them, those with padding left out; tokens dropped, tokens of padding."""
     end = len(chunk)
     while end and chunk[end - 1] == EOS:
         end -= 1
@@ -98,19 +98,19 @@ def test_every_block_is_a_row(convert, tmp_path, read_rows, dtype, capsys):
         *write_chunks(tmp_path / "in", make_documents(90, seed=1), chunk_size=16 * 40, prefix="c4_1", dtype=dtype),
     ]
     convert("source=in", "heldout_ratio=0", "tasks=3")
-    kept, dropped, filling = zip(*(blocks_of(chunk, 16) for chunk in chunks), strict=True)
+    kept, dropped, padding = zip(*(blocks_of(chunk, 16) for chunk in chunks), strict=True)
     expected = [block for blocks in kept for block in blocks]
-    assert filling[-1] > 1, "the last chunk is filled"
+    assert padding[-1] > 1, "the last chunk is padded"
     rows = read_rows(tmp_path / "out" / "train")
     assert rows.dtype == np.uint16
     assert rows.tolist() == expected
     manifest = manifest_of(tmp_path / "out" / "train")
     assert manifest.dropped_tail_tokens == sum(dropped)
-    assert manifest.counts == {PADDING: sum(filling)}
+    assert manifest.counts == {PADDING: sum(padding)}
     assert manifest.documents == sum(token == EOS for block in expected for token in block)
-    assert manifest.tokens == 16 * len(expected) + sum(dropped) == sum(map(len, chunks)) - sum(filling)
-    assert main(["verify", "out"]) == 0
-    assert main(["stats", "out"]) == 0
+    assert manifest.tokens == 16 * len(expected) + sum(dropped) == sum(map(len, chunks)) - sum(padding)
+    assert main(["verify", "remote=out"]) == 0
+    assert main(["stats", "remote=out"]) == 0
     told = capsys.readouterr().out
     assert "bytes per token not known" in told
     assert "imported rows come without their text" in told
@@ -128,7 +128,7 @@ def test_held_out_are_whole_blocks_by_hash(convert, tmp_path, read_rows):
     for rows in (train, validation):
         assert [order[row] for row in rows] == sorted(order[row] for row in rows)
     assert 0.1 < len(validation) / len(expected) < 0.3
-    assert main(["verify", "out"]) == 0
+    assert main(["verify", "remote=out"]) == 0
     convert("source=in/*.bin", "heldout_ratio=0.2", "seed=3", "remote=again", "tasks=2")
     assert [tuple(row) for row in read_rows(tmp_path / "again" / "validation").tolist()] == validation
 
@@ -145,10 +145,10 @@ def test_any_chunk_gives_its_blocks(data, tmp_path_factory, tokenizer):
         find_inputs(str(folder), suffixes=(".bin",)), tokenizer, tally, seq_len=row_len - 1, heldout_ratio=0, seed=0
     )
     rows = [row for batch in step.run() for row in batch.rows.tolist()]
-    kept, dropped, filling = blocks_of(chunk, row_len)
+    kept, dropped, padding = blocks_of(chunk, row_len)
     assert rows == kept
-    assert (tally.tail_tokens.total(), tally.counts["train", PADDING]) == (dropped, filling)
-    assert tally.tokens.total() == len(chunk) - filling
+    assert (tally.tail_tokens.total(), tally.counts["train", PADDING]) == (dropped, padding)
+    assert tally.tokens.total() == len(chunk) - padding
 
 
 _TOKENS = [BOS, 5, 6, 7, EOS] * 10
@@ -157,10 +157,10 @@ _TOKENS = [BOS, 5, 6, 7, EOS] * 10
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"a\.bin is no packed chunk: it begins with b'' at byte 0, not b'LITPKDS'"),
+        (b"", r"a\.bin is not a packed chunk: it begins with b'' at byte 0, not b'LITPKDS'"),
         (b"PK\x03\x04 something else", r"it begins with b'PK\\x03\\x04 so' at byte 0"),
         (chunk_bytes(_TOKENS, magic=b"LITPKDX"), r"it begins with b'LITPKDX' at byte 0"),
-        (chunk_bytes(_TOKENS)[:20], r"a\.bin is cut short: 20 bytes, less than a header's 24"),
+        (chunk_bytes(_TOKENS)[:20], r"a\.bin is truncated: 20 bytes, less than a header's 24"),
         (chunk_bytes(_TOKENS, version=2), r"a\.bin has version 2 at byte 7; only version 1 is known"),
         (chunk_bytes(_TOKENS, version=2**64 - 1), r"has version 18446744073709551615 at byte 7"),
         (
@@ -171,11 +171,11 @@ _TOKENS = [BOS, 5, 6, 7, EOS] * 10
         (chunk_bytes(_TOKENS, dtype="float32"), r"has dtype code 6 at byte 15, float32; tokens are integers"),
         (
             chunk_bytes(_TOKENS)[:-3],
-            r"is cut short: a chunk size of 50 uint16 tokens at byte 16 makes 124 bytes, but it has 121",
+            r"is truncated: a chunk size of 50 uint16 tokens at byte 16 makes 124 bytes, but it has 121",
         ),
-        (chunk_bytes(_TOKENS) + b"x", r"a\.bin is longer than it says: .* makes 124 bytes, but it has 125"),
-        (chunk_bytes(_TOKENS, size=2**64 - 1), r"is cut short: a chunk size of 18,446,744,073,709,551,615 uint16"),
-        (chunk_bytes(_TOKENS, code=4), r"is cut short: a chunk size of 50 int32 tokens"),
+        (chunk_bytes(_TOKENS) + b"x", r"a\.bin is longer than its header says: .* makes 124 bytes, but it has 125"),
+        (chunk_bytes(_TOKENS, size=2**64 - 1), r"is truncated: a chunk size of 18,446,744,073,709,551,615 uint16"),
+        (chunk_bytes(_TOKENS, code=4), r"is truncated: a chunk size of 50 int32 tokens"),
         (
             chunk_bytes([*_TOKENS, 301, 7, 7]),
             r"a\.bin: token 50 \(byte 124\) is 301, but tokenizer '.*' has ids 0 to 299",
@@ -196,9 +196,7 @@ def test_a_file_that_is_no_chunk_is_one_error(convert, tmp_path, content, messag
 def test_chunks_of_another_tokenizer_are_noticed_where_they_can_be(convert, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.bin").write_bytes(chunk_bytes(np.full(1 << 22, 7)))
-    with pytest.raises(
-        BadInputError, match=r"has read 4,194,304 tokens and not one EOS \(id 1\) among them: tokenizer"
-    ):
+    with pytest.raises(BadInputError, match=r"has read 4,194,304 tokens without one EOS \(id 1\): tokenizer"):
         convert("source=in")
 
 
@@ -206,9 +204,9 @@ def test_chunks_of_another_tokenizer_are_noticed_where_they_can_be(convert, tmp_
     ("override", "error", "message"),
     [
         ("source=null", ConfigError, "source is not set: say where the chunks are"),
-        ("remote=null", ConfigError, "remote is not set: say where to write"),
+        ("remote=null", ConfigError, "remote is not set: for source=in say where to write"),
         ("tokenizer.name=null", ConfigError, "tokenizer.name is not set: chunks do not say which tokenizer made them"),
-        ("tasks=9", ConfigError, "tasks=9 is more than the 1 chunks"),
+        ("tasks=9", ConfigError, "tasks=9 is more than the 1 input files"),
         ("tasks=0", ConfigError, "tasks=0 is too small"),
         ("seq_len=1", ConfigError, "seq_len=1 is too small"),
         ("seed=-1", ConfigError, "seed=-1 is out of range"),
@@ -273,13 +271,13 @@ def test_killed_at_any_point_it_continues_to_the_same_bytes(
         killed += forked_commands.status == -signal.SIGKILL
         assert len(list(out.glob(".prep/tasks/*.json"))) == 4 or not list(out.glob("*/index.json"))
         if not list(out.glob("train/index.json")):
-            assert main(["verify", "out"]) == 1
+            assert main(["verify", "remote=out"]) == 1
     assert killed >= 2
     with forked_commands(*arguments, "remote=out"):
         pass
     assert forked_commands.status == 0
     assert hashes_of(out) == hashes_of(tmp_path / "expected")
-    assert main(["verify", "out"]) == 0
+    assert main(["verify", "remote=out"]) == 0
 
 
 def is_running(pid: int) -> bool:

@@ -146,7 +146,10 @@ def test_validation_files_are_read_whatever_the_bound():
         (("streams.web.proportion=1",), r"streams divides max_tokens by stream_key, but stream_key is not set"),
         (("streams.web.proportion=1", "stream_key=x"), r"but max_tokens is not set: set both, or neither"),
         (("streams.web.proportion=-1",), r"proportion=-1.0 is too small"),
-        (("streams.web.proportion=0", "stream_key=x", "max_tokens=9"), r"streams \(web\) have proportion 0, all of"),
+        (
+            ("streams.web.proportion=0", "stream_key=x", "max_tokens=9"),
+            r"streams \(web\) all have proportion 0: raise one",
+        ),
     ],
 )
 def test_configurations_that_cannot_be_meant_are_refused(prepare, overrides, message):
@@ -216,7 +219,7 @@ def test_what_lies_beyond_the_bound_is_not_read(prepare, tmp_path, tokenizer_dir
     _prepare_mixture(
         *parts, "remote=out", "max_tokens=20_000", "streams.a.proportion=3", "streams.b.proportion=1", "max_bad_lines=0"
     )
-    assert re.search(r"; 1\d,\d\d\d of max_tokens=20,000 for training; 0 bad lines left", capsys.readouterr().out)
+    assert re.search(r"; 1\d,\d\d\d of max_tokens=20,000 for training; left out: 0 bad lines", capsys.readouterr().out)
     for stream, most in (("a", 15_000), ("b", 5_000)):
         cut, whole = (_manifest(tmp_path, remote, stream) for remote in ("out", "all"))
         longest = 4 * max(whole["tokens"] // whole["documents"] * 20, 1)

@@ -116,7 +116,9 @@ def test_cutting_keeps_tokens_and_labels_together_and_is_reported(prepare_sft, t
     assert len(cut) == 3
     counts = read_manifest(tmp_path / "out").counts
     assert (counts["conversations_cut"], counts["conversations_dropped"]) == (2, 1)
-    assert " 2 cut, 1 dropped; 1.0 conversations per row, " in capsys.readouterr().out
+    cut_tokens = sum(max(0, len(tokens) - 180) for tokens, *_ in whole)
+    assert f" 2 cut ({counts['tokens_cut']:,} tokens), 1 dropped; 1.0 conv" in capsys.readouterr().out
+    assert counts["tokens_cut"] == cut_tokens
 
 
 def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, capsys):
@@ -131,7 +133,7 @@ def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, cap
     ]
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
     prepare_sft("source=in.jsonl", "max_length=128", "max_bad_records=5")
-    assert "; 5 bad records left out; " in capsys.readouterr().out
+    assert "; left out: 5 bad records (" in capsys.readouterr().out
     (task,) = (tmp_path / "out" / ".prep" / "tasks").iterdir()
     kept = json.loads(task.read_text())["kept_bad_lines"]
     assert [(each["file"], each["line"]) for each in kept] == [("in.jsonl", number) for number in (4, 5, 6, 7, 9)]
@@ -180,7 +182,7 @@ def test_answers_before_the_first_question_are_left_out_and_counted(prepare_sft,
     assert read_manifest(tmp_path / "out").counts["conversations_without_first_answer"] == 2
     out = capsys.readouterr().out
     assert ", 2 without the answers before their first question; 1.0 conversations per row" in out
-    assert "; 1 bad records left out; " in out
+    assert "; left out: 1 bad records (" in out
 
 
 def test_parquet_of_nested_lists_and_of_missing_columns(prepare_sft, tmp_path):
@@ -203,7 +205,10 @@ def test_parquet_of_nested_lists_and_of_missing_columns(prepare_sft, tmp_path):
     hurt = bytearray((tmp_path / "hurt.parquet").read_bytes())
     hurt[4:24] = b"\xff" * 20
     (tmp_path / "hurt.parquet").write_bytes(hurt)
-    with pytest.raises(BadInputError, match=r"hurt.parquet is damaged after record 0 \(.*\): fetch the file again"):
+    with pytest.raises(
+        BadInputError,
+        match=r"hurt.parquet is damaged after row 0, near byte .*: fetch the file again",
+    ):
         prepare_sft("source=hurt.parquet", "remote=hurt")
 
 
@@ -241,10 +246,20 @@ def test_the_summary_says_how_full_rows_are_and_what_the_paper_s_batch_is(prepar
             "in.jsonl.gz",
             gzip.compress(b'{"a": 1}' * 99, mtime=0)[:-12],
             (),
-            r"in.jsonl.gz is damaged after record 0 \(EOFError: .*\): fetch",
+            r"in.jsonl.gz is damaged after line 0, near byte .* \(EOFError: .*\): fetch",
         ),
-        ("in.json", b"", (), r"in.json holds no readable record: fetch the file again, or take it out of source="),
-        ("in.jsonl.gz", gzip.compress(b"\n \n", mtime=0), (), r"in.jsonl.gz holds no readable record"),
+        (
+            "in.json",
+            b"",
+            (),
+            r"not a single row, .*; the first of 1 bad records is in.json:1: the file is empty: fetch",
+        ),
+        (
+            "in.jsonl.gz",
+            gzip.compress(b"\n \n", mtime=0),
+            (),
+            r"first of 1 bad records is in.jsonl.gz:1: the file is empty: fetch it again, or",
+        ),
         (
             "in.json",
             b'{\n "messages": []\n}',
@@ -256,14 +271,19 @@ def test_the_summary_says_how_full_rows_are_and_what_the_paper_s_batch_is(prepar
             "in.jsonl.zst",
             zstandard.compress(b'{"instruction": "a", "output": "b"}\n' * 99)[:-9],
             (),
-            r"in.jsonl.zst is damaged after record \d+ \(EOFError: the file ends inside a zstd frame\): fetch",
+            r"in.jsonl.zst is damaged after line \d+, near byte .* inside a zstd frame\): fetch",
         ),
-        ("in.parquet", b"PAR1 and then nothing", (), r"in.parquet is damaged after record 0 \(EOFError: .*\): fetch"),
+        (
+            "in.parquet",
+            b"PAR1 and then nothing",
+            (),
+            r"in.parquet is damaged after row 0, near byte .*: fetch",
+        ),
     ],
 )
 def test_input_that_is_of_no_use_is_refused_with_its_name(prepare_sft, tmp_path, name, content, overrides, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadInputError, match=message):
+    with pytest.raises(DataError, match=message):
         prepare_sft(f"source={name}", *overrides)
 
 
@@ -271,16 +291,31 @@ def test_configuration_that_does_not_fit_is_refused(prepare_sft, tmp_path):
     (tmp_path / "in.json").write_text(json.dumps(records(2)))
     with pytest.raises(ConfigError, match=r"seq_len=100 is too small: with max_length=64 and copies=True .* take 128"):
         prepare_sft("source=in.json", "max_length=64", "seq_len=100")
+    with pytest.raises(ConfigError, match=r"seq_len=3 is too small: it must be at least 4"):
+        prepare_sft("source=in.json", "seq_len=3")
     with pytest.raises(ConfigError, match=r"remote is not set: for source=in.json say where to write"):
         prepare_sft("source=in.json", "remote=null")
     with pytest.raises(ConfigError, match=r"tokenizer.name is not set: for source=in.json give the folder or hub name"):
         prepare_sft("source=in.json", "tokenizer.name=null")
     with pytest.raises(ConfigError, match=r"tasks=2 is more than the 1 input files"):
         prepare_sft("source=in.json", "tasks=2")
-    with pytest.raises(DataError, match=r"matches no file .*: .*\.parquet\) or URL of conversations, or source=sample"):
+    with pytest.raises(
+        DataError,
+        match=r"matches no file .*: .*\.parquet\) or URL of conversations \(JSON, JSON lines or parquet\), or s",
+    ):
         prepare_sft("source=nowhere/*.json")
     with pytest.raises(DataError, match=r"not a single row: no conversation has an answer within max_length=8 tokens"):
         prepare_sft("source=in.json", "max_length=8")
+
+
+@pytest.mark.parametrize(("copies", "max_length"), [("true", 160), ("false", 321)])
+def test_a_short_row_alone_bounds_the_conversations(prepare_sft, tmp_path, copies, max_length):
+    (tmp_path / "in.json").write_text(json.dumps(records(20)))
+    prepare_sft("source=in.json", "seq_len=321", f"copies={copies}", "min_answer_tokens=1")
+    config = read_manifest(tmp_path / "out").config
+    assert (config["seq_len"], config["max_length"]) == (321, max_length)
+    lengths = [len(tokens) for row in read_conversations(tmp_path / "out") for tokens, *_ in row]
+    assert 0 < max(lengths) <= max_length
 
 
 def test_a_job_is_done_once_and_another_one_is_refused(prepare_sft, tmp_path, capsys, tokenizer_dir):

@@ -9,7 +9,8 @@ from tokenizers import AddedToken
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError
 from meap.prep.sft.messages import RecordError, format_of, to_messages, without_first_answers
-from meap.prep.sft.rendering import DEFAULT_TEMPLATE, ChatTemplate, choose_template
+from meap.prep.sft.rendering import ChatTemplate
+from meap.prep.sft.templates import DEFAULT_TEMPLATE, choose_template
 from meap.tokenizer import load_tokenizer
 
 CHATML = (
@@ -119,7 +120,7 @@ def test_a_template_that_rewrites_history_is_refused(tokenizer):
     template = ChatTemplate(
         tokenizer, "tokenizer", "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     )
-    with pytest.raises(RecordError, match="writes the beginning of the conversation differently when it goes on"):
+    with pytest.raises(RecordError, match="writes the beginning of a conversation differently once it continues"):
         template.render(TALK)
 
 
@@ -190,7 +191,7 @@ def test_three_formats_give_the_same_messages():
         (
             {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": 1}]}]},
             "messages",
-            "turn 1 has tool_calls, and calls of tools are not supported",
+            "turn 1 has tool_calls, and tool calls are not supported",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -220,5 +221,5 @@ def test_turns_may_be_written_in_either_way_and_in_parts():
 def test_a_conversation_begins_with_its_first_question():
     assert without_first_answers([TALK[0], TALK[2], *TALK[3:]]) == [TALK[0], *TALK[3:]]
     assert without_first_answers(TALK) == TALK
-    with pytest.raises(RecordError, match="no assistant turn answers anything"):
+    with pytest.raises(RecordError, match="no assistant turn follows a user turn"):
         without_first_answers([TALK[0], TALK[2], TALK[1]])

@@ -9,10 +9,11 @@ from tokenizers import AddedToken
 
 from meap.config import SftPrepConfig, TokenizerConfig
 from meap.errors import ConfigError
-from meap.prep.sft import rendering
+from meap.prep.sft import templates
 from meap.prep.sft.messages import RecordError
-from meap.prep.sft.rendering import ChatTemplate, check_template
+from meap.prep.sft.rendering import ChatTemplate, Rendered
 from meap.prep.sft.source import load_chat_tokenizer
+from meap.prep.sft.templates import check_template
 from meap.tokenizer import load_tokenizer
 
 LLAMA3 = (
@@ -107,7 +108,7 @@ def test_a_batch_gives_what_each_alone_gives(model):
     system = [{"role": "system", "content": "Be brief."}, *TALK]
     special = [{"role": "user", "content": "<|eot|>"}, TALK[1]]
     batch = template.render_batch([TALK, system, TALK[:2], special])
-    assert [type(each) for each in batch] == [rendering.Rendered, RecordError, rendering.Rendered, RecordError]
+    assert [type(each) for each in batch] == [Rendered, RecordError, Rendered, RecordError]
     assert str(batch[1]) == (
         "the chat template refuses it (Conversation roles must alternate user/assistant/user/assistant/...)"
     )
@@ -122,7 +123,7 @@ def test_a_template_that_drops_its_thoughts_is_exact_for_one_turn_and_refused_fo
     rendered = template.render([TALK[2], {"role": "assistant", "content": "<think>hm</think>Quiet."}])
     marked = template.tokenizer.decode(rendered.tokens[rendered.answer == 1].tolist())
     assert marked == "<think></think>Quiet.<|eot|>"
-    with pytest.raises(RecordError, match="differently when it goes on, .* template=default does not"):
+    with pytest.raises(RecordError, match="differently once it continues, .* template=default does not"):
         template.render(TALK)
 
 
@@ -149,7 +150,7 @@ def test_a_template_runs_in_a_sandbox(tokenizer, body, reason):
 
 
 def test_a_template_that_does_not_end_is_ended(tokenizer, monkeypatch):
-    monkeypatch.setattr(rendering, "_RENDER_SECONDS", 0.2)
+    monkeypatch.setattr(templates, "_RENDER_SECONDS", 0.2)
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     template = ChatTemplate(tokenizer, "tokenizer", loops)
     with pytest.raises(ConfigError, match=r"the chat template of tokenizer .* does not end: .* use template=default"):

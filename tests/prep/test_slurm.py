@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import SlurmConfig
+from meap.config.executors import SlurmConfig
 from meap.errors import ConfigError, DataError
 from meap.prep.executors.slurm import remedy
 from meap.prep.executors.slurm_array import Element
@@ -92,7 +92,7 @@ def test_a_killed_command_finds_its_array_again_and_the_bytes_are_those_of_local
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()  # its lock goes with it
     jobs = " ".join(jobs_of(tmp_path / "out"))
-    with pytest.raises(DataError, match=rf"Slurm job {jobs} is at work on out: run .* executor=slurm .*scancel {jobs}"):
+    with pytest.raises(DataError, match=rf"Slurm job {jobs} still runs for out: run .*=slurm .*scancel {jobs}"):
         prepare(*arguments, "remote=out")
     capsys.readouterr()
 
@@ -136,7 +136,7 @@ def test_a_task_that_fails_is_one_error_and_the_other_is_kept(prepare_there, tmp
     assert message.startswith("task 1 did not finish: Slurm job ")
     assert " ended as FAILED, NonZeroExitCode, its log is " in message
     assert ": in/1.json.gz is damaged after line " in message
-    assert message.endswith("; remove the cause and run the same command again, which does only what is missing")
+    assert message.endswith("; remove the cause and run the same command again, which runs only the missing tasks")
     log = Path(message.split("its log is ")[1].split(";", 1)[0])
     assert "error: in/1.json.gz is damaged" in log.read_text()
     assert [path.name for path in (tmp_path / "out" / ".prep" / "tasks").iterdir()] == ["00000.json"]
@@ -156,7 +156,7 @@ def test_ctrl_c_leaves_the_array_and_scancel_is_told_apart(
     assert (process.returncode, out) == (130, "")
     *_, told, last = err.splitlines()
     assert told.startswith(
-        f"Slurm job {job_id} goes on without this command, which waits for it again when run again; "
+        f"Slurm job {job_id} continues without this command, which waits for it again when run again; "
     )
     assert last == "interrupted: run the same command again to continue"
     (cancel,) = told.partition("to end the job: ")[2:]
@@ -170,7 +170,9 @@ def test_ctrl_c_leaves_the_array_and_scancel_is_told_apart(
     assert (process.returncode, out) == (1, "")
     error = err.splitlines()[-1]
     assert error.startswith(f"error: task 0 did not finish: Slurm job {job_id}_0 ended as CANCELLED")
-    assert error.endswith("; 1 more tasks did not finish; run the same command again, which does only what is missing")
+    assert error.endswith(
+        "; 1 more tasks did not finish; run the same command again, which runs only the missing tasks"
+    )
     assert not jobs_of(tmp_path / "out")
 
 
@@ -221,7 +223,7 @@ def test_without_slurm_it_says_so(prepare, tmp_path, arguments, monkeypatch):
         json.dumps({"name": "meap-prep-x", "ranks": [0, 1], "chunk": 2, "job_ids": {"0": "7"}})
     )
     with pytest.raises(
-        DataError, match=r"a Slurm job \(7\) was submitted for out and may be at work .*delete out/.prep/sl"
+        DataError, match=r"a Slurm job \(7\) was submitted for out and may still run .*delete out/.prep/sl"
     ):
         prepare(*arguments, "remote=out")
     (tmp_path / "out" / ".prep" / "slurm.json").write_text("{}")
@@ -238,7 +240,7 @@ def test_without_slurm_it_says_so(prepare, tmp_path, arguments, monkeypatch):
         ("OUT_OF_MEMORY", "OutOfMemory", r"raise slurm.mem_per_cpu_gb=4 and run the same command again"),
         ("FAILED", "RaisedSignal:9(Killed)", r"raise slurm.mem_per_cpu_gb=4 and run the same command again"),
         ("FAILED", "NonZeroExitCode", r"remove the cause and run the same command again"),
-        ("NODE_FAIL", "None", r"run the same command again, which does only what is missing"),
+        ("NODE_FAIL", "None", r"run the same command again, which runs only the missing tasks"),
     ],
 )
 def test_the_remedy_fits_the_state(state, reason, told):

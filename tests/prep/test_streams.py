@@ -157,12 +157,12 @@ def test_documents_without_the_field_are_bad_lines(prepare, tmp_path, arguments,
     lines = [json.dumps(meta | {"text": text}).encode() for meta, text in zip(odd + good, texts, strict=True)]
     write_lines(tmp_path / "in.jsonl", lines)
     prepare(*arguments, "source=in.jsonl", "tasks=1", "heldout_ratio=0")
-    assert "; 5 bad lines left out; " in capsys.readouterr().out
+    assert "; left out: 5 bad lines (" in capsys.readouterr().out
     reasons = [
         each["reason"] for each in json.loads((tmp_path / "out/.prep/tasks/00000.json").read_text())["kept_bad_lines"]
     ]
-    assert reasons[:4] == ["no field 'meta.redpajama_set_name', which says the stream"] * 4
-    assert reasons[4] == "field 'meta.redpajama_set_name', which says the stream, is not a string but float"
+    assert reasons[:4] == ["no field 'meta.redpajama_set_name', which names the stream"] * 4
+    assert reasons[4] == "field 'meta.redpajama_set_name', which names the stream, is not a string but float"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".prep", "RedPajamaC4", "7"}
 
 
@@ -273,7 +273,9 @@ def test_a_corpus_of_the_table_brings_its_validation_files(monkeypatch):
 
     listed = []
     monkeypatch.setattr(
-        corpora, "find_inputs", lambda source, **_: listed.append(source) or InputFiles(source, ("a.jsonl",), (1,))
+        corpora,
+        "find_inputs",
+        lambda sources, **_: listed.extend(sources) or InputFiles(sources[0], ("a.jsonl",), (1,)),
     )
     config = PrepConfig(source="slimpajama", remote="out", tokenizer=TokenizerConfig(name="t"))
     resolved, inputs = corpora.resolve(config)

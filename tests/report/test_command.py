@@ -1,14 +1,12 @@
-"""The command as a user runs it, and the page it writes."""
+"""`meap report` as a user runs it, and the page it writes."""
 
 import json
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 
 import pytest
 
-from meap.report.__main__ import main
+from meap.cli import main
 from tests.pages import whole_page
 
 from .conftest import metric_lines
@@ -16,12 +14,12 @@ from .conftest import metric_lines
 
 @pytest.fixture
 def runs(make_run):
-    return [str(make_run("a", "masking.ratio=0", loss=1.2)), str(make_run("b", loss=1.1))]
+    return f"runs={make_run('a', 'masking.ratio=0', loss=1.2)},{make_run('b', loss=1.1)}"
 
 
 def test_figures_are_printed_and_a_page_and_numbers_are_written(runs, tmp_path, capsys):
     page, numbers = tmp_path / "report.html", tmp_path / "report.json"
-    assert main([*runs, "--out", str(page), "--json", str(numbers)]) == 0
+    assert main(["report", runs, f"html={page}", f"json={numbers}"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     assert "These runs differ in masking.ratio alone." in shown.out
@@ -36,7 +34,7 @@ def test_figures_are_printed_and_a_page_and_numbers_are_written(runs, tmp_path, 
 
 def test_the_page_needs_nothing_else_and_is_well_formed(runs, tmp_path):
     page = tmp_path / "report.html"
-    assert main([*runs, "--out", str(page)]) == 0
+    assert main(["report", runs, f"html={page}"]) == 0
     text = page.read_text(encoding="utf-8")
     whole_page(text)
     drawn = re.findall(r"<figure>.*?</figure>", text)
@@ -56,7 +54,7 @@ def test_names_and_settings_are_text(make_run, tmp_path):
     (b / "versions.json").write_text('{"<i>": "</td><i>"}')
     (b / "starts.jsonl").write_text('{"<i>": "<i>"}\n')
     page = tmp_path / "page.html"
-    assert main([str(a), str(b), "--out", str(page)]) == 0
+    assert main(["report", f"runs={a},{b}", f"html={page}"]) == 0
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"<script|<i>|<b ", text)
     assert text.count("</style>") == 1
@@ -67,7 +65,7 @@ def test_many_steps_stay_small_and_a_spike_of_one_step_is_drawn(make_run, tmp_pa
     spike = next(line for line in lines if line["step"] == 12_345)
     spike["loss/train/total"] = 2.5
     page = tmp_path / "page.html"
-    assert main([str(make_run("a", lines=lines)), "--out", str(page)]) == 0
+    assert main(["report", f"runs={make_run('a', lines=lines)}", f"html={page}"]) == 0
     assert page.stat().st_size < 700_000
     raw = re.findall(r'class="raw r0"><path d="M([^"]+)"', page.read_text())[0]
     points = [tuple(map(float, point.split())) for point in re.split("[LM]", raw)]
@@ -84,7 +82,7 @@ def test_later_starts_are_marked_and_told_by_what_they_changed(make_run, tmp_pat
     (folder / "versions.json").write_text(json.dumps({"world_size": 8} | packages))
     (folder / "starts.jsonl").write_text("".join(json.dumps(start) + "\n" for start in starts))
     page = tmp_path / "page.html"
-    assert main([str(folder), "--out", str(page)]) == 0
+    assert main(["report", f"runs={folder}", f"html={page}"]) == 0
     text = page.read_text(encoding="utf-8")
     places = {*map(float, re.findall(r'class="mark r0"><path d="M([0-9.]+) ', text))}
     assert min(places) == max(places) == pytest.approx(480 * (0.12 + 0.865 * 90 / 200 / 1.01), abs=0.1)
@@ -94,55 +92,13 @@ def test_later_starts_are_marked_and_told_by_what_they_changed(make_run, tmp_pat
 
 def test_a_page_that_cannot_be_written_is_said_and_nothing_is_left(runs, tmp_path, capsys):
     name = "x" * 250 + ".html"  # too long beside the marks of a file that is being written
-    assert main([*runs, "--out", str(tmp_path / name)]) == 1
-    assert re.match(r"error: --out .* could not be written .*: choose another place\n", capsys.readouterr().err)
+    assert main(["report", runs, f"html={tmp_path / name}"]) == 1
+    assert re.match(r"error: html=.* could not be written .*: choose another place\n", capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
 def test_a_run_of_one_step_and_metrics_of_one_value_are_drawn(make_run, tmp_path):
     lines = [{"step": 1, "loss/train/total": 3.0, "heldout/loss": 2.0, "masking/ratio": 0.0}]
     page = tmp_path / "page.html"
-    assert main([str(make_run("a", lines=lines)), "--out", str(page)]) == 0
+    assert main(["report", f"runs={make_run('a', lines=lines)}", f"html={page}"]) == 0
     assert "<use " in page.read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        ([], 2, "the following arguments are required: RUN; see python -m meap.report --help"),
-        (["{run}", "--smooth"], 2, "unrecognized arguments: --smooth; see"),
-        (["{run}/none"], 2, "there is no folder {run}/none"),
-        (["{run}/eval"], 2, "{run}/eval holds no metrics.jsonl"),
-        (["{run}", "{run}"], 2, "{run} is given twice"),
-        (["s3://bucket/run"], 2, "s3://bucket/run is a URL: copy metrics.jsonl, config.yaml and eval/"),
-        (["s3://key:secret@bucket/run"], 2, "RUN is a URL with a user or password in it"),
-        (["{run}", "--out", "{run}"], 2, "--out {run} is a folder: name a file in it"),
-        (["{run}", "--json", "{run}/no/x.json"], 2, "--json {run}/no/x.json: there is no folder {run}/no"),
-        (["{run}", "--json", "{run}/x", "--out", "{run}/x"], 2, "--out and --json are both {run}/x: name two files"),
-    ],
-)
-def test_a_mistake_is_one_line(arguments, status, message, runs, capsys):
-    assert main([each.format(run=runs[0]) for each in arguments]) == status
-    written = capsys.readouterr()
-    assert written.out == ""
-    assert re.fullmatch("error: [^\n]*\n", written.err)
-    assert message.format(run=runs[0]) in written.err
-    assert "secret" not in written.err
-
-
-def test_help_and_mistakes_need_no_heavy_library(project_root):
-    probe = (
-        "import sys\n"
-        "from meap.report.__main__ import main\n"
-        "assert main(['--out']) == 2\n"
-        "try: main(['--help'])\n"
-        "except SystemExit as end: assert not end.code\n"
-        "heavy = {'numpy', 'torch', 'matplotlib', 'transformers', 'composer', 'fsspec'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", probe], cwd=project_root, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "python -m meap.report" in finished.stdout

@@ -60,7 +60,7 @@ def test_losses_that_are_no_numbers_are_said(make_run):
     lines = metric_lines()
     lines[20]["loss/train/total"] = float("nan")
     (note,) = read_run(make_run("a", lines=lines), "a").notes
-    assert note == "training loss is no finite number at 1 of its steps (21)"
+    assert note == "training loss is not finite at 1 of its steps (21)"
 
 
 def test_all_but_the_metrics_may_be_missing(make_run):

@@ -8,8 +8,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from meap.show.charts import Bars, Chart, Line, draw_bars, show_bars, show_lines
+from meap.show.bars import Bars, draw_bars, show_bars
 from meap.show.figures import FAINT, THEME, draw_svg, save_panels
+from meap.show.lines import Chart, Line, show_lines
 from meap.show.pages import STYLE_FILE
 
 
@@ -55,7 +56,7 @@ def test_ids_are_those_referred_to_and_two_charts_share_none(svgs):
 def test_the_same_numbers_give_the_same_bytes_in_another_process(svgs):
     code = (
         "import sys\n"
-        "from meap.show.charts import Bars, show_bars\n"
+        "from meap.show.bars import Bars, show_bars\n"
         "assert 'matplotlib' not in sys.modules, 'imported before anything is drawn'\n"
         "print(show_bars(Bars('b', ['a', 'b'], [1, 2], 'x', 'y', reference=1.5)).svg, end='')"
     )

@@ -34,9 +34,9 @@ def test_the_wheel_contains_every_file_that_is_not_code(project_root):
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     target = tmp_path / "page.html"
     target.write_text("old")
-    write_named("--out", target, "new \ud800")
+    write_named("html", target, "new \ud800")
     assert target.read_text(encoding="utf-8") == "new \\ud800"
     (tmp_path / "taken.html").mkdir()
-    with pytest.raises(DataError, match=r"--out .*taken.html could not be written \(.*\): choose another place"):
-        write_named("--out", tmp_path / "taken.html", "x")
+    with pytest.raises(DataError, match=r"html=.*taken.html could not be written \(.*\): choose another place"):
+        write_named("html", tmp_path / "taken.html", "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "taken.html"]

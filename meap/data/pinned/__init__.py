@@ -1,4 +1,4 @@
-"""What reading leans on inside streaming, whose version is therefore fixed.
+"""Everything that uses private names of streaming, whose version is therefore fixed.
 
 dataset     files are checked before use, failures end an iteration, repetitions of rows are counted
 stream      fetches and checks the files of a data set

@@ -1,9 +1,9 @@
-"""Keeps runs on one machine apart, which share names: of shared memory, lock files, and folders of downloaded shards.
+"""Isolates runs on one machine: names of shared memory, lock files, and folders of downloaded shards.
 
 streaming 0.13 counts up from 000000 to the first name that looks free. Two runs that start at the same moment find the
-same one, and take each other's counters and shard states for theirs; the names of killed runs stay for ever; and a
-cache folder in use goes unnoticed from another temporary folder. Here a run draws a random number, keeps a lock on a
-file of that number for as long as it lives, and removes what is left of runs whose lock nobody keeps any more.
+same name and share each other's counters and shard states; the names of killed runs are never freed; and a cache folder
+in use goes unnoticed by runs with another temporary folder. Here a run draws a random number, locks a file of that
+number while it lives, and removes the leftovers of runs whose lock is free.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ __all__ = ["isolated_names", "release_caches", "wait_for_shared_memory"]
 _MOST_NUMBERS = 10**11
 """macOS allows names of 31 characters."""
 _LEAST_SHARED_MEMORY = 1 << 20
-"""For what a dataset shares besides the order of an epoch: some bytes per shard."""
+"""For the shared state besides the order of an epoch: a few bytes per shard."""
 _SECONDS_TO_SIZE = 30.0
-"""Between two system calls of another rank, on a machine that has much else to do."""
+"""For another rank to get from one system call to the next, on a busy machine."""
 _SECONDS_TO_DIE = 20.0
-"""Loader workers outlive a killed run by a few seconds, and its locks with them."""
+"""Loader workers, and the locks they hold, outlive a killed run by a few seconds."""
 
 _IN_USE = ".in_use"
 
 _held: dict[Path, int] = {}
-"""Files this process has locked, open until it ends, however it ends: the kernel then takes the lock away."""
+"""Files this process has locked, open until it ends; the kernel then releases the lock."""
 _holder = 0
-"""Process id of whoever has locked them."""
+"""Process id of the owner of the locks."""
 
 
 @contextmanager
@@ -66,9 +66,9 @@ def isolated_names() -> Iterator[None]:
 
 @contextmanager
 def wait_for_shared_memory() -> Iterator[None]:
-    """What streaming opens within has its size, also where another rank has only just begun to make it.
+    """Within, streaming opens shared memory only once its creator has sized it.
 
-    And it goes with this process, also where that is one of multiprocessing.
+    It is released when this process exits, also if multiprocessing started the process.
     """
     with (
         _replaced(streaming_memory, "BuiltinSharedMemory", _SizedSharedMemory),
@@ -78,14 +78,14 @@ def wait_for_shared_memory() -> Iterator[None]:
 
 
 def release_caches() -> None:
-    """Let other runs have this process's cache folders now, instead of when it ends."""
+    """Release this process's cache folders to other runs before it ends."""
     for path in [each for each in _held if each.name.endswith(_IN_USE)]:
         os.close(_held.pop(path))
 
 
 @contextmanager
 def _replaced(module: ModuleType, name: str, ours: Any) -> Iterator[None]:
-    """Put `ours` in the place of a name that a module of streaming looks up when it is called."""
+    """Replace a global name of a module of streaming."""
     theirs = getattr(module, name)
     setattr(module, name, ours)
     try:
@@ -95,7 +95,7 @@ def _replaced(module: ModuleType, name: str, ours: Any) -> Iterator[None]:
 
 
 class _AtEveryExit:
-    """In place of `atexit`, which a process that multiprocessing has started ends without."""
+    """Replaces `atexit`, which processes of multiprocessing skip."""
 
     @staticmethod
     def register(release: Callable[[], None]) -> None:
@@ -106,7 +106,7 @@ class _AtEveryExit:
 
 
 class _SizedSharedMemory(PlainSharedMemory):
-    """A segment is empty between its making and its sizing, which streaming gives 7 ms."""
+    """A segment is empty between creation and sizing; streaming waits 7 ms for that, this class longer."""
 
     def __init__(self, name: str | None = None, create: bool = False, size: int = 0) -> None:
         given_up = time.monotonic() + _SECONDS_TO_SIZE
@@ -125,7 +125,7 @@ class _SizedSharedMemory(PlainSharedMemory):
 def _register(
     streams_local: list[str], streams_remote: list[str | None], world: World, retry: int = 0
 ) -> tuple[int, SharedMemory]:
-    """In place of streaming's function of the same arguments and result; called by every rank at once."""
+    """Replaces streaming's function of the same signature; called by every rank at once."""
     _check_self(streams_local)
     number, memory, problem = 0, None, ""
     if world.is_local_leader:
@@ -136,7 +136,7 @@ def _register(
             number, memory = _claim(streams_local)
         except ConfigError as error:
             problem = str(error)
-    # An error goes the same way as the number: a rank that raises alone leaves the others waiting.
+    # Errors are shared like the number: a rank that raises alone leaves the others waiting.
     announced = gather_from_ranks((world.node, world.is_local_leader, number, problem))
     if problems := [problem for *_, problem in announced if problem]:
         raise ConfigError(problems[0])
@@ -175,7 +175,7 @@ def _lock_caches(streams_local: list[str], streams_remote: list[str | None]) -> 
 
 
 def _lock(path: Path) -> bool:
-    """Lock the file at `path`, for as long as this process lives; whether nobody else has."""
+    """Lock the file at `path` until this process ends; False if another process holds it."""
     handle = lock_file(path)
     if handle is not None:
         global _holder  # noqa: PLW0603
@@ -187,7 +187,7 @@ def _lock(path: Path) -> bool:
 
 
 def _number_file(number: int | str) -> Path:
-    """The file whose lock says that a run of this user has the number; of temporary ones, which are not shared."""
+    """The file whose lock claims the number for a run of this user; in the temporary folder, which is not shared."""
     return Path(tempfile.gettempdir(), f"meap-streaming-{os.getuid()}-{number}")
 
 
@@ -197,14 +197,14 @@ def _number_of(path: Path) -> int | None:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether the file is still there and of this user: whoever else writes there could have segments removed."""
+    """Whether the file still exists and belongs to this user; others could otherwise have segments removed."""
     with suppress(FileNotFoundError):
         return path.lstat().st_uid == os.getuid()
     return False
 
 
 def _sweep() -> None:
-    """Remove what runs have left that were killed: by their number, and only where nobody holds its lock."""
+    """Remove the leftovers of killed runs, by number, if no process holds the lock."""
     for path in Path(tempfile.gettempdir()).glob(_number_file("*").name):
         number = _number_of(path)
         if number is None or path in _held or not _is_own(path) or not _lock(path):
@@ -228,8 +228,8 @@ def _release(path: Path) -> None:
 
 
 def _leave_nothing() -> None:
-    """Remove what this process holds; segments of shared memory go with the ranks that have made them."""
-    if os.getpid() != _holder:  # forked, and not the owner of what it has inherited
+    """Remove the files this process holds; the ranks that created segments of shared memory remove those."""
+    if os.getpid() != _holder:  # forked: it has inherited the locks, not their ownership
         return
     for path in list(_held):
         _release(path)

@@ -1,10 +1,10 @@
-"""A stream that checks each file before a row of it is used, whether it was fetched just now or long ago.
+"""A stream that checks each file before its first use, whether it was just fetched or left by an earlier run.
 
-streaming 0.13 checks the hash of a file straight after its download only, and keeps one that fails, to be trusted at
-the next start; it uses whatever index lies in the cache; and it writes wherever an index tells it to. Here nothing has
-the name of a shard or an index that has not the size and the hash that data preparation stored: files arrive under
-another name, those that an earlier run has left are looked at when they are first needed, and what is damaged is
-fetched again, a bounded number of times with waits that double, before it is an error.
+streaming 0.13 checks the hash of a file only after its download, and keeps a file that fails, to be trusted at the next
+start; it uses any index in the cache; and it writes to whatever path an index names. Here a file gets its name only
+once it has the size and the hash that data preparation stored: downloads arrive under another name, leftovers of an
+earlier run are checked when first needed, and damaged files are fetched again with exponential back-off, a bounded
+number of times, before an error is raised.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ __all__ = ["CheckedStream"]
 
 _BACK_OFF = BackOff(attempts=1, first_wait=0.5, spread=(1.0, 1.5))
 _LEAST_PATIENCE_SECONDS = 60.0
-"""For all attempts together, where they and their timeouts come to less."""
+"""Lower bound on the time for all attempts together."""
 _log = logging.getLogger(__name__)
 
 
 class _S3Downloader(S3Downloader):
-    """streaming's, which asks a store that answers 400 once more without keys, and then again without end."""
+    """streaming's, which retries a 400 without credentials, and then recurses forever."""
 
     _has_tried_unsigned = False
 
     def _create_s3_client(self, unsigned: bool = False, timeout: float = DEFAULT_TIMEOUT) -> Any:
         if unsigned and self._has_tried_unsigned:
-            raise RefusedError("400 Bad Request, with keys and without")
+            raise RefusedError("400 Bad Request, with credentials and without")
         self._has_tried_unsigned = unsigned
         return super()._create_s3_client(unsigned, timeout)
 
@@ -61,9 +61,9 @@ class CheckedStream(Stream):
     """streaming's stream of one data set, for `StreamingMaskedDataset`.
 
     Args:
-        records: The shards that the index must name, from the manifest; empty where there is none to hold it against.
+        records: The shards that the index must name, from the manifest; empty without a manifest.
         streaming_arguments: What `streaming.Stream` takes. `download_retry` counts attempts; none begins after as many
-            times `download_timeout`, or a minute, whatever the libraries below repeat by themselves.
+            times `download_timeout`, or a minute if that is longer, whatever the libraries below retry.
     """
 
     def __init__(self, *, records: Sequence[ShardRecord] = (), **streaming_arguments: Any) -> None:
@@ -73,10 +73,10 @@ class CheckedStream(Stream):
             self._downloader = _S3Downloader()
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
-        """Readers of all shards, from the data set's index of now, not from one that a cache has kept.
+        """Readers of all shards, from the data set's current index instead of a cached one.
 
         Raises:
-            DataError: The index cannot be had, is damaged or another data set's, or names what it must not.
+            DataError: The index is unreachable, damaged, of another data set, or names unsafe files.
         """
         problem = ""
         if world.is_local_leader:
@@ -95,7 +95,7 @@ class CheckedStream(Stream):
             ) from error
 
     def set_up_local(self, shards: list[Reader], cache_usage_per_shard: NDArray[np.int64]) -> None:
-        """Remove what a killed run was about to fetch, and see which shards are there."""
+        """Remove partial downloads of a killed run, and find which shards are present."""
         remove_drafts(self._path(""))
         super().set_up_local(shards, cache_usage_per_shard)
 
@@ -122,7 +122,7 @@ class CheckedStream(Stream):
         return Path(self.local, self.split, basename)
 
     def _origin(self, basename: str) -> str:
-        """Where a file comes from, as shown to users."""
+        """The path or URL of a file, for messages."""
         return "/".join(part for part in ((self.remote or self.local).rstrip("/"), self.split, basename) if part)
 
     def _stored_bytes(self, infos: Sequence[FileInfo]) -> int:
@@ -159,7 +159,7 @@ class CheckedStream(Stream):
             )
 
     def _usable(self, info: FileInfo, *, can_be_replaced: bool) -> bytes | None:
-        """What a file here holds; None where there is none, or was none that could be used."""
+        """The content of a local file; None if it is missing, or was damaged and is deleted."""
         path = self._path(info.basename)
         try:
             content = path.read_bytes()
@@ -171,7 +171,7 @@ class CheckedStream(Stream):
         except DamagedError as error:
             if not can_be_replaced:
                 self._raise_unusable(info.basename, error, attempts=1)
-            _log.warning("%s is damaged and made anew: %s", path, error)
+            _log.warning("%s is damaged and will be replaced: %s", path, error)
             path.unlink()
             return None
         return content
@@ -190,7 +190,7 @@ class CheckedStream(Stream):
         return self._fetch(info.basename, lambda content: self._check(content, info), num_bytes=info.bytes)
 
     def _fetch(self, basename: str, check: Callable[[bytes], None], *, num_bytes: int | None = None) -> bytes:
-        """Bring a file into the cache, under its name once it has been checked; returns what it holds."""
+        """Download a file into the cache, under its name once it has been checked; returns the content."""
         path = self._path(basename)
 
         def fetch() -> bytes:

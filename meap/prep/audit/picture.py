@@ -12,7 +12,7 @@ from meap.errors import DataError
 from meap.prep.audit.report import bin_lengths, shares, summary
 from meap.prep.audit.statistics import Statistics
 from meap.schema import SPLITS
-from meap.show.charts import draw_sideways_bars
+from meap.show.bars import draw_sideways_bars
 from meap.show.figures import COLOURS, FAINT, save_panels
 
 __all__ = ["draw"]
@@ -36,7 +36,7 @@ def draw(statistics: Statistics, path: Path) -> None:
     try:
         save_panels([partial(each, statistics=statistics) for each in panels], path, title=title)
     except OSError as error:
-        raise DataError(f"--picture {path} cannot be written ({error}): name another file") from error
+        raise DataError(f"picture={path} cannot be written ({error}): name another file") from error
 
 
 def _draw_lengths(axes: Any, statistics: Statistics) -> None:
@@ -48,7 +48,7 @@ def _draw_lengths(axes: Any, statistics: Statistics) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     median = statistics.length_at(0.5)
     axes.set(
-        title=f"Length of whole {noun}, median {median:,} tokens",
+        title=f"Length of {noun}, median {median:,} tokens" if bins else f"Length of {noun}: not known",
         xlabel="tokens, from this power of two to the next",
         ylabel=noun,
     )

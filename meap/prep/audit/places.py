@@ -1,4 +1,4 @@
-"""Where data sets are: a folder or URL may be a split, a data set, or hold several data sets side by side."""
+"""Finds data sets: a folder or URL may be a split, a data set, or hold several data sets side by side."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from meap.manifest import Manifest
 from meap.mds.index import INDEX_NAME, is_shard_name, parse_index
 from meap.places.addresses import is_url
 from meap.places.folder import Folder
-from meap.prep.task_records import TaskRecord, parts_of
+from meap.prep.document_counts import DOCUMENTS_NAME, DocumentCounts
+from meap.prep.task_records import PREP_DIR, TASKS_DIR, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, SPLITS, TOKENIZER_DIR
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
-__all__ = ["DataSet", "find_data_sets", "read_index", "read_tokenizer", "read_whole_manifest", "task_records"]
+__all__ = [
+    "DataSet",
+    "find_data_sets",
+    "read_documents",
+    "read_index",
+    "read_tokenizer",
+    "read_whole_manifest",
+    "task_records",
+]
 
-_PREP_DIR = ".prep"
-_TASKS_DIR = f"{_PREP_DIR}/tasks"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
@@ -32,15 +39,15 @@ class DataSet:
     """Splits that were prepared together, and their tokenizer."""
 
     folder: Folder
-    """What lies below it: the splits, `tokenizer`, `.prep`."""
+    """It holds the splits, `tokenizer` and `.prep`."""
     stream: str
     """Its name among several data sets; empty for a single one."""
     splits: tuple[str, ...]
-    """Folders of splits that are there, that its tasks have recorded, or that were asked for."""
+    """Folders of splits that exist, that task records name, or that were asked for."""
     is_part: bool = False
     """Whether a single split was asked for."""
     parent: Folder | None = None
-    """What holds the data sets of several streams, and perhaps `.prep` of the job that made them all."""
+    """It holds the data sets of several streams, and perhaps `.prep` of the job that made them."""
 
     def label(self, split: str) -> str:
         """A split as shown to users."""
@@ -62,10 +69,10 @@ def find_data_sets(location: str) -> list[DataSet]:
     if _is_split(entries):
         root, _, split = folder.url.rpartition("/")
         return [DataSet(Folder(root or "."), "", (split,), is_part=True)]
-    recorded = parts_of(task_records(folder).values()) if _PREP_DIR in entries else []
+    recorded = parts_of(task_records(folder).values()) if PREP_DIR in entries else []
     if splits := _splits_in([*entries, *recorded]):
         return [DataSet(folder, "", splits)]
-    names = {each.partition("/")[0] for each in recorded} | set(folder.subfolders()) - {_PREP_DIR, TOKENIZER_DIR}
+    names = {each.partition("/")[0] for each in recorded} | set(folder.subfolders()) - {PREP_DIR, TOKENIZER_DIR}
     streams: list[DataSet] = []
     for name in sorted(names):
         below = Folder(folder.url_of(name))
@@ -74,10 +81,10 @@ def find_data_sets(location: str) -> list[DataSet]:
             streams.append(DataSet(below, name, splits, parent=folder))
     if streams:
         return streams
-    if _PREP_DIR in entries:
+    if PREP_DIR in entries:
         return [DataSet(folder, "", ())]
     raise DataError(
-        f"<shards>={location} holds no data set: name the folder or URL that preparation wrote (it holds "
+        f"remote={location} holds no data set: name the folder or URL that preparation wrote (it holds "
         f"{', '.join(SPLITS)}), a split of it, or a folder of such folders"
     )
 
@@ -90,7 +97,7 @@ def read_tokenizer(data: DataSet, name: str) -> Tokenizer:
         name: What it is called in the manifest.
 
     Raises:
-        IncompleteError: It is not there.
+        IncompleteError: It does not exist.
         DataError: It cannot be read.
         ConfigError: It lacks a special token.
     """
@@ -139,11 +146,22 @@ def read_index(data: DataSet, split: str) -> list[Any]:
         ) from error
 
 
+def read_documents(data: DataSet, split: str) -> DocumentCounts | None:
+    """What preparation has counted of a split's documents; None if it is not stored.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    name = f"{split}/{DOCUMENTS_NAME}"
+    content = data.folder.read(name)
+    return None if content is None else DocumentCounts.parse(content, origin=data.folder.url_of(name))
+
+
 def task_records(folder: Folder) -> dict[int, TaskRecord]:
-    """What the tasks of a job recorded in its folder, by task; those that are there and readable."""
-    names = sorted(name for name in folder.sizes(_TASKS_DIR) if name.endswith(".json"))
+    """The readable task records in a job's folder, by task."""
+    names = sorted(name for name in folder.sizes(TASKS_DIR) if name.endswith(".json"))
     records: dict[int, TaskRecord] = {}
-    for content in folder.read_all([f"{_TASKS_DIR}/{name}" for name in names]).values():
+    for content in folder.read_all([f"{TASKS_DIR}/{name}" for name in names]).values():
         try:
             record = TaskRecord.from_json(content)
         except (ValueError, KeyError, TypeError, AttributeError):

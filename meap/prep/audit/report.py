@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from meap.places.whole import write_named
@@ -19,7 +20,7 @@ _PERCENTILES = (0.05, 0.5, 0.95, 0.99)
 
 
 def table_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
-    """All that was measured as tables in text.
+    """Everything that was measured, as tables in text.
 
     Args:
         statistics: What was measured.
@@ -29,8 +30,21 @@ def table_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
     yield f"tokenizer {statistics.tokenizer}, {statistics.vocab_size:,} ids"
     yield ""
     yield from (f"{name:<16}{value}" for name, value in summary(statistics))
+    for table in (_split_lines, _length_lines, partial(_source_lines, top=top), partial(_token_lines, top=top)):
+        yield ""
+        yield from table(statistics)
     yield ""
-    noun = "conversations" if statistics.is_conversations else "documents"
+    yield from _table(
+        ("of", "counted", "copies", "share", "most copied"),
+        [
+            (name, f"{each.items:,}", f"{each.copies:,}", f"{each.share:.2%}", f"{each.most:,} times")
+            for name, each in statistics.repeats.items()
+        ],
+    )
+    yield from (f"note: {note}" for note in statistics.notes)
+
+
+def _split_lines(statistics: Statistics) -> Iterator[str]:
     rows = [
         (
             split.name,
@@ -42,49 +56,48 @@ def table_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
         )
         for split in statistics.splits
     ]
-    yield from _table(("split", noun, "tokens", "rows", "stored", "bytes per token"), rows)
-    yield ""
-    if bins := bin_lengths(statistics):
-        mean = sum(length * count for length, count in statistics.lengths.items()) / statistics.lengths.total()
-        percentiles = ", ".join(f"{share:.0%} {statistics.length_at(share):,}" for share in _PERCENTILES)
-        what = (
-            "tokens of conversations"
-            if statistics.is_conversations
-            else "tokens of whole documents, BOS and EOS not counted"
-        )
-        yield f"{what}: mean {mean:,.0f}; percentiles {percentiles}"
-        highest = max(count for *_, count in bins)
-        table = [
-            (f"{low:,}" if low == high else f"{low:,}-{high:,}", f"{count:,}", "#" * round(_BAR * count / highest))
-            for low, high, count in bins
-        ]
-        yield from _table(("tokens", noun, ""), table)
-        yield ""
+    yield from _table(("split", _noun(statistics), "tokens", "rows", "stored", "bytes per token"), rows)
+
+
+def _length_lines(statistics: Statistics) -> Iterator[str]:
+    what = "conversations" if statistics.is_conversations else "documents, BOS and EOS not counted"
+    if not (bins := bin_lengths(statistics)):
+        yield f"tokens of {what}: not known"
+        return
+    mean = sum(length * count for length, count in statistics.lengths.items()) / statistics.lengths.total()
+    percentiles = ", ".join(f"{share:.0%} {statistics.length_at(share):,}" for share in _PERCENTILES)
+    yield f"tokens of {what}: mean {mean:,.0f}; percentiles {percentiles}"
+    highest = max(count for *_, count in bins)
+    rows = [
+        (f"{low:,}" if low == high else f"{low:,}-{high:,}", f"{count:,}", "#" * round(_BAR * count / highest))
+        for low, high, count in bins
+    ]
+    yield from _table(("tokens", _noun(statistics), ""), rows)
+
+
+def _source_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
     by_source = shares(statistics)
     yield from _table(
         ("source", "tokens", "share"),
         [(name, f"{tokens:,}", f"{share:.2%}") for name, tokens, share in by_source[:top]],
     )
     if len(by_source) > top:
-        yield f"and {len(by_source) - top:,} more (--json has all)"
-    yield ""
+        yield f"and {len(by_source) - top:,} more (json= has all)"
+
+
+def _token_lines(statistics: Statistics, *, top: int) -> Iterator[str]:
     total = max(1, int(statistics.token_counts.sum()))
-    tokens = [
+    rows = [
         (str(each), repr(statistics.token_texts.get(each, "")), f"{count:,}", f"{count / total:.2%}")
         for each, count in statistics.top_tokens(top)
     ]
-    yield from _table(("id", "token", "count", "share"), tokens)
+    yield from _table(("id", "token", "count", "share"), rows)
     unused = int((statistics.token_counts == 0).sum())
     yield f"{unused:,} of {statistics.vocab_size:,} ids never occur (the mask token's is one)"
-    yield ""
-    yield from _table(
-        ("of", "counted", "copies", "share", "most copied"),
-        [
-            (name, f"{each.items:,}", f"{each.copies:,}", f"{each.share:.2%}", f"{each.most:,} times")
-            for name, each in statistics.repeats.items()
-        ],
-    )
-    yield from (f"note: {note}" for note in statistics.notes)
+
+
+def _noun(statistics: Statistics) -> str:
+    return "conversations" if statistics.is_conversations else "documents"
 
 
 def write_json(statistics: Statistics, path: Path, *, top: int) -> None:
@@ -108,7 +121,7 @@ def write_json(statistics: Statistics, path: Path, *, top: int) -> None:
         "unused_tokens": int((statistics.token_counts == 0).sum()),
         "repeats": {name: asdict(each) | {"share": each.share} for name, each in statistics.repeats.items()},
     }
-    write_named("--json", path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    write_named("json", path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def summary(statistics: Statistics) -> list[tuple[str, str]]:
@@ -117,9 +130,8 @@ def summary(statistics: Statistics) -> list[tuple[str, str]]:
     tokens, rows = sum(split.tokens for split in splits), sum(split.rows for split in splits)
     stored = sum(split.stored_bytes for split in splits)
     per_token = statistics.bytes_per_token
-    noun = "conversations" if statistics.is_conversations else "documents"
     return [
-        (noun, f"{sum(split.documents for split in splits):,}"),
+        (_noun(statistics), f"{sum(split.documents for split in splits):,}"),
         ("tokens", f"{tokens:,}"),
         ("rows", f"{rows:,} of {' and '.join(sorted({f'{split.seq_len:,}' for split in splits}))} tokens"),
         ("text", "not known" if statistics.text_bytes is None else size(statistics.text_bytes)),
@@ -129,7 +141,7 @@ def summary(statistics: Statistics) -> list[tuple[str, str]]:
 
 
 def bin_lengths(statistics: Statistics) -> list[tuple[int, int, int]]:
-    """First and last length of each bin (0, 1, 2-3, 4-7, ...) that is needed, and whole documents in it."""
+    """First and last length of each bin (0, 1, 2-3, 4-7, ...) that is needed, and documents in it."""
     counts: dict[int, int] = {}
     for length, count in statistics.lengths.items():
         counts[length.bit_length()] = counts.get(length.bit_length(), 0) + count
@@ -138,7 +150,7 @@ def bin_lengths(statistics: Statistics) -> list[tuple[int, int, int]]:
 
 
 def shares(statistics: Statistics) -> list[tuple[str, int, float]]:
-    """Tokens of each stream where there are several, else of each source, and their share; largest first."""
+    """Tokens of each stream if there are several, else of each source, and their share; largest first."""
     by_name: dict[str, int] = {}
     has_streams = len({source.stream for source in statistics.sources}) > 1
     for source in statistics.sources:

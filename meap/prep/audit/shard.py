@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from meap.errors import DataError
 from meap.manifest import CONVERSATIONS, Manifest, ShardRecord
 from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
 from meap.mds.index import ShardEntry, task_of_shard
-from meap.mds.reading import decode_conversations, decode_rows, decompress
+from meap.mds.reading import HASHES, decode_conversations, decode_rows, decompress
 from meap.places.folder import Folder
 from meap.schema import (
     ANSWER_COLUMN,
@@ -26,28 +24,25 @@ from meap.schema import (
     mds_columns,
 )
 
-__all__ = ["HASHES", "CheckedShard", "ShardTask", "check_shard", "expected_columns", "read_shard"]
-
-HASHES = {"xxh3_64": xxhash.xxh3_64, "sha256": hashlib.sha256}
-"""Those that can be checked, by the name they have in an index."""
+__all__ = ["CheckedShard", "ShardTask", "check_shard", "expected_columns", "read_shard"]
 
 _TRY_AGAIN = f"try again, and if it stays so {FETCH_AGAIN}"
 _BLOCK = 1 << 20
-"""Tokens looked at together, so that what a look makes stays small beside the shard."""
+"""Tokens checked at once, so that temporary arrays stay small beside the shard."""
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard and what is known about it."""
+    """A shard, its entry in the index, and its record in the manifest."""
 
     folder: Folder
     name: str
     """Below the folder, with its split."""
     entry: ShardEntry
     record: ShardRecord | None
-    """The manifest's; None where it has none."""
+    """The manifest's; None if it has none."""
     size: int | None
-    """Bytes of the file as it was listed; None where it is not there."""
+    """Bytes of the file as listed; None if it does not exist."""
     manifest: Manifest
 
     @property
@@ -75,7 +70,7 @@ class CheckedShard:
 
 
 def expected_columns(manifest: Manifest) -> dict[str, str]:
-    """MDS columns that a manifest stands for."""
+    """MDS columns that follow from a manifest."""
     vocab_size = manifest.tokenizer.vocab_size
     if manifest.kind == CONVERSATIONS:
         return conversation_columns(vocab_size)
@@ -95,7 +90,7 @@ def read_shard(task: ShardTask) -> NDArray[Any] | list[dict[str, NDArray[Any]]]:
 
 
 def check_shard(task: ShardTask) -> CheckedShard:
-    """Look at every byte of a shard."""
+    """Check every byte of a shard."""
     checked = CheckedShard()
     try:
         content = _fetch(task)
@@ -121,7 +116,7 @@ def check_shard(task: ShardTask) -> CheckedShard:
 
 
 def _fetch(task: ShardTask) -> bytes:
-    # What is listed with another size is not fetched: it may be too large to be held.
+    # A file that is listed with another size is not fetched: it may not fit into memory.
     expected, size = task.entry.stored.bytes, task.size
     content = task.folder.read(task.name) if size == expected else None
     if content is None or len(content) != expected:
@@ -187,21 +182,15 @@ def _check_tokens(
     row_len: int | None = None,
     row_starts: NDArray[np.int64] | None = None,
 ) -> None:
+    """Count BOS and EOS, and find ids that no row may hold; rows are of `row_len` tokens, or begin at `row_starts`."""
     tokenizer = task.manifest.tokenizer
-    num_masks = num_beyond = 0
-    first_mask = first_beyond = -1
+    masks, beyond = _Places(), _Places()
     for start in range(0, len(tokens), _BLOCK):
         block = tokens[start : start + _BLOCK]
         checked.borders += [int(np.count_nonzero(block == each)) for each in (tokenizer.bos_id, tokenizer.eos_id)]
-        if int(block.max()) < tokenizer.mask_id:
-            continue
-        masks, beyond = np.flatnonzero(block == tokenizer.mask_id), np.flatnonzero(block >= tokenizer.vocab_size)
-        if len(masks) and not num_masks:
-            first_mask = start + int(masks[0])
-        if len(beyond) and not num_beyond:
-            first_beyond = start + int(beyond[0])
-        num_masks += len(masks)
-        num_beyond += len(beyond)
+        if int(block.max()) >= tokenizer.mask_id:
+            masks.add(np.flatnonzero(block == tokenizer.mask_id), start)
+            beyond.add(np.flatnonzero(block >= tokenizer.vocab_size), start)
 
     def place_of(position: int) -> str:
         if row_len is not None:
@@ -210,11 +199,24 @@ def _check_tokens(
         row = int(np.searchsorted(starts, position, side="right")) - 1
         return f"row {row:,}, position {position - int(starts[row]):,}"
 
-    if num_beyond:
-        found = f"{num_beyond:,} beyond, the first {int(tokens[first_beyond]):,} in {place_of(first_beyond)}"
+    if beyond.num:
+        found = f"{beyond.num:,} beyond, the first {int(tokens[beyond.first]):,} in {place_of(beyond.first)}"
         expected = f"less than the tokenizer's {tokenizer.vocab_size:,}"
         checked.findings.append(Finding(task.file, "token ids", expected, found, PREPARE_AGAIN))
-    if num_masks:
-        found = f"{num_masks:,}, the first in {place_of(first_mask)}"
+    if masks.num:
+        found = f"{masks.num:,}, the first in {place_of(masks.first)}"
         expected = f"none with the mask token's id {tokenizer.mask_id}"
         checked.findings.append(Finding(task.file, "token ids", expected, found, PREPARE_AGAIN))
+
+
+@dataclass
+class _Places:
+    """How many positions there are, and the first of them."""
+
+    num: int = 0
+    first: int = -1
+
+    def add(self, positions: NDArray[np.int64], start: int) -> None:
+        if len(positions) and not self.num:
+            self.first = start + int(positions[0])
+        self.num += len(positions)

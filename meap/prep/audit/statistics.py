@@ -1,44 +1,43 @@
-"""What prepared data sets are made of, measured in one pass over their shards."""
+"""Measures prepared data sets: documents as preparation counted them, tokens and rows in one pass over the shards."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
-from typing import Any, cast
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from meap.errors import DataError
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.mds.findings import ShardError
 from meap.mds.index import INDEX_NAME, parse_entry
-from meap.prep.audit.documents import Borders, DocumentJoiner
-from meap.prep.audit.places import DataSet, read_index, read_tokenizer, read_whole_manifest, task_records
-from meap.prep.audit.sampling import HashSample, Repeats, hash_ngrams
-from meap.prep.audit.shard import ShardTask, expected_columns, read_shard
+from meap.prep.audit.contents import NGRAM, contents_of
+from meap.prep.audit.places import (
+    DataSet,
+    read_documents,
+    read_index,
+    read_tokenizer,
+    read_whole_manifest,
+    task_records,
+)
+from meap.prep.audit.shard import ShardTask, expected_columns
 from meap.prep.audit.workers import ShardMeter, in_order
-from meap.schema import COPIED_COLUMN, LENGTHS_COLUMN, TOKENS_COLUMN
+from meap.prep.document_counts import DOCUMENTS_NAME
+from meap.prep.sampling import HashSample, Repeats
 from meap.tokenizer import Tokenizer
 
-__all__ = ["NGRAM", "SourceShare", "SplitNumbers", "Statistics", "measure", "shards_of"]
+__all__ = ["SourceShare", "SplitNumbers", "Statistics", "measure", "shards_of"]
 
-NGRAM = 13
-"""Tokens of the n-grams whose repeats are counted (as in the decontamination of GPT-3, Brown et al. 2020)."""
-
-_BLOCK = 1 << 20
 _FEWEST_TEXTS = 20
-_SIGNIFICANT_BITS = 8
-_NO_HASHES = np.empty(0, np.uint64)
+_DOCUMENTS, _ROWS, _NGRAMS = "documents", "rows", f"{NGRAM}-grams"
 
 
 @dataclass(frozen=True)
 class SplitNumbers:
-    """A split, as its manifest has it."""
+    """A split, as its manifest describes it."""
 
     name: str
     kind: str
@@ -50,21 +49,21 @@ class SplitNumbers:
     stored_bytes: int
     raw_bytes: int
     text_bytes: int | None
-    """UTF-8 bytes of the documents; None where their text was not there."""
+    """UTF-8 bytes of the documents; None for imported rows, which come without their text."""
     dropped_tail_tokens: int
     bad_lines: int
 
     @property
     def bytes_per_token(self) -> float | None:
-        """Of text, per token; None where it is not known."""
+        """Of text, per token; None if not known."""
         return self.text_bytes / self.tokens if self.text_bytes and self.tokens else None
 
 
 @dataclass(frozen=True)
 class SourceShare:
-    """What came from the input files that one task read, which cannot be told apart any more; or a whole data set.
+    """What the input files of one task gave; or those of a whole data set, if it has no task records.
 
-    It is a data set where the records of its tasks are not there, as with one stream of several.
+    A stream of several has none.
     """
 
     stream: str
@@ -83,14 +82,12 @@ class Statistics:
     splits: list[SplitNumbers] = field(default_factory=list)
     sources: list[SourceShare] = field(default_factory=list)
     lengths: Counter[int] = field(default_factory=Counter)
-    """Whole documents by tokens, BOS and EOS excluded; from 256 on to eight significant bits."""
-    num_cut: int = 0
-    """Documents that are not whole in the rows, and therefore not among `lengths`."""
+    """Documents by tokens, BOS and EOS excluded; from 256 on to eight significant bits."""
     token_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     token_texts: dict[int, str] = field(default_factory=dict)
     """Texts of the most frequent tokens."""
     repeats: dict[str, Repeats] = field(default_factory=dict)
-    """Of rows, documents and, if asked for, n-grams."""
+    """Of rows, documents if known, and n-grams if asked for."""
     notes: list[str] = field(default_factory=list)
     shards: int = 0
     seconds: float = 0.0
@@ -102,13 +99,13 @@ class Statistics:
 
     @property
     def text_bytes(self) -> int | None:
-        """UTF-8 bytes of all documents; None where those of a split are not known."""
+        """UTF-8 bytes of all documents; None if those of a split are not known."""
         known = [split.text_bytes for split in self.splits if split.text_bytes is not None]
         return sum(known) if len(known) == len(self.splits) else None
 
     @property
     def bytes_per_token(self) -> float | None:
-        """Of text, per token; None where it is not known."""
+        """Of text, per token; None if not known."""
         tokens = sum(split.tokens for split in self.splits)
         return self.text_bytes / tokens if self.text_bytes and tokens else None
 
@@ -118,7 +115,7 @@ class Statistics:
         return [(int(each), int(self.token_counts[each])) for each in order if self.token_counts[each]]
 
     def length_at(self, share: float) -> int:
-        """The length that `share` of the whole documents do not exceed."""
+        """The length that `share` of the documents do not exceed."""
         wanted, seen = share * self.lengths.total(), 0
         for length, count in sorted(self.lengths.items()):
             seen += count
@@ -127,29 +124,12 @@ class Statistics:
         return 0
 
 
-@dataclass
-class _ShardNumbers:
-    """What a worker finds in a shard."""
-
-    rows: int
-    row_hashes: NDArray[np.uint64]
-    token_counts: NDArray[np.int64]
-    documents: int
-    document_hashes: NDArray[np.uint64]
-    lengths: Counter[int]
-    head: NDArray[Any]
-    """Tokens before the first document that surely begins in the shard; of rows."""
-    tail: NDArray[Any] | None
-    ngrams: int = 0
-    ngram_hashes: NDArray[np.uint64] = field(default_factory=lambda: _NO_HASHES)
-
-
 def measure(data_sets: Sequence[DataSet], *, workers: int, ngrams: bool, top: int) -> Statistics:
     """Read every shard of finished data sets.
 
     Args:
         data_sets: Where they are.
-        workers: Shards read at the same time; each takes the memory of its decompressed bytes and its stored ones.
+        workers: Shards read at the same time; each takes the memory of its stored and its decompressed bytes.
         ngrams: Whether to count repeated n-grams too.
         top: Frequent tokens to decode.
 
@@ -166,48 +146,62 @@ def measure(data_sets: Sequence[DataSet], *, workers: int, ngrams: bool, top: in
         tokenizer=first.name,
         vocab_size=first.vocab_size,
     )
-    statistics.token_counts = np.zeros(first.vocab_size, np.int64)
-    samples = {
-        "rows": HashSample(sum(manifest.rows for *_, manifest in splits)),
-        "documents": HashSample(sum(manifest.documents for *_, manifest in splits)),
-    }
-    if ngrams:
-        samples[f"{NGRAM}-grams"] = HashSample(sum(manifest.tokens for *_, manifest in splits))
     tasks_of = [shards_of(*each) for each in splits]
     for (data, split, manifest), tasks in zip(splits, tasks_of, strict=True):
         statistics.splits.append(_numbers_of(data, split, manifest, tasks))
-    jobs = [(task, first) for tasks in tasks_of for task, first in _with_beginnings(tasks)]
-    joiner = DocumentJoiner(Borders.of(splits[0][2]))
-    look = partial(_look_into, samples=samples)
-    with ShardMeter(len(jobs), sum(task.entry.stored.bytes for task, _ in jobs)) as meter:
-        for (task, begins), found in zip(jobs, in_order(look, jobs, workers), strict=True):
-            if begins:
-                _end(statistics, samples, joiner)
-                joiner = DocumentJoiner(Borders.of(task.manifest))
-            _add(statistics, samples, found)
-            if task.manifest.kind != CONVERSATIONS:
-                _add_documents(statistics, samples, joiner.join(found.head, found.tail), joiner.borders)
-            meter.add(task.entry.stored.bytes)
-    _end(statistics, samples, joiner)
-
     _add_sources(statistics, data_sets, splits)
-    statistics.repeats = {name: sample.repeats() for name, sample in samples.items()}
+    _add_contents(statistics, [task for tasks in tasks_of for task in tasks], workers=workers, ngrams=ngrams)
+    _add_documents(statistics, splits)
     if tokenizer is not None:
         shown = statistics.top_tokens(max(top, _FEWEST_TEXTS))
         statistics.token_texts = {each: _text_of(each, tokenizer) for each, _ in shown}
-    statistics.shards, statistics.seconds = len(jobs), meter.seconds
     _add_notes(statistics)
     return statistics
 
 
+def _add_contents(statistics: Statistics, tasks: Sequence[ShardTask], *, workers: int, ngrams: bool) -> None:
+    """Count tokens, and find repeated rows and n-grams."""
+    rows, grams = HashSample(), HashSample() if ngrams else None
+    statistics.token_counts = np.zeros(statistics.vocab_size, np.int64)
+    look = partial(contents_of, rows=rows, ngrams=grams)
+    with ShardMeter(len(tasks), sum(task.entry.stored.bytes for task in tasks)) as meter:
+        for task, found in zip(tasks, in_order(look, tasks, workers), strict=True):
+            statistics.token_counts += found.token_counts
+            rows.add(found.row_hashes, items=found.rows)
+            if grams is not None:
+                grams.add(found.ngram_hashes, items=found.ngrams)
+            meter.add(task.entry.stored.bytes)
+    statistics.shards, statistics.seconds = len(tasks), meter.seconds
+    statistics.repeats[_ROWS] = rows.repeats()
+    if grams is not None:
+        statistics.repeats[_NGRAMS] = grams.repeats()
+
+
+def _add_documents(statistics: Statistics, splits: Sequence[tuple[DataSet, str, Manifest]]) -> None:
+    """Add what preparation has counted of documents."""
+    sample = HashSample()
+    for data, split, manifest in splits:
+        counts = read_documents(data, split)
+        if counts is None:
+            statistics.notes.append(
+                f"lengths of {data.label(split)} are not known, nor which documents are copies: there is no "
+                f"{DOCUMENTS_NAME} beside its manifest"
+            )
+            continue
+        statistics.lengths += counts.lengths
+        sample.add(counts.hashes, items=manifest.documents, level=counts.level)
+    if statistics.lengths:
+        statistics.repeats = {_ROWS: statistics.repeats[_ROWS], _DOCUMENTS: sample.repeats()} | statistics.repeats
+
+
 def _same_tokenizer(splits: Sequence[tuple[DataSet, str, Manifest]]) -> Tokenizer | None:
-    """The tokenizer of all splits; None where it is not stored with them."""
+    """The tokenizer of all splits; None if it is not stored with them."""
     first, split, manifest = splits[0]
     for data, other, theirs in splits[1:]:
         if theirs.tokenizer.fingerprint != manifest.tokenizer.fingerprint:
             raise DataError(
                 f"{data.folder.url_of(other)} was made with another tokenizer ({theirs.tokenizer.name}) than "
-                f"{first.folder.url_of(split)} ({manifest.tokenizer.name}): look at one of them at a time"
+                f"{first.folder.url_of(split)} ({manifest.tokenizer.name}): measure one of them at a time"
             )
     try:
         return read_tokenizer(first, manifest.tokenizer.name)
@@ -217,7 +211,7 @@ def _same_tokenizer(splits: Sequence[tuple[DataSet, str, Manifest]]) -> Tokenize
 
 def _text_of(token: int, tokenizer: Tokenizer) -> str:
     piece = tokenizer.full.id_to_token(token) or ""
-    # SentencePiece's mark of a space, which decoding a single token would lose.
+    # SentencePiece marks a space so, which decoding a single token would drop.
     return piece.replace("▁", " ") if "▁" in piece else tokenizer.decode([token])
 
 
@@ -234,11 +228,11 @@ def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
         try:
             entry = parse_entry(values, f"{data.folder.url_of(split)}/{INDEX_NAME}, shard {number}")
         except ShardError as error:
-            raise DataError(f"{error} (`python -m meap.prep verify` lists all that is wrong)") from error
+            raise DataError(f"{error} (`meap verify` lists everything that is wrong)") from error
         if {column.name: column.encoding for column in entry.columns} != columns:
             raise DataError(
                 f"{data.folder.url_of(split)}/{entry.stored.basename} has not the columns of its manifest: "
-                "`python -m meap.prep verify` tells more"
+                "`meap verify` says more"
             )
         tasks.append(
             ShardTask(
@@ -246,128 +240,6 @@ def shards_of(data: DataSet, split: str, manifest: Manifest) -> list[ShardTask]:
             )
         )
     return tasks
-
-
-def _with_beginnings(tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, bool]]:
-    """Each shard of a split, and whether its first token is the first of a preparation task's stream."""
-    previous = None
-    for task in tasks:
-        yield task, task.task_number != previous
-        previous = task.task_number
-
-
-def _look_into(job: tuple[ShardTask, bool], *, samples: Mapping[str, HashSample]) -> _ShardNumbers:
-    task, is_start = job
-    try:
-        content = read_shard(task)
-    except ShardError as error:
-        raise DataError(f"{error} (`python -m meap.prep verify` lists all that is wrong)") from error
-    if isinstance(content, list):
-        return _look_at_conversations(task, content, samples)
-    tokens = content.reshape(-1)
-    borders = Borders.of(task.manifest)
-    starts = borders.beginnings(tokens, is_start=is_start)
-    ends = starts[1:]
-    found = _ShardNumbers(
-        rows=len(content),
-        row_hashes=samples["rows"].choose(_hash_spans(tokens, np.arange(len(content) + 1) * content.shape[1])),
-        token_counts=_count_tokens(tokens, task),
-        documents=len(ends),
-        document_hashes=samples["documents"].choose(_hash_spans(tokens, starts)),
-        lengths=_rounded(borders.content_lengths(tokens, starts[:-1], ends)),
-        head=tokens[: starts[0]].copy() if len(starts) else tokens,
-        tail=tokens[starts[-1] :].copy() if len(starts) else None,
-    )
-    _add_ngrams(found, tokens, borders, samples)
-    return found
-
-
-def _look_at_conversations(
-    task: ShardTask, rows: list[dict[str, NDArray[Any]]], samples: Mapping[str, HashSample]
-) -> _ShardNumbers:
-    nothing = np.empty(0, np.int64)
-    tokens = np.concatenate([row[TOKENS_COLUMN] for row in rows]) if rows else nothing
-    lengths = np.concatenate([row[LENGTHS_COLUMN] for row in rows]).astype(np.int64) if rows else nothing
-    if lengths.sum() != len(tokens) or any(len(row[COPIED_COLUMN]) != len(row[LENGTHS_COLUMN]) for row in rows):
-        raise DataError(f"{task.file} holds rows that contradict themselves: `python -m meap.prep verify` tells more")
-    row_ends = np.cumsum([0, *(len(row[TOKENS_COLUMN]) for row in rows)])
-    found = _ShardNumbers(
-        rows=len(rows),
-        row_hashes=samples["rows"].choose(_hash_spans(tokens, row_ends)),
-        token_counts=_count_tokens(tokens, task),
-        documents=len(lengths),
-        document_hashes=samples["documents"].choose(_hash_spans(tokens, np.cumsum(np.append(0, lengths)))),
-        lengths=_rounded(lengths),
-        head=nothing,
-        tail=None,
-    )
-    _add_ngrams(found, tokens, Borders.of(task.manifest), samples)
-    return found
-
-
-def _add_ngrams(
-    found: _ShardNumbers, tokens: NDArray[Any], borders: Borders, samples: Mapping[str, HashSample]
-) -> None:
-    sample = samples.get(f"{NGRAM}-grams")
-    if sample is None:
-        return
-    kept: list[NDArray[np.uint64]] = []
-    for start in range(0, len(tokens), _BLOCK):
-        hashes = hash_ngrams(tokens[start : start + _BLOCK + NGRAM - 1], NGRAM, (borders.bos_id, borders.eos_id))
-        found.ngrams += len(hashes)
-        kept.append(sample.choose(hashes))
-    found.ngram_hashes = np.concatenate(kept) if kept else _NO_HASHES
-
-
-def _add(statistics: Statistics, samples: Mapping[str, HashSample], found: _ShardNumbers) -> None:
-    samples["rows"].add(found.rows, found.row_hashes)
-    samples["documents"].add(found.documents, found.document_hashes)
-    if f"{NGRAM}-grams" in samples:
-        samples[f"{NGRAM}-grams"].add(found.ngrams, found.ngram_hashes)
-    statistics.token_counts += found.token_counts
-    statistics.lengths += found.lengths
-
-
-def _end(statistics: Statistics, samples: Mapping[str, HashSample], joiner: DocumentJoiner) -> None:
-    _add_documents(statistics, samples, joiner.end(), joiner.borders)
-    statistics.num_cut += joiner.num_cut
-
-
-def _add_documents(
-    statistics: Statistics, samples: Mapping[str, HashSample], documents: Sequence[NDArray[Any]], borders: Borders
-) -> None:
-    for document in documents:
-        ends = np.array([0, len(document)])
-        samples["documents"].add(1, samples["documents"].choose(_hash_spans(document, ends)))
-        statistics.lengths += _rounded(borders.content_lengths(document, ends[:1], ends[1:]))
-
-
-def _hash_spans(tokens: NDArray[Any], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A hash of the tokens between each of `ends` and the next."""
-    content = memoryview(cast("Any", np.ascontiguousarray(tokens))).cast("B")
-    places = (ends * tokens.itemsize).tolist()
-    hashes = (xxhash.xxh3_64_intdigest(content[start:end]) for start, end in pairwise(places))
-    return np.fromiter(hashes, np.uint64, max(0, len(places) - 1))
-
-
-def _count_tokens(tokens: NDArray[Any], task: ShardTask) -> NDArray[np.int64]:
-    vocab_size = task.manifest.tokenizer.vocab_size
-    counts = np.zeros(vocab_size, np.int64)
-    for start in range(0, len(tokens), _BLOCK):
-        of_block = np.bincount(tokens[start : start + _BLOCK], minlength=vocab_size)
-        if len(of_block) > vocab_size:
-            raise DataError(
-                f"{task.file} holds token ids of {vocab_size} and beyond: `python -m meap.prep verify` tells more"
-            )
-        counts += of_block
-    return counts
-
-
-def _rounded(lengths: NDArray[np.int64]) -> Counter[int]:
-    """Counts of lengths, of which large ones are rounded down to eight significant bits."""
-    excess = np.maximum(0, np.frexp(lengths.astype(np.float64))[1] - _SIGNIFICANT_BITS).astype(np.int64)
-    values, counts = np.unique((lengths >> excess) << excess, return_counts=True)
-    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
 
 def _numbers_of(data: DataSet, split: str, manifest: Manifest, tasks: Sequence[ShardTask]) -> SplitNumbers:
@@ -404,16 +276,8 @@ def _add_sources(
 
 
 def _add_notes(statistics: Statistics) -> None:
-    notes = statistics.notes
     if statistics.text_bytes is None:
-        notes.append("bytes of text are not known: imported rows come without their text")
-    if not statistics.is_conversations:
-        documents = sum(split.documents for split in statistics.splits)
-        beyond = documents - statistics.num_cut - statistics.lengths.total()
-        notes.append(
-            f"{statistics.num_cut:,} documents are cut by the end of a task's rows, and {max(0, beyond):,} lie "
-            "beyond it altogether: they are not among the lengths and duplicates"
-        )
+        statistics.notes.append("bytes of text are not known: imported rows come without their text")
     for name, each in statistics.repeats.items():
         if each.one_in > 1:
-            notes.append(f"copies of {name} are estimated from 1 in {each.one_in:,} of them, chosen by hash")
+            statistics.notes.append(f"copies of {name} are estimated from 1 in {each.one_in:,} of them, chosen by hash")

@@ -1,4 +1,4 @@
-"""Shards in parallel, results in order, and how far they are."""
+"""Runs shards in parallel, yields results in order, and shows progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self, TextIO, TypeVar
 
-from meap.show.numbers import clock
+from meap.show.numbers import clock, size
 from meap.show.progress import Display, Position
 
 __all__ = ["ShardMeter", "in_order"]
@@ -18,12 +18,12 @@ ResultT = TypeVar("ResultT")
 
 
 class ShardMeter:
-    """Shows how far the shards are, inside a `with` statement.
+    """Shows the progress over shards, inside a `with` statement.
 
     Args:
         shards: How many there are.
         total_bytes: Their stored bytes.
-        console: Where it is shown; the process's stderr where unset.
+        console: Where it is shown. Unset: the process's stderr.
     """
 
     def __init__(self, shards: int, total_bytes: int, *, console: TextIO | None = None) -> None:
@@ -52,21 +52,21 @@ class ShardMeter:
             self._display.show(self.position(), now=self.done_shards == self.shards)
 
     def position(self) -> Position:
-        """How far they are."""
+        """The progress at present."""
         speed = self.done_bytes / max(self.seconds, 1e-9)
         left = clock((self.total_bytes - self.done_bytes) / speed) if speed else "unknown"
         shards = f"{self.done_shards:,} of {self.shards:,} shards"
-        read = f"{self.done_bytes / 1e6:,.1f} of {self.total_bytes / 1e6:,.1f} MB"
-        speed_now = f"{speed / 1e6:,.1f} MB/s"
+        read = f"{size(self.done_bytes)} of {size(self.total_bytes)}"
+        speed_now = f"{size(speed)}/s"
         line = f"{shards} | {read} | {speed_now} | time left: {left}"
         details = ((f"{shards}   {read}   {speed_now}", ""),)
         return Position(self.done_bytes, self.total_bytes, line, left=f"time left {left}", details=details)
 
 
 def in_order(function: Callable[[ItemT], ResultT], items: Sequence[ItemT], workers: int) -> Iterator[ResultT]:
-    """Results of `function` for each of `items`, in their order, with at most `workers` of them at work or waiting.
+    """Results of `function` for each of `items`, in their order, with at most `workers` running or done ahead.
 
-    Threads suffice: hashing, decompression and arrays let go of the interpreter, and so does waiting for a network.
+    Threads suffice: hashing, decompression, numpy and waiting for a network release the interpreter's lock.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="shard")
     pending: deque[Future[ResultT]] = deque()

@@ -1,10 +1,12 @@
 """Texts -> ids: exactly those of ``tokenizers.Tokenizer.encode``, several times as fast.
 
-encoder.py   chooses the fastest way that passes the probe, and falls back to `tokenizers` with a word about it
-probe.py     the texts on which a way must give the same ids before it is used
+encoder.py   chooses the fastest engine whose ids match on the probe; falls back to `tokenizers` with a warning
+probe.py     the texts on which an engine must match `tokenizers` before it is used
 engines.py   `fastokens` and `tokenizers`, ids in one flat array
-cuts.py      where a SentencePiece-style text may be cut without changing its ids, read off the merges
-words.py     the pieces between cuts, looked up in a table of those that an engine has encoded before
+by_word.py   SentencePiece-style documents, word by word: twice as fast as `fastokens` on most kinds of text
+cuts.py      where such a text can be split without changing its ids, derived from the merges
+words.py     the table from words to ids
+bpe.py       byte pair encoding of a word that is not in the table yet, compiled
 """
 
 from meap.prep.encoding.encoder import Encoder, build_encoder

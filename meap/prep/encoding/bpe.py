@@ -1,8 +1,8 @@
-"""The merges of a SentencePiece-style vocabulary, compiled, for short words: what a new word in the table costs.
+"""Byte pair encoding of short words with a SentencePiece-style vocabulary, compiled.
 
-Byte pair encoding as `tokenizers` does it: characters (or, for those outside the vocabulary, bytes) first; then, as
-long as there is a neighbouring pair in the list of merges, the one that comes first in the list is merged, the leftmost
-one where it occurs twice (Sennrich et al. 2016).
+The algorithm is that of `tokenizers`: a word starts as characters, or bytes for characters outside the vocabulary. As
+long as a neighbouring pair is in the list of merges, the pair that comes first in the list is merged, the leftmost one
+where it occurs twice (Sennrich et al. 2016).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from meap.prep.encoding.cuts import WORD_MARK, merges_of
 __all__ = ["MAX_WORD_BYTES", "MergeTables", "build_merge_tables", "compiled", "merge"]
 
 MAX_WORD_BYTES = 64
-"""The work grows with the square of a word's length; longer ones are for an engine."""
+"""The cost is quadratic in a word's length; an engine encodes longer words."""
 
 _NO_PAIR = np.int64(-1)
 _NO_MERGE = np.int64((1 << 63) - 1)
@@ -28,10 +28,10 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function, and keep the result on disk where that can be."""
+    """Compile a function, and cache the result on disk if possible."""
     try:
         return njit(cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's can be written: each process compiles
+    except RuntimeError:  # neither the package's folder nor the user's is writable: each process compiles
         return njit(function)
 
 
@@ -45,7 +45,7 @@ class MergeTables(NamedTuple):
     pairs: NDArray[np.int64]
     """Hash table of pairs of ids, left << 32 | right."""
     merges: NDArray[np.int64]
-    """Of each pair: its place in the list of merges << 32 | the id it becomes. The smallest is merged first."""
+    """Of each pair: its rank in the list of merges << 32 | the merged id. The smallest is merged first."""
 
 
 def build_merge_tables(model: dict[str, Any]) -> MergeTables:
@@ -71,7 +71,7 @@ def build_merge_tables(model: dict[str, Any]) -> MergeTables:
 
 @compiled
 def _slot_of(pair, pairs):  # noqa: ANN001, ANN202
-    """Where a pair is in the table, or the free slot where it would be."""
+    """The slot of a pair in the table, or the free slot for it."""
     mask = len(pairs) - 1
     slot = np.int64((np.uint64(pair) * np.uint64(_MULTIPLIER)) >> np.uint64(32)) & mask
     while pairs[slot] not in (pair, _NO_PAIR):

@@ -1,4 +1,4 @@
-"""Documents of a SentencePiece-style tokenizer, word by word; what of one is no plain text is kept off the table."""
+"""Encodes documents word by word; documents with added tokens bypass the word table."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MARK = WORD_MARK.encode()
 
 
 class ByWord:
-    """Encodes documents word by word, and those with the characters of an added token as a whole.
+    """Encodes documents of a SentencePiece-style tokenizer word by word, those that spell an added token as a whole.
 
     Args:
         definition: A tokenizer.json, parsed.
-        cuts: Of its texts.
-        load_engine: Makes an engine of a definition, for long words.
+        cuts: Where its texts can be split.
+        load_engine: Builds an engine from a definition, for long words.
     """
 
     def __init__(self, definition: dict[str, Any], cuts: Cuts, load_engine: Callable[[str], Engine]) -> None:
@@ -45,7 +45,7 @@ class ByWord:
             texts: Documents.
             utf8: The same, encoded.
         """
-        # What all added tokens begin with is quicker to look for, and mostly not there.
+        # The common prefix of all added tokens is faster to search for, and usually absent.
         has_token = [self._prefix in text and any(token in text for token in self._added_tokens) for text in utf8]
         if not any(has_token):
             return self._encode_words(texts, utf8)

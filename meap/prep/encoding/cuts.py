@@ -1,10 +1,10 @@
-"""Where a text may be cut so that the pieces' ids, one after the other, are those of the whole.
+"""Where a text can be split so that the concatenated ids of its pieces are the ids of the whole.
 
 SentencePiece-style tokenizers (Llama-2, Mistral, TinyLlama) have no pre-tokenizer: a document is one sequence of
 characters, in which BPE merges neighbours as long as its list of merges has the pair. A merge across the border of two
-characters ``x|y`` needs a left part that ends in x and a right part that begins with y. Where no merge of the list has
-such parts, none ever crosses, and the two sides do not know of each other: the order in which the others happen does
-not matter either. Characters outside the vocabulary become byte tokens; these take part in no merge.
+characters ``x|y`` needs a left part that ends in x and a right part that begins with y. If no merge of the list has
+such parts, none ever crosses, and the two sides are independent, whatever the order of their merges. Characters outside
+the vocabulary become byte tokens, which take part in no merge.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 __all__ = ["WORD_MARK", "Cuts", "find_cuts", "merges_of", "without_surroundings"]
 
 WORD_MARK = "\u2581"
-"""What stands for a space in such a vocabulary."""
+"""Stands for a space in such a vocabulary."""
 
 _NORMALIZERS = [
     {"type": "Prepend", "prepend": WORD_MARK},
@@ -30,24 +30,24 @@ _ASCII = 128
 
 @dataclass(frozen=True)
 class Cuts:
-    """How texts of a SentencePiece-style tokenizer fall into words."""
+    """How texts of a SentencePiece-style tokenizer are split into words."""
 
     between: NDArray[np.bool_]
-    """(256, 256) by left and right byte of the UTF-8 text, in which a space stands for `WORD_MARK`: whether it may be
-    cut there. Two bytes that are not ASCII are never cut apart: they may belong to one character."""
+    """(256, 256) by left and right byte of the UTF-8 text, in which a space stands for `WORD_MARK`: whether the
+    text can be split there. Two non-ASCII bytes are never separated: they may belong to one character."""
     begins_with_space: bool
-    """Whether a space is put before each text."""
+    """Whether each text is prefixed with a space."""
     even_before_space: bool
-    """Whether that is also done where there is one already."""
+    """Whether a text that already begins with a space gets another one."""
 
     def surround(self, text: bytes) -> bytes:
-        """The text as it is cut."""
+        """The text as it is split: with its prefix."""
         is_given = not text or not self.begins_with_space or (text[:1] == b" " and not self.even_before_space)
         return text if is_given else b" " + text
 
 
 def find_cuts(definition: dict[str, Any]) -> Cuts | None:
-    """How to cut the texts of a tokenizer, or None for one of another kind.
+    """How to split the texts of a tokenizer; None for tokenizers of other kinds.
 
     Args:
         definition: A tokenizer.json.
@@ -75,18 +75,18 @@ def find_cuts(definition: dict[str, Any]) -> Cuts | None:
 
 
 def without_surroundings(definition: dict[str, Any]) -> dict[str, Any]:
-    """The bare merges: what encodes a piece that is normalized already and holds no added token."""
+    """The definition without normalizer and added tokens, for pieces that are normalized already."""
     return definition | {"normalizer": None, "pre_tokenizer": None, "post_processor": None, "added_tokens": []}
 
 
 def _prefix(definition: dict[str, Any]) -> tuple[bool, bool] | None:
-    """Whether a space is put before each text, and whether before another one too; None for another kind."""
+    """`begins_with_space` and `even_before_space` of a tokenizer; None for other kinds."""
     normalizer, pre_tokenizer = (definition[key] or {} for key in ("normalizer", "pre_tokenizer"))
     if normalizer.get("normalizers") == _NORMALIZERS and not pre_tokenizer:
         return True, True
     is_metaspace = not normalizer and pre_tokenizer.get("type") == "Metaspace"
     if is_metaspace and pre_tokenizer["replacement"] == WORD_MARK and pre_tokenizer.get("split") is False:
-        # "first" differs from "always" only after an added token, and texts with one are not cut.
+        # "first" differs from "always" only after an added token, and texts with one are not split.
         return pre_tokenizer.get("prepend_scheme") != "never", False
     return None
 
@@ -99,6 +99,6 @@ def merges_of(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _bytes_of(character: str) -> slice:
-    """The bytes next to a cut that `character` may show itself as."""
+    """The bytes by which `character` may appear next to a cut."""
     code = ord(" " if character == WORD_MARK else character)
     return slice(code, code + 1) if code < _ASCII else slice(_ASCII, 256)

@@ -1,4 +1,4 @@
-"""The fastest way of encoding that gives the ids of `tokenizers`: chosen by trying, never by trust."""
+"""Chooses the fastest engine whose ids match those of `tokenizers` on a probe."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Encoder", "build_encoder"]
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes documents. Travels to worker processes as its definition; each builds its engine when it first encodes.
+    """Encodes documents. Pickled without its engine: each worker process builds its own at its first document.
 
-    The definition is that of the vocabulary without the mask token, so that no text can give its id.
+    The definition leaves the mask token out of the vocabulary, so that no text encodes to its id.
     """
 
     definition: str = field(repr=False)
@@ -31,34 +31,34 @@ class Encoder:
     engine: str
     """`fastokens` or `tokenizers`."""
     by_word: bool
-    """Whether words are looked up in a table first; only where `find_cuts` finds cuts."""
+    """Whether words are looked up in a table first; needs `find_cuts` to find cuts."""
     fallback: str = ""
-    """Why it is not the fastest way; empty where it is."""
+    """Why `fastokens` is not used; empty if it is, or was not asked for."""
 
     def encode(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded:
         """Ids of each text, without BOS and EOS; exactly those of ``tokenizers.Tokenizer.encode``.
 
         Args:
             texts: Documents.
-            utf8: The same, encoded: the caller has that anyway.
+            utf8: The same, encoded; the caller has it anyway.
         """
-        return self._way.encode(texts, utf8)
+        return self._encoding.encode(texts, utf8)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone: engines stay in their process."""
+        """The fields alone, without the engine."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
     @cached_property
-    def _way(self) -> _Way:
+    def _encoding(self) -> _Encoding:
         return _load(self.definition, self.engine, self.by_word)
 
 
-class _Way(Protocol):
+class _Encoding(Protocol):
     def encode(self, texts: Sequence[str], utf8: Sequence[bytes]) -> Encoded: ...
 
 
-class _Whole:
-    """Encodes documents as they are."""
+class _WholeDocuments:
+    """Encodes documents without a word table."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -69,26 +69,26 @@ class _Whole:
 
 
 @lru_cache(maxsize=2)
-def _load(definition: str, engine: str, by_word: bool) -> _Way:
-    """Kept by the process: a worker does many tasks, and each brings its encoder anew."""
+def _load(definition: str, engine: str, by_word: bool) -> _Encoding:
+    """Cached per process: a worker runs many tasks, and each unpickles its encoder again."""
     load_engine = FastokensEngine if engine == "fastokens" else TokenizersEngine
     parsed = json.loads(definition) if by_word else {}
     cuts = find_cuts(parsed) if by_word else None
     if cuts is None:
-        return _Whole(load_engine(definition))
-    from meap.prep.encoding.by_word import ByWord  # compiles
+        return _WholeDocuments(load_engine(definition))
+    from meap.prep.encoding.by_word import ByWord  # imports numba
 
     return ByWord(parsed, cuts, load_engine)
 
 
 def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:
-    """Choose how to encode: the fastest way that gives the ids of `tokenizers` for every probe.
+    """Choose the fastest engine whose ids match those of `tokenizers` on every probe text.
 
-    Where that is not `fastokens`, a line on stderr says so and why.
+    If that is not `fastokens`, a warning on stderr says why.
 
     Args:
         tokenizer: Its vocabulary without the mask token is used.
-        engine: `auto`, or `tokenizers` for that alone.
+        engine: `auto`, or `tokenizers` for the reference.
     """
     encoder = _choose(tokenizer, engine)
     if encoder.fallback:
@@ -127,11 +127,11 @@ def _problem(candidate: Encoder, reference: Encoder, tokenizer: Tokenizer) -> st
     texts = list(probe_texts([*tokens[:16], tokenizer.mask_token], words))
     utf8 = [text.encode() for text in texts]
     expected = reference.encode(texts, utf8)
-    for _ in range(2):  # the second time from its caches
+    for _ in range(2):  # the second time from the engine's caches
         try:
             found = candidate.encode(texts, utf8)
-        except Exception as error:  # noqa: BLE001 (whatever it is, there is another way)
-            return f"{candidate.engine} cannot read it ({type(error).__name__}: {str(error)[:120]})"
+        except Exception as error:  # noqa: BLE001 (whatever it is, `tokenizers` remains)
+            return f"{candidate.engine} fails on this tokenizer ({type(error).__name__}: {str(error)[:120]})"
         if not np.array_equal(found.ids, expected.ids) or not np.array_equal(found.offsets, expected.offsets):
-            return f"{candidate.engine} gives other ids"
+            return f"{candidate.engine} gives ids that differ from those of tokenizers"
     return None

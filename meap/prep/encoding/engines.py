@@ -1,4 +1,4 @@
-"""Two programs that encode by a tokenizer.json, behind one interface: a batch of texts in, one flat array out."""
+"""Two libraries that encode with a tokenizer.json, behind one interface: a batch of texts in, one flat array out."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class TokenizersEngine:
 
 
 class FastokensEngine:
-    """`fastokens`: the same file read by another program, which makes no Python object per token.
+    """`fastokens`, which reads the same file and makes no Python object per token.
 
     Args:
         definition: A tokenizer.json.
 
     Raises:
-        ValueError: It holds a component that `fastokens` does not have.
+        ValueError: `fastokens` does not support a component of it.
     """
 
     def __init__(self, definition: str) -> None:

@@ -1,4 +1,4 @@
-"""What an engine must encode as `tokenizers` does before it is trusted with a tokenizer."""
+"""Texts that an engine must encode exactly as `tokenizers` does before it is used with a tokenizer."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _CHOSEN = (
 
 
 def probe_texts(special_tokens: Sequence[str], words: Sequence[str]) -> Iterator[str]:
-    """Texts that engines are known, or likely, to disagree on; always the same ones.
+    """Texts on which engines are known, or likely, to disagree; always the same.
 
     Args:
-        special_tokens: Written into texts, whole and damaged.
-        words: Of the vocabulary; written one after the other with and without spaces.
+        special_tokens: Inserted into texts, whole and damaged.
+        words: Of the vocabulary; concatenated with and without spaces.
     """
     rng = random.Random(_SEED)  # noqa: S311 (not for security)
     yield from _CHOSEN

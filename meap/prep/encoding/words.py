@@ -1,7 +1,7 @@
-"""A table of the words met so far: text is cut into words, each new one is encoded once, the rest is copying.
+"""A table from words to ids: each new word of a text is encoded once, and copied from the table from then on.
 
-The table compares whole words, not their hashes, so a word never gets another's ids. Its size is fixed: when it is
-full it is emptied. Words that are too long for it are left to an engine.
+Whole words are compared, not their hashes, so a word never gets another's ids. The table has a fixed size and is
+cleared when full. An engine encodes words that are too long for it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _NUM_WORDS = 1 << 19
 _POOL_SIZE = 1 << 23
 _MAX_PROBES = 64
 _FULL = 0.9
-"""Share of the table or of a pool at which it is emptied before the next batch."""
+"""Share of the table or of a pool at which it is cleared before the next batch."""
 _EMPTY = -1
 _KEY_BYTES = 8
-"""A word of so many bytes is its own key; of a longer one the key is a hash, and its text is compared."""
+"""A word of up to so many bytes is its own key; the key of a longer one is a hash, and its text is compared too."""
 _MULTIPLIER = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio (Knuth's multiplicative hashing)."""
 
@@ -36,8 +36,8 @@ class WordTable:
     Args:
         engine: Encodes words that are too long; `WORD_MARK` stands for a space in them.
         cuts: Where words end.
-        merges: Encodes the others.
-        num_words: Words that are kept, a power of two.
+        merges: Vocabulary for words of at most `MAX_WORD_BYTES`.
+        num_words: Capacity, a power of two.
     """
 
     def __init__(self, engine: Engine, cuts: Cuts, merges: MergeTables, *, num_words: int = _NUM_WORDS) -> None:
@@ -45,7 +45,7 @@ class WordTable:
         self._cuts = cuts
         self._merges = merges
         self._keys = np.empty(2 * num_words, np.uint64)
-        self._entries = np.empty(2 * num_words, np.int64)  # place in the pool of ids << 16 | ids << 8 | bytes
+        self._entries = np.empty(2 * num_words, np.int64)  # position in the pool of ids << 16 | ids << 8 | bytes
         self._text_at = np.empty(2 * num_words, np.int64)
         self._text = np.empty(_POOL_SIZE, np.uint8)
         self._ids = np.empty(_POOL_SIZE, np.int32)
@@ -83,7 +83,7 @@ class WordTable:
         self._entries.fill(_EMPTY)
 
     def _fill_gaps(self, encoded: Encoded, text: NDArray[np.uint8], gaps: NDArray[np.int64]) -> Encoded:
-        """Put the ids of long words in; each has left a gap as wide as its bytes."""
+        """Insert the ids of long words, each of which has a gap as wide as its bytes."""
         words = [text[start:stop].tobytes().decode().replace(" ", WORD_MARK) for _, start, stop in gaps.tolist()]
         long = self._engine.encode(words)
         pieces, position = [], 0
@@ -103,18 +103,18 @@ def _encode_words(  # noqa: ANN202, PLR0912, PLR0915
 
     Args:
         text: UTF-8 of all texts.
-        starts: Where each begins, and the end.
+        starts: Where each text begins, and the end.
         cuts: See `meap.prep.encoding.cuts`.
         merges: Encodes words that are new.
         keys: First bytes or hash of the word in a slot.
-        entries: What the slot holds: its ids' place and number, its size in bytes; or `_EMPTY`.
-        text_at: Where the text of a slot's long word is.
+        entries: Position and number of the word's ids, and its size in bytes; or `_EMPTY`.
+        text_at: Position of its text in `pool`, for words longer than their key.
         pool: Texts of words longer than their key.
         pool_ids: Ids of all words.
         used: Words, bytes and ids in the table.
-        out: Where ids go; the place of a word of more than `MAX_WORD_BYTES` is left free.
-        offsets: Where those of each text end.
-        gaps: Rows (place in `out`, start and stop in `text`) of such words.
+        out: Output ids; words of more than `MAX_WORD_BYTES` leave a gap.
+        offsets: Output, where the ids of each text end.
+        gaps: Output, rows (position in `out`, start and stop in `text`) of such words.
 
     Returns:
         Number of gaps.

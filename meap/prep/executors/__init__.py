@@ -1,12 +1,13 @@
-"""What runs the tasks: `build_executor` gives datatrove's executor of the configuration's choice, made ours.
+"""What runs the tasks: `build_executor` builds datatrove's executor of the configured kind, adapted to our jobs.
 
-    base.py          what they know of a job; `meap.prep.pinned` has what they change in datatrove's
+    base.py          what they know of a job; `meap.prep.pinned` holds what is changed in datatrove's
     local.py         processes of this machine
     slurm.py         an array job: submit, wait, say what failed        slurm_array.py  the array, and Slurm's commands
     slurm_task.py    what one element of that array runs
     ray.py           tasks of a Ray cluster
 
-The same configuration and the same number of tasks give the same bytes with each of them.
+A new executor is a file here, a row in `build_executor`, and a section in `meap/config/executors.py`. The same
+configuration and the same number of tasks give the same bytes with each of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol
 from datatrove.pipeline.base import PipelineStep
 
 from meap.prep.executors.base import Work
+from meap.prep.executors.slurm_array import end_array
 
 __all__ = ["Executor", "Work", "build_executor"]
 
@@ -25,10 +27,10 @@ class Executor(Protocol):
     """Runs the steps for every task that is not completed yet."""
 
     def run(self) -> None:
-        """Run the tasks, and return when all of them are done.
+        """Run the tasks, and return once all of them are done.
 
         Raises:
-            MeapError: A task failed; the other tasks' finished work stays for the next command.
+            MeapError: A task failed; the finished tasks stay for the next command.
         """
         ...
 
@@ -39,11 +41,16 @@ def build_executor(steps: Sequence[PipelineStep], job: Work) -> Executor:
     Args:
         steps: Reader first, writer last.
         job: What the steps work for: a job, or a pass before it.
+
+    Raises:
+        DataError: A Slurm job still runs for the folder.
     """
     if job.config.executor == "slurm":
         from meap.prep.executors.slurm import SlurmExecutor
 
         return SlurmExecutor(steps, job)
+    end_array(job.folder)
+    job.progress.clear()
     if job.config.executor == "ray":
         from meap.prep.executors.ray import RayExecutor
 

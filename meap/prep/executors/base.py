@@ -1,4 +1,4 @@
-"""What executors know of a job, and a quiet console."""
+"""What executors know of a job, and datatrove kept off the console."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import os
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from datatrove.utils.logging import logger
 
+from meap.config.executors import ExecutorConfig
 from meap.places.folder import Folder
+from meap.prep.live import Progress
 from meap.prep.progress import Tally
-
-if TYPE_CHECKING:
-    from meap.prep.live import Progress
 
 __all__ = ["Work", "quiet"]
 
@@ -23,8 +22,8 @@ class Work(Protocol):
     """What executors know of a job."""
 
     @property
-    def config(self) -> Any:
-        """Has `executor`, `slurm`, `ray` and `progress_interval`."""
+    def config(self) -> ExecutorConfig:
+        """Which executor, and its settings."""
         ...
 
     @property
@@ -49,7 +48,7 @@ class Work(Protocol):
 
     @property
     def completed(self) -> frozenset[int]:
-        """Tasks to leave out."""
+        """Tasks that are done already."""
         ...
 
     @property
@@ -59,7 +58,7 @@ class Work(Protocol):
 
     @property
     def progress(self) -> Progress:
-        """What watches the tallies."""
+        """What shows the tallies."""
         ...
 
     def records(self) -> Container[int]:
@@ -69,7 +68,7 @@ class Work(Protocol):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep datatrove's log off the console: it adds the stderr of the moment to its sinks, at every turn."""
+    """Keep datatrove's log off the console, although datatrove adds stderr to its sinks again and again."""
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
         logger.remove()
         try:

@@ -17,7 +17,6 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import Stats
 
 from meap.prep.executors.base import Work, quiet
-from meap.prep.executors.slurm_array import end_array
 from meap.prep.pinned.executor import CompletionFromRecords
 
 __all__ = ["LocalExecutor"]
@@ -27,7 +26,7 @@ _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 class LocalExecutor(CompletionFromRecords, LocalPipelineExecutor):
-    """Runs several tasks at a time, each in a process of its own; one worker runs them in this process."""
+    """Runs several tasks at a time, each in its own process; a single worker runs them in this process."""
 
     def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
         with quiet():
@@ -38,8 +37,6 @@ class LocalExecutor(CompletionFromRecords, LocalPipelineExecutor):
 
     def run(self) -> None:
         """Run the tasks; the first failure ends them all."""
-        end_array(self.job.folder)
-        self.job.progress.clear()
         if self.workers > 1:
             self.job.progress.has_local_workers = True
             with quiet(), _workers_from_server():
@@ -52,7 +49,7 @@ class LocalExecutor(CompletionFromRecords, LocalPipelineExecutor):
 
 
 def _with_own_stats(step: PipelineStep) -> PipelineStep:
-    """A step that counts anew and shares all else; a deep copy would build the tokenizer again for every task."""
+    """A step with new statistics of datatrove's and everything else shared: a deep copy would copy the tokenizer."""
     own = copy.copy(step)
     own.stats = Stats(str(step))
     return own
@@ -60,10 +57,10 @@ def _with_own_stats(step: PipelineStep) -> PipelineStep:
 
 @contextmanager
 def _workers_from_server() -> Iterator[None]:
-    """Let worker processes be forked from a clean server that has the slow imports behind it.
+    """Fork worker processes from a clean server that has done the slow imports.
 
-    Forking this process instead would copy threads' locks in whatever state they are. The server is started with Ctrl-C
-    ignored, which its children inherit: only the command itself reacts to it, and ends them.
+    Forking this process instead would copy its threads' locks in any state. The server ignores Ctrl-C, and its children
+    inherit that: the command alone reacts to it, and ends them.
     """
     processes: Any = multiprocess  # whose functions are made when it is imported
     previous_method = processes.get_start_method(allow_none=True)

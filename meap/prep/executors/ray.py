@@ -1,7 +1,7 @@
-"""The tasks on a Ray cluster, or on one that is started on this machine for as long as the command runs.
+"""The tasks on a Ray cluster, or on one that is started on this machine for the time of the command.
 
-The output folder must be seen by all nodes: on a shared file system, or in remote storage. Credentials and endpoints
-travel to the tasks as arguments, in memory.
+All nodes must see the output folder: on a shared file system, or in remote storage. Credentials and endpoints reach the
+tasks as arguments, in memory.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from datatrove.pipeline.base import PipelineStep
 from meap.errors import ConfigError, DataError, MeapError
 from meap.extras import require_packages
 from meap.prep.executors.base import Work, quiet
-from meap.prep.executors.slurm_array import end_array
 from meap.prep.pinned.executor import CompletionFromRecords
 
 __all__ = ["RayExecutor"]
 
 _ENVIRONMENT = ("AWS_", "S3_", "HF_", "GOOGLE_", "TOKENIZERS_")
-"""What names of variables that tasks need begin with."""
+"""Beginnings of the environment variables that tasks need."""
 _WAIT_SECONDS = 1.0
-_KNOCK_SECONDS = 10.0
+_CONNECT_SECONDS = 10.0
 _RETRIES = 2
-"""How often Ray runs a task again that was lost with its node or process."""
+"""How often Ray reruns a task that was lost with its node or process."""
 _GIB = 1 << 30
 
 
 class RayExecutor(CompletionFromRecords, RayPipelineExecutor):
     """Runs each task as a task of Ray, `workers` of them at a time.
 
-    datatrove's own loop hides why a task failed and waits without end for a worker that was killed; this one is Ray's.
+    datatrove's own loop hides why a task failed, and waits for a killed worker for ever; this one uses `ray.wait`.
     """
 
     def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
@@ -57,8 +56,6 @@ class RayExecutor(CompletionFromRecords, RayPipelineExecutor):
         """
         import ray  # takes a second to import
 
-        end_array(self.job.folder)
-        self.job.progress.clear()
         self.job.progress.announces_failures = True
         settings = self.job.config.ray
         with _cluster(settings.address):
@@ -90,7 +87,7 @@ class RayExecutor(CompletionFromRecords, RayPipelineExecutor):
 
 
 def _run_task(executor: bytes, rank: int, folder: str, environment: Mapping[str, str]) -> str | None:
-    """Run task `rank`, in a process of Ray's; why it failed, if it did."""
+    """Run task `rank` in a process of Ray's; returns why it failed, or None."""
     os.environ.update(environment)
     try:
         os.chdir(folder)
@@ -108,37 +105,37 @@ def _failure(reference: Any, rank: int) -> str | None:
         return ray.get(reference)
     except RayTaskError as error:
         return (
-            f"task {rank} could not run on its node ({type(error.cause).__name__}: {error.cause}): see that this "
+            f"task {rank} could not run on its node ({type(error.cause).__name__}: {error.cause}): check that this "
             "project and its packages are installed on all nodes, and run the same command again"
         )
     except RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return (
             f"task {rank} was lost by Ray ({type(error).__name__}: {lines[-1] if lines else 'no reason'}); was it "
-            "killed, for want of memory perhaps? Run the same command again to continue, with fewer workers or more "
-            "ray.memory_gb if it was memory"
+            "killed, perhaps out of memory? Run the same command again to continue; if it was memory, with fewer "
+            "workers or more ray.memory_gb"
         )
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens; Ray itself would try for minutes."""
+def _require_listener(address: str) -> None:
+    """Raise OSError if nothing listens at the address; Ray itself would retry for minutes."""
     host, _, port = address.rpartition(":")
     if host and "/" not in address and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
-    """Be connected to a cluster; to the one that this process is connected to already, if it is."""
+    """Connect to a cluster, unless this process is connected to one."""
     import ray
 
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports to nobody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry from a cluster started here
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        _knock(address or "")
+        _require_listener(address or "")
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         lines = str(error).splitlines() or [type(error).__name__]

@@ -1,7 +1,7 @@
 """The tasks as an array job of a Slurm cluster; the command submits it, waits for it and says what failed.
 
-The output folder must be seen by all nodes: on a shared file system, or in remote storage. Credentials and endpoints
-reach the tasks as sbatch carries its environment to them; nothing here writes them into a file.
+All nodes must see the output folder: on a shared file system, or in remote storage. Credentials and endpoints reach the
+tasks through the environment of sbatch; nothing here writes them into a file.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = ["SlurmExecutor", "remedy"]
 
 _PICKLE, _RANKS, _SCRIPT = "executor.pik", "ranks_to_run.json", "launch_script.slurm"
 _SILENCE_SECONDS = 300.0
-"""How long Slurm may fail to answer: its controller may be restarted."""
+"""How long Slurm may not answer: its controller may be restarting."""
 _SETTLE_SECONDS = 90.0
-"""How long the record of a completed task may take to be seen here: NFS trusts what it knows for up to a minute."""
+"""How long the record of a completed task may take to be visible here: NFS caches for up to a minute."""
 _SHOWN_CHARACTERS = 200
 
 
@@ -88,7 +88,7 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
         except KeyboardInterrupt:
             if (array := (ArrayJob.read(self.job.folder) or array).find_submitted()).job_ids:
                 self.job.progress.say(
-                    f"Slurm job {array} goes on without this command, which waits for it again when run again; "
+                    f"Slurm job {array} continues without this command, which waits for it again when run again; "
                     f"to end the job: scancel --name={','.join(map(array.name_of, range(array.num_arrays)))}"
                 )
             raise
@@ -99,7 +99,7 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
             raise failure
 
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
-        """The directives of the script; what is unset is left to the cluster."""
+        """The directives of the script, without those that are unset."""
         with place_errors(str(self.logs_dir)):
             arguments = super().get_sbatch_args(max_array)
         return {name: value for name, value in arguments.items() if value or name == "requeue"}
@@ -140,7 +140,7 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
         return array
 
     def _submit(self, array: ArrayJob) -> ArrayJob:
-        """Submit what of the array has not been submitted yet, each part to start when the one before it has ended."""
+        """Submit the arrays that have not been submitted, each to start when the one before it has ended."""
         if len(array.job_ids) == array.num_arrays:
             return array
         with place_errors(self.job.logging_dir), self.logging_dir.open(_SCRIPT, "r") as file:
@@ -170,7 +170,7 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
         return array
 
     def _wait(self, array: ArrayJob) -> dict[int, Element]:
-        """Wait until nothing of the array is live; how Slurm says that each task ended."""
+        """Wait until no element is live; returns how each task ended, as Slurm says."""
         known: dict[int, Element] = {}
         answered = time.monotonic()
         while True:
@@ -192,7 +192,7 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
             time.sleep(self.job.config.progress_interval)
 
     def _settled(self, array: ArrayJob, ended: dict[int, Element]) -> list[int]:
-        """Tasks that have no valid record, when all records that are still on their way have come."""
+        """Tasks that have no valid record, once the records of completed tasks are visible."""
         until = time.monotonic() + _SETTLE_SECONDS
         while True:
             records = self.job.records()
@@ -203,7 +203,7 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
             time.sleep(1.0)
 
     def _failure(self, array: ArrayJob, missing: list[int], ended: dict[int, Element]) -> DataError:
-        """One error for all that failed: the first task that says why, or of which Slurm says how, or else any."""
+        """One error for all failed tasks: of the first that says why, or of which Slurm says how, or else any."""
         said = {rank: told for rank in missing if (told := self.job.progress.failure_of(rank))}
         rank = next(iter(said), next((rank for rank in missing if rank in ended), missing[0]))
         number, index = divmod(array.ranks.index(rank), array.chunk)
@@ -223,8 +223,8 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
 
 
 def remedy(element: Element, slurm: SlurmConfig) -> str:
-    """What a user can do about a task that ended as `element` says."""
-    again = "run the same command again, which does only what is missing"
+    """The remedy for a task that ended as `element` says."""
+    again = "run the same command again, which runs only the missing tasks"
     if element.state == "TIMEOUT":
         return f"raise slurm.time_hours={slurm.time_hours:g} and {again}"
     if element.state == "OUT_OF_MEMORY" or "Killed" in element.reason:
@@ -239,7 +239,7 @@ def _logs_dir(job: Work) -> Path:
 
 
 def _describe(live: list[Element]) -> str:
-    """How many are in which state, and why those that wait do."""
+    """How many elements are in which state, and why some are pending."""
     states = Counter(element.state.lower() for element in live)
     reasons = sorted({element.reason for element in live if element.state == "PENDING"} - {"None", ""})
     return ", ".join(f"{count} {state}" for state, count in states.most_common()) + (

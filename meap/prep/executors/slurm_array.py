@@ -1,8 +1,8 @@
-"""The array job of a folder: what was submitted, as the folder remembers it, and what Slurm says of it.
+"""The array job of a folder: what was submitted, as recorded in the folder, and what Slurm says of it.
 
-An array outlives the command that submitted it. Its record is written before anything is submitted and removed when
-nothing of it is left, so that the next command finds it and waits for it instead of submitting another one. Jobs have
-names made from the folder: what a command submitted in the moment before it was killed is found by its name.
+An array outlives the command that submitted it. Its record is written before anything is submitted and removed once all
+of it has ended, so that the next command finds it and waits for it instead of submitting another one. Job names derive
+from the folder: a job that was submitted just before its command was killed is found by name.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ class Element:
 
     @property
     def is_live(self) -> bool:
-        """Whether it runs, or will run without anybody's help."""
+        """Whether it runs, or will run."""
         return self.state not in _FINAL_STATES
 
     @property
     def is_listed(self) -> bool:
-        """Whether Slurm named it, rather than what is left of its array."""
+        """Whether Slurm lists the element itself, rather than the pending rest of its array."""
         return "_" in self.id
 
 
 @dataclass(frozen=True)
 class ArrayJob:
-    """The tasks of one submission, in as many arrays as the cluster's limit asks for."""
+    """The tasks of one submission, in as many arrays as the cluster's limit requires."""
 
     name: str
     ranks: tuple[int, ...]
@@ -71,17 +71,17 @@ class ArrayJob:
     chunk: int
     """Elements of an array."""
     job_ids: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Slurm's job of each array that is known to be submitted, by number."""
+    """Slurm's job id of each array that is known to be submitted, by number."""
 
     @classmethod
     def of(cls, folder: Folder, ranks: list[int], chunk: int) -> ArrayJob:
-        """A submission yet to be made."""
+        """A submission that is still to be made."""
         place = str(folder.local_path()) if folder.is_local else folder.url
         return cls(f"meap-prep-{hashlib.sha256(place.encode()).hexdigest()[:12]}", tuple(ranks), chunk)
 
     @classmethod
     def read(cls, folder: Folder) -> ArrayJob | None:
-        """The submission that a folder remembers."""
+        """The submission that is recorded in a folder."""
         content = folder.read(ARRAY_NAME)
         if content is None:
             return None
@@ -95,7 +95,7 @@ class ArrayJob:
             ) from error
 
     def write(self, folder: Folder) -> None:
-        """Make a folder remember this submission."""
+        """Record this submission in a folder."""
         folder.write(ARRAY_NAME, json.dumps(dataclasses.asdict(self), indent=1).encode())
 
     def with_job(self, number: int, job_id: str) -> ArrayJob:
@@ -104,7 +104,7 @@ class ArrayJob:
 
     @property
     def num_arrays(self) -> int:
-        """Arrays that it takes."""
+        """How many arrays there are."""
         return -(-len(self.ranks) // self.chunk)
 
     def name_of(self, number: int) -> str:
@@ -115,7 +115,7 @@ class ArrayJob:
         return " ".join(self.job_ids.values()) or self.name
 
     def elements(self) -> dict[int, Element]:
-        """What Slurm knows of the elements, by task; those that ended minutes ago are not known any more.
+        """What Slurm says of the elements, by task; it forgets those that ended minutes ago.
 
         Raises:
             DataError: Slurm does not answer.
@@ -136,7 +136,7 @@ class ArrayJob:
         return found
 
     def find_submitted(self) -> ArrayJob:
-        """The same, with jobs that were submitted but not noted down."""
+        """The same, with jobs that were submitted but not recorded."""
         array = self
         for number in range(self.num_arrays):
             if str(number) not in self.job_ids and (ids := _squeue(f"--name={self.name_of(number)}", "--format=%F")):
@@ -145,15 +145,15 @@ class ArrayJob:
 
     @property
     def is_live(self) -> bool:
-        """Whether any of it runs or waits to run."""
+        """Whether any element runs or will run."""
         return bool(self.job_ids) and any(element.is_live for element in self.elements().values())
 
 
 def end_array(folder: Folder) -> None:
-    """Forget a folder's array that has ended.
+    """Remove the record of a folder's array that has ended.
 
     Raises:
-        DataError: It has not ended, or nobody here can tell.
+        DataError: It has not ended, or this machine cannot ask Slurm.
     """
     array = ArrayJob.read(folder)
     if array is None:
@@ -163,12 +163,12 @@ def end_array(folder: Folder) -> None:
         is_live = array.is_live
     except (ConfigError, DataError) as error:
         raise DataError(
-            f"a Slurm job ({array}) was submitted for {folder.url} and may be at work ({error}): run the "
+            f"a Slurm job ({array}) was submitted for {folder.url} and may still run ({error}): run the "
             f"command on that cluster, or delete {folder.url_of(ARRAY_NAME)} if the job has ended"
         ) from error
     if is_live:
         raise DataError(
-            f"Slurm job {array} is at work on {folder.url}: run the same command with executor=slurm to wait for it, "
+            f"Slurm job {array} still runs for {folder.url}: run the same command with executor=slurm to wait for it, "
             f"or end it with: scancel {array}"
         )
     folder.remove(ARRAY_NAME)
@@ -181,7 +181,7 @@ def submit(script: str, *arguments: str, environment: Mapping[str, str]) -> str:
         ConfigError: There is no Slurm here, or it refuses the job.
         DataError: Slurm does not answer.
     """
-    # The variables of a job that this command itself runs in would be taken for the new job's options.
+    # sbatch would take the variables of a job that this command itself runs in for the new job's options.
     own = {
         name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name in _KEPT_VARIABLES
     }
@@ -210,7 +210,7 @@ def _squeue(*arguments: str) -> list[str]:
     answer = _call("squeue", "--noheader", "--states=all", *arguments)
     if answer.returncode:
         reason = _reason(answer)
-        if "Invalid job id" in reason:  # all of it ended minutes ago
+        if "Invalid job id" in reason:  # all elements ended minutes ago
             return []
         raise _silent("squeue", reason)
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
@@ -220,7 +220,7 @@ def _call(
     *command: str, script: str | None = None, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     try:
-        # In a process group of its own: Ctrl-C is for the command, which says what becomes of the job.
+        # In another process group, so that Ctrl-C reaches the command alone.
         return subprocess.run(
             command, input=script, env=environment, capture_output=True, text=True, check=False, start_new_session=True
         )
@@ -242,5 +242,5 @@ def _is_silence(reason: str) -> bool:
 
 def _silent(command: str, reason: str) -> DataError:
     return DataError(
-        f"{command} fails ({reason}): run the same command again when Slurm answers; what was submitted goes on"
+        f"{command} fails ({reason}): run the same command again when Slurm answers; submitted jobs continue"
     )

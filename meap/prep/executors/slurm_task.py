@@ -15,7 +15,7 @@ __all__ = ["run_element"]
 
 
 def run_element(location: str) -> None:
-    """Load the executor that the command has left, and run the task of this element."""
+    """Load the executor that the command has pickled, and run the task of this element."""
     with cast("IO[bytes]", open_file(location, "rb")) as pickled:
         executor = dill.load(pickled)  # noqa: S301  our own
     executor.run()

@@ -2,96 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from meap.errors import BadInputError, first_line
-from meap.prep.formats.records import BadRecord, RawFile, Record, Wanted, as_stream, as_text
+from meap.prep.formats.records import RawFile, ReadOptions, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-__all__ = ["open_parquet", "parquet_batches", "parquet_records", "read_parquet"]
+__all__ = ["read_parquet"]
 
 _ROWS = 64
-"""Rows held at a time: what is gained by more is not measurable, and a row may be a book."""
+"""Rows held at a time: more gain nothing measurable, and a row may be a book."""
 _BUFFER_BYTES = 1 << 20
-"""With it a column is read piece by piece; without, a whole row group's at once."""
+"""With it a column is read piece by piece; without it, a whole row group's at once."""
 
 
-def open_parquet(opened: IO[bytes]) -> pq.ParquetFile:
-    """A parquet file whose footer has been read.
+def read_parquet(file: RawFile, options: ReadOptions) -> Iterator[Record]:
+    """The rows of a file.
 
     Raises:
-        EOFError: It is damaged.
+        BadInputError: There is no such column, or that of the text does not hold text.
+        EOFError: The file is damaged.
     """
     import pyarrow.parquet as pq
 
     with _damage_found():
-        return pq.ParquetFile(opened, page_checksum_verification=True, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-
-
-def parquet_batches(parquet: pq.ParquetFile, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Rows of a file, in order and some at a time.
-
-    Args:
-        parquet: See `open_parquet`.
-        columns: Which to read, dotted where nested; all where unset.
-
-    Raises:
-        EOFError: The file is damaged.
-    """
-    with _damage_found():
-        yield from parquet.iter_batches(_ROWS, columns=columns, use_threads=False)
-
-
-def parquet_records(opened: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """All columns of all rows.
-
-    Raises:
-        EOFError: The file is damaged, or a text in it is not valid UTF-8.
-    """
-    with _damage_found():
-        for batch in parquet_batches(open_parquet(opened)):
-            yield from batch.to_pylist()
-
-
-def read_parquet(file: RawFile, wanted: Wanted) -> Iterator[Record]:
-    """The documents of a file.
-
-    Raises:
-        BadInputError: There is no such column, or it does not hold text.
-        EOFError: The file is damaged.
-    """
-    parquet = open_parquet(file.opened)
-    with _damage_found():
+        parquet = pq.ParquetFile(
+            file.opened, page_checksum_verification=True, buffer_size=_BUFFER_BYTES, pre_buffer=False
+        )
         schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
-    _require_column(schema, wanted.text_key, key="text_key", name=file.name, of_text=True)
-    columns = [wanted.text_key]
-    if wanted.stream_key is not None:
-        _require_column(schema, wanted.stream_key, key="stream_key", name=file.name, of_text=False)
-        columns.append(wanted.stream_key)
+    for column in options.fields or ():
+        _require_column(schema, column, name=file.name, is_text=column == options.text_key)
     number = 0
-    for batch in parquet_batches(parquet, columns):
-        texts = [as_text(value, wanted.text_key) for value in _values(batch.column(wanted.text_key))]
-        streams: Sequence[str | BadRecord] = [""] * len(texts)
-        if wanted.stream_key is not None:
-            streams = [as_stream(value, wanted.stream_key) for value in _values(_column(batch, wanted.stream_key))]
-        for text, stream in zip(texts, streams, strict=True):
-            number += 1
-            if isinstance(text, BadRecord) or isinstance(stream, str):
-                yield number, text, stream if isinstance(stream, str) else ""
-            else:
-                yield number, stream, ""
-        file.read_bytes = file.size * number // num_rows
+    with _damage_found():
+        for batch in parquet.iter_batches(_ROWS, columns=options.fields, use_threads=False):
+            columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+            for values in zip(*columns.values(), strict=True):
+                number += 1
+                yield number, dict(zip(columns, values, strict=True))
+            file.read_bytes = file.size * number // num_rows
     if number != num_rows:
         raise EOFError(f"{number} rows, not {num_rows} as its footer says")
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """What a column holds, decoded; what is not valid UTF-8 stays bytes."""
+    """The values of a column, decoded; what is not valid UTF-8 stays bytes."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
@@ -99,6 +57,8 @@ def _values(column: pa.Array) -> list[Any]:
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:  # one of them; pyarrow does not say which
+        if pa.types.is_nested(column.type):
+            raise
         values = column.cast(pa.large_binary()).to_pylist()
     return [_decoded(value) if isinstance(value, bytes) else value for value in values]
 
@@ -110,20 +70,12 @@ def _decoded(value: bytes) -> str | bytes:
         return value
 
 
-def _column(batch: pa.RecordBatch, key: str) -> pa.Array:
-    import pyarrow.compute as pc
-
-    if key in batch.schema.names:
-        return batch.column(key)
-    name, *below = key.split(".")
-    return cast("Any", pc).struct_field(batch.column(name), below)
-
-
-def _require_column(schema: pa.Schema, path: str, *, key: str, name: str, of_text: bool) -> None:
+def _require_column(schema: pa.Schema, path: str, *, name: str, is_text: bool) -> None:
     import pyarrow as pa
 
+    key = "text_key" if is_text else "stream_key"
     field = schema.field(path) if path in schema.names else None
-    if field is None and not of_text:
+    if field is None and not is_text:
         names = path.split(".")
         field = schema.field(names[0]) if names[0] in schema.names else None
         for each in names[1:]:
@@ -135,7 +87,7 @@ def _require_column(schema: pa.Schema, path: str, *, key: str, name: str, of_tex
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     tests = [pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null]
     tests += [pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view]
-    if of_text and not any(test(kind) for test in tests):
+    if is_text and not any(test(kind) for test in tests):
         raise BadInputError(
             f"{name}: column {path!r} holds {field.type}, not text; its columns are {columns}: set {key} to one of text"
         )

@@ -1,4 +1,4 @@
-"""What a format is given and what it yields."""
+"""What a format is given and what it yields: an open file and options; numbered records, each with fields or bad."""
 
 from __future__ import annotations
 
@@ -9,95 +9,117 @@ from functools import cached_property, partial
 from io import BufferedReader
 from typing import IO, Any
 
+import orjson
+
 from meap.prep.decompression import decompressed_lines, is_compressed
 
 __all__ = [
     "MAX_RECORD_BYTES",
     "BadRecord",
     "RawFile",
+    "ReadOptions",
     "Record",
-    "Wanted",
-    "as_stream",
-    "as_text",
     "numbered_lines",
     "refuse_nothing",
+    "size_of",
+    "stream_of",
+    "text_of",
     "too_long",
+    "value_at",
 ]
 
 MAX_RECORD_BYTES = 1 << 28
-"""A longer line or file is no document, and may be what a few KB decompress to: it is left out, never held."""
+"""A longer line or file is left out, and never held in memory: a few KB may decompress to it."""
 _LINES_PER_REPORT = 256
 
 
 @dataclass
 class RawFile:
-    """An input file that is open."""
+    """An open input file."""
 
     opened: IO[bytes]
     name: str
     size: int
     """Stored (compressed) bytes."""
     read_bytes: int = 0
-    """How many of them have been read, about; a format counts them up as it goes."""
+    """How many of them have been read, about; a format raises it as it reads."""
 
     @cached_property
     def stream(self) -> BufferedReader:
-        """Its bytes, decompressed. It closes the file when it is let go, and so lives as long as this object."""
+        """Its decompressed bytes. It closes the file when it is deleted, so it lives as long as this object."""
         return decompressed_lines(self.opened, self.name)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is a document, and which data set it belongs to."""
+class ReadOptions:
+    """Which fields are read, and what a document is in plain text."""
 
+    fields: tuple[str, ...] | None = None
+    """Fields or columns, dotted if nested; None for all."""
     text_key: str = "text"
-    """Field or column that holds the document."""
-    stream_key: str | None = None
-    """Field or column, dotted where it is nested, that names the document's stream; None where there is one stream."""
+    """The field under which plain text is yielded."""
     text_unit: str = "file"
-    """Of plain text: `file`, `line` or `paragraph`."""
+    """Document in plain text: `file`, `line` or `paragraph`."""
 
 
 @dataclass(frozen=True)
 class BadRecord:
-    """In place of a text: why there is none."""
+    """In place of a record's fields: why they cannot be used."""
 
     reason: str
-    lacks_text: dict[str, Any] | None = None
-    """What the record holds, where the text field is not among it."""
+    num_bytes: int = 0
+    """Size of the record, decompressed."""
 
 
-Record = tuple[int, "str | BadRecord", str]
-"""Number of the line or row in the file, from 1; text, empty for an empty document; stream, empty without a key."""
+Record = tuple[int, "dict[str, Any] | BadRecord"]
+"""Number of the line or row in the file, from 1; its fields."""
 
 
-def too_long() -> BadRecord:
+def too_long(num_bytes: int) -> BadRecord:
     """In place of what has more than `MAX_RECORD_BYTES`."""
-    return BadRecord(f"longer than {MAX_RECORD_BYTES:,} bytes")
+    return BadRecord(f"longer than {MAX_RECORD_BYTES:,} bytes", num_bytes)
 
 
-def as_text(value: Any, key: str) -> str | BadRecord:
-    """A field's value, if it is a text."""
+def text_of(values: dict[str, Any], key: str) -> str | BadRecord:
+    """The document in a record."""
+    value = values.get(key)
     if isinstance(value, str):
         return value
+    if key not in values:
+        return BadRecord(f"no field {key!r}")
     if isinstance(value, bytes):  # JSON has none: a column that could not be decoded
         return BadRecord(f"field {key!r} is not valid UTF-8")
     return BadRecord(f"field {key!r} is not a string but {type(value).__name__}")
 
 
-def as_stream(value: Any, key: str) -> str | BadRecord:
-    """A field's value, if it can name a stream."""
+def stream_of(values: dict[str, Any], key: str) -> str | BadRecord:
+    """The name of the stream that a record belongs to."""
+    value = value_at(values, key)
     if isinstance(value, str) and value:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is None or value == "":
-        return BadRecord(f"no field {key!r}, which says the stream")
-    return BadRecord(f"field {key!r}, which says the stream, is not a string but {type(value).__name__}")
+        return BadRecord(f"no field {key!r}, which names the stream")
+    return BadRecord(f"field {key!r}, which names the stream, is not a string but {type(value).__name__}")
 
 
-def numbered_lines(file: RawFile) -> Iterator[tuple[int, bytes | None]]:
-    """The decompressed lines of a file, numbered from 1, without a byte-order mark; None for one that is too long.
+def size_of(values: dict[str, Any]) -> int:
+    """Bytes of a record as JSON."""
+    return len(orjson.dumps(values, default=repr, option=orjson.OPT_NON_STR_KEYS))
+
+
+def value_at(values: Any, key: str) -> Any:
+    """A field, dotted if nested; None if there is none."""
+    if key in values:
+        return values[key]
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
+
+
+def numbered_lines(file: RawFile) -> Iterator[tuple[int, bytes | BadRecord]]:
+    """The decompressed lines of a file, numbered from 1, without a byte-order mark; `too_long` for one that is.
 
     Raises:
         EOFError: See `refuse_nothing`; and what decompressors raise.
@@ -105,9 +127,12 @@ def numbered_lines(file: RawFile) -> Iterator[tuple[int, bytes | None]]:
     lines, number = file.stream, 0
     for number, line in enumerate(iter(partial(lines.readline, MAX_RECORD_BYTES), b""), 1):
         if len(line) == MAX_RECORD_BYTES and not line.endswith(b"\n"):
-            while (rest := lines.readline(MAX_RECORD_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield number, None
+            num_bytes = len(line)
+            while rest := lines.readline(MAX_RECORD_BYTES):
+                num_bytes += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+            yield number, too_long(num_bytes)
         else:
             yield number, line if number > 1 else line.removeprefix(codecs.BOM_UTF8)
         if number % _LINES_PER_REPORT == 0:
@@ -117,6 +142,6 @@ def numbered_lines(file: RawFile) -> Iterator[tuple[int, bytes | None]]:
 
 
 def refuse_nothing(file: RawFile) -> None:
-    """Raise EOFError for a compressed file without a single byte, as of a download that has not begun."""
+    """Raise EOFError for a compressed file without a single byte, such as a download that has not begun."""
     if is_compressed(file.name) and not file.opened.tell():
-        raise EOFError("there is not a single byte in it")
+        raise EOFError("the file has no bytes")

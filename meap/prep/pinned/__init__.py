@@ -1,4 +1,4 @@
-"""What preparation leans on inside datatrove, whose version is therefore fixed.
+"""What preparation uses of datatrove's internals, whose version is therefore fixed.
 
 executor    which tasks are done, and how one that fails is reported
 """

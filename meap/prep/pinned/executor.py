@@ -1,4 +1,4 @@
-"""datatrove's executors with our own idea of what is completed, and one error per failed task."""
+"""datatrove's executors, with completion by task records and one error per failed task."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["CompletionFromRecords"]
 
 
 class CompletionFromRecords(PipelineExecutor):
-    """Comes before one of datatrove's executors among the bases of ours.
+    """Mixin that precedes one of datatrove's executors among the bases of ours.
 
-    datatrove's completion markers know neither the configuration nor the number of tasks; they are written, but what
-    counts is `completed`. Its log goes to files only.
+    datatrove's completion markers know neither the configuration nor the number of tasks: they are written, but
+    `completed` decides. Its log goes to files only.
     """
 
     job: Work
-    """Stays with the command: tasks elsewhere get the steps and the tally."""
+    """Not pickled: tasks in other processes get the steps and the tally."""
     completed: frozenset[int]
     tally: Tally
 
     def belong_to(self, job: Work) -> None:
-        """Take over what a job says."""
+        """Take completed tasks and tally from a job."""
         self.job = job
         self.completed = job.completed
         self.tally = job.tally
@@ -36,7 +36,7 @@ class CompletionFromRecords(PipelineExecutor):
         return {name: value for name, value in self.__dict__.items() if name != "job"}
 
     def is_rank_completed(self, rank: int) -> bool:
-        """Whether a task is left out."""
+        """Whether a task is done already."""
         return rank in self.completed
 
     def get_incomplete_ranks(self, ranks: Sequence[int] | None = None, skip_completed: bool | None = None) -> list[int]:
@@ -45,7 +45,7 @@ class CompletionFromRecords(PipelineExecutor):
         return [rank for rank in (range(self.world_size) if ranks is None else ranks) if rank not in self.completed]
 
     def save_executor_as_json(self, indent: int = 4) -> None:
-        """Do nothing: job.json says what this job is, and the vocabulary need not be written again."""
+        """Do nothing: job.json identifies the job, and the vocabulary need not be written again."""
 
     def run_task(self, rank: int) -> None:
         """Run one task here.
@@ -59,13 +59,13 @@ class CompletionFromRecords(PipelineExecutor):
         self.tally.start(rank)
         try:
             with quiet():
-                # Not the next one in line: Ray's collects logs in a folder that it shares with other jobs and users.
+                # Not by the next base: Ray's collects logs in a folder that it shares with other jobs and users.
                 return PipelineExecutor._run_for_rank(self, rank, local_rank, node_rank)
         except MeapError as error:
             self.tally.fail(str(error))
             raise
         except Exception as error:  # noqa: BLE001
-            # The traceback is in the log; a pool would print it several times over.
+            # The traceback is in the log; a pool would print it several times.
             message = (
                 f"task {rank} failed with {type(error).__name__}: {error} (the log is {self.logging_dir.path}/logs/"
                 f"task_{rank:05d}.log): run the same command again to retry"

@@ -37,7 +37,7 @@ class AsDocuments(PipelineStep):
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
         self, data: Iterable[DocumentBatch], rank: int = 0, world_size: int = 1
     ) -> Iterator[Document]:
-        """Yield the documents, with what their batch knows about them as metadata."""
+        """Yield the documents, with place, stream and split as metadata."""
         del world_size
         for language in self.words:
             load_words(language)
@@ -48,10 +48,10 @@ class AsDocuments(PipelineStep):
                 yield Document(text, id=f"{place[0]}:{place[1]}", metadata=metadata)
 
     def named(self, data: Iterable[Document]) -> Iterator[Document]:
-        """The documents that come out of the blocks after this one; what goes wrong in a block names the document.
+        """The documents that come out of the blocks after this one; the error of a block names the document.
 
         Raises:
-            BadInputError: A block cannot cope with a document.
+            BadInputError: A block fails on a document.
         """
         try:
             yield from data
@@ -60,18 +60,18 @@ class AsDocuments(PipelineStep):
         except Exception as error:
             file, number = self.last_place[0]
             raise BadInputError(
-                f"{file}:{number}: a filter cannot cope with this document ({type(error).__name__}: {error}): leave "
+                f"{file}:{number}: a filter fails on this document ({type(error).__name__}: {error}): leave "
                 "it out of the file, or the filter out of filters"
             ) from error
 
 
 class AsBatches(PipelineStep):
-    """Collects what is left of the documents in batches again, and stores examples of what is not.
+    """Collects the kept documents in batches again, and stores examples of the removed ones.
 
     Args:
         source: The step that made the documents.
-        tally: Knows the examples.
-        folder: Where the examples go.
+        tally: Holds the examples.
+        folder: Where they are stored.
     """
 
     type = "ADAPT"
@@ -89,7 +89,7 @@ class AsBatches(PipelineStep):
         """Yield the batches.
 
         Raises:
-            BadInputError: One of datatrove's blocks cannot cope with a document.
+            BadInputError: One of datatrove's blocks fails on a document.
         """
         del world_size
         batch = DocumentBatch()

@@ -1,20 +1,20 @@
-"""Which documents have an earlier one like them: datatrove's deduplication in stages, and what removes them at the end.
+"""Which documents duplicate an earlier one: datatrove's deduplication in stages, and the filters that remove them.
 
     signatures    documents -> exact/signatures, minhash/signatures      a task per task of the job; filters applied
     exact         -> exact/duplicates                                    equal hashes of whole texts
     minhash_pairs -> minhash/pairs                                       a task per bucket
     minhash       -> minhash/removed                                     clusters of pairs; one task, pairs in memory
 
-Of equal or similar documents the first in reading order stays: the one of the lowest task, and the first in it. That is
-not what datatrove does by itself (exact: lowest position in its task; minhash: the root of a union by size), but what
-its priorities and cluster numbers are good for. Texts are compared by 64 bits of hash.
+Of equal or similar documents the first in reading order stays: the first of the lowest task. datatrove by itself keeps
+others (exact: the lowest position within its task; minhash: the root of a union by size), but its priorities and
+cluster numbers allow this. Texts are compared by 64 bits of hash.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from datatrove.data import Document
@@ -34,62 +34,37 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.utils.typeshelper import ExtensionHelperSD
 from numpy.typing import NDArray
 
-from meap.config.prep import PrepConfig
 from meap.config.removal import DedupConfig
-from meap.errors import ConfigError
 from meap.places.folder import Folder
+from meap.prep.job import Job
 from meap.prep.progress import Tally
 from meap.prep.reader import ReadDocuments
 from meap.prep.removal.documents import AsDocuments
-from meap.prep.removal.filters import filter_steps, require_word_splitter, words_of
+from meap.prep.removal.filters import filter_steps, words_of
 from meap.prep.removal.report import Excluded
 from meap.prep.removal.stages import WORK_DIR, Stage, StartStage, run_stage
 from meap.prep.removal.words import load_words
+from meap.prep.resolved import ResolvedPrep
 
-if TYPE_CHECKING:
-    from meap.prep.job import Job
-
-__all__ = ["duplicate_filters", "find_duplicates", "remove_working_files", "require_removal"]
+__all__ = ["MAX_TASKS", "duplicate_filters", "find_duplicates"]
 
 _FINDERS = 16
-"""Most tasks among which exact signatures are divided, by hash; each task of the job writes a file for each of them."""
+"""Most tasks that look for equal texts; each task of the job writes a file of signatures for each of them."""
 _BUFFERED_RECORDS = 1024
-"""Signatures of each file that are read at once; datatrove's 5 would be a request per 5 on remote storage."""
-_MAX_TASKS = 65_535
-"""Of datatrove's priorities there are no more."""
+"""Signatures of a file that are read at once; datatrove's default would make a request per 5 on remote storage."""
+MAX_TASKS = 65_535
+"""datatrove has no more priorities."""
 
 
-def find_duplicates(job: Job) -> None:
-    """Find what `duplicate_filters` will remove; nothing to do unless deduplication is configured.
-
-    Args:
-        job: The job.
+def find_duplicates(job: Job[ResolvedPrep]) -> None:
+    """Find what `duplicate_filters` will remove; does nothing unless deduplication is configured.
 
     Raises:
         IncompleteError: Some tasks are not complete.
     """
-    config = job.config
-    if not isinstance(config, PrepConfig) or not config.dedup.is_on or len(job.completed) == job.num_tasks:
-        return
-    for stage in _stages(job, config):
-        run_stage(stage, job)
-
-
-def require_removal(config: PrepConfig) -> None:
-    """Check what filters and deduplication need.
-
-    Args:
-        config: Resolved: `tasks` has a value.
-
-    Raises:
-        ConfigError: A package or a model is missing, or there are too many tasks.
-    """
-    filter_steps(config.filters, Tally(Path()))
-    if config.dedup.minhash:
-        require_word_splitter("dedup.words", config.dedup.words)
-    tasks = cast("int", config.tasks)
-    if config.dedup.exact and tasks > _MAX_TASKS:
-        raise ConfigError(f"tasks={tasks} is too many for dedup.exact: {_MAX_TASKS} is the most")
+    if job.config.dedup.is_on and len(job.completed) < job.num_tasks:
+        for stage in _stages(job):
+            run_stage(stage, job)
 
 
 def duplicate_filters(config: DedupConfig, tally: Tally, folder: Folder) -> list[PipelineStep]:
@@ -110,18 +85,12 @@ def duplicate_filters(config: DedupConfig, tally: Tally, folder: Folder) -> list
     return steps
 
 
-def remove_working_files(job: Job) -> None:
-    """Remove all that was needed to find duplicates."""
-    if isinstance(job.config, PrepConfig) and job.config.dedup.is_on:
-        job.folder.remove(WORK_DIR)
-
-
 class _SignExact(ExactDedupSignature):
     """Passes the documents on, so that minhash can sign them in the same pass."""
 
     def __init__(self, folder: str, config: ExactDedupConfig, finders: int) -> None:
         super().__init__(folder, config)
-        self.finder_workers = finders  # set here, since the other way prints a reminder for writers of pipelines
+        self.finder_workers = finders  # set here, since datatrove's argument prints a reminder
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
         self, data: Iterable[Document], rank: int = 0, world_size: int = 1
@@ -135,7 +104,7 @@ class _SignExact(ExactDedupSignature):
 
 
 class _SignMinhash(MinhashDedupSignature):
-    """Loads what splits words where it runs, instead of taking it along."""
+    """Loads the word splitter where it runs instead of pickling it."""
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         self.word_tokenizer = load_words(self.language)
@@ -204,8 +173,9 @@ class _KeepFirst(MinhashDedupCluster):
         return {task: np.sort(np.concatenate(parts)) for task, parts in by_task.items()}
 
 
-def _stages(job: Job, config: PrepConfig) -> list[Stage]:
-    work, dedup, tasks = _work(job.folder), config.dedup, job.num_tasks
+def _stages(job: Job[ResolvedPrep]) -> list[Stage]:
+    config, work, tasks = job.config, _work(job.folder), job.num_tasks
+    dedup = config.dedup
     minhash = MinhashConfig(dedup.n_grams, dedup.num_buckets, dedup.hashes_per_bucket)
     finders = min(_FINDERS, tasks)
     exact_duplicates = f"{work}/exact/duplicates" if dedup.exact else None
@@ -265,7 +235,7 @@ def _text(document: Document) -> str:
 
 
 def _priority(document: Document) -> int:
-    return _MAX_TASKS - cast("int", document.metadata["task"])
+    return MAX_TASKS - cast("int", document.metadata["task"])
 
 
 def _read_numbers(folder: DataFolder, name: str) -> NDArray[np.uint32]:

@@ -33,7 +33,7 @@ _CUT_LINE = "line-filter-"
 
 
 class _C4Quality(C4QualityFilter):
-    """C4's filter also cuts lines out of documents that stay: these are counted too."""
+    """C4's filter also cuts lines out of kept documents: these are counted too."""
 
     def __init__(self, tally: Tally, **options: Any) -> None:
         super().__init__(**options)
@@ -68,7 +68,7 @@ def filter_steps(config: FiltersConfig, tally: Tally) -> list[PipelineStep]:
         tally: Where they count what they remove.
 
     Raises:
-        ConfigError: A package or the model of languages is missing, or does not know a language.
+        ConfigError: A package or the language model is missing, or does not know a language.
     """
     steps: list[PipelineStep] = []
     if config.regex is not None:
@@ -100,7 +100,7 @@ def require_word_splitter(key: str, language: str) -> None:
             load_words(language)
         except ValueError as error:
             raise ConfigError(
-                f"{key}={language!r} is no language that datatrove can split words of: give an ISO 639-3 code such as "
+                f"{key}={language!r} is not a language whose words datatrove can split: give an ISO 639-3 code such as "
                 "eng, deu or cmn"
             ) from error
 

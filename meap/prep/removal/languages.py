@@ -1,4 +1,4 @@
-"""The model that tells languages apart: a fastText file of the user's, checked before any document is read."""
+"""The language model: a fastText file of the user's, checked before any document is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def require_model(config: FiltersConfig) -> str:
     """Path of the model, which can be read and knows the languages.
 
     Raises:
-        ConfigError: It is not there, is no model, or does not know one of them; or fastText is missing.
+        ConfigError: It does not exist, is not a model, or does not know one of them; or fastText is missing.
     """
     path = _path(config)
     if not Path(path).is_file():

@@ -1,4 +1,4 @@
-"""What was removed, and why: counts by step and reason, and a few documents of each to judge the filters by."""
+"""What was removed, and why: counts by step and reason, and examples of each to judge the filters by."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from meap.prep.progress import Tally
-from meap.prep.task_records import TaskRecord
+from meap.prep.task_records import PREP_DIR, TaskRecord
+from meap.show.numbers import size
 
 __all__ = ["REMOVED_DIR", "Excluded", "describe_removed", "removed_counts"]
 
-REMOVED_DIR = ".prep/removed"
+REMOVED_DIR = f"{PREP_DIR}/removed"
 """Folder below the output for examples."""
 _EXAMPLES_PER_REASON = 5
 _MAX_EXAMPLES = 200
@@ -20,12 +21,12 @@ _EXAMPLE_CHARACTERS = 1000
 
 
 class Excluded(AbstractContextManager["Excluded"]):
-    """Takes the documents that one of datatrove's blocks removes, in the place of a writer.
+    """Receives the documents that one of datatrove's blocks removes, in place of a writer.
 
     Args:
         step: Name of the block in the report.
         tally: Where they are counted.
-        reason: Why, where the block does not say; a field of the document's metadata if it starts with ``$``.
+        reason: Why, if the block does not say; a field of the document's metadata if it starts with ``$``.
     """
 
     def __init__(self, step: str, tally: Tally, reason: str = "") -> None:
@@ -44,6 +45,7 @@ class Excluded(AbstractContextManager["Excluded"]):
             reason = document.metadata[reason[1:]]
         key = f"{self.step}/{reason}"
         self.tally.removed[key] += 1
+        self.tally.removed_bytes += len(document.text.encode())
         if self.tally.removed[key] <= _EXAMPLES_PER_REASON and len(self.tally.removed_examples) < _MAX_EXAMPLES:
             file, line = document.metadata["place"]
             text = document.text[:_EXAMPLE_CHARACTERS]
@@ -51,7 +53,7 @@ class Excluded(AbstractContextManager["Excluded"]):
 
 
 def removed_counts(records: Iterable[TaskRecord]) -> dict[str, int]:
-    """What the whole job removed, for the manifest."""
+    """What all tasks removed, for the manifest."""
     documents, lines = _totals(records)
     return {f"removed/{key}": count for key, count in sorted(documents.items())} | {
         f"removed_lines/{key}": count for key, count in sorted(lines.items())
@@ -59,11 +61,11 @@ def removed_counts(records: Iterable[TaskRecord]) -> dict[str, int]:
 
 
 def describe_removed(records: Iterable[TaskRecord], examples: str) -> str:
-    """A table of what was removed and why; empty where nothing was.
+    """A table of what was removed and why; empty if nothing was.
 
     Args:
         records: Of all tasks.
-        examples: Where examples are.
+        examples: Folder or URL of the examples.
     """
     records = list(records)
     documents, lines = _totals(records)
@@ -71,10 +73,11 @@ def describe_removed(records: Iterable[TaskRecord], examples: str) -> str:
     table = ""
     if documents:
         read = kept + documents.total()
-        table += f"\nremoved {documents.total():,} of {read:,} documents (examples in {examples}):"
+        removed = size(sum(record.removed_bytes for record in records))
+        table += f"\nremoved {documents.total():,} of {read:,} documents, {removed} of text (examples in {examples}):"
         table += _rows(documents, read)
     if lines:
-        table += f"\ncut {lines.total():,} lines out of documents that stay:"
+        table += f"\ncut {lines.total():,} lines out of kept documents:"
         table += _rows(lines, lines.total())
     return table
 

@@ -1,10 +1,10 @@
-"""Passes over the whole corpus before the one that writes shards: each is done once, whatever happens on the way.
+"""Passes over the whole corpus before the one that writes shards; a rerun does not repeat a finished one.
 
-A task of a stage leaves a record when all it wrote is in place; a record names the files with their sizes, and counts
-only while they are there. A rerun does what has no record, and overwrites what a killed task has left. The job's own
-identity stands for the configuration: a folder that was begun with another one is refused before.
+A task of a stage writes a record when everything it wrote is in place. A record names the files with their sizes, and
+is valid only while they exist. A rerun runs the tasks without a valid record, and overwrites what a killed task left.
+The job's identity covers the configuration: a folder that was begun with another one is refused before.
 
-    <remote>/.prep/dedup/{done/<stage>/TTTTT.json, logs, ...}            removed when the data set is published
+    <remote>/.prep/dedup/{done/<stage>/TTTTT.json, logs, ...}            removed before the data set is published
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import IncompleteError
 from meap.places.folder import Folder
 from meap.prep.executors import build_executor
+from meap.prep.job import Job
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
-
-if TYPE_CHECKING:
-    from meap.prep.job import Job
+from meap.prep.resolved import ResolvedPrep
+from meap.prep.task_records import PREP_DIR
 
 __all__ = ["WORK_DIR", "FinishStage", "Stage", "StartStage", "run_stage"]
 
-WORK_DIR = ".prep/dedup"
-"""Folder below the output for all that stages write."""
+WORK_DIR = f"{PREP_DIR}/dedup"
+"""Folder below the output for everything that stages write."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class _StageWork:
-    """A stage, as executors see a job."""
+    """A stage as the work of an executor."""
 
-    job: Job
+    job: Job[ResolvedPrep]
     stage: Stage
     completed: frozenset[int]
     progress: Progress
@@ -95,7 +95,7 @@ class StartStage(PipelineStep):
         self.tally = tally
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:  # type: ignore[override]
-        """Start it, and allow as many open files as the system lets us: datatrove opens one per task at once."""
+        """Start it, and raise the limit of open files as far as allowed: datatrove opens one per task at once."""
         del data, world_size
         self.tally.start(rank)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -119,7 +119,7 @@ class FinishStage(PipelineStep):
     def run(  # type: ignore[override]  # the last step yields nothing
         self, data: Iterable[Any] | None, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Let the steps before come to their end, then write the record."""
+        """Run the steps before to their end, then write the record."""
         del world_size
         for _ in data or ():
             pass
@@ -130,8 +130,8 @@ class FinishStage(PipelineStep):
         self.tally.finish()
 
 
-def run_stage(stage: Stage, job: Job) -> None:
-    """Run what is left of a stage.
+def run_stage(stage: Stage, job: Job[ResolvedPrep]) -> None:
+    """Run the tasks of a stage that are not completed.
 
     Raises:
         IncompleteError: Some of its tasks are still not complete.

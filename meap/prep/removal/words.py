@@ -1,4 +1,4 @@
-"""Splitting text into words as datatrove does, for the steps that look at words: spaCy's rules for most languages."""
+"""Splits text into words as datatrove does, for filters and deduplication: by spaCy's rules for most languages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["load_words"]
 
 
 def load_words(language: str) -> WordTokenizer:
-    """What splits the words of a language, loaded; datatrove's blocks find it in datatrove's cache then.
+    """Load the word splitter of a language; datatrove's blocks then find it in datatrove's cache.
 
-    spaCy imports torch where it is installed: seconds, and hundreds of MB, in each worker, for rules that need none of
-    it. So it is told that there is none.
+    spaCy imports torch if it is installed, which costs each worker seconds and hundreds of MB for rules that do not use
+    it. So the import is made to fail.
 
     Args:
         language: ISO 639-3 code.

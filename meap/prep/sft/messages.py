@@ -1,11 +1,11 @@
-"""Records -> messages: three ways to write a conversation down become one.
+"""Records -> messages: three notations of a conversation become one.
 
 Alpaca      {"instruction": ..., "input": ..., "output": ...}           one turn
 ShareGPT    {"conversations": [{"from": "human", "value": ...}, ...]}   any number of turns
 OpenAI      {"messages": [{"role": "user", "content": ...}, ...]}       any number of turns
 
 The turns of either list may be written in either way, since data sets mix them. An OpenAI content may be a list of text
-parts. Calls of tools and their results are refused: a model would learn the answer without what it was made from.
+parts. Tool calls and their results are refused: a model would learn the answer without its source.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _CALLS = ("tool_calls", "function_call")
 
 
 class RecordError(Exception):
-    """A record that is left out; the message says why. Counted, and never shown to users by itself."""
+    """Why a record is left out; counted, and shown to users as a warning."""
 
 
 def format_of(record: Mapping[str, Any], wanted: str = "auto") -> str | None:
-    """The format of a record by its fields, or None where it has those of no known one.
+    """The format of a record by its fields, or None if they fit none.
 
     Args:
         record: One record of the input.
@@ -77,16 +77,16 @@ def to_messages(record: Mapping[str, Any], form: str) -> Messages:
 
 
 def without_first_answers(messages: Messages) -> Messages:
-    """The conversation from its first question on, as FastChat and the official code have it.
+    """The conversation from its first question on, as FastChat and the official code keep it.
 
     Raises:
-        RecordError: Nothing but answers to nothing is there.
+        RecordError: No answer follows a question.
     """
     start = 1 if messages[0]["role"] == _SYSTEM else 0
     first = next((n for n, message in enumerate(messages) if message["role"] == _USER), len(messages))
     kept = messages[:start] + messages[first:]
     if not any(message["role"] == ASSISTANT for message in kept):
-        raise RecordError("no assistant turn answers anything")
+        raise RecordError("no assistant turn follows a user turn")
     return kept
 
 
@@ -121,7 +121,7 @@ def _from_turn(turn: Mapping[str, Any], number: int, *, is_sharegpt: bool) -> di
     if name not in _ROLES:
         raise RecordError(f"turn {number} has {role_field}={name!r}; known are {', '.join(sorted(_ROLES))}")
     if calls := next((field for field in _CALLS if turn.get(field)), None):
-        raise RecordError(f"turn {number} has {calls}, and calls of tools are not supported")
+        raise RecordError(f"turn {number} has {calls}, and tool calls are not supported")
     return {"role": _ROLES[name], "content": _text(turn, content_field, place)}
 
 

@@ -1,25 +1,23 @@
-"""Files -> records: JSON arrays, JSON lines and parquet, every bad record counted, every damaged file refused."""
+"""Records -> conversations: every record that is none is counted with the reason."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import Any
 
-import orjson
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import BadInputError
-from meap.prep.decompression import DAMAGED, decompressed_lines
-from meap.prep.formats.parquet import parquet_records
+from meap.prep.formats import BadRecord, ReadOptions, size_of
 from meap.prep.inputs import InputFiles
-from meap.prep.progress import BadLine, Tally
+from meap.prep.job import Job
+from meap.prep.progress import Tally
+from meap.prep.reader import BadRecords, read_records
+from meap.prep.resolved import ResolvedSft
 from meap.prep.sft.messages import Messages, RecordError, format_of, to_messages, without_first_answers
 
-__all__ = ["BadRecords", "Conversation", "ReadConversations"]
-
-_REPORT_RECORDS = 256
+__all__ = ["Conversation", "ReadConversations", "bad_records"]
 
 
 @dataclass(frozen=True)
@@ -29,35 +27,14 @@ class Conversation:
     messages: Messages
     file: str
     number: int
-    """Record of the file, counted from 1; of JSON lines the line."""
+    """Line, row, or element of an array, from 1."""
     is_shortened: bool = False
     """Whether answers before the first question are left out."""
 
 
-class BadRecords:
-    """Counts the records that are left out, and ends the task when they are too many.
-
-    Args:
-        tally: Where they are counted.
-        allowed: Bad records per task that are not fatal.
-    """
-
-    def __init__(self, tally: Tally, allowed: int) -> None:
-        self.tally = tally
-        self.allowed = allowed
-
-    def leave_out(self, file: str, number: int, reason: str) -> None:
-        """Count one.
-
-        Raises:
-            BadInputError: It is one too many.
-        """
-        self.tally.add_bad_line(bad := BadLine(file, number, reason))
-        if self.tally.bad_lines > self.allowed:
-            raise BadInputError(
-                f"{bad}; that is bad record {self.tally.bad_lines} of task {self.tally.task}, and max_bad_records="
-                f"{self.allowed} are allowed: repair the file, or raise max_bad_records to leave such records out"
-            )
+def bad_records(tally: Tally, allowed: int) -> BadRecords:
+    """What counts the records of a task that are no conversations."""
+    return BadRecords(tally, allowed, key="max_bad_records", noun="record")
 
 
 class ReadConversations(PipelineStep):
@@ -66,19 +43,24 @@ class ReadConversations(PipelineStep):
     Args:
         inputs: The files of the whole job; task t of n reads a contiguous range of them.
         tally: Where records and bytes are counted.
-        bad: Where unusable records are counted.
-        form: `alpaca`, `sharegpt`, `messages`, or `auto` for what each record's fields say.
+        form: `alpaca`, `sharegpt`, `messages`, or `auto` for what the fields of each record say.
+        max_bad_records: Bad records per task that are left out before they are fatal.
     """
 
     type = "READER"
     name = "conversations"
 
-    def __init__(self, inputs: InputFiles, tally: Tally, bad: BadRecords, *, form: str) -> None:
+    def __init__(self, inputs: InputFiles, tally: Tally, *, form: str, max_bad_records: int) -> None:
         super().__init__()
         self.inputs = inputs
         self.tally = tally
-        self.bad = bad
         self.form = form
+        self.bad = bad_records(tally, max_bad_records)
+
+    @classmethod
+    def of(cls, job: Job[ResolvedSft]) -> ReadConversations:
+        """The reader of a job's conversations."""
+        return cls(job.inputs, job.tally, form=job.config.format, max_bad_records=job.config.max_bad_records)
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None
         self, data: Iterable[Any] | None = None, rank: int = 0, world_size: int = 1
@@ -93,82 +75,30 @@ class ReadConversations(PipelineStep):
         self.tally.start(rank)
         is_first = True
         for index in self.inputs.of_task(rank, world_size):
-            name, url = self.inputs.names[index], self.inputs.url_of(self.inputs.names[index])
-            with self.inputs.open(index) as raw, self.tally.reading(raw, self.inputs.sizes[index]):
-                for number, record in self._records(raw, name, url):
-                    conversation = self._conversation(record, url, number, is_first=is_first)
-                    is_first = False
-                    if conversation is not None:
-                        yield conversation
-                    if number % _REPORT_RECORDS == 0:
-                        self.tally.report()
+            url = self.inputs.url_of(self.inputs.names[index])
+            for number, record in read_records(self.inputs, index, self.tally, ReadOptions()):
+                found = self._conversation(record, url, number, is_first=is_first)
+                is_first = False
+                if isinstance(found, Conversation):
+                    yield found
+                else:
+                    self.bad.leave_out(url, number, found)
 
-    def _conversation(self, record: Any, url: str, number: int, *, is_first: bool) -> Conversation | None:
-        if not isinstance(record, dict):
-            self.bad.leave_out(url, number, f"not a JSON object but {type(record).__name__}")
-            return None
-        values = cast("dict[str, Any]", record)
-        form = format_of(values, self.form)
+    def _conversation(
+        self, record: dict[str, Any] | BadRecord, url: str, number: int, *, is_first: bool
+    ) -> Conversation | BadRecord:
+        if isinstance(record, BadRecord):
+            return record
+        form = format_of(record, self.form)
         if form is None:
-            fields = ", ".join(map(repr, values)) or "no field at all"
+            fields = ", ".join(map(repr, record)) or "no field at all"
             wanted = "instruction and output, conversations, or messages" if self.form == "auto" else self.form
             if is_first:
                 raise BadInputError(f"{url}:{number}: the record has {fields}, not those of {wanted}: see format=")
-            self.bad.leave_out(url, number, f"the record has {fields}, not those of {wanted}")
-            return None
+            return BadRecord(f"the record has {fields}, not those of {wanted}", size_of(record))
         try:
-            messages = to_messages(values, form)
+            messages = to_messages(record, form)
             kept = without_first_answers(messages)
-            return Conversation(kept, url, number, is_shortened=len(kept) < len(messages))
         except RecordError as error:
-            self.bad.leave_out(url, number, str(error))
-            return None
-
-    def _records(self, raw: IO[bytes], name: str, url: str) -> Iterator[tuple[int, Any]]:
-        number = 0
-        try:
-            for number, record in self._parsed(raw, name, url):
-                yield number, record
-        except DAMAGED as error:
-            raise BadInputError(
-                f"{url} is damaged after record {number:,} ({type(error).__name__}: {error}): fetch the file again"
-            ) from error
-        if not number:
-            raise BadInputError(f"{url} holds no readable record: fetch the file again, or take it out of source=")
-
-    def _parsed(self, raw: IO[bytes], name: str, url: str) -> Iterator[tuple[int, Any]]:
-        if name.endswith(".parquet"):
-            yield from enumerate(parquet_records(raw), 1)
-            return
-        with decompressed_lines(raw, name) as lines:
-            if not _is_array(lines):
-                yield from self._json_lines(lines, name, url)
-                return
-            try:
-                records = cast("list[Any]", orjson.loads(lines.read()))
-            except orjson.JSONDecodeError as error:
-                raise BadInputError(f"{url} is not valid JSON ({error}): repair the file or fetch it again") from error
-            yield from enumerate(records, 1)
-
-    def _json_lines(self, lines: Iterable[bytes], name: str, url: str) -> Iterator[tuple[int, Any]]:
-        is_first = True
-        for number, line in enumerate(lines, 1):
-            if line.isspace():
-                continue
-            try:
-                yield number, orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                if is_first and ".jsonl" not in name:
-                    raise BadInputError(
-                        f"{url}:{number}: neither a JSON array nor JSON lines ({error}): write the records as one "
-                        "array, or each on a line of its own"
-                    ) from error
-                self.bad.leave_out(url, number, f"not valid JSON ({error})")
-            is_first = False
-
-
-def _is_array(lines: io.BufferedReader) -> bool:
-    """Whether a file is one JSON array rather than JSON lines; nothing of it is consumed but a byte-order mark."""
-    if lines.peek(3)[:3] == b"\xef\xbb\xbf":
-        lines.read(3)
-    return lines.peek(1).lstrip()[:1] == b"["
+            return BadRecord(str(error), size_of(record))
+        return Conversation(kept, url, number, is_shortened=len(kept) < len(messages))

@@ -1,27 +1,19 @@
 """Messages -> tokens, and which of them belong to an assistant's answer: exact, or an error, never a guess.
 
-A conversation is rendered by a chat template as transformers' ``apply_chat_template`` does, prefix by prefix: the text
-up to an answer, then the text with that answer, and so on. Each must be a prefix of the next. The whole text is encoded
-at once; where a token ends and the next one begins at every border of an answer, the answers' tokens are known exactly.
-Where a tokenizer merges across a border, the pieces between borders are encoded one by one, as inference does with a
-prompt, if that spells the same text, and the record is left out if it does not.
+A conversation is rendered prefix by prefix: the text up to an answer, then the text with that answer, and so on. Each
+must be a prefix of the next. The whole text is encoded at once; if a token ends and the next one begins at every border
+of an answer, the answers' tokens are known exactly. If the tokenizer merges across a border, the pieces between borders
+are encoded one by one, as inference does with a prompt, provided that this spells the same text; otherwise the record
+is left out.
 
-An answer ends with the template's end-of-turn token; the white space that many templates write after it is the
-template's, and not scored.
-
-A template is a program from outside. transformers runs it in Jinja's immutable sandbox, which reaches neither files nor
-Python's own attributes; here it also has a limit of time, and a clock that stands still: what is written must not
-depend on the day (Llama-3.2's template writes the date).
+An answer ends with the template's end-of-turn token; the white space that many templates write after it belongs to the
+template and is not scored.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, cast
 
@@ -31,43 +23,12 @@ from tokenizers import Encoding
 
 from meap.errors import ConfigError
 from meap.prep.sft.messages import ASSISTANT, Messages, RecordError
+from meap.prep.sft.templates import render, special_of_role, time_limit
 from meap.tokenizer import Tokenizer
 
-__all__ = ["DEFAULT_TEMPLATE", "ChatTemplate", "Rendered", "check_template", "choose_template"]
+__all__ = ["ChatTemplate", "Rendered"]
 
-_RENDER_SECONDS = 20.0
-"""A conversation takes a fraction of a millisecond; a template that takes this long does not end."""
-_TODAY = datetime(2024, 7, 26, tzinfo=UTC)
-"""The date that Llama-3's templates fall back to."""
 _MERGED = "the tokenizer merges the end of a prompt with its answer, and cannot encode them apart"
-_SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
-
-DEFAULT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{%- set start = 0 %}"
-    "{%- if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\n\n' }}{% set start = 1 %}"
-    "{%- elif messages[0]['input'] %}"
-    "{{ 'Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n' }}"
-    "{%- else %}"
-    "{{ 'Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n' }}"
-    "{%- endif %}"
-    "{%- for message in messages[start:] %}"
-    "{%- if message['role'] == 'user' %}"
-    "{{ '### Instruction:\n' + message['content'] + '\n\n' }}"
-    "{%- if message['input'] %}{{ '### Input:\n' + message['input'] + '\n\n' }}{% endif %}"
-    "{%- else %}"
-    "{{ '### Response:\n' + message['content'] + eos_token }}"
-    "{%- endif %}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
-)
-"""Alpaca's prompt format (github.com/tatsu-lab/stanford_alpaca), for base models that have no chat template.
-
-A single turn is Alpaca's prompt to the letter; a system message replaces its first sentence, and further turns repeat
-its headings, each answer closed by EOS.
-"""
 
 
 @dataclass(frozen=True)
@@ -78,44 +39,6 @@ class Rendered:
     answer: NDArray[np.uint8]
     """1 where the token belongs to an assistant's answer, its end-of-turn token included."""
     text: str
-
-
-def choose_template(tokenizer: Tokenizer, wanted: str) -> tuple[str, str]:
-    """Which template is used, `tokenizer` or `default`, and its text.
-
-    Raises:
-        ConfigError: The tokenizer's own is asked for, and it has none that is one template.
-    """
-    own = tokenizer.source_config.get("chat_template")
-    if isinstance(own, list):
-        own = next((each["template"] for each in own if each["name"] == "default"), None)
-    if wanted == "default" or (wanted == "auto" and not own):
-        return "default", DEFAULT_TEMPLATE
-    if not isinstance(own, str) or not own:
-        raise ConfigError(f"template=tokenizer, but tokenizer {tokenizer.name!r} has none: use template=default")
-    return "tokenizer", own
-
-
-def check_template(template: str, *, owner: str) -> None:
-    """Compile a template.
-
-    Args:
-        template: Its Jinja text.
-        owner: Tokenizer it comes from, for the error message.
-
-    Raises:
-        ConfigError: It is not Jinja.
-    """
-    from jinja2 import TemplateSyntaxError
-
-    # No message is there to render: the text is compiled, and nothing of it is run.
-    try:
-        _render(template, [], {})
-    except TemplateSyntaxError as error:
-        raise ConfigError(
-            f"the chat template of tokenizer {owner!r} is not valid Jinja (line {error.lineno}: {error.message}): "
-            "repair it, or use template=default"
-        ) from error
 
 
 class ChatTemplate:
@@ -134,7 +57,7 @@ class ChatTemplate:
         added = tokenizer.plain.get_added_tokens_decoder()
         self._special = {number: token.content for number, token in added.items() if token.special}
         self._special_beginnings = {content[:2] for content in self._special.values()}
-        self._special_of_role = _special_of_role(tokenizer)
+        self._special_of_role = special_of_role(tokenizer)
         self._is_blank: dict[int, bool] = {}
 
     def render(self, messages: Messages) -> Rendered:
@@ -169,11 +92,11 @@ class ChatTemplate:
         return Rendered(np.concatenate(encoded), answer, "".join(pieces))
 
     def _pieces_or_error(self, messages: Messages) -> list[str] | RecordError:
-        messages = self._in_template_s_terms(messages)
+        messages = self._for_template(messages)
         try:
             for message in messages:
                 self._refuse_special_tokens(message)
-            with _time_limit(self.tokenizer.name):
+            with time_limit(self.tokenizer.name):
                 return self._pieces(messages)
         except RecordError as error:
             return error
@@ -186,7 +109,7 @@ class ChatTemplate:
                     if token in text:
                         raise RecordError(f"a {message['role']} message contains the special token {token!r}")
 
-    def _in_template_s_terms(self, messages: Messages) -> Messages:
+    def _for_template(self, messages: Messages) -> Messages:
         """Only the default template knows an Alpaca record's input; others read it as part of the question."""
         if self.name == "default":
             return messages
@@ -210,14 +133,14 @@ class ChatTemplate:
         for before, after in pairwise(borders):
             if not after.startswith(before):
                 raise RecordError(
-                    "the chat template writes the beginning of the conversation differently when it goes on, so that "
-                    "its answers cannot be told from it; template=default does not"
+                    "the chat template writes the beginning of a conversation differently once it continues, so that "
+                    "its answers cannot be located; template=default does not"
                 )
         return [after[len(before) :] for before, after in pairwise(borders)]
 
     def _text(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
         try:
-            return _render(self.template, messages, self._special_of_role, add_generation_prompt=add_generation_prompt)
+            return render(self.template, messages, self._special_of_role, add_generation_prompt=add_generation_prompt)
         except ConfigError:
             raise
         except Exception as error:  # a template can raise whatever Python's operators do
@@ -276,51 +199,3 @@ def _token_border(encoding: Encoding, place: int) -> int | None:
         return None
     before = encoding.token_to_chars(token - 1) if token else (0, 0)
     return token if before is not None and before[1] == place else None
-
-
-def _special_of_role(tokenizer: Tokenizer) -> dict[str, str]:
-    """What templates know as bos_token, eos_token and so on, as at inference."""
-    defined: dict[str, Any] = {role: tokenizer.source_config.get(role) for role in _SPECIAL_ROLES}
-    contents = {
-        role: cast("dict[str, Any]", token).get("content") if isinstance(token, dict) else token
-        for role, token in defined.items()
-    }
-    own = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "mask_token": tokenizer.mask_token}
-    return {role: token for role, token in contents.items() if isinstance(token, str)} | own
-
-
-def _render(
-    template: str, messages: Messages, special_of_role: Mapping[str, str], *, add_generation_prompt: bool = False
-) -> str:
-    # transformers compiles it, in the sandbox that it keeps safe, but does not render it: it lets no clock of ours in.
-    from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
-
-    compiled = compile_template(template)
-    if not messages:
-        return ""
-    variables: dict[str, Any] = {**special_of_role, "strftime_now": _TODAY.strftime}
-    return compiled.render(
-        messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **variables
-    )
-
-
-@contextmanager
-def _time_limit(owner: str) -> Iterator[None]:
-    """End the body with an error when it takes too long: in a main thread, which is where tasks run."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def give_up(*_: object) -> None:
-        raise ConfigError(
-            f"the chat template of tokenizer {owner!r} does not end: it took more than {_RENDER_SECONDS:.0f} s for one "
-            "conversation; use template=default"
-        )
-
-    previous = signal.signal(signal.SIGALRM, give_up)
-    remaining, interval = signal.setitimer(signal.ITIMER_REAL, _RENDER_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, remaining, interval)
-        signal.signal(signal.SIGALRM, previous)

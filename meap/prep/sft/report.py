@@ -1,4 +1,4 @@
-"""What preparation counts of conversations, and how it is told: the numbers that a run's batch size follows from."""
+"""What preparation counts of conversations, and a sentence about it: a run's batch size follows from these numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 __all__ = [
     "COPIED",
     "CUT",
+    "CUT_TOKENS",
     "DROPPED",
     "PAPER_BATCH",
     "POSITIONS",
@@ -20,10 +21,12 @@ COPIED = "conversations_copied"
 """Conversations that get a masked copy."""
 CUT = "conversations_cut"
 """Cut to length."""
+CUT_TOKENS = "tokens_cut"
+"""Left out by that."""
 DROPPED = "conversations_dropped"
-"""Left out, since cutting left nothing of their answers."""
+"""Left out, since nothing of their answers was left after the cut."""
 SHORTENED = "conversations_without_first_answer"
-"""Begun by the assistant; what it said before the first question is left out."""
+"""Begun by the assistant; its answers before the first question are left out."""
 POSITIONS = "positions_used"
 """Of all rows, with copies; the rest is padding."""
 
@@ -46,11 +49,12 @@ def describe_packing(counts: Mapping[str, int], *, conversations: int, rows: int
         rows: Its rows.
         seq_len: Positions of a row.
     """
-    copied, cut, dropped, shortened = (counts.get(name, 0) for name in (COPIED, CUT, DROPPED, SHORTENED))
+    copied, dropped, shortened = (counts.get(name, 0) for name in (COPIED, DROPPED, SHORTENED))
+    cut = f"{counts.get(CUT, 0):,} cut" + (f" ({counts[CUT_TOKENS]:,} tokens)" if counts.get(CUT_TOKENS) else "")
     fill, mean = counts.get(POSITIONS, 0) / max(1, rows * seq_len), conversations / max(1, rows)
     first = f", {shortened:,} without the answers before their first question" if shortened else ""
     return (
-        f"{copied:,} copied, {cut:,} cut, {dropped:,} dropped{first}; {mean:,.1f} conversations per row, "
+        f"{copied:,} copied, {cut}, {dropped:,} dropped{first}; {mean:,.1f} conversations per row, "
         f"{fill:.1%} of {seq_len:,} positions used; {PAPER_BATCH} conversations (the paper's batch) are "
         f"{rows_per_batch(conversations, rows):,} rows: train.global_batch_size"
     )

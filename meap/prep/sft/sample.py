@@ -1,6 +1,6 @@
 """Instruction data in the form of `messages`, with nothing to download: questions about short lists of facts.
 
-Every answer stands in the question, in words that the built-in corpus states facts in: what a model of it can learn in
+Every answer is in the question, in words in which the built-in corpus states facts: a model of it can learn this in
 a few hundred steps. A quarter of the answers are a bare value, too short for a masked copy; half are one sentence, and
 a quarter repeat all facts. The system message replaces Alpaca's long first sentence, so that a conversation takes about
 100 tokens, and less than 128.

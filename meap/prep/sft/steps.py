@@ -1,8 +1,8 @@
-"""Conversations -> rows: encode, cut to length, keep a share for validation, pack whole conversations into rows.
+"""Conversations -> rows: encode, cut to length, hold out a share for validation, pack whole conversations into rows.
 
-Packing is done here, once, for every epoch and every number of machines: a stored row is a sample, so that order,
-elasticity and resumption are those of pre-training rows. The room that a masked copy takes is known here, since whether
-a conversation gets one depends on the length of its answers only.
+Packing is done here, once for every epoch and every number of machines: a stored row is a sample, so order, elasticity
+and resumption are those of pre-training rows. The room of a masked copy is known here, since whether a conversation
+gets one depends on the length of its answers alone.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import ArrayLike, NDArray
 
-from meap.config.sft_prep import SftPrepConfig
 from meap.errors import DataError
 from meap.mds.writing import MdsWriter, Shard
+from meap.prep.document_counts import hash_of
 from meap.prep.documents import split_of
+from meap.prep.formats import BadRecord
+from meap.prep.job import Job
 from meap.prep.progress import Tally
+from meap.prep.resolved import ResolvedSft
 from meap.prep.sft.messages import RecordError
-from meap.prep.sft.records import BadRecords, Conversation
+from meap.prep.sft.records import Conversation, bad_records
 from meap.prep.sft.rendering import ChatTemplate, Rendered
-from meap.prep.sft.report import COPIED, CUT, DROPPED, POSITIONS, SHORTENED
+from meap.prep.sft.report import COPIED, CUT, CUT_TOKENS, DROPPED, POSITIONS, SHORTENED
 from meap.schema import (
     ANSWER_COLUMN,
     COPIED_COLUMN,
@@ -37,7 +40,7 @@ from meap.schema import (
     token_dtype,
 )
 
-__all__ = ["PackConversations", "SampleBatch", "pack_best_fit"]
+__all__ = ["ConversationBatch", "PackConversations", "pack_best_fit"]
 
 _BATCH_CONVERSATIONS = 256
 _BATCH_CHARACTERS = 1_000_000
@@ -45,20 +48,20 @@ _BATCH_ROWS = 256
 
 
 @dataclass(frozen=True)
-class SampleBatch:
-    """Some rows of one split, ready to be written."""
+class ConversationBatch:
+    """Some rows of one split."""
 
     part: str
-    samples: list[dict[str, NDArray[Any]]]
+    rows: list[dict[str, NDArray[Any]]]
 
     def write_to(self, writer: MdsWriter) -> Iterator[Shard]:
         """Append the rows to a writer; yields the shards they fill."""
-        for sample in self.samples:
-            yield from writer.add(sample)
+        for row in self.rows:
+            yield from writer.add(row)
 
 
 class PackConversations(PipelineStep):
-    """Turns a task's conversations into rows; it holds all of them, as tokens, until the task's files are read.
+    """Turns a task's conversations into rows; holds all of them as tokens until the task's files are read.
 
     That takes 3 bytes per token (5 with a vocabulary of more than 65,536 ids), and some 70 per conversation while rows
     are chosen: about 30 MB for Alpaca's 52,002, 3 to 5 GB for a billion tokens. More `tasks` hold less each.
@@ -66,27 +69,29 @@ class PackConversations(PipelineStep):
     Args:
         template: Renders and encodes.
         tally: Where conversations and tokens are counted.
-        bad: Where records that cannot be encoded are counted.
-        config: Lengths, copies, held-out ratio and seed; resolved.
-        seq_len: Positions of a row.
+        config: Lengths, copies, held-out ratio and seed.
     """
 
     type = "PACK"
     name = "conversations"
 
-    def __init__(
-        self, template: ChatTemplate, tally: Tally, bad: BadRecords, *, config: SftPrepConfig, seq_len: int
-    ) -> None:
+    def __init__(self, template: ChatTemplate, tally: Tally, *, config: ResolvedSft) -> None:
         super().__init__()
         self.template = template
         self.tally = tally
-        self.bad = bad
         self.config = config
-        self.seq_len = seq_len
+        self.bad = bad_records(tally, config.max_bad_records)
+
+    @classmethod
+    def of(cls, job: Job[ResolvedSft]) -> PackConversations:
+        """The packer of a job's conversations."""
+        tokenizer = job.tokenizer
+        template = ChatTemplate(tokenizer, job.config.template, tokenizer.source_config["chat_template"])
+        return cls(template, job.tally, config=job.config)
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; rows leave this step
         self, data: Iterable[Conversation], rank: int = 0, world_size: int = 1
-    ) -> Iterator[SampleBatch]:
+    ) -> Iterator[ConversationBatch]:
         """Yield the rows of a task's conversations.
 
         Raises:
@@ -102,37 +107,40 @@ class PackConversations(PipelineStep):
                 rendered = self.template.render_batch([conversation.messages for conversation in batch])
                 for conversation, each in zip(batch, rendered, strict=True):
                     if isinstance(each, RecordError):
-                        self.bad.leave_out(conversation.file, conversation.number, str(each))
+                        bad = BadRecord(str(each), sum(len(each["content"].encode()) for each in conversation.messages))
+                        self.bad.leave_out(conversation.file, conversation.number, bad)
                     else:
                         self._keep(conversation, each, kept)
+                for split, conversations in kept.items():
+                    self.tally.add_documents(split, *conversations.take_counts())
                 self.tally.report()
         for split, conversations in kept.items():
             sizes = conversations.sizes
-            rows = pack_best_fit(sizes, self.seq_len) if self.config.pack else [[n] for n in range(len(sizes))]
+            rows = pack_best_fit(sizes, self.config.seq_len) if self.config.pack else [[n] for n in range(len(sizes))]
             for start in range(0, len(rows), _BATCH_ROWS):
-                yield SampleBatch(split, [conversations.sample(row) for row in rows[start : start + _BATCH_ROWS]])
+                yield ConversationBatch(split, [conversations.row(row) for row in rows[start : start + _BATCH_ROWS]])
 
     def _keep(self, conversation: Conversation, rendered: Rendered, kept: dict[str, _Kept]) -> None:
-        """Cut a conversation to length and keep it, unless nothing of its answers is left; count what happens to it."""
+        """Cut a conversation to length and keep it, unless nothing of its answers is left; count it either way."""
         self._refuse_mask_id(rendered, conversation)
         text = rendered.text.encode()
         split = split_of(text, self.config.heldout_ratio, self.config.seed)
         counts = self.tally.counts
-        limit = cast("int", self.config.max_length)
+        limit = self.config.max_length
         counts[split, SHORTENED] += conversation.is_shortened
         counts[split, CUT] += len(rendered.tokens) > limit
+        counts[split, CUT_TOKENS] += max(0, len(rendered.tokens) - limit)
         tokens, answer = rendered.tokens[:limit], rendered.answer[:limit]
         num_scored = int(np.count_nonzero(answer[1:]))  # nothing stands before the first token that could predict it
         if not num_scored:
             counts[split, DROPPED] += 1
             return
-        is_copied = self.config.copies and num_scored > cast("int", self.config.min_answer_tokens)
+        is_copied = self.config.copies and num_scored > self.config.min_answer_tokens
         counts[split, COPIED] += is_copied
         counts[split, POSITIONS] += len(tokens) * (1 + is_copied)
         kept[split].append(tokens, answer, is_copied=is_copied)
         self.tally.text_bytes += len(text)
         self.tally.kept_bytes[split] += len(text)
-        self.tally.documents[split] += 1
         self.tally.tokens[split] += len(tokens)
 
     def _refuse_mask_id(self, rendered: Rendered, conversation: Conversation) -> None:
@@ -146,7 +154,7 @@ class PackConversations(PipelineStep):
 
 
 class _Kept:
-    """Conversations of a split, back to back in flat buffers: an array of its own for each would take more than it."""
+    """Conversations of a split, back to back in flat buffers: array objects would take more than the tokens."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
@@ -154,19 +162,28 @@ class _Kept:
         self._answer = bytearray()
         self._ends = array("Q", [0])
         self._copied = bytearray()
+        self._hashes = array("Q")
+        """Of the conversations since `take_counts`."""
 
     def append(self, tokens: NDArray[np.uint32], answer: NDArray[np.uint8], *, is_copied: bool) -> None:
-        self._tokens += tokens.astype(self._dtype).tobytes()
+        stored = tokens.astype(self._dtype)
+        self._tokens += stored.tobytes()
+        self._hashes.append(hash_of(stored))
         self._answer += answer.tobytes()
         self._ends.append(self._ends[-1] + len(tokens))
         self._copied.append(is_copied)
+
+    def take_counts(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Lengths and hashes of the conversations since the last call."""
+        hashes, self._hashes = np.array(self._hashes, np.uint64), array("Q")
+        return np.diff(np.array(self._ends[-1 - len(hashes) :], np.int64)), hashes
 
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Positions that each takes, with its copy."""
         return np.diff(np.array(self._ends, np.int64)) * (1 + np.frombuffer(self._copied, np.uint8).astype(np.int64))
 
-    def sample(self, row: Sequence[int]) -> dict[str, NDArray[Any]]:
+    def row(self, row: Sequence[int]) -> dict[str, NDArray[Any]]:
         """The row of the conversations numbered in `row`, by column."""
         tokens, answer = np.frombuffer(self._tokens, self._dtype), np.frombuffer(self._answer, np.uint8)
         spans = [slice(self._ends[number], self._ends[number + 1]) for number in row]

@@ -118,6 +118,6 @@ def _not_finite(step: _Step, loss: float) -> TrainingError:
     ids = sorted(i for of_rank in dist.all_gather_object(step.sample_ids.tolist()) for i in of_rank)
     return TrainingError(
         f"the loss of step {step.number:,} is {loss} (epoch {step.epoch}, samples {ids}), so nothing from there on is "
-        "saved: the same command tries again; if it ends here again, look at those samples (python -m meap.inspect "
-        f"<data.remote> --sample {ids[0]} --epoch {step.epoch}), or give another run.name a lower optimizer.lr"
+        "saved: the same command tries again; if it ends here again, look at those samples (meap inspect "
+        f"training=<yaml> samples=[{ids[0]}] epoch={step.epoch}), or give another run.name a lower optimizer.lr"
     )

@@ -7,7 +7,7 @@ from meap.evals.comparison import compare
 from meap.evals.runner import run_tasks
 from meap.evals.task import Example, Output
 from meap.evals.tasks.hallucination import examples, prompt, score
-from meap.prep.sft.rendering import DEFAULT_TEMPLATE
+from meap.prep.sft.templates import DEFAULT_TEMPLATE
 
 
 @pytest.fixture

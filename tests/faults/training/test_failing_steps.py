@@ -39,7 +39,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_samples(train, whole, t
     rows = sorted(i for each in seen[(step - 1) * PASSES : step * PASSES] for i in each)
     message, folder = str(stopped.value), tmp_path / "run/checkpoints"
     assert message.startswith(f"the loss of step {step} is nan (epoch {(step - 1) // 8}, samples {rows}), so nothing")
-    assert f"--sample {rows[0]} --epoch {(step - 1) // 8}), or give another run.name a lower optimizer.lr" in message
+    assert f"samples=[{rows[0]}] epoch={(step - 1) // 8}), or give another run.name a lower optimizer.lr" in message
     before = [saved for saved in (8, 4) if saved < step]
     if before:
         assert message.endswith(

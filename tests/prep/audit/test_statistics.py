@@ -1,21 +1,21 @@
-"""Numbers of a data set are those that a slow count of its texts gives, however it was cut into shards."""
+"""Numbers of a data set are those that a slow count of its texts gives, however it was cut into shards and tasks."""
 
 import json
 from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 
+from meap.cli import main
 from meap.errors import DataError
-from meap.prep.__main__ import main
-from meap.prep.audit.documents import Borders, DocumentJoiner
+from meap.prep.audit.contents import hash_ngrams
 from meap.prep.audit.places import find_data_sets
 from meap.prep.audit.report import shares
-from meap.prep.audit.sampling import HashSample, hash_ngrams
 from meap.prep.audit.statistics import measure
+from meap.prep.sampling import HashSample
 
 
 def measured(remote, *, workers=2, ngrams=False, top=20):
@@ -25,7 +25,6 @@ def measured(remote, *, workers=2, ngrams=False, top=20):
 def comparable(statistics):
     return {
         "lengths": statistics.lengths,
-        "num_cut": statistics.num_cut,
         "token_counts": statistics.token_counts.tolist(),
         "repeats": statistics.repeats,
         "text_bytes": statistics.text_bytes,
@@ -36,6 +35,11 @@ def comparable(statistics):
 def encode(tokenizer_dir, texts):
     plain = RustTokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
     return [plain.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def rounded_down(length):
+    step = 1 << max(0, length.bit_length() - 8)
+    return length // step * step
 
 
 def test_numbers_are_those_of_the_texts(rows_remote, tmp_path, tokenizer_dir, make_texts, read_rows):
@@ -52,21 +56,9 @@ def test_numbers_are_those_of_the_texts(rows_remote, tmp_path, tokenizer_dir, ma
     rows = np.concatenate([read_rows(rows_remote / split.name) for split in splits])
     assert statistics.token_counts.tolist() == np.bincount(rows.ravel(), minlength=301).tolist()
 
-    # Of two tasks with two splits each, at most four documents are cut, and few may lie in the dropped tails.
-    lengths = Counter(map(len, encoded))
-    exact = {length: count for length, count in lengths.items() if length < 256}
-    found = {length: count for length, count in statistics.lengths.items() if length < 256}
-    beyond = len(texts) - statistics.lengths.total() - statistics.num_cut
-    assert 0 < statistics.num_cut <= 4
-    assert 0 <= beyond <= 4
-    assert sum((Counter(exact) - Counter(found)).values()) <= statistics.num_cut + beyond
-    assert not Counter(found) - Counter(exact)
-    for length, count in statistics.lengths.items():
-        if length >= 256:
-            assert count <= sum(lengths[each] for each in range(length, length + length // 127 + 1))
+    assert statistics.lengths == Counter(map(rounded_down, map(len, encoded)))
     documents = statistics.repeats["documents"]
-    assert (documents.items, documents.most, documents.one_in) == (statistics.lengths.total(), 2, 1)
-    assert 18 <= documents.copies <= 20
+    assert (documents.items, documents.copies, documents.most, documents.one_in) == (len(texts), 20, 2, 1)
     assert [source.files for source in statistics.sources] == [("in/0.json.gz",), ("in/1.json.gz",)]
     assert sum(source.tokens for source in statistics.sources) == tokens
     assert sum(source.documents for source in statistics.sources) == len(texts)
@@ -89,8 +81,8 @@ def test_shards_and_workers_do_not_change_the_numbers(rows_remote, make_rows, pr
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["bos is eos", "bos and eos"])
-def test_documents_are_found_whatever_they_spell(prepare, tmp_path, tokenizer_dir, write_lines, same):
-    pieces = ("", "<s>", "</s>", "sea", "<s><s>", "<s></s>" if same else "</s></s>")  # but no end before a beginning
+def test_documents_are_counted_whatever_they_spell(prepare, tmp_path, tokenizer_dir, write_lines, same):
+    pieces = ("", "<s>", "</s>", "sea", "<s><s>", "<s></s>", "</s><s>")
     rng = np.random.default_rng(3)
     texts = [" a ".join(["start", *rng.choice(pieces, rng.integers(0, 30)), "end"]) for _ in range(200)]
     write_lines(tmp_path / "in.json.gz", texts)
@@ -98,57 +90,49 @@ def test_documents_are_found_whatever_they_spell(prepare, tmp_path, tokenizer_di
         "source=in.json.gz", f"tokenizer.name={tokenizer_dir}", "seq_len=15", "shard_size=8kb", "heldout_ratio=0",
         "remote=out", *(["tokenizer.bos_token=</s>"] if same else []),
     )  # fmt: skip
-    lengths = [len(ids) for ids in encode(tokenizer_dir, texts)]
+    encoded = encode(tokenizer_dir, texts)
     statistics = measured(tmp_path / "out")
-    missing = Counter(lengths) - statistics.lengths
-    # The last document may be cut just behind an EOS that it spells out, and then looks whole.
-    assert (statistics.lengths - Counter(lengths)).total() <= 1
-    assert missing.keys() <= {lengths[-1], lengths[-2]}
-    assert main(["verify", "out"]) == 0
+    assert statistics.lengths == Counter(map(rounded_down, map(len, encoded)))
+    assert statistics.repeats["documents"].copies == len(encoded) - len(set(map(tuple, encoded)))
+    assert main(["verify", "remote=out"]) == 0
 
 
-_DOCUMENTS = st.lists(st.lists(st.integers(2, 5), max_size=6), min_size=1, max_size=12)
+def test_figures_that_cannot_be_known_are_said_not_to_be(rows_remote, tmp_path, capsys):
+    for split in ("train", "validation"):
+        (rows_remote / split / "documents.json").unlink()
+    assert (
+        main(["stats", str(rows_remote), "--json", str(tmp_path / "all.json"), "--picture", str(tmp_path / "a.png")])
+        == 0
+    )
+    told = capsys.readouterr().out
+    assert "documents       280\n" in told
+    assert "tokens of documents, BOS and EOS not counted: not known\n" in told
+    assert "note: lengths of train are not known, nor which documents are copies: there is no documents.json" in told
+    values = json.loads((tmp_path / "all.json").read_text())
+    assert values["lengths"] == {}
+    assert list(values["repeats"]) == ["rows"]
+    (rows_remote / "train" / "documents.json").write_text('{"lengths": {"3": -1}, "hashes": "", "level": 0}')
+    assert main(["stats", str(rows_remote)]) == 1
+    assert "train/documents.json is not readable (ValueError: a count is out of range)" in capsys.readouterr().err
 
 
-@settings(deadline=None)
-@given(
-    documents=_DOCUMENTS,
-    cuts=st.lists(st.integers(0, 80), max_size=6),
-    kind=st.sampled_from(["differ", "same", "no bos"]),
-    tail=st.integers(0, 7),
-)
-def test_documents_cut_anywhere_are_joined(documents, cuts, kind, tail):
-    bos, eos = (1, 1) if kind == "same" else (0, 1)
-    borders = Borders(bos, eos, has_bos=kind != "no bos")
-    framed = [[*([] if kind == "no bos" else [bos]), *document, eos] for document in documents]
-    stream = np.array([token for document in framed for token in document], np.uint16)
-    stream = stream[: len(stream) - tail]
-    joiner, found = DocumentJoiner(borders), []
-    places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    for start, end in zip(places, places[1:]):  # noqa: B905, RUF007
-        shard = stream[start:end]
-        starts = borders.beginnings(shard, is_start=start == 0)
-        head, last = (shard[: starts[0]], shard[starts[-1] :]) if len(starts) else (shard, None)
-        found += [document.tolist() for document in joiner.join(head, last)]
-        found += [document.tolist() for document in np.split(shard, starts)[1:-1]]
-    found += [document.tolist() for document in joiner.end()]
-    expected, left = [], len(stream)
-    for document in framed:
-        expected += [document] if len(document) <= left else []
-        left -= min(left, len(document))
-    whole = [document for document in expected if len(document)]
-    assert Counter(map(tuple, found)) == Counter(map(tuple, whole))
-    assert joiner.num_cut <= 1
-
-
-def test_a_document_without_end_is_not_held_for_ever(monkeypatch):
-    monkeypatch.setattr("meap.prep.audit.documents._LONGEST", 100)
-    joiner = DocumentJoiner(Borders(0, 1))
-    for _ in range(10):
-        assert joiner.join(np.full(60, 7, np.uint16), None) == []
-    found = joiner.join(np.array([7, 1, 0, 8, 1, 0], np.uint16), None)
-    assert [each.tolist() for each in found] == [[0, 8, 1]]
-    assert joiner.num_cut == 1
+def test_of_many_documents_a_part_is_kept_that_finds_the_same_copies(
+    prepare, tmp_path, tokenizer_dir, write_lines, make_texts, monkeypatch
+):
+    texts = make_texts(500, words=3)
+    for number in range(2):
+        write_lines(tmp_path / "in" / f"{number}.jsonl", texts)
+    monkeypatch.setattr("meap.prep.preparation.MAX_HASHES", 200)
+    for name, tasks in (("one", 1), ("two", 2)):
+        prepare("source=in", f"tokenizer.name={tokenizer_dir}", "seq_len=15", f"tasks={tasks}", f"remote={name}")
+        documents = measured(tmp_path / name).repeats["documents"]
+        assert (documents.items, documents.most) == (1000, 2)
+        assert documents.one_in >= 8
+        stored = [
+            json.loads((tmp_path / name / split / "documents.json").read_text()) for split in ("train", "validation")
+        ]
+        assert sum(len(each["hashes"]) for each in stored) <= 200 * 8 * 4 / 3 + 8
+        assert abs(documents.copies - 500) <= 30
 
 
 def test_a_part_of_the_hashes_estimates_the_copies():
@@ -156,11 +140,11 @@ def test_a_part_of_the_hashes_estimates_the_copies():
     kinds = rng.integers(0, 1 << 63, 200_000, np.uint64) * np.uint64(2) + rng.integers(0, 2, 200_000, np.uint64)
     items = np.concatenate([kinds, kinds[:50_000], kinds[:50_000]])
     rng.shuffle(items)
-    exact, part = HashSample(len(items)), HashSample(len(items), limit=20_000)
+    exact, part = HashSample(), HashSample(limit=20_000)
     for sample in (exact, part):
         for start in range(0, len(items), 7000):
             some = items[start : start + 7000]
-            sample.add(len(some), sample.choose(some))
+            sample.add(sample.choose(some), items=len(some))
     assert (exact.repeats().copies, exact.repeats().most, exact.repeats().one_in) == (100_000, 3, 1)
     estimate = part.repeats()
     assert estimate.one_in == 16
@@ -197,7 +181,7 @@ def test_streams_have_their_shares(streams_remote, rows_remote, capsys):
     assert both.text_bytes == 2 * one.text_bytes
     assert both.lengths == one.lengths + one.lengths
     assert both.repeats["rows"].copies == one.repeats["rows"].items + one.repeats["rows"].copies
-    assert main(["stats", str(streams_remote), "--top", "3"]) == 0
+    assert main(["stats", f"remote={streams_remote}", "top=3"]) == 0
     told = capsys.readouterr().out
     assert [line.split()[-1] for line in told.splitlines() if line.startswith(("books.v1 ", "web "))] == [
         "50.00%",
@@ -212,7 +196,7 @@ def test_a_copy_without_records_and_tokenizer_has_the_same_numbers(rows_remote, 
     shutil.rmtree(rows_remote / ".prep")
     shutil.rmtree(rows_remote / "tokenizer")
     assert comparable(measured(rows_remote)) == before
-    assert main(["stats", str(rows_remote)]) == 0
+    assert main(["stats", f"remote={rows_remote}"]) == 0
     told = capsys.readouterr().out
     assert "0.json.gz +1" in told
     assert "not known" not in told
@@ -221,11 +205,11 @@ def test_a_copy_without_records_and_tokenizer_has_the_same_numbers(rows_remote, 
 def test_table_json_and_picture(rows_remote, tmp_path, capsys):
     for name in ("stats.json", "stats.png"):
         (tmp_path / name).write_text("of an earlier run")
-    files = ("--json", str(tmp_path / "stats.json"), "--picture", str(tmp_path / "stats.png"))
-    assert main(["stats", str(rows_remote), "--ngrams", "--top", "5", *files]) == 0
+    files = (f"json={tmp_path / 'stats.json'}", f"picture={tmp_path / 'stats.png'}")
+    assert main(["stats", f"remote={rows_remote}", "ngrams=true", "top=5", *files]) == 0
     told = capsys.readouterr()
     assert told.err == ""
-    for expected in ("documents       280", "tokens of whole documents", "13-grams", "note: ", "ids never occur"):
+    for expected in ("documents       280", "tokens of documents", "13-grams", "ids never occur"):
         assert expected in told.out
     values = json.loads((tmp_path / "stats.json").read_text())
     assert values["repeats"]["documents"]["copies"] >= 18
@@ -242,20 +226,20 @@ def test_a_picture_of_one_row_is_a_picture_too(prepare, tmp_path, tokenizer_dir,
     write_lines(tmp_path / "in.json.gz", ["$x$ 海 " * 10])
     tokenizer = f"tokenizer.name={tokenizer_dir}"
     prepare("source=in.json.gz", tokenizer, "seq_len=15", "heldout_ratio=0", "remote=out")
-    assert main(["stats", "out", "--picture", "one.png"]) == 0
+    assert main(["stats", "remote=out", "picture=one.png"]) == 0
     assert (tmp_path / "one.png").stat().st_size > 10_000
 
 
 def test_damage_is_one_error_that_names_verify(rows_remote, edit_json, rewrite_shard, capsys):
     def message() -> str:
-        assert main(["stats", str(rows_remote)]) == 1
+        assert main(["stats", f"remote={rows_remote}"]) == 1
         told = capsys.readouterr()
         assert told.out == ""
         assert told.err.count("\n") == 1
         return told.err
 
     rewrite_shard(rows_remote / "train", 0, lambda raw: raw.extend(b"xx"))
-    assert "`python -m meap.prep verify` lists all that is wrong" in message()
+    assert "`meap verify` lists everything that is wrong" in message()
     edit_json(rows_remote / "train" / "index.json", lambda values: values["shards"][0].update(column_encodings=["pkl"]))
     assert "encoding of column 'tokens'" in message()
     (rows_remote / "train" / "index.json").unlink()

@@ -55,5 +55,5 @@ def test_the_line_says_how_far_and_how_long(monkeypatch):
     with ShardMeter(4, 40_000_000, console=console) as meter:
         for now in (4.0, 6.0, 8.0, 12.0):  # noqa: B007  the clock above
             meter.add(10_000_000)
-    assert console.getvalue().splitlines() == ["2 of 4 shards | 20.0 of 40.0 MB | 3.3 MB/s | time left: 0:00:06"]
+    assert console.getvalue().splitlines() == ["2 of 4 shards | 20.0 MB of 40.0 MB | 3.3 MB/s | time left: 0:00:06"]
     assert meter.seconds == 12.0

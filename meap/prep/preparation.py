@@ -1,0 +1,162 @@
+"""A preparation from its first task to the published data set: a rerun of the same command continues it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from datatrove.pipeline.base import PipelineStep
+
+from meap.errors import DataError
+from meap.locks import describe_holder, lock_file
+from meap.mds.index import INDEX_NAME
+from meap.places.folder import Folder
+from meap.places.problems import place_errors
+from meap.prep.executors import build_executor
+from meap.prep.executors.slurm_array import ARRAY_NAME
+from meap.prep.identity import claim, require_own
+from meap.prep.inputs import InputFiles
+from meap.prep.job import ConfigT_co, Job, valid_records
+from meap.prep.live import Progress
+from meap.prep.progress import Tally
+from meap.prep.publish import publish
+from meap.prep.resolved import ResolvedJob
+from meap.prep.sampling import MAX_HASHES
+from meap.prep.task_records import PREP_DIR, TaskRecord, parts_of
+from meap.schema import TRAIN_SPLIT
+from meap.tokenizer import Tokenizer
+
+__all__ = ["Preparation", "open_job"]
+
+ResolvedT = TypeVar("ResolvedT", bound=ResolvedJob)
+
+_TALLIES = f"{PREP_DIR}/tallies"
+
+
+@dataclass(frozen=True)
+class Preparation(Job[ConfigT_co]):
+    """A job that can be run."""
+
+    def run(self, steps: Sequence[PipelineStep]) -> None:
+        """Run the steps for every task that is not completed, and publish the data set.
+
+        Args:
+            steps: Reader first, writer last.
+
+        Raises:
+            MeapError: A task failed; the finished tasks stay for the next command.
+        """
+        executor = build_executor(steps, self)
+        with self.progress.shown():
+            executor.run()
+        publish(self)
+
+
+@contextmanager
+def open_job(config: ResolvedT, inputs: InputFiles, tokenizer: Tokenizer) -> Iterator[Preparation[ResolvedT]]:
+    """Claim the output folder, new or begun by the same job.
+
+    Args:
+        config: Resolved.
+        inputs: The raw files.
+        tokenizer: Stored with the data.
+
+    Raises:
+        DataError: The folder cannot be used, or another process prepares it.
+        MismatchError: The folder holds something else.
+    """
+    folder = Folder(config.remote)
+    with ExitStack() as stack:
+        require_own(folder)
+        if folder.is_local:
+            stack.enter_context(_locked(folder))
+        claim(folder, config, inputs, tokenizer)
+        scratch_dir = stack.enter_context(_scratch(folder))
+        tally_folder = stack.enter_context(_tallies(folder, scratch_dir, config.executor))
+        records = valid_records(folder, config.tasks)
+        completed = frozenset(records)
+        done_files = [number for task in completed for number in inputs.of_task(task, config.tasks)]
+        # A cluster may have a thousand tasks that report on one file system.
+        interval = 1.0 if config.executor == "local" else 10.0
+        yield Preparation(
+            config=config,
+            inputs=inputs,
+            tokenizer=tokenizer,
+            folder=folder,
+            scratch_dir=scratch_dir,
+            completed=completed,
+            is_published=len(completed) == config.tasks and _is_published(folder, records),
+            tally=Tally(tally_folder, interval=interval, max_hashes=MAX_HASHES // config.tasks),
+            progress=Progress(
+                tally_folder,
+                tasks=config.tasks,
+                completed=completed,
+                total_bytes=sum(inputs.sizes),
+                done_bytes=sum(inputs.sizes[number] for number in done_files),
+                interval=config.progress_interval,
+                poll_seconds=interval / 2,
+                title=f"preparing {folder.url}",
+            ),
+        )
+
+
+def _is_published(folder: Folder, records: dict[int, TaskRecord]) -> bool:
+    """Whether every part that training reads has its index; indexes are written last."""
+    names = [f"{part}/{INDEX_NAME}" for part in parts_of(records.values()) if part.endswith(TRAIN_SPLIT)]
+    return bool(names) and len(folder.read_all(names)) == len(names)
+
+
+@contextmanager
+def _locked(folder: Folder) -> Iterator[None]:
+    """Lock a local folder; the kernel releases the lock when this process ends, however it ends."""
+    with place_errors(folder.url):
+        path = folder.local_path(PREP_DIR) / "lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock_file(path)
+    if handle is None:
+        raise DataError(f"{folder.url} is being prepared by {describe_holder(path)}: wait for it, or end it")
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _scratch(folder: Folder) -> Iterator[Path]:
+    if not folder.is_local:
+        with tempfile.TemporaryDirectory(prefix="meap-prep-", ignore_cleanup_errors=True) as path:
+            yield Path(path)
+        return
+    # On the disk of the shards, so that finished ones are renamed. What a killed command left is removed, unless a
+    # Slurm array, which outlives the command that waits for it, still uses it.
+    path = folder.local_path(PREP_DIR) / "scratch"
+    with place_errors(folder.url):
+        _remove_unless_used(path, folder)
+        path.mkdir(exist_ok=True)
+    try:
+        yield path
+    finally:
+        _remove_unless_used(path, folder)
+
+
+def _remove_unless_used(scratch_dir: Path, folder: Folder) -> None:
+    if folder.read(ARRAY_NAME) is None:
+        shutil.rmtree(scratch_dir, ignore_errors=True)
+
+
+@contextmanager
+def _tallies(folder: Folder, scratch_dir: Path, executor: str) -> Iterator[Path | Folder]:
+    """Where all tasks can store their progress."""
+    if folder.is_local or executor == "local":
+        (path := scratch_dir / "progress").mkdir(exist_ok=True)
+        yield path
+        return
+    yield Folder(folder.url_of(_TALLIES))
+    if folder.read(ARRAY_NAME) is None:
+        folder.remove(_TALLIES)

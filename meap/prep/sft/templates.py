@@ -1,0 +1,148 @@
+"""Chat templates: which one is used, and how its text is rendered.
+
+A template is a program from outside. It renders as in transformers' ``apply_chat_template``, in Jinja's immutable
+sandbox, which reaches neither files nor Python's own attributes. Here it also has a time limit and a clock that stands
+still: what is written must not depend on the day (Llama-3.2's template writes the date).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from meap.errors import ConfigError
+from meap.prep.sft.messages import Messages
+from meap.tokenizer import Tokenizer
+
+__all__ = ["DEFAULT_TEMPLATE", "check_template", "choose_template", "render", "special_of_role", "time_limit"]
+
+_RENDER_SECONDS = 20.0
+"""A conversation takes a fraction of a millisecond; a template that takes this long never ends."""
+_TODAY = datetime(2024, 7, 26, tzinfo=UTC)
+"""The date that Llama-3's templates fall back to."""
+_SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+
+DEFAULT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{%- set start = 0 %}"
+    "{%- if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\n\n' }}{% set start = 1 %}"
+    "{%- elif messages[0]['input'] %}"
+    "{{ 'Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n' }}"
+    "{%- else %}"
+    "{{ 'Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n' }}"
+    "{%- endif %}"
+    "{%- for message in messages[start:] %}"
+    "{%- if message['role'] == 'user' %}"
+    "{{ '### Instruction:\n' + message['content'] + '\n\n' }}"
+    "{%- if message['input'] %}{{ '### Input:\n' + message['input'] + '\n\n' }}{% endif %}"
+    "{%- else %}"
+    "{{ '### Response:\n' + message['content'] + eos_token }}"
+    "{%- endif %}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+)
+"""Alpaca's prompt format (github.com/tatsu-lab/stanford_alpaca), for base models that have no chat template.
+
+A single turn is Alpaca's prompt, character by character; a system message replaces its first sentence, and further
+turns repeat its headings, each answer closed by EOS.
+"""
+
+
+def choose_template(tokenizer: Tokenizer, wanted: str) -> tuple[str, str]:
+    """Which template is used, `tokenizer` or `default`, and its text.
+
+    Raises:
+        ConfigError: The tokenizer's own is asked for, and it has none that is one template.
+    """
+    own = tokenizer.source_config.get("chat_template")
+    if isinstance(own, list):
+        own = next((each["template"] for each in own if each["name"] == "default"), None)
+    if wanted == "default" or (wanted == "auto" and not own):
+        return "default", DEFAULT_TEMPLATE
+    if not isinstance(own, str) or not own:
+        raise ConfigError(f"template=tokenizer, but tokenizer {tokenizer.name!r} has none: use template=default")
+    return "tokenizer", own
+
+
+def check_template(template: str, *, owner: str) -> None:
+    """Compile a template.
+
+    Args:
+        template: Its Jinja text.
+        owner: Tokenizer it comes from, for the error message.
+
+    Raises:
+        ConfigError: It is not Jinja.
+    """
+    from jinja2 import TemplateSyntaxError
+
+    # Without messages the text is compiled, and nothing of it runs.
+    try:
+        render(template, [], {})
+    except TemplateSyntaxError as error:
+        raise ConfigError(
+            f"the chat template of tokenizer {owner!r} is not valid Jinja (line {error.lineno}: {error.message}): "
+            "repair it, or use template=default"
+        ) from error
+
+
+def special_of_role(tokenizer: Tokenizer) -> dict[str, str]:
+    """The special tokens that templates name bos_token, eos_token and so on, as at inference."""
+    defined: dict[str, Any] = {role: tokenizer.source_config.get(role) for role in _SPECIAL_ROLES}
+    contents = {
+        role: cast("dict[str, Any]", token).get("content") if isinstance(token, dict) else token
+        for role, token in defined.items()
+    }
+    own = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "mask_token": tokenizer.mask_token}
+    return {role: token for role, token in contents.items() if isinstance(token, str)} | own
+
+
+def render(
+    template: str, messages: Messages, special: Mapping[str, str], *, add_generation_prompt: bool = False
+) -> str:
+    """The text that a template makes of messages; without any, it is only compiled.
+
+    Args:
+        template: Its Jinja text.
+        messages: The conversation.
+        special: See `special_of_role`.
+        add_generation_prompt: Whether the beginning of an answer follows.
+    """
+    # transformers compiles it in its sandbox, but we render it: transformers takes no clock of ours.
+    from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
+
+    compiled = compile_template(template)
+    if not messages:
+        return ""
+    variables: dict[str, Any] = {**special, "strftime_now": _TODAY.strftime}
+    return compiled.render(
+        messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **variables
+    )
+
+
+@contextmanager
+def time_limit(owner: str) -> Iterator[None]:
+    """Interrupt the body with an error if it takes too long; in a main thread only, which is where tasks run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(*_: object) -> None:
+        raise ConfigError(
+            f"the chat template of tokenizer {owner!r} does not end: it took more than {_RENDER_SECONDS:.0f} s for one "
+            "conversation; use template=default"
+        )
+
+    previous = signal.signal(signal.SIGALRM, give_up)
+    remaining, interval = signal.setitimer(signal.ITIMER_REAL, _RENDER_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, remaining, interval)
+        signal.signal(signal.SIGALRM, previous)
