@@ -265,11 +265,11 @@ def check_packed(size: str, scratch: Path) -> Figures:
     from meap.masking import MaskRule
     from meap.train.attention import choose_attention
     from meap.train.flops import training_flops_per_token
-    from meap.train.model import build_model, llama_config
+    from meap.train.model import build_model, decoder_config
 
     config = load_config(TrainingConfig, "yamls/1b.yaml" if size == "full" else "yamls/tiny.yaml", [])
     seq_len, rows = (8192, 2) if size == "full" else (256, 2)
-    architecture = llama_config(config.model, vocab_size=32_001 if size == "full" else 501, seq_len=seq_len)
+    architecture = decoder_config(config.model, vocab_size=32_001 if size == "full" else 501, seq_len=seq_len)
     attention = choose_attention("auto", on_gpu=ON_GPU, bf16=ON_GPU)
     model = build_model(architecture, attention=attention, seed=1).to(DEVICE)
     sft = SftConfig(layout="separate")

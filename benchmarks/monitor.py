@@ -46,7 +46,7 @@ def steps(device: Any) -> tuple[Callable[[], float], Callable[[], float], Callab
     from meap.train.algorithm import InputMasking
     from meap.train.attention import choose_attention
     from meap.train.callbacks import MaskingMonitor
-    from meap.train.model import build_model, llama_config
+    from meap.train.model import build_model, decoder_config
 
     on_gpu = device.type == "cuda"
     if on_gpu:
@@ -57,7 +57,9 @@ def steps(device: Any) -> tuple[Callable[[], float], Callable[[], float], Callab
         )
         rows, seq_len, vocab = 8, 128, 2_048
     attention = choose_attention("auto", on_gpu=on_gpu, bf16=on_gpu)
-    model = build_model(llama_config(sizes, vocab_size=vocab, seq_len=seq_len), attention=attention, seed=0).to(device)
+    model = build_model(decoder_config(sizes, vocab_size=vocab, seq_len=seq_len), attention=attention, seed=0).to(
+        device
+    )
     optimizer = torch.optim.AdamW(model.parameters(), fused=on_gpu)
     rule = MaskRule(mask_id=vocab - 1, ratio=0.15, seed=17)
     tokens = torch.randint(3, vocab - 1, (rows, seq_len + 1), generator=torch.Generator().manual_seed(0))

@@ -31,9 +31,7 @@ LAUNCHERS = {
 }
 STEPS = (
     ("meap.train.machine", "join_machine", "join the ranks"),
-    ("meap.data", "open_shards", "data"),
-    ("meap.data", "open_tokenizer", "data"),
-    ("meap.data", "build_loader", "data"),
+    ("meap.train.data", "open_data", "data"),
     ("meap.train.start", "start_model", "model"),
     ("meap.train.trainer", "build_trainer", "trainer"),
     ("meap.train.fitting", "fit", "first step"),

@@ -34,10 +34,13 @@ from meap.manifest import Manifest, ShardRecord, TokenizerRecord
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TOKENS_COLUMN, TRAIN_SPLIT, mds_columns
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.train.attention import choose_attention
+from meap.train.callbacks import LRMonitor, MaskingMonitor, Throughput
+from meap.train.data import RunData
 from meap.train.flops import peak_flops_per_second, training_flops_per_token
 from meap.train.machine import Machine, join_machine
-from meap.train.model import NextTokenModel, build_model, llama_config
+from meap.train.model import NextTokenModel, build_model, decoder_config
 from meap.train.pinned.step import LeanTrainer
+from meap.train.run import Run
 from meap.train.timetable import Timetable
 from meap.train.trainer import build_trainer
 
@@ -98,8 +101,8 @@ def measure(
         vocab_size=32_001 if machine.on_gpu else 4_001,
     )
     record = shards.tokenizer
-    architecture = llama_config(config.model, vocab_size=record.vocab_size, seq_len=config.data.seq_len)
-    attention = choose_attention(config.model.attention, on_gpu=machine.on_gpu, bf16=machine.precision == "amp_bf16")
+    architecture = decoder_config(config.model, vocab_size=record.vocab_size, seq_len=config.data.seq_len)
+    attention = choose_attention(config.model.attention, on_gpu=machine.on_gpu, bf16=machine.bf16)
     model = build_model(architecture, attention=attention, seed=config.run.seed)
 
     def loader(name: str, ratio: float) -> Any:
@@ -117,19 +120,28 @@ def measure(
         )
 
     ratio = config.masking.ratio or 0.15
-    run_dir = folder / "run"
+    run = Run(machine, folder / "run", folder / "recipe")
+    data = RunData(
+        shards,
+        open_tokenizer(config.tokenizer, shards),
+        build_mask_rule(config.masking, record, seed=config.run.seed),
+        Timetable.of(config, shards),
+        context=config.data.seq_len,
+        loader=loader("recipe", ratio),
+    )
     trainer = build_trainer(
         config,
-        machine,
+        run,
+        data,
         model,
-        loader("recipe", ratio),
-        shards=shards,
-        timetable=Timetable.of(config, shards),
-        evaluators=[],
         algorithms=[],
-        tokenizer=open_tokenizer(config.tokenizer, shards),
-        run_dir=run_dir,
+        callbacks=[
+            MaskingMonitor(mask_id=record.mask_id, interval=data.timetable.log_interval),
+            LRMonitor(),
+            Throughput.of(config, machine, model, data.timetable),
+        ],
     )
+    assert isinstance(trainer, LeanTrainer)
     clock = time.perf_counter if machine.on_gpu else time.process_time
     step = partial(_step, trainer, config, machine)
     masked, plain = (_Batches(loader(name, each), clock) for name, each in (("masked", ratio), ("plain", 0.0)))

@@ -130,12 +130,10 @@ def test_what_is_missing_is_named_with_who_wants_it_and_the_remedy(hide):
 
 
 def test_each_logger_says_what_it_misses(hide):
-    from meap.train.preflight import require_loggers
-
     for key, extra in (("wandb", "wandb"), ("mlflow", "mlflow"), ("tensorboard", "train")):
         hide(key)
         with pytest.raises(MissingPackageError, match=rf"^loggers\.{key}=true needs {key}, .*{remedy(extra)}"):
-            require_loggers(LoggersConfig(**{"tensorboard": False} | {key: True}))
+            LoggersConfig(**{"tensorboard": False} | {key: True}).require_packages()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +176,7 @@ def test_a_place_that_needs_a_package_names_the_key(hide):
 
 def test_what_a_gpu_needs_names_its_extra(hide):
     from meap.train.attention import choose_attention
-    from meap.train.kernels import choose_kernels
+    from meap.train.speed import choose_kernels
 
     hide("flash_attn", "liger_kernel")
     with pytest.raises(

@@ -31,7 +31,7 @@ ALLOWED = {
     "places": {"back_off", "errors", "extras", "places"},
     "mds": {"errors", "extras", "mds"},
     "locks": CORE | {"places"},
-    "config": {"config", "errors", "noise", "places", "processes"},
+    "config": {"config", "errors", "extras", "noise", "places", "processes"},
     "tokenizer": {"config", "errors", "places"},
     "checkpoints": CONFIGURED_CORE | {"checkpoints"},
     "show": CORE | {"places", "show"},

@@ -241,10 +241,10 @@ def test_models_have_the_size_they_are_named_for(size: str, configs, capsys: pyt
     import torch
     from transformers import LlamaForCausalLM
 
-    from meap.train.model import llama_config
+    from meap.train.model import decoder_config
 
     config = configs[{"1.1B": "1b"}.get(size, size.lower())]
-    architecture = llama_config(config.model, vocab_size=32_001, seq_len=config.data.seq_len)
+    architecture = decoder_config(config.model, vocab_size=32_001, seq_len=config.data.seq_len)
     with torch.device("meta"):
         model = LlamaForCausalLM(architecture)
     total = sum(parameter.numel() for parameter in model.parameters())

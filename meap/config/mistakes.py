@@ -27,7 +27,7 @@ _SCRIPTS: dict[type[Any], str] = {
     EvaluationConfig: "recipes/evaluate.py",
     ProofConfig: "recipes/proof.py",
 }
-_RECIPES = ("meap_1b", "meap_sft", "extend_context")
+_RECIPES = ("meap_1b", "meap_sft")
 _LAUNCHER_OPTIONS = {
     *("n", "nproc", "nproc-per-node", "nnodes", "world-size", "node-rank", "base-rank", "master-addr", "master-port"),
     *("standalone", "rdzv-backend", "rdzv-endpoint", "rdzv-id", "max-restarts"),

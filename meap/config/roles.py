@@ -1,9 +1,12 @@
-"""What each key of a training configuration decides: what a run must keep, and what tells two runs apart."""
+"""What each key of a training configuration decides, and so whether a run that resumes may change it."""
 
 from __future__ import annotations
 
 import re
 from enum import Enum
+
+from meap.config.keys import fields_of
+from meap.config.loggers import LoggersConfig
 
 __all__ = ["Role", "role_of"]
 
@@ -11,10 +14,10 @@ __all__ = ["Role", "role_of"]
 class Role(Enum):
     """What a key decides."""
 
-    RESULT = "rows, their order, masks, weights or updates: a run keeps it"
-    LENGTH = "the result too, but a run that continues may have another: its length and precision"
-    SOURCE = "where rows and tokenizer are found: a run keeps what is there, not the address"
-    SPEED = "how it is computed, fetched and watched: no row, mask or update depends on it"
+    RESULT = "rows, their order, masks, weights or updates: fixed for a run"
+    LENGTH = "length and precision: the result depends on them, but a run that resumes may change them"
+    SOURCE = "where rows and tokenizer are: a run keeps the content, not the address"
+    SPEED = "how it is computed, fetched and monitored: no row, mask or update depends on it"
     PLACE = "what a run is called, and what it writes where"
 
 
@@ -26,7 +29,7 @@ _ROLES: dict[Role, dict[str, str]] = {
         "masking": "ratio strategy span_length mask_last protected preset scope schedule final_ratio schedule_duration",
         "sft": "layout loss min_answer_tokens",
         "model": "base base_rope_theta hidden_size intermediate_size num_attention_heads num_key_value_heads "
-        "num_hidden_layers vocab_multiple rope_theta rms_norm_eps",
+        "num_hidden_layers vocab_multiple rope_theta rms_norm_eps architecture head_dim tie_word_embeddings",
         "optimizer": "lr betas eps weight_decay grad_clip_norm",
         "scheduler": "warmup_ratio warmup_duration final_ratio",
         "train": "global_batch_size",
@@ -48,7 +51,7 @@ _ROLES: dict[Role, dict[str, str]] = {
         "run": "name dir",
         "data": "cache_dir",
         "checkpoint": "folder interval keep state_dict autoresume",
-        "loggers": "tensorboard wandb wandb_project wandb_entity mlflow mlflow_tracking_uri mlflow_experiment",
+        "loggers": " ".join(fields_of(LoggersConfig)),
         "export": "checkpoint out_dir keep_mask dtype max_shard_size",
     },
 }
@@ -64,5 +67,5 @@ _STREAM = re.compile(r"^data\.streams\.[^.]+")
 
 
 def role_of(key: str) -> Role:
-    """The role of a dotted key, such as ``data.streams.web.remote``; what is not known decides the result."""
+    """The role of a dotted key, such as ``data.streams.web.remote``; an unknown key counts as deciding the result."""
     return ROLES.get(_STREAM.sub("data.streams.<name>", key), Role.RESULT)

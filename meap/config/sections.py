@@ -15,9 +15,11 @@ from meap.config.checks import (
     require_ratio,
     require_share_or_duration,
 )
+from meap.config.sharding import SHARDINGS, Sharding
 from meap.errors import ConfigError
 
 __all__ = [
+    "ARCHITECTURES",
     "CheckpointConfig",
     "DataConfig",
     "ExportConfig",
@@ -32,6 +34,9 @@ __all__ = [
     "TrainConfig",
 ]
 
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+"""Decoders of transformers that are alike enough: plain causal attention, RMSNorm, RoPE and SwiGLU."""
+
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FILE_SIZE = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]B")
 _SIZE = re.compile(r"\d+b?|\d+(\.\d+)?[kmgt]b", re.IGNORECASE)
@@ -39,7 +44,7 @@ _SIZE = re.compile(r"\d+b?|\d+(\.\d+)?[kmgt]b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Who this run is."""
+    """Identity of the run."""
 
     name: str = "meap"
     """Name of the run and of its folder, at most 200 bytes, without /. Unset: the name of the yaml, without `.yaml`."""
@@ -287,20 +292,26 @@ class SftConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A finished model to start from, or a Llama decoder (RMSNorm, RoPE, SwiGLU, GQA, untied head) from scratch."""
+    """A finished model to start from, or a decoder (RMSNorm, RoPE, SwiGLU, GQA) from scratch."""
 
     base: str | None = None
     """What training starts from: a Hugging Face folder or hub name; a run of ours (its folder, its checkpoints' folder
     or URL, or one checkpoint); a `.pth` of the official code. All but the last bring their own sizes: those below are
     then unused."""
     base_rope_theta: float | None = None
-    """RoPE theta that replaces the base's, for rows longer than it was trained on (recipes/extend_context.py; the paper
-    takes 640,000 for 65,536 positions). Unset: the base's own, and its own longest row."""
+    """RoPE theta that replaces the base's, for rows longer than it was trained on (the paper takes 640,000 for 65,536
+    positions; yamls/long/). Unset: the base's own, and its own longest row."""
+    architecture: str = "llama"
+    """Decoder from scratch, by its name in transformers: `llama` (the paper), `mistral`, `qwen2` or `qwen3`."""
     hidden_size: int = 2048
     intermediate_size: int = 5632
     num_attention_heads: int = 32
     num_key_value_heads: int = 2
     num_hidden_layers: int = 24
+    head_dim: int | None = None
+    """Size of a head, an even number. Unset: hidden_size / num_attention_heads."""
+    tie_word_embeddings: bool = False
+    """Whether the head shares the weights of the embedding."""
     vocab_multiple: int = 64
     """Embedding rows are padded up to a multiple of this (32,001 ids become 32,064 rows)."""
     rope_theta: float = 10_000.0
@@ -315,11 +326,14 @@ class ModelConfig:
         for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_multiple"):
             require_at_least(f"model.{name}", getattr(self, name), 1)
         require_at_least("model.num_key_value_heads", self.num_key_value_heads, 1)
+        require_one_of("model.architecture", self.architecture, ARCHITECTURES)
         self._check_extension()
-        if self.hidden_size % (2 * self.num_attention_heads):
+        if self.head_dim is not None and (self.head_dim < 2 or self.head_dim % 2):
+            raise ConfigError(f"model.head_dim={self.head_dim} is not an even number above 0 (RoPE rotates pairs)")
+        if self.head_dim is None and self.hidden_size % (2 * self.num_attention_heads):
             raise ConfigError(
                 f"model.hidden_size={self.hidden_size} does not split into {self.num_attention_heads} heads of even "
-                "size (RoPE rotates pairs): choose a multiple of 2 * model.num_attention_heads"
+                "size (RoPE rotates pairs): choose a multiple of 2 * model.num_attention_heads, or set model.head_dim"
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
@@ -395,26 +409,25 @@ class TrainConfig:
     precision: str = "auto"
     """`fp32`, `amp_bf16`, or `auto`: bf16 on a GPU, fp32 on a CPU."""
     log_interval: str = "10ba"
-    """How often a line is printed and metrics are logged: 10ba, 1ep, 500sp, 200000tok, or a share of the training
-    such as 0.01dur; rounded up to whole batches, as all intervals are."""
+    """How often a line is printed and metrics are logged: 10ba, 1ep, 500sp, 200000tok, or a share of the run such as
+    0.01dur; rounded up to whole batches, as all intervals are."""
     sharding: str = "none"
-    """FSDP: `none` (every device holds all), `grad_op` (gradients and optimiser spread, ZeRO-2), `full` (ZeRO-3)."""
+    """FSDP: `none` (every device holds all), `grad_op` (gradients and optimiser sharded, ZeRO-2), `full` (ZeRO-3)."""
     activation_checkpointing: bool = False
-    """Whether each layer is computed again in the backward pass: less memory, about a third more time."""
+    """Whether activations are recomputed in the backward pass: less memory, about a third more time."""
     compile: str = "auto"
     """torch.compile for each layer and the loss: `true`, `false`, or `auto`: on a GPU, but not in fine-tuning."""
     loss_chunks: int = 0
-    """Pieces in which head and loss are computed, less memory the more; 0 chooses by tokens and vocabulary."""
+    """Chunks in which head and loss are computed: more take less memory; 0 chooses by tokens and vocabulary."""
     eval_interval: str = "1000ba"
     """How often held-out loss is measured: 1000ba, 1ep, 0.1dur, ...; and at the end of training."""
     eval_batches: int = 16
-    """Bound of the held-out rows measured each time, in batches of train.global_batch_size rows: fewer rows are all
-    measured, of more these many, evenly spread. Each row counts once, on any number of devices. 0 turns it off."""
+    """Most held-out rows measured each time, in batches of train.global_batch_size rows. A larger split is sampled
+    evenly. Each row counts once, on any number of devices. 0 turns held-out loss off."""
     dist_timeout: float = 1800.0
-    """Seconds after which ranks that wait for others give up; more than the upload of a checkpoint takes."""
+    """Seconds after which ranks stop waiting for others; must exceed the upload time of a checkpoint."""
     deterministic: bool = False
-    """Whether a GPU takes only kernels that give the same bits each time (attention then without cuDNN): slower. A CPU
-    always does."""
+    """Whether a GPU uses deterministic kernels only (attention then without cuDNN): slower. A CPU always does."""
 
     def __post_init__(self) -> None:
         if not 0 < self.dist_timeout < math.inf:
@@ -428,27 +441,32 @@ class TrainConfig:
         require_at_least("train.eval_batches", self.eval_batches, 0)
         require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
         require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
-        require_one_of("train.sharding", self.sharding, ("none", "grad_op", "full"))
+        require_one_of("train.sharding", self.sharding, tuple(SHARDINGS))
         require_one_of("train.compile", self.compile, ("auto", "true", "false"))
         require_at_least("train.loss_chunks", self.loss_chunks, 0)
         require_interval("train.log_interval", self.log_interval)
         require_interval("train.eval_interval", self.eval_interval)
 
+    @property
+    def sharding_mode(self) -> Sharding:
+        """What `sharding` stands for."""
+        return SHARDINGS[self.sharding]
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Where and how often the run is saved; a rerun of the same command continues from the newest intact one."""
+    """Where and how often the run is saved; the same command resumes from the newest intact checkpoint."""
 
     folder: str = "${run.dir}/checkpoints"
     """Local folder, shared by all nodes, or URL (s3://, ...); of the latter, local copies stay in the run's folder."""
     interval: str = "1000ba"
     """How often to save: 1000ba, 1ep, 0.1dur, ...; the end of training and a stop by SIGTERM or SIGUSR1 always are."""
     keep: int = 3
-    """How many checkpoints to keep; older ones are deleted, in a store too. -1 keeps all."""
+    """Checkpoints to keep; older ones are deleted, also in a store. -1 keeps all."""
     state_dict: str = "full"
     """`full` gathers all state into one file; `sharded` lets every rank write its own part (needs train.sharding)."""
     autoresume: bool = True
-    """Whether to continue from what the folder holds. False starts anew, and needs a folder without checkpoints."""
+    """Whether to resume from the checkpoints in the folder. False starts anew, and needs a folder without any."""
 
     def __post_init__(self) -> None:
         require_interval("checkpoint.interval", self.interval)
@@ -466,7 +484,7 @@ class ExportConfig:
     out_dir: str = "${run.dir}/hf"
     """Folder to write."""
     keep_mask: bool = True
-    """Whether [MASK] and its embedding are exported; false cuts off what was added, so the vocabulary is as before."""
+    """Whether [MASK] and its embedding are exported; false removes what was added, restoring the vocabulary."""
     dtype: str = "fp32"
     """What weights are stored in: `fp32` as trained, or `bf16`, half the size."""
     max_shard_size: str = "5GB"

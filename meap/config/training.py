@@ -18,6 +18,7 @@ from meap.config.sections import (
     TokenizerConfig,
     TrainConfig,
 )
+from meap.config.sharding import spreading_modes
 from meap.errors import ConfigError
 
 __all__ = ["TrainingConfig"]
@@ -41,8 +42,8 @@ class TrainingConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
-        if self.checkpoint.state_dict == "sharded" and self.train.sharding == "none":
+        if self.checkpoint.state_dict == "sharded" and not self.train.sharding_mode.spreads_weights:
             raise ConfigError(
-                "checkpoint.state_dict=sharded needs sharded state, but train.sharding=none: set train.sharding=full "
-                "or grad_op (one device is enough), or checkpoint.state_dict=full"
+                f"checkpoint.state_dict=sharded needs sharded state, but train.sharding={self.train.sharding}: set "
+                f"train.sharding={spreading_modes()} (one device is enough), or checkpoint.state_dict=full"
             )

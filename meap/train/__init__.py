@@ -1,15 +1,20 @@
 """Masked batches -> loss -> checkpoint, on Composer.
 
-ranks        which rank this process is      machine             device, precision, joining the others
-attention    attention for packed rows       model, loss         the network and its loss
-algorithm    masking in the training process callbacks/          what a run measures and shows
-start/       fresh weights, or a finished model's                trust    checkpoints never run code
-optim        AdamW and its schedule          fitting             token counts, fit
-saving       checkpoints while training      writing             state -> files
-resuming     the newest intact checkpoint    stopping            SIGTERM lets all ranks save and leave
-run_folder   what a resumed run must not change                  trainer  all of it in Composer's Trainer
-preflight    mistakes, found before step 1   loggers/            a file, TensorBoard, W&B, MLflow
-dry_run      what a run will take (plan)     provenance          where it comes from, start by start
+run          a run opened: settings checked, ranks joined, its folder; with --dry-run, one that only plans
+data         what it reads                     start/       fresh weights, or a finished model's
+trainer      all of it in Composer's Trainer   fitting      the fit
+
+ranks        which rank this process is        machine      device and precision, joining the other ranks
+preflight    mistakes, found before step 1     run_folder   what must not change when a run resumes
+plan, flops  what a run will take              timetable    durations and intervals in steps
+header       what a run prints at its start    provenance   where it comes from, start by start
+
+model, loss  the network and its loss          attention    attention for packed rows
+algorithm    masking in the training process   schedule     its ratio over training
+optim        AdamW and its schedule            speed        torch.compile, Liger's kernels
+
+callbacks/   what is measured and shown        loggers/     a file, TensorBoard, W&B, MLflow
+checkpoints/ saving, resuming, stopping        pinned/      what leans on Composer's internals
 """
 
 from meap.extras import require_packages

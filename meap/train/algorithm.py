@@ -5,8 +5,8 @@ works with any causal-LM loader whose batches hold ``input_ids``, ``labels`` and
 file is its card.
 
 It runs on ``AFTER_DATALOADER``: once per device batch, before Composer splits it, so that the result does not depend
-on the micro-batch size; the batch is still on the CPU there, so the device never waits for it. Positions are those that
-`StreamingMaskedDataset` would have chosen, bit for bit.
+on the micro-batch size; the batch is still on the CPU there, so that masking needs no device sync. Positions are those
+that `StreamingMaskedDataset` would have chosen, bit for bit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from meap.masking import MaskRule, official_positions
 from meap.schema import IGNORE_INDEX
 from meap.train.schedule import RatioSchedule
 
-__all__ = ["InputMasking", "build_input_masking", "mask_batch"]
+__all__ = ["InputMasking", "build_input_masking", "mask_batch", "masking_algorithms"]
 
 _SCOPES = ("all", "response")
 
@@ -157,6 +157,11 @@ def build_input_masking(config: MaskingConfig, rule: MaskRule) -> InputMasking:
     return InputMasking(rule, schedule=schedule, scope=config.scope, preset=config.preset)
 
 
+def masking_algorithms(config: MaskingConfig, rule: MaskRule) -> list[Algorithm]:
+    """The Algorithm where the training process masks; none where loader workers do."""
+    return [build_input_masking(config, rule)] if config.site == "algorithm" else []
+
+
 def _mask_as_official(batch: Mapping[str, Any], rule: MaskRule, *, step: int) -> dict[str, Any]:
     _check(batch, rule, "all")
     if "attention_mask" in batch and not bool(batch["attention_mask"].all()):
@@ -198,6 +203,6 @@ def _check(batch: Mapping[str, Any], rule: MaskRule, scope: str) -> None:
             f"'attention_mask' of a batch has shape {tuple(batch['attention_mask'].shape)}, not "
             f"{(num_rows, num_tokens)}: let the loader yield 1 for each token and 0 for padding"
         )
-    # Prepared rows never hold the mask id, so finding it means that somebody has masked before.
+    # Prepared rows never hold the mask id, so a batch that does is masked already.
     if bool((batch["input_ids"] == rule.mask_id).any()):
         raise ConfigError("the batch is masked already: masking.site must be either dataset or algorithm, not both")

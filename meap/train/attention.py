@@ -2,14 +2,14 @@
 
 Pre-training rows are packed without padding and attention is not reset at document borders: the mask is the plain
 causal one. Rows of fine-tuning are block-causal: attention stays within each of a row's segments, and padding attends
-to nothing that counts. No mask is ever built for either, of T x T or any other size.
+to nothing that counts. No mask of any size is ever built.
 
 On CUDA torch chooses the kernel, for SDPA and for `varlen_attn` on the segments of rows: cuDNN's on Hopper and
-Blackwell, where it takes about half the time of flash-attention 2 by others' figures, and the latter's on older
-devices. So the flash-attn package is an option, and no longer what wins where it is installed.
+Blackwell, where it takes about half the time of flash-attention 2 by published figures, and the latter's on older
+devices. The flash-attn package is therefore only an option.
 
 Transformers' own ``sdpa`` path builds a dense (B, 1, T, T) mask in training and repeats keys and values, which rules
-out the flash kernels. Functions registered under other names are handed no mask at all.
+out the flash kernels. Functions registered under other names get no mask at all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CUDNN_FASTEST = (9, 10)
 
 @dataclass(frozen=True)
 class Segments:
-    """The segments of a batch of rows: known on the host, so that no layer waits for the device."""
+    """The segments of a batch of rows, kept on the host so that no layer syncs with the device."""
 
     lengths: Sequence[Sequence[int]]
     """Tokens of each row's segments, in order; what they leave of a row is padding."""
@@ -197,7 +197,7 @@ def choose_attention(wanted: str, *, on_gpu: bool, bf16: bool) -> str:
 
 
 def describe_attention(name: str, *, on_gpu: bool, bf16: bool, has_segments: bool) -> str:
-    """What computes attention here and why, for a run's header.
+    """Which kernel computes attention here, for a run's header.
 
     Args:
         name: What `choose_attention` has returned.

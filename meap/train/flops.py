@@ -1,6 +1,6 @@
-"""How much arithmetic a token of training costs, and how much a device can do: the two halves of MFU.
+"""FLOPs per token of training, and the peak of a device: the two halves of MFU.
 
-Two conventions are in use, and a figure says little without its own: PaLM's (Chowdhery et al. 2022, appendix B) counts
+Two conventions are in use, and a figure needs to name its own: PaLM's (Chowdhery et al. 2022, appendix B) counts
 attention as if every position saw the whole row; counting causal attention halves that part. Both leave out the
 embedding's lookup, norms, softmax and whatever activation checkpointing computes again.
 """

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 
 from meap.schema import IGNORE_INDEX
 
-__all__ = ["SpeedUp", "TokenLosses", "as_it_is", "choose_loss_chunks", "linear_cross_entropy"]
+__all__ = ["SpeedUp", "TokenLosses", "choose_loss_chunks", "linear_cross_entropy", "uncompiled"]
 
 SpeedUp = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""Turns a function into a faster one that computes the same."""
+"""Turns a function into a faster one with the same result."""
 
 _MAX_LOGITS = 2**30
-"""Logits that are computed at once without a thought: eight rows of 4,096 over 32,064 ids fit."""
+"""Logits up to which one chunk is used: eight rows of 4,096 over 32,064 ids."""
 _CHUNK_LOGITS = 2**28
 """Logits of a chunk: 1 GB in fp32, and enough to keep a GPU busy."""
 
@@ -36,8 +36,8 @@ class TokenLosses(NamedTuple):
     """Cross-entropy of each token in nats, detached."""
 
 
-def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    """No speed-up."""
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function itself."""
     return function
 
 
@@ -53,7 +53,7 @@ def linear_cross_entropy(
     labels_BT: torch.Tensor,
     *,
     num_chunks: int,
-    speed_up: SpeedUp = as_it_is,
+    speed_up: SpeedUp = uncompiled,
 ) -> TokenLosses:
     """Cross-entropy of a linear head without bias, in fp32 (or wider, where hidden states are).
 
@@ -81,7 +81,7 @@ def linear_cross_entropy(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The sum of the losses; its gradient is known before anybody asks for it, up to the factor that comes back."""
+    """The sum of the losses; its gradient is computed in the forward pass, up to the incoming factor."""
 
     @staticmethod
     def forward(

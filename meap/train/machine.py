@@ -1,10 +1,9 @@
-"""What this process runs on: device, precision and its place among the ranks."""
+"""Device and precision of this process, and its rank among the others."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from composer.utils import dist
@@ -36,6 +35,11 @@ class Machine:
         return self.device == "gpu"
 
     @property
+    def bf16(self) -> bool:
+        """Whether it computes in bf16."""
+        return self.precision == "amp_bf16"
+
+    @property
     def is_leader(self) -> bool:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
@@ -47,15 +51,11 @@ class Machine:
 
     @property
     def peak_flops(self) -> float | None:
-        """What all devices together can do in a second, in dense bf16; None where that is not known, or not used."""
-        if not self.on_gpu or self.precision != "amp_bf16":
+        """Dense bf16 FLOPs per second of all devices together; None where not known, or not computing in bf16."""
+        if not self.on_gpu or not self.bf16:
             return None
         of_one = peak_flops_per_second(torch.cuda.get_device_name())
         return of_one and of_one * self.world_size
-
-    def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
-        """Whether this rank loads the weights a run starts from; where they are sharded, the leader hands them out."""
-        return "start" if config.sharding == "none" or self.is_leader else "none"
 
 
 def join_machine(config: TrainConfig) -> Machine:
@@ -65,7 +65,7 @@ def join_machine(config: TrainConfig) -> Machine:
         ConfigError: A GPU is asked for where there is none, or this rank has none of its own.
         MeapError: The ranks do not find each other.
     """
-    raise_on_signals()  # Composer has taken the signals when it was imported, and would leave without a word
+    raise_on_signals()  # Composer took the signals when it was imported, and would exit without a message
     has_gpu = torch.cuda.is_available()
     if config.device == "gpu" and not has_gpu:
         raise ConfigError("train.device=gpu, but torch sees no CUDA device: use train.device=auto")

@@ -1,4 +1,4 @@
-"""A Hugging Face Llama in a thin ComposerModel: hidden states, head and token losses in one forward pass.
+"""A Hugging Face decoder in a thin ComposerModel: hidden states, head and token losses in one forward pass.
 
 Composer's own `HuggingFaceModel` drops batch keys that the model's signature lacks, ``labels`` shifted beforehand among
 them; rows of ``T + 1`` tokens would lose their last target. Here labels arrive shifted and every position is scored.
@@ -9,19 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import torch
 from composer.models import ComposerModel
 from torchmetrics import Metric
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
 from meap.config import ModelConfig
 from meap.schema import IGNORE_INDEX, Batch, SftBatch
 from meap.train.attention import Segments
-from meap.train.loss import SpeedUp, as_it_is, choose_loss_chunks, linear_cross_entropy
+from meap.train.loss import SpeedUp, choose_loss_chunks, linear_cross_entropy, uncompiled
 
-__all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "llama_config", "padded_vocab_size"]
+__all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "decoder_config", "padded_vocab_size"]
+
+
+_PLAIN: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": False, "mlp_bias": False},
+    "mistral": {"sliding_window": None},  # it would have one by default
+}
+"""What makes attention plain causal attention, and the decoder the paper's."""
 
 
 class ModelOutput(TypedDict):
@@ -38,47 +45,48 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
     return math.ceil(vocab_size / multiple) * multiple
 
 
-def llama_config(
+def decoder_config(
     config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int = 1, eos_id: int = 2
-) -> LlamaConfig:
-    """Transformers' description of the architecture; `vocab_size` is the tokenizer's, unpadded."""
-    return LlamaConfig(
+) -> PretrainedConfig:
+    """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded."""
+    return AutoConfig.for_model(
+        config.architecture,
         vocab_size=padded_vocab_size(vocab_size, config.vocab_multiple),
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_hidden_layers=config.num_hidden_layers,
         num_attention_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
         max_position_embeddings=seq_len,
         rms_norm_eps=config.rms_norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         hidden_act="silu",
-        attention_bias=False,
-        mlp_bias=False,
         attention_dropout=0.0,
-        tie_word_embeddings=False,
+        tie_word_embeddings=config.tie_word_embeddings,
         use_cache=False,
         bos_token_id=bos_id,
         eos_token_id=eos_id,
         pad_token_id=None,
+        **_PLAIN.get(config.architecture, {}),
     )
 
 
-def build_model(config: LlamaConfig, *, attention: str, seed: int) -> NextTokenModel:
+def build_model(config: PretrainedConfig, *, attention: str, seed: int) -> NextTokenModel:
     """A freshly initialised model on the CPU.
 
     Weights follow the official code: linear and embedding weights normal(0, sqrt(2 / (5 * hidden))), the output
-    projections of attention and MLP normal(0, 1 / (sqrt(hidden) * layers)), norms one.
+    projections of attention and MLP normal(0, 1 / (sqrt(hidden) * layers)), norms one, biases zero.
 
     Args:
-        config: Architecture, see `llama_config`.
+        config: Architecture, see `decoder_config`.
         attention: Name from `meap.train.attention.choose_attention`.
         seed: Seed of the weights; the same seed gives the same weights on any machine.
     """
     config._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model: PreTrainedModel = cast("Any", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])(config)
         _initialise(model)
     return NextTokenModel(model)
 
@@ -98,7 +106,7 @@ class NextTokenModel(ComposerModel):
         """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
         self.rows_without_mask: int | None = None
         """Embedding rows before our training added the mask token; None where that came from elsewhere."""
-        self.speed_up_loss: SpeedUp = as_it_is
+        self.speed_up_loss: SpeedUp = uncompiled
         # Head and loss run inside of the decoder's own call: that is where FSDP has gathered the head's weight.
         model.forward = partial(self._decode, model.forward)  # type: ignore[method-assign]
 
@@ -122,7 +130,7 @@ class NextTokenModel(ComposerModel):
         targets_BT: torch.Tensor | None = None,
         **more: Any,
     ) -> Any:
-        """The decoder's forward pass: losses where there are targets, else what it always returned."""
+        """The decoder's forward pass: losses if there are targets, else its usual outputs."""
         if targets_BT is None:
             return stock(input_ids_BT, **more)
         # use_cache=False: transformers' default of True breaks compiled graphs and keeps keys and values alive.
@@ -175,7 +183,7 @@ class TokenLoss(Metric):
 
 
 def _segment_arguments(batch: Batch | SftBatch) -> dict[str, Any]:
-    """What fine-tuning rows tell the model besides their tokens; transformers hands it on to the attention function."""
+    """Positions and segments of fine-tuning rows, which transformers passes to the attention function."""
     if "segment_lengths" not in batch:
         return {}
     input_ids_BT = batch["input_ids"]
@@ -183,10 +191,12 @@ def _segment_arguments(batch: Batch | SftBatch) -> dict[str, Any]:
     return {"position_ids": batch["position_ids"], "segments": segments}
 
 
-def _initialise(model: LlamaForCausalLM) -> None:
+def _initialise(model: PreTrainedModel) -> None:
     hidden, layers = model.config.hidden_size, model.config.num_hidden_layers
     for name, parameter in model.named_parameters():
-        if parameter.ndim < 2:
+        if name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+        elif parameter.ndim < 2:
             torch.nn.init.ones_(parameter)
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
             torch.nn.init.normal_(parameter, std=1 / (math.sqrt(hidden) * layers))

@@ -9,16 +9,17 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from torch.optim import AdamW
 
-from meap.config import OptimizerConfig
+from meap.config import OptimizerConfig, SchedulerConfig
+from meap.train.timetable import Timetable
 
-__all__ = ["LearningRateSchedule", "build_optimizer", "learning_rate_factor"]
+__all__ = ["LearningRateSchedule", "build_optimizer", "build_schedule", "learning_rate_factor"]
 
 
 def build_optimizer(config: OptimizerConfig, model: torch.nn.Module, *, fused: bool) -> AdamW:
     """Torch's AdamW; matrices decay, norm weights do not (decay would only pull their scale towards zero).
 
-    The embedding is a matrix and decays like the head and the projections. The official code lets everything decay, so
-    that the norm weights, a few in a hundred thousand, are all that differs.
+    The embedding is a matrix and decays like the head and the projections. The official code decays everything: norm
+    weights, a few in a hundred thousand, are all that differs.
 
     Composer's DecoupledAdamW is not used: it does not multiply the decay by the learning rate, so that the paper's
     0.05 would mean something else.
@@ -72,3 +73,13 @@ class LearningRateSchedule(Callback):
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
+
+
+def build_schedule(config: SchedulerConfig, timetable: Timetable) -> LearningRateSchedule:
+    """The schedule of a run.
+
+    Args:
+        config: Section `scheduler` of the configuration.
+        timetable: Steps of the run and of its warm-up.
+    """
+    return LearningRateSchedule(warmup=timetable.warmup, total=timetable.steps, final_ratio=config.final_ratio)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from meap.config import TrainingConfig
@@ -35,9 +35,14 @@ class DeviceMemory:
     logits: int
 
     @property
+    def parts(self) -> dict[str, int]:
+        """By name."""
+        return asdict(self)
+
+    @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        """Their sum."""
+        return sum(self.parts.values())
 
 
 def device_memory(
@@ -66,16 +71,18 @@ def device_memory(
         num_parameters: P.
         num_devices: N.
     """
-    sharding = config.train.sharding
-    shards = 1 if sharding == "none" else num_devices
+    mode = config.train.sharding_mode
+    shards = num_devices if mode.spreads_weights else 1
     layers, hidden = architecture.num_hidden_layers, architecture.hidden_size
-    per_layer = (num_parameters - 2 * architecture.vocab_size * hidden) // layers
-    gathered = min(num_parameters, 2 * per_layer) if sharding == "full" else num_parameters
+    copies = 1 if architecture.tie_word_embeddings else 2
+    per_layer = (num_parameters - copies * architecture.vocab_size * hidden) // layers
+    is_whole = mode.gathers_in_step or not mode.spreads_weights
+    gathered = num_parameters if is_whole else min(num_parameters, 2 * per_layer)
     weights = _FP32 * num_parameters // shards + _BF16 * gathered + (_FP32 * gathered if shards > 1 else 0)
 
     rows = min(config.train.microbatch_size, -(-config.train.global_batch_size // num_devices))
     tokens = rows * config.data.seq_len
-    from meap.train.loss import choose_loss_chunks  # torch, which whoever only counts steps does not wait for
+    from meap.train.loss import choose_loss_chunks  # imports torch, which counting checkpoints does not need
 
     chunks = config.train.loss_chunks or choose_loss_chunks(tokens, architecture.vocab_size)
     head = getattr(architecture, "head_dim", None) or hidden // architecture.num_attention_heads
@@ -99,7 +106,7 @@ def checkpoint_bytes(num_parameters: int) -> int:
 
 
 def num_checkpoints(timetable: Timetable, *, keep: int) -> int:
-    """Checkpoints that lie beside each other at once; one that replaces another is whole before that is deleted."""
+    """Checkpoints on the disk at once: an old one is deleted after the new one is whole."""
     saved = timetable.times_left(timetable.checkpoint_interval, done=0)
     return saved if keep == -1 else min(saved, keep + 1)
 

@@ -1,8 +1,8 @@
 """What would stop a run later on, found before its first step: one error with value, bound and remedy.
 
-What a section knows by itself is checked when it is made (`meap.config`); what data knows, when it is opened
-(`meap.data`: finished splits, tokenizer, row length). Here is what sections contradict in each other, and what needs
-the machine, the model or the network. Light, so that mistakes are answered before libraries are loaded.
+A section checks its own values when it is made (`meap.config`), and data are checked when they are opened (`meap.data`:
+finished splits, tokenizer, row length). Here are checks between sections, and those that need the ranks, the model or
+the network. Nothing heavy is imported, so that mistakes are answered before libraries are loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meap.checkpoints import CheckpointStore, newest_record
-from meap.config import LoggersConfig, TrainingConfig
+from meap.config import TrainingConfig
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.addresses import is_url, require_plain_url
@@ -31,24 +31,19 @@ __all__ = [
     "check_settings",
     "check_storage",
     "notes",
-    "require_extension",
     "require_fine_tuning",
-    "require_loggers",
 ]
-
-_LOGGER_EXTRAS = {"tensorboard": "train", "wandb": "wandb", "mlflow": "mlflow"}
-"""Key of section `loggers`, which is also the package's name, and the extra that brings it."""
 
 
 def check_configuration(config: TrainingConfig) -> None:
-    """What the configuration alone contradicts, whatever runs it.
+    """What can be told from the configuration alone, wherever it runs.
 
     Raises:
         ConfigError: A URL holds a secret, warm-up takes all of the run, or a package is missing.
     """
     _require_plain_addresses(config)
     _require_end_after_warm_up(config)
-    require_loggers(config.loggers)
+    config.loggers.require_packages()
     if config.model.kernels == "liger":
         require_packages("model.kernels=liger", "liger_kernel", extra="gpu")
 
@@ -57,7 +52,7 @@ def check_settings(config: TrainingConfig, ranks: Ranks | Machine) -> None:
     """Before anything is opened: settings against each other and against the ranks.
 
     Raises:
-        ConfigError: `check_configuration` fails, or so many ranks cannot share a batch, an order of samples or a model.
+        ConfigError: `check_configuration` fails, or a batch, the order of samples or the model does not fit the ranks.
     """
     check_configuration(config)
     _require_batches(config, ranks)
@@ -73,7 +68,7 @@ def require_fine_tuning(config: TrainingConfig) -> None:
     """
     if config.model.base is None:
         raise ConfigError(
-            "model.base is not set: fine-tuning starts from a finished model, give its folder or hub name "
+            "model.base is not set: fine-tuning starts from a finished model; give its folder or hub name "
             "(recipes/meap_1b.py trains from scratch)"
         )
     if config.masking.site != "dataset":
@@ -83,38 +78,8 @@ def require_fine_tuning(config: TrainingConfig) -> None:
         )
 
 
-def require_extension(config: TrainingConfig) -> None:
-    """Refuse a configuration that does not extend a finished model's context.
-
-    Raises:
-        ConfigError: There is no model to extend, no theta for it, or the training process is to mask.
-    """
-    if config.model.base is None:
-        raise ConfigError(
-            "model.base is not set: a context is extended of a finished model, give a run's folder, a Hugging Face "
-            "folder or name, or a .pth of the official code"
-        )
-    if config.model.base_rope_theta is None:
-        raise ConfigError(
-            f"model.base_rope_theta is not set: rows of data.seq_len={config.data.seq_len} tokens need a RoPE theta "
-            "that fits them, 640000 for 65,536 (recipes/meap_1b.py trains a base further in the context it has)"
-        )
-    if config.masking.site != "dataset":
-        raise ConfigError(
-            f"masking.site={config.masking.site} is for pre-training: the loader's workers mask the same positions, "
-            "set masking.site=dataset"
-        )
-
-
-def require_loggers(config: LoggersConfig) -> None:
-    """Raise `MissingPackageError` if a destination is asked for whose package is not installed."""
-    for key, extra in _LOGGER_EXTRAS.items():
-        if getattr(config, key):
-            require_packages(f"loggers.{key}=true", key, extra=extra)
-
-
 def check_storage(config: TrainingConfig, machine: Machine, timetable: Timetable, *, num_parameters: int) -> None:
-    """Before training: room for checkpoints, and leave to write.
+    """Before training: free space for checkpoints, and permission to write them.
 
     Args:
         config: The whole configuration.
@@ -123,7 +88,7 @@ def check_storage(config: TrainingConfig, machine: Machine, timetable: Timetable
         num_parameters: Weights of the model.
 
     Raises:
-        ConfigError: There is too little room.
+        ConfigError: There is too little free space.
         CheckpointError: Checkpoints could not be written.
     """
     if not machine.is_leader:
@@ -228,18 +193,18 @@ def _require_nodes(config: TrainingConfig, ranks: Ranks | Machine) -> None:
 
 
 def _require_ranks_to_shard(config: TrainingConfig, ranks: Ranks | Machine) -> None:
-    if config.train.sharding == "none" or ranks.world_size > 1:
+    if not config.train.sharding_mode.spreads_weights or ranks.world_size > 1:
         return
-    # What many ranks have begun, one may continue.
+    # One rank may resume what several began.
     if newest_record(config.checkpoint.folder) is None:
         raise ConfigError(
-            f"train.sharding={config.train.sharding} spreads the model over ranks, but there is 1 rank: "
+            f"train.sharding={config.train.sharding} shards the model over ranks, but there is 1 rank: "
             "start the recipe with the composer launcher on several devices, or set train.sharding=none"
         )
 
 
 def _require_end_after_warm_up(config: TrainingConfig) -> None:
-    """Where no epoch is counted; `Timetable.of` checks all, once the data is open."""
+    """Unless a duration is in epochs; `Timetable.of` checks those too, once the data are open."""
     durations = (config.train.max_duration, config.scheduler.warmup_duration)
     if None in durations or any(str(each).endswith("ep") for each in durations):
         return

@@ -1,4 +1,4 @@
-"""Where a run comes from, kept in its folder: program, packages, machines, data, and every start of it."""
+"""Where a run comes from: printed when it starts, and kept in its folder with program, packages, machines and data."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from composer.core import Callback, State
+from composer.loggers import Logger
 from composer.utils import dist
 from torch.version import cuda as torch_cuda
 
+from meap.config import TrainingConfig
 from meap.data import Shards
 from meap.places.redaction import clean_arguments
 from meap.places.whole import write_whole
 from meap.schema import MANIFEST_NAME
+from meap.train.callbacks import append_to_log
+from meap.train.data import RunData
+from meap.train.header import describe_run
 from meap.train.machine import Machine
+from meap.train.model import NextTokenModel
 
-__all__ = ["STARTS_NAME", "VERSIONS_NAME", "record_start"]
+__all__ = ["RunStart", "record_start"]
 
-VERSIONS_NAME = "versions.json"
-STARTS_NAME = "starts.jsonl"
+_VERSIONS_NAME = "versions.json"
+_STARTS_NAME = "starts.jsonl"
 _DATA_DIR = "data"
 
 _PACKAGES = (
@@ -44,8 +51,34 @@ _PACKAGES = (
 )
 
 
+class RunStart(Callback):
+    """Print the header of a run and record its start, once it is known from which step.
+
+    Args:
+        config: The whole configuration.
+        machine: Device, precision and ranks.
+        data: What the run reads.
+        model: The model, before anything wraps it.
+    """
+
+    def __init__(self, config: TrainingConfig, machine: Machine, data: RunData, model: NextTokenModel) -> None:
+        self._run_dir = Path(config.run.dir)
+        self._machine = machine
+        self._splits = [data.shards, *([data.heldout] if data.heldout is not None else [])]
+        self._steps = data.timetable.steps
+        self._header = "\n".join(describe_run(config, machine, data, model))
+
+    def after_load(self, state: State, logger: Logger) -> None:
+        """Print and record; the checkpoint, if there is one, has been loaded."""
+        if self._machine.is_leader:
+            print(self._header, flush=True)
+            append_to_log(self._run_dir, self._header)
+        step = int(state.timestamp.batch)
+        record_start(self._run_dir, self._machine, self._splits, from_step=step, steps=self._steps)
+
+
 def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, from_step: int, steps: int) -> None:
-    """Keep what this start is; every rank calls, rank 0 writes.
+    """Record a start of the run; every rank calls, rank 0 writes.
 
     ``versions.json`` and ``data/<stream>/<split>/manifest.json`` are those of the first start and stay as they are.
     ``starts.jsonl`` gets a line for each: the same facts, when, on how many ranks, from which step, of how many,
@@ -55,7 +88,7 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
         run_dir: The run's folder.
         machine: Device, precision and ranks.
         splits: The splits that are read.
-        from_step: Steps that the run had behind it.
+        from_step: Steps that were trained before.
         steps: Steps of the whole run.
     """
     gpu = torch.cuda.get_device_name() if machine.on_gpu else None
@@ -75,8 +108,8 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
         "command": shlex.join(clean_arguments([*sys.argv])),
     }
     run_dir.mkdir(parents=True, exist_ok=True)
-    if not (run_dir / VERSIONS_NAME).is_file():
-        write_whole(run_dir / VERSIONS_NAME, json.dumps(facts, indent=2) + "\n", several_writers=True)
+    if not (run_dir / _VERSIONS_NAME).is_file():
+        write_whole(run_dir / _VERSIONS_NAME, json.dumps(facts, indent=2) + "\n", several_writers=True)
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
@@ -84,7 +117,7 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
         "data": {stream.key: stream.remote for shards in splits for stream in shards.streams},
         **facts,
     }
-    with (run_dir / STARTS_NAME).open("a", encoding="utf-8") as file:
+    with (run_dir / _STARTS_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")
     for shards in splits:
         for stream in shards.streams:
@@ -94,7 +127,7 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
 
 
 def _revision(project: Path) -> dict[str, Any]:
-    """Git's name of what runs, and whether files differ from it; nothing where it was installed without git."""
+    """Git's revision of the program, and whether files differ from it; None where it was installed without git."""
 
     def git(*arguments: str) -> str | None:
         try:

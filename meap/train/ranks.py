@@ -1,4 +1,4 @@
-"""Which rank this process is, from whatever started it: composer, torchrun, srun, or nothing but python.
+"""Which rank this process is, as composer, torchrun, srun or plain python has started it.
 
 Composer, streaming and torch all read the variables that `composer` sets, some of them when they are imported: so
 `adopt_ranks` comes first in a recipe. Slurm's tasks are ranks themselves (one task per device), which needs no launcher
@@ -110,7 +110,7 @@ def _slurm_ranks(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _require_srun(environment: Mapping[str, str]) -> None:
-    """A batch script runs once: without srun it would train on one of the devices that it holds."""
+    """Refuse a batch script without srun: it runs once, and would train on one of its devices."""
     num_tasks = environment.get("SLURM_NTASKS", "1")
     if "SLURM_PROCID" in environment and not environment.get("SLURM_STEP_NUM_TASKS") and num_tasks != "1":
         raise ConfigError(

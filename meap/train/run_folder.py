@@ -1,4 +1,4 @@
-"""The folder of a run: its resolved configuration, metrics and checkpoints; guards a resumed run against changes."""
+"""What a run keeps in its folder under which name, and what of its settings must not change when it resumes."""
 
 from __future__ import annotations
 
@@ -6,53 +6,44 @@ import re
 from pathlib import Path
 from typing import Any
 
-from meap.config import Role, TrainingConfig, flatten, from_values, load_resolved, role_of, save_config, to_values
+from meap.checkpoints import newest_record
+from meap.config import Role, TrainingConfig, flatten, from_values, load_resolved, role_of, to_values
 from meap.errors import MismatchError
-from meap.train.resuming import newest_record
 
-__all__ = ["CONFIG_NAME", "METRICS_NAME", "open_run"]
+__all__ = ["CONFIG_NAME", "METRICS_NAME", "require_same_settings"]
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 
 _STREAM = re.compile(r"data\.streams\.([^.]+)\.")
 _REMEDIES = {
-    "model.base": "a run that continues has its weights in its checkpoints and does not read its base any more: leave "
+    "model.base": "a run that resumes takes its weights from its checkpoints, and does not read its base again: leave "
     "model.base as it was",
 }
 _EFFECTS = {"train.max_duration": "; schedules that go by the length of the run are stretched to it"}
 
 
-def open_run(config: TrainingConfig, *, is_leader: bool) -> Path:
-    """Create the run's folder and store the configuration; refuse to continue a run under other settings.
-
-    Args:
-        config: The whole configuration.
-        is_leader: Whether this process writes; the others only learn the path.
+def require_same_settings(config: TrainingConfig) -> None:
+    """Refuse to continue a run under other settings; what may change is logged. Writes nothing.
 
     Raises:
         MismatchError: The run's newest checkpoint, or its folder, has another value of a key that must not change.
         CheckpointError: The folder or store of checkpoints cannot be read.
     """
-    folder = Path(config.run.dir)
-    if not is_leader:
-        return folder
-    stored = folder / CONFIG_NAME
-    if (found := _settings_before(config, folder)) is not None:
+    if (found := _settings_before(config)) is not None:
         place, before = found
         _require_same_run(place, flatten(to_values(before)), flatten(to_values(config)))
-    save_config(config, stored)
-    return folder
 
 
-def _settings_before(config: TrainingConfig, folder: Path) -> tuple[str, TrainingConfig] | None:
+def _settings_before(config: TrainingConfig) -> tuple[str, TrainingConfig] | None:
     """Those of the newest checkpoint, which this run would continue; else those that the run's folder holds."""
     record = newest_record(config.checkpoint.folder) if config.checkpoint.autoresume else None
     if record is not None:
         place = f"{config.checkpoint.folder}/{record.name}"
         return place, from_values(TrainingConfig, record.config, origin=place)
+    folder = Path(config.run.dir)
     stored = folder / CONFIG_NAME
-    # A run that never finished a step has nothing to contradict.
+    # A run that never finished a step constrains nothing.
     if not (stored.is_file() and (folder / METRICS_NAME).is_file()):
         return None
     print(f"there is no checkpoint in {config.checkpoint.folder}: {folder} begins at step 0", flush=True)
@@ -60,7 +51,7 @@ def _settings_before(config: TrainingConfig, folder: Path) -> tuple[str, Trainin
 
 
 def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse what would make it another run, and say what else has changed; rows are compared when they are opened."""
+    """Refuse what would make it another run, and log other changes; rows are compared when they are opened."""
     if (was := _streams(before)) != (given := _streams(now)):
         raise MismatchError(
             f"{place} holds a run on {was}, not on {given}: a stream cannot come, go or change its name, by which rows "

@@ -1,6 +1,6 @@
-"""How the mask ratio changes over training: a function of Composer's time alone, so that a resumed run goes on with it.
+"""How the mask ratio changes over training: a function of Composer's time alone, which a resumed run continues.
 
-The paper masks at a constant ratio; schedules are there to try others.
+The paper's ratio is constant; schedules are for experiments.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def scheduled_ratio(start: float, end: float, progress: float, *, shape: str) ->
     Args:
         start: Ratio at progress 0.
         end: Ratio at progress 1.
-        progress: Share of the schedule that is over.
+        progress: Share of the schedule that has passed.
         shape: `linear`, or `cosine`: half a wave, flat at both ends.
     """
     weight = progress if shape == "linear" else (1 - math.cos(math.pi * progress)) / 2

@@ -1,7 +1,7 @@
-"""When things happen in a run, in steps: every duration and interval is turned into steps once, when the data is open.
+"""When things happen in a run: every duration and interval is converted to steps once, when the data are open.
 
 All batches have the same number of rows and of tokens, and all epochs the same number of batches, so that any unit of
-Composer's time is a number of steps, known before the first. A part of a step counts as a whole one.
+Composer's time is a number of steps, known before the first. Fractions of a step are rounded up.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DURATION = re.compile(r"([\d.]+)(ba|tok|sp|ep|dur)")
 
 @dataclass(frozen=True)
 class Timetable:
-    """A run in steps. Something with an interval happens at each multiple of it, and at the last step."""
+    """A run in steps. What has an interval happens at each multiple of it, and at the last step."""
 
     steps: int
     """Of the whole run."""
@@ -45,7 +45,7 @@ class Timetable:
         Raises:
             ConfigError: There are fewer rows than a batch, or the run ends before it has warmed up.
         """
-        from meap.data import plan_epoch  # heavy; who checks a configuration does without
+        from meap.data import plan_epoch  # heavy, and not needed to check a configuration
 
         rows, train = config.train.global_batch_size, config.train
         per_epoch = plan_epoch(config.data, shards, rows).rows // rows
@@ -71,7 +71,7 @@ class Timetable:
 
 
 def count_steps(duration: str, *, steps_per_epoch: int, batch_rows: int, seq_len: int, total: int | None = None) -> int:
-    """Steps of a duration, at least 1; a part of a step counts as a whole one.
+    """Steps of a duration, at least 1; fractions of a step are rounded up.
 
     Args:
         duration: Composer time in `ba`, `sp`, `tok`, `ep`, or `dur`, a share of the whole run.
@@ -84,7 +84,7 @@ def count_steps(duration: str, *, steps_per_epoch: int, batch_rows: int, seq_len
     assert found is not None, "sections check their durations"
     length, unit = Fraction(found[1]), found[2]
     if unit == "dur":
-        assert total is not None, "only a part of a run can be a share of it"
+        assert total is not None, "the length of a run cannot be a share of itself"
         return math.ceil(length * total)
     if unit == "ep":
         return math.ceil(length * steps_per_epoch)

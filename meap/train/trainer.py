@@ -4,105 +4,107 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from composer.algorithms import GradientClipping
-from composer.callbacks import LRMonitor
-from composer.core import Algorithm, Evaluator
+from composer.core import Algorithm, Callback
 from composer.utils.parallelism import FSDP2Config
 
-from meap.config import TrainConfig, TrainingConfig
-from meap.data import Shards
-from meap.tokenizer import Tokenizer
-from meap.train.callbacks import MaskingMonitor, Throughput, build_progress
-from meap.train.compilation import choose_compilation, compile_model
-from meap.train.fitting import packed_rows
-from meap.train.flops import training_flops_per_token
-from meap.train.kernels import choose_kernels, use_liger_kernels
+from meap.checkpoints import CheckpointStore
+from meap.config import TrainingConfig
+from meap.places.addresses import is_url
+from meap.train.callbacks import build_progress
+from meap.train.checkpoints.model_record import record_model
+from meap.train.checkpoints.resuming import ResumePoint, find_resume_point
+from meap.train.checkpoints.saving import CheckpointSaving
+from meap.train.checkpoints.trust import named_checkpoint_errors
+from meap.train.data import RunData, heldout_evaluator, packed_rows
+from meap.train.header import describe_plan
 from meap.train.loggers import build_loggers
-from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
-from meap.train.model_record import record_model
-from meap.train.optim import LearningRateSchedule, build_optimizer
+from meap.train.optim import build_optimizer, build_schedule
 from meap.train.pinned.step import LeanTrainer
-from meap.train.resuming import find_resume_point
-from meap.train.saving import CheckpointSaving
-from meap.train.timetable import Timetable
+from meap.train.preflight import check_storage
+from meap.train.provenance import RunStart
+from meap.train.run import PlannedRun, Run
+from meap.train.speed import speed_up
 
-__all__ = ["build_trainer", "speed_up"]
+__all__ = ["PlannedTrainer", "build_trainer"]
+
+
+class PlannedTrainer:
+    """Stands for the Trainer in a dry run: instead of training, it says what that would take.
+
+    Args:
+        plan: Lines to print.
+    """
+
+    def __init__(self, plan: Sequence[str]) -> None:
+        self._plan = plan
+
+    def fit(self) -> None:
+        """Print the plan."""
+        print("\n".join(self._plan), flush=True)
 
 
 def build_trainer(
     config: TrainingConfig,
-    machine: Machine,
+    run: Run,
+    data: RunData,
     model: NextTokenModel,
-    train_loader: Any,
     *,
-    shards: Shards,
-    timetable: Timetable,
-    evaluators: Sequence[Evaluator],
     algorithms: Sequence[Algorithm],
-    tokenizer: Tokenizer,
-    run_dir: Path,
-    has_segments: bool = False,
-) -> LeanTrainer:
-    """A Trainer that continues the run from its newest checkpoint, if there is one.
+    callbacks: Sequence[Callback],
+) -> LeanTrainer | PlannedTrainer:
+    """A Trainer that resumes the run from its newest checkpoint, if there is one.
+
+    Beside the callbacks given, it has those that make it a run: the learning rate's schedule, checkpoints, progress and
+    loggers.
 
     Args:
         config: The whole configuration.
-        machine: Device, precision and ranks.
+        run: The run; for one that only plans, nothing is built.
+        data: What it reads.
         model: The model at step 0; with sharding its weights are needed on rank 0 only.
-        train_loader: This rank's share of each batch.
-        shards: What it reads.
-        timetable: When things happen, in steps.
-        evaluators: What is measured during training.
         algorithms: The method, where the training process applies it.
-        tokenizer: What made the rows; it is kept with the checkpoints.
-        run_dir: The run's folder.
-        has_segments: Whether rows are those of fine-tuning, with segments of other lengths in every batch.
+        callbacks: What is measured, in this order: those that wait for the device before those that take the time.
+
+    Raises:
+        ConfigError: There is too little room for checkpoints, or something asked for cannot work here.
+        CheckpointError: Checkpoints cannot be written, or none of those there are can be resumed from.
     """
-    train = config.train
-    interval = timetable.log_interval
-    clip_norm = config.optimizer.grad_clip_norm
-    start = find_resume_point(config, run_dir)
-    kind = start.record.kind if start else config.checkpoint.state_dict
-    recorded, shared = record_model(model, tokenizer, before=start.record.model if start else None)
+    if isinstance(run, PlannedRun):
+        return _plan(config, run, data, model)
+    machine, timetable, train = run.machine, data.timetable, config.train
+    check_storage(config, machine, timetable, num_parameters=model.num_parameters)
+    start = find_resume_point(config, run.dir)
+    saving = _saving(config, run, data, model, start)
     if train.activation_checkpointing:
         model.model.activation_checkpointing_enable({"use_reentrant": False})
-    speed_up(config, machine, model, has_segments=has_segments)
-    with warnings.catch_warnings():
-        # It has no state: masks go by seed, epoch and row, whoever has written those before.
+    speed_up(config, model, on_gpu=machine.on_gpu, has_segments=data.has_segments)
+    heldout, clip_norm = data.heldout_loader, config.optimizer.grad_clip_norm
+    with named_checkpoint_errors(config.checkpoint.folder), warnings.catch_warnings():
+        # It has no state: masks are a function of seed, epoch and row.
         warnings.filterwarnings("ignore", message="InputMasking is not in the state_dict")
         return LeanTrainer(
-            loss_interval=interval,
+            loss_interval=timetable.log_interval,
             model=model,
-            train_dataloader=packed_rows(train_loader),
-            eval_dataloader=list(evaluators),
+            train_dataloader=packed_rows(data.loader),
+            eval_dataloader=[heldout_evaluator(heldout, train, timetable)] if heldout is not None else [],
             max_duration=f"{timetable.steps}ba",
             optimizers=build_optimizer(config.optimizer, model, fused=machine.on_gpu),
             algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
             callbacks=[
-                LearningRateSchedule(
-                    warmup=timetable.warmup, total=timetable.steps, final_ratio=config.scheduler.final_ratio
-                ),
-                MaskingMonitor(mask_id=tokenizer.mask_id, interval=interval),
-                LRMonitor(),
-                _throughput(config, machine, model, timetable),
-                CheckpointSaving(
-                    config,
-                    run_dir=run_dir,
-                    data=shards.identity,
-                    interval=timetable.checkpoint_interval,
-                    model=recorded,
-                    shared=shared,
-                ),
+                build_schedule(config.scheduler, timetable),
+                *callbacks,
+                saving,
+                RunStart(config, machine, data, model),
             ],
             loggers=[
-                *build_progress(run_dir, is_leader=machine.is_leader, interval=interval),
-                *build_loggers(config, run_dir, interval=interval),
+                *build_progress(run.dir, is_leader=machine.is_leader, interval=timetable.log_interval),
+                *build_loggers(config, run.dir, interval=timetable.log_interval),
             ],
-            parallelism_config=_sharding(train, model, kind=kind),
+            parallelism_config=_sharding(config, model, kind=_kind(config, start)),
             device=machine.device,
             precision=machine.precision,
             device_train_microbatch_size=min(train.microbatch_size, train.global_batch_size // machine.world_size),
@@ -114,36 +116,39 @@ def build_trainer(
         )
 
 
-def speed_up(config: TrainingConfig, machine: Machine, model: NextTokenModel, *, has_segments: bool) -> None:
-    """Compile the model, or give it kernels, as the configuration and the machine have it; weights stay as they are."""
-    compiled = choose_compilation(config.train.compile, on_gpu=machine.on_gpu, has_segments=has_segments)
-    kernels = choose_kernels(config.model.kernels, on_gpu=machine.on_gpu, compiled=compiled)
-    model.loss_chunks = config.train.loss_chunks
-    if kernels == "liger":
-        use_liger_kernels(model)
-    if compiled:
-        compile_model(model)
+def _plan(config: TrainingConfig, run: PlannedRun, data: RunData, model: NextTokenModel) -> PlannedTrainer:
+    if is_url(config.checkpoint.folder) and run.machine.is_leader:
+        CheckpointStore(config.checkpoint.folder).require_writable()
+    return PlannedTrainer(describe_plan(config, run.ranks, data, model))
 
 
-def _throughput(config: TrainingConfig, machine: Machine, model: NextTokenModel, timetable: Timetable) -> Throughput:
-    """Last of the callbacks that log at a batch's end: by then the device has done what the interval held."""
-    return Throughput(
-        interval=timetable.log_interval,
-        timetable=timetable,
-        tokens_per_batch=config.train.global_batch_size * config.data.seq_len,
-        flops_per_token=training_flops_per_token(model.config, context=config.data.seq_len, causal=False),
-        peak_flops=machine.peak_flops,
-        world_size=machine.world_size,
+def _saving(
+    config: TrainingConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
+) -> CheckpointSaving:
+    recorded, shared = record_model(model, data.tokenizer, before=start.record.model if start else None)
+    return CheckpointSaving(
+        config,
+        run_dir=run.dir,
+        data=data.shards.identity,
+        interval=data.timetable.checkpoint_interval,
+        model=recorded,
+        shared=shared,
     )
 
 
-def _sharding(config: TrainConfig, model: NextTokenModel, *, kind: str) -> dict[str, Any] | None:
+def _kind(config: TrainingConfig, start: ResumePoint | None) -> str:
+    """Of the checkpoint to load, which may be another than that of those to save."""
+    return start.record.kind if start else config.checkpoint.state_dict
+
+
+def _sharding(config: TrainingConfig, model: NextTokenModel, *, kind: str) -> dict[str, Any] | None:
     """FSDP 2 over all ranks, a group per decoder layer; torch's own successor of what DeepSpeed calls ZeRO-2 and 3.
 
     Not FSDP 1: it flattens parameters of different kinds into one, which hides their names and shapes. `kind` is that
     of the checkpoint to load; either kind loads at any world size.
     """
-    if config.sharding == "none":
+    mode = config.train.sharding_mode
+    if not mode.spreads_weights:
         return None
     layers = set(model.model.model.layers)
     # Composer asks the child of the ComposerModel which of its modules form a group.
@@ -151,7 +156,7 @@ def _sharding(config: TrainConfig, model: NextTokenModel, *, kind: str) -> dict[
     return {
         "fsdp": FSDP2Config(
             # Kept gathered between forward and backward pass, weights are sharded outside of steps only (ZeRO-2).
-            reshard_after_forward=config.sharding == "full",
+            reshard_after_forward=not mode.gathers_in_step,
             state_dict_type=kind,
             load_monolith_rank0_only=kind == "full",
         )

@@ -140,7 +140,7 @@ MISTAKES = [
         "yamls/sft_tiny.yaml is for recipes/meap_sft.py, not for meap_1b: run `composer",
     ),
     ("meap_1b", ["yamls/controls/sft_llama3_8b_ntp.yaml"], "is for recipes/meap_sft.py"),
-    ("meap_sft", ["yamls/long/tiny_long.yaml"], "is for recipes/extend_context.py"),
+    ("meap_sft", ["yamls/long/tiny_long.yaml"], "is for recipes/meap_1b.py, not for meap_sft: run `composer"),
     (
         "c4_to_mds",
         ["yamls/sft_tiny.yaml"],
@@ -152,7 +152,11 @@ MISTAKES = [
         ["yamls/tiny.yaml"],
         r"model.base is not set: fine-tuning .*\(recipes/meap_1b.py trains from scratch\)",
     ),
-    ("extend_context", ["yamls/tiny.yaml"], "model.base is not set: a context is extended of a finished model"),
+    (
+        "meap_1b",
+        ["yamls/long/tiny_long.yaml", "model.base=null"],
+        "model.base_rope_theta=640000 replaces the theta of model.base, which is not set: set it, or",
+    ),
     ("meap_1b", ["scheduler.warmup_duration=9ba", "train.max_duration=9ba"], "scheduler.warmup_duration=9ba .* leaves"),
     ("meap_1b", ["data.remote=s3://me:hunter2@b/c"], "data.remote is a URL with a user or password"),
     ("export_hf", ["checkpoint.folder=s3://me:hunter2@b/c"], "checkpoint.folder is a URL with a user or password"),
@@ -218,7 +222,7 @@ def test_mistakes_are_answered_before_anything_heavy_is_imported(script: str, pr
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["meap_1b", "meap_sft", "extend_context", "export_hf", "evaluate", "proof"])
+@pytest.mark.parametrize("name", ["meap_1b", "meap_sft", "export_hf", "evaluate", "proof"])
 def test_a_recipe_without_arguments_says_how_it_is_used(answer, name: str):
     status, output, errors = answer(name)
     assert (status, output) == (2, "")

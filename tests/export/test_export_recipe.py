@@ -27,13 +27,13 @@ def main(project_root):
 def run(tmp_path, monkeypatch, tokenizer, publish):
     """A run's folder, with one checkpoint, and no data anywhere; returns the model whose weights it holds."""
     from meap.train.attention import choose_attention
-    from meap.train.model import build_model, llama_config
-    from meap.train.model_record import record_model
+    from meap.train.checkpoints.model_record import record_model
+    from meap.train.model import build_model, decoder_config
 
     monkeypatch.chdir(tmp_path)
     config = load_config(TrainingConfig, None, ["run.name=small", "data.remote=mds", "data.seq_len=16"])
     config = dataclasses.replace(config, model=MODEL)
-    architecture = llama_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
+    architecture = decoder_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
     model = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=3)
     record, shared = record_model(model, tokenizer, before=None)
     folder = str(tmp_path / "runs" / "small" / "checkpoints")

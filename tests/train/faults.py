@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from meap.checkpoints import CheckpointStore
-from meap.train import saving, writing
+from meap.train.checkpoints import publishing, saving, writing
 
 POINTS: dict[str, tuple[Any, str]] = {
     "forward": (torch.nn.Linear, "forward"),
@@ -22,7 +22,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "update": (torch.optim.AdamW, "step"),
     "copy": (saving, "copy_state"),
     "write": (writing._HashingFile, "write"),
-    "move": (saving, "_move"),
+    "move": (publishing, "_move"),
     "publish": (CheckpointStore, "publish"),
     "prune": (CheckpointStore, "prune"),
     "upload": (CheckpointStore, "_put"),

@@ -1,18 +1,31 @@
 """What --dry-run says, and that it leaves nothing behind."""
 
+import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from meap.errors import ConfigError, IncompleteError
-from meap.manifest import CONVERSATIONS
-from meap.train.dry_run import rehearse
+from meap.config import save_config
+from meap.errors import ConfigError, IncompleteError, MismatchError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="module")
+def rehearse(release_caches) -> Callable[..., None]:
+    """The recipe with --dry-run."""
+    recipes = {name: runpy.run_path(str(ROOT / f"recipes/{name}.py"))["main"] for name in ("meap_1b", "meap_sft")}
+
+    def run(config, *, recipe: str = "meap_1b") -> None:
+        recipes[recipe](config, dry_run=True)
+        release_caches()
+
+    return run
+
+
 @pytest.mark.slow
-def test_the_plan_of_a_small_run(small_config, tmp_path, capsys):
+def test_the_plan_of_a_small_run(rehearse, small_config, tmp_path, capsys):
     config = small_config(tmp_path / "run", "train.max_duration=20ba", "train.eval_batches=1", "checkpoint.keep=2")
     rehearse(config)
     told = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
@@ -32,7 +45,7 @@ def test_the_plan_of_a_small_run(small_config, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_fourteen_billion_parameters_need_no_memory(small_config, tmp_path, capsys):
+def test_fourteen_billion_parameters_need_no_memory(rehearse, small_config, tmp_path, capsys):
     sizes = (
         *("model.hidden_size=5120", "model.intermediate_size=13824", "model.num_hidden_layers=48"),
         *("model.num_attention_heads=40", "model.num_key_value_heads=8", "train.sharding=full"),
@@ -44,16 +57,23 @@ def test_fourteen_billion_parameters_need_no_memory(small_config, tmp_path, caps
     assert "sharding full" in told["memory"]
 
 
-def test_fine_tuning_has_a_plan_too(small_config, tmp_path, capsys, make_base, write_conversations):
+def test_fine_tuning_has_a_plan_too(rehearse, small_config, tmp_path, capsys, make_base, write_conversations):
     remote = write_conversations(tmp_path / "conversations", seq_len=64)
     base = make_base("llama", vocab_rows=320)
     overrides = (f"data.remote={remote}", "data.seq_len=64", f"model.base={base}", "train.max_duration=2ep")
-    rehearse(small_config(tmp_path / "run", *overrides), kind=CONVERSATIONS)
+    rehearse(small_config(tmp_path / "run", *overrides), recipe="meap_sft")
     assert "12 steps, 6,144 tokens, 2.00 epochs" in capsys.readouterr().out
 
 
-def test_what_would_stop_the_run_stops_the_rehearsal(small_config, tmp_path):
+def test_what_would_stop_the_run_stops_the_rehearsal(rehearse, small_config, tmp_path):
     with pytest.raises(IncompleteError, match="holds no finished 'train' split"):
         rehearse(small_config(tmp_path / "run", f"data.remote={tmp_path}"))
     with pytest.raises(ConfigError, match="scheduler.warmup_duration=9ba"):
         rehearse(small_config(tmp_path / "run", "train.max_duration=9ba", "scheduler.warmup_duration=9ba"))
+    assert list(tmp_path.iterdir()) == []
+    begun = small_config(tmp_path / "run")
+    save_config(begun, tmp_path / "run/config.yaml")
+    (tmp_path / "run/metrics.jsonl").touch()
+    with pytest.raises(MismatchError, match=r"holds a run with masking\.ratio=0\.15, not 0\.2"):
+        rehearse(small_config(tmp_path / "run", "masking.ratio=0.2"))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "metrics.jsonl"]

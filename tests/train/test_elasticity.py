@@ -83,7 +83,7 @@ def test_a_rank_is_killed_in_the_second_epoch_and_others_continue(start, whole, 
 
     again = start(tmp_path / "run", 1, *SHARDED)
     assert again.wait() == [0], again.printed
-    assert f"continues  from {store.location}/ba{at}, step {at} (epoch 1)" in again.printed
+    assert f"resumes    from {store.location}/ba{at}, step {at} (epoch 1)" in again.printed
     assert again.rows(1) == whole[1].rows(1)[at:]
     assert losses(tmp_path / "run") == pytest.approx(losses(whole[1].run_dir), abs=1e-5)
     assert not (tmp_path / "run/checkpoints/.saving").exists()

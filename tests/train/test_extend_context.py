@@ -37,7 +37,7 @@ def first(train, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def extend(first, write_shards, small_config, tmp_path_factory):
-    recipe = runpy.run_path(str(ROOT / "recipes/extend_context.py"))
+    recipe = runpy.run_path(str(ROOT / "recipes/meap_1b.py"))
     remote = write_shards(tmp_path_factory.mktemp("long"), rows=32, seq_len=LONG, validation_rows=8)
 
     def run(run_dir: Path, *overrides: str):
@@ -71,23 +71,14 @@ def test_an_extended_model_starts_from_the_base_resumes_and_is_exported(first, e
     assert not torch.equal(model.lm_head.weight, before["model.lm_head.weight"])
 
 
-def test_what_extends_nothing_is_refused(extend, tmp_path):
-    for change, message in (
-        ("model.base_rope_theta=null", r"model.base_rope_theta is not set: rows of data.seq_len=64 tokens need a RoPE"),
-        ("masking.site=algorithm", r"masking.site=algorithm is for pre-training: .* set masking.site=dataset"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            extend(tmp_path / "run", change)
-    with pytest.raises(ConfigError, match=r"model.base is not set: a context is extended of a finished model"):
-        extend(tmp_path / "run", "model.base=null", "model.base_rope_theta=null")
-
-
-def test_rows_longer_than_the_base_need_a_theta(train, first, extend, tmp_path):
-    remote = extend(tmp_path / "run", "train.max_duration=1ba").data.remote
+def test_a_theta_without_a_base_and_rows_longer_than_the_base_without_a_theta_are_refused(extend, tmp_path):
+    with pytest.raises(ConfigError, match=r"base_rope_theta=640000 replaces the theta of model.base, which is not set"):
+        extend(tmp_path / "run", "model.base=null")
     with pytest.raises(
-        ConfigError, match=r"has max_position_embeddings=16, but segments .* 64 positions: .*extend_cont"
+        ConfigError, match=r"has max_position_embeddings=16, but segments .* 64 positions: .*model.base_rope_theta"
     ):
-        train(tmp_path / "plain", f"model.base={first}", f"data.seq_len={LONG}", f"data.remote={remote}")
+        extend(tmp_path / "run", "model.base_rope_theta=null")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def test_a_base_with_scaled_rope_is_refused(extend, make_base, tokenizer, tmp_path):

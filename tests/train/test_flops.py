@@ -5,7 +5,7 @@ from transformers import AutoConfig
 
 from meap.config import ModelConfig
 from meap.train.flops import matmul_parameters, peak_flops_per_second, training_flops_per_token
-from meap.train.model import build_model, llama_config
+from meap.train.model import build_model, decoder_config
 
 SIZES = {
     "1.1b": ModelConfig(),
@@ -26,7 +26,7 @@ SIZES = {
     ],
 )
 def test_the_papers_models_cost_what_is_published_for_them(size, causal, giga):
-    config = llama_config(SIZES[size], vocab_size=32_001, seq_len=4096)
+    config = decoder_config(SIZES[size], vocab_size=32_001, seq_len=4096)
     assert training_flops_per_token(config, context=4096, causal=causal) / 1e9 == pytest.approx(giga, abs=6e-4)
 
 
@@ -34,7 +34,7 @@ def test_the_formula_counts_what_torch_counts():
     small = ModelConfig(
         hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2
     )
-    config = llama_config(small, vocab_size=256, seq_len=32)
+    config = decoder_config(small, vocab_size=256, seq_len=32)
     model = build_model(config, attention="eager", seed=0)
     rows = torch.zeros(2, 32, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:

@@ -15,7 +15,7 @@ from meap.masking import MaskRule, mask_inputs
 from meap.schema import IGNORE_INDEX
 from meap.train.algorithm import InputMasking
 from meap.train.callbacks import MaskingMonitor
-from meap.train.fitting import count_tokens
+from meap.train.data import count_tokens
 from meap.train.optim import LearningRateSchedule, build_optimizer, learning_rate_factor
 
 MASK = 99

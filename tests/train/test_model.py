@@ -1,15 +1,17 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from meap.config import ModelConfig
+from meap.config.sections import ARCHITECTURES
 from meap.errors import ConfigError
 from meap.schema import IGNORE_INDEX
 from meap.train.attention import causal_sdpa, choose_attention
-from meap.train.model import TokenLoss, build_model, llama_config, padded_vocab_size
+from meap.train.model import TokenLoss, build_model, decoder_config, padded_vocab_size
 
 SMALL = ModelConfig(
     hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3
@@ -20,7 +22,7 @@ VOCAB, SEQ_LEN = 301, 24
 @pytest.fixture
 def model():
     attention = choose_attention("auto", on_gpu=False, bf16=False)
-    return build_model(llama_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN), attention=attention, seed=3)
+    return build_model(decoder_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN), attention=attention, seed=3)
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_llama2_ids_get_32064_rows():
 
 def test_the_loss_is_next_token_cross_entropy_over_all_positions(model, batch):
     outputs = model(batch)
-    stock = LlamaForCausalLM(llama_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN))
+    stock = LlamaForCausalLM(decoder_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN))
     stock.load_state_dict(model.model.state_dict())
     stock.set_attn_implementation("eager")
     logits = stock(batch["input_ids"]).logits
@@ -44,6 +46,25 @@ def test_the_loss_is_next_token_cross_entropy_over_all_positions(model, batch):
     torch.testing.assert_close(outputs["loss"], expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(outputs["losses_BT"].mean(), expected, rtol=0, atol=1e-5)
     assert not outputs["losses_BT"].requires_grad
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_architecture_from_scratch_computes_what_transformers_does(batch, name, tied):
+    config = dataclasses.replace(SMALL, architecture=name, head_dim=16, tie_word_embeddings=tied)
+    architecture = decoder_config(config, vocab_size=VOCAB, seq_len=SEQ_LEN)
+    model = build_model(architecture, attention=choose_attention("auto", on_gpu=False, bf16=False), seed=3)
+    stock = AutoModelForCausalLM.from_config(decoder_config(config, vocab_size=VOCAB, seq_len=SEQ_LEN))
+    stock.load_state_dict(model.model.state_dict())
+    stock.set_attn_implementation("eager")
+    logits = stock(batch["input_ids"]).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+    torch.testing.assert_close(model(batch)["loss"], expected, rtol=0, atol=1e-5)
+    assert stock.config.model_type == name
+    weights = dict(model.model.named_parameters())
+    assert weights["model.layers.0.self_attn.q_proj.weight"].shape == (4 * 16, 32)
+    assert ("lm_head.weight" in weights) != tied
+    assert {float(each.detach().abs().max()) for key, each in weights.items() if key.endswith("bias")} <= {0.0}
 
 
 def test_ignored_labels_are_not_scored(model, batch):
@@ -94,7 +115,7 @@ def test_weights_follow_the_official_initialisation():
     wide = ModelConfig(
         hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=4
     )
-    model = build_model(llama_config(wide, vocab_size=2000, seq_len=8), attention="sdpa", seed=0)
+    model = build_model(decoder_config(wide, vocab_size=2000, seq_len=8), attention="sdpa", seed=0)
     expected = {"embed_tokens": math.sqrt(2 / (5 * 256)), "q_proj": math.sqrt(2 / (5 * 256))}
     expected |= {"o_proj": 1 / (math.sqrt(256) * 4), "down_proj": 1 / (math.sqrt(256) * 4)}
     for name, parameter in model.named_parameters():
@@ -106,7 +127,7 @@ def test_weights_follow_the_official_initialisation():
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone():
-    config = llama_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN)
+    config = decoder_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     one, same, other = (build_model(config, attention="sdpa", seed=seed).state_dict() for seed in (1, 1, 2))

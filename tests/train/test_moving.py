@@ -243,7 +243,7 @@ def test_a_bucket_of_checkpoints_is_all_it_takes(train, carry_on, here, to_store
     train(here / "run", "train.max_duration=2ba", *saved)
     shutil.move("run", "kept")
     carry_on(here / "other", "train.max_duration=4ba", *saved)  # a machine that has never seen the run
-    assert "continues  from s3://corpus/saved/ba2.pt, step 2" in capsys.readouterr().out
+    assert "resumes    from s3://corpus/saved/ba2.pt, step 2" in capsys.readouterr().out
     newest = here / "other/checkpoints/ba4.pt"
     shutil.rmtree("out")
     exported = export("checkpoint.folder=s3://corpus/saved", "export.out_dir=hf", f"data.remote={here}/not/there")

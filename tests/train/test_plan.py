@@ -8,7 +8,7 @@ import torch
 from meap.config import TrainingConfig, load_config
 from meap.data import open_shards
 from meap.train.attention import choose_attention
-from meap.train.model import build_model, llama_config
+from meap.train.model import build_model, decoder_config
 from meap.train.plan import (
     checkpoint_bytes,
     device_memory,
@@ -54,7 +54,7 @@ def test_activations_are_those_that_torch_keeps_for_the_backward_pass(small_conf
         *("model.intermediate_size=176", "model.num_hidden_layers=6", "data.seq_len=256"),
         *("train.global_batch_size=4", "train.microbatch_size=4"),
     )
-    architecture = llama_config(config.model, vocab_size=64, seq_len=256)
+    architecture = decoder_config(config.model, vocab_size=64, seq_len=256)
     model = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=True), seed=0)
     memory = device_memory(config, architecture, num_parameters=model.num_parameters, num_devices=1)
     # Torch's own: besides activations the weights in bf16, and logits.
@@ -81,7 +81,7 @@ def kept_bytes(model: torch.nn.Module) -> int:
 
 def memory_of(*overrides: str, num_devices: int, num_parameters: int = 14 * 10**9):
     config = load_config(TrainingConfig, YAMLS / "1b.yaml", overrides)
-    architecture = llama_config(config.model, vocab_size=32_001, seq_len=4096)
+    architecture = decoder_config(config.model, vocab_size=32_001, seq_len=4096)
     return device_memory(config, architecture, num_parameters=num_parameters, num_devices=num_devices)
 
 
@@ -101,7 +101,7 @@ def test_sharding_and_recomputation_save_what_they_promise():
 def test_the_paper_s_run_in_figures():
     """1.1B on 200 B tokens at 40 %: 9.076 GFLOP a token, 8 x 989 TFLOP/s."""
     config = load_config(TrainingConfig, YAMLS / "1b.yaml")
-    architecture = llama_config(config.model, vocab_size=32_001, seq_len=4096)
+    architecture = decoder_config(config.model, vocab_size=32_001, seq_len=4096)
     tokens = 190_000 * 256 * 4096
     days = training_days(architecture, context=4096, tokens=tokens, peak_flops=8 * 989e12, utilisation=0.4)
     assert days == pytest.approx(9.076e9 * tokens / (8 * 989e12 * 0.4) / 86_400, rel=1e-3)

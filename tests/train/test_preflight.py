@@ -40,7 +40,7 @@ def machine(world_size: int, *, nodes: int = 1) -> Machine:
             *(10, 5, ["train.global_batch_size=40", "train.microbatch_size=4", "data.num_canonical_nodes=24"]),
             r"data.num_canonical_nodes=24 does not divide by 5 nodes: .* use 4 or 6 nodes, or .* such as 25",
         ),
-        (1, 1, ["train.sharding=full"], r"train.sharding=full spreads the model over ranks, but there is 1 rank"),
+        (1, 1, ["train.sharding=full"], r"train.sharding=full shards the model over ranks, but there is 1 rank"),
         (
             *(1, 1, ["train.max_duration=100ba", "scheduler.warmup_duration=100ba"]),
             r"scheduler.warmup_duration=100ba \(100 steps\) leaves nothing of train.max_duration=100ba \(100 steps\)",

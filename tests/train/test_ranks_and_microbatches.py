@@ -10,7 +10,7 @@ import torch
 from meap.checkpoints.trust import load_checkpoint
 from meap.config import TrainingConfig, load_config, save_config
 from meap.train.attention import choose_attention
-from meap.train.start import start_model
+from meap.train.start import initial_model
 
 from .conftest import losses
 
@@ -88,7 +88,7 @@ def test_ranks_microbatches_and_sharding_change_nothing(
         assert largest <= 1e-5, f"micro-batches of {size} rows on two ranks"
 
     attention = choose_attention("sdpa", on_gpu=False, bf16=False)
-    expected = start_model(fresh.model, tokenizer, attention=attention, context=16, seed=fresh.run.seed).state_dict()
+    expected = initial_model(fresh.model, tokenizer, attention=attention, context=16, seed=fresh.run.seed).state_dict()
     sharded = weights(tmp_path / "fresh", 1)
     assert all(torch.equal(sharded[name], weight) for name, weight in expected.items())
 
@@ -97,7 +97,7 @@ def test_a_rank_that_is_handed_its_weights_builds_none(tokenizer, small_config, 
     config = small_config(tmp_path / "x").model
     attention = choose_attention("sdpa", on_gpu=False, bf16=False)
     full, empty = (
-        start_model(config, tokenizer, attention=attention, context=16, seed=0, weights=weights)
+        initial_model(config, tokenizer, attention=attention, context=16, seed=0, weights=weights)
         for weights in ("start", "none")
     )
     assert {each.device.type for each in empty.parameters()} == {"meta"}

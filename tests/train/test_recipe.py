@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import runpy
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from meap.data import build_loader, open_shards, open_tokenizer
 from meap.errors import CheckpointError, ConfigError, IncompleteError, MismatchError
 from meap.schema import VALIDATION_SPLIT
 from meap.train.attention import choose_attention
-from meap.train.model import build_model, llama_config
+from meap.train.model import build_model, decoder_config
 from meap.train.optim import build_optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +105,7 @@ def test_ratio_zero_is_plain_next_token_prediction_bit_for_bit(train, small_conf
         shuffle=True,
     )
     attention = choose_attention("auto", on_gpu=False, bf16=False)
-    architecture = llama_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
+    architecture = decoder_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
     model = build_model(architecture, attention=attention, seed=config.run.seed)
     optimizer = build_optimizer(config.optimizer, model, fused=False)
     plain = []
@@ -163,7 +164,7 @@ def test_held_out_loss_is_measured_on_clean_rows(train, tmp_path, small_config, 
     from meap.checkpoints.trust import load_checkpoint
 
     model = build_model(
-        llama_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16),
+        decoder_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16),
         attention=choose_attention("auto", on_gpu=False, bf16=False),
         seed=0,
     )
@@ -283,6 +284,16 @@ def test_streams_are_mixed_and_a_longer_run_continues_with_the_same_mixture(trai
     whole = train(tmp_path / "whole", "train.max_duration=12ba", *streams)
     train(tmp_path / "parts", "train.max_duration=5ba", *streams)
     assert train(tmp_path / "parts", "train.max_duration=12ba", *streams) == pytest.approx(whole, abs=1e-6)
+
+
+def test_an_architecture_is_a_yaml(train, small_config, tmp_path):
+    settings = ("model.architecture=qwen3", "model.head_dim=16", "model.tie_word_embeddings=true")
+    train(tmp_path / "run", "train.max_duration=2ba", *settings)
+    assert len(train(tmp_path / "run", "train.max_duration=4ba", *settings)) == 4
+    runpy.run_path(str(ROOT / "recipes/export_hf.py"))["main"](small_config(tmp_path / "run", *settings))
+    config = json.loads((tmp_path / "run/hf/config.json").read_text())
+    assert (config["architectures"], config["head_dim"]) == (["Qwen3ForCausalLM"], 16)
+    assert config["tie_word_embeddings"] is True
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from meap.config import Role, TrainingConfig, flatten, load_config, role_of, to_values
+from meap.config import Role, TrainingConfig, flatten, load_config, role_of, save_config, to_values
 from meap.errors import MismatchError
-from meap.train.run_folder import METRICS_NAME, _require_same_run, open_run
+from meap.train.run_folder import CONFIG_NAME, METRICS_NAME, _require_same_run, require_same_settings
 
 pytestmark = pytest.mark.fault(8)
 
@@ -15,7 +15,9 @@ STREAMS = ("data.streams.web.remote=a", "data.streams.web.proportion=2")
 def start(tmp_path):
     def run(*overrides: str) -> None:
         config = load_config(TrainingConfig, None, [f"run.dir={tmp_path}", *overrides])
-        (open_run(config, is_leader=True) / METRICS_NAME).touch()
+        require_same_settings(config)
+        save_config(config, tmp_path / CONFIG_NAME)
+        (tmp_path / METRICS_NAME).touch()
 
     return run
 

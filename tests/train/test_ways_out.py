@@ -56,7 +56,7 @@ WAYS = (
     Way("lost worker", (1,), signalled("SIGKILL", "worker"), is_possible=lambda workers, _: workers > 0),
 )
 WORKERS, HELDOUT, WORLDS = (0, 1, 2, 4), (0, 1), (1, 2)
-RECIPES = ("meap_1b.py", "meap_sft.py", "extend_context.py")
+KINDS = ("pre-training", "fine-tuning", "longer context")
 
 
 def pairs_of(way: Way, workers: int, heldout: int, world: int, recipe: str) -> set[Any]:
@@ -70,7 +70,7 @@ def pairwise() -> list[tuple[Way, int, int, int, str]]:
     """Few cases in which each value meets each of all other settings, where that is possible; greedy."""
     possible = [
         case
-        for case in itertools.product(WAYS, WORKERS, HELDOUT, WORLDS, RECIPES)
+        for case in itertools.product(WAYS, WORKERS, HELDOUT, WORLDS, KINDS)
         if case[0].is_possible(case[1], case[3])
     ]
     pairs = [pairs_of(*case) for case in possible]
@@ -97,17 +97,18 @@ def conversations(write_conversations, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("way", "workers", "heldout", "world", "recipe"), CASES, ids=lambda value: getattr(value, "name", str(value))
+    ("way", "workers", "heldout", "world", "kind"), CASES, ids=lambda value: getattr(value, "name", str(value))
 )
 def test_a_run_ends_by_itself_and_starts_again(
-    start, conversations, make_base, tmp_path, record_property, way, workers, heldout, world, recipe
+    start, conversations, make_base, tmp_path, record_property, way, workers, heldout, world, kind
 ):
     settings = [*SETTINGS, f"data.num_workers={workers}", f"train.eval_batches={heldout}"]
-    if recipe != "meap_1b.py":
+    if kind != "pre-training":
         settings.append(f"model.base={make_base('llama', vocab_rows=320, max_position_embeddings=512)}")
-    if recipe == "meap_sft.py":
+    recipe = "meap_sft.py" if kind == "fine-tuning" else "meap_1b.py"
+    if kind == "fine-tuning":
         settings += [f"data.remote={conversations}", "data.seq_len=256"]
-    if recipe == "extend_context.py":
+    if kind == "longer context":
         settings.append("model.base_rope_theta=40000")
     temporary = Path(tempfile.mkdtemp())  # short: workers make sockets there
 

@@ -1,4 +1,4 @@
-"""How much was masked, and how well masked and unmasked tokens are predicted."""
+"""The realised mask ratio, and the losses of masked and of clean targets."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class MaskingMonitor(Callback):
 
 
 def _count_inputs(batch: Batch) -> torch.Tensor:
-    """Input tokens without padding, as a scalar on the batch's device, which is not asked for anything."""
+    """Input tokens without padding, as a scalar on the batch's device, without a sync."""
     loaded = cast("dict[str, Any]", batch)
     if "attention_mask" in loaded:
         return (loaded["attention_mask"] != 0).sum()

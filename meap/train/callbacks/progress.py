@@ -23,11 +23,11 @@ _HELDOUT, _LOSS = "metrics/heldout/loss", "loss/train/total"
 
 
 def build_progress(run_dir: Path, *, is_leader: bool, interval: int) -> list[LoggerDestination]:
-    """What shows this run, of rank 0 alone: a bar where standard output is a terminal, else lines; lines in the log.
+    """Progress on rank 0: a bar if standard output is a terminal, else lines; lines in the log in any case.
 
     Args:
         run_dir: The run's folder.
-        is_leader: Whether this process speaks for all.
+        is_leader: Whether this is rank 0.
         interval: Batches between lines.
     """
     if not is_leader:
@@ -44,37 +44,37 @@ def build_progress(run_dir: Path, *, is_leader: bool, interval: int) -> list[Log
 
 
 def append_to_log(run_dir: Path, text: str) -> None:
-    """Keep in the run's folder what it has said."""
+    """Append to the log in the run's folder."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / LOG_NAME).open("a", encoding="utf-8") as file:
         file.write(f"{text}\n")
 
 
 class _IntervalMetrics:
-    """What was measured since the line before: the newest value of each metric, and the mean loss of all its steps."""
+    """Metrics since the last line: the newest value of each, and the mean loss of all steps."""
 
     def __init__(self) -> None:
         self.newest: dict[str, float] = {}
         self._losses: list[float] = []
 
     def add(self, metrics: dict[str, Any]) -> None:
-        """Remember them."""
+        """Add metrics."""
         self.newest |= metrics
         if _LOSS in metrics:
             self._losses.append(float(metrics[_LOSS]))
 
     def take(self) -> dict[str, float]:
-        """Hand them over, and begin anew."""
+        """Return them, and start the next interval."""
         taken, losses = self.newest, self._losses
         self.newest, self._losses = {}, []
-        # As those of masked and clean targets are: beside them the loss of one step could be outside of both.
+        # A mean, as the losses of masked and clean targets are: the loss of one step could lie outside of both.
         return taken | ({_LOSS: sum(losses) / len(losses)} if losses else {})
 
 
 class ProgressLines(LoggerDestination):
     """Write one line per interval: step, mean loss, mask statistics, learning rate, speed, memory and time left.
 
-    A line shows what was measured since the one before; what was not is left out.
+    A line has the metrics logged since the last one.
 
     Args:
         interval: Batches between lines.
@@ -87,7 +87,7 @@ class ProgressLines(LoggerDestination):
         self._interval_metrics = _IntervalMetrics()
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Remember what was measured."""
+        """Collect metrics."""
         self._interval_metrics.add(metrics)
 
     def batch_end(self, state: State, logger: Logger) -> None:
@@ -103,7 +103,7 @@ class ProgressLines(LoggerDestination):
 
 
 class ProgressBar(LoggerDestination):
-    """A bar at the foot of the terminal, with the figures of `ProgressLines`; what others print scrolls above it.
+    """A bar at the foot of the terminal, with the figures of `ProgressLines`; other output scrolls above it.
 
     Args:
         interval: Batches between updates of the figures.
@@ -118,7 +118,7 @@ class ProgressBar(LoggerDestination):
         self._display = Display(file=file)
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Remember what was measured."""
+        """Collect metrics."""
         self._interval_metrics.add(metrics)
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -127,7 +127,7 @@ class ProgressBar(LoggerDestination):
         self._show(state, self._figures)
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Move on; figures change once per interval."""
+        """Advance the bar; figures change once per interval."""
         step = int(state.timestamp.batch)
         is_due = step % self._interval == 0 or step == last_step(state)
         if is_due:
@@ -135,7 +135,7 @@ class ProgressBar(LoggerDestination):
         self._show(state, self._figures, now=is_due)
 
     def eval_start(self, state: State, logger: Logger) -> None:
-        """Say that the bar stands still for a reason."""
+        """Say why the bar pauses."""
         self._show(state, ["measuring held-out loss"])
 
     def eval_end(self, state: State, logger: Logger) -> None:
@@ -145,11 +145,11 @@ class ProgressBar(LoggerDestination):
         self._show(state, self._figures)
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Leave the bar as it is."""
+        """Leave the final bar on the screen."""
         self._display.stop()
 
     def close(self, state: State, logger: Logger) -> None:
-        """Give the terminal back, also after an error."""
+        """Restore the terminal, also after an error."""
         self._display.stop()
 
     def _show(self, state: State, figures: list[str], *, now: bool = True) -> None:
@@ -167,7 +167,7 @@ def _position(step: int, total: int) -> str:
 
 
 def _figures(state: State, metrics: dict[str, float]) -> list[str]:
-    """What is known of the newest interval, in words."""
+    """Figures of the last interval, as text."""
     figures = [
         *([f"loss {metrics[_LOSS]:.4f}"] if _LOSS in metrics else []),
         *_masking(metrics),

@@ -1,4 +1,4 @@
-"""The loss of every step, without a wait in it; and no step further, and no checkpoint, where it is no number."""
+"""Logs every step's loss without a device sync; stops before a checkpoint if a loss or a weight is not finite."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StepLosses(Callback):
         loss/train/total: Mean loss over all ranks, each under the step it belongs to (the first step is 1).
 
     Raises:
-        TrainingError: A loss is no number; or, before a checkpoint, a weight.
+        TrainingError: A loss is not finite; or, before a checkpoint, a weight.
     """
 
     def __init__(self, *, interval: int) -> None:
@@ -45,7 +45,7 @@ class StepLosses(Callback):
         self._logger: Logger | None = None
 
     def add(self, begun: Timestamp, loss: torch.Tensor, sample_ids: torch.Tensor) -> None:
-        """Keep this rank's loss of a step, a scalar, where it is.
+        """Keep this rank's loss of a step, a scalar, on its device.
 
         Args:
             begun: The time at which the step began.
@@ -57,7 +57,7 @@ class StepLosses(Callback):
         self._losses.append(loss)
 
     def init(self, state: State, logger: Logger) -> None:
-        """Remember where losses go."""
+        """Keep the logger."""
         self._state, self._logger = state, logger
 
     def batch_end(self, state: State, logger: Logger) -> None:
@@ -76,7 +76,7 @@ class StepLosses(Callback):
         self._read()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing; but a run that resumes here begins after these steps, so their losses must be known by now."""
+        """Empty; but a run that resumes here begins after these steps, so their losses must be read by now."""
         self._read()
         self._require_weights()
         return {}
@@ -90,15 +90,15 @@ class StepLosses(Callback):
         steps, self._steps, self._losses = self._steps, [], []
         for step, loss in zip(steps, means, strict=True):
             if not math.isfinite(loss):
-                raise _no_number(step, loss)
+                raise _not_finite(step, loss)
             self._logger.log_metrics({"loss/train/total": loss}, step=step.number)
 
     def _require_weights(self) -> None:
-        """A step of finite loss may still have broken the weights, which the next loss would show: too late for this.
+        """A step of finite loss may still have made weights NaN or inf, which only the next loss would show.
 
         A checkpoint waits for the device anyway.
         """
-        if self._state is None or not self._has_trained:  # what a checkpoint is about to be loaded into holds anything
+        if self._state is None or not self._has_trained:  # weights are not initialised before a checkpoint is loaded
             return
         weights = [each.detach() for each in self._state.model.parameters()]
         own = [each.to_local() if isinstance(each, DTensor) else each for each in weights]
@@ -107,13 +107,13 @@ class StepLosses(Callback):
         if int(num_broken):
             step = int(self._state.timestamp.batch)
             raise TrainingError(
-                f"weights are no numbers any more after step {step:,}, whose loss was one, so no checkpoint is written "
-                "of them: a gradient overflowed. The same command tries again; if it ends here again, give another "
-                "run.name a lower optimizer.lr or optimizer.grad_clip_norm"
+                f"weights contain NaN or inf after step {step:,} although its loss was finite, so they are not saved: "
+                "a gradient overflowed. The same command tries again; if it ends here again, give another run.name a "
+                "lower optimizer.lr or optimizer.grad_clip_norm"
             )
 
 
-def _no_number(step: _Step, loss: float) -> TrainingError:
+def _not_finite(step: _Step, loss: float) -> TrainingError:
     """Every rank has read the same losses, and comes here at the same step."""
     ids = sorted(i for of_rank in dist.all_gather_object(step.sample_ids.tolist()) for i in of_rank)
     return TrainingError(

@@ -1,4 +1,4 @@
-"""How fast training is, as a share of what the hardware can do, and how long the rest will take."""
+"""Speed of training, also as a share of the hardware's peak, and the time left."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import torch
 from composer.core import Callback, State, TimeUnit
 from composer.loggers import Logger
 
+from meap.config import TrainingConfig
+from meap.train.flops import training_flops_per_token
+from meap.train.machine import Machine
+from meap.train.model import NextTokenModel
 from meap.train.timetable import Timetable
 
 __all__ = ["Throughput", "last_step"]
@@ -19,11 +23,11 @@ _BYTES_PER_GB = 1e9
 
 
 class Throughput(Callback):
-    """Log speed once per interval: at its end, so put it behind the callbacks that wait for the device there.
+    """Log speed once per interval, at its end; must come after callbacks that sync with the device there.
 
     Evaluation, checkpoints and a process's first two steps, which compile, are left out; waiting for data is not.
-    Names are those of Composer's SpeedMonitor, MemoryMonitor and RuntimeEstimator, which ask for the time of each step,
-    though the host is ahead of the device then.
+    Names are those of Composer's SpeedMonitor, MemoryMonitor and RuntimeEstimator, which time each
+    step, when the host is ahead of the device.
 
     Args:
         interval: Batches between logs.
@@ -31,13 +35,13 @@ class Throughput(Callback):
         flops_per_token: Of forward and backward pass, by PaLM's convention (attention as if it were not causal).
         peak_flops: Dense bf16 FLOPs per second of all devices together; None where not known.
         world_size: Number of devices.
-        timetable: When the run ends, and stands still for evaluations and checkpoints until then.
+        timetable: When the run ends, and pauses for evaluations and checkpoints.
 
     Logs:
         throughput/tokens_per_sec, throughput/device/tokens_per_sec: Of all devices, and of one.
         throughput/device/mfu: Model FLOPs utilisation in [0, 1], where the peak is known.
-        memory/peak_allocated_mem: GB of this process's GPU, the most so far.
-        time/train, time/val, time/total: Hours over all starts.
+        memory/peak_allocated_mem: Peak GB of this process's GPU so far.
+        time/train, time/val, time/total: Hours, all starts together.
         time/remaining_estimate: Hours that are left at the speed of this interval, with an evaluation and a checkpoint
             as long as the last one each time that one is due; the first ones are not known.
     """
@@ -68,12 +72,24 @@ class Throughput(Callback):
         """Seconds that the last one took; 0 before the first."""
         self._is_saving = False
 
+    @classmethod
+    def of(cls, config: TrainingConfig, machine: Machine, model: NextTokenModel, timetable: Timetable) -> Throughput:
+        """For a run."""
+        return cls(
+            interval=timetable.log_interval,
+            timetable=timetable,
+            tokens_per_batch=config.train.global_batch_size * config.data.seq_len,
+            flops_per_token=training_flops_per_token(model.config, context=config.data.seq_len, causal=False),
+            peak_flops=machine.peak_flops,
+            world_size=machine.world_size,
+        )
+
     def state_dict(self) -> dict[str, Any]:
-        """What the next start cannot know."""
+        """Hours of evaluation, which Composer does not store."""
         return {"eval_seconds": self._eval_seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Continue the count."""
         self._eval_seconds = state["eval_seconds"]
 
     def eval_start(self, state: State, logger: Logger) -> None:
@@ -87,13 +103,13 @@ class Throughput(Callback):
         self._eval_seconds += state.eval_timestamp.total_wct.total_seconds()
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Stop the clock: checkpoints, if any, are written now."""
+        """Stop the clock while a checkpoint is saved."""
         self._is_saving = int(state.timestamp.batch) % self._timetable.checkpoint_interval == 0
         self._save_began = time.perf_counter()
         self._pause()
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
-        """Let the clock go on."""
+        """Restart the clock."""
         if self._is_saving:
             self._last_save, self._is_saving = time.perf_counter() - self._save_began, False
         if self._pause_start is not None:
@@ -131,7 +147,7 @@ class Throughput(Callback):
         return metrics
 
     def _seconds_left(self, state: State, seconds_per_step: float) -> float:
-        """From the end of this step, before what is due at it."""
+        """From the end of this step, before its evaluation and checkpoint."""
         step, timetable = int(state.timestamp.batch), self._timetable
         evaluations = timetable.times_left(timetable.eval_interval, done=step - 1)
         checkpoints = timetable.times_left(timetable.checkpoint_interval, done=step - 1)
@@ -147,6 +163,6 @@ class Throughput(Callback):
 
 
 def last_step(state: State) -> int:
-    """Steps of the whole run, which `build_trainer` tells Composer in batches; 0 where somebody else does otherwise."""
+    """Steps of the whole run if its duration is in batches, as `build_trainer` sets it; else 0."""
     duration: Any = state.max_duration
     return duration.value if duration is not None and duration.unit == TimeUnit.BATCH else 0

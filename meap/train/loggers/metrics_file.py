@@ -1,4 +1,4 @@
-"""Metrics as lines of JSON in the run's folder: always there, and what reports read."""
+"""Metrics as lines of JSON in the run's folder: always written, and read by reports."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ __all__ = ["MetricsFile"]
 class MetricsFile(StepwiseLogger):
     """Append ``{"step": 10, "loss/train/total": 2.5, ...}``, the first step being 1.
 
-    Several lines may be of the same step: of several values of a metric the last holds. So it is too where a resumed
-    run repeats steps.
+    A step may have several lines, also because a resumed run repeats steps: the last value of a metric counts.
 
     Args:
         path: File to append to.
@@ -30,13 +29,13 @@ class MetricsFile(StepwiseLogger):
         self._lines: list[str] = []
 
     def open(self, state: State) -> None:
-        """Make sure that the next line is a line of its own, even if a crash has cut the last one off."""
+        """Start on a new line, even if a crash has truncated the last one."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.is_file() and self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
             self._lines.append("")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Make a line."""
+        """Add a line."""
         self._lines.append(json.dumps({"step": step, **metrics}))
 
     def flush(self) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 from composer.core import State
 
-from meap.config import LoggersConfig
+from meap.config import TrainingConfig, flatten, to_values
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.whole import write_whole
 from meap.train.loggers.stepwise import StepwiseLogger
 
-__all__ = ["MlflowLogger"]
+__all__ = ["MlflowLogger", "build_logger"]
 
 require_packages("loggers.mlflow=true", "mlflow", extra="mlflow")
 
@@ -26,26 +26,22 @@ _PARAM_LENGTH = 500
 
 
 class MlflowLogger(StepwiseLogger):
-    """One MLflow run per run folder, which keeps its id; a resumed run goes on with the same one.
+    """One MLflow run per run folder, which keeps its id; a resumed run continues the same one.
 
-    A server that fails later on is reported, and does not end training: metrics.jsonl has everything.
+    A later failure of the server is reported and does not end training: metrics.jsonl has everything.
 
     Args:
-        config: Section `loggers`.
-        run_name: Name of the run.
+        config: The whole configuration; section `loggers` names the server, all of it is kept with the run.
         run_dir: The run's folder.
-        settings: The resolved configuration by dotted key.
         interval: Batches between writings.
     """
 
-    def __init__(
-        self, config: LoggersConfig, *, run_name: str, run_dir: Path, settings: Mapping[str, object], interval: int
-    ) -> None:
+    def __init__(self, config: TrainingConfig, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
-        self._config = config
-        self._run_name = run_name
+        self._config = config.loggers
+        self._run_name = config.run.name
         self._run_dir = run_dir
-        self._settings = settings
+        self._settings = flatten(to_values(config))
         self._client: Any = None
         self._run_id = ""
         self._last_step = -1
@@ -86,12 +82,12 @@ class MlflowLogger(StepwiseLogger):
         write_whole(stored, self._run_id + "\n")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep a step for `flush`. MLflow would draw a repeated step twice: those it has are left out."""
+        """Keep a step for `flush`. MLflow would show a repeated step twice: those it has are left out."""
         if step > self._last_step:
             self._rows.append((step, metrics))
 
     def flush(self) -> None:
-        """Send what was kept, as few requests as the server allows."""
+        """Send what was kept, in as few requests as the server allows."""
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
@@ -105,7 +101,7 @@ class MlflowLogger(StepwiseLogger):
                 self._client.log_batch(self._run_id, metrics=points[start : start + _BATCH])
             self._client.set_tag(self._run_id, _LAST_STEP_TAG, str(newest))
         except (MlflowException, OSError) as error:
-            print(f"MLflow takes no metrics ({type(error).__name__}); they are in metrics.jsonl", flush=True)
+            print(f"MLflow refuses metrics ({type(error).__name__}); they are in metrics.jsonl", flush=True)
 
     def finish(self) -> None:
         """Mark the run as ended."""
@@ -115,3 +111,6 @@ class MlflowLogger(StepwiseLogger):
             self._client.set_terminated(self._run_id)
         except (MlflowException, OSError) as error:
             print(f"MLflow could not end the run ({type(error).__name__})", flush=True)
+
+
+build_logger = MlflowLogger

@@ -1,4 +1,4 @@
-"""Metrics of a step arrive at different times, its loss last and for many steps at once; here they are put together."""
+"""Collects the metrics of a step, which arrive at different times, the losses of many steps last and together."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["StepwiseLogger"]
 class StepwiseLogger(LoggerDestination):
     """A destination that writes steps in order, once per interval, before checkpoints and at the end; on rank 0 only.
 
-    Composer's own loggers write what they are handed at once: W&B refuses a step below one it has seen, TensorBoard's
-    starts a file with each flush and knows nothing of resumed runs, MLflow's sends a request per call.
+    Composer's own loggers write metrics at once: W&B refuses a step below one it has seen, TensorBoard's starts a file
+    with each flush and does not handle resumed runs, MLflow's sends a request per call.
 
     Args:
         interval: Batches between writings.
@@ -31,17 +31,17 @@ class StepwiseLogger(LoggerDestination):
         self._is_open = False
 
     def open(self, state: State) -> None:
-        """Begin, or go on from the step in `state`."""
+        """Open, or resume from the step in `state`."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take metrics of a step; of the last one again, if more become known."""
+        """Write the metrics of a step; the last one may come again with more of them."""
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Make sure that what was written lasts."""
+        """Make what was written durable."""
 
     def finish(self) -> None:
-        """End, for good or until the run is resumed."""
+        """Close; the run may be resumed later."""
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Collect numbers by step."""
@@ -52,19 +52,19 @@ class StepwiseLogger(LoggerDestination):
         self._pending.setdefault(step, {}).update(numbers)
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Open; the step to go on from is known now."""
+        """Open; the step to resume from is known now."""
         if dist.get_global_rank() == 0:
             self.open(state)
             self._is_open = True
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Write at the end of an interval and of the run; callbacks, which run before, have logged what they know."""
+        """Write at the end of an interval and of the run; callbacks run before loggers."""
         step = int(state.timestamp.batch)
         if step % self._interval == 0 or step == last_step(state):
             self._write_pending()
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Write what the checkpoint, saved just before, has asked for: a run resumed from it will not log it again."""
+        """Write the losses read for the checkpoint just saved: a run resumed from it will not log them again."""
         step = int(state.timestamp.batch)
         if step in self._pending and "loss/train/total" in self._pending[step]:
             self._write_pending()

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from composer.core import State
 
+from meap.config import TrainingConfig, to_yaml
 from meap.extras import require_packages
 from meap.train.loggers.stepwise import StepwiseLogger
 
-__all__ = ["TensorBoardLogger"]
+__all__ = ["TensorBoardLogger", "build_logger"]
 
 require_packages("loggers.tensorboard=true", "tensorboard", extra="train")
 from torch.utils.tensorboard import SummaryWriter  # noqa: E402 (it fails without tensorboard)
@@ -20,22 +21,22 @@ _SECONDS = 60
 
 
 class TensorBoardLogger(StepwiseLogger):
-    """Write event files with torch's own writer: one file per start, whose first event withdraws repeated steps.
+    """Write event files with torch's own writer: one file per start, whose first event purges repeated steps.
 
     Args:
-        folder: Where event files go.
-        settings: The resolved configuration, shown as text.
+        config: The whole configuration, shown as text.
+        run_dir: The run's folder; event files go to `tensorboard` in it.
         interval: Batches between writings.
     """
 
-    def __init__(self, folder: Path, *, settings: str, interval: int) -> None:
+    def __init__(self, config: TrainingConfig, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
-        self._folder = folder
-        self._settings = settings
+        self._folder = run_dir / "tensorboard"
+        self._settings = to_yaml(config)
         self._writer: SummaryWriter | None = None
 
     def open(self, state: State) -> None:
-        """Start a file; TensorBoard then drops what earlier ones say of the steps that will be trained again."""
+        """Start a file; TensorBoard then drops steps of earlier files that will be trained again."""
         done = int(state.timestamp.batch)
         self._writer = SummaryWriter(
             str(self._folder), purge_step=done + 1 if done else 0, max_queue=_QUEUE, flush_secs=_SECONDS
@@ -49,7 +50,7 @@ class TensorBoardLogger(StepwiseLogger):
             self._writer.add_scalar(name, value, global_step=step)
 
     def flush(self) -> None:
-        """Let readers see it."""
+        """Write events to the disk."""
         assert self._writer is not None
         self._writer.flush()
 
@@ -57,3 +58,6 @@ class TensorBoardLogger(StepwiseLogger):
         """Close the file."""
         assert self._writer is not None
         self._writer.close()
+
+
+build_logger = TensorBoardLogger

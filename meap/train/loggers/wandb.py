@@ -9,13 +9,13 @@ from typing import Any
 
 from composer.core import State
 
-from meap.config import LoggersConfig
+from meap.config import TrainingConfig, flatten, to_values
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.whole import write_whole
 from meap.train.loggers.stepwise import StepwiseLogger
 
-__all__ = ["WandbLogger"]
+__all__ = ["WandbLogger", "build_logger"]
 
 require_packages("loggers.wandb=true", "wandb", extra="wandb")
 
@@ -23,24 +23,20 @@ _ID_NAME = "wandb.id"
 
 
 class WandbLogger(StepwiseLogger):
-    """One W&B run per run folder, which keeps its id; a resumed run goes on with the same one.
+    """One W&B run per run folder, which keeps its id; a resumed run continues the same one.
 
     Args:
-        config: Section `loggers`.
-        run_name: Name of the run.
+        config: The whole configuration; section `loggers` names the project, all of it is shown with the run.
         run_dir: The run's folder.
-        settings: The resolved configuration.
         interval: Batches between writings.
     """
 
-    def __init__(
-        self, config: LoggersConfig, *, run_name: str, run_dir: Path, settings: Mapping[str, Any], interval: int
-    ) -> None:
+    def __init__(self, config: TrainingConfig, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
-        self._config = config
-        self._run_name = run_name
+        self._config = config.loggers
+        self._run_name = config.run.name
         self._run_dir = run_dir
-        self._settings = dict(settings)
+        self._settings = flatten(to_values(config))
         self._run: Any = None
 
     def open(self, state: State) -> None:
@@ -73,10 +69,13 @@ class WandbLogger(StepwiseLogger):
         write_whole(stored, run_id + "\n")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Send a step. W&B keeps no step twice: those that a resumed run repeats bit for bit are left out."""
+        """Send a step. W&B refuses repeated steps: those that a resumed run repeats, bit for bit, are left out."""
         if step >= self._run.step:
             self._run.log(dict(metrics), step=step)
 
     def finish(self) -> None:
-        """Wait until everything is sent."""
+        """Wait until everything is uploaded."""
         self._run.finish()
+
+
+build_logger = WandbLogger

@@ -1,6 +1,6 @@
 """What training leans on inside Composer, whose version is therefore fixed.
 
-step    a training step that never waits for the device
+step    a training step without device syncs
 """
 
 from meap.extras import require_version

@@ -1,9 +1,9 @@
-"""Composer's training step without its waits for the device.
+"""Composer's training step without its device syncs.
 
 Composer 0.32.1 asks the device for a number several times per step: whether any rank's loader has ended, how many
 tokens the ranks score, the loss (twice, once between backward pass and optimiser), and the tokens all ranks have seen.
-Each time the host stands still until the device has caught up, and then the device until the host has. Here a step
-only hands work on. Losses stay on the device, and are reduced and read once per interval.
+Each of these syncs idles first the host, then the device. Here a step only enqueues work. Losses stay on the device,
+and are reduced and read once per interval.
 
 `LeanTrainer` replaces private methods of that version.
 """
@@ -32,7 +32,7 @@ __all__ = ["LeanTrainer"]
 
 
 class LeanTrainer(Trainer):
-    """Composer's Trainer for rows of fixed length, with a step that never waits for the device.
+    """Composer's Trainer for rows of fixed length, with a step that never syncs with the device.
 
     What it leaves out of Composer's step: automatic micro-batch sizes, gradient scaling (fp16), training metrics,
     optimisers that take closures, and losses of several parts. Events are the same, in the same order. Every rank is
@@ -44,7 +44,7 @@ class LeanTrainer(Trainer):
         **settings: Arguments of Composer's Trainer; ``accumulate_train_batch_on_tokens`` is always on.
 
     Raises:
-        TrainingError: While fitting, memory runs out, or a loss or weight is no number.
+        TrainingError: While fitting, memory runs out, or a loss or weight is not finite.
     """
 
     def __init__(self, *, loss_interval: int, callbacks: Sequence[Callback], **settings: Any) -> None:
@@ -78,7 +78,7 @@ class LeanTrainer(Trainer):
     def _accumulate_time_across_ranks(
         self, num_samples: float, num_tokens: int, batch_time: dt.timedelta
     ) -> tuple[int, int, dt.timedelta]:
-        del batch_time  # by the clock on the wall, which somebody may set
+        del batch_time  # Composer takes the system clock, which may be changed meanwhile
         world_size, seconds = dist.get_world_size(), time.perf_counter() - self._batch_began
         return int(num_samples) * world_size, num_tokens * world_size, dt.timedelta(seconds=seconds)
 
@@ -119,7 +119,7 @@ class LeanTrainer(Trainer):
         return loss
 
     def _too_large(self, error: torch.OutOfMemoryError) -> TrainingError:
-        """Composer's `auto` would halve the micro-batch in silence; here whoever pays for the machine decides."""
+        """The error of a step that ran out of memory. Composer's `auto` would halve the micro-batch silently."""
         state, rows = self.state, cast("int", self.state.device_train_microbatch_size)
         remedy = f"set train.microbatch_size={rows // 2}" if rows > 1 else "train on devices with more memory"
         return TrainingError(
@@ -149,12 +149,12 @@ class LeanTrainer(Trainer):
         return loss.detach() * weight
 
     def _mean_over_ranks(self, count: int, *, varies: bool) -> float:
-        """The mean of a number that every rank's host knows of itself."""
+        """The mean over ranks of a number that is on each host."""
         world_size = dist.get_world_size()
         if world_size == 1 or not varies:
             return float(count)
         if self._host_group is None and torch.distributed.get_backend() != "gloo":
-            # Hosts among themselves: through NCCL the number would have to queue behind the device's work.
+            # Over CPUs: through NCCL the number would queue behind the device's work.
             self._host_group = torch.distributed.new_group(backend="gloo")
         total = torch.tensor(count)
         torch.distributed.all_reduce(total, group=self._host_group)

@@ -8,10 +8,10 @@
 
 Each gives a `Base`: the architecture, what is known of its vocabulary, and a way to load the weights. `model` then adds
 the mask token where it is new (`vocabulary`) and stretches the context where that is asked for (`context`). Only
-weights are taken over: optimiser, schedule and data begin anew. A run that continues needs none of this: its
+weights are taken over: optimiser, schedule and data start anew. A run that resumes needs none of this: its
 checkpoints record the architecture.
 """
 
-from meap.train.start.model import recorded_model, start_model
+from meap.train.start.model import initial_model, recorded_model, start_model
 
-__all__ = ["recorded_model", "start_model"]
+__all__ = ["initial_model", "recorded_model", "start_model"]

@@ -1,4 +1,4 @@
-"""What a finished model is to a run that starts from it, whatever has stored it."""
+"""A finished model that a run starts from, whatever its format."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.checkpoints import ModelRecord
+from meap.config.sections import ARCHITECTURES
 from meap.errors import CheckpointError, ConfigError, first_line
 
 __all__ = ["Base", "empty_model", "recorded_architecture", "require_supported"]
-
-_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Base:
     architecture: PretrainedConfig
     """Transformers' description of it, with its own vocabulary and context."""
     is_mask_new: bool
-    """Whether its training never saw the mask token."""
+    """Whether it was trained without the mask token."""
     rows_without_mask: int | None
     """Embedding rows it had, or has, before our training added the mask token; None where that came from elsewhere."""
     load: Callable[[PretrainedConfig], PreTrainedModel]
@@ -33,10 +32,10 @@ class Base:
 
 def require_supported(base: str, model_type: str) -> None:
     """Raise `ConfigError` unless models of `model_type` are Llama-like decoders with plain causal attention."""
-    if model_type not in _MODEL_TYPES:
+    if model_type not in ARCHITECTURES:
         raise ConfigError(
             f"model.base={base} is a {model_type!r} model: its attention may not be plain causal attention; "
-            f"supported are {', '.join(_MODEL_TYPES)}"
+            f"supported are {', '.join(ARCHITECTURES)}"
         )
 
 
@@ -57,9 +56,9 @@ def recorded_architecture(record: ModelRecord) -> PretrainedConfig:
 
 
 def empty_model(architecture: PretrainedConfig, *, device: str = "cpu") -> PreTrainedModel:
-    """A model whose weights hold nothing yet, in fp32; on `meta` they take no memory either.
+    """A model with uninitialised weights, in fp32; on `meta` they take no memory.
 
-    Initialising what is about to be overwritten would take a core 7 s at 0.5B parameters, and this takes 0.1 s.
+    Initialising weights that are about to be overwritten would take a core 7 s at 0.5B parameters; this takes 0.1 s.
     """
     architecture.dtype = torch.float32
     with torch.device("meta"):
@@ -67,7 +66,7 @@ def empty_model(architecture: PretrainedConfig, *, device: str = "cpu") -> PreTr
     if device == "meta":
         return model
     model.to_empty(device=torch.device(device))
-    # Not weights, so that no checkpoint would bring them back; and what was one tensor is two now.
+    # Buffers are not in checkpoints, and `to_empty` has split tied weights.
     backbone: Any = model.model
     backbone.rotary_emb = type(backbone.rotary_emb)(architecture)
     model.tie_weights()

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from meap.config import ModelConfig
 from meap.errors import CheckpointError, DataError, MismatchError, first_line
 from meap.tokenizer import Tokenizer
-from meap.train.model import llama_config
+from meap.train.model import decoder_config
 from meap.train.start.base import Base, empty_model
 
 __all__ = ["is_lit_gpt", "llama_weights", "open_lit_gpt"]
@@ -79,7 +79,7 @@ def open_lit_gpt(config: ModelConfig, tokenizer: Tokenizer) -> Base:
             f"model.base={base} has a vocabulary of {rows:,} rows, but the tokenizer of the data has "
             f"{tokenizer.vocab_size:,} ids with {tokenizer.mask_token}: prepare the data with that model's tokenizer"
         )
-    architecture = llama_config(
+    architecture = decoder_config(
         config, vocab_size=rows, seq_len=_BLOCK_SIZE, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
     )
     architecture.vocab_size = rows  # padded already, perhaps to another multiple

@@ -6,12 +6,15 @@ import copy
 from typing import Literal
 
 import torch
-from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from meap.checkpoints import ModelRecord
-from meap.config import ModelConfig
+from meap.config import ModelConfig, TrainingConfig
 from meap.tokenizer import Tokenizer
-from meap.train.model import NextTokenModel, build_model, llama_config, padded_vocab_size
+from meap.train.attention import choose_attention
+from meap.train.data import RunData
+from meap.train.model import NextTokenModel, build_model, decoder_config, padded_vocab_size
+from meap.train.run import Run
 from meap.train.start.base import Base, empty_model, recorded_architecture
 from meap.train.start.context import with_context
 from meap.train.start.hugging_face import open_hugging_face
@@ -19,10 +22,23 @@ from meap.train.start.lit_gpt import is_lit_gpt, open_lit_gpt
 from meap.train.start.own_run import is_own_run, open_own_run
 from meap.train.start.vocabulary import fit_vocabulary
 
-__all__ = ["recorded_model", "start_model"]
+__all__ = ["initial_model", "recorded_model", "start_model"]
 
 
-def start_model(
+def start_model(config: TrainingConfig, run: Run, data: RunData) -> NextTokenModel:
+    """The model of a run at step 0; see `initial_model`."""
+    return initial_model(
+        config.model,
+        data.tokenizer,
+        attention=choose_attention(config.model.attention, on_gpu=run.machine.on_gpu, bf16=run.machine.bf16),
+        context=data.context,
+        seed=config.run.seed,
+        weights=run.start_weights(config.train),
+        continues=data.continues,
+    )
+
+
+def initial_model(
     config: ModelConfig,
     tokenizer: Tokenizer,
     *,
@@ -32,7 +48,7 @@ def start_model(
     weights: Literal["start", "none"] = "start",
     continues: ModelRecord | None = None,
 ) -> NextTokenModel:
-    """The model at step 0, or the one whose weights a checkpoint is about to bring, on the CPU, in fp32.
+    """The model at step 0, or one to load a checkpoint into, on the CPU, in fp32.
 
     Args:
         config: Section `model` of the configuration.
@@ -41,13 +57,13 @@ def start_model(
         context: Positions of the longest segment of a row.
         seed: Seed of fresh weights.
         weights: `start`; `none`, if another rank has them (device `meta`).
-        continues: What the run that continues has trained: its base is then not needed any more.
+        continues: The model of a run that resumes, whose base is then not needed.
 
     Raises:
         ConfigError: The base is none of the supported decoders, or too short for `context`.
         DataError: The base cannot be read.
         CheckpointError: The base is a checkpoint that is damaged, unsafe or of other sizes.
-        MismatchError: The base, or the run that continues, has another tokenizer than the data.
+        MismatchError: The base, or the run that resumes, has another tokenizer than the data.
     """
     device = "meta" if weights == "none" else "cpu"
     if continues is not None:
@@ -70,7 +86,7 @@ def start_model(
 
 
 def recorded_model(record: ModelRecord, *, attention: str, device: str = "cpu") -> NextTokenModel:
-    """The model of a run, with weights that hold nothing yet: those of a checkpoint are to be loaded over them."""
+    """The model of a run with uninitialised weights, to load those of a checkpoint into."""
     model = empty_model(recorded_architecture(record), device=device)
     return _trainable(model, attention, rows_without_mask=record.rows_without_mask)
 
@@ -90,8 +106,8 @@ def _open_base(config: ModelConfig, tokenizer: Tokenizer) -> Base:
     return (open_own_run if is_own_run(config.base) else open_hugging_face)(config.base, tokenizer)
 
 
-def _fresh_architecture(config: ModelConfig, tokenizer: Tokenizer, context: int) -> LlamaConfig:
-    return llama_config(
+def _fresh_architecture(config: ModelConfig, tokenizer: Tokenizer, context: int) -> PretrainedConfig:
+    return decoder_config(
         config, vocab_size=tokenizer.vocab_size, seq_len=context, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
     )
 

@@ -1,7 +1,7 @@
 """Starting from a run of ours: its weights alone, by the architecture and the tokenizer that its checkpoint records.
 
 `model.base` is the run's folder (its newest checkpoint then), the folder or URL of its checkpoints, or one checkpoint.
-Neither the run's data nor what it started from itself is needed.
+Neither the run's data nor its own base is needed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from pathlib import Path, PurePosixPath
 from composer.utils import dist
 from transformers import PretrainedConfig, PreTrainedModel
 
-from meap.checkpoints import CheckpointRecord, find_checkpoint
+from meap.checkpoints import CheckpointRecord, find_checkpoint, newest_record
 from meap.checkpoints.reading import load_weights, local_copy, read_checkpoint, read_record
 from meap.config import TrainingConfig, load_resolved
 from meap.errors import CheckpointError
 from meap.places.addresses import is_url
 from meap.tokenizer import Tokenizer
 from meap.train.model import NextTokenModel
-from meap.train.resuming import newest_record
 from meap.train.run_folder import CONFIG_NAME
 from meap.train.start.base import Base, empty_model, recorded_architecture
 
@@ -61,7 +60,7 @@ def open_own_run(base: str, tokenizer: Tokenizer) -> Base:
 
 
 def _record(base: str) -> CheckpointRecord:
-    """Any that can be read: weights are verified where they are loaded, and all of a run are of one architecture."""
+    """Any readable record: weights are verified when they are loaded, and all of a run have one architecture."""
     if _is_checkpoint(base):
         return read_record(base)
     folder = _checkpoint_folder(base)
@@ -88,7 +87,7 @@ def _checkpoint_folder(base: str) -> str:
     stored = Path(base, CONFIG_NAME)
     if not stored.is_file():
         return base
-    # The folder may have been moved or copied since the run wrote its place down.
+    # The folder may have been moved or copied since the run recorded its path.
     beside, written = Path(base, "checkpoints"), load_resolved(TrainingConfig, stored).checkpoint.folder
     return str(beside) if beside.is_dir() and not is_url(written) else written
 

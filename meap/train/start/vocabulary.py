@@ -1,4 +1,4 @@
-"""The rows of embedding and head: those of a mask token that no training has seen, and padding."""
+"""Rows of embedding and head for an untrained mask token, and padding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["fit_vocabulary"]
 
 @torch.no_grad()
 def fit_vocabulary(model: PreTrainedModel, rows: int, new_id: int | None) -> None:
-    """Give the embedding and the head `rows` rows; rows that no training has seen start as the mean of the others.
+    """Give the embedding and the head `rows` rows; untrained rows start as the mean of the others.
 
     A mean keeps the new token's logit ordinary, where a random row can outdo every real token (Hewitt 2021,
     "Initializing new word embeddings for pretrained language models").
@@ -20,7 +20,7 @@ def fit_vocabulary(model: PreTrainedModel, rows: int, new_id: int | None) -> Non
     Args:
         model: The model, changed in place.
         rows: At least as many as it has.
-        new_id: Id of a token among its rows that no training has seen; None for none.
+        new_id: Id of an untrained token among its rows; None for none.
     """
     before = int(model.config.vocab_size)
     means = [each.weight[:before].mean(0) for each in _vocabulary_layers(model)]

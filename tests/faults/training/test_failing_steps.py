@@ -42,7 +42,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_samples(train, whole, t
     assert f"samples=[{rows[0]}] epoch={(step - 1) // 8}), or give another run.name a lower optimizer.lr" in message
     before = [saved for saved in (8, 4) if saved < step]
     if before:
-        assert message.endswith(f"The same command continues from {folder}/ba{before[0]}, which is from before")
+        assert message.endswith(
+            f"The same command resumes from {folder}/ba{before[0]}, the last checkpoint before the failure"
+        )
     else:
         assert message.endswith(f"There is no checkpoint in {folder} yet: the same command begins at step 0")
     assert CheckpointStore(str(folder)).steps() == before
@@ -55,8 +57,8 @@ def test_weights_that_are_no_numbers_are_never_saved(train, whole, tmp_path):
     """The loss of step 8 is fine, its gradient is not, and a checkpoint is due."""
     with at_pass(7 * PASSES, overflow_of_gradient), pytest.raises(TrainingError) as stopped:
         train(tmp_path / "run", *RUN)
-    assert str(stopped.value).startswith("weights are no numbers any more after step 8, whose loss was one, so no")
-    assert str(stopped.value).endswith("checkpoints/ba4, which is from before")
+    assert str(stopped.value).startswith("weights contain NaN or inf after step 8 although its loss was finite, so")
+    assert str(stopped.value).endswith("checkpoints/ba4, the last checkpoint before the failure")
     store = CheckpointStore(str(tmp_path / "run/checkpoints"))
     assert store.steps() == [4]
     saved = load_checkpoint(f"{store.location}/ba4.pt")["state"]
@@ -72,8 +74,8 @@ def test_memory_that_runs_out_names_the_micro_batch_and_what_to_set(train, whole
         train(tmp_path / "run", *RUN)
     assert str(stopped.value) == (
         f"rank 0 has too little memory for step 10 with train.microbatch_size=4 (samples {seen[at]} of epoch 1; CUDA "
-        "out of memory. Tried to allocate 2.00 GiB.): set train.microbatch_size=2. The same command continues from "
-        f"{tmp_path}/run/checkpoints/ba8, which is from before"
+        "out of memory. Tried to allocate 2.00 GiB.): set train.microbatch_size=2. The same command resumes from "
+        f"{tmp_path}/run/checkpoints/ba8, the last checkpoint before the failure"
     )
     assert len(seen) == at + 1, "the micro-batch was tried again, or another after it"
     assert train(tmp_path / "run", *RUN, "train.microbatch_size=2") == pytest.approx(whole, abs=1e-5)
@@ -119,7 +121,7 @@ def test_what_fails_on_one_rank_ends_all(start, tmp_path, whom):
     assert 0 not in ended
     assert ended[1] == 1, run.printed
     assert "Traceback" not in run.printed
-    assert "which is from before" in run.printed
+    assert "the last checkpoint before the failure" in run.printed
     if whom == "memory":
         assert "error: rank 1 has too little memory for step 6 with train.microbatch_size=2 (samples [" in run.printed
     else:  # all have read the same mean, and name the samples of all

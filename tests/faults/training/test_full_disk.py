@@ -58,7 +58,7 @@ def test_a_disk_that_is_full_is_an_error_with_both_sizes_and_with_room_the_run_c
     )
     assert told, failed.value
     assert int(told["free"].replace(",", "")) < int(told["needed"].replace(",", ""))
-    assert "Make room or choose another checkpoint.folder, then run the same command again" in str(failed.value)
+    assert "Free space or choose another checkpoint.folder, then run the same command again" in str(failed.value)
     store = CheckpointStore(f"{small_disk}/run")
     assert store.steps() == list(range(step // 4 * 4, 0, -4))
     assert {path.name for path in (small_disk / "run").glob("*") if path.is_file()} == {

@@ -120,7 +120,8 @@ def test_a_loader_worker_that_is_killed_is_named_and_the_same_command_continues(
     assert re.search(r"DataLoader worker \(pid\S* \d+\) (is killed by signal: Killed|exited unexpectedly)", run.printed)
     # It is missed when its batch is asked for; until then there are those of the other, and its own that have arrived.
     assert re.search(
-        rf"The same command continues from {tmp_path}/run/checkpoints/ba\d+, which is from before", run.printed
+        rf"The same command resumes from {tmp_path}/run/checkpoints/ba\d+, the last checkpoint before the failure",
+        run.printed,
     )
     last = start(tmp_path / "run", 1)
     assert last.wait() == [0], last.printed
@@ -146,7 +147,7 @@ def test_a_loader_worker_that_dies_as_its_batch_is_fetched_is_named(train, tmp_p
     with pytest.raises(TrainingError, match=r"rank 0 lost a loader worker at step \d+ \(.*Connection") as stopped:
         train(tmp_path / "run", "data.num_workers=1")
     assert isinstance(stopped.value.__cause__, ConnectionError)
-    assert str(stopped.value).endswith("which is from before")
+    assert str(stopped.value).endswith("the last checkpoint before the failure")
 
 
 def test_stops_during_an_upload(start, whole, s3_faults, bucket, tmp_path, record_property):

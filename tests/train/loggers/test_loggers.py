@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from meap.errors import ConfigError
-from meap.train.preflight import require_loggers
 
 # At a constant learning rate the shorter run begins the longer one.
 CONSTANT = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")
@@ -108,7 +107,7 @@ def test_a_missing_package_is_named_with_what_installs_it(small_config, tmp_path
     monkeypatch.setitem(sys.modules, module, None)  # what Python itself does for "not there"
     config = small_config(tmp_path, f"loggers.{key}=true")
     with pytest.raises(ConfigError, match=rf"loggers\.{key}=true needs {key}, .*: make install EXTRAS={key} "):
-        require_loggers(config.loggers)
+        config.loggers.require_packages()
 
 
 def test_a_password_in_a_tracking_address_is_refused_and_not_repeated(small_config, tmp_path):

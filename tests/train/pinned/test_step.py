@@ -16,8 +16,8 @@ from composer.loggers import LoggerDestination
 from meap.config import ModelConfig
 from meap.train.attention import choose_attention
 from meap.train.callbacks import MaskingMonitor
-from meap.train.fitting import count_tokens
-from meap.train.model import build_model, llama_config
+from meap.train.data import count_tokens
+from meap.train.model import build_model, decoder_config
 from meap.train.pinned.step import LeanTrainer
 
 TINY = ModelConfig(
@@ -63,7 +63,7 @@ class History(LoggerDestination):
 
 
 def parts(batches: Sequence[dict], *, device=None, interval: int = 1) -> dict:
-    config = llama_config(TINY, vocab_size=VOCAB, seq_len=SEQ_LEN)
+    config = decoder_config(TINY, vocab_size=VOCAB, seq_len=SEQ_LEN)
     model = build_model(config, attention=choose_attention("auto", on_gpu=False, bf16=False), seed=0)
     model = (device or DeviceCPU()).module_to_device(model)
     return {

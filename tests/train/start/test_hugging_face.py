@@ -11,15 +11,15 @@ from meap.config import ModelConfig, TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError
 from meap.tokenizer import load_tokenizer
 from meap.train.attention import choose_attention
-from meap.train.model_record import record_model
-from meap.train.start import recorded_model, start_model
+from meap.train.checkpoints.model_record import record_model
+from meap.train.start import initial_model, recorded_model
 
 ATTENTION = choose_attention("auto", on_gpu=False, bf16=False)
 
 
 def begin(base, tokenizer, *, weights="start", context=64, multiple=64, theta=None):
     config = ModelConfig(base=str(base), vocab_multiple=multiple, base_rope_theta=theta)
-    return start_model(config, tokenizer, attention=ATTENTION, context=context, seed=0, weights=weights)
+    return initial_model(config, tokenizer, attention=ATTENTION, context=context, seed=0, weights=weights)
 
 
 def start(base, tokenizer, **choices):

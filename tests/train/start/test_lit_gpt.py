@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from meap.config import ModelConfig
 from meap.errors import CheckpointError, ConfigError, DataError, MismatchError
 from meap.train.attention import choose_attention
-from meap.train.start import start_model
+from meap.train.start import initial_model
 
 HIDDEN, INTERMEDIATE, HEADS, GROUPS, LAYERS = 32, 48, 8, 2, 2
 SIZES = {
@@ -92,7 +92,7 @@ def save(tmp_path):
 def begin(base: str, tokenizer, *, context: int = 64, weights="start", **sizes):
     config = ModelConfig(base=base, **(SIZES | sizes))
     attention = choose_attention("sdpa", on_gpu=False, bf16=False)
-    return start_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights)
+    return initial_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights)
 
 
 def start(base: str, tokenizer, **choices):

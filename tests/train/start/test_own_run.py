@@ -9,13 +9,13 @@ from meap.checkpoints.trust import load_checkpoint
 from meap.config import ModelConfig
 from meap.errors import CheckpointError, MismatchError
 from meap.train.attention import choose_attention
-from meap.train.start import start_model
+from meap.train.start import initial_model
 
 
 def start(base, tokenizer, *, weights="start", context=16, theta=None):
     config = ModelConfig(base=str(base), base_rope_theta=theta)
     attention = choose_attention("sdpa", on_gpu=False, bf16=False)
-    return start_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights)
+    return initial_model(config, tokenizer, attention=attention, context=context, seed=0, weights=weights)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def test_a_run_says_which_checkpoint_it_started_from(run, tokenizer, capsys):
 
 
 def test_the_logits_are_those_of_the_run(run, tokenizer, small_config, tmp_path):
-    from meap.train.model import build_model, llama_config
+    from meap.train.model import build_model, decoder_config
 
-    architecture = llama_config(small_config(tmp_path / "x").model, vocab_size=tokenizer.vocab_size, seq_len=16)
+    architecture = decoder_config(small_config(tmp_path / "x").model, vocab_size=tokenizer.vocab_size, seq_len=16)
     trained = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=5)
     trained.load_state_dict(stored(run, "ba8.pt"))
     model = start(run, tokenizer)

@@ -8,11 +8,11 @@ import sys
 import psutil
 import pytest
 
-from meap.train.stopping import NOTHING, Agreement, StopSignals
+from meap.train.checkpoints.stopping import NO_SIGNAL, Agreement, StopSignals
 
 ENDED_BY_A_LATER_SIGNAL = """
 import os, signal
-from meap.train.stopping import StopSignals
+from meap.train.checkpoints.stopping import StopSignals
 signals = StopSignals()
 signals.install()
 os.kill(os.getpid(), signal.SIGTERM)
@@ -70,7 +70,7 @@ def run(script: str) -> subprocess.CompletedProcess[str]:
 def test_the_first_signal_is_remembered_and_handlers_are_handed_back():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
     signals = StopSignals()
-    assert signals.received == NOTHING
+    assert signals.received == NO_SIGNAL
     signals.install()
     try:
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -112,6 +112,6 @@ def test_a_child_hears_of_the_end_of_its_parent():
 
 def test_a_rank_alone_hears_itself_at_once():
     agreement = Agreement()
-    assert agreement.exchange(NOTHING) == NOTHING
+    assert agreement.exchange(NO_SIGNAL) == NO_SIGNAL
     assert agreement.exchange(15) == 15
-    assert agreement.settle(NOTHING) == NOTHING
+    assert agreement.settle(NO_SIGNAL) == NO_SIGNAL

@@ -1,3 +1,5 @@
+import importlib.machinery
+import importlib.util
 import shutil
 
 import pytest
@@ -8,8 +10,8 @@ from meap.config import ModelConfig, TrainConfig, load_config
 from meap.config.training import TrainingConfig
 from meap.errors import ConfigError
 from meap.train.attention import choose_attention
-from meap.train.compilation import choose_compilation, compile_model
-from meap.train.model import NextTokenModel, build_model, llama_config
+from meap.train.model import NextTokenModel, build_model, decoder_config
+from meap.train.speed import choose_compilation, choose_kernels, compile_model
 
 SMALL = ModelConfig(
     hidden_size=16, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=10
@@ -18,7 +20,7 @@ VOCAB, SEQ_LEN = 64, 12
 
 
 def make_model(*, checkpointing: bool = False, loss_chunks: int = 1) -> NextTokenModel:
-    config = llama_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN)
+    config = decoder_config(SMALL, vocab_size=VOCAB, seq_len=SEQ_LEN)
     model = build_model(config, attention=choose_attention("auto", on_gpu=False, bf16=False), seed=0)
     if checkpointing:
         model.model.activation_checkpointing_enable({"use_reentrant": False})
@@ -93,3 +95,33 @@ def test_other_answers_are_refused():
         TrainConfig(compile="yes")
     with pytest.raises(ConfigError, match=r"train\.loss_chunks"):
         TrainConfig(loss_chunks=-1)
+
+
+@pytest.fixture
+def liger_installed(monkeypatch):
+    found = importlib.machinery.ModuleSpec("liger_kernel", None)
+    monkeypatch.setattr("meap.extras.find_spec", lambda name: found)
+
+
+def test_liger_serves_where_layers_are_not_compiled(liger_installed):
+    assert choose_kernels("auto", on_gpu=True, compiled=False) == "liger"
+    assert choose_kernels("auto", on_gpu=True, compiled=True) == "torch"
+    assert choose_kernels("auto", on_gpu=False, compiled=False) == "torch"
+    assert choose_kernels("torch", on_gpu=True, compiled=False) == "torch"
+    assert choose_kernels("liger", on_gpu=True, compiled=False) == "liger"
+
+
+def test_liger_is_refused_where_it_cannot_run(liger_installed):
+    with pytest.raises(ConfigError, match=r"model\.kernels=liger needs the liger-kernel package \(installed\)"):
+        choose_kernels("liger", on_gpu=False, compiled=False)
+    with pytest.raises(ConfigError, match=r"model\.kernels=liger and compiled layers exclude each other"):
+        choose_kernels("liger", on_gpu=True, compiled=True)
+    with pytest.raises(ConfigError, match=r"model\.kernels"):
+        ModelConfig(kernels="triton")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is not None, reason="liger-kernel is installed")
+def test_what_is_not_installed_is_named():
+    assert choose_kernels("auto", on_gpu=True, compiled=False) == "torch"
+    with pytest.raises(ConfigError, match=r"not installed: make install EXTRAS=gpu "):
+        choose_kernels("liger", on_gpu=True, compiled=False)

@@ -42,5 +42,5 @@ def named_checkpoint_errors(folder: str) -> Iterator[None]:
             raise
         raise CheckpointError(
             f"the newest checkpoint in {folder} holds more than tensors and plain values; nothing in it was run: "
-            "delete it and run the same command again to continue from the one before"
+            "delete it and run the same command again to resume from the one before"
         ) from error

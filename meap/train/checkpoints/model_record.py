@@ -1,4 +1,4 @@
-"""What a run keeps of its model beside the weights, so that neither its data nor its base is needed again."""
+"""Architecture and tokenizer, kept with checkpoints, so that exporting one needs neither the data nor the base."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def record_model(
     Args:
         model: The model.
         tokenizer: What made the rows it is trained on.
-        before: The record of the checkpoint from which a run continues. It stays, with the very files it names: another
-            version of a library may write the same tokenizer in other bytes.
+        before: The record of the checkpoint that a run resumes from. It is kept, with the files it names: another
+            version of a library may write the same tokenizer as other bytes.
     """
     contents = {
         describe_content(content, f"{TOKENIZER_DIR}/{name}"): content

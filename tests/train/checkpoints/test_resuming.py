@@ -5,8 +5,7 @@ import shutil
 import pytest
 
 from meap.errors import MismatchError, TrainingError
-
-from .outputs import at_pass, no_number
+from tests.train.outputs import at_pass, no_number
 
 pytestmark = pytest.mark.fault(8)
 

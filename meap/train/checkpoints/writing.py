@@ -1,8 +1,8 @@
-"""From Composer's state to files on a local disk; the training step waits for a copy in memory only.
+"""From Composer's state to files on a local disk; training waits for a copy in memory only.
 
-`copy_state` runs on every rank between two steps; what it returns is written whenever there is time. Files hold what
-``composer.utils.checkpoint`` would write, so that its loader reads them; its own functions write while training waits,
-to the final name, and hash nothing.
+`copy_state` runs on every rank between two steps; the function it returns writes the copy, in another thread. Files
+hold what ``composer.utils.checkpoint`` would write, so that its loader reads them; its own functions write while
+training waits, to the final name, and hash nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,21 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from meap.checkpoints import CheckpointFile, describe_file
+from meap.checkpoints import CheckpointFile, CheckpointStore, describe_file
+from meap.config import TrainingConfig
 from meap.errors import CheckpointError
 from meap.places.problems import full_disk_errors
 
-__all__ = ["copy_state"]
+__all__ = ["STAGING_NAME", "copy_state", "local_folder"]
+
+STAGING_NAME = ".saving"
+"""Folder beside the checkpoints in which one is written; what a killed run leaves there, the next start removes."""
+
+
+def local_folder(config: TrainingConfig, run_dir: Path) -> Path:
+    """Where checkpoints are on this machine: `checkpoint.folder` itself, or the copies of what is behind a URL."""
+    store = CheckpointStore(config.checkpoint.folder)
+    return run_dir / "checkpoints" if store.is_remote else Path(store.location)
 
 
 def copy_state(
@@ -45,7 +55,7 @@ def copy_state(
     path, rank, needed = folder / name, dist.get_global_rank(), _size(content)
     if kind == "sharded":
         if rank > 0:
-            content.pop("rng")  # rank 0 has gathered that of all
+            content.pop("rng")  # rank 0 has gathered those of all ranks
         if rank == 0 or dist.get_local_rank() == 0:
             path.mkdir(parents=True, exist_ok=True)
         # Copies here, writes in a thread of its own.
@@ -63,7 +73,7 @@ def copy_state(
 
 
 def _size(content: dict[str, Any]) -> int:
-    """Bytes of this rank's tensors; the rest is little."""
+    """Bytes of this rank's tensors; the rest is negligible."""
     tensors = [each.to_local() if isinstance(each, DTensor) else each for each in tree_leaves(content)]
     return sum(each.nbytes for each in tensors if torch.is_tensor(each))
 

@@ -1,4 +1,4 @@
-"""Where a run continues: the newest checkpoint that is whole, found alike by all ranks and fetched once per node."""
+"""Where a run resumes: the newest intact checkpoint, the same for all ranks and fetched once per node."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from composer.utils import dist
 
 from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, ModelRecord, newest_record
 from meap.config import TrainingConfig, from_values
+from meap.config.sharding import spreading_modes
 from meap.data import Shards
 from meap.errors import CheckpointError, ConfigError, MeapError, MismatchError
-from meap.train.saving import STAGING_NAME, local_folder
+from meap.train.checkpoints.writing import STAGING_NAME, local_folder
 
-__all__ = ["ResumePoint", "find_resume_point", "model_to_continue", "newest_record"]
+__all__ = ["ResumePoint", "find_resume_point", "model_to_continue"]
 
 ResultT = TypeVar("ResultT")
 
@@ -35,9 +36,9 @@ class ResumePoint:
 
 
 def model_to_continue(config: TrainingConfig, shards: Shards) -> ModelRecord | None:
-    """What the run that continues has trained, by its newest record; None where it begins. Every rank calls.
+    """The model of a run that resumes, by its newest record; None if it starts. Every rank calls.
 
-    Its rows are those of `shards`, wherever they are found now; an address that has changed is logged on a line.
+    Its rows must be those of `shards`, wherever they are now; a changed address is logged.
 
     Raises:
         MismatchError: The run has been trained on other rows.
@@ -62,15 +63,15 @@ def model_to_continue(config: TrainingConfig, shards: Shards) -> ModelRecord | N
 def find_resume_point(config: TrainingConfig, run_dir: Path) -> ResumePoint | None:
     """The newest intact checkpoint, or None where there is none at all; every rank calls.
 
-    One that is damaged is named on a line, and the one before is used. What killed runs left half-written is deleted.
+    A damaged one is logged, and the one before it is used. Half-written files of killed runs are deleted.
 
     Args:
         config: The whole configuration.
         run_dir: The run's folder.
 
     Raises:
-        CheckpointError: There are checkpoints but none is whole, the store cannot be read, or the kind does not fit.
-        ConfigError: The run shall not continue, but the folder holds checkpoints; or nodes do not share the folder.
+        CheckpointError: There are checkpoints but none is intact, the store cannot be read, or the kind does not fit.
+        ConfigError: `checkpoint.autoresume` is off but the folder has checkpoints; or nodes do not share the folder.
     """
     store, copies = CheckpointStore(config.checkpoint.folder), local_folder(config, run_dir)
     if dist.get_local_rank() == 0:
@@ -87,7 +88,7 @@ def find_resume_point(config: TrainingConfig, run_dir: Path) -> ResumePoint | No
         point, problem = _fetched(store, step, copies)
         if point is not None:
             _require_loadable(config, point.record)
-            _say(f"continues  from {store.location}/{point.record.name}, step {step:,} (epoch {point.record.epoch})")
+            _say(f"resumes    from {store.location}/{point.record.name}, step {step:,} (epoch {point.record.epoch})")
             return point
         _say(f"checkpoint {store.location}/ba{step} is damaged ({problem}): the one before it is used")
     if steps:
@@ -99,7 +100,7 @@ def find_resume_point(config: TrainingConfig, run_dir: Path) -> ResumePoint | No
 
 
 def _fetched(store: CheckpointStore, step: int, copies: Path) -> tuple[ResumePoint | None, str]:
-    """The checkpoint on every node, or what is wrong with it on one of them."""
+    """The checkpoint, fetched on every node; or what is wrong with it on one of them."""
 
     def fetch() -> tuple[CheckpointRecord | None, Path | None, str]:
         try:
@@ -119,12 +120,12 @@ def _fetched(store: CheckpointStore, step: int, copies: Path) -> tuple[ResumePoi
 
 
 def _on_leader(act: Callable[[], ResultT]) -> ResultT:
-    """What rank 0 gets, or the error that it meets, on every rank."""
+    """The result of rank 0, or its error, on every rank."""
     return cast("ResultT", _everyone(act if dist.get_global_rank() == 0 else None)[0])
 
 
 def _on_node_leaders(act: Callable[[], ResultT]) -> list[ResultT]:
-    """What the first rank of each node gets, or the error that one of them meets, on every rank."""
+    """The results of the first rank of each node, or the error of one of them, on every rank."""
     return [each for each in _everyone(act if dist.get_local_rank() == 0 else None) if each is not None]
 
 
@@ -142,7 +143,7 @@ def _everyone(act: Callable[[], ResultT] | None) -> list[ResultT | None]:
 
 
 def _require_shared(folder: Path) -> None:
-    """Refuse a local folder that other nodes do not see: they could not continue from what rank 0 writes."""
+    """Refuse a local folder that other nodes do not see: they could not resume from what rank 0 writes."""
     if dist.get_world_size() == dist.get_local_world_size():
         return
     probe = folder / f".probe-{_on_leader(lambda: uuid.uuid4().hex)}"
@@ -169,15 +170,15 @@ def _require_shared(folder: Path) -> None:
 
 
 def _require_loadable(config: TrainingConfig, record: CheckpointRecord) -> None:
-    if record.kind == "sharded" and config.train.sharding == "none":
+    if record.kind == "sharded" and not config.train.sharding_mode.spreads_weights:
         raise CheckpointError(
-            f"checkpoint {record.name} is sharded, but train.sharding=none: set train.sharding=full or grad_op to "
-            "continue from it, on any number of devices"
+            f"checkpoint {record.name} is sharded, but train.sharding={config.train.sharding}: set train.sharding="
+            f"{spreading_modes()} to resume from it, on any number of devices"
         )
 
 
 def _require_same_rows(place: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """An address says nothing: data may have moved, or been prepared anew at the same place."""
+    """Rows are compared by content: data may have moved, or been prepared anew at the same address."""
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             raise MismatchError(

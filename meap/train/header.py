@@ -1,0 +1,149 @@
+"""What a run says of itself before its first step; and what a dry run says instead."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from meap.config import TrainingConfig
+from meap.data import describe_epoch, plan_epoch, shared_memory_bytes
+from meap.places.addresses import is_url
+from meap.show.numbers import size
+from meap.train.attention import describe_attention
+from meap.train.data import RunData
+from meap.train.flops import peak_flops_per_second, training_flops_per_token
+from meap.train.machine import Machine
+from meap.train.model import NextTokenModel
+from meap.train.plan import checkpoint_bytes, device_memory, num_checkpoints, training_days
+from meap.train.preflight import notes
+from meap.train.ranks import Ranks
+
+__all__ = ["describe_plan", "describe_run"]
+
+_EXAMPLE_DEVICES, _EXAMPLE_DEVICE, _EXAMPLE_MFU = 8, "H100", 0.4
+
+
+def describe_run(config: TrainingConfig, machine: Machine, data: RunData, model: NextTokenModel) -> list[str]:
+    """What is about to be trained, on what and where: the header of a run."""
+    tokens_per_step = config.train.global_batch_size * config.data.seq_len
+    start = f"from {config.model.base}" if config.model.base else "from scratch"
+    sharding = f", sharded ({config.train.sharding})" if config.train.sharding_mode.spreads_weights else ""
+    attention = describe_attention(
+        str(model.config._attn_implementation),
+        on_gpu=machine.on_gpu,
+        bf16=machine.bf16,
+        has_segments=data.has_segments,
+    )
+    return [
+        f"run        {config.run.name}: {_method(config)}, masks written by the {config.masking.site}",
+        f"model      {model.num_parameters:,} parameters {start}",
+        f"attention  {attention}",
+        *_rows(config, data),
+        f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step",
+        f"machine    {machine.world_size} x {machine.device}, {machine.precision}{sharding}",
+        f"writes     {config.run.dir}",
+        *_notes(config, data),
+    ]
+
+
+def describe_plan(config: TrainingConfig, ranks: Ranks, data: RunData, model: NextTokenModel) -> list[str]:
+    """What a run on these ranks will take: memory, disk, arithmetic and time."""
+    num_parameters = model.num_parameters
+    vocabulary = {id(layer.weight): layer.weight.numel() for layer in _vocabulary_layers(model)}
+    return [
+        f"dry run    {config.run.name}: nothing is trained, nothing is written",
+        f"model      {num_parameters:,} parameters, {num_parameters - sum(vocabulary.values()):,} without embeddings",
+        *_rows(config, data),
+        *_memory(config, ranks, data, model),
+        f"disk       {_disk(config, data, num_parameters)}",
+        *_arithmetic(config, data, model),
+        *_notes(config, data),
+    ]
+
+
+def _method(config: TrainingConfig) -> str:
+    masking = config.masking
+    if masking.final_ratio is not None:
+        return f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
+    return f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
+
+
+def _rows(config: TrainingConfig, data: RunData) -> list[str]:
+    """What is read, what an epoch consists of, how long the run is, and what is measured: a line each."""
+    batch, shards, heldout, timetable = config.train.global_batch_size, data.shards, data.heldout, data.timetable
+    held_out = f"; held out: {heldout.rows:,} rows" if heldout is not None else ""
+    tokens, epochs = _tokens(config, data), timetable.steps / timetable.steps_per_epoch
+    lines = [
+        f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}{held_out}",
+        f"epoch      {describe_epoch(config.data, shards, batch)}",
+        f"length     {timetable.steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs",
+    ]
+    if heldout is not None:
+        measured = min(heldout.rows, config.train.eval_batches * batch)
+        which = "all" if measured == heldout.rows else f"{measured:,} of {heldout.rows:,}"
+        often = f"every {timetable.eval_interval:,} steps and " if timetable.eval_interval < timetable.steps else ""
+        lines.append(f"measures   held-out loss on {which} rows {often}at the end")
+    return lines
+
+
+def _memory(config: TrainingConfig, ranks: Ranks, data: RunData, model: NextTokenModel) -> list[str]:
+    memory = device_memory(config, model.config, num_parameters=model.num_parameters, num_devices=ranks.world_size)
+    how = f"bf16, sharding {config.train.sharding}"
+    if config.train.activation_checkpointing:
+        how += ", activations recomputed"
+    parts = ", ".join(f"{name} {size(held)}" for name, held in memory.parts.items())
+    rows = config.train.global_batch_size
+    of_node = {"batch_rows": rows // ranks.num_nodes}
+    epoch_rows = plan_epoch(config.data, data.shards, rows).rows
+    shared = shared_memory_bytes(config.data, data.shards, **of_node, epoch_rows=epoch_rows)
+    if data.heldout is not None:
+        shared += shared_memory_bytes(config.data, data.heldout, **of_node)
+    return [
+        f"memory     about {size(memory.total)} per GPU, if there are {ranks.world_size} ({how}): {parts}",
+        f"           shared memory for the loader: {size(shared)} per node",
+    ]
+
+
+def _disk(config: TrainingConfig, data: RunData, num_parameters: int) -> str:
+    folder, of_checkpoint = config.checkpoint.folder, checkpoint_bytes(num_parameters)
+    kept = num_checkpoints(data.timetable, keep=config.checkpoint.keep)
+    text = f"{kept} checkpoints at once of {size(of_checkpoint)} = {size(kept * of_checkpoint)} in {folder}"
+    if is_url(folder):
+        return text
+    place = Path(folder).resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return f"{text}, {size(free)} free" + (": TOO LITTLE" if free < kept * of_checkpoint else "")
+
+
+def _arithmetic(config: TrainingConfig, data: RunData, model: NextTokenModel) -> list[str]:
+    tokens, context = _tokens(config, data), config.data.seq_len
+    flops = training_flops_per_token(model.config, context=context, causal=False)
+    peak = peak_flops_per_second(_EXAMPLE_DEVICE)
+    assert peak is not None
+    days = training_days(
+        model.config,
+        context=context,
+        tokens=tokens,
+        peak_flops=peak * _EXAMPLE_DEVICES,
+        utilisation=_EXAMPLE_MFU,
+    )
+    return [
+        f"compute    {flops * tokens:.3g} FLOPs, {flops / 1e9:.3f} GFLOP per token (PaLM's convention)",
+        f"time       an estimate: {days:.2g} days on {_EXAMPLE_DEVICES} {_EXAMPLE_DEVICE} at {_EXAMPLE_MFU:.0%} MFU",
+    ]
+
+
+def _notes(config: TrainingConfig, data: RunData) -> list[str]:
+    return [f"note       {note}" for note in notes(config, data.timetable, heldout=data.heldout)]
+
+
+def _tokens(config: TrainingConfig, data: RunData) -> int:
+    return data.timetable.steps * config.train.global_batch_size * config.data.seq_len
+
+
+def _vocabulary_layers(model: NextTokenModel) -> list[Any]:
+    """The embedding and the head, which may share their weights."""
+    return [model.model.get_input_embeddings(), model.model.get_output_embeddings()]

@@ -1,0 +1,119 @@
+"""A run: settings checked, ranks joined, folder open. With ``--dry-run``, one that only plans.
+
+Nothing heavy is imported here: Composer, streaming and torch read the variables of ranks, some of them when they are
+imported, so that `open_run` comes first in a recipe, and a mistake is answered before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from meap.config import TrainConfig, TrainingConfig, save_config
+from meap.places.addresses import use_one_s3_endpoint
+from meap.train.preflight import check_settings
+from meap.train.ranks import Ranks, adopt_ranks
+from meap.train.run_folder import CONFIG_NAME, require_same_settings
+
+if TYPE_CHECKING:
+    from meap.train.machine import Machine
+
+__all__ = ["PlannedRun", "Run", "open_run"]
+
+_EXAMPLE_DEVICES = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that trains."""
+
+    machine: Machine
+    """Device, precision and ranks."""
+    dir: Path
+    """`run.dir`, which holds everything the run writes."""
+    cache_dir: Path
+    """Local folder for downloaded shards."""
+
+    def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
+        """Whether this rank loads the weights a run starts from; where they are spread, rank 0 hands them out."""
+        return "none" if config.sharding_mode.spreads_weights and not self.machine.is_leader else "start"
+
+    def fit(self, trainer: Any) -> None:
+        """Train to the end.
+
+        Args:
+            trainer: What `meap.train.trainer.build_trainer` has built.
+
+        Raises:
+            TrainingError: A step failed; says which checkpoint the same command resumes from.
+            StoppedError: A signal asked to stop, and a checkpoint is saved.
+        """
+        from meap.train.fitting import fit
+
+        fit(trainer)
+        trainer.close()
+
+
+@dataclass(frozen=True)
+class PlannedRun(Run):
+    """A run that opens and builds what another would, says what it will take, and leaves nothing behind."""
+
+    ranks: Ranks
+    """Those of the run; where there is one process, a node with as many GPUs as divide the batch, up to eight."""
+
+    def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
+        """No rank: the model's sizes are all that is needed."""
+        return "none"
+
+    def fit(self, trainer: Any) -> None:
+        """Print the plan."""
+        if self.machine.is_leader:
+            trainer.fit()
+
+
+@contextmanager
+def open_run(config: TrainingConfig, *, dry_run: bool = False) -> Iterator[Run]:
+    """Check the settings, join the ranks, and open the run's folder.
+
+    Args:
+        config: The whole configuration.
+        dry_run: Only plan: no folder is made.
+
+    Raises:
+        ConfigError: Settings contradict each other, or do not fit the ranks.
+        MismatchError: The run exists with another value of a key that must not change.
+        MeapError: The ranks do not find each other.
+    """
+    use_one_s3_endpoint()
+    ranks = adopt_ranks()
+    if dry_run and ranks.world_size == 1:
+        ranks = _example_ranks(config.train.global_batch_size)
+    check_settings(config, ranks)
+
+    from meap.train.checkpoints.trust import forbid_unpickling
+    from meap.train.machine import join_machine
+
+    forbid_unpickling()
+    machine = join_machine(config.train)
+    folder = Path(config.run.dir)
+    if machine.is_leader:
+        require_same_settings(config)
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="meap-dry-run-") as temporary:
+            yield PlannedRun(machine, folder, Path(temporary), ranks)
+        return
+    if machine.is_leader:
+        save_config(config, folder / CONFIG_NAME)
+    cache_dir = folder / "cache"
+    if machine.num_nodes > 1:  # nodes may share the run's folder, but cannot agree on what is in a cache
+        cache_dir /= f"node{machine.rank // machine.ranks_per_node}"
+    yield Run(machine, folder, Path(config.data.cache_dir or cache_dir))
+
+
+def _example_ranks(rows: int) -> Ranks:
+    devices = next(number for number in range(_EXAMPLE_DEVICES, 0, -1) if rows % number == 0)
+    return Ranks(devices, devices)
