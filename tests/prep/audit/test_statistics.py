@@ -100,10 +100,8 @@ def test_documents_are_counted_whatever_they_spell(prepare, tmp_path, tokenizer_
 def test_figures_that_cannot_be_known_are_said_not_to_be(rows_remote, tmp_path, capsys):
     for split in ("train", "validation"):
         (rows_remote / split / "documents.json").unlink()
-    assert (
-        main(["stats", str(rows_remote), "--json", str(tmp_path / "all.json"), "--picture", str(tmp_path / "a.png")])
-        == 0
-    )
+    files = (f"json={tmp_path / 'all.json'}", f"picture={tmp_path / 'a.png'}")
+    assert main(["stats", f"remote={rows_remote}", *files]) == 0
     told = capsys.readouterr().out
     assert "documents       280\n" in told
     assert "tokens of documents, BOS and EOS not counted: not known\n" in told
@@ -112,7 +110,7 @@ def test_figures_that_cannot_be_known_are_said_not_to_be(rows_remote, tmp_path, 
     assert values["lengths"] == {}
     assert list(values["repeats"]) == ["rows"]
     (rows_remote / "train" / "documents.json").write_text('{"lengths": {"3": -1}, "hashes": "", "level": 0}')
-    assert main(["stats", str(rows_remote)]) == 1
+    assert main(["stats", f"remote={rows_remote}"]) == 1
     assert "train/documents.json is not readable (ValueError: a count is out of range)" in capsys.readouterr().err
 
 
