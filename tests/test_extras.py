@@ -19,7 +19,9 @@ from meap.errors import ConfigError, MissingPackageError
 from meap.extras import require_filesystem, require_packages
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted(path for part in ("meap", "recipes", "dataprep") for path in (ROOT / part).rglob("*.py"))
+SOURCES = sorted(
+    path for part in ("meap", "recipes", "experiments", "dataprep") for path in (ROOT / part).rglob("*.py")
+)
 HOMES = {"fasttext": "fasttext-numpy2-wheel", "mlflow": "mlflow-skinny", "flash_attn": "flash-attn",
          "liger_kernel": "liger-kernel", "gcsfs": "gcsfs"}  # fmt: skip
 """Distributions of modules that may not be installed here, or that several have."""

@@ -91,6 +91,9 @@ def imported_modules(path: Path) -> set[str]:
     return modules
 
 
+ENTRY_POINTS = {"dataprep", "recipes", "experiments", "benchmarks", "tests"}
+
+
 def test_every_part_has_a_rule():
     assert {part_of(path) for path in LIBRARY} <= set(ALLOWED)
 
@@ -100,7 +103,7 @@ def test_imports_flow_one_way(path: Path):
     part = part_of(path)
     for module in imported_modules(path):
         top, *below = module.split(".")
-        assert top not in {"dataprep", "recipes", "benchmarks", "tests"}, f"{path} imports an entry point: {module}"
+        assert top not in ENTRY_POINTS, f"{path} imports an entry point: {module}"
         if top == "meap" and below and below[0] != "__version__":
             assert below[0] in ALLOWED[part], f"{path} ({part}) may not import meap.{below[0]}"
         if top in THIRD_PARTY_HOMES:
@@ -156,7 +159,7 @@ def test_a_circle_is_seen_wherever_its_imports_stand(tmp_path, third):
     assert set(circle(imports_between(sources))) == {"meap.a.x", "meap.b", "meap.c"}
 
 
-@pytest.mark.parametrize("folder", ["dataprep", "recipes"])
+@pytest.mark.parametrize("folder", ["dataprep", "recipes", "experiments"])
 def test_nothing_imports_entry_points_and_they_import_heavy_libraries_late(folder: str):
     for path in (ROOT / folder).glob("*.py"):
         top_level = {

@@ -20,7 +20,9 @@ from meap import extras
 from meap.errors import MissingPackageError
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted(path for part in ("meap", "recipes", "dataprep") for path in (ROOT / part).rglob("*.py"))
+SOURCES = sorted(
+    path for part in ("meap", "recipes", "experiments", "dataprep") for path in (ROOT / part).rglob("*.py")
+)
 LIBRARIES = {"streaming", "composer", "datatrove"}
 PACKAGES = {"meap.data.pinned": "mosaicml-streaming", "meap.prep.pinned": "datatrove", "meap.train.pinned": "mosaicml"}
 OF_OTHER_LIBRARIES = {

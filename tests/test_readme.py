@@ -44,7 +44,7 @@ CONFIGS = {
     "dataprep/litpkds_to_mds.py": LitpkdsPrepConfig,
     "dataprep/sft_to_mds.py": SftPrepConfig,
     "recipes/evaluate.py": EvaluationConfig,
-    "recipes/proof.py": ProofConfig,
+    "experiments/proof.py": ProofConfig,
 }
 """What an entry point is configured by, where it is not a training."""
 
@@ -207,7 +207,9 @@ def test_the_tree_is_the_tree():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_in_prose_exist(page: str):
-    for path in re.findall(r"`((?:meap|recipes|dataprep|yamls|tests|benchmarks|docs)/[\w/.-]*)`", PROSE[page]):
+    for path in re.findall(
+        r"`((?:meap|recipes|dataprep|yamls|tests|experiments|benchmarks|docs)/[\w/.-]*)`", PROSE[page]
+    ):
         assert (ROOT / path).exists(), path
 
 

@@ -25,7 +25,7 @@ _SCRIPTS: dict[type[Any], str] = {
     LitpkdsPrepConfig: "dataprep/litpkds_to_mds.py",
     TrainingConfig: "recipes/meap_1b.py",
     EvaluationConfig: "recipes/evaluate.py",
-    ProofConfig: "recipes/proof.py",
+    ProofConfig: "experiments/proof.py",
 }
 _RECIPES = ("meap_1b", "meap_sft")
 _LAUNCHER_OPTIONS = {

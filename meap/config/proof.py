@@ -42,9 +42,9 @@ class ProofConfig:
     parallel: int = 2
     """Runs at once."""
     corpus: ProofCorpusConfig = field(default_factory=ProofCorpusConfig)
-    training: str = "yamls/proof/train_cpu.yaml"
+    training: str = "experiments/proof/train_cpu.yaml"
     """Yaml of every run; name, folder, seed, ratio and data are given to it."""
-    evaluation: str = "yamls/proof/eval_cpu.yaml"
+    evaluation: str = "experiments/proof/eval_cpu.yaml"
     """Yaml of every evaluation; model, held-out rows and passages are given to it."""
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from meap.errors import ConfigError, DataError
 
 ENTRY_POINTS = sorted(
     str(path.relative_to(Path(__file__).parents[2]))
-    for folder in ("dataprep", "recipes")
+    for folder in ("dataprep", "recipes", "experiments")
     for path in (Path(__file__).parents[2] / folder).glob("*.py")
 )
 

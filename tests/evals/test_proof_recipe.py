@@ -23,10 +23,10 @@ SETTINGS = (
 def folder(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path:
     folder = tmp_path_factory.mktemp("proof")
     (folder / "train.yaml").write_text(
-        f"base: {project_root}/yamls/proof/train_cpu.yaml\ntrain:\n  max_duration: 4ba\n  log_interval: 2ba\n"
+        f"base: {project_root}/experiments/proof/train_cpu.yaml\ntrain:\n  max_duration: 4ba\n  log_interval: 2ba\n"
     )
     (folder / "eval.yaml").write_text(
-        f"base: {project_root}/yamls/proof/eval_cpu.yaml\nperplexity:\n  rows: 4\n"
+        f"base: {project_root}/experiments/proof/eval_cpu.yaml\nperplexity:\n  rows: 4\n"
         "record_retrieval:\n  sentences: [0]\n  examples: 4\n"
         "attention_decay:\n  lengths: [32]\n  rows: 4\n"
     )
@@ -39,7 +39,7 @@ def prove(
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [warm_python, "-W", "ignore", project_root / "recipes/proof.py", *SETTINGS, *overrides],
+            [warm_python, "-W", "ignore", project_root / "experiments/proof.py", *SETTINGS, *overrides],
             cwd=folder,
             env=quiet_environment | {"PYTHONPATH": str(project_root)},
             capture_output=True,

@@ -1,7 +1,7 @@
 """Masked against plain training at small scale: the same rows, steps and tokens, several seeds, one table, one picture.
 
-    python recipes/proof.py yamls/proof_cpu.yaml       # half an hour on two CPU cores
-    python recipes/proof.py yamls/proof_gpu.yaml       # on a GPU
+    python experiments/proof.py experiments/proof_cpu.yaml       # half an hour on two CPU cores
+    python experiments/proof.py experiments/proof_gpu.yaml       # on a GPU
 
 Generates records to look things up in, prepares them, and for every seed trains two models that differ in
 masking.ratio alone, exports them, and measures retrieval, held-out loss and attention on what neither has seen. Writes
@@ -57,9 +57,9 @@ def main(cfg: ProofConfig) -> None:
     from meap.extras import require_packages
 
     # Each of the commands says by itself what it misses, but the last of them begins an hour after the first.
-    require_packages("recipes/proof.py", "datatrove", extra="prep")
-    require_packages("recipes/proof.py", "composer", "torch", extra="train")
-    require_packages("recipes/proof.py", "scipy", "transformers", extra="eval")
+    require_packages("experiments/proof.py", "datatrove", extra="prep")
+    require_packages("experiments/proof.py", "composer", "torch", extra="train")
+    require_packages("experiments/proof.py", "scipy", "transformers", extra="eval")
     from meap.evals.proof import compare_arms, draw_arms, measure_run, table_of_arms
     from meap.places.whole import write_whole
     from meap.show.figures import save_panels
