@@ -71,12 +71,7 @@ def run_command(
         Exit status: 0 done, 2 bad configuration, 1 any other `MeapError`, 130 interrupted, 141 the reader of its output
         has gone, 75 stopped by SIGTERM or SIGUSR1 with everything saved.
     """
-    if "LOCAL_RANK" in os.environ:
-        # If composer's launcher is killed, its ranks outlive it and would train for ever. Set before the slow imports.
-        end_with_parent(signal.SIGTERM)
-    # Waiting threads would spin otherwise, on cores that loader workers and other processes need. OpenMP reads this
-    # when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _prepare_process()
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = command or _name_of(run)
     doc = inspect.cleandoc(doc or "")
@@ -109,10 +104,20 @@ def run_command(
     return report_errors(start)
 
 
-def report_errors(run: Callable[[], object]) -> int:
-    """Run, and turn errors meant for users into one line each; returns the exit status that `run_command` lists."""
+def _prepare_process() -> None:
+    """Set what must be set before the slow imports."""
+    if "LOCAL_RANK" in os.environ:
+        # If composer's launcher is killed, its ranks outlive it and would train for ever.
+        end_with_parent(signal.SIGTERM)
+    # Waiting threads would spin otherwise, on cores that loader workers and other processes need. OpenMP reads this
+    # when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imports create millions of objects that stay: frequent garbage collection only slows the start.
     gc.set_threshold(50_000, 20, 50)
+
+
+def report_errors(run: Callable[[], object]) -> int:
+    """Run, and turn errors meant for users into one line each; returns the exit status that `run_command` lists."""
     silence_libraries()
     stdout: Any = sys.stdout
     if hasattr(stdout, "reconfigure"):
