@@ -82,7 +82,12 @@ class RowLoader(DataLoader[Any]):
             return
         # torch waits five seconds for each of them.
         shutdown = threading.Thread(target=iterator._shutdown_workers, name="shutdown", daemon=True)
-        shutdown.start()
+        try:
+            shutdown.start()
+        except RuntimeError:  # from Python 3.12 on, no thread starts once the interpreter ends
+            end_processes(workers)
+            iterator._shutdown_workers()
+            return
         shutdown.join(_SECONDS_TO_SHUT_DOWN)
         end_processes(workers)
         shutdown.join()

@@ -263,17 +263,21 @@ import tempfile
 def read(remote, local, how):
     from torch.utils.data import DataLoader
     from meap.data import open_dataset
+    from meap.data.loader import RowLoader
 
     dataset = open_dataset(remote=remote, local=local, labels="shifted", batch_size=8)
     next(iter(dataset))
     print(*pathlib.Path(tempfile.gettempdir()).glob("meap-streaming-*"), flush=True)
-    loader = DataLoader(dataset, batch_size=8, num_workers=1, persistent_workers=True)
+    make = RowLoader if how == "kept" else DataLoader
+    loader = make(dataset, batch_size=8, num_workers=1, persistent_workers=True)
     for batch in loader:
         if how == "error":
             raise ValueError("as a training loop may")
         break
     batches = iter(loader)
     next(batches)
+    if how == "kept":
+        globals()["kept"] = batches  # to the end of the interpreter
     sys.exit(7)
 
 if __name__ == "__main__":
@@ -289,7 +293,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "status"), [("break", 7), ("error", 1), ("forkserver", 7)])
+@pytest.mark.parametrize(("how", "status"), [("break", 7), ("kept", 7), ("error", 1), ("forkserver", 7)])
 def test_a_process_that_abandons_its_loader_ends_by_itself_and_leaves_nothing(
     remote, tmp_path, quiet_environment, how, status
 ):

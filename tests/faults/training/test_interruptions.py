@@ -102,7 +102,7 @@ def test_requests_to_stop_in_a_step_and_in_a_checkpoint(start, whole, tmp_path, 
             assert newest(run_dir) == begun + len(run.rows(world)), "a request to stop loses nothing"
             assert f"stopped by SIGTERM at step {newest(run_dir)}: everything is saved" in run.printed
         else:
-            assert "interrupted: run the same command again to continue" in run.printed
+            assert "interrupted: run the same command again to resume" in run.printed
         begun = newest(run_dir)
     last = start(run_dir, world)
     assert last.wait() == [0] * world, last.printed
@@ -160,7 +160,7 @@ def test_stops_during_an_upload(start, whole, s3_faults, bucket, tmp_path, recor
     until(lambda: s3_faults.requests[uploads], run)
     os.kill(run.pids[0], signal.SIGINT)
     assert run.end() == [130], run.printed
-    assert "interrupted: run the same command again to continue" in run.printed
+    assert "interrupted: run the same command again to resume" in run.printed
     assert not [each.key for each in bucket.objects.all()]
     s3_faults.resumed.set()
 
