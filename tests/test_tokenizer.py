@@ -106,5 +106,5 @@ def test_an_unreachable_hub_name_is_explained(monkeypatch: pytest.MonkeyPatch):
         raise OSError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(DataError, match="neither a local folder nor to be had from the Hugging Face hub"):
+    with pytest.raises(DataError, match="neither a local folder nor available on the Hugging Face hub"):
         load_tokenizer(TokenizerConfig(name="some/model"))

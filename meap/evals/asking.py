@@ -1,7 +1,7 @@
-"""Examples -> records: asks the model in batches, keeps every answer, continues where a killed run stopped.
+"""Examples -> responses: asks the model in batches, keeps every answer, continues where a killed run stopped.
 
 Ranks share the work by taking turns over the examples, longest first; each has the whole model, and nothing is sent
-between them: what a rank has answered lies in a file (`meap.evals.records`).
+between them: what a rank has answered lies in a file (`meap.evals.responses`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from itertools import groupby
 
 from meap.errors import ConfigError
 from meap.evals.lm import LanguageModel
-from meap.evals.records import RecordStore
-from meap.evals.task import Example, Output, Record, Scores, TaskInputs
+from meap.evals.responses import ResponseStore
+from meap.evals.task import Example, Output, Response, Scores, TaskInputs
 
 __all__ = ["answer", "ask_all", "require_fit"]
 
@@ -44,13 +44,13 @@ def ask_all(
     score: Callable[[Example, Output], Scores],
     model: LanguageModel,
     inputs: TaskInputs,
-    store: RecordStore,
+    store: ResponseStore,
     *,
     rank: int = 0,
     num_ranks: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Ask this rank's share of the examples that have no record yet, and keep a record of each.
+    """Ask this rank's share of the examples that have no response yet, and keep a response of each.
 
     Args:
         examples: All of them; those that the model's context cannot hold are not asked, and have no scores.
@@ -58,7 +58,7 @@ def ask_all(
         score: The task's.
         model: The model.
         inputs: What the examples were made of.
-        store: Where records are and go.
+        store: Where responses are and go.
         rank: This process among `num_ranks`.
         num_ranks: How many processes share the work.
         progress: Called with the tokens done and the tokens there are, of this rank's share.
@@ -70,7 +70,7 @@ def ask_all(
     wrong = [example for example in share if example.positions > model.max_positions]
     if wrong:
         store.add(
-            [_record(example, hash_by_id[example.id], Output(), {}) | {"too_long": True} for example in wrong],
+            [_response(example, hash_by_id[example.id], Output(), {}) | {"too_long": True} for example in wrong],
             rank=rank,
         )
         share = share[len(wrong) :]
@@ -81,7 +81,7 @@ def ask_all(
         seconds = (time.perf_counter() - started) / len(batch)
         store.add(
             [
-                _record(example, hash_by_id[example.id], output, score(example, output))
+                _response(example, hash_by_id[example.id], output, score(example, output))
                 | {"seconds": round(seconds, 4)}
                 for example, output in zip(batch, outputs, strict=True)
             ],
@@ -115,7 +115,7 @@ def _batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Exam
             yield alike[start : start + batch_size]
 
 
-def _record(example: Example, prompt_hash: str, output: Output, scores: Scores) -> Record:
+def _response(example: Example, prompt_hash: str, output: Output, scores: Scores) -> Response:
     return {
         "id": example.id,
         "prompt_sha256": prompt_hash,

@@ -15,12 +15,12 @@ from typing import Any
 
 from meap.errors import ConfigError, DataError, MismatchError
 from meap.evals.pictures import draw_comparison, panel
-from meap.evals.records import read_records
+from meap.evals.responses import read_responses
 from meap.evals.runner import read_results
 from meap.evals.scoring import Group, paired_difference
-from meap.evals.summary import group_records, select
+from meap.evals.summary import group_responses, select
 from meap.evals.tables import row_label, shown
-from meap.evals.task import Record
+from meap.evals.task import Response
 from meap.evals.tasks import TASKS
 from meap.places.whole import write_whole
 from meap.show.figures import save_panels
@@ -93,7 +93,7 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
         "partial": first["partial"] or second["partial"],
         "tasks": {
             name: _compare_task(
-                name, first["tasks"][name], second["tasks"][name], *(read_records(folder, name) for folder in folders)
+                name, first["tasks"][name], second["tasks"][name], *(read_responses(folder, name) for folder in folders)
             )
             for name in names
         },
@@ -177,10 +177,10 @@ def _compare_task(
     task: str,
     first: Mapping[str, Any],
     second: Mapping[str, Any],
-    of_first: Sequence[Record],
-    of_second: Sequence[Record],
+    of_first: Sequence[Response],
+    of_second: Sequence[Response],
 ) -> dict[str, Any]:
-    rows_by_model = [group_records(records, first["by"]) for records in (of_first, of_second)]
+    rows_by_model = [group_responses(responses, first["by"]) for responses in (of_first, of_second)]
     metrics: dict[str, dict[str, Any]] = {}
     shared = [name for name in first["metrics"] if name in second["metrics"]]
     for name in shared:
@@ -219,13 +219,13 @@ def _compare_task(
 
 
 def _pair(
-    first: Sequence[Record], second: Sequence[Record], metric: str, weight: str | None
+    first: Sequence[Response], second: Sequence[Response], metric: str, weight: str | None
 ) -> tuple[Group, Group] | None:
     """One metric of the examples for which both models have it: what a judge said of one only cannot be compared."""
     both = [
         pair
         for pair in zip(first, second, strict=True)
-        if all(record.get(metric) is not None or record["too_long"] for record in pair)
+        if all(response.get(metric) is not None or response["too_long"] for response in pair)
     ]
     if not both:
         return None

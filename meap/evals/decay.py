@@ -1,6 +1,6 @@
 """How much less masked tokens are attended to, and how much more the others differ: the numbers of Table 10.
 
-Pure functions on records of `meap.evals.tasks.attention_decay`, each of which holds, for one sequence and one model,
+Pure functions on responses of `meap.evals.tasks.attention_decay`, each of which holds, for one sequence and one model,
 the score S at masked positions and the variance V over the others, for the clean input X_N and the masked one X_M.
 
     decay               1 - mean S after / mean S before     t is that of S after - S before: negative where it decays
@@ -58,7 +58,7 @@ class Change:
 
 
 def key(variant: str, quantity: str, view: str) -> str:
-    """Column of the records.
+    """Column of the responses.
 
     Args:
         variant: Of `meap.evals.tasks.attention_decay.VARIANTS`, or ``layer_<number>``.
@@ -109,7 +109,7 @@ def change(before: NDArray[np.float64], after: NDArray[np.float64], *, sign: int
 def decay_between(
     first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Table 10 and what qualifies it, from the records of two models.
+    """Table 10 and what qualifies it, from the responses of two models.
 
     Args:
         first: Of the control, NTP.
@@ -125,7 +125,7 @@ def decay_between(
     Raises:
         MismatchError: The sequences are not the same.
     """
-    by_id = [{record["id"]: record for record in records} for records in (first, second)]
+    by_id = [{response["id"]: response for response in responses} for responses in (first, second)]
     if by_id[0].keys() != by_id[1].keys():
         lone = sorted(by_id[0].keys() ^ by_id[1].keys())
         raise MismatchError(
@@ -133,9 +133,9 @@ def decay_between(
             "attention_decay, seed and limit"
         )
     found: list[dict[str, Any]] = []
-    for length in sorted({record["length"] for record in first}):
-        names = [name for name, record in by_id[0].items() if record["length"] == length]
-        columns = [_columns([records[name] for name in names]) for records in by_id]
+    for length in sorted({response["length"] for response in first}):
+        names = [name for name, response in by_id[0].items() if response["length"] == length]
+        columns = [_columns([responses[name] for name in names]) for responses in by_id]
         pairs = {
             name: _changes(columns[before[0]], columns[after[0]], HEADLINE, (before[1], after[1]), seed)
             for name, (before, after) in PAIRS.items()
@@ -158,11 +158,11 @@ def decay_between(
     return {"lengths": found}
 
 
-def decay_within(records: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
+def decay_within(responses: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
     """What masking changes in one model: ``lengths``, each with ``decay``, ``variance_increase`` and ``layers``."""
     found: list[dict[str, Any]] = []
-    for length in sorted({record["length"] for record in records}):
-        columns = _columns([record for record in records if record["length"] == length])
+    for length in sorted({response["length"] for response in responses}):
+        columns = _columns([response for response in responses if response["length"] == length])
         about = {"length": length, "n": len(next(iter(columns.values())))}
         changes = _changes(columns, columns, HEADLINE, ("clean", "masked"), seed)
         found.append(about | changes | {"layers": _layers(columns, columns, seed)})
@@ -172,11 +172,11 @@ def decay_within(records: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict
 _Columns = dict[str, NDArray[np.float64]]
 
 
-def _columns(records: Sequence[Mapping[str, Any]]) -> _Columns:
+def _columns(responses: Sequence[Mapping[str, Any]]) -> _Columns:
     """Scores and variances of all variants and layers, by column; of those only that every sequence has."""
-    names = [name for name in records[0] if name.endswith(("_clean", "_masked"))]
-    names = [name for name in names if all(record.get(name) is not None for record in records)]
-    return {name: np.array([record[name] for record in records], np.float64) for name in names}
+    names = [name for name in responses[0] if name.endswith(("_clean", "_masked"))]
+    names = [name for name in names if all(response.get(name) is not None for response in responses)]
+    return {name: np.array([response[name] for response in responses], np.float64) for name in names}
 
 
 def _variants(columns: _Columns) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meap.evals.judge.records import describe_judging
+from meap.evals.judge.judging import describe_judging
 from meap.evals.runner import choose_examples, require_packages_of
 from meap.evals.task import TaskInputs
 from meap.evals.tasks import TASKS

@@ -22,7 +22,7 @@ from meap.evals.asking import ask_all, require_fit
 from meap.evals.lm import LanguageModel
 from meap.evals.pictures import panel
 from meap.evals.ranks import Ranks
-from meap.evals.records import RecordStore, hash_of, prompt_hashes
+from meap.evals.responses import ResponseStore, hash_of, prompt_hashes
 from meap.evals.summary import summarise
 from meap.evals.task import Example, Task, TaskInputs
 from meap.evals.tasks import TASKS
@@ -91,7 +91,7 @@ def run_tasks(
     ranks: Ranks | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run the named tasks; the first rank writes results.json, and for each task records, picture and its own files.
+    """Run the named tasks; the first rank writes results.json, and for each task responses, picture and its own files.
 
     Results of other tasks that `out_dir` holds for the same model are kept; those of another model are replaced.
 
@@ -127,7 +127,7 @@ def run_tasks(
     found: dict[str, dict[str, Any]] = {}
     for name, (examples, partial) in asked.items():
         started = time.perf_counter()
-        store, hashes = RecordStore(out_dir, name, key), prompt_hashes(examples, inputs.tokenizer)
+        store, hashes = ResponseStore(out_dir, name, key), prompt_hashes(examples, inputs.tokenizer)
         with counting(name) if ranks.is_first else nullcontext(lambda done, total: None) as progress:
             ask_all(
                 examples,
@@ -142,12 +142,12 @@ def run_tasks(
             )
         ranks.wait()
         done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
-        records = [done[example.id] for example in examples]
+        responses = [done[example.id] for example in examples]
         ranks.wait()  # the lines are forgotten when nobody reads or writes any
         if name in judges:
-            records = [record | more for record, more in zip(records, judges[name](records), strict=True)]
+            responses = [response | more for response, more in zip(responses, judges[name](responses), strict=True)]
         if ranks.is_first:
-            store.finish(records)
+            store.finish(responses)
         ranks.wait()
         if ranks.is_first:
             facts_of_run = {
@@ -155,9 +155,9 @@ def run_tasks(
                 "partial": partial,
                 "seconds": round(time.perf_counter() - started, 3),
             }
-            found[name] = summarise(TASKS[name], records, inputs.config) | facts_of_run
+            found[name] = summarise(TASKS[name], responses, inputs.config) | facts_of_run
             save_panels([panel(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
-            for key, text in TASKS[name].files(found[name], records).items():
+            for key, text in TASKS[name].files(found[name], responses).items():
                 write_whole(out_dir / f"{name}.{key}", text, several_writers=True)
     if not ranks.is_first:
         return {}

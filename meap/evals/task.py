@@ -3,11 +3,11 @@
     examples(inputs) -> [Example]              pure and seeded: what is asked, as token ids
     LanguageModel    -> Output                 what a model says to an example, or what is measured in it
     score(example, output) -> {metric: value}  pure: how good that is
-    judging(config, out_dir)(records)          scores that are others' opinions, where a task has any
+    judging(config, out_dir)(responses)          scores that are others' opinions, where a task has any
     metrics, by                                which of the scores count, and what the table has rows for
     draw(axes, numbers)                        the picture
 
-Everything else is the same for every task: asking in batches, resuming, ranks, records, intervals, tables, comparison.
+Everything else is the same for every task: asking in batches, resuming, ranks, responses, intervals, tables, comparison.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "LazyRows",
     "Metric",
     "Output",
-    "Record",
+    "Response",
     "Scores",
     "Task",
     "TaskInputs",
@@ -41,11 +41,11 @@ __all__ = [
 Scores = dict[str, float]
 """Value by metric; a metric that is right or wrong is 1.0 or 0.0."""
 
-Record = dict[str, Any]
+Response = dict[str, Any]
 """What is kept of an example: ``id``, ``control``, its facts, what the model said, and its scores; JSON values."""
 
-Judging = Callable[[Sequence[Record]], list[Record]]
-"""Further columns for the records of all examples, in their order: scores by somebody who is asked for them."""
+Judging = Callable[[Sequence[Response]], list[Response]]
+"""Further columns for the responses of all examples, in their order: scores by somebody who is asked for them."""
 
 
 class LazyRows(Sequence[NDArray[np.int64]]):
@@ -102,7 +102,7 @@ class Example:
     right: int | None = None
     """Which candidate is right, where one of them is."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What else is known of it, such as the depth of a needle: columns of the records; JSON values."""
+    """What else is known of it, such as the depth of a needle: columns of the responses; JSON values."""
     control: bool = False
     """Whether it is a control (a question without its context, say): reported beside the others, in no mean of them."""
 
@@ -158,8 +158,8 @@ class Contrast:
 
     draw: Callable[[Any, dict[str, Any]], None]
     """Draws the numbers of the comparison on matplotlib axes."""
-    find: Callable[[Sequence[Record], Sequence[Record]], dict[str, Any]] = lambda first, second: {}
-    """Numbers of its own, JSON values, from records of the same examples."""
+    find: Callable[[Sequence[Response], Sequence[Response]], dict[str, Any]] = lambda first, second: {}
+    """Numbers of its own, JSON values, from responses of the same examples."""
     lines: Callable[[dict[str, Any]], list[tuple[str, ...]]] = lambda numbers: []
     """A table of these."""
 
@@ -198,7 +198,7 @@ class Task:
     examples: Callable[[TaskInputs], list[Example]]
     score: Callable[[Example, Output], Scores]
     metrics: tuple[Metric, ...]
-    """The first that any record has is the headline."""
+    """The first that any response has is the headline."""
     by: tuple[str, ...]
     """Facts by which the examples are grouped: one row of the table for each of their combinations."""
     draw: Callable[[Any, dict[str, Any]], None]
@@ -206,14 +206,14 @@ class Task:
     skip: Callable[[TaskInputs], str | None] = lambda inputs: None
     """Why the task cannot be run on these inputs, if it cannot."""
     judging: Callable[[EvaluationConfig, Path], Judging] | None = None
-    """Opens what judges the records, given the folder of results: not pure, so it comes when all is asked, on one rank.
+    """Opens what judges the responses, given the folder of results: not pure, so it comes when all is asked, on one rank.
     It finds out at once whether it can be done, and asks nobody twice when a run is continued."""
-    further: Callable[[Sequence[Record]], dict[str, Any]] = lambda records: {}
+    further: Callable[[Sequence[Response]], dict[str, Any]] = lambda responses: {}
     """Numbers of its own, beside those that every task has, for the results file and the picture; `notes` are remarks
     that go with the table."""
     packages: Callable[[EvaluationConfig], tuple[str, ...]] = lambda config: ()
     """Modules of the extra [eval] that only some tasks need; they must be there before the first task runs."""
     contrast: Contrast | None = None
     """What a comparison adds; unset: the headline is drawn."""
-    files: Callable[[dict[str, Any], Sequence[Record]], dict[str, str]] = lambda numbers, records: {}
-    """Texts of its own, made of its numbers and records, to lie beside its picture: <task>.<key> each."""
+    files: Callable[[dict[str, Any], Sequence[Response]], dict[str, str]] = lambda numbers, responses: {}
+    """Texts of its own, made of its numbers and responses, to lie beside its picture: <task>.<key> each."""

@@ -14,7 +14,7 @@ from meap.config import JudgeConfig
 from meap.errors import ConfigError, JudgeError
 from meap.evals.judge.budget import Budget
 from meap.evals.judge.replies import Reply, ReplyStore
-from meap.evals.records import hash_of
+from meap.evals.responses import hash_of
 from meap.extras import require_packages
 
 __all__ = ["Endpoint", "most_tokens"]

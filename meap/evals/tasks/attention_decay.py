@@ -34,7 +34,7 @@ from meap.errors import ConfigError
 from meap.evals.decay import HEADLINE, PAIRS, decay_between, decay_within, key
 from meap.evals.lm import Attention, Reading
 from meap.evals.pictures import draw_decay
-from meap.evals.task import Contrast, Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Contrast, Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.masking import choose_masked
 
 __all__ = ["TASK", "VARIANTS", "Variant", "examples", "score"]
@@ -186,7 +186,7 @@ def _skip(inputs: TaskInputs) -> str | None:
     return None
 
 
-def _between(first: Sequence[Record], second: Sequence[Record]) -> dict[str, Any]:
+def _between(first: Sequence[Response], second: Sequence[Response]) -> dict[str, Any]:
     return decay_between(first, second)
 
 

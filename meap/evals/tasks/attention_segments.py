@@ -36,7 +36,7 @@ from meap.evals.passages import PARTS, encode_passage, generate_passages, read_p
 from meap.evals.pictures import draw_segments
 from meap.evals.scoring import estimate, paired_difference
 from meap.evals.summary import select
-from meap.evals.task import Contrast, Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Contrast, Example, Metric, Output, Response, Scores, Task, TaskInputs
 
 __all__ = ["MEASURES", "SEGMENTS", "TASK", "examples", "score"]
 
@@ -105,11 +105,11 @@ def _by_segment(received_T: NDArray[np.float64], sizes: Sequence[int]) -> NDArra
     return np.array([received_T[first:beyond].sum() for first, beyond in borders])
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
     """The measures beside the headline, with intervals, and the means of each layer."""
     layers = sorted(
         int(name.removeprefix("layer_").removesuffix("_answer"))
-        for name in records[0]
+        for name in responses[0]
         if name.startswith("layer_") and name.endswith("_answer")
     )
     return {
@@ -117,13 +117,13 @@ def _further(records: Sequence[Record]) -> dict[str, Any]:
             measure: {
                 segment: asdict(estimate([group]))
                 for segment in SEGMENTS
-                if (group := select(records, f"{measure}_{segment}", None)) is not None
+                if (group := select(responses, f"{measure}_{segment}", None)) is not None
             }
             for measure in MEASURES[1:]
         },
         "layers": [
             {
-                segment: float(np.mean([record[f"layer_{layer}_{segment}"] for record in records]))
+                segment: float(np.mean([response[f"layer_{layer}_{segment}"] for response in responses]))
                 for segment in SEGMENTS
             }
             for layer in layers
@@ -131,13 +131,13 @@ def _further(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _find(first: Sequence[Record], second: Sequence[Record]) -> dict[str, Any]:
+def _find(first: Sequence[Response], second: Sequence[Response]) -> dict[str, Any]:
     """Both models and their difference, in the measures beside the headline."""
     measures: dict[str, dict[str, Any]] = {}
     for measure in MEASURES[1:]:
         measures[measure] = {}
         for segment in SEGMENTS:
-            groups = [select(records, f"{measure}_{segment}", None) for records in (first, second)]
+            groups = [select(responses, f"{measure}_{segment}", None) for responses in (first, second)]
             if groups[0] is not None and groups[1] is not None:
                 measures[measure][segment] = {
                     "first": asdict(estimate([groups[0]])),

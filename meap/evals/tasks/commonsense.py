@@ -1,7 +1,7 @@
 """Zero-shot multiple choice by lm-evaluation-harness: paper (arXiv 2502.07490) Tables 1, 5, 6, 13 and 14.
 
 Data, prompts and scores are the harness's own (EleutherAI/lm-evaluation-harness, ``lm_eval.tasks``); what is ours is
-how the model is asked, as for every other task: in batches, by all ranks, with a record of each question. What was
+how the model is asked, as for every other task: in batches, by all ranks, with a response of each question. What was
 matched: no examples in the prompt; the scored splits (test of ARC and OpenBookQA, validation of BoolQ, PIQA, HellaSwag
 and WinoGrande); ``acc``, the most likely choice, and ``acc_norm``, that by length in characters; the average is the
 plain mean over tasks.

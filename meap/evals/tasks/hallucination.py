@@ -29,10 +29,10 @@ from typing import Any
 from meap.config import EvaluationConfig
 from meap.evals.answers import rouge_f1s
 from meap.evals.articles import COLUMNS, Article, draw_articles, is_file, read_articles
+from meap.evals.judge.judging import judge_facts, open_judging, summary_of
 from meap.evals.judge.protocols import PROTOCOLS
-from meap.evals.judge.records import judge_facts, open_judging, summary_of
 from meap.evals.pictures import draw_rows
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 
 __all__ = ["TASK", "examples", "prompt", "score"]
 
@@ -120,12 +120,12 @@ def _packages(config: EvaluationConfig) -> tuple[str, ...]:
     return ("rouge_score", *(["openai"] if config.judge.model else []), *(["datasets"] if from_hub else []))
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
-    asked = [record for record in records if not record["control"]]
-    cut = [record for record in asked if record["kept_tokens"] < record["document_tokens"]]
-    judge, notes = judge_facts(records), []
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    asked = [response for response in responses if not response["control"]]
+    cut = [response for response in asked if response["kept_tokens"] < response["document_tokens"]]
+    judge, notes = judge_facts(responses), []
     if cut:
-        limit = max(record["kept_tokens"] for record in cut)
+        limit = max(response["kept_tokens"] for response in cut)
         notes.append(f"{len(cut):,} of {len(asked):,} articles were cut to {limit:,} tokens")
     if judge is None:
         notes.append("no judge was asked: with judge.model, its address and prices, summaries are judged too")

@@ -21,7 +21,7 @@ needles for each cell of lengths and needles, and the scores that an echo of the
 would get. Of generated chains all three are about 0, since no word of a name is anywhere else.
 
 Places are clamped to the end of the haystack: with a depth of 70 and more the last of several needles stand there side
-by side. ``at_end`` of the records counts them.
+by side. ``at_end`` of the responses counts them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from meap.evals.chains import Chain, draw_chain, read_chains, write_chains
 from meap.evals.haystack import Haystack, insert_needles, open_haystack
 from meap.evals.lm import Ids
 from meap.evals.pictures import draw_curves
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.evals.tasks.needle_fu import grid_files, grid_of
 
 __all__ = ["BEFORE", "BEHIND", "TASK", "examples", "keyword_score", "places_of", "score"]
@@ -162,26 +162,26 @@ def _published(source: str, needles: Sequence[int]) -> dict[int, list[Chain]]:
     return chains
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
-    told = [record for record in records if not record["control"]]
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    told = [response for response in responses if not response["control"]]
     return {
-        "grid": grid_of(records, "keywords"),
+        "grid": grid_of(responses, "keywords"),
         "floors": {
-            name: {metric: float(np.mean([record[f"{floor}_{metric}"] for record in told])) for metric in _METRICS}
+            name: {metric: float(np.mean([response[f"{floor}_{metric}"] for response in told])) for metric in _METRICS}
             for floor, name in (("echo", "the question said again"), ("haystack", "a piece of the haystack"))
             if told
         },
     }
 
 
-def _files(numbers: dict[str, Any], records: Sequence[Record]) -> dict[str, str]:
+def _files(numbers: dict[str, Any], responses: Sequence[Response]) -> dict[str, str]:
     chains = [
-        Chain(record["question"], record["answers"][0], tuple(record["derivations"]))
-        for record in records
-        if not record["control"]
+        Chain(response["question"], response["answers"][0], tuple(response["derivations"]))
+        for response in responses
+        if not response["control"]
     ]
     # What was asked, in the format that NeedleBench reads.
-    return grid_files(numbers, records) | {"chains.json": write_chains(dict.fromkeys(chains))}
+    return grid_files(numbers, responses) | {"chains.json": write_chains(dict.fromkeys(chains))}
 
 
 TASK = Task(

@@ -31,7 +31,7 @@ from meap.errors import BadInputError, ConfigError, DataError
 from meap.evals.answers import best_subspan_em, normalize_answer
 from meap.evals.pictures import draw_curves
 from meap.evals.rows import read_jsonl
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.synthetic import generate_document
 
 __all__ = ["TASK", "WHERE_FILES_ARE", "Document", "Question", "closed_book_prompt", "examples", "prompt", "score"]
@@ -242,9 +242,11 @@ def _generated(seed: int) -> list[Question]:
     return questions
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
     empty = {
-        record["question"] for record in records if any(not normalize_answer(answer) for answer in record["answers"])
+        response["question"]
+        for response in responses
+        if any(not normalize_answer(answer) for answer in response["answers"])
     }
     return {"questions_with_an_empty_answer": len(empty)}
 

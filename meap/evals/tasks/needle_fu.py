@@ -28,7 +28,7 @@ from meap.evals.haystack import insert_needles, open_haystack, sentence_ends, se
 from meap.evals.lm import Ids
 from meap.evals.pictures import draw_grid
 from meap.evals.tables import grid_csv
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 
 __all__ = ["BEFORE", "BEHIND", "TASK", "depths_of", "examples", "grid_files", "grid_of", "score"]
 
@@ -97,20 +97,20 @@ def score(example: Example, output: Output) -> Scores:
     }
 
 
-def grid_of(records: Sequence[Record], metric: str) -> dict[str, Any]:
+def grid_of(responses: Sequence[Response], metric: str) -> dict[str, Any]:
     """Mean of a metric by depth (rows) and length (columns), without the controls."""
-    records = [record for record in records if not record["control"]]
-    lengths = sorted({record["length"] for record in records})
-    depths = sorted({record["depth"] for record in records})
+    responses = [response for response in responses if not response["control"]]
+    lengths = sorted({response["length"] for response in responses})
+    depths = sorted({response["depth"] for response in responses})
     cells: dict[tuple[int, int], list[float]] = {}
-    for record in records:
-        cells.setdefault((record["depth"], record["length"]), []).append(record.get(metric) or 0.0)
+    for response in responses:
+        cells.setdefault((response["depth"], response["length"]), []).append(response.get(metric) or 0.0)
     # A limited run may leave cells empty.
     values = [[float(np.mean(cells.get((depth, length), [np.nan]))) for length in lengths] for depth in depths]
     return {"metric": metric, "lengths": lengths, "depths": depths, "values": values}
 
 
-def grid_files(numbers: dict[str, Any], records: Sequence[Record]) -> dict[str, str]:
+def grid_files(numbers: dict[str, Any], responses: Sequence[Response]) -> dict[str, str]:
     """The grid of the picture as a table."""
     return {"grid.csv": grid_csv(numbers["grid"])}
 
@@ -130,8 +130,8 @@ def _example(
     )
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
-    return {"grid": grid_of(records, "recall")}
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    return {"grid": grid_of(responses, "recall")}
 
 
 TASK = Task(

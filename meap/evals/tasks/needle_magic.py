@@ -34,7 +34,7 @@ from meap.evals.answers import contains
 from meap.evals.haystack import Haystack, insert_needles, open_haystack, sentence_ends, sentence_place
 from meap.evals.lm import Ids
 from meap.evals.pictures import draw_grid
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.evals.tasks.needle_fu import depths_of, grid_files, grid_of
 
 __all__ = ["CITIES", "INSTRUCTION", "NEEDLE", "QUESTION", "QUESTIONS", "TASK", "examples", "score"]
@@ -127,8 +127,8 @@ def _chance(_: EvaluationConfig) -> float:
     return 1 / _LARGEST
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
-    return {"grid": grid_of(records, "contains")}
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    return {"grid": grid_of(responses, "contains")}
 
 
 TASK = Task(
