@@ -72,7 +72,7 @@ class Manifest:
     """The resolved configuration."""
     versions: dict[str, str]
     kind: str = ROWS
-    """`rows` or `conversations`; for the latter `documents` counts conversations, and `tokens` excludes their copies."""
+    """`rows` or `conversations`; `documents` then counts conversations, and `tokens` excludes copies."""
     text_bytes: int | None = None
     """UTF-8 bytes of all documents; None for imported rows, which come without their text."""
     counts: dict[str, int] = field(default_factory=dict[str, int])
@@ -81,7 +81,7 @@ class Manifest:
 
     @property
     def identity(self) -> str:
-        """Fingerprint of the split's content, wherever it is stored: its number of rows, and a hash of the shards' hashes.
+        """Fingerprint of the split's content, wherever it is: its number of rows, and a hash of the shards' hashes.
 
         Shard borders decide the order of an epoch. Data may be copied and moved, but the same rows in other shards, or
         with another compression, have another fingerprint.

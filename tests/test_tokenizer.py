@@ -70,7 +70,7 @@ def test_the_fingerprint_tells_tokenizers_apart(tokenizer: Tokenizer, tokenizer_
     ("changed", "error", "message"),
     [
         ({"name": None}, ConfigError, "tokenizer.name is not set: give a local folder"),
-        ({"name": "/no/such/folder"}, DataError, "tokenizer.name=/no/such/folder: there is no such folder"),
+        ({"name": "/no/such/folder"}, DataError, "tokenizer.name=/no/such/folder: this folder does not exist"),
         ({"bos_token": "<nope>"}, ConfigError, "tokenizer.bos_token='<nope>' is not in the vocabulary"),
     ],
 )

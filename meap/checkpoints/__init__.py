@@ -7,7 +7,7 @@
 
 A folder is self-contained: it holds everything needed to export a checkpoint, to resume it, or to start from it.
 
-record    what belongs to a checkpoint, with sizes and hashes        store    checkpoints in a local folder or behind a URL
+record    what belongs to a checkpoint, with sizes and hashes    store    a folder of checkpoints, local or behind a URL
 finding   the newest whole checkpoint
 
 Imported only where content is read, since they import torch:

@@ -58,7 +58,7 @@ def read_record(location: str) -> CheckpointRecord:
     Raises:
         CheckpointError: It is missing or damaged.
     """
-    store, step = _placed(location)
+    store, step = _store_and_step(location)
     try:
         return store.record(step)
     except DamagedError as error:
@@ -86,7 +86,7 @@ def recorded_tokenizer(record: CheckpointRecord, location: str, *, otherwise: To
         MismatchError: The other one is not the run's.
     """
     expected, config = record.model.tokenizer, recorded_config(record, location).tokenizer
-    store, _ = _placed(location)
+    store, _ = _store_and_step(location)
     try:
         contents = {PurePosixPath(file.name).name: store.read(file) for file in record.model.tokenizer_files}
     except DamagedError as error:
@@ -118,7 +118,7 @@ def rows_without_mask(record: CheckpointRecord) -> int:
     return rows
 
 
-def _placed(location: str) -> tuple[CheckpointStore, int]:
+def _store_and_step(location: str) -> tuple[CheckpointStore, int]:
     """The store of a checkpoint, and its step."""
     parent, _, name = location.rstrip("/").rpartition("/")
     step = _STEP.fullmatch(name)
@@ -139,7 +139,7 @@ def local_copy(location: str) -> Iterator[Path]:
             raise CheckpointError(f"checkpoint {location} does not exist: correct export.checkpoint")
         yield Path(location)
         return
-    store, step = _placed(location)
+    store, step = _store_and_step(location)
     with tempfile.TemporaryDirectory(prefix="meap-checkpoint-") as folder:
         try:
             record = store.record(step)

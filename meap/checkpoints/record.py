@@ -1,4 +1,4 @@
-"""The record of a checkpoint: its files with sizes and hashes, the run that wrote them, and what is needed to use them."""
+"""The record of a checkpoint: its files with sizes and hashes, the run that wrote them, and how to use them."""
 
 from __future__ import annotations
 

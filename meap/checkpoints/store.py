@@ -158,7 +158,7 @@ class CheckpointStore:
         return True
 
     def prune(self, keep: int, *, newest: int) -> None:
-        """Keep the last `keep` checkpoints up to step `newest`; delete older ones and files without a record. -1 keeps all.
+        """Delete all up to step `newest` but the last `keep` checkpoints, also files without a record; -1 deletes none.
 
         The record is deleted first: a half-deleted checkpoint does not count.
         """
@@ -169,7 +169,7 @@ class CheckpointStore:
         self._delete(names, kept=recorded[:keep], newest=newest)
 
     def prune_copies(self, keep: int, *, newest: int) -> None:
-        """Keep the last `keep` local copies, which need no record, up to step `newest`; -1 keeps all."""
+        """Delete all up to step `newest` but the last `keep` local copies, which need no record; -1 deletes none."""
         if keep == -1:
             return
         names = self._names()

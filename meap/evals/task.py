@@ -7,7 +7,7 @@
     metrics, by                                which of the scores count, and what the table has rows for
     draw(axes, numbers)                        the picture
 
-Everything else is the same for every task: asking in batches, resuming, ranks, responses, intervals, tables, comparison.
+All tasks share the rest: asking in batches, resuming, ranks, responses, intervals, tables, comparison.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ class Task:
     skip: Callable[[TaskInputs], str | None] = lambda inputs: None
     """Why the task cannot be run on these inputs, if it cannot."""
     judging: Callable[[EvaluationConfig, Path], Judging] | None = None
-    """Opens what judges the responses, given the folder of results: not pure, so it comes when all is asked, on one rank.
-    It finds out at once whether it can be done, and asks nobody twice when a run is continued."""
+    """Opens the judge of the responses, given the folder of results; not pure, so it runs last and on one rank. It raises at
+    once if it cannot judge, and asks nothing twice when an evaluation resumes."""
     further: Callable[[Sequence[Response]], dict[str, Any]] = lambda responses: {}
     """Numbers of its own, beside those that every task has, for the results file and the picture; `notes` are remarks
     that go with the table."""

@@ -145,6 +145,6 @@ def _remove_draft(draft: Path) -> None:
 
 
 def write_named(key: str, path: Path, text: str) -> None:
-    """`write_whole` for a file that the user has named; characters that UTF-8 cannot encode are escaped. See `named_file`."""
+    """`write_whole` for a file that the user has named, see `named_file`; what UTF-8 cannot encode is escaped."""
     with named_file(key, path) as draft:
         draft.write_bytes(text.encode(errors="backslashreplace"))
