@@ -1,7 +1,7 @@
 """Documents -> fixed-length rows, back to back, without padding.
 
-Each document becomes ``BOS + tokens + EOS``; documents are joined and cut into rows of ``seq_len + 1`` tokens. Inputs are
-``row[:-1]``, labels ``row[1:]``; attention is not reset at document borders. Tokens that do not fill a row stay in
+Each document becomes ``BOS + tokens + EOS``; documents are joined and cut into rows of ``seq_len + 1`` tokens. Inputs
+are ``row[:-1]``, labels ``row[1:]``; attention is not reset at document borders. Tokens that do not fill a row stay in
 `RowPacker.tail`.
 """
 

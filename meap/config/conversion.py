@@ -1,4 +1,4 @@
-"""From text to the type that a key is declared with: a number for a number, for text what is written."""
+"""Converts text to the declared type of a key."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""What is kept of every example: lines while a run goes on, one parquet file when it is done.
+"""The responses to all examples: JSON lines while an evaluation runs, one parquet file when it is done.
 
-    <out_dir>/<task>.parquet                     finished; its metadata hold the key
-    <out_dir>/unfinished/<task>-<key>-<rank>.jsonl   a line per answered example, by the rank that asked
+    <out_dir>/<task>.parquet                     finished; its metadata holds the key
+    <out_dir>/unfinished/<task>-<key>-<rank>.jsonl   a line per response, by rank
 
-The key is a hash of what answers: weights, tokenizer, precision. A run that is started again with the same key
-continues where it was killed, with any number of ranks: an example that has a response, and is asked the same, is not
-asked again.
+The key is a hash of weights, tokenizer and precision. An evaluation with the same key resumes where it was killed, on
+any number of ranks: an example with a response to the same prompt is not asked again.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ def hash_of(value: Any) -> str:
 
 
 def prompt_hashes(examples: Sequence[Example], tokenizer: Tokenizer) -> list[str]:
-    """For each example, a hash of what is asked and of what is right, as text.
+    """For each example, a hash of its prompt and its right answers.
 
-    As text, so that models with different tokenizers can be compared where they were asked the same.
+    Text is hashed, not ids, so that models with different tokenizers can be compared.
     """
     hashes: list[str] = []
     for start in range(0, len(examples), _DECODED_AT_ONCE):
@@ -56,7 +55,7 @@ class ResponseStore:
     Args:
         out_dir: Folder of the evaluation.
         task: Name of the task.
-        key: Hash of what answers.
+        key: Hash of weights, tokenizer and precision.
     """
 
     def __init__(self, out_dir: Path, task: str, key: str) -> None:
@@ -66,7 +65,7 @@ class ResponseStore:
         self.path = out_dir / f"{task}.parquet"
 
     def done(self, hashes: Mapping[str, str]) -> dict[str, Response]:
-        """Records that there are, by id, of examples with these prompt hashes by id."""
+        """Stored responses by id, of examples with these prompt hashes by id."""
         found: list[Response] = []
         if self.path.is_file():
             finished, key = _read(self.path)
@@ -78,20 +77,20 @@ class ResponseStore:
         }
 
     def add(self, responses: Iterable[Response], *, rank: int) -> None:
-        """Keep responses of examples that have just been answered."""
+        """Store responses."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._task}-{self._key[:16]}-{rank}.jsonl"
-        # A line that a killed run left unfinished must not run into the next one.
+        # A line that a killed process left unfinished must not run into the next one.
         torn = path.is_file() and not path.read_bytes().endswith(b"\n")
         with path.open("a", encoding="utf-8") as file:
             file.write("\n" * torn + "".join(json.dumps(response) + "\n" for response in responses))
 
     def finish(self, responses: Sequence[Response]) -> None:
-        """Write all responses, in order, and forget the lines."""
+        """Write all responses, in order, and delete the lines."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # Columns are those of any response: examples of one task may know different facts.
+        # The union of all keys: examples of one task may have different facts.
         columns: dict[str, None] = {}
         for response in responses:
             columns |= dict.fromkeys(response)
@@ -108,7 +107,7 @@ def read_responses(folder: Path, task: str) -> list[Response]:
     """Records of a finished task.
 
     Raises:
-        DataError: There are none, or they cannot be read.
+        DataError: They are missing or cannot be read.
     """
     path = folder / f"{task}.parquet"
     if not path.is_file():
@@ -117,7 +116,7 @@ def read_responses(folder: Path, task: str) -> list[Response]:
 
 
 def _parsed(line: str) -> Response | None:
-    """A response, unless the run was killed while it wrote the line: then its example is asked again."""
+    """A response; None if the process was killed while it wrote the line, so that the example is asked again."""
     try:
         return json.loads(line)
     except ValueError:

@@ -19,8 +19,8 @@ def summarise(task: Task, responses: Sequence[Response], config: EvaluationConfi
     """Numbers of a task, as JSON values.
 
     Returns:
-        ``metrics``: each metric that any response has, over all examples but controls, the mean of the table's rows.
-        ``rows``: for each combination of `Task.by`, its examples' mean of every metric, controls last.
+        ``metrics``: each metric that any response has, as the mean of the table's rows without controls.
+        ``rows``: for each combination of `Task.by`, the mean of every metric; controls come last.
     """
     rows = group_responses(responses, task.by)
     metrics: dict[str, dict[str, Any]] = {}
@@ -31,7 +31,7 @@ def summarise(task: Task, responses: Sequence[Response], config: EvaluationConfi
             if not control and (group := select(members, metric.name, metric.weight)) is not None
         ]
         if not groups:
-            continue  # nobody judged
+            continue  # no judge was asked
         metrics[metric.name] = {
             "label": metric.label,
             "weight": metric.weight,
@@ -70,7 +70,7 @@ def summarise(task: Task, responses: Sequence[Response], config: EvaluationConfi
 def group_responses(
     responses: Sequence[Response], by: Sequence[str]
 ) -> list[tuple[dict[str, Any], bool, list[Response]]]:
-    """Facts, whether they are controls, and the responses of each row of a table; controls last."""
+    """For each row of a table its facts, whether it is a control, and its responses; controls come last."""
     groups: dict[tuple[Any, ...], list[Response]] = {}
     for response in responses:
         groups.setdefault((response["control"], *(response.get(fact) for fact in by)), []).append(response)
@@ -81,7 +81,7 @@ def group_responses(
 
 
 def select(responses: Sequence[Response], metric: str, weight: str | None) -> Group | None:
-    """One metric of the responses; what was too long to be asked is wrong. `None` where they do not have the metric."""
+    """One metric of the responses; examples that are too long count as wrong. None if no response has the metric."""
     chosen = [response for response in responses if response.get(metric) is not None or response["too_long"]]
     if not any(response.get(metric) is not None for response in chosen) and not all(
         response["too_long"] for response in responses

@@ -114,5 +114,5 @@ def test_models_of_unequal_depth_share_their_first_layers():
 
 def test_other_sequences_are_refused():
     some = responses({"clean": BEFORE, "masked": AFTER})
-    with pytest.raises(MismatchError, match="read on other sequences by the two models, such as 16-39: evaluate both"):
+    with pytest.raises(MismatchError, match="the two models read different sequences, such as 16-39: evaluate both"):
         decay_between(some, some[:-1])

@@ -23,10 +23,10 @@ _ABOUT = ("reply", "judge", "date", "dollars")
 
 
 def open_judging(config: EvaluationConfig, out_dir: Path) -> Judging:
-    """What judges summaries as the configuration says, keeping replies in `out_dir`.
+    """A function that judges summaries as configured, with its replies stored in `out_dir`.
 
     Raises:
-        ConfigError: There is a judge, but no key for it.
+        ConfigError: A judge is configured, but its key is missing.
     """
     endpoint = Endpoint(config.judge) if config.judge.model else None
     return partial(
@@ -37,19 +37,19 @@ def open_judging(config: EvaluationConfig, out_dir: Path) -> Judging:
 def judge_summaries(
     responses: Sequence[Response], *, endpoint: Endpoint | None, path: Path, protocols: Sequence[str]
 ) -> list[Response]:
-    """For each response and protocol the score, the judge's reply, who gave it, when, and what it cost.
+    """For each response and protocol the score, and the judge's reply, name, date and cost.
 
-    An empty summary is wrong, without a question. A reply without a verdict gives no score. All is `None` where nobody
-    was asked.
+    An empty summary is wrong without asking. A reply without a verdict gives no score. Without a judge all columns are
+    None.
 
     Args:
         responses: With `document`, `answers` (the reference first), and `text` or `prediction`.
-        endpoint: The judge; `None`: nobody.
+        endpoint: The judge; None: no judge.
         path: File of replies.
         protocols: Keys of `PROTOCOLS`.
 
     Raises:
-        JudgeError: The judge cannot be asked.
+        JudgeError: The judge cannot be reached, or would exceed its budget.
     """
     names = [name for protocol in PROTOCOLS for name in _columns(protocol)]
     judged: list[Response] = [dict.fromkeys(names) for _ in responses]
@@ -73,10 +73,10 @@ def judge_summaries(
 
 
 def describe_judging(examples: Sequence[Example], config: EvaluationConfig) -> str:
-    """How many questions there are for the judge, and what they cost, before there are any summaries."""
+    """The number of questions for the judge and their cost, estimated before any summaries exist."""
     judge, summary = config.judge, "x" * _CHARACTERS_PER_TOKEN * config.hallucination.max_new_tokens
     if judge.model is None:
-        return "no judge is asked: judge.model is not set"
+        return "no judge: judge.model is not set"
     endpoint = Endpoint(judge)
     questions = [
         PROTOCOLS[name].prompt(example.facts["document"], example.answers[0], summary)
@@ -87,12 +87,12 @@ def describe_judging(examples: Sequence[Example], config: EvaluationConfig) -> s
     about = endpoint.price(sent, _REPLY_TOKENS * len(questions))
     return (
         f"{len(questions):,} questions to {judge.model} at most, about {about:.2f} dollars at {_CHARACTERS_PER_TOKEN} "
-        f"characters a token and {_REPLY_TOKENS} tokens a reply; in no case above judge.max_cost={judge.max_cost:g}"
+        f"characters a token and {_REPLY_TOKENS} tokens a reply; never more than judge.max_cost={judge.max_cost:g}"
     )
 
 
 def judge_facts(responses: Sequence[Response]) -> dict[str, Any] | None:
-    """Who judged, when, what it cost, and how many replies had no verdict, by protocol; `None` where nobody did."""
+    """The judges, dates and cost, and the number of replies without a verdict by protocol; None without a judge."""
     replies = {
         name: [response for response in responses if response[f"{name}_reply"] is not None] for name in PROTOCOLS
     }
@@ -117,7 +117,7 @@ def judge_facts(responses: Sequence[Response]) -> dict[str, Any] | None:
 
 
 def summary_of(response: Response) -> str:
-    """The summary in a response: what the model said, or the prediction that came with the article."""
+    """The summary in a response: the model's text, or the prediction of the data set."""
     return (response.get("prediction") or response["text"]).strip()
 
 

@@ -1,22 +1,22 @@
 """Attention by segment: paper (arXiv 2502.07490) Figure 6, Tables 16 to 18.
 
-A passage with an answer in its middle and a question at its end is read, and the attention of its last token is added
-up over five segments: the context before the answer, the answer, the context after it, the query, and EOS. The paper
-has four passages written by hand and does not say what the average of a segment is; its numbers are a partition of 1.
+The model reads a passage with an answer in its middle and a question at its end. The attention of its last token is
+summed over five segments: the context before the answer, the answer, the context after it, the query, and EOS. The
+paper has four passages written by hand and does not define the average of a segment; its numbers are a partition of 1.
 Its tables call the last segment ``<s>``, which is Llama's BOS; here it is EOS, and BOS is context before the answer.
 
     sum               sum over the segment of the last token's weights, mean over layers and heads: the headline
-    per_token         mean over them instead, which does not favour long segments
+    per_token         mean over the segment instead, which does not favour long segments
     per_token_share   that, divided by its sum over the segments: the other reading of the paper's numbers
-    without_sink      sum without position 0, where attention goes that goes nowhere, divided by what is left
-    from_query        sum, for the tokens of the query instead of the last one
-    sink              what position 0 alone receives
+    without_sink      sum without position 0, the attention sink, divided by 1 less its share
+    from_query        sum of the attention of the query's tokens instead of the last one
+    sink              attention on position 0 alone
     layer_<number>    sum in one layer
 
-What was matched: the segments, and the paper's four passages where a file has them (`attention_segments.source`). What
-differs: four passages prove nothing, so that the default is 200 generated ones with the answer at random places.
-Segments are found by character offsets in the whole text; a token across a border counts where it begins. Whether
-passages begin with BOS is `add_bos`'s; they always end with EOS, since it is the one that is read.
+What was matched: the segments, and the paper's four passages if a file has them (`attention_segments.source`). What
+differs: four passages prove nothing, so the default is 200 generated ones with the answer at random positions. Segments
+are found by character offsets in the whole text; a token across a border belongs to the segment where it begins.
+Passages begin with BOS if `add_bos` is set, and always end with EOS, whose attention is read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from meap.evals.task import Contrast, Example, Metric, Output, Response, Scores,
 __all__ = ["MEASURES", "SEGMENTS", "TASK", "examples", "score"]
 
 SEGMENTS = (*PARTS, "eos")
-"""In the order in which they stand."""
+"""In their order in the text."""
 MEASURES = ("sum", "per_token", "per_token_share", "without_sink", "from_query")
 """The first is the headline."""
 

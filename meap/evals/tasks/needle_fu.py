@@ -1,17 +1,17 @@
 """Needle in a haystack as Fu et al. (2024) ask base models: paper (arXiv 2502.07490) Table 2 and Figure 3.
 
 Prompt, needle, question and answer are those of ``eval/needle/needle_in_haystack.py`` of Long-Context-Data-Engineering
-(2b38d52). What was matched: the frame of a "very long story book", verbatim; the place of the needle by its rule
-(`meap.evals.haystack.sentence_place`); greedy decoding of 50 tokens; 200 tokens of each length left free.
+(2b38d52). What was matched: the frame of a "very long story book", verbatim; the position of the needle by its rule
+(`meap.evals.haystack.sentence_place`); greedy decoding of 50 tokens; 200 tokens of each length reserved.
 
-What differs: tokens are put together as ids instead of being decoded and encoded again, so that the needle's survive
-and one BOS stands at the very start; files are read in the order of their names; the walk to the end of a sentence is
-bounded. The paper states neither prompt nor which ROUGE-1: 98.2 is out of reach of the overlap that Fu et al. plot,
+What differs: prompts are joined as ids instead of being decoded and encoded again, so that the needle keeps its tokens
+and the only BOS is at the start; files are read in the order of their names; the search for the end of a sentence is
+bounded. The paper states neither the prompt nor the kind of ROUGE-1; its 98.2 exceeds the overlap that Fu et al. plot,
 whose maximum is 91.7. All variants are computed; the headline is recall of the answer in the first line of the
 response, since an F-score gives an echo of the question 0.70. ``contains`` is the strict one: the whole answer, in
 order.
 
-A control per length has no needle: what a model scores without having been told.
+A control per length has no needle: the score of a model without the information.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from meap.evals.task import Example, Metric, Output, Response, Scores, Task, Tas
 __all__ = ["BEFORE", "BEHIND", "TASK", "depths_of", "examples", "grid_files", "grid_of", "score"]
 
 BEFORE = "<|im_start|> This is a very long story book: <book> "
-"""What stands before the haystack."""
+"""Text before the haystack."""
 BEHIND = " </book>.\n Based on the content of the book, Question: {question}\nAnswer:"
-"""What stands behind it."""
+"""Text after the haystack."""
 
 
 def depths_of(number: int) -> list[int]:
@@ -80,7 +80,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """Every way of counting that the sources have, of the whole response and of its first line."""
+    """All scores of the sources, of the whole response and of its first line."""
     response = output.text.strip()
     first_line = response.split("\n", 1)[0]
     (answer,), needle = example.answers, example.facts["needle"]
@@ -105,7 +105,7 @@ def grid_of(responses: Sequence[Response], metric: str) -> dict[str, Any]:
     cells: dict[tuple[int, int], list[float]] = {}
     for response in responses:
         cells.setdefault((response["depth"], response["length"]), []).append(response.get(metric) or 0.0)
-    # A limited run may leave cells empty.
+    # With `limit`, cells may be empty.
     values = [[float(np.mean(cells.get((depth, length), [np.nan]))) for length in lengths] for depth in depths]
     return {"metric": metric, "lengths": lengths, "depths": depths, "values": values}
 

@@ -1,9 +1,9 @@
 """Held-out loss: how well each token of unseen rows is predicted from those before it.
 
-Rows are those that data preparation set aside, packed as in training, and are never masked: the loss of the method and
+Rows are the validation rows of data preparation, packed as in training and never masked: the losses of the method and
 of its control are the same quantity. What differs from a published perplexity on running text: rows begin anywhere in a
 document, attention crosses document borders as in training, and no window slides, so early positions have little
-context; rows are as they are, whatever `add_bos` says. Compare models by it only where tokenizer and rows are the same.
+context; `add_bos` does not change rows. Compare models by it only if tokenizer and rows are the same.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def score(example: Example, output: Output) -> Scores:
 
 
 def loss_by_position(responses: Sequence[Response]) -> list[dict[str, float]]:
-    """Mean loss by the number of tokens that stand before the predicted one: what more context is worth.
+    """Mean loss by the number of tokens before the predicted one: the value of more context.
 
     Returns:
         For bins whose borders grow geometrically: first and last number of tokens before, and the mean loss.

@@ -69,7 +69,7 @@ def test_short_rows_are_reported(make_inputs):
 def test_without_rows_or_mask_it_is_skipped(make_inputs, tokenizer):
     inputs = make_inputs()
     assert TASK.skip(inputs) is None
-    assert "give perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
+    assert "set perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
     assert tokenizer.is_mask_new
     reason = TASK.skip(TaskInputs(inputs.config, tokenizer, inputs.heldout_rows))
     assert reason == ("the model's tokenizer has no [MASK]: name a token that it has with tokenizer.mask_token=<token>")

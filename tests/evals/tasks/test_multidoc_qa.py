@@ -147,5 +147,7 @@ def test_what_cannot_be_read_is_reported(make_inputs, tmp_path):
     with pytest.raises(BadInputError, match="has a row without question, answers and ctxs"):
         ask(tmp_path / "other.jsonl")
     few = write(tmp_path / "few.jsonl.gz", [row(index) for index in range(3)])
-    with pytest.raises(ConfigError, match="multidoc_qa.documents=5 are too many: 'who did 0' has only 2 passages"):
+    with pytest.raises(
+        ConfigError, match="multidoc_qa.documents=5 is too large: only 2 passages do not answer 'who did 0'"
+    ):
         ask(few, "multidoc_qa.documents=[5]")

@@ -53,7 +53,7 @@ def test_the_shortest_row_has_a_bin():
 
 
 def test_without_rows_it_is_skipped(make_inputs):
-    assert "give perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
+    assert "set perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
     assert TASK.skip(make_inputs()) is None
 
 
