@@ -3,10 +3,10 @@
     python benchmarks/dataprep.py prose='c4/c4-train.0000*.json.gz' --tokenizer path/to/llama2 --tokenizer byte-level
     python benchmarks/dataprep.py prose=a.jsonl.gz code=b.jsonl.gz --tokenizer path/to/llama2 --word-table
 
-The text is real: JSON lines in C4's format, by kind, of each of which the first 50 MB are used (--megabytes).
+The text is real: JSON lines in C4's format, by kind; the first 50 MB of each kind are used (--megabytes).
 `byte-level` stands for a 32k byte-level BPE with GPT-2's split, trained on a part of that text. Every way runs in a
 process of its own, bound to one core and to one thread, in turn, three times (--repeat). Processor time is counted,
-from when packages are imported and the tokenizer is loaded until the last file is closed. Medians are printed; ratios
+from the end of imports and of loading the tokenizer until the last file is closed. Medians are printed; ratios
 are those of each round. With `--word-table` only the pipeline with and without that table runs. `dataprep_ways.py` has
 the ways.
 """

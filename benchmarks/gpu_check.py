@@ -1,12 +1,12 @@
-"""Whether all of this is right and fast on this GPU: the checks that a CPU cannot make, eight minutes at most per call.
+"""Checks correctness and speed on this GPU, as far as a CPU cannot: at most eight minutes per call.
 
-    make gpu-check                                          # one H100, H200 or B200; stopped, it goes on where it was
+    make gpu-check                                          # one H100, H200 or B200; resumes where it stopped
     python benchmarks/gpu_check.py --size small             # the same on a CPU with small models, to try it
     python benchmarks/gpu_check.py --only attention,step    # some of them, again
 
-Each check is a process of its own, as an error of CUDA ends a process. What it found is kept in --results, and a check
-that has passed is not made again, unless the GPU, torch or the size is another. Ends with status 0 if all that were
-made passed; a figure below its goal is marked, and fails nothing.
+Each check is a process of its own, since a CUDA error ends a process. Results are stored in --results. A check that has
+passed is repeated only if GPU, torch or size differ. Exits with status 0 if all checks passed; a figure below its goal
+is marked, but is not a failure.
 
 It needs torch 2.11 or later for this GPU and what benchmarks/gpu_wheels.txt names: no network, shards or datatrove.
 """

@@ -1,4 +1,4 @@
-"""The checks of `gpu_check.py` that are not a measurement of `train_step.py`: one per call, its figures to a file.
+"""The checks of `gpu_check.py` that `train_step.py` does not measure: one per call, with its figures in a file.
 
 python benchmarks/gpu_check_ways.py attention --size full --scratch runs/check --json report.json
 """

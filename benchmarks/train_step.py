@@ -6,9 +6,9 @@
 
 Trains a few steps as the recipe does, with the same Trainer, callbacks and loader, on rows of random tokens where the
 yaml's shards are not there. Between its steps other ways take turns with the same weights and optimiser: a bare loop in
-torch, with masked rows, with plain rows and with one batch again and again; and transformers' own model, not compiled.
-Each way runs a block of steps per round, in changing order; medians over rounds are printed, ratios within a round. A
-CPU is one core, and its clock that of the process.
+torch, with masked rows, with plain rows and with one repeated batch; and transformers' own model, not compiled.
+Each way runs a block of steps per round, in changing order; medians over rounds are printed, ratios within a round. On a
+CPU, one core is used, and processor time is measured.
 Goals are those for the 1.1B model on an H100 or H200.
 """
 

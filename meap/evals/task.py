@@ -142,8 +142,8 @@ class Metric:
     weight: str | None = None
     """Key in `Scores` of the weight of an example; None: equal weights."""
     binary: bool = False
-    """Whether an example is right or wrong; Wilson's interval and McNemar's test; bootstrap otherwise, also if one
-    that asks for several things is right in part."""
+    """Whether an example is right or wrong: Wilson's interval and McNemar's test. Bootstrap otherwise, or if an example
+    is right in part."""
     bounded: bool = True
     """Whether values lie in [0, 1]: an interval is then not empty if all are equal."""
     higher_is_better: bool | None = True
