@@ -5,9 +5,8 @@
 Trains the 1.1B model (two micro-batches of 8 rows of 4,096 tokens, bf16) on this machine's GPU, or else a small Llama
 (two layers of 128, two micro-batches of 4 rows of 128 tokens) on one core. Steps with and without take turns, in
 changing order, and each pair gives a ratio; the median over pairs is printed, with that of pairs of equal steps, which
-shows the noise of the machine, and with the host's time per step inside the measured part. On a CPU
-processor time is measured, which other processes hardly affect; on a GPU it is wall time. One process, no loader, no
-logger.
+shows the noise of the machine, and with the host's time per step inside the measured part. On a CPU processor time is
+measured, which other processes hardly affect; on a GPU it is wall time. One process, no loader, no logger.
 """
 
 import platform
