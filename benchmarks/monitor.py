@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def steps(device: Any) -> tuple[Callable[[], float], Callable[[], float], Callable[[], float]]:
-    """A training step as it is, with the monitor, and with masking; each returns the host's seconds in what it adds."""
+    """A plain training step, one with the monitor, one masked; each returns the host's seconds in what it adds."""
     import torch
     from composer.core import Event, Timestamp
 

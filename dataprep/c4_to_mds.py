@@ -38,7 +38,7 @@ def prepare(config: PrepConfig) -> None:
 
 
 def check(config: PrepConfig) -> None:
-    """What the configuration alone contradicts."""
+    """Refuse a configuration that contradicts itself, before the slow imports."""
     from meap.prep.corpora import check_settings
 
     check_settings(config)

@@ -30,7 +30,7 @@ def prepare(config: LitpkdsPrepConfig) -> None:
 
 
 def check(config: LitpkdsPrepConfig) -> None:
-    """What the configuration alone contradicts."""
+    """Refuse a configuration that contradicts itself, before the slow imports."""
     from meap.prep.lit_chunks import check_settings
 
     check_settings(config)

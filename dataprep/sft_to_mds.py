@@ -32,7 +32,7 @@ def prepare(config: SftPrepConfig) -> None:
 
 
 def check(config: SftPrepConfig) -> None:
-    """What the configuration alone contradicts."""
+    """Refuse a configuration that contradicts itself, before the slow imports."""
     from meap.prep.sft.source import check_settings
 
     check_settings(config)

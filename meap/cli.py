@@ -169,7 +169,7 @@ class Command:
     loads: str | None = None
     """Libraries that take seconds to import."""
     subjects: Sequence[str] = ()
-    """The keys that users may have meant who gave values alone."""
+    """Keys to suggest when a user types a value without `key=`."""
 
 
 COMMANDS = {
@@ -224,7 +224,7 @@ def _help() -> str:
             "meap COMMAND [yaml] [key=value ...]\n",
             *summaries,
             "\n`meap COMMAND --help` lists the keys of a command; `meap --version` prints the version.",
-            "What is written to be read and changed are scripts of the project:\n",
+            "These steps are scripts, which you may edit:\n",
             *scripts,
         ]
     )

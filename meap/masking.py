@@ -97,9 +97,14 @@ class MaskRule:
     mask_last: bool = False
     protected_ids: tuple[int, ...] = ()
 
+    @property
+    def depends_on_tokens(self) -> bool:
+        """Whether the mask of a row cannot be drawn from its address alone."""
+        return bool(self.protected_ids)
+
     def choose(self, sample_ids_B: Array, *, num_tokens: int, epoch: int) -> Array:
         """Choose the masked positions of rows (B, T) as `choose_masked` does, where every token is in scope."""
-        assert not self.protected_ids
+        assert not self.depends_on_tokens
         return choose_masked(
             sample_ids_B,
             num_tokens=num_tokens,

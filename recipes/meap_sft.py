@@ -20,7 +20,7 @@ def main(cfg: TrainingConfig, *, dry_run: bool = False) -> None:
     """Tune one model, from shards to the last checkpoint; or only plan that."""
     from meap.train.run import open_run
 
-    with open_run(cfg, dry_run=dry_run) as run:  # before the imports below: Composer reads the ranks in its own
+    with open_run(cfg, dry_run=dry_run) as run:  # first: Composer reads the rank variables at import
         from meap.manifest import CONVERSATIONS
         from meap.train.callbacks import LRMonitor, MaskingMonitor, Throughput
         from meap.train.data import open_data
@@ -45,7 +45,7 @@ def main(cfg: TrainingConfig, *, dry_run: bool = False) -> None:
 
 
 def check(cfg: TrainingConfig) -> None:
-    """What the configuration alone contradicts."""
+    """Refuse a configuration that contradicts itself, before the slow imports."""
     from meap.train.preflight import check_configuration, require_fine_tuning
 
     require_fine_tuning(cfg)

@@ -107,7 +107,7 @@ class DataConfig:
     """Fixes the sample order for any number of nodes; a common multiple of all node counts the run may use. The rows of
     an epoch are a multiple of it and of the batch. Data too small for that are read as with 1."""
     shuffle: bool = True
-    """Whether training rows are shuffled, anew in each epoch."""
+    """Whether training rows are shuffled, differently in each epoch."""
     shuffle_algo: str = "py1e"
     """`py1e`, or `py1br` (rows meet within blocks), `py1s`, `py2s` (whole shards in random order)."""
     shuffle_block_size: int = 65536

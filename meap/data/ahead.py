@@ -17,7 +17,7 @@ class MaskAhead:
     """Applies a rule to one row at a time.
 
     Args:
-        rule: How to mask. With protected ids a mask depends on the row's tokens, and is drawn with the row.
+        rule: How to mask. Where a mask depends on the row's tokens, it is drawn with the row.
     """
 
     def __init__(self, rule: MaskRule) -> None:
@@ -33,7 +33,7 @@ class MaskAhead:
             sample_ids: Its id, and those of the rows that are expected to follow; negative ones stand for none.
             epoch: Epoch number, from 0.
         """
-        if self._rule.protected_ids:
+        if self._rule.depends_on_tokens:
             return self._rule.apply(input_ids_T[None], sample_ids[:1], epoch=epoch)[0]
         masked_T = input_ids_T.copy()
         np.putmask(masked_T, self._mask_of(sample_ids, epoch, len(input_ids_T)), self._rule.mask_id)

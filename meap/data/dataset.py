@@ -26,10 +26,9 @@ _log = logging.getLogger(__name__)
 class StreamingMaskedDataset(CheckedDataset):
     """Rows as ``input_ids``, ``labels`` and ``sample_id``, inputs masked by (seed, epoch, sample id).
 
-    The sample id is the row's number, counted through all streams in their order. A stream with a proportion above its
-    size repeats rows within an epoch: each repetition adds the number of stored rows to the id. So ids stay unique,
-    every repetition gets its own mask, and `id % num_samples` is the row. Which repetition a row is follows from its
-    place in the epoch, not from when it is read.
+    The sample id is the row's number, counted through all streams in their order. A stream that is drawn for more rows
+    than it stores repeats rows within an epoch: repetition k of row r has the id r + k * num_samples. So ids stay
+    unique, and every repetition has its own mask. The place of a row in the epoch decides which repetition it is.
 
     A row is stored with T + 1 tokens, which make T targets. `labels` says how they are returned; inputs, masks and
     targets are the same either way:

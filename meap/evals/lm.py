@@ -22,7 +22,7 @@ class Reading:
     ids: Ids
     """Token ids, (T,), at least 2."""
     asking: tuple[int, int] = (0, 0)
-    """Range of queries whose own attention is read: the first token, and the one after the last; equal: none."""
+    """Queries of `Attention.asking_LT`: the first token, and the one after the last; equal: none."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -165,9 +165,9 @@ def draw_decay(axes: Any, numbers: dict[str, Any]) -> None:
     for each, colour in zip(numbers["lengths"], COLOURS * 4, strict=False):
         layers = [layer for layer in each["layers"] if layer["decay"]["value"] is not None]
         of_all = each.get("pairs", {}).get("paper", each)["decay"]
-        told = "" if of_all["value"] is None else f", all layers {of_all['value']:.1%}"
+        overall = "" if of_all["value"] is None else f", all layers {of_all['value']:.1%}"
         places = [layer["layer"] + 1 for layer in layers]
-        label = f"{each['length']:,} tokens{told}"
+        label = f"{each['length']:,} tokens{overall}"
         draw_interval_points(axes, places, [layer["decay"] for layer in layers], colour=colour, label=label)
     axes.axhline(0, color=FAINT, linewidth=1)
     pair = " to ".join(f"{name} {view}" for name, view in zip(numbers.get("models", ()), ("X_N", "X_M"), strict=False))

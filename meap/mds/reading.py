@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from meap.extras import require_packages
 from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
-from meap.mds.index import HASH_ALGORITHM, Column, ShardEntry
+from meap.mds.index import Column, ShardEntry
 
 require_packages("meap.mds", "xxhash", "zstandard", extra="prep")
 
@@ -29,7 +29,7 @@ import zstandard  # noqa: E402
 
 __all__ = ["HASHES", "decode_conversations", "decode_rows", "decompress"]
 
-HASHES = {HASH_ALGORITHM: xxhash.xxh3_64, "sha256": hashlib.sha256}
+HASHES = {"xxh3_64": xxhash.xxh3_64, "sha256": hashlib.sha256}
 """Hashes that can be checked, by their name in an index."""
 
 _U32 = np.dtype("<u4")

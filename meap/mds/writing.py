@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from meap.extras import require_packages
 from meap.mds.index import HASH_ALGORITHM, SHARD_FORMAT, SHARD_VERSION, Column, stored_file, zipped_name
+from meap.mds.reading import HASHES
 
-require_packages("meap.mds", "xxhash", "zstandard", extra="prep")
+require_packages("meap.mds", "zstandard", extra="prep")
 
-import xxhash  # noqa: E402
 import zstandard  # noqa: E402
 
 __all__ = ["MdsWriter", "Shard", "ShardFile"]
@@ -175,5 +175,5 @@ def _described(content: bytes, basename: str) -> dict[str, Any]:
     return {
         "basename": basename,
         "bytes": len(content),
-        "hashes": {HASH_ALGORITHM: xxhash.xxh3_64_hexdigest(content)},
+        "hashes": {HASH_ALGORITHM: HASHES[HASH_ALGORITHM](content).hexdigest()},
     }

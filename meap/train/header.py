@@ -18,10 +18,11 @@ from meap.train.model import NextTokenModel
 from meap.train.plan import checkpoint_bytes, device_memory, num_checkpoints, training_days
 from meap.train.preflight import notes
 from meap.train.ranks import Ranks
+from meap.train.run import EXAMPLE_DEVICES
 
 __all__ = ["describe_plan", "describe_run"]
 
-_EXAMPLE_DEVICES, _EXAMPLE_DEVICE, _EXAMPLE_MFU = 8, "H100", 0.4
+_EXAMPLE_DEVICE, _EXAMPLE_MFU = "H100", 0.4
 
 
 def describe_run(config: TrainingConfig, machine: Machine, data: RunData, model: NextTokenModel) -> list[str]:
@@ -127,12 +128,12 @@ def _arithmetic(config: TrainingConfig, data: RunData, model: NextTokenModel) ->
         model.config,
         context=context,
         tokens=tokens,
-        peak_flops=peak * _EXAMPLE_DEVICES,
+        peak_flops=peak * EXAMPLE_DEVICES,
         utilisation=_EXAMPLE_MFU,
     )
     return [
         f"compute    {flops * tokens:.3g} FLOPs, {flops / 1e9:.3f} GFLOP per token (PaLM's convention)",
-        f"time       an estimate: {days:.2g} days on {_EXAMPLE_DEVICES} {_EXAMPLE_DEVICE} at {_EXAMPLE_MFU:.0%} MFU",
+        f"time       an estimate: {days:.2g} days on {EXAMPLE_DEVICES} {_EXAMPLE_DEVICE} at {_EXAMPLE_MFU:.0%} MFU",
     ]
 
 

@@ -1,7 +1,7 @@
 """A run: settings checked, ranks joined, folder open. With ``--dry-run``, one that only plans.
 
-Nothing heavy is imported here: Composer, streaming and torch read the variables of ranks, some of them when they are
-imported, so that `open_run` comes first in a recipe, and a mistake is answered before anything is loaded.
+Composer, streaming and torch read the rank variables, partly at import. A recipe therefore calls `open_run` first, and
+nothing heavy is imported here: mistakes are reported before the slow imports.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from meap.train.run_folder import CONFIG_NAME, require_same_settings
 if TYPE_CHECKING:
     from meap.train.machine import Machine
 
-__all__ = ["PlannedRun", "Run", "open_run"]
+__all__ = ["EXAMPLE_DEVICES", "PlannedRun", "Run", "open_run"]
 
-_EXAMPLE_DEVICES = 8
+EXAMPLE_DEVICES = 8
+"""Devices of the node that a single process plans for, and of the example in its plan."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Run:
     """Local folder for downloaded shards."""
 
     def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
-        """Whether this rank loads the weights a run starts from; where they are spread, rank 0 hands them out."""
+        """`start` if this rank loads the initial weights, else `none`: rank 0 hands sharded weights out."""
         return "none" if config.sharding_mode.spreads_weights and not self.machine.is_leader else "start"
 
     def fit(self, trainer: Any) -> None:
@@ -63,7 +64,7 @@ class PlannedRun(Run):
     """A run that opens and builds what another would, says what it will take, and leaves nothing behind."""
 
     ranks: Ranks
-    """Those of the run; where there is one process, a node with as many GPUs as divide the batch, up to eight."""
+    """Ranks to plan for. A single process plans for one node with the most GPUs, up to eight, that divide the batch."""
 
     def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
         """No rank: the model's sizes are all that is needed."""
@@ -115,5 +116,5 @@ def open_run(config: TrainingConfig, *, dry_run: bool = False) -> Iterator[Run]:
 
 
 def _example_ranks(rows: int) -> Ranks:
-    devices = next(number for number in range(_EXAMPLE_DEVICES, 0, -1) if rows % number == 0)
+    devices = next(number for number in range(EXAMPLE_DEVICES, 0, -1) if rows % number == 0)
     return Ranks(devices, devices)

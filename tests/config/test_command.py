@@ -226,7 +226,7 @@ def test_mistakes_are_answered_before_anything_heavy_is_imported(script: str, pr
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["meap_1b", "meap_sft", "export_hf", "evaluate", "proof"])
+@pytest.mark.parametrize("name", ["meap_1b", "meap_sft", "export_hf", "evaluate"])
 def test_a_recipe_without_arguments_says_how_it_is_used(answer, name: str):
     status, output, errors = answer(name)
     assert (status, output) == (2, "")

@@ -48,8 +48,8 @@ class UnreadableShardError(DataError):
 class CheckedDataset(StreamingDataset):
     """streaming's dataset over checked streams; it raises an error where streaming stops or waits forever.
 
-    A stream with a proportion above its size repeats rows within an epoch. Which repetition a row is follows from its
-    place in the epoch, not from when it is read: `take_ids` says which.
+    A stream that is drawn for more rows than it stores repeats rows within an epoch. The place of a row in the epoch
+    decides which repetition it is, not when it is read: `take_ids` says which.
 
     Args:
         cache_limit: As streaming's; refused if it is too small for every shard into which workers may read ahead, or

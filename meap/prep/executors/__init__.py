@@ -6,13 +6,14 @@
     slurm_task.py    what one element of that array runs
     ray.py           tasks of a Ray cluster
 
-A new executor is a file here, a row in `build_executor`, and a section in `meap/config/executors.py`. The same
+A new executor is a file here, a row in `_EXECUTORS`, and a section in `meap/config/executors.py`. The same
 configuration and the same number of tasks give the same bytes with each of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Protocol
 
 from datatrove.pipeline.base import PipelineStep
@@ -21,6 +22,14 @@ from meap.prep.executors.base import Work
 from meap.prep.executors.slurm_array import end_array
 
 __all__ = ["Executor", "Work", "build_executor"]
+
+
+_EXECUTORS = {
+    "local": "meap.prep.executors.local.LocalExecutor",
+    "slurm": "meap.prep.executors.slurm.SlurmExecutor",
+    "ray": "meap.prep.executors.ray.RayExecutor",
+}
+"""By the value of `executor`. Each is imported when it is used: Ray is optional."""
 
 
 class Executor(Protocol):
@@ -45,16 +54,8 @@ def build_executor(steps: Sequence[PipelineStep], job: Work) -> Executor:
     Raises:
         DataError: A Slurm job still runs for the folder.
     """
-    if job.config.executor == "slurm":
-        from meap.prep.executors.slurm import SlurmExecutor
-
-        return SlurmExecutor(steps, job)
-    end_array(job.folder)
-    job.progress.clear()
-    if job.config.executor == "ray":
-        from meap.prep.executors.ray import RayExecutor
-
-        return RayExecutor(steps, job)
-    from meap.prep.executors.local import LocalExecutor
-
-    return LocalExecutor(steps, job)
+    if job.config.executor != "slurm":  # an array outlives its command; Slurm's executor goes on with it
+        end_array(job.folder)
+        job.progress.clear()
+    module, name = _EXECUTORS[job.config.executor].rsplit(".", 1)
+    return getattr(import_module(module), name)(steps, job)
