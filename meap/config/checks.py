@@ -52,8 +52,8 @@ def require_plain_address(key: str, value: str) -> None:
     """Raise if `value` is a URL with a user or password, since configurations are stored; it is not repeated."""
     if "@" in urlsplit(value).netloc:
         raise ConfigError(
-            f"{key} contains a user or password, which would be stored with the run: remove the part before the @ and "
-            "set credentials in the environment"
+            f"{key} is a URL with a user or password in it, which would be stored with the run: remove "
+            "the part before the @ and set credentials in the environment"
         )
 
 

@@ -67,8 +67,8 @@ def require_plain_url(key: str, location: str) -> None:
     parts = urlsplit(location)
     if "@" in parts.netloc:
         raise ConfigError(
-            f"{key} contains a user or password, which would be stored with the data: remove the part before the @ and "
-            "set credentials in the environment"
+            f"{key} is a URL with a user or password in it, which would be stored with the data: remove "
+            "the part before the @ and set credentials in the environment"
         )
     if _QUERY.search(location) or (parts.scheme in {"http", "https"} and "?" in location):
         raise ConfigError(

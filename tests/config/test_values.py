@@ -245,7 +245,7 @@ def test_a_reference_that_leads_nowhere_is_named(overrides: list[str], message: 
             r"x\.yaml:2:9: !env is a yaml tag, which is not supported: put the value in quo",
         ),
         ("run.name: x\n", r"x\.yaml:1:1: unknown key 'run\.name'; in a yaml, .*: write run: \{name: \.\.\.\}"),
-        ("run:\n  ? [a]\n  : b\n", r"x\.yaml:2:5: a list or section cannot be the name of a key"),
+        ("run:\n  ? [a]\n  : b\n", r"x\.yaml:2:5: the name of a key must be text"),
         ("run: &a\n  b: *a\n", r"x\.yaml:1:6: an alias \(\*\) refers to a value that contains it"),
         ("a: 1\n---\nb: 2\n", r"x\.yaml:2:1: not valid yaml: but found another document"),
         (

@@ -71,7 +71,7 @@ def test_arrays_and_lines_are_read_and_further_keys_let_be(tmp_path, form):
             {"question": "Who?"},
             "entry 2 lacks question, answer, derivations and derivation_count .*KeyError",
         ),
-        (ROW | {"answer": 3}, "entry 2 lacks question.*3 is not text.*download the published file again"),
+        (ROW | {"answer": 3}, "entry 2 lacks question.*3 is not text.*download it again"),
         (ROW | {"answer": ""}, "'' is not text"),
         (ROW | {"derivations": []}, "derivations are empty"),
         (ROW | {"derivations": [" "]}, "' ' is not text"),
