@@ -94,7 +94,7 @@ def test_a_server_says_how_long_to_wait(config, judge_server, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"), [(429, "status 429"), (500, "status 500"), ("cut", "RemoteProtocolError"), ("page", "none")]
+    ("fault", "reason"), [(429, "status 429"), (500, "status 500"), ("cut", "RemoteProtocolError"), ("page", "malform")]
 )
 def test_what_fails_for_good_is_one_clear_error_and_nothing_is_lost(ask, judge_server, fault, reason):
     judge_server.fault = lambda number: fault if number > 3 else None

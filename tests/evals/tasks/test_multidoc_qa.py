@@ -124,7 +124,7 @@ def test_positions_beyond_the_documents_are_left_out(make_inputs):
     found = examples(make_inputs("multidoc_qa.documents=[2,3]", "multidoc_qa.closed_book=false"))
     asked = {(each.facts["documents"], each.facts["position"]) for each in found if not each.control}
     assert asked == {(2, 1), (3, 1), (3, 3)}
-    with pytest.raises(ConfigError, match=r"multidoc_qa.positions=\[5\] has none that 3 documents have"):
+    with pytest.raises(ConfigError, match=r"multidoc_qa.positions=\[5\] are all beyond 3 documents"):
         make_inputs("multidoc_qa.positions=[5]")
 
 
