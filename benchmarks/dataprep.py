@@ -3,12 +3,11 @@
     python benchmarks/dataprep.py prose='c4/c4-train.0000*.json.gz' --tokenizer path/to/llama2 --tokenizer byte-level
     python benchmarks/dataprep.py prose=a.jsonl.gz code=b.jsonl.gz --tokenizer path/to/llama2 --word-table
 
-The text is real: JSON lines in C4's format, by kind, of each of which the first 50 MB are used (--megabytes).
-`byte-level` stands for a 32k byte-level BPE with GPT-2's split, trained on a part of that text. Every way runs in a
-process of its own, bound to one core and to one thread, in turn, three times (--repeat). Processor time is counted,
-from when packages are imported and the tokenizer is loaded until the last file is closed. Medians are printed; ratios
-are those of each round. With `--word-table` only the pipeline with and without that table runs. `dataprep_ways.py` has
-the ways.
+The text is real: JSON lines in C4's format, by kind; the first 50 MB of each kind are used (--megabytes). `byte-level`
+stands for a 32k byte-level BPE with GPT-2's split, trained on a part of that text. Every way runs in a process of its
+own, bound to one core and to one thread, in turn, three times (--repeat). Processor time is counted, from the end of
+imports and of loading the tokenizer until the last file is closed. Medians are printed; ratios are those of each round.
+With `--word-table` only the pipeline with and without that table runs. `dataprep_ways.py` has the ways.
 """
 
 from __future__ import annotations
@@ -34,10 +33,14 @@ RAW = "floor: engine alone (fastokens)"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="+", help="kind=path or glob of JSON lines with a text")
+    parser.add_argument("source", nargs="+", help="kind=path or glob of JSON lines with a key text")
     parser.add_argument("--tokenizer", action="append", default=[], help="folder with a tokenizer.json, or byte-level")
-    parser.add_argument("--word-table", action="store_true", help="only the pipeline with and without the word table")
-    parser.add_argument("--megabytes", type=float, default=50.0, help="of text, in millions of UTF-8 bytes, at most")
+    parser.add_argument(
+        "--word-table", action="store_true", help="compare only the pipeline with and without the word table"
+    )
+    parser.add_argument(
+        "--megabytes", type=float, default=50.0, help="most text of each kind, in millions of UTF-8 bytes"
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     asked = parser.parse_args(arguments)

@@ -1,8 +1,7 @@
 """The ways that `dataprep.py` compares, each run as ``python dataprep_ways.py WAY TEXT TOKENIZER CORE``.
 
-A way loads what it needs, waits for nothing, times its work and returns (seconds, tokens); its result is one line of
-JSON. The peers are written as their projects do it: one document at a time, on the same input and with the same
-tokenizer.
+A way loads its packages, times its work and returns (seconds, tokens); its result is one line of JSON. The peers work
+as in their projects: one document at a time, on the same input and with the same tokenizer.
 """
 
 from __future__ import annotations

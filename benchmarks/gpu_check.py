@@ -1,12 +1,12 @@
-"""Whether all of this is right and fast on this GPU: the checks that a CPU cannot make, eight minutes at most per call.
+"""Checks correctness and speed on this GPU, as far as a CPU cannot: at most eight minutes per call.
 
-    make gpu-check                                          # one H100, H200 or B200; stopped, it goes on where it was
+    make gpu-check                                          # one H100, H200 or B200; resumes where it stopped
     python benchmarks/gpu_check.py --size small             # the same on a CPU with small models, to try it
     python benchmarks/gpu_check.py --only attention,step    # some of them, again
 
-Each check is a process of its own, as an error of CUDA ends a process. What it found is kept in --results, and a check
-that has passed is not made again, unless the GPU, torch or the size is another. Ends with status 0 if all that were
-made passed; a figure below its goal is marked, and fails nothing.
+Each check is a process of its own, since a CUDA error ends a process. Results are stored in --results. A check that has
+passed is repeated only if GPU, torch or size differ. Exits with status 0 if all checks passed; a figure below its goal
+is marked, but is not a failure.
 
 It needs torch 2.11 or later for this GPU and what benchmarks/gpu_wheels.txt names: no network, shards or datatrove.
 """
@@ -138,9 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the checks that are not made, then print the table of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="full", help="small: for a CPU, in minutes")
-    parser.add_argument("--only", help="names of checks, separated by commas; they are made again")
-    parser.add_argument("--minutes", type=float, default=8, help="no check begins that could end later")
-    parser.add_argument("--results", type=Path, default=ROOT / "runs/gpu_check.json", help="what was found so far")
+    parser.add_argument("--only", help="names of checks to run or repeat, separated by commas")
+    parser.add_argument("--minutes", type=float, default=8, help="time limit; no check starts that could exceed it")
+    parser.add_argument("--results", type=Path, default=ROOT / "runs/gpu_check.json", help="file of results so far")
     asked = parser.parse_args(arguments)
     names = [check.name for check in CHECKS]
     wanted = asked.only.split(",") if asked.only else []
@@ -163,7 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if found.get(check.name, {}).get("status") in (PASSED, LEFT_OUT) or (wanted and check.name not in wanted):
             continue
         if time.monotonic() - started + check.seconds > 60 * asked.minutes:
-            print(f"{check.name:<12}no time left in --minutes {asked.minutes:g}: the same command goes on", flush=True)
+            print(
+                f"{check.name:<12}no time left in --minutes {asked.minutes:g}: run the same command again to continue",
+                flush=True,
+            )
             continue
         print(f"{check.name:<12}{check.shows} ...", flush=True)
         found[check.name] = _make(check, asked.size, device, scratch)
@@ -226,7 +229,7 @@ def _kept(path: Path, device: dict[str, Any]) -> dict[str, Any]:
     kept = json.loads(path.read_text())
     if kept["device"] == device:
         return kept["checks"]
-    print(f"{path} is of {kept['device']['name']}, torch {kept['device']['torch']}: everything is checked anew")
+    print(f"{path} is of {kept['device']['name']}, torch {kept['device']['torch']}: all checks are repeated")
     return {}
 
 

@@ -1,4 +1,4 @@
-"""The checks of `gpu_check.py` that are not a measurement of `train_step.py`: one per call, its figures to a file.
+"""The checks of `gpu_check.py` that `train_step.py` does not measure: one per call, with its figures in a file.
 
 python benchmarks/gpu_check_ways.py attention --size full --scratch runs/check --json report.json
 """
@@ -156,7 +156,7 @@ def check_kernels(size: str, scratch: Path) -> Figures:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     if not ON_GPU:
-        raise LeftOutError("there is no GPU here")
+        raise LeftOutError("no GPU found")
     figures: Figures = {}
     for rows, length in ((8, 4096), (1, 65536)):
         shapes = ((rows, 32, length, 64), (rows, 2, length, 64), (rows, 2, length, 64))
@@ -211,7 +211,7 @@ def check_resume(size: str, scratch: Path) -> Figures:
         victim.kill()
     before = _losses(scratch / "killed")
     if len(before) >= steps:
-        raise WrongError("the run ended before it could be killed")
+        raise WrongError("the run ended before the check could kill it")
     _run_in(*command("killed"))
     whole, resumed = _losses(scratch / "whole"), _losses(scratch / "killed")
     different = [step for step in whole if whole[step] != resumed.get(step)]

@@ -2,9 +2,9 @@
 
     python benchmarks/loader_memory.py
 
-Same shards, batches and collation; every measurement is a process of its own with two loader workers, which are looked
-at through /proc after each batch (Linux). Prints the largest unique memory (pages that a worker shares with nobody) and
-the peak resident memory, as medians over repetitions and as ratios. What masking costs in time: benchmarks/masking.py.
+Same shards, batches and collation; every measurement is a process of its own with two loader workers, which are read
+from /proc after each batch (Linux). Prints the largest unique memory (pages that a worker shares with nobody) and the
+peak resident memory, as medians over repetitions and as ratios. What masking costs in time: benchmarks/masking.py.
 """
 
 import json

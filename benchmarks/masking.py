@@ -4,9 +4,9 @@
 
 Prints the time to choose the positions of a 4,096-token row (ours, numpy's `choice`, the official code's
 `random.sample`), and the time per sample of the masked dataset against a plain StreamingDataset on the same shards with
-the same collation: rows of 4,096 and of 512 tokens, without a loader worker and with one. The ways take turns,
-an epoch each, and what is counted is processor time, the worker's among it, so that a busy machine changes little.
-Medians are printed, and the median of each way's ratios to the last in the same turn.
+the same collation: rows of 4,096 and of 512 tokens, without a loader worker and with one. The ways take turns, an epoch
+each, and processor time is counted, the worker's included, so that a busy machine changes little. Medians are printed,
+and the median of each way's ratios to the last in the same turn.
 """
 
 import platform

@@ -5,9 +5,8 @@
 Trains the 1.1B model (two micro-batches of 8 rows of 4,096 tokens, bf16) on this machine's GPU, or else a small Llama
 (two layers of 128, two micro-batches of 4 rows of 128 tokens) on one core. Steps with and without take turns, in
 changing order, and each pair gives a ratio; the median over pairs is printed, with that of pairs of equal steps, which
-says how far the machine itself spreads. Beside it stands the host's time inside the thing measured, per step. On a CPU
-the clock is the process's own, which neighbours do not move; on a GPU it is the wall's. One process, no loader, no
-logger.
+shows the noise of the machine, and with the host's time per step inside the measured part. On a CPU processor time is
+measured, which other processes hardly affect; on a GPU it is wall time. One process, no loader, no logger.
 """
 
 import platform
@@ -37,7 +36,7 @@ def main() -> int:
 
 
 def steps(device: Any) -> tuple[Callable[[], float], Callable[[], float], Callable[[], float]]:
-    """A training step as it is, with the monitor, and with masking; each returns the host's seconds in what it adds."""
+    """A plain training step, one with the monitor, one masked; each returns the host's seconds in what it adds."""
     import torch
     from composer.core import Event, Timestamp
 

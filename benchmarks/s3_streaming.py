@@ -4,11 +4,11 @@
     python benchmarks/s3_streaming.py shard_mb=1 latency_ms=200 workers=4
 
 The loader of a training run, one rank of it, in a process of its own per measurement, reads one shuffled epoch: from a
-local folder, and from moto's S3 server with an empty cache, with a full one, behind a proxy that holds back every
-request and connection, with a cache that holds a part of the data, and behind one that answers a share of the requests
-with 503 or breaks the connection off. All variants are measured in turn, so that what
-else the machine does meets each of them. Prints rows and tokens per second and the seconds to the first batch, as
-medians. moto is written in Python and shares the cores with the loader, so S3's own figures are lower bounds.
+local folder, and from moto's S3 server with an empty cache, with a full one, behind a proxy that delays every request
+and connection, with a cache that holds a part of the data, and behind a proxy that answers a share of the requests with
+503 or closes the connection. All variants are measured in turn, so that other load affects them alike. Prints rows and
+tokens per second and the seconds to the first batch, as medians. moto is written in Python and shares the cores with
+the loader, so S3's own figures are lower bounds.
 """
 
 import asyncio

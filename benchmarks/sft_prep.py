@@ -2,11 +2,11 @@
 
     python benchmarks/sft_prep.py [folder or hub name of a tokenizer]
 
-Encodes and marks 20,000 made-up records of Alpaca's form, and 2,000 chats of six answers, in three ways: ours, a loop
-over transformers' `apply_chat_template(return_assistant_tokens_mask=True)`, and the rendered texts' encoding alone (the
-floor: no marks, one batch). All three give the same ids, which is checked first. Then the whole command's steps from a
-file to shards. Medians of interleaved repetitions, by the clock and by processor time: ours encodes on every core, the
-loop on one. Without an argument, the tokenizer of the built-in sample.
+Encodes and marks 20,000 made-up conversations in Alpaca's format, and 2,000 chats of six answers, in three ways: ours,
+a loop over transformers' `apply_chat_template(return_assistant_tokens_mask=True)`, and the rendered texts' encoding
+alone (the floor: no marks, one batch). All three give the same ids, which is checked first. Then the whole command's
+steps from a file to shards. Medians of interleaved repetitions, by the clock and by processor time: ours encodes on
+every core, the loop on one. Without an argument, the tokenizer of the built-in sample.
 """
 
 import json

@@ -4,8 +4,8 @@
     python benchmarks/startup.py yamls/1b.yaml data.remote=data/c4/mds
     python benchmarks/startup.py launchers=python,torchrun repetitions=3
 
-Every start is the recipe itself in a fresh process and run folder, stopped after one step; what its steps call is
-timed by wrapping it. `srun` starts a rank as `python` does. Needs shards where the yaml says (python
+Every start is the recipe itself in a fresh process and run folder, stopped after one step; the functions that it calls
+are wrapped and timed. `srun` starts a rank as `python` does. Needs shards where the yaml says (python
 dataprep/c4_to_mds.py writes those of the default). Prints medians, of rank 0.
 """
 

@@ -6,10 +6,9 @@
 
 Trains a few steps as the recipe does, with the same Trainer, callbacks and loader, on rows of random tokens where the
 yaml's shards are not there. Between its steps other ways take turns with the same weights and optimiser: a bare loop in
-torch, with masked rows, with plain rows and with one batch again and again; and transformers' own model, not compiled.
-Each way runs a block of steps per round, in changing order; medians over rounds are printed, ratios within a round. A
-CPU is one core, and its clock that of the process.
-Goals are those for the 1.1B model on an H100 or H200.
+torch, with masked rows, with plain rows and with one repeated batch; and transformers' own model, not compiled. Each
+way runs a block of steps per round, in changing order; medians over rounds are printed, ratios within a round. On a
+CPU, one core is used, and processor time is measured. Goals are those for the 1.1B model on an H100 or H200.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("yaml", nargs="?", default="yamls/tiny.yaml", help="the run to measure")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds that count")
-    parser.add_argument("--warm-up", type=int, default=2, help="rounds that do not, before them")
+    parser.add_argument("--rounds", type=int, default=10, help="measured rounds")
+    parser.add_argument("--warm-up", type=int, default=2, help="rounds before them, which are not measured")
     parser.add_argument("--steps", type=int, default=2, help="steps of each way per round")
     parser.add_argument(
-        "--rows", type=int, help="rows per step; four micro-batches, or the whole batch if that is less"
+        "--rows", type=int, help="rows per step; default: four micro-batches, or the whole batch if that is less"
     )
-    parser.add_argument("--alone", action="store_true", help="the recipe alone, without the ways it is compared with")
+    parser.add_argument("--alone", action="store_true", help="measure the recipe alone, without other ways")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     asked = parser.parse_args(arguments)
     if "=" in asked.yaml:

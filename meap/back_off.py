@@ -1,4 +1,4 @@
-"""Repeats what may succeed later: a bounded number of times, with waits that double."""
+"""Retries with exponential back-off, a bounded number of times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ResultT = TypeVar("ResultT")
 
 
 class GaveUpError(Exception):
-    """The last attempt failed too; its error is the cause."""
+    """The last attempt failed; its error is the cause."""
 
     def __init__(self, error: Exception, attempts: int) -> None:
         super().__init__(f"gave up after {attempts} attempts")
@@ -27,7 +27,7 @@ class GaveUpError(Exception):
 
 @dataclass(frozen=True)
 class BackOff:
-    """How often something is tried, and how long it waits in between."""
+    """How often to try, and how long to wait between attempts."""
 
     attempts: int
     first_wait: float
@@ -35,7 +35,7 @@ class BackOff:
     longest_wait: float = math.inf
     """Seconds."""
     spread: tuple[float, float] = (1.0, 1.0)
-    """Each wait is multiplied by a random number of this range, lest many processes come back together."""
+    """Jitter: each wait is multiplied by a random number in this range, so that processes do not retry together."""
     patience: float = math.inf
     """Seconds after which no further attempt begins."""
 
@@ -52,11 +52,11 @@ class BackOff:
         Args:
             act: What to try.
             is_final: Whether another attempt would fail in the same way.
-            asked_wait: Seconds that whoever failed asks for; a lower bound of the wait, below `longest_wait`.
-            sleep: What waits for so many seconds.
+            asked_wait: Seconds that the failed call asks for: a lower bound of the wait, below `longest_wait`.
+            sleep: Sleeps for the given seconds.
 
         Raises:
-            GaveUpError: An attempt failed finally, or the last one did.
+            GaveUpError: An attempt failed permanently, or the last one failed.
         """
 
         def wait(state: tenacity.RetryCallState) -> float:

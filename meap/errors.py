@@ -5,12 +5,12 @@
     │   └── MissingPackageError  a package that a key needs is not installed (also an ImportError)
     ├── DataError             raw text, shards or manifests that are missing, damaged or of another kind
     │   ├── BadInputError     a raw file or line that cannot be read
-    │   ├── IncompleteError   a data set or run that has not been finished
+    │   ├── IncompleteError   a data set or run that is not finished
     │   └── MismatchError     two things that do not belong together (shards and tokenizer, say)
-    ├── TrainingError         a step that gave no numbers, found no memory, or lost a process it needs
+    ├── TrainingError         a training step that is not finite, runs out of memory, or loses a process
     ├── CheckpointError       a checkpoint or exported model that is missing, damaged or unsafe
-    ├── JudgeError            a judge of an evaluation that cannot be asked, or not for the money
-    └── StoppedError          a run that was asked to stop and has saved its state: no mistake of anybody's
+    ├── JudgeError            the judge of an evaluation cannot be reached, or would exceed its budget
+    └── StoppedError          a run that a signal stopped, with its state saved: not an error
 
 A message names the value that was given, what is allowed, and what to do about it.
 """
@@ -42,7 +42,7 @@ class ConfigError(MeapError, ValueError):
 
 
 class MissingPackageError(ConfigError, ImportError):
-    """A package is not installed that a key, or a part of this library, needs."""
+    """A package that a key, or a part of this library, needs is not installed."""
 
 
 class DataError(MeapError):
@@ -54,7 +54,7 @@ class BadInputError(DataError):
 
 
 class IncompleteError(DataError):
-    """A data set was never finished, or not all of it is there."""
+    """A data set is not finished, or lacks files."""
 
 
 class MismatchError(DataError):
@@ -62,7 +62,7 @@ class MismatchError(DataError):
 
 
 class TrainingError(MeapError):
-    """A step of training cannot be taken, or what it gave cannot be used."""
+    """A training step failed, or its result is not finite."""
 
 
 class CheckpointError(MeapError):
@@ -70,16 +70,16 @@ class CheckpointError(MeapError):
 
 
 class JudgeError(MeapError):
-    """The language model that judges an evaluation cannot be asked, or would cost more than it may."""
+    """The language model that judges an evaluation cannot be reached, or would exceed its budget."""
 
 
 class StoppedError(MeapError):
-    """Training was asked to stop by a signal, and did so at a step that a checkpoint holds."""
+    """A signal stopped the program after it saved its state."""
 
     signal_number: int = signal.SIGTERM
-    """What has asked."""
+    """The signal."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for an error of ours that quotes it."""
+    """The first line of an error's message, for an error that quotes it."""
     return next(iter(str(error).strip().splitlines()), "no message")

@@ -1,4 +1,4 @@
-"""Locks on files: the kernel takes one away when its holder ends, however that is, and the file says who holds it."""
+"""File locks: the kernel releases a lock when its holder ends in any way, and the file names the holder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _MOST_SHOWN = 200
 
 
 def lock_file(path: Path) -> int | None:
-    """Lock the file at `path`, made if need be, as long as this process, or one that it forks, keeps the handle open.
+    """Lock the file at `path`, created if needed, as long as this process, or a fork of it, keeps the handle open.
 
-    Where the file system has no locks, as some network file systems, everybody gets one.
+    On a file system without locks, such as some network file systems, every call succeeds.
 
     Returns:
-        The handle; None where somebody else has the lock, see `describe_holder`.
+        The handle; None if another process holds the lock, see `describe_holder`.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between opening and locking, somebody else may have removed it.
+        # Another process may have removed it between opening and locking.
         is_ours = path.exists() and os.path.samestat(path.stat(), os.fstat(handle))
     except BlockingIOError:
         is_ours = False
@@ -54,20 +54,20 @@ def lock_file(path: Path) -> int | None:
 
 
 def describe_holder(path: Path) -> str:
-    """Who has locked the file at `path`, for a message: process, host where it is another, command, and how long."""
+    """The holder of the lock at `path`, for messages: process, host if it is another, command, and age of the lock."""
     try:
         holder = json.loads(path.read_bytes())
         pid, host, command = int(holder["pid"]), str(holder["host"]), str(holder["command"])
         age = timedelta(seconds=max(0, round(time.time() - holder["since"])))
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"  # which has only just begun to say who it is
+        return "another process"  # it has not written its name yet
     shown = command if len(command) <= _MOST_SHOWN else command[:_MOST_SHOWN] + "..."
-    place, ended = "", ""
+    elsewhere, ended = "", ""
     if host != socket.gethostname():
-        place = f" on {host}"
+        elsewhere = f" on {host}"
     elif not _is_alive(pid):
-        ended = ", which has ended, but not what it started"
-    return f"process {pid}{place} ({shown}) for {age}{ended}"
+        ended = ", which has ended but left child processes running"
+    return f"process {pid}{elsewhere} ({shown}) for {age}{ended}"
 
 
 def _is_alive(pid: int) -> bool:

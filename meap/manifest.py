@@ -1,7 +1,7 @@
-"""The manifest: what a finished split of shards says about itself, beside its ``index.json``.
+"""The manifest of a finished split: its files, hashes, configuration and tokenizer, beside its ``index.json``.
 
-`meap.prep` writes it, `meap.data` refuses to train without it. It is written before the index, and the index last of
-all, so that a folder with an index is a whole data set.
+`meap.prep` writes it, `meap.data` refuses to train without it. The index is written last, so that a folder with an
+index is a complete split.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["CONVERSATIONS", "FORMAT_VERSION", "ROWS", "Manifest", "ShardRecord",
 FORMAT_VERSION = 1
 
 ROWS, CONVERSATIONS = "rows", "conversations"
-"""What a split holds: packed rows of documents, or packed rows of whole conversations for fine-tuning."""
+"""Kinds of a split: packed rows of documents, or packed rows of whole conversations for fine-tuning."""
 
 
 @dataclass(frozen=True)
 class TokenizerRecord:
-    """Which tokenizer made the ids."""
+    """The tokenizer that made the ids."""
 
     name: str
     fingerprint: str
@@ -63,7 +63,7 @@ class Manifest:
     dropped_tail_tokens: int
     """Tokens at the end of each task that did not fill a row."""
     bad_lines: int
-    """Unreadable lines that were counted, reported and left out (of the whole job, the same in every split)."""
+    """Unreadable lines that were counted, reported and skipped: those of the whole job, the same in every split."""
     tokenizer: TokenizerRecord
     shards: tuple[ShardRecord, ...]
     sources: tuple[str, ...]
@@ -72,19 +72,19 @@ class Manifest:
     """The resolved configuration."""
     versions: dict[str, str]
     kind: str = ROWS
-    """`rows` or `conversations`; of the latter `documents` counts conversations, and `tokens` their originals'."""
+    """`rows` or `conversations`; `documents` then counts conversations, and `tokens` excludes copies."""
     text_bytes: int | None = None
     """UTF-8 bytes of all documents; None for imported rows, which come without their text."""
     counts: dict[str, int] = field(default_factory=dict[str, int])
-    """What else preparation counted, such as conversations cut to length."""
+    """Further counts of preparation, such as conversations cut to length."""
     format_version: int = FORMAT_VERSION
 
     @property
     def identity(self) -> str:
-        """What tells these rows from others, wherever they are: their number, and a hash of the hashes of shards.
+        """Fingerprint of the split's content, wherever it is: its number of rows, and a hash of the shards' hashes.
 
-        Shards, not rows alone: where one ends decides the order of an epoch. So data may be copied and moved, but
-        rows that are cut into other shards, or compressed otherwise, are another data set to a run.
+        Shard borders decide the order of an epoch. Data may be copied and moved, but the same rows in other shards, or
+        with another compression, have another fingerprint.
         """
         digest = hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
         return f"{self.rows:,} rows in {len(self.shards):,} shards (sha256 {digest[:12]})"
@@ -113,7 +113,7 @@ class Manifest:
             for shard in values["shards"]:
                 name = PurePosixPath(shard["basename"])
                 if name.is_absolute() or ".." in name.parts:
-                    raise DataError(f"{origin} names a shard {name}, which lies outside of its folder: {remedy}")
+                    raise DataError(f"{origin} names a shard {name} outside its folder: {remedy}")
             return cls(
                 **values
                 | {

@@ -58,7 +58,7 @@ CLEAN_VIEW = 0
 MASKED_VIEW = 1
 
 _POSITIONS, _SHORT_SPAN = 0, 1
-"""What words are drawn for: the last word of the counter."""
+"""Purposes of a draw: the last word of the counter."""
 
 _LOW_32 = 0xFFFFFFFF
 _PHILOX_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
@@ -88,7 +88,7 @@ def count_masked(num_tokens: int, ratio: float) -> int:
 
 @dataclass(frozen=True)
 class MaskRule:
-    """What stays the same over a run, for both sites: everything of `mask_inputs` but the row and its address."""
+    """The arguments of `mask_inputs` that a run fixes, for both sites: all but the row and its address."""
 
     mask_id: int
     ratio: float
@@ -359,7 +359,7 @@ def _draw_distinct(
         slots = words * choices_B1 >> 32
         if num_rows > 1:
             slots = slots + _arange(num_rows, like=sample_ids_B)[:, None] * width
-        # So many draws hold no more distinct values than any row is to have: no order among them needs finding.
+        # The first `fewest` draws hold no more distinct values than any row needs, so their order does not matter.
         drawn = _full((num_rows * width,), False, like=sample_ids_B)
         drawn[slots[:, :fewest]] = True
         missing_B1 = chosen_B1 - drawn.reshape(num_rows, width).sum(1)[:, None]
@@ -412,7 +412,7 @@ _generator = _Generator()
 
 def _numpy_words(sample: int, num_blocks: int, key: tuple[int, int], view: int, purpose: int) -> NDArray[np.uint32]:
     state = _generator.state["state"]
-    # numpy counts on before it computes a block, so the counter starts at 0 for block 1.
+    # numpy increments the counter before it computes a block, so the counter starts at 0 for block 1.
     state["counter"][:] = 0, sample, view, purpose
     state["key"][:] = key
     _generator.philox.state = _generator.state
@@ -420,7 +420,7 @@ def _numpy_words(sample: int, num_blocks: int, key: tuple[int, int], view: int, 
     return words.astype("<u8", copy=False).view("<u4")
 
 
-# What numpy and torch do not spell the same way. torch is never imported here: whoever passes a tensor has done so.
+# Operations that numpy and torch spell differently. torch is never imported here: a caller with tensors has done so.
 
 
 def _is_numpy(array: Array) -> bool:

@@ -1,7 +1,7 @@
 """Documents -> fixed-length rows, back to back, without padding.
 
-Each document becomes ``BOS + tokens + EOS``; the stream is cut into rows of ``seq_len + 1`` tokens (METHOD: inputs are
-``row[:-1]``, labels ``row[1:]``, attention is not reset at document borders). What does not fill a last row stays in
+Each document becomes ``BOS + tokens + EOS``; documents are joined and cut into rows of ``seq_len + 1`` tokens. Inputs
+are ``row[:-1]``, labels ``row[1:]``; attention is not reset at document borders. Tokens that do not fill a row stay in
 `RowPacker.tail`.
 """
 
@@ -42,8 +42,8 @@ class RowPacker:
         pieces = [self.tail]
         for tokens in documents:
             pieces += (self._bos, tokens.astype(self._dtype, copy=False), self._eos)
-        stream = np.concatenate(pieces)
-        num_rows = len(stream) // self._row_len
+        joined = np.concatenate(pieces)
+        num_rows = len(joined) // self._row_len
         filled = num_rows * self._row_len
-        self.tail = stream[filled:].copy()
-        return stream[:filled].reshape(num_rows, self._row_len)
+        self.tail = joined[filled:].copy()
+        return joined[:filled].reshape(num_rows, self._row_len)

@@ -1,4 +1,4 @@
-"""How processes end: with those that started them, when they are asked to, and always in time."""
+"""Ending processes: with their parents, on signals, and within a bounded time."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SECONDS_TO_DIE = 5.0
 """Between SIGKILL and the end of a process: the kernel may be busy with its memory."""
-_SECONDS_TO_ASK_AGAIN = 0.05
+_SECONDS_TO_RESEND = 0.05
 _SECONDS_TO_LEAVE = 6.0
-"""For threads and exit handlers, from the last message on; nothing of value is left to be done then."""
+"""For threads and exit handlers, after the last message; nothing of value remains to be done."""
 
 _status: int | None = None
-"""Of a command that leaves."""
+"""Exit status, once `leave` was called."""
 
 
 def _skip_teardown() -> None:
-    """End a command that leaves: the interpreter would free object by object, for seconds, what the kernel frees."""
+    """Exit without the interpreter's teardown, which would free objects one by one for seconds."""
     if _status is not None:
         _flush()
         os._exit(_status)
 
 
-if "multiprocessing.util" not in sys.modules:  # else what removes its temporary folder would run after this, so never
+if "multiprocessing.util" not in sys.modules:  # otherwise its temporary folder would never be removed
     atexit.register(_skip_teardown)
 
 
 def end_with_parent(signal_number: int) -> None:
-    """Let the kernel send this process a signal when the thread that started it ends, however that was; Linux only."""
+    """Have the kernel signal this process when the thread that started it ends in any way; Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
 def obey_parent_alone() -> None:
-    """Make this process, which multiprocessing has started, ignore requests to stop, and end with its parent.
+    """Make this child process of multiprocessing ignore stop signals and end with its parent.
 
-    A loader worker's group is told to stop while its trainer still needs it for the step under way. The trainer ends
-    its workers by SIGKILL, which is safe: files reach the cache under their names only when they are whole.
+    A signal to the process group reaches loader workers while the trainer still needs them for the current step. The
+    trainer ends its workers by SIGKILL, which is safe: files appear in the cache only when they are whole.
     """
     for number in (*_STOP_SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # it was gone before the kernel knew
+    if parent is not None and not parent.is_alive():  # it ended before the call above
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -75,26 +75,26 @@ def end_processes(processes: Sequence[BaseProcess]) -> None:
 
 @contextmanager
 def stopping_by_signals() -> Iterator[None]:
-    """Let signals end what runs within by an exception, so that it cleans up after itself; see `raise_on_signals`."""
+    """Turn signals into exceptions within the block, so that it cleans up; see `raise_on_signals`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (*_STOP_SIGNALS, signal.SIGINT)}
-    hook, asking = sys.unraisablehook, list[threading.Timer]()
-    sys.unraisablehook = partial(_ask_again, asking, otherwise=hook)
+    hook, timers = sys.unraisablehook, list[threading.Timer]()
+    sys.unraisablehook = partial(_resend, timers, otherwise=hook)
     raise_on_signals()
     try:
         yield
     finally:
         sys.unraisablehook = hook
-        for again in asking:
-            again.cancel()
+        for timer in timers:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _ask_again(asking: list[threading.Timer], unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
-    """Send a signal again whose exception Python has swallowed, as it does where an object's `__del__` was running."""
+def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
+    """Resend a signal whose exception Python swallowed, as it does while an object's `__del__` runs."""
     if isinstance(unraisable.exc_value, StoppedError):
         number = unraisable.exc_value.signal_number
     elif isinstance(unraisable.exc_value, KeyboardInterrupt):
@@ -102,11 +102,11 @@ def _ask_again(asking: list[threading.Timer], unraisable: Any, *, otherwise: Cal
     else:
         otherwise(unraisable)
         return
-    # A little later: here, too, what it raises would be swallowed.
-    again = threading.Timer(_SECONDS_TO_ASK_AGAIN, os.kill, [os.getpid(), number])
-    again.daemon = True
-    again.start()
-    asking.append(again)
+    # Later, since an exception raised here would be swallowed, too.
+    timer = threading.Timer(_SECONDS_TO_RESEND, os.kill, [os.getpid(), number])
+    timer.daemon = True
+    timer.start()
+    timers.append(timer)
 
 
 def raise_on_signals() -> None:
@@ -120,17 +120,17 @@ def raise_on_signals() -> None:
 def leave(status: int) -> NoReturn:
     """End this process with `status`, within seconds.
 
-    multiprocessing and concurrent.futures join what they have started without a limit, so a worker that hangs, or a
-    thread that waits for a store, would keep a finished command for ever.
+    multiprocessing and concurrent.futures join their workers without a timeout, so a worker that hangs, or a thread
+    that waits for a store, would keep a finished command running forever.
 
     Args:
         status: Exit status.
     """
-    for number in (*_STOP_SIGNALS, signal.SIGINT):  # the result is known, and the end is near
+    for number in (*_STOP_SIGNALS, signal.SIGINT):  # the result is known already
         signal.signal(number, signal.SIG_IGN)
     global _status  # noqa: PLW0603
     _status = status
-    threading.Thread(target=_insist, args=[status], name="exit", daemon=True).start()
+    threading.Thread(target=_force_exit, args=[status], name="exit", daemon=True).start()
     end_processes([each for each in multiprocessing.active_children() if each.daemon])
     _flush()
     sys.exit(status)
@@ -138,11 +138,11 @@ def leave(status: int) -> NoReturn:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # whoever read it may be gone
+        with suppress(OSError, ValueError):  # the reader may be gone
             stream.flush()
 
 
-def _insist(status: int) -> None:
+def _force_exit(status: int) -> None:
     time.sleep(_SECONDS_TO_LEAVE)
     os._exit(status)
 
@@ -150,6 +150,6 @@ def _insist(status: int) -> None:
 def _raise_stopped(number: int, _: FrameType | None) -> None:
     is_speaker = os.environ.get("RANK", "0") == "0"
     name = signal.Signals(number).name
-    error = StoppedError(f"stopped by {name}: the same command continues" if is_speaker else "")
+    error = StoppedError(f"stopped by {name}: run the same command again to resume" if is_speaker else "")
     error.signal_number = number
     raise error

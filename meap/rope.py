@@ -1,9 +1,9 @@
-"""RoPE in a model's config.json, which transformers 4 and 5 write in two ways.
+"""RoPE in a model's config.json, as transformers 4 and 5 write it.
 
     transformers 4    "rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, ...} or null
     transformers 5    "rope_parameters": {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 8.0, ...}
 
-Version 4 knows nothing of `rope_parameters`: it takes its default, 10,000, for the theta of a model that 5 has saved.
+Version 4 ignores `rope_parameters`: it reads theta as 10,000, its default, in a model that version 5 saved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["former_rope", "require_same_rope"]
 
 
 def former_rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers 4 reads of `parameters`, as version 5 has them; to stand beside these in config.json."""
+    """The keys of transformers 4 for version 5's `parameters`; config.json holds both."""
     scaling = {name: value for name, value in parameters.items() if name != "rope_theta"}
     is_plain = scaling.get("rope_type", "default") == "default"
     return {"rope_theta": parameters["rope_theta"], "rope_scaling": None if is_plain else scaling}
@@ -27,9 +27,9 @@ def require_same_rope(model: str, stored: Mapping[str, Any], parameters: Mapping
     """Raise `CheckpointError` unless a model is read with the RoPE that its config.json states.
 
     Args:
-        model: Its name, as it was given, with its key.
+        model: The model and its key, for the error.
         stored: The contents of its config.json.
-        parameters: `rope_parameters` of the configuration that transformers has made of it; None where it has none.
+        parameters: `rope_parameters` of the configuration that transformers loaded; None if it has none.
     """
     if parameters is None or "rope_theta" not in parameters:  # no RoPE, or one for each kind of layer
         return
@@ -38,6 +38,6 @@ def require_same_rope(model: str, stored: Mapping[str, Any], parameters: Mapping
     stated = {float(each["rope_theta"]) for each in both if each.get("rope_theta") is not None}
     if stated - {read}:
         raise CheckpointError(
-            f"{model}: its config.json states RoPE theta {' and '.join(f'{theta:,.0f}' for theta in sorted(stated))}, "
-            f"but it is read as {read:,.0f}: make rope_theta and rope_parameters agree, or the model computes nonsense"
+            f"{model}: config.json states RoPE theta {' and '.join(f'{theta:,.0f}' for theta in sorted(stated))}, "
+            f"but transformers reads {read:,.0f}: make rope_theta and rope_parameters agree"
         )

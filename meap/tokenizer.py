@@ -1,4 +1,4 @@
-"""One tokenizer for the whole flow: loads it, adds the mask token, encodes documents, saves it with every artefact.
+"""The tokenizer of the whole flow: loads it, adds the mask token, encodes documents, saves it with every artefact.
 
 The mask token is an additional special token at the end of the vocabulary (Llama-2's 32,000 pieces become 32,001), and
 its id is always looked up. Raw text is encoded by the vocabulary *without* it, so that a document which happens to
@@ -44,7 +44,7 @@ class Tokenizer:
     """A tokenizer whose special ids are known and whose vocabulary holds the mask token."""
 
     name: str
-    """What it was loaded by."""
+    """Folder or hub name that it was loaded from."""
     full: RustTokenizer = field(repr=False)
     """The vocabulary with the mask token: for decoding, export and inference."""
     plain: RustTokenizer = field(repr=False)
@@ -55,7 +55,7 @@ class Tokenizer:
     source_config: dict[str, Any] = field(repr=False)
     """The tokenizer_config.json it came with, or an empty dictionary."""
     is_mask_new: bool = False
-    """Whether it came without the mask token, so that no model has seen it yet."""
+    """Whether the mask token was added here, so that no model was trained with it yet."""
 
     @cached_property
     def bos_id(self) -> int:
@@ -79,7 +79,7 @@ class Tokenizer:
 
     @cached_property
     def plain_vocab_size(self) -> int:
-        """Number of ids without the mask token, unless that is a word of the model's own vocabulary."""
+        """Number of ids without the mask token, unless the model's own vocabulary contains it."""
         return max(self.plain.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
@@ -107,7 +107,7 @@ class Tokenizer:
         """Write the files that `load_tokenizer` and transformers' ``AutoTokenizer`` read, each atomically.
 
         Args:
-            folder: Where to; made if need be.
+            folder: Folder to write, created if needed.
             with_mask: Whether the vocabulary has the mask token.
         """
         for name, content in tokenizer_files(self, with_mask=with_mask).items():
@@ -129,7 +129,7 @@ def tokenizer_files(tokenizer: Tokenizer, *, with_mask: bool = True) -> dict[str
     special |= {"mask_token": tokenizer.mask_token} if with_mask else {}
     left_out = {"added_tokens_decoder", "mask_token"}
     inherited = {key: value for key, value in tokenizer.source_config.items() if key not in left_out}
-    # The generic class reads tokenizer.json as it is; a model's own class may rebuild the pre-tokenizer instead.
+    # The generic class reads tokenizer.json unchanged; a model's own class may rebuild the pre-tokenizer instead.
     config = inherited | {"tokenizer_class": "PreTrainedTokenizerFast"} | special
     contents = {
         _TOKENIZER_FILE: (tokenizer.full if with_mask else tokenizer.plain).to_str(),
@@ -140,12 +140,12 @@ def tokenizer_files(tokenizer: Tokenizer, *, with_mask: bool = True) -> dict[str
 
 
 def restore_tokenizer(contents: Mapping[str, bytes], config: TokenizerConfig, *, name: str) -> Tokenizer:
-    """The tokenizer whose files have these contents, by name, as `tokenizer_files` gave them.
+    """Load a tokenizer from the contents of its files, as `tokenizer_files` returned them.
 
     Args:
-        contents: What was stored.
+        contents: File contents by name.
         config: The special tokens; its name is not read.
-        name: What it was loaded by before it was stored.
+        name: Name to give it: the one that it was first loaded from.
 
     Raises:
         DataError: The contents are not those of a tokenizer.
@@ -164,14 +164,14 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
     Raises:
         ConfigError: No name, or a special token is not defined or not in the vocabulary.
-        DataError: There are no such files, or they cannot be read.
+        DataError: The files do not exist or cannot be read.
     """
     if config.name is None:
         raise ConfigError("tokenizer.name is not set: give a local folder with a tokenizer.json, or a hub name")
     folder = Path(config.name)
     if not folder.is_dir():
         if folder.is_absolute() or config.name.startswith(".") or config.name.count("/") > 1:
-            raise DataError(f"tokenizer.name={config.name}: there is no such folder")
+            raise DataError(f"tokenizer.name={config.name}: this folder does not exist; check the path")
         folder = _download(config.name)
     tokenizer_file = folder / _TOKENIZER_FILE
     if not tokenizer_file.is_file():
@@ -209,7 +209,7 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[*TOKENIZER_FILES, _CHAT_TEMPLATE_FILE]))
     except Exception as error:
         raise DataError(
-            f"tokenizer.name={name!r} is neither a local folder nor to be had from the Hugging Face hub "
+            f"tokenizer.name={name!r} is neither a local folder nor available on the Hugging Face hub "
             f"({type(error).__name__}: {first_line(error)}); "
             "for a gated repository log in with `hf auth login`"
         ) from error

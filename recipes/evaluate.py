@@ -8,7 +8,7 @@
     python recipes/evaluate.py compare=runs/1b_ntp/eval,runs/1b/eval
 
 Writes <out_dir>: results.json, report.html, which opens offline, summary.png, and for each task a picture,
-<task>.parquet with a record per example, and <task>.grid.csv where it has a grid. A run that was stopped continues
+<task>.parquet with a response per example, and <task>.grid.csv where it has a grid. A run that was stopped continues
 where it was. Runs on a GPU in bf16 where there is one.
 """
 

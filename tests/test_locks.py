@@ -87,7 +87,7 @@ def test_what_a_killed_holder_has_started_keeps_the_lock_and_is_told_apart(lock,
     child = int(os.read(pids, 16))
     kill(pid)
     assert lock_file(lock) is None
-    assert describe_holder(lock).endswith(", which has ended, but not what it started")
+    assert describe_holder(lock).endswith(", which has ended but left child processes running")
     os.kill(child, signal.SIGKILL)
     # It closes its files one after the other.
     handles: list[int] = []

@@ -44,5 +44,5 @@ def test_what_is_not_a_manifest_is_refused(text: str):
 @pytest.mark.parametrize("name", ["../../evil.mds", "/etc/evil.mds", "00000/../../evil.mds"])
 def test_shards_elsewhere_are_refused(name: str):
     text = dataclasses.replace(MANIFEST, shards=(ShardRecord(name, 10, "00", 2),)).to_json()
-    with pytest.raises(DataError, match=f"here names a shard {name}, which lies outside of its folder: prepare"):
+    with pytest.raises(DataError, match=f"here names a shard {name} outside its folder: prepare"):
         Manifest.from_json(text, origin="here")

@@ -70,7 +70,7 @@ def test_the_fingerprint_tells_tokenizers_apart(tokenizer: Tokenizer, tokenizer_
     ("changed", "error", "message"),
     [
         ({"name": None}, ConfigError, "tokenizer.name is not set: give a local folder"),
-        ({"name": "/no/such/folder"}, DataError, "tokenizer.name=/no/such/folder: there is no such folder"),
+        ({"name": "/no/such/folder"}, DataError, "tokenizer.name=/no/such/folder: this folder does not exist"),
         ({"bos_token": "<nope>"}, ConfigError, "tokenizer.bos_token='<nope>' is not in the vocabulary"),
     ],
 )
@@ -106,5 +106,5 @@ def test_an_unreachable_hub_name_is_explained(monkeypatch: pytest.MonkeyPatch):
         raise OSError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(DataError, match="neither a local folder nor to be had from the Hugging Face hub"):
+    with pytest.raises(DataError, match="neither a local folder nor available on the Hugging Face hub"):
         load_tokenizer(TokenizerConfig(name="some/model"))

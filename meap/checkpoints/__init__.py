@@ -1,16 +1,16 @@
-"""What a checkpoint is on disk and in a store, for whoever writes, finds or reads one.
+"""Checkpoints on disk and in a store: writing, finding and reading them.
 
     <folder>/ba120.pt            all state in one file, or
     <folder>/ba120/              a folder of parts, one or more per rank
     <folder>/ba120.json          the record: written last, so that a checkpoint without it does not count
     <folder>/tokenizer/          the run's tokenizer, of all its checkpoints
 
-A folder is self-contained: what it takes to export a checkpoint, to continue it, or to start from it, is in it.
+A folder is self-contained: it holds everything needed to export a checkpoint, to resume it, or to start from it.
 
-record    what belongs to a checkpoint, with sizes and hashes        store    a local folder or a URL full of them
-finding   the one that is meant where none is named
+record    what belongs to a checkpoint, with sizes and hashes    store    a folder of checkpoints, local or behind a URL
+finding   the newest whole checkpoint
 
-Those who need its content import it, and torch with it:
+Imported only where content is read, since they import torch:
 
 reading   weights, configuration and tokenizer of a checkpoint      trust    loads tensors and plain values only
 """

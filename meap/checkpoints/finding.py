@@ -1,4 +1,4 @@
-"""The checkpoint of a run that is meant where none is named: the newest that is whole."""
+"""Finds the newest whole checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["find_checkpoint", "require_checkpoint"]
 
 
 def find_checkpoint(folder: str) -> str:
-    """Path or URL of the newest checkpoint in `folder` that is whole; a damaged one is named on a line.
+    """Path or URL of the newest whole checkpoint in `folder`; prints a line about each damaged one.
 
-    A local one is read to the last byte. Of one behind a URL only sizes are compared, since it is not here yet.
+    Every byte of a local checkpoint is verified. Behind a URL only sizes are compared, since nothing is downloaded yet.
 
     Raises:
-        CheckpointError: There is none, or the folder cannot be read.
+        CheckpointError: No checkpoint is whole, or the folder cannot be read.
     """
     store = CheckpointStore(folder)
     steps = store.steps()
@@ -29,14 +29,14 @@ def find_checkpoint(folder: str) -> str:
 
 
 def require_checkpoint(folder: str) -> None:
-    """Raise `CheckpointError` where not even a record of a checkpoint is in `folder`, whose contents are not read."""
+    """Raise `CheckpointError` unless `folder` holds a checkpoint record; no checkpoint is read."""
     if not CheckpointStore(folder).steps():
         raise _none_whole(folder, num_records=0)
 
 
 def _none_whole(folder: str, *, num_records: int) -> CheckpointError:
     return CheckpointError(
-        f"checkpoint.folder={folder} holds no checkpoint that is whole (of {num_records} with a record, "
+        f"checkpoint.folder={folder} holds no whole checkpoint (of {num_records} with a record, "
         "ba<step>.json): train first, or give export.checkpoint=<file or folder>"
     )
 

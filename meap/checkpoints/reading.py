@@ -1,4 +1,4 @@
-"""Read weights, configuration and tokenizer from a run's checkpoint, which lies locally or in a store."""
+"""Reads weights, configuration and tokenizer of a checkpoint, local or in a store."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _NOT_ALLOWED = re.compile(r"GLOBAL (\S+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds for those who do not continue it."""
+    """The content of a checkpoint without the state that only resuming needs."""
 
     name: str
     """File name."""
     run_name: str | None
-    """Name of the run that wrote it, where the file says so."""
+    """Name of the run that wrote it; None if the file does not say."""
     step: int | None
     """Optimiser steps taken."""
     tokens: int | None
@@ -56,9 +56,9 @@ def read_record(location: str) -> CheckpointRecord:
     """The record beside the checkpoint at `location`.
 
     Raises:
-        CheckpointError: There is no whole one.
+        CheckpointError: It is missing or damaged.
     """
-    store, step = _placed(location)
+    store, step = _store_and_step(location)
     try:
         return store.record(step)
     except DamagedError as error:
@@ -74,19 +74,19 @@ def recorded_config(record: CheckpointRecord, location: str) -> TrainingConfig:
 
 
 def recorded_tokenizer(record: CheckpointRecord, location: str, *, otherwise: TokenizerConfig) -> Tokenizer:
-    """The tokenizer that lies beside the checkpoint at `location`.
+    """The tokenizer stored beside the checkpoint at `location`.
 
     Args:
-        record: The checkpoint's.
+        record: Record of the checkpoint.
         location: Path or URL of the checkpoint.
-        otherwise: What to take where that one is missing or damaged, if its name is set.
+        otherwise: Tokenizer to use if that one is missing or damaged; only if its name is set.
 
     Raises:
-        CheckpointError: It is missing or damaged, and there is no other.
+        CheckpointError: It is missing or damaged, and no other is named.
         MismatchError: The other one is not the run's.
     """
     expected, config = record.model.tokenizer, recorded_config(record, location).tokenizer
-    store, _ = _placed(location)
+    store, _ = _store_and_step(location)
     try:
         contents = {PurePosixPath(file.name).name: store.read(file) for file in record.model.tokenizer_files}
     except DamagedError as error:
@@ -107,7 +107,7 @@ def rows_without_mask(record: CheckpointRecord) -> int:
     """Embedding rows of an export without the mask token: as many as before it was added.
 
     Raises:
-        ConfigError: It was not added by this run, or by one it started from, so it is not its to take.
+        ConfigError: Neither this run nor one that it started from added the mask token.
     """
     rows, config = record.model.rows_without_mask, recorded_config(record, record.name)
     if rows is None:
@@ -118,8 +118,8 @@ def rows_without_mask(record: CheckpointRecord) -> int:
     return rows
 
 
-def _placed(location: str) -> tuple[CheckpointStore, int]:
-    """The folder of a checkpoint, and its step."""
+def _store_and_step(location: str) -> tuple[CheckpointStore, int]:
+    """The store of a checkpoint, and its step."""
     parent, _, name = location.rstrip("/").rpartition("/")
     step = _STEP.fullmatch(name)
     if step is None:
@@ -132,14 +132,14 @@ def local_copy(location: str) -> Iterator[Path]:
     """A local file or folder with the checkpoint at `location`; a download is verified, and removed at the end.
 
     Raises:
-        CheckpointError: It is not there, cannot be downloaded, or is not what was written.
+        CheckpointError: It does not exist, cannot be downloaded, or is damaged.
     """
     if not is_url(location):
         if not Path(location).exists():
             raise CheckpointError(f"checkpoint {location} does not exist: correct export.checkpoint")
         yield Path(location)
         return
-    store, step = _placed(location)
+    store, step = _store_and_step(location)
     with tempfile.TemporaryDirectory(prefix="meap-checkpoint-") as folder:
         try:
             record = store.record(step)
@@ -183,7 +183,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     timestamp = state.get("timestamp", {}).get("Timestamp", {})
     run_name, step, tokens = state.get("run_name"), timestamp.get("batch"), timestamp.get("token")
-    if path.is_dir():  # the folder holds weights as parts, all else stands in its record
+    if path.is_dir():  # the folder holds the weights, its record the rest
         record = _record_beside(path)
         run_name, step, tokens = record.run, record.step, record.tokens
     return Checkpoint(path.name, run_name, step, tokens, weights)
@@ -194,18 +194,18 @@ def _record_beside(path: Path) -> CheckpointRecord:
         return CheckpointRecord.from_json(path.with_name(f"{path.name}.json").read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"checkpoint {path.name} has no whole {path.name}.json beside it ({error}): give an older one with "
+            f"checkpoint {path.name} has no intact {path.name}.json beside it ({error}): give an older one with "
             "export.checkpoint"
         ) from error
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the checkpoint's weights into `model`, every one of them.
+    """Load the checkpoint's weights into `model`, all of them.
 
     Raises:
         CheckpointError: Names or shapes differ.
     """
-    # DDP and torch.compile leave their wrappers in the names.
+    # DDP and torch.compile add prefixes to names.
     weights = {
         name.removeprefix("module.").replace("_orig_mod.", ""): value for name, value in checkpoint.weights.items()
     }

@@ -1,4 +1,4 @@
-"""The record of a checkpoint: its files with sizes and hashes, the run that wrote them, and what using them takes."""
+"""The record of a checkpoint: its files with sizes and hashes, the run that wrote them, and how to use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CheckpointFile", "CheckpointRecord", "ModelRecord", "describe_conten
 
 _FORMAT = 2
 _READ_BYTES = 1 << 24
-# What a record names is read and deleted, so a name must not lead out of the checkpoint's folder.
+# Files that a record names are read and deleted, so no name may lead out of the checkpoint's folder.
 _FILE_NAME = re.compile(r"ba\d+(\.pt|/[A-Za-z0-9_.]+)")
 _SHARED_NAME = re.compile(r"tokenizer/[A-Za-z0-9_.]+")
 
@@ -35,20 +35,20 @@ class CheckpointFile:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What it takes to use a run's weights where neither its data nor the model it started from can be reached."""
+    """What is needed to use a run's weights without its data or its base model."""
 
     architecture: dict[str, Any]
     """Transformers' configuration of the model, `model_type` included."""
     rows_without_mask: int | None
-    """Embedding rows before the mask token was added; None where that came from elsewhere."""
+    """Embedding rows before the mask token was added; None if no run added it."""
     tokenizer: TokenizerRecord
     tokenizer_files: tuple[CheckpointFile, ...]
-    """Below the folder of checkpoints, which all of them share: ``tokenizer/tokenizer.json``."""
+    """Shared by all checkpoints of the folder: ``tokenizer/tokenizer.json`` below it."""
 
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """All that must be known of a checkpoint before it is read."""
+    """What must be known of a checkpoint before it is read."""
 
     step: int
     """Optimiser steps taken."""
@@ -64,7 +64,7 @@ class CheckpointRecord:
     """The run's resolved configuration."""
     model: ModelRecord
     data: dict[str, str] = field(default_factory=dict[str, str])
-    """What tells the rows of training from others, wherever they are, as `meap.data.Shards.identity` has it."""
+    """Fingerprint of the rows of each stream, as `meap.data.Shards.identity` gives it."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
     files: tuple[CheckpointFile, ...] = ()
 
@@ -80,17 +80,17 @@ class CheckpointRecord:
 
     @classmethod
     def from_json(cls, text: bytes) -> CheckpointRecord:
-        """Read back what `to_json` gave.
+        """Read what `to_json` wrote.
 
         Raises:
-            ValueError: The text is damaged, or names a file outside of the folder of checkpoints.
-            CheckpointError: It is whole, but of another format.
+            ValueError: The text is damaged, or names a file outside the folder of checkpoints.
+            CheckpointError: It has another format version.
         """
         try:
             content = cast("dict[str, Any]", json.loads(text))
             stored_hash = content.pop("xxh3_128")
             if stored_hash != _hash_of(content):
-                raise ValueError("its content does not have its hash")
+                raise ValueError("its hash does not match its content")
             if (found := content.pop("format")) != _FORMAT:
                 raise CheckpointError(
                     f"the record of step {content['step']} has format {found}, this program reads {_FORMAT}: use the "
@@ -104,27 +104,27 @@ class CheckpointRecord:
             files = tuple(CheckpointFile(**each) for each in content.pop("files"))
             record = cls(**content, model=ModelRecord(**model), files=files)
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"it is no whole record ({type(error).__name__})") from error
+            raise ValueError(f"it is not a complete record ({type(error).__name__})") from error
         for allowed, named in ((_FILE_NAME, record.files), (_SHARED_NAME, record.model.tokenizer_files)):
             for file in named:
                 if not allowed.fullmatch(file.name) or ".." in file.name:
-                    raise ValueError(f"it names {file.name!r}, which no checkpoint has")
+                    raise ValueError(f"it names {file.name!r}, which is not a file of a checkpoint")
         return record
 
 
 def describe_file(path: Path, name: str) -> CheckpointFile:
-    """Size and hash of a local file that is to be called `name`."""
+    """Size and hash of a local file, to be stored as `name`."""
     size, digest = _read(path)
     return CheckpointFile(name, size, digest)
 
 
 def describe_content(content: bytes, name: str) -> CheckpointFile:
-    """Size and hash of what is to be stored as `name`."""
+    """Size and hash of content to be stored as `name`."""
     return CheckpointFile(name, len(content), xxhash.xxh3_128(content).hexdigest())
 
 
 def matches(path: Path, file: CheckpointFile) -> bool:
-    """Whether a local file is there with the size and hash that the record says."""
+    """Whether a local file exists with the recorded size and hash."""
     return path.is_file() and path.stat().st_size == file.size and _read(path)[1] == file.xxh3_128
 
 

@@ -1,7 +1,7 @@
 """A folder of checkpoints, local or behind a URL: list, verify, fetch, publish and delete them.
 
-Nothing is trusted without its record, and nothing is taken for damaged because a store does not answer: the first would
-continue from garbage, the second would throw work away.
+A checkpoint without its record is never used: a run could resume from garbage. A store that does not answer never makes
+a checkpoint count as damaged: work would be thrown away.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _ANY = re.compile(r"ba(\d+)(\.pt|\.json)?")
 
 
 class DamagedError(Exception):
-    """A checkpoint, or its record, is not what was written; says what is wrong with it."""
+    """A checkpoint or its record is missing or differs from what was written; the message says how."""
 
 
 def checkpoint_name(step: int) -> str:
-    """What the names of a checkpoint's files begin with."""
+    """The prefix of the names of a checkpoint's files."""
     return f"ba{step}"
 
 
@@ -65,7 +65,7 @@ class CheckpointStore:
         """The record of a step.
 
         Raises:
-            DamagedError: It is missing or not whole.
+            DamagedError: It is missing or damaged.
             CheckpointError: The store cannot be read.
         """
         name = f"{checkpoint_name(step)}.json"
@@ -81,7 +81,7 @@ class CheckpointStore:
         return record
 
     def fetch(self, record: CheckpointRecord, into: Path) -> Path:
-        """Verify every byte of a checkpoint, downloading to `into` what is not there yet; returns its local path.
+        """Verify every byte of a checkpoint, downloading missing files to `into`; return its local path.
 
         Raises:
             DamagedError: A file is missing, or has another size or hash even after a second download.
@@ -110,7 +110,7 @@ class CheckpointStore:
                 raise DamagedError(f"{file.name} has {size:,} bytes instead of {file.size:,}")
 
     def upload(self, names: Sequence[str], local: Path) -> None:
-        """Copy files from `local`, whose names are as in a record, to the URL.
+        """Upload files from `local` under their names in the record.
 
         Raises:
             CheckpointError: One could not be uploaded, after several attempts.
@@ -119,7 +119,7 @@ class CheckpointStore:
             self._folder.upload(local / name, name)
 
     def read(self, file: CheckpointFile) -> bytes:
-        """A small file that checkpoints share.
+        """Content of a small file that checkpoints share.
 
         Raises:
             DamagedError: It is missing, or has another size or hash.
@@ -133,7 +133,7 @@ class CheckpointStore:
         return content
 
     def share(self, contents: Mapping[CheckpointFile, bytes]) -> None:
-        """Write small files that checkpoints share, unless they are there already.
+        """Write small files that checkpoints share, unless they exist.
 
         Raises:
             CheckpointError: One cannot be written.
@@ -143,7 +143,7 @@ class CheckpointStore:
                 self._folder.write(file.name, content)
 
     def withdraw(self, step: int) -> None:
-        """Remove a step's record, so that its files can be written anew."""
+        """Remove a step's record, so that its files can be written again."""
         self._folder.remove(f"{checkpoint_name(step)}.json")
 
     def publish(self, record: CheckpointRecord) -> None:
@@ -158,9 +158,9 @@ class CheckpointStore:
         return True
 
     def prune(self, keep: int, *, newest: int) -> None:
-        """Delete checkpoints before the last `keep` up to step `newest`, and what never got a record; -1 deletes none.
+        """Delete all up to step `newest` but the last `keep` checkpoints, also files without a record; -1 deletes none.
 
-        A record goes first: a half-deleted checkpoint does not count.
+        The record is deleted first: a half-deleted checkpoint does not count.
         """
         if keep == -1:
             return
@@ -169,7 +169,7 @@ class CheckpointStore:
         self._delete(names, kept=recorded[:keep], newest=newest)
 
     def prune_copies(self, keep: int, *, newest: int) -> None:
-        """Delete local copies, which need no record, before the last `keep` up to step `newest`; -1 deletes none."""
+        """Delete all up to step `newest` but the last `keep` local copies, which need no record; -1 deletes none."""
         if keep == -1:
             return
         names = self._names()
@@ -186,7 +186,7 @@ class CheckpointStore:
         """Names directly below the folder; empty where it does not exist."""
         names = self._folder.entries()
         if not names:
-            # A store has no empty folders: what is not there may begin, but its bucket must be there.
+            # A store has no empty folders: a missing one may be new, but its bucket must exist.
             self._folder.require_bucket()
         return names
 
@@ -194,7 +194,7 @@ class CheckpointStore:
         if matches(path, file):
             return
         with whole_file(path) as draft:
-            for _ in range(2):  # a transfer that went wrong heals, what is stored wrongly does not
+            for _ in range(2):  # a second transfer may repair a failed one, but no damaged file
                 if not self._folder.download(file.name, draft, num_bytes=file.size):
                     raise DamagedError(f"{file.name} is missing")
                 if matches(draft, file):

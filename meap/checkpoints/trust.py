@@ -39,18 +39,18 @@ _DCP_TYPES = {
     ("collections", "OrderedDict"),
     ("pathlib", "PosixPath"),
 }
-"""What torch.distributed.checkpoint puts into a ``.metadata`` besides plain values and dtypes."""
+"""Types that torch.distributed.checkpoint writes to a ``.metadata`` besides plain values and dtypes."""
 
 
 def require_data(path: str | Path, specs: Any = None) -> bool:
-    """Whether a file of a checkpoint may be read: that of a ``.metadata`` is known only by reading it as data.
+    """Raise unless a file of a checkpoint holds data only; a ``.metadata`` is parsed to find out.
 
     Args:
         path: File that is about to be read.
-        specs: Composer passes what it wants of the file; not used.
+        specs: Passed by Composer; not used.
 
     Raises:
-        pickle.UnpicklingError: It asks for more than `torch.distributed.checkpoint` writes.
+        pickle.UnpicklingError: It refers to types that `torch.distributed.checkpoint` does not write.
     """
     del specs
     if Path(path).name == _METADATA_NAME:
@@ -64,7 +64,7 @@ def load_checkpoint(path: str) -> dict[str, Any]:
     Args:
         path: A file; or the folder of a sharded checkpoint, of which only the model's weights are read.
     """
-    # On leaving, torch forgets what is named here, also where `forbid_unpickling` had named it before.
+    # On exit torch removes these types from its list, also those that `forbid_unpickling` had added.
     allowed_already = torch.serialization.get_safe_globals()
     with torch.serialization.safe_globals([each for each in allowed_types() if each not in allowed_already]):
         if not Path(path).is_dir():
@@ -92,12 +92,12 @@ def _read_metadata(path: Path) -> Metadata:
     with path.open("rb") as handle:
         metadata = _DataUnpickler(handle).load()
     if not isinstance(metadata, Metadata):
-        raise pickle.UnpicklingError(f"{path} holds no metadata of a checkpoint")
+        raise pickle.UnpicklingError(f"{path} is not the metadata of a checkpoint")
     return metadata
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Knows the few classes that describe a sharded checkpoint, and nothing that does anything."""
+    """Resolves only the classes that describe a sharded checkpoint."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _DCP_TYPES:
@@ -108,7 +108,7 @@ class _DataUnpickler(pickle.Unpickler):
 
 
 def allowed_types() -> list[Any]:
-    """What a checkpoint may hold besides tensors and the types that torch itself takes for data."""
+    """Types that a checkpoint may hold besides tensors and those that torch itself allows."""
     from numpy._core import multiarray
 
     numpy_types: list[Any] = [np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar]  # pyright: ignore[reportAttributeAccessIssue]

@@ -46,7 +46,7 @@ def _merge(section: Any, merged: dict[str, Any], layer: Given, prefix: str) -> N
 
 
 def _meant(config_class: type[Any], key: str, given: Given) -> tuple[str, str]:
-    """The key that is not known, with all its names where a known one differs in their case, and a remedy."""
+    """The unknown key, in full if a known one differs in case only, and a remedy."""
     if key in config_keys(config_class):
         section, _, name = key.rpartition(".")
         return key, f"in a yaml, keys stand below their sections: write {section}: {{{name}: ...}}"
@@ -62,7 +62,7 @@ def _meant(config_class: type[Any], key: str, given: Given) -> tuple[str, str]:
 
 
 class _Assembly:
-    """Gives each key its value, once; a reference asks for that of another."""
+    """Resolves each key once; a reference resolves another key."""
 
     def __init__(self, config_class: type[Any], merged: Mapping[str, Any]) -> None:
         self._class, self._merged = config_class, merged
@@ -146,7 +146,7 @@ class _Assembly:
         if hint is None:
             meant = nearest_keys(self._class, reference)
             remedy = f"did you mean ${{{meant[0]}}}?" if meant else "references are to keys, as ${run.name}"
-            raise given.fails(f"${{{reference}}} is no key of the configuration: {remedy}")
+            raise given.fails(f"${{{reference}}} is not a key of the configuration: {remedy}")
         if is_section(hint):
             raise given.fails(f"${{{reference}}} is a section: refer to one of its keys")
         return self._leaf(hint, found, reference, default)

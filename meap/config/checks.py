@@ -52,17 +52,17 @@ def require_plain_address(key: str, value: str) -> None:
     """Raise if `value` is a URL with a user or password, since configurations are stored; it is not repeated."""
     if "@" in urlsplit(value).netloc:
         raise ConfigError(
-            f"{key} is a URL with a user or password in it, which would be stored with the run: leave out what stands "
-            "before the @ and give credentials through the environment"
+            f"{key} is a URL with a user or password in it, which would be stored with the run: remove "
+            "the part before the @ and set credentials in the environment"
         )
 
 
 def require_writable_file(key: str, value: str | None, *, example: str) -> None:
-    """Raise if the file to write, where one is named, is a folder, or its folder does not exist.
+    """Raise if the file to write is a folder, or its folder does not exist.
 
     Args:
         key: The key that names the file.
-        value: The file; None where none is asked for.
+        value: The file; None for none.
         example: A file name to propose.
     """
     if value is None:
@@ -75,7 +75,7 @@ def require_writable_file(key: str, value: str | None, *, example: str) -> None:
 
 
 def require_folder_name(key: str, value: str) -> None:
-    """Raise unless `value` can be the name of a folder, here and on any file system that is likely to be shared."""
+    """Raise unless `value` is a valid name of a folder on any common file system."""
     wrong, size = None, len(value.encode(errors="replace"))
     if value in {".", ".."} or "/" in value or "\\" in value:
         wrong = "leads to another folder"

@@ -59,13 +59,13 @@ def run_command(
         config_class: Dataclass of the configuration.
         run: The entry point's steps; heavy libraries are imported inside it, so that ``--help`` is quick.
         doc: The entry point's docstring, which ``--help`` prints.
-        dry_run: What ``--dry-run`` does instead, where the entry point has it.
-        check: Raises for what can be told from the configuration; light, since it runs before heavy imports.
+        dry_run: Runs instead with ``--dry-run``; None if the entry point has no such option.
+        check: Raises for errors in the configuration alone; light, since it runs before heavy imports.
         loads: The libraries that take seconds to import, named in a line before `run`; may depend on the configuration.
-        starts_bare: Whether it may start without any argument; where it may not, that prints its usage.
-        command: What it is called in messages; unset, the name of the script that `run` is in.
-        subjects: The keys that a user may have meant who gave values alone, in their order.
-        argv: Arguments; those of the process where unset.
+        starts_bare: Whether it may start without arguments; otherwise that prints its usage.
+        command: Its name in messages; unset: the name of the script that defines `run`.
+        subjects: Keys that values without a key may be meant for, in order.
+        argv: Arguments; unset: those of the process.
 
     Returns:
         Exit status: 0 done, 2 bad configuration, 1 any other `MeapError`, 130 interrupted, 141 the reader of its output
@@ -138,7 +138,7 @@ def drop_lost_reader() -> bool:
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)
-    except OSError:  # it is no file
+    except OSError:  # not a file
         return False
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
         return False
@@ -158,7 +158,7 @@ def _status_of(run: Callable[[], object]) -> int:
         with stopping_by_signals():
             run()
     except StoppedError as stopped:
-        if str(stopped):  # one rank speaks for all
+        if str(stopped):  # one rank prints for all
             print(stopped, file=sys.stderr, flush=True)
         return _STOPPED
     except MeapError as error:
@@ -172,7 +172,7 @@ def _status_of(run: Callable[[], object]) -> int:
 
 
 def _name_of(run: Callable[..., None]) -> str:
-    """The name of the entry point that a function is in, also where something else has started it."""
+    """The name of the script that defines a function, whichever script was started."""
     code = getattr(run, "__code__", None)
     return Path(code.co_filename if code is not None else sys.argv[0]).stem
 

@@ -53,9 +53,9 @@ class InspectConfig:
     loss: str | None = None
     """Fine-tuning shards only: `answer+masked` or `masked`. Unset: sft.loss of training."""
     html: str | None = None
-    """Page of HTML to write as well, with these samples and statistics."""
+    """HTML page to write, with these samples and statistics."""
     stats_shards: int = 0
-    """Shards to read for the statistics of the page, beside those of the samples; at least 0."""
+    """Shards to read for the statistics of the page, in addition to those of the samples; at least 0."""
     cache_dir: str | None = None
     """Folder that keeps downloaded shards. Unset: a temporary one."""
     color: str = "auto"
@@ -72,7 +72,7 @@ class InspectConfig:
 
     @property
     def sft_keys(self) -> list[str]:
-        """Keys that were set and that fine-tuning shards alone understand."""
+        """Keys that were set and apply to fine-tuning shards only."""
         return [name for name in ("layout", "loss") if getattr(self, name) is not None]
 
     def resolve_training(self) -> TrainingConfig:
@@ -107,7 +107,7 @@ class InspectConfig:
         return (self.remote or data.remote).rstrip("/") or "/"
 
     def check(self) -> None:
-        """Raise `ConfigError` for what can be told before anything is loaded."""
+        """Raise `ConfigError` for errors in the configuration alone."""
         require_plain_url("remote", self.resolve_remote())
         require_writable_file("html", self.html, example="samples.html")
 
@@ -141,7 +141,7 @@ class VerifyConfig:
         return self.remote.rstrip("/") or "/"
 
     def check(self) -> None:
-        """Raise `ConfigError` for what can be told before anything is loaded."""
+        """Raise `ConfigError` for errors in the configuration alone."""
         require_plain_url("remote", self.require_remote())
 
 
@@ -152,11 +152,11 @@ class StatsConfig(VerifyConfig):
     top: int = 20
     """Tokens and sources to list; at least 0."""
     ngrams: bool = False
-    """Whether to measure the share of 13-grams that occur more than once, too."""
+    """Whether to also measure the share of 13-grams that occur more than once."""
     json: str | None = None
-    """JSON file to write as well, with all numbers."""
+    """JSON file to write, with all numbers."""
     picture: str | None = None
-    """PNG file to write as well."""
+    """PNG file to write."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,7 +165,7 @@ class StatsConfig(VerifyConfig):
             raise ConfigError(f"picture={self.picture}: pictures are PNG; name a file that ends in .png")
 
     def check(self) -> None:
-        """Raise `ConfigError` for what can be told before anything is loaded."""
+        """Raise `ConfigError` for errors in the configuration alone."""
         super().check()
         require_writable_file("json", self.json, example="stats.json")
         require_writable_file("picture", self.picture, example="stats.png")
@@ -178,9 +178,9 @@ class ReportConfig:
     runs: str | None = None
     """Folders of runs, separated by commas, such as runs/1b,runs/1b_ntp; the others are compared with the first."""
     html: str | None = None
-    """Page of HTML to write as well, which opens offline."""
+    """HTML page to write, which opens offline."""
     json: str | None = None
-    """JSON file to write as well, with all numbers."""
+    """JSON file to write, with all numbers."""
 
     def __post_init__(self) -> None:
         if self.html is not None and self.html == self.json:
@@ -192,7 +192,7 @@ class ReportConfig:
         return [folder.strip() for folder in (self.runs or "").split(",") if folder.strip()]
 
     def check(self) -> None:
-        """Raise `ConfigError` for what can be told before anything is loaded."""
+        """Raise `ConfigError` for errors in the configuration alone."""
         if not self.folders:
             raise ConfigError("runs is not set: give runs=<folder>,<folder>,...")
         for folder in self.folders:
@@ -214,11 +214,11 @@ class GenerateConfig:
     prompt: str | None = None
     """Text to continue; in a chat, what the user says."""
     chat: str = "auto"
-    """Whether the prompt is rendered by the model's chat template: `true`, `false`, or `auto`: where it has one."""
+    """Whether the prompt is rendered by the model's chat template: `true`, `false`, or `auto` (if it has one)."""
     system: str | None = None
     """System message of the chat."""
     max_tokens: int = 256
-    """Tokens to generate at most, at least 1; the model may end before, and must where its context ends."""
+    """Most tokens to generate, at least 1; the end-of-text token and the model's context may end the text earlier."""
     temperature: float = 0.0
     """0 takes the most likely token (greedy); above 0, tokens are sampled from softmax(logits / temperature)."""
     top_p: float = 1.0
@@ -226,7 +226,7 @@ class GenerateConfig:
     seed: int = 0
     """Seed of sampling; at least 0."""
     add_bos: bool = True
-    """Whether a prompt outside of a chat begins with BOS, as every document of data preparation does."""
+    """Whether a prompt outside a chat begins with BOS, as every document of data preparation does."""
 
     def __post_init__(self) -> None:
         require_one_of("chat", self.chat, ("auto", "true", "false"))
@@ -236,12 +236,12 @@ class GenerateConfig:
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p} is out of range: it must be in (0, 1]; 1 samples from all tokens")
         if self.top_p < 1 and not self.temperature:
-            raise ConfigError(f"top_p={self.top_p} means nothing without sampling: set temperature, such as 0.8")
+            raise ConfigError(f"top_p={self.top_p} has no effect without sampling: set temperature, such as 0.8")
         if self.system is not None and self.chat == "false":
             raise ConfigError("system is the system message of a chat, but chat=false: leave one of them out")
 
     def check(self) -> None:
-        """Raise `ConfigError` for what can be told before anything is loaded."""
+        """Raise `ConfigError` for errors in the configuration alone."""
         if self.model is None:
             raise ConfigError("model is not set: give model=<Hugging Face folder, folder of a run, or hub name>")
         if is_url(self.model):
@@ -252,4 +252,4 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """No keys: everything is shown."""
+    """No keys."""

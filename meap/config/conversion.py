@@ -1,4 +1,4 @@
-"""From text to the type that a key is declared with: a number for a number, for text what is written."""
+"""Converts text to the declared type of a key."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def takes_list(hint: Any) -> Literal["never", "maybe", "always"]:
 
 
 def as_typed(value: Any) -> str:
-    """A value as it is written on the command line; nothing for what is unset."""
+    """A value as written on the command line; empty if it is unset."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(as_typed, cast('tuple[Any, ...]', value)))}]"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The configuration of an evaluation: what is measured on which model, with a section per task."""
+"""The configuration of an evaluation: the model, the benchmark tasks, and a section per task."""
 
 from __future__ import annotations
 
@@ -85,21 +85,21 @@ class NeedleFuConfig:
     """Needle in a haystack as Fu et al. (2024) ask base models: a sentence in a book."""
 
     lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384, 24576, 32768)
-    """Tokens of a prompt with what is generated and `buffer`; more than `buffer` and the needle."""
+    """Lengths in tokens, prompt, answer and `buffer` included; more than `buffer` and the needle."""
     depths: int = 11
-    """Places of the needle from 0 % to 100 % of the haystack; at least 2."""
+    """Number of depths of the needle, evenly from 0 % to 100 % of the haystack; at least 2."""
     trials: int = 1
-    """Prompts per length and depth, each beginning at another sentence of the haystack."""
+    """Prompts per length and depth, each starting at a different sentence of the haystack."""
     buffer: int = 200
-    """Tokens of a length that are left for the frame of the prompt and for the answer."""
+    """Tokens of each length reserved for the rest of the prompt and for the answer."""
     max_new_tokens: int = 50
-    """Tokens to generate."""
+    """Most tokens to generate."""
     needle: str = "\nThe best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day.\n"
-    """The sentence that is hidden."""
+    """Sentence to hide in the haystack."""
     question: str = "What is the best thing to do in San Francisco?"
-    """What is asked."""
+    """Question that the prompt asks."""
     answer: str = "eat a sandwich and sit in Dolores Park on a sunny day"
-    """What is to be said."""
+    """Expected answer."""
 
     def __post_init__(self) -> None:
         _require_grid("needle_fu", self.lengths, self.depths, self.trials, self.buffer)
@@ -111,20 +111,19 @@ class NeedleMagicConfig:
     """Needle in a haystack as Ye et al. (2024) ask: the magic number of a city."""
 
     lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384, 24576, 32768)
-    """Tokens of a prompt with what is generated and `buffer`."""
+    """Lengths in tokens, prompt, answer and `buffer` included."""
     depths: int = 11
-    """Places of the asked needle from 0 % to 100 % of the haystack; at least 2."""
+    """Number of depths of the asked needle, evenly from 0 % to 100 % of the haystack; at least 2."""
     trials: int = 10
-    """Prompts per length and depth, each with another city, number and beginning of the haystack."""
+    """Prompts per length and depth, each with a different city, number and start of the haystack."""
     needles: int = 1
-    """Cities with a number (N); those not asked for stand anywhere. In [1, 60]."""
+    """Cities with a number (N), in [1, 60]; those not asked for are at random depths."""
     asked: int = 1
-    """Cities that a prompt asks for at once (R); the first has the depth, the others stand anywhere. In
-    [1, `needles`]."""
+    """Cities that a prompt asks for at once (R), in [1, `needles`]; the first is at the depth, the others at random."""
     buffer: int = 150
-    """Tokens of a length that are left for the frame of the prompt, the needles and the answer."""
+    """Tokens of each length reserved for the rest of the prompt, the needles and the answer."""
     max_new_tokens: int = 20
-    """Tokens to generate for each city that is asked for."""
+    """Most tokens to generate for each city that is asked for."""
 
     def __post_init__(self) -> None:
         _require_grid("needle_magic", self.lengths, self.depths, self.trials, self.buffer)
@@ -140,29 +139,29 @@ class NeedleMagicConfig:
 
 @dataclass(frozen=True)
 class MultiNeedleConfig:
-    """A question that takes several sentences in a haystack: multi-needle reasoning of NeedleBench (2024)."""
+    """Questions that need several sentences of a haystack: multi-needle reasoning of NeedleBench (2024)."""
 
     source: str | None = None
     """File of questions such as NeedleBench's multi_needle_reasoning_en.json, JSON or JSON lines. Unset: generated."""
     needles: tuple[int, ...] = (2, 3, 4, 5)
-    """Sentences that a question takes; at least 1 each."""
+    """Sentences that a question needs; at least 1 each."""
     lengths: tuple[int, ...] = (1000, 2000, 3000, 4000)
-    """Tokens of a prompt with what is generated and `buffer`; more than `buffer` and the needles."""
+    """Lengths in tokens, prompt, answer and `buffer` included; more than `buffer` and the needles."""
     depths: tuple[int, ...] = (0, 10, 21, 31, 42, 52, 63, 73, 84, 94, 100)
-    """Places of the first needle in percent of the haystack; each other one stands a tenth further. In [0, 100]."""
+    """Depths of the first needle in percent of the haystack, in [0, 100]; each further needle is a tenth deeper."""
     trials: int = 10
-    """Prompts per number of needles, length and depth, each with another question and beginning of the haystack."""
+    """Prompts per number of needles, length and depth, each with a different question and start of the haystack."""
     buffer: int = 600
-    """Tokens of a length that are left for the frame of the prompt and for the answer."""
+    """Tokens of each length reserved for the rest of the prompt and for the answer."""
     max_new_tokens: int = 100
-    """Tokens to generate."""
+    """Most tokens to generate."""
 
     def __post_init__(self) -> None:
         _require_list("multi_needle.needles", self.needles, 1)
         _require_list("multi_needle.depths", self.depths, 0)
         if max(self.depths) > 100:
             raise ConfigError(
-                f"multi_needle.depths={list(self.depths)} has one beyond the haystack: they are percent, in [0, 100]"
+                f"multi_needle.depths={list(self.depths)} is out of range: depths are percent, in [0, 100]"
             )
         _require_room("multi_needle", self.lengths, self.trials, self.buffer)
         require_at_least("multi_needle.max_new_tokens", self.max_new_tokens, 1)
@@ -170,7 +169,7 @@ class MultiNeedleConfig:
 
 @dataclass(frozen=True)
 class AncestralTraceConfig:
-    """The eldest of a family whose relations are told in no order: the ancestral trace challenge of NeedleBench."""
+    """The eldest of a family from its shuffled relations: the ancestral trace challenge of NeedleBench."""
 
     relations: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
     """Relations per family; guessing scores 1 / relations. In [2, 512] each."""
@@ -179,13 +178,13 @@ class AncestralTraceConfig:
     notes: bool = True
     """Whether prompts have the introduction, examples and notes of the source, about 450 tokens."""
     max_new_tokens: int = 24
-    """Tokens to generate: those of a name."""
+    """Most tokens to generate; a name takes fewer."""
 
     def __post_init__(self) -> None:
         _require_list("ancestral_trace.relations", self.relations, 2)
         if max(self.relations) > 512:
             raise ConfigError(
-                f"ancestral_trace.relations={list(self.relations)} has too large a family: at most 512 have a name each"
+                f"ancestral_trace.relations={list(self.relations)} is out of range: at most 512 relations"
             )
         require_at_least("ancestral_trace.trials", self.trials, 1)
         require_at_least("ancestral_trace.max_new_tokens", self.max_new_tokens, 1)
@@ -193,7 +192,7 @@ class AncestralTraceConfig:
 
 @dataclass(frozen=True)
 class MultidocQaConfig:
-    """Questions over many documents of which one answers: lost in the middle (Liu et al., 2024)."""
+    """Questions over many documents, one of which holds the answer: lost in the middle (Liu et al., 2024)."""
 
     source: str | None = None
     """Folder of the published files (nq-open-20_total_documents_gold_at_4.jsonl.gz and so on), or the published
@@ -201,15 +200,15 @@ class MultidocQaConfig:
     documents: tuple[int, ...] = (10, 20)
     """Documents per prompt; at least 2 each."""
     positions: tuple[int, ...] = (1, 5, 10, 15, 20)
-    """Places of the answering document, from 1; those beyond `documents` are left out."""
+    """Positions of the document with the answer, from 1; those beyond `documents` are skipped."""
     questions: int = 0
-    """The first so many questions; 0 asks all (of generated ones 200)."""
+    """Number of questions, from the first; 0 asks all (200 if generated)."""
     closed_book: bool = True
     """Whether the questions are also asked without documents: the floor."""
     oracle: bool = True
-    """Whether they are also asked with the answering document alone: the ceiling, as in Table 9."""
+    """Whether the questions are also asked with the answering document alone: the ceiling, as in Table 9."""
     max_new_tokens: int = 100
-    """Tokens to generate at most; an answer ends with its line."""
+    """Most tokens to generate; an answer ends with its line."""
 
     def __post_init__(self) -> None:
         _require_list("multidoc_qa.documents", self.documents, 2)
@@ -218,7 +217,7 @@ class MultidocQaConfig:
         require_at_least("multidoc_qa.max_new_tokens", self.max_new_tokens, 1)
         if min(self.positions) > min(self.documents):
             raise ConfigError(
-                f"multidoc_qa.positions={list(self.positions)} has none that {min(self.documents)} documents have: "
+                f"multidoc_qa.positions={list(self.positions)} are all beyond {min(self.documents)} documents: "
                 f"add one of at most {min(self.documents)}"
             )
 
@@ -232,13 +231,13 @@ class KvRetrievalConfig:
     keys: tuple[int, ...] = (75, 140)
     """Keys per object; at least 2 each."""
     positions: int = 5
-    """Places of the asked key, evenly from the first to the last; at least 2."""
+    """Number of positions of the asked key, evenly from the first to the last; at least 2."""
     examples: int = 500
-    """Objects per number of keys, each asked at every place."""
+    """Objects per number of keys, each asked at every position."""
     hex_digits: int = 32
     """Digits of keys and values: 32 are UUIDs as published; fewer, in [4, 31], fit models of short context."""
     max_new_tokens: int = 100
-    """Tokens to generate."""
+    """Most tokens to generate."""
 
     def __post_init__(self) -> None:
         _require_list("kv_retrieval.keys", self.keys, 2)
@@ -275,9 +274,9 @@ class AttentionDecayConfig:
     """Attention at masked positions: Table 10."""
 
     lengths: tuple[int, ...] = (1024, 4096)
-    """Tokens of a sequence: the first so many of a held-out row of `perplexity.remote`. At least 4."""
+    """Lengths of sequences, which are the first tokens of held-out rows of `perplexity.remote`; at least 4."""
     rows: int = 500
-    """The first so many held-out rows."""
+    """Number of held-out rows, from the first."""
     mask_ratio: float = 0.15
     """Share of a sequence's tokens that are masked, exactly; in (0, 0.5]."""
 
@@ -286,8 +285,8 @@ class AttentionDecayConfig:
         require_at_least("attention_decay.rows", self.rows, 1)
         if not 0 < self.mask_ratio <= 0.5:
             raise ConfigError(
-                f"attention_decay.mask_ratio={self.mask_ratio} is out of range: it must be in (0, 0.5], so that there "
-                "are masked tokens and others; the paper's is 0.15"
+                f"attention_decay.mask_ratio={self.mask_ratio} is out of range: it must be in (0, 0.5], to leave "
+                "masked and other tokens; the paper uses 0.15"
             )
 
 
@@ -303,7 +302,7 @@ class AttentionSegmentsConfig:
     facts: int = 4
     """Facts that a generated passage states; one of them is asked for. At least 1."""
     sentences: int = 8
-    """Filler sentences of a generated passage; at least 2, since some text stands on both sides of the answer."""
+    """Filler sentences of a generated passage; at least 2, to have text on both sides of the answer."""
 
     def __post_init__(self) -> None:
         require_at_least("attention_segments.examples", self.examples, 1)
@@ -318,26 +317,26 @@ class EvaluationConfig:
     model: str | None = None
     """Hugging Face folder, or name on the hub, of any causal language model."""
     tasks: str = "all"
-    """Names of tasks, separated by commas; all: every one."""
+    """Names of benchmark tasks, separated by commas, or `all`."""
     out_dir: str | None = None
-    """Folder for results.json, records and pictures. Unset: eval/ in the run's folder for a model exported there,
+    """Folder for results.json, responses and pictures. Unset: eval/ in the run's folder for a model exported there,
     runs/eval/<model> for another, runs/eval/compare for a comparison."""
     compare: str = ""
     """Two folders of results, separated by a comma: prints them side by side and evaluates nothing."""
     batch_size: int = 16
-    """Prompts or rows per forward pass at most."""
+    """Most prompts or rows per forward pass."""
     batch_tokens: int = 32768
-    """Tokens per forward pass at most, where more than one prompt or row would share it."""
+    """Most tokens per forward pass of more than one prompt or row."""
     prefill_chunk: int = 8192
-    """Tokens of a long prompt that are read at once."""
+    """Tokens of a long prompt per forward pass."""
     add_bos: bool = True
     """Whether every prompt begins with BOS, as every document of data preparation does."""
     limit: int = 0
-    """Examples per task at most, spread evenly over it; results are marked partial. 0: all."""
+    """Most examples per task, spread evenly over it; results are then marked partial. 0 asks all."""
     too_long: str = "refuse"
-    """What examples longer than the model's context do: `refuse` to start, or count as `wrong`."""
+    """Examples longer than the model's context: `refuse` to start, or score them as `wrong`."""
     seed: int = 1234
-    """Seed of everything that is drawn."""
+    """Seed of all random draws."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     haystack: HaystackConfig = field(default_factory=HaystackConfig)
     perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
@@ -380,7 +379,7 @@ def _require_list(key: str, values: Collection[int], bound: int) -> None:
     for value in values:
         require_at_least(key, value, bound)
     if len(set(values)) < len(values):
-        raise ConfigError(f"{key}={list(values)} has a number twice: give each once")
+        raise ConfigError(f"{key}={list(values)} has duplicates: give each number once")
 
 
 def _require_grid(section: str, lengths: Collection[int], depths: int, trials: int, buffer: int) -> None:

@@ -1,6 +1,6 @@
-"""Values as they were given: text with its place, until the type of a key says what that text is.
+"""Values as given: text with its position, which only the type of a key converts.
 
-A yaml's own types would make 1000.0 of a run that is called 1e3, True of yes, and 10 of 0012; so none are read here.
+Yaml's own types would turn a run named 1e3 into 1000.0, yes into True, and 0012 into 10, so they are not used.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Given:
 
 
 def read_given(path: Path, *, is_stored: bool = False) -> Given:
-    """The sections of a yaml, unchecked but for its form.
+    """The sections of a yaml, of which only the syntax is checked.
 
     Args:
         path: The file.
@@ -136,7 +136,9 @@ class _Nodes:
             self._found[id(node)] = None
             self._found[id(node)] = self._read(node)
         if (given := self._found[id(node)]) is None:
-            raise ConfigError(f"{self._place(node)}: an alias (*) leads back to what it stands in: write it out")
+            raise ConfigError(
+                f"{self._place(node)}: an alias (*) refers to a value that contains it: write the value out"
+            )
         return given
 
     def _read(self, node: yaml.Node) -> Given:
@@ -144,7 +146,7 @@ class _Nodes:
 
         place = self._place(node)
         if not str(node.tag).startswith(_OWN_TAGS):
-            raise ConfigError(f"{place}: {node.tag} is a tag to yaml, and there are none here: put the value in quotes")
+            raise ConfigError(f"{place}: {node.tag} is a yaml tag, which is not supported: put the value in quotes")
         if isinstance(node, yaml.ScalarNode):
             return Given(place, "quoted" if node.style else "plain", node.value, is_stored=self._is_stored)
         in_braces = isinstance(node, yaml.CollectionNode) and node.flow_style
@@ -161,11 +163,11 @@ class _Nodes:
         entries, lines = dict[str, Given](), dict[str, int]()
         for key, value in pairs:
             if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError(f"{self._place(key)}: a list or section cannot be the name of a key")
+                raise ConfigError(f"{self._place(key)}: the name of a key must be text, not a list or section")
             name, line = str(key.value), key.start_mark.line + 1
             if name in entries:
                 raise ConfigError(
-                    f"{self._place(key)}: duplicate key {name!r}, which line {lines[name]} has: remove one of the two"
+                    f"{self._place(key)}: duplicate key {name!r}, also in line {lines[name]}: remove one of the two"
                 )
             entries[name], lines[name] = dataclasses.replace(self.given(value), place=self._place(key)), line
         return entries
@@ -216,7 +218,7 @@ def _read_text(path: Path) -> str:
 
 
 def find_yaml(path: Path) -> Path | None:
-    """The yaml that may be meant by one that is not there: in yamls/, here or in the project, or written nearly so."""
+    """The yaml that a missing path may mean: in yamls/, here or in the project, or one with a similar name."""
     candidates = [path] if path.is_absolute() else [path, "yamls" / path, _PROJECT / path, _PROJECT / "yamls" / path]
     if there := next((each for each in candidates if each.is_file()), None):
         return there

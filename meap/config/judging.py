@@ -13,31 +13,31 @@ __all__ = ["HallucinationConfig", "JudgeConfig"]
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """A language model that judges what the evaluated one says, behind any OpenAI-compatible endpoint."""
+    """The language model that judges responses, behind any OpenAI-compatible endpoint."""
 
     model: str | None = None
-    """What the endpoint calls it, such as deepseek-chat. Unset: nobody is asked, and judged scores are left out."""
+    """Name of the model at the endpoint, such as deepseek-chat. Unset: no judge, and no judged scores."""
     base_url: str = "https://api.openai.com/v1"
-    """Address of the endpoint, version included."""
+    """URL of the endpoint, version included."""
     key_variable: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key, which is stored nowhere; null: the endpoint wants none."""
+    """Environment variable that holds the API key, which is never stored. null: the endpoint needs none."""
     input_price: float | None = None
-    """Dollars per million tokens that are sent; 0 where they cost nothing. To be given with `model`."""
+    """Dollars per million input tokens; 0 if they are free. Required with `model`."""
     output_price: float | None = None
-    """Dollars per million tokens that come back; 0 where they cost nothing. To be given with `model`."""
+    """Dollars per million output tokens; 0 if they are free. Required with `model`."""
     max_cost: float = 5.0
-    """Dollars at most for all judging in a folder of results, earlier runs included: no request is sent that could
-    exceed them."""
+    """Budget in dollars for all judging in a folder of results, earlier evaluations included: no request that could
+    exceed it is sent."""
     parallel: int = 8
-    """Requests at the same time."""
+    """Concurrent requests."""
     max_new_tokens: int = 1024
-    """Tokens of a judgement at most, its explanation included."""
+    """Most tokens of a judgement, its explanation included."""
     timeout: float = 120.0
-    """Seconds to wait for a server that says nothing; above 0."""
+    """Seconds without data from the server after which a request fails; above 0."""
     retries: int = 6
-    """How often a request is repeated where the server is busy, fails or is silent."""
+    """Retries of a request if the server is busy, fails or is silent."""
     backoff: float = 1.0
-    """Seconds before the first repetition; every further one waits twice as long, up to a minute."""
+    """Seconds before the first retry, doubled before each further one, up to a minute."""
 
     def __post_init__(self) -> None:
         require_plain_address("judge.base_url", self.base_url)
@@ -53,35 +53,35 @@ class JudgeConfig:
                 require_at_least(f"judge.{key}", price, 0)
             elif self.model is not None:
                 raise ConfigError(
-                    f"judge.{key} is not set, so judge.max_cost could not be kept: give {self.model}'s dollars per "
-                    "million tokens, or 0 where it costs nothing"
+                    f"judge.{key} is not set, so judge.max_cost cannot be enforced: give {self.model}'s dollars per "
+                    "million tokens, or 0 if it is free"
                 )
 
 
 @dataclass(frozen=True)
 class HallucinationConfig:
-    """Summaries of articles, and whether they say what is not there."""
+    """Summaries of articles, judged for statements that the article does not support."""
 
     xsum: str | None = None
     """XSum: file of JSON lines or parquet with document and reference (or summary), or a name on the Hugging Face hub,
-    name@revision for one of its revisions. Without any of the three sets the task is skipped."""
+    name@revision for one of its revisions. If none of the three sets is given, the task is skipped."""
     multi_news: str | None = None
     """MultiNews, likewise."""
     wikisum: str | None = None
     """WikiSum, likewise; its column article is the document."""
     split: str = "test"
-    """Split of a set on the hub."""
+    """Split of a data set on the hub."""
     examples: int = 100
-    """Articles that are drawn from each set; all of one that has fewer."""
+    """Articles to draw from each set; all if it has fewer."""
     document_tokens: int = 3072
-    """Tokens of an article that the model is shown at most; how many are cut is reported."""
+    """Most tokens of an article in a prompt; the number of truncated articles is reported."""
     max_new_tokens: int = 256
-    """Tokens of a summary at most."""
+    """Most tokens of a summary."""
     template: str = "plain"
-    """`plain`: the instruction, and the article; `alpaca`: both in the frame that Alpaca-tuned models know."""
+    """`plain`: the instruction and the article; `alpaca`: both in Alpaca's prompt."""
     protocols: tuple[str, ...] = ("similarity", "faithfulness")
-    """What the judge is asked: whether a summary is like the reference (`similarity`, the paper's), and whether the
-    article supports it (`faithfulness`)."""
+    """Questions to the judge: is the summary similar to the reference (`similarity`, the paper's), and does the article
+    support it (`faithfulness`)?"""
 
     def __post_init__(self) -> None:
         require_at_least("hallucination.examples", self.examples, 1)

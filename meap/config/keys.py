@@ -1,4 +1,4 @@
-"""Which keys a configuration has, and which one is meant by one that it does not have."""
+"""The keys of a configuration, and the known keys that an unknown one may mean."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def entry_class(hint: Any) -> type[Any] | None:
 
 
 def hint_at(hint: Any, names: Sequence[str]) -> Any:
-    """The type of what lies at `names` below a section; None where there is no such key."""
+    """The type of the key at `names` below a section; None if there is no such key."""
     for name in names:
         if dataclasses.is_dataclass(hint):
             hint = fields_of(cast("type[Any]", hint)).get(name)
@@ -67,7 +67,7 @@ def config_keys(hint: Any, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_keys(hint: Any, given: Given, prefix: str = "") -> Iterator[tuple[str, Given]]:
-    """The keys that were given and that a section does not have."""
+    """The given keys that a section does not have."""
     for name, each in given.entries.items():
         inner = hint_at(hint, [name])
         if inner is None:
@@ -78,9 +78,9 @@ def unknown_keys(hint: Any, given: Given, prefix: str = "") -> Iterator[tuple[st
 
 
 def nearest_keys(config_class: type[Any], key: str) -> list[str]:
-    """What may be meant by a key that does not exist: the same name elsewhere, or one that is written nearly so."""
+    """Known keys that an unknown one may mean: the same name elsewhere, or a similar spelling."""
     whole = key.lower()
-    # The names of the user's choice that it has are those of what is meant.
+    # Names of the user's choice are carried over.
     known = [_with_names(each, key.split(".")) for each in config_keys(config_class)]
     close = difflib.get_close_matches(whole, known, n=1)
     same = sorted(each for each in known if each.split(".")[-1] == whole.split(".")[-1])

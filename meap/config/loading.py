@@ -1,6 +1,6 @@
 """Read a configuration: defaults < base yaml < yaml < overrides, strict about every key and type.
 
-given       text with its place         keys       which there are, which one is meant
+given       text with its position      keys       known keys, nearest keys
 conversion  text -> the type of a key   assembly   layers -> one configuration
 """
 
@@ -40,7 +40,7 @@ ConfigT = TypeVar("ConfigT")
 def load_config(config_class: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
     """Build a `config_class` from its defaults, a yaml and command-line overrides.
 
-    Text is taken as it is written: the type of a key alone says what it is. ``null``, ``~`` or nothing unsets a key
+    Text is taken literally: the type of a key alone decides how it is read. ``null``, ``~`` or nothing unsets a key
     that may be unset. ``${section.key}`` stands for the value of another key.
 
     Args:
@@ -61,12 +61,12 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
 
 
 def from_values(config_class: type[ConfigT], values: Mapping[str, Any], *, origin: str) -> ConfigT:
-    """Read back what `to_values` gave; `origin` names its place in errors."""
+    """Read what `to_values` returned; `origin` names its source in errors."""
     return assemble(config_class, [given_value(values, origin)])
 
 
 def load_resolved(config_class: type[ConfigT], path: Path) -> ConfigT:
-    """Read back what `save_config` wrote."""
+    """Read what `save_config` wrote."""
     return assemble(config_class, [read_given(path, is_stored=True)])
 
 
@@ -155,7 +155,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _dumper() -> type[yaml.SafeDumper]:
-    """What writes yaml, with quotes around what some reader might not take for text."""
+    """The writer of yaml; it quotes text that some readers would take for another type."""
     import yaml
 
     class Dumper(yaml.SafeDumper):

@@ -11,8 +11,7 @@ from meap.extras import require_packages
 __all__ = ["LOGGERS", "LoggersConfig"]
 
 LOGGERS = {"tensorboard": "train", "wandb": "wandb", "mlflow": "mlflow"}
-"""The loggers, and the extra that brings the package of each. A logger is a key here, its package, and a module in
-`meap.train.loggers`, all of one name."""
+"""Logger -> the extra that contains its package. Logger, package and module in `meap.train.loggers` share one name."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a user meant by arguments that cannot be read, and which command a yaml is for."""
+"""Errors for arguments that cannot be read, and for yamls of another command."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def argument_error(
 
     Args:
         arguments: All of them.
-        at: Which one it is about.
-        config_class: Whose keys there are.
+        at: Index of the argument in question.
+        config_class: Class of the configuration.
         command: The entry point's name.
-        options: What it takes beside yaml and overrides.
-        subjects: The keys that a user may have meant who gave values alone, in their order.
+        options: Options that it takes beside yaml and overrides.
+        subjects: Keys that values without a key may be meant for, in order.
     """
     argument = arguments[at]
     what = f"{argument!r} is neither a .yaml file nor {grammar_of(config_class)}"
@@ -102,7 +102,7 @@ def _remedy(
     options: Collection[str],
     subjects: Sequence[str],
 ) -> str | None:
-    """What was meant by the argument; the others say in which way it was written."""
+    """What the argument may mean, by itself and by its neighbours."""
     argument = arguments[at]
     following = (each for each in arguments[at + 1 : at + 3] if each != "=" and not each.startswith("-"))
     key, _, value = argument.lstrip("-").partition("=")
@@ -143,6 +143,6 @@ def _remedy_of_option(
     option = argument.partition("=")[0].lower().replace("_", "-")
     if option.lstrip("-") in _LAUNCHER_OPTIONS and command in {*_RECIPES, "evaluate"}:
         launcher = "torchrun --nproc-per-node 8" if command == "evaluate" else "composer -n 8"
-        return f"it is for the launcher, and stands before the recipe: {launcher} recipes/{command}.py ..."
+        return f"it is an option of the launcher and goes before the recipe: {launcher} recipes/{command}.py ..."
     close = difflib.get_close_matches(option, options, n=1)
     return f"did you mean {close[0]}?" if close else _nearest(config_class, key.replace("-", "_"), value)

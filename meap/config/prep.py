@@ -56,9 +56,9 @@ class LongConfig:
     """Section `long`: raises the share of long documents within each stream by leaving out short ones."""
 
     share: float = 0.0
-    """Smallest share of the tokens that long documents hold at every moment; in [0, 1). 0 leaves out nothing."""
+    """Lowest share of the tokens that are in long documents, at any point of a stream; in [0, 1). 0 drops nothing."""
     min_tokens: int = 4096
-    """Tokens, BOS and EOS included, from which a document is long."""
+    """Fewest tokens of a long document, BOS and EOS included."""
 
     def __post_init__(self) -> None:
         require_ratio("long.share", self.share, remedy="0.7 is Fu et al.'s for context extension, 0 is off.")
@@ -70,7 +70,7 @@ class PrepStreamConfig:
     """An entry of `streams`: how many tokens of a stream are taken."""
 
     proportion: float = 0.0
-    """Its share of `max_tokens`, relative to the other streams; 0 leaves it out."""
+    """Its share of `max_tokens`, relative to the other streams; 0 skips it."""
 
     def __post_init__(self) -> None:
         require_at_least("streams.<name>.proportion", self.proportion, 0)
@@ -101,7 +101,7 @@ class PrepConfig(JobConfig):
     streams: dict[str, PrepStreamConfig] = field(default_factory=dict[str, PrepStreamConfig])
     """How `max_tokens` is divided among the streams, by name. Unset: as the documents come."""
     max_tokens: int | None = None
-    """Most tokens of the train split; the rest is not read. Each task takes its part, in whole documents."""
+    """Most tokens of the train split; the rest is not read. Each task takes its share, in whole documents."""
     long: LongConfig = field(default_factory=LongConfig)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)

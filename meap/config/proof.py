@@ -17,7 +17,7 @@ class ProofCorpusConfig:
     """Generated records, and the vocabulary made from them."""
 
     seed: int = 0
-    """Which corpus."""
+    """Seed of the corpus."""
     megabytes: float = 20.0
     """Text, in millions of characters; held-out rows included."""
     vocab_size: int = 1280
@@ -34,18 +34,17 @@ class ProofConfig:
     out_dir: str = "runs/proof"
     """Folder for corpus, shards, runs, table and picture."""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
-    """A run of each arm for each: weights, order of rows and masks are drawn from it. At least 2; two arms that are
-    equally good come out this different with a chance of no less than 2 / 2^seeds, so that 6 are the fewest that can
-    show anything at 5 %."""
+    """Seeds of weights, order of rows and masks, at least 2; each arm trains once per seed. The lowest possible p-value
+    is 2 / 2^seeds, so significance at 5 % needs 6."""
     ratio: float = 0.15
     """Share of input tokens that the masked arm replaces; above 0 and below 1."""
     parallel: int = 2
-    """Runs at once."""
+    """Concurrent runs."""
     corpus: ProofCorpusConfig = field(default_factory=ProofCorpusConfig)
     training: str = "experiments/proof/train_cpu.yaml"
-    """Yaml of every run; name, folder, seed, ratio and data are given to it."""
+    """Yaml of every run; the proof sets name, folder, seed, ratio and data."""
     evaluation: str = "experiments/proof/eval_cpu.yaml"
-    """Yaml of every evaluation; model, held-out rows and passages are given to it."""
+    """Yaml of every evaluation; the proof sets model, held-out rows and passages."""
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) < max(_FEWEST_SEEDS, len(self.seeds)):

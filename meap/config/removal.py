@@ -49,7 +49,7 @@ class FiltersConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is filtered."""
+        """Whether any filter is on."""
         return bool(self.regex is not None or self.languages or self.quality)
 
 
@@ -76,5 +76,5 @@ class DedupConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether duplicates are looked for."""
+        """Whether duplicates are removed."""
         return self.exact or self.minhash

@@ -18,7 +18,7 @@ class Role(Enum):
     LENGTH = "length and precision: the result depends on them, but a run that resumes may change them"
     SOURCE = "where rows and tokenizer are: a run keeps the content, not the address"
     SPEED = "how it is computed, fetched and monitored: no row, mask or update depends on it"
-    PLACE = "what a run is called, and what it writes where"
+    PLACE = "name of the run, and where it writes"
 
 
 _ROLES: dict[Role, dict[str, str]] = {

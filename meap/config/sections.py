@@ -95,26 +95,26 @@ class DataConfig:
     remote: str = "data/sample/mds"
     """Folder or URL (s3://, gs://, ...) that data preparation wrote. Not read where there are streams."""
     streams: dict[str, StreamConfig] = field(default_factory=dict[str, StreamConfig])
-    """Several such places by name, mixed. With proportions an epoch has as many rows as all streams together: a stream
-    with more than its size repeats rows, each time with other masks. Without, every row comes once per epoch.
-    Held-out loss is over the validation rows as they are, each once, of the streams that have any."""
+    """Several data sets by name, mixed. With proportions, an epoch has as many rows as all streams together; a stream
+    drawn for more rows than it has repeats rows, each time with other masks. Without, every row comes once per epoch.
+    Held-out loss counts every validation row of the streams once."""
     cache_dir: str | None = None
-    """Local folder for downloaded shards, with one folder per stream; a run's own. Unset: <run.dir>/cache, with
-    one per node where there are several."""
+    """Local folder for downloaded shards, with one folder per stream; runs cannot share it. Unset: <run.dir>/cache,
+    with one per node if there are several."""
     seq_len: int = 4096
-    """Input tokens per row; must be what the shards were packed to."""
+    """Input tokens per row; must equal seq_len of data preparation."""
     num_canonical_nodes: int = 24
-    """Fixes the sample order whatever the number of nodes; a common multiple of all node counts the run may use. An
-    epoch has as many rows as it and the batch divide. Data too small for one round of both are read as with 1."""
+    """Fixes the sample order for any number of nodes; a common multiple of all node counts the run may use. The rows of
+    an epoch are a multiple of it and of the batch. Data too small for that are read as with 1."""
     shuffle: bool = True
-    """Whether training rows are shuffled, anew in each epoch."""
+    """Whether training rows are shuffled, differently in each epoch."""
     shuffle_algo: str = "py1e"
     """`py1e`, or `py1br` (rows meet within blocks), `py1s`, `py2s` (whole shards in random order)."""
     shuffle_block_size: int = 65536
-    """Rows within which py1e and py1br shuffle; at least 1. So many rows of each canonical node are at work at once: at
-    a cold start about half of them are fetched for the first steps, 6 GB of 4,096 tokens with 24 canonical nodes."""
+    """Rows within which py1e and py1br shuffle; at least 1. Each canonical node reads this many rows at once: a
+    cold start fetches about half of them for the first steps, 6 GB for 4,096 tokens and 24 canonical nodes."""
     sampling_method: str = "balanced"
-    """Which rows of a stream make an epoch without room for all: `balanced`, others each time; `fixed`, the same."""
+    """Rows of a stream in an epoch that cannot hold all: `balanced`: different ones each epoch; `fixed`: the same."""
     batching_method: str = "random"
     """`random` draws a batch from the mixture; `stratified` gives every global batch the same number of rows of each
     stream: proportions, which it needs, are rounded to whole rows of the batch."""
@@ -123,14 +123,14 @@ class DataConfig:
     predownload: int | None = None
     """Rows to download ahead per worker, at least 1. Unset: eight device batches."""
     cache_limit: str | None = None
-    """Bound of the local cache of a split, such as 100gb: room for every shard into which workers may read ahead at
-    once, and four more. Unset: no bound."""
+    """Largest size of the local cache of a split, such as 100gb. Must hold every shard that workers may read at once,
+    plus four. Unset: no limit."""
     keep_zip: bool = False
-    """Whether the compressed form of a shard stays in the cache beside the other; both count towards cache_limit."""
+    """Whether the cache keeps the compressed file of a shard, too; both count towards cache_limit."""
     validate_hash: bool = True
     """Whether each downloaded shard is checked against the hash that data preparation stored."""
     download_retry: int = 3
-    """Times a failed download of a shard is repeated."""
+    """Retries of a failed download of a shard."""
     download_timeout: float = 60.0
     """Seconds without a byte after which a download counts as failed."""
 
@@ -155,7 +155,7 @@ class DataConfig:
         for name, stream in self.streams.items():
             if not _STREAM_NAME.fullmatch(name):
                 raise ConfigError(
-                    f"data.streams: {name[:80]!r} is no name for a stream, which is also that of its cache folder: "
+                    f"data.streams: {name[:80]!r} is not a valid name for a stream and its cache folder: "
                     "use up to 64 letters, digits, - and _"
                 )
             if not stream.remote:
@@ -175,8 +175,8 @@ class DataConfig:
         without = [name for name, stream in self.streams.items() if stream.proportion is None]
         if 0 < len(without) < len(self.streams):
             raise ConfigError(
-                f"data.streams.{without[0]}.proportion is not set, but that of other streams is: "
-                "set it for all of them, or for none to read every row once per epoch"
+                f"data.streams.{without[0]}.proportion is not set, but other streams have one: "
+                "set it for all streams, or for none to read every row once per epoch"
             )
 
     def _require_batching(self) -> None:
@@ -194,7 +194,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """The method: which share of the input is masked, and where that is done."""
+    """The method: which share of the input is masked, and where the masks are written."""
 
     ratio: float = 0.15
     """Share of a row's input tokens replaced by the mask token, in [0, 1); 0 is plain next-token prediction."""
@@ -205,13 +205,13 @@ class MaskingConfig:
     mask_last: bool = False
     """Whether the last input position may be masked (the official code never does)."""
     protected: tuple[str, ...] = ()
-    """Tokens that are never masked, by role: any of bos, eos. The paper protects none; padding never is masked."""
+    """Tokens that are never masked, by role: any of bos, eos. The paper protects none; padding is never masked."""
     preset: str | None = None
     """`official` repeats the 51 mask patterns of the official code, the same for every row; needs site=algorithm."""
     site: str = "dataset"
     """Who masks: `dataset` (the loader's workers) or `algorithm` (the training process); the result is the same."""
     scope: str = "all"
-    """`all` input tokens, or those of the `response`: scored as targets themselves; the latter needs site=algorithm."""
+    """`all` input tokens, or `response`: only tokens that are scored as targets; the latter needs site=algorithm."""
     schedule: str = "constant"
     """`constant`; `linear` or `cosine` go from ratio to final_ratio (not in the paper) and need site=algorithm."""
     final_ratio: float | None = None
@@ -229,8 +229,8 @@ class MaskingConfig:
         require_one_of("masking.scope", self.scope, ("all", "response"))
         if self.scope == "response" and self.site != "algorithm":
             raise ConfigError(
-                "masking.scope=response goes by the labels of a batch, and rows that loader workers mask score every "
-                "token (or, in fine-tuning, are masked in answers only anyway): set masking.site=algorithm"
+                "masking.scope=response depends on the labels of a batch, but rows masked by loader workers score all "
+                "tokens (in fine-tuning, they are masked in answers only): set masking.site=algorithm"
             )
         self._check_schedule()
         if self.preset is not None:
@@ -274,7 +274,7 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class SftConfig:
-    """Fine-tuning only: how a conversation and its masked copy meet in a row, and what of them is scored."""
+    """Fine-tuning only: how a conversation and its masked copy stand in a row, and which tokens are scored."""
 
     layout: str = "concat"
     """`concat`: the copy attends to its original, positions run on (paper); `separate`: it does not (official code)."""
@@ -317,8 +317,8 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     rms_norm_eps: float = 1e-5
     attention: str = "auto"
-    """`auto` and `sdpa` take torch's own, which choose the fastest kernel of the device; `flash_attention_2` is the
-    flash-attn package."""
+    """`auto` and `sdpa`: torch's own, which chooses the fastest kernel of the device; `flash_attention_2`: the package
+    flash-attn."""
     kernels: str = "auto"
     """RMSNorm, RoPE and SwiGLU by `torch`, `liger` (needs CUDA), or `auto`: liger where layers are not compiled."""
 
@@ -396,7 +396,7 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how many rows at once, on what."""
+    """Length, batch size, device and speed."""
 
     max_duration: str = "190000ba"
     """Length of training in batches (`ba`), tokens (`tok`), samples (`sp`) or epochs (`ep`), rounded up to batches."""
@@ -427,7 +427,7 @@ class TrainConfig:
     dist_timeout: float = 1800.0
     """Seconds after which ranks stop waiting for others; must exceed the upload time of a checkpoint."""
     deterministic: bool = False
-    """Whether a GPU uses deterministic kernels only (attention then without cuDNN): slower. A CPU always does."""
+    """Whether a GPU uses deterministic kernels only (attention without cuDNN), which are slower. A CPU always does."""
 
     def __post_init__(self) -> None:
         if not 0 < self.dist_timeout < math.inf:
@@ -458,15 +458,15 @@ class CheckpointConfig:
     """Where and how often the run is saved; the same command resumes from the newest intact checkpoint."""
 
     folder: str = "${run.dir}/checkpoints"
-    """Local folder, shared by all nodes, or URL (s3://, ...); of the latter, local copies stay in the run's folder."""
+    """Local folder, shared by all nodes, or URL (s3://, ...); with a URL, local copies stay in the run's folder."""
     interval: str = "1000ba"
-    """How often to save: 1000ba, 1ep, 0.1dur, ...; the end of training and a stop by SIGTERM or SIGUSR1 always are."""
+    """How often to save: 1000ba, 1ep, 0.1dur, ...; the end of training and a stop by SIGTERM or SIGUSR1 always save."""
     keep: int = 3
     """Checkpoints to keep; older ones are deleted, also in a store. -1 keeps all."""
     state_dict: str = "full"
-    """`full` gathers all state into one file; `sharded` lets every rank write its own part (needs train.sharding)."""
+    """`full` gathers all state in one file; `sharded` lets every rank write its own part (needs train.sharding)."""
     autoresume: bool = True
-    """Whether to resume from the checkpoints in the folder. False starts anew, and needs a folder without any."""
+    """Whether to resume from the checkpoints in the folder. False starts from step 0 and needs a folder without any."""
 
     def __post_init__(self) -> None:
         require_interval("checkpoint.interval", self.interval)
@@ -477,7 +477,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """From a Composer checkpoint to a Hugging Face folder."""
+    """Export of a Composer checkpoint to a Hugging Face folder."""
 
     checkpoint: str | None = None
     """Checkpoint to export. Unset: the run's newest."""
@@ -486,7 +486,7 @@ class ExportConfig:
     keep_mask: bool = True
     """Whether [MASK] and its embedding are exported; false removes what was added, restoring the vocabulary."""
     dtype: str = "fp32"
-    """What weights are stored in: `fp32` as trained, or `bf16`, half the size."""
+    """Type of the stored weights: `fp32` as trained, or `bf16`, half the size."""
     max_shard_size: str = "5GB"
     """Largest file of weights, in KB, MB, GB or TB; a larger model has several files and an index."""
 

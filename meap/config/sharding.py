@@ -9,7 +9,7 @@ __all__ = ["SHARDINGS", "Sharding", "spreading_modes"]
 
 @dataclass(frozen=True)
 class Sharding:
-    """One of them, through FSDP 2."""
+    """A way to spread state, through FSDP 2."""
 
     name: str
     """Value of `train.sharding`."""
@@ -30,5 +30,5 @@ SHARDINGS = {
 
 
 def spreading_modes() -> str:
-    """What to choose where state must be spread, for messages."""
+    """Names of the modes that spread state, for messages."""
     return " or ".join(mode.name for mode in SHARDINGS.values() if mode.spreads_weights)

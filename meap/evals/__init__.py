@@ -1,18 +1,18 @@
 """Hugging Face folder -> numbers and pictures.
 
-    examples ──> requests ──> a model ──> outputs ──> scores ──> records ──> numbers ──> tables, pictures, page
-    tasks/*      task         lm          asking      tasks/*    records     summary     tables, pictures, page
+    examples ──> requests ──> a model ──> outputs ──> scores ──> responses ──> numbers ──> tables, pictures, page
+    tasks/*      task         lm          asking      tasks/*    responses     summary     tables, pictures, page
 
-    lm             what a task may ask of a model      hugging_face  a model of transformers behind it
+    lm             the interface of a model              hugging_face  a model of transformers behind it
     task           what a task is made of              tasks/        one file each, and their table
-    asking         batches, ranks, what is done        records       a record per example; resuming
-    scoring        intervals and tests                 summary       records -> rows of a table
-    answers        how much of an answer was said      haystack      text that needles are put into
+    asking         batches, ranks, what is done        responses     a response per example; resuming
+    scoring        intervals and tests                 summary       responses -> rows of a table
+    answers        overlap of response and answer      haystack      text that needles are put into
     runner         results.json                        comparison    two of them side by side
     ranks          processes that share the work       tables, pictures, page
     rows           files of questions and articles     articles      articles with reference summaries
-    judge/         who reads summaries, and is asked   dry_run       what an evaluation takes
-    attention      weights, reduced layer by layer     decay         Table 10 from records
+    judge/         a language model scores summaries   dry_run       the size of an evaluation
+    attention      weights, reduced layer by layer     decay         Table 10 from responses
     passages       text with an answer in its middle
 
 To add a task: one file in `tasks/` with `examples`, `score` and a `TASK`, its section in `meap.config.evaluation`, and

@@ -1,4 +1,4 @@
-"""How much of a right answer is in what a model said."""
+"""How much of the right answer is in a response."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def best_subspan_em(prediction: str, answers: Sequence[str]) -> bool:
 
 
 def contains(prediction: str, answer: str) -> bool:
-    """Whether the answer is in the prediction, letter case aside and not as a part of a longer word or number."""
+    """Whether the answer is in the prediction, ignoring case, and not inside a longer word or number."""
     return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", prediction, flags=re.IGNORECASE) is not None
 
 
@@ -56,9 +56,9 @@ def rouge_f1s(response: str, reference: str) -> dict[str, float]:
 
 
 def word_overlap(response: str, answer: str) -> float:
-    """Different words that both have, over the words of the answer: what Fu et al. (2024) plot.
+    """Distinct words that both have, over the words of the answer: what Fu et al. (2024) plot.
 
-    Its maximum is below 1 where the answer has a word twice.
+    Its maximum is below 1 if the answer repeats a word.
     """
     words = answer.lower().split()
     return len(set(response.lower().split()) & set(words)) / len(words)

@@ -21,8 +21,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "multi_news": ("document", "summary"),
     "wikisum": ("article", "summary"),
 }
-"""Columns of the published sets that hold the article and its summary; files of one's own have `document` and
-`reference`."""
+"""Columns of the article and its summary in the published data sets; other files have `document` and `reference`."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +29,25 @@ class Article:
     """A document and a summary of it."""
 
     row: int
-    """Which of the rows it was, from 0."""
+    """Number of its row, from 0."""
     name: str
-    """Its id there, or the number of the row."""
+    """Its id, or else the number of its row."""
     document: str
     reference: str
     prediction: str | None = None
-    """Somebody else's summary that came with it."""
+    """A summary of another model, where the data set has one."""
 
 
 def read_articles(name: str, source: str, split: str) -> list[Article]:
-    """All articles of a set; rows without a document or a reference are left out.
+    """All articles of a set; rows without a document or a reference are skipped.
 
     Args:
         name: Key of `COLUMNS`, and of the section hallucination.
         source: A file of JSON lines or parquet, or a name on the hub, with @revision or without.
-        split: Which split of a set on the hub.
+        split: Split of a data set on the hub.
 
     Raises:
-        DataError: It cannot be had.
+        DataError: It is missing, or cannot be downloaded.
         BadInputError: It cannot be read, or has other columns.
     """
     key, path = f"hallucination.{name}", Path(source)
@@ -62,10 +61,10 @@ def read_articles(name: str, source: str, split: str) -> list[Article]:
         columns = _OWN if _OWN[1] in row else COLUMNS[name]
         texts = [row.get(column) for column in columns]
         if not all(isinstance(text, str) for text in texts):
-            expected = " nor ".join(" and ".join(each) for each in (_OWN, COLUMNS[name]))
+            expected = " or ".join(" and ".join(each) for each in (_OWN, COLUMNS[name]))
             raise BadInputError(
-                f"{key}={source}: row {number} has neither texts {expected}, but {', '.join(row) or 'nothing'}: "
-                "rename its columns"
+                f"{key}={source}: row {number} has the columns {', '.join(row) or '(none)'}, but needs texts "
+                f"{expected}: rename its columns"
             )
         document, reference = (str(text).strip() for text in texts)
         if document and reference:
@@ -81,7 +80,7 @@ def is_file(source: str) -> bool:
 
 
 def draw_articles(articles: Sequence[Article], number: int, *, seed: str) -> list[Article]:
-    """So many of the articles, at random, in their order."""
+    """A random sample of `number` articles, in their order."""
     rng = random.Random(seed)  # noqa: S311 (not for secrets)
     chosen = rng.sample(range(len(articles)), min(number, len(articles)))
     return [articles[index] for index in sorted(chosen)]
@@ -97,6 +96,6 @@ def _read_hub(source: str, split: str, key: str) -> list[dict[str, Any]]:
     except Exception as error:
         reason = first_line(error)
         raise DataError(
-            f"{key}={source} cannot be had ({type(error).__name__}: {reason[:200]}): connect to the Hugging Face hub, "
-            "name a revision that is plain files, or give a local file of JSON lines or parquet"
+            f"{key}={source} cannot be downloaded ({type(error).__name__}: {reason[:200]}): connect to the Hugging "
+            "Face hub, name a revision that is plain files, or give a local file of JSON lines or parquet"
         ) from error

@@ -1,7 +1,7 @@
-"""Examples -> records: asks the model in batches, keeps every answer, continues where a killed run stopped.
+"""Examples -> responses: asks the model in batches, keeps every response, resumes a killed evaluation.
 
-Ranks share the work by taking turns over the examples, longest first; each has the whole model, and nothing is sent
-between them: what a rank has answered lies in a file (`meap.evals.records`).
+Ranks take turns over the examples, longest first. Each has the whole model and exchanges nothing with the others: its
+responses are in a file (`meap.evals.responses`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from itertools import groupby
 
 from meap.errors import ConfigError
 from meap.evals.lm import LanguageModel
-from meap.evals.records import RecordStore
-from meap.evals.task import Example, Output, Record, Scores, TaskInputs
+from meap.evals.responses import ResponseStore
+from meap.evals.task import Example, Output, Response, Scores, TaskInputs
 
 __all__ = ["answer", "ask_all", "require_fit"]
 
 
 def answer(examples: Sequence[Example], model: LanguageModel, inputs: TaskInputs) -> list[Output]:
-    """What the model says to each example, or what is measured in it; all with one `max_new_tokens` and `stop`."""
+    """The model's output for each example; all examples have the same `max_new_tokens` and `stop`."""
     rows = [candidate.ids for example in examples for candidate in example.candidates]
     found = iter(model.loglikelihoods(rows)) if rows else iter(())
     loglikelihoods = [
@@ -44,24 +44,24 @@ def ask_all(
     score: Callable[[Example, Output], Scores],
     model: LanguageModel,
     inputs: TaskInputs,
-    store: RecordStore,
+    store: ResponseStore,
     *,
     rank: int = 0,
     num_ranks: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Ask this rank's share of the examples that have no record yet, and keep a record of each.
+    """Ask this rank's share of the examples that have no response yet, and store the responses.
 
     Args:
-        examples: All of them; those that the model's context cannot hold are not asked, and have no scores.
-        hashes: Their prompts', see `prompt_hashes`.
-        score: The task's.
+        examples: All examples; those longer than the model's context are not asked, and have no scores.
+        hashes: Hashes of their prompts, see `prompt_hashes`.
+        score: `Task.score`.
         model: The model.
-        inputs: What the examples were made of.
-        store: Where records are and go.
-        rank: This process among `num_ranks`.
-        num_ranks: How many processes share the work.
-        progress: Called with the tokens done and the tokens there are, of this rank's share.
+        inputs: Inputs that the examples were made from.
+        store: Store of the responses.
+        rank: Rank of this process.
+        num_ranks: Number of processes that share the work.
+        progress: Called with the tokens done and the total of this rank's share.
     """
     hash_by_id = {example.id: each for example, each in zip(examples, hashes, strict=True)}
     done = store.done(hash_by_id)
@@ -70,7 +70,7 @@ def ask_all(
     wrong = [example for example in share if example.positions > model.max_positions]
     if wrong:
         store.add(
-            [_record(example, hash_by_id[example.id], Output(), {}) | {"too_long": True} for example in wrong],
+            [_response(example, hash_by_id[example.id], Output(), {}) | {"too_long": True} for example in wrong],
             rank=rank,
         )
         share = share[len(wrong) :]
@@ -81,7 +81,7 @@ def ask_all(
         seconds = (time.perf_counter() - started) / len(batch)
         store.add(
             [
-                _record(example, hash_by_id[example.id], output, score(example, output))
+                _response(example, hash_by_id[example.id], output, score(example, output))
                 | {"seconds": round(seconds, 4)}
                 for example, output in zip(batch, outputs, strict=True)
             ],
@@ -97,14 +97,14 @@ def require_fit(name: str, examples: Sequence[Example], model: LanguageModel) ->
     if too_long:
         longest = max(too_long, key=lambda example: example.positions)
         raise ConfigError(
-            f"{name}: {len(too_long):,} of {len(examples):,} examples take more than the {model.max_positions:,} "
-            f"tokens that the model was made for, {longest.id} {longest.positions:,}: make {name} shorter, or set "
+            f"{name}: {len(too_long):,} of {len(examples):,} examples exceed the {model.max_positions:,} "
+            f"tokens of the model's context, {longest.id} takes {longest.positions:,}: make {name} shorter, or set "
             "too_long=wrong to count them as wrong"
         )
 
 
 def _batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Example]]:
-    """Examples of equal requests, longest first."""
+    """Batches of examples with equal `max_new_tokens` and `stop`, longest first."""
 
     def request(example: Example) -> tuple[int, str]:
         return example.max_new_tokens, example.stop
@@ -115,7 +115,7 @@ def _batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Exam
             yield alike[start : start + batch_size]
 
 
-def _record(example: Example, prompt_hash: str, output: Output, scores: Scores) -> Record:
+def _response(example: Example, prompt_hash: str, output: Output, scores: Scores) -> Response:
     return {
         "id": example.id,
         "prompt_sha256": prompt_hash,

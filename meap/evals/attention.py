@@ -1,12 +1,12 @@
 """Attention weights of any causal model of transformers, reduced layer by layer.
 
 Weights of all layers at once would be L x H x T x T: 51 GB for 24 layers of 32 heads at 4,096 tokens. Here a hook on
-each layer's attention module adds them to a few sums by key, and lets them go; rows are read in pieces of so few
-queries that one layer's weights have at most `_NUM_WEIGHTS` entries, with the keys of earlier pieces in the cache.
+each layer's attention module adds them to a few sums by key and releases them. Rows are read in chunks of queries, so
+that one layer's weights have at most `_NUM_WEIGHTS` entries; the keys of earlier chunks are in the cache.
 
-Only transformers' own ``eager`` attention returns weights, and it returns what the model really does (soft caps,
-windows, scalings), which a recomputation from queries and keys would have to know. The model is switched to it and to
-float32 while it is read, and back afterwards: weights of bf16 have three digits, too few for differences of sums.
+Only transformers' ``eager`` attention returns weights. They include soft caps, windows and scalings, which a
+recomputation from queries and keys would have to repeat. The model is switched to it and to float32 while it is read,
+and back afterwards: bf16 weights have three digits, too few for differences of sums.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from meap.evals.lm import Attention, Reading
 __all__ = ["WeightSums", "read_attention"]
 
 _NUM_WEIGHTS = 1 << 26
-"""Attention weights that one layer computes at a time are at most so many (256 MiB), whatever the length."""
+"""Most attention weights that one layer computes at a time (256 MiB), whatever the length."""
 _TOLERANCE = 1e-3
-"""How far the weights of a query may be from 1 in sum."""
+"""Largest deviation from 1 of the sum of a query's weights."""
 
 
 class WeightSums:
-    """The sums of `Attention` for one layer and a batch of rows of equal length, piece by piece.
+    """The sums of `Attention` for one layer and a batch of rows of equal length, chunk by chunk.
 
     Args:
         num_tokens: Length of the rows.
         asking: `Reading.asking` of each row.
-        device: Where the weights come from.
+        device: Device of the weights.
     """
 
     def __init__(self, num_tokens: int, asking: Sequence[tuple[int, int]], device: torch.device) -> None:
@@ -90,7 +90,7 @@ class WeightSums:
 
     @property
     def furthest_from_1(self) -> float:
-        """How far the weights of a query are from 1 in sum, at most; NaN where some are not finite."""
+        """Largest deviation from 1 of the sum of a query's weights; NaN if some are not finite."""
         return float(self._furthest_from_1)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
@@ -107,11 +107,11 @@ def read_attention(
     Args:
         model: The model, on its device.
         readings: Rows that fit its context; those of equal length may share a pass.
-        name: What the model is called in errors.
-        batch_tokens: Tokens per forward pass at most, where more than one row would share it.
+        name: Name of the model in errors.
+        batch_tokens: Most tokens per forward pass of more than one row.
 
     Raises:
-        CheckpointError: The model's attention modules do not give weights, or none that sum to 1.
+        CheckpointError: The model's attention modules return no weights, or weights that do not sum to 1.
     """
     results: dict[int, Attention] = {}
     order = sorted(range(len(readings)), key=lambda index: -len(readings[index].ids))
@@ -141,7 +141,7 @@ def _read_batch(model: PreTrainedModel, readings: Sequence[Reading], name: str) 
     try:
         cache: Any = None
         for start in range(0, num_tokens, chunk):
-            # Without its head: logits are not asked for.
+            # Without its head: no logits are needed.
             output = model.base_model(
                 input_ids=tokens_BT[:, start : start + chunk], cache=cache, use_cache=chunk < num_tokens
             )
@@ -158,7 +158,7 @@ def _read_batch(model: PreTrainedModel, readings: Sequence[Reading], name: str) 
 
 
 def _num_heads(model: PreTrainedModel) -> int:
-    """Of a layer; 1 for a state-space model, which has none and is refused once it has been asked for weights."""
+    """Heads of a layer; 1 for a state-space model, which is refused later, since it returns no weights."""
     return getattr(model.config, "num_attention_heads", 1)
 
 
@@ -172,7 +172,7 @@ def _add_to(sums: WeightSums, num_rows: int) -> Any:
 
 
 def _attention_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The innermost modules that are called attention, which give weights as their second output."""
+    """The innermost modules named attention, which return weights as their second output."""
     named = [module for module in model.modules() if type(module).__name__.endswith("Attention")]
     outer = {id(module) for module in named for inner in module.modules() if inner is not module and inner in named}
     return [module for module in named if id(module) not in outer]
@@ -182,7 +182,7 @@ def _require_weights(layers: Sequence[WeightSums], model: PreTrainedModel, num_t
     num_layers = int(model.config.num_hidden_layers)
     seen = sum(sums.num_queries == num_tokens for sums in layers)
     if seen != num_layers or len(layers) != num_layers:
-        raise _unreadable(model, name, f"gives the attention weights of {seen} of its {num_layers} layers")
+        raise _unreadable(model, name, f"returns the attention weights of {seen} of its {num_layers} layers")
     furthest = max(sums.furthest_from_1 if np.isfinite(sums.furthest_from_1) else np.inf for sums in layers)
     if not np.isfinite(furthest):
         raise CheckpointError(
@@ -194,21 +194,20 @@ def _require_weights(layers: Sequence[WeightSums], model: PreTrainedModel, num_t
 
 def _unreadable(model: PreTrainedModel, name: str, what: str) -> CheckpointError:
     return CheckpointError(
-        f"model {name} ({type(model).__name__}) {what}: only models can be read whose every layer has softmax "
-        "attention over tokens that transformers computes as eager; leave attention_decay and attention_segments "
-        "out of tasks"
+        f"model {name} ({type(model).__name__}) {what}: every layer must have softmax attention "
+        "over tokens, which transformers computes as eager; leave attention_decay and attention_segments out of tasks"
     )
 
 
 @contextmanager
 def _weights_shown(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """The model with eager attention and float32 parameters; as it was afterwards, to the last bit."""
+    """Eager attention and float32 parameters within the block; both are restored afterwards, to the last bit."""
     before = str(model.config._attn_implementation)
     low = [each for each in model.parameters() if each.dtype in (torch.bfloat16, torch.float16)]
     kept = [each.data for each in low]
     model.set_attn_implementation("eager")
     if model.config._attn_implementation != "eager":
-        raise _unreadable(model, name, "does not let its attention be changed to eager")
+        raise _unreadable(model, name, "does not support eager attention")
     try:
         for each in low:
             each.data = each.data.float()

@@ -1,4 +1,4 @@
-"""Chains of relations that lead from a thing to a person, and the file format of NeedleBench v1 for them.
+"""Chains of relations from a thing to a person, and NeedleBench v1's file format for them.
 
     The Amber Compass was forged by Baranda Celinis.  Dorelek Falusya taught Baranda Celinis.
     Who taught the person who forged the Amber Compass?  Dorelek Falusya
@@ -29,19 +29,19 @@ _FRIENDS = ("taught", "raised", "rescued", "hired", "succeeded", "defeated", "ad
 
 @dataclass(frozen=True)
 class Chain:
-    """A question whose answer takes every one of some sentences."""
+    """A question whose answer needs all of its sentences."""
 
     question: str
     answer: str
     derivations: tuple[str, ...]
-    """The sentences, each going on where the one before it ends."""
+    """The sentences, each continuing the one before it."""
 
 
 def draw_chain(rng: random.Random, num_relations: int) -> Chain:
-    """A chain of invented people; no word of a name is said by the question, nor by another name.
+    """A chain of invented people; no word of a name occurs in the question or in another name.
 
     Args:
-        rng: What draws.
+        rng: Random generator.
         num_relations: Sentences, at least 1.
     """
     people = draw_names(rng, num_relations)
@@ -58,11 +58,11 @@ def draw_chain(rng: random.Random, num_relations: int) -> Chain:
 
 
 def read_chains(path: Path) -> dict[int, list[Chain]]:
-    """Chains of a file, by the number of their sentences as the file counts them.
+    """Chains of a file, by their number of sentences as the file counts them.
 
     Raises:
         DataError: The file cannot be read.
-        BadInputError: It is not of the format.
+        BadInputError: It has another format.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -77,8 +77,8 @@ def read_chains(path: Path) -> dict[int, list[Chain]]:
             count, chain = int(row["derivation_count"]), _chain(row)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInputError(
-                f"{path}: entry {place} has no question, answer, derivations and derivation_count of the kind that "
-                f"NeedleBench has ({type(error).__name__}: {error}): correct it, or take the published file again"
+                f"{path}: entry {place} lacks question, answer, derivations and derivation_count as "
+                f"NeedleBench has them ({type(error).__name__}: {error}): correct it, or download it again"
             ) from error
         chains.setdefault(count, []).append(chain)
     return chains
@@ -102,7 +102,7 @@ def _chain(row: dict[str, Any]) -> Chain:
     question, answer, derivations = row["question"], row["answer"], tuple(row["derivations"])
     for text in (question, answer, *derivations):
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{text!r} is no text")
+            raise ValueError(f"{text!r} is not text")
     if not derivations:
         raise ValueError("derivations are empty")
     return Chain(question, answer.strip(), derivations)
@@ -115,5 +115,5 @@ def _rows(text: str, path: Path) -> list[Any]:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
         raise BadInputError(
-            f"{path} is neither a JSON array nor JSON lines ({error}): correct it, or take the published file again"
+            f"{path} is neither a JSON array nor JSON lines ({error}): correct it, or download the published file again"
         ) from error

@@ -1,8 +1,8 @@
-"""Two evaluations side by side: the paper's tables with their difference, and whether it is more than chance.
+"""Two evaluations side by side: the paper's tables with differences and their significance.
 
-Only the same questions are compared: results whose prompts differ are refused. Differences are taken by example:
-McNemar's exact test where answers are right or wrong, paired bootstrap elsewhere and for means over rows. Many rows
-mean many tests: one in twenty is below 0.05 by chance.
+Results whose prompts differ are refused. Differences are paired by example: McNemar's exact test where responses are
+right or wrong, paired bootstrap elsewhere and for means over rows. Many rows mean many tests: one in twenty is below
+0.05 by chance.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 from meap.errors import ConfigError, DataError, MismatchError
 from meap.evals.pictures import draw_comparison, panel
-from meap.evals.records import read_records
+from meap.evals.responses import read_responses
 from meap.evals.runner import read_results
 from meap.evals.scoring import Group, paired_difference
-from meap.evals.summary import group_records, select
+from meap.evals.summary import group_responses, select
 from meap.evals.tables import row_label, shown
-from meap.evals.task import Record
+from meap.evals.task import Response
 from meap.evals.tasks import TASKS
 from meap.places.whole import write_whole
 from meap.show.figures import save_panels
@@ -37,15 +37,15 @@ __all__ = [
     "short_names",
 ]
 
-SIGNIFICANCE = "* p < 0.05: McNemar's exact test by row, paired bootstrap for means and for what is not right or wrong"
-"""What the star in a table means."""
+SIGNIFICANCE = "* p < 0.05: McNemar's exact test by row, paired bootstrap for means and for scores that are not binary"
+"""Meaning of the star in a table."""
 
 
 def folders_to_compare(asked: str) -> list[Path]:
     """The two folders of ``a,b``.
 
     Raises:
-        ConfigError: There are not two.
+        ConfigError: The number of folders is not two.
     """
     folders = [Path(folder.strip()) for folder in asked.split(",") if folder.strip()]
     if len(folders) != 2:
@@ -59,13 +59,13 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
     """Compare two folders of results; writes compare.json and compare.png.
 
     Args:
-        asked: Two folders, separated by a comma: the first is what the second is compared with.
-        out_dir: Folder to write to, made if need be.
+        asked: Two folders, separated by a comma; the second is compared with the first.
+        out_dir: Folder to write, created if needed.
 
     Raises:
-        ConfigError: There are not two folders.
+        ConfigError: The number of folders is not two.
         DataError: A folder holds no results, or they have no task in common.
-        MismatchError: A task's prompts differ, or who judged them.
+        MismatchError: The prompts or the judges of a task differ.
     """
     folders = folders_to_compare(asked)
     first, second = map(read_results, folders)
@@ -73,18 +73,20 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
     if not names:
         raise DataError(f"{folders[0]} and {folders[1]} have no task in common: evaluate both with the same yaml")
     if first["add_bos"] != second["add_bos"]:
-        raise MismatchError(f"{folders[0]} and {folders[1]} were not asked the same: add_bos differs; set it alike")
+        raise MismatchError(
+            f"{folders[0]} and {folders[1]} were not asked the same prompts: add_bos differs; give both the same"
+        )
     differing = [name for name in names if _prompts(first, name) != _prompts(second, name)]
     if differing:
         raise MismatchError(
-            f"{folders[0]} and {folders[1]} were not asked the same: prompts of {', '.join(differing)} differ; "
+            f"{folders[0]} and {folders[1]} were not asked the same prompts: those of {', '.join(differing)} differ; "
             "evaluate both with the same yaml, seed and limit"
         )
     judges = {name: [_judges(results, name) for results in (first, second)] for name in names}
     for name, (one, other) in judges.items():
         if one and other and one != other:
             raise MismatchError(
-                f"{folders[0]} and {folders[1]} were not judged by the same: {name} by {', '.join(one)} and by "
+                f"{folders[0]} and {folders[1]} have different judges: {name} by {', '.join(one)} and by "
                 f"{', '.join(other)}; judge both with the same judge.model"
             )
     found = {
@@ -93,7 +95,7 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
         "partial": first["partial"] or second["partial"],
         "tasks": {
             name: _compare_task(
-                name, first["tasks"][name], second["tasks"][name], *(read_records(folder, name) for folder in folders)
+                name, first["tasks"][name], second["tasks"][name], *(read_responses(folder, name) for folder in folders)
             )
             for name in names
         },
@@ -106,7 +108,7 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
 
 
 def picture_of(found: Mapping[str, Any], name: str) -> Callable[[Any], None]:
-    """What draws the comparison of the task called `name` on matplotlib's axes."""
+    """A function that draws the comparison of the task `name` on matplotlib axes."""
     contrast = TASKS[name].contrast
     draw = contrast.draw if contrast else draw_comparison
     return panel(draw, found["tasks"][name] | {"models": short_names(found["models"])})
@@ -126,12 +128,12 @@ def print_comparison(found: Mapping[str, Any]) -> None:
 
 
 def contrast_lines(name: str, numbers: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
-    """What a comparison of this task adds to its table, as lines with a header; empty where it adds nothing.
+    """Lines with a header that the comparison of a task adds to its table; empty if it adds none.
 
     Args:
-        name: Of the task.
-        numbers: The task's, of a comparison.
-        names: Of the models.
+        name: Name of the task.
+        numbers: Numbers of the task, from `compare`.
+        names: Names of the models.
     """
     contrast = TASKS[name].contrast
     return contrast.lines({**numbers, "models": names}) if contrast else []
@@ -141,8 +143,8 @@ def comparison_lines(numbers: Mapping[str, Any], names: Sequence[str]) -> list[t
     """A task's table: its header, the headline metric by row, and the mean of every metric.
 
     Args:
-        numbers: Of the task, from `compare`.
-        names: What the two models are called.
+        numbers: Numbers of the task, from `compare`.
+        names: Names of the models.
     """
     chosen = numbers["headline"]
     lines: list[tuple[str, ...]] = [("", *names, "difference", "95 % interval", "relative", "p", "n")]
@@ -156,7 +158,7 @@ def comparison_lines(numbers: Mapping[str, Any], names: Sequence[str]) -> list[t
 
 
 def short_names(models: Sequence[str]) -> list[str]:
-    """The last parts of two names in which they differ."""
+    """The shortest endings of two paths that differ."""
     parts = [model.rstrip("/").split("/") for model in models]
     for kept in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-kept:]) for each in parts]
@@ -177,10 +179,10 @@ def _compare_task(
     task: str,
     first: Mapping[str, Any],
     second: Mapping[str, Any],
-    of_first: Sequence[Record],
-    of_second: Sequence[Record],
+    of_first: Sequence[Response],
+    of_second: Sequence[Response],
 ) -> dict[str, Any]:
-    rows_by_model = [group_records(records, first["by"]) for records in (of_first, of_second)]
+    rows_by_model = [group_responses(responses, first["by"]) for responses in (of_first, of_second)]
     metrics: dict[str, dict[str, Any]] = {}
     shared = [name for name in first["metrics"] if name in second["metrics"]]
     for name in shared:
@@ -219,13 +221,13 @@ def _compare_task(
 
 
 def _pair(
-    first: Sequence[Record], second: Sequence[Record], metric: str, weight: str | None
+    first: Sequence[Response], second: Sequence[Response], metric: str, weight: str | None
 ) -> tuple[Group, Group] | None:
-    """One metric of the examples for which both models have it: what a judge said of one only cannot be compared."""
+    """One metric of the examples for which both models have it: a score of one model only cannot be compared."""
     both = [
         pair
         for pair in zip(first, second, strict=True)
-        if all(record.get(metric) is not None or record["too_long"] for record in pair)
+        if all(response.get(metric) is not None or response["too_long"] for response in pair)
     ]
     if not both:
         return None

@@ -1,13 +1,13 @@
-"""How much less masked tokens are attended to, and how much more the others differ: the numbers of Table 10.
+"""The decay of attention at masked positions, and the increase of its variance elsewhere: the numbers of Table 10.
 
-Pure functions on records of `meap.evals.tasks.attention_decay`, each of which holds, for one sequence and one model,
+Pure functions on responses of `meap.evals.tasks.attention_decay`, each of which holds, for one sequence and one model,
 the score S at masked positions and the variance V over the others, for the clean input X_N and the masked one X_M.
 
-    decay               1 - mean S after / mean S before     t is that of S after - S before: negative where it decays
-    variance increase   mean V after / mean V before - 1     t likewise, both paired
+    decay               1 - mean S after / mean S before     t of S after - S before: negative for a decay
+    variance increase   mean V after / mean V before - 1     t of V after - V before; both are paired
 
 Before and after are two of the four combinations of model and input. The paper's is one diagonal, NTP on X_N against
-MEAP on X_M, in which both change at once; the other pairs tell them apart (`PAIRS`).
+MEAP on X_M, in which both change at once; the other pairs separate them (`PAIRS`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from meap.extras import require_packages
 __all__ = ["HEADLINE", "PAIRS", "Change", "change", "decay_between", "decay_within", "key", "paired_t", "welch_t"]
 
 HEADLINE = "received_mean"
-"""The variant that is meant where none is named."""
+"""The default variant."""
 
 PAIRS: dict[str, tuple[tuple[int, str], tuple[int, str]]] = {
     "paper": ((0, "clean"), (1, "masked")),
@@ -46,19 +46,19 @@ class Change:
     """How much a mean changed from before to after, relative to before."""
 
     value: float | None
-    """None where the mean before is 0."""
+    """None if the mean before is 0."""
     low: float | None
-    """95 % interval, from drawing sequences anew and taking both of each."""
+    """95 % interval of the paired bootstrap over sequences."""
     high: float | None
     t: float | None
-    """Of the paired differences, after less before; None where these are all equal, or only one."""
+    """Of the paired differences, after less before; None if they are all equal, or if there is only one."""
     df: float
     p: float | None
     """Two-sided."""
 
 
 def key(variant: str, quantity: str, view: str) -> str:
-    """Column of the records.
+    """Column of the responses.
 
     Args:
         variant: Of `meap.evals.tasks.attention_decay.VARIANTS`, or ``layer_<number>``.
@@ -76,7 +76,7 @@ def paired_t(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[f
 
 
 def welch_t(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float | None, float, float | None]:
-    """The same where before and after were not of the same sequences, and may vary differently (Welch 1947)."""
+    """The same for independent samples of unequal variance (Welch 1947)."""
     n = len(before)
     if n < 2:
         return None, 0.0, None
@@ -90,9 +90,9 @@ def change(before: NDArray[np.float64], after: NDArray[np.float64], *, sign: int
     """How much the mean over sequences changed.
 
     Args:
-        before: By sequence.
-        after: Of the same sequences.
-        sign: -1 counts a fall as positive, as a decay is; t keeps its sign.
+        before: Values by sequence.
+        after: Values of the same sequences.
+        sign: -1 counts a decrease as positive; t keeps its sign.
         seed: Seed of the bootstrap.
     """
     t, df, p = paired_t(before, after)
@@ -109,11 +109,11 @@ def change(before: NDArray[np.float64], after: NDArray[np.float64], *, sign: int
 def decay_between(
     first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Table 10 and what qualifies it, from the records of two models.
+    """Table 10 with further pairs and definitions, from the responses of two models.
 
     Args:
-        first: Of the control, NTP.
-        second: Of the method, MEAP, on the same sequences with the same masks; in any order.
+        first: Responses of the control, NTP.
+        second: Responses of the method, MEAP, on the same sequences with the same masks; in any order.
         seed: Seed of the bootstrap.
 
     Returns:
@@ -125,17 +125,17 @@ def decay_between(
     Raises:
         MismatchError: The sequences are not the same.
     """
-    by_id = [{record["id"]: record for record in records} for records in (first, second)]
+    by_id = [{response["id"]: response for response in responses} for responses in (first, second)]
     if by_id[0].keys() != by_id[1].keys():
         lone = sorted(by_id[0].keys() ^ by_id[1].keys())
         raise MismatchError(
-            f"attention was read on other sequences by the two models, such as {lone[0]}: evaluate both with the same "
+            f"the two models read different sequences, such as {lone[0]}: evaluate both with the same "
             "attention_decay, seed and limit"
         )
     found: list[dict[str, Any]] = []
-    for length in sorted({record["length"] for record in first}):
-        names = [name for name, record in by_id[0].items() if record["length"] == length]
-        columns = [_columns([records[name] for name in names]) for records in by_id]
+    for length in sorted({response["length"] for response in first}):
+        names = [name for name, response in by_id[0].items() if response["length"] == length]
+        columns = [_columns([responses[name] for name in names]) for responses in by_id]
         pairs = {
             name: _changes(columns[before[0]], columns[after[0]], HEADLINE, (before[1], after[1]), seed)
             for name, (before, after) in PAIRS.items()
@@ -158,11 +158,11 @@ def decay_between(
     return {"lengths": found}
 
 
-def decay_within(records: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
+def decay_within(responses: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
     """What masking changes in one model: ``lengths``, each with ``decay``, ``variance_increase`` and ``layers``."""
     found: list[dict[str, Any]] = []
-    for length in sorted({record["length"] for record in records}):
-        columns = _columns([record for record in records if record["length"] == length])
+    for length in sorted({response["length"] for response in responses}):
+        columns = _columns([response for response in responses if response["length"] == length])
         about = {"length": length, "n": len(next(iter(columns.values())))}
         changes = _changes(columns, columns, HEADLINE, ("clean", "masked"), seed)
         found.append(about | changes | {"layers": _layers(columns, columns, seed)})
@@ -172,11 +172,11 @@ def decay_within(records: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict
 _Columns = dict[str, NDArray[np.float64]]
 
 
-def _columns(records: Sequence[Mapping[str, Any]]) -> _Columns:
-    """Scores and variances of all variants and layers, by column; of those only that every sequence has."""
-    names = [name for name in records[0] if name.endswith(("_clean", "_masked"))]
-    names = [name for name in names if all(record.get(name) is not None for record in records)]
-    return {name: np.array([record[name] for record in records], np.float64) for name in names}
+def _columns(responses: Sequence[Mapping[str, Any]]) -> _Columns:
+    """Scores and variances of all variants and layers by column; only columns that every sequence has."""
+    names = [name for name in responses[0] if name.endswith(("_clean", "_masked"))]
+    names = [name for name in names if all(response.get(name) is not None for response in responses)]
+    return {name: np.array([response[name] for response in responses], np.float64) for name in names}
 
 
 def _variants(columns: _Columns) -> list[str]:
@@ -197,7 +197,7 @@ def _changes(before: _Columns, after: _Columns, variant: str, views: tuple[str, 
 
 def _layers(before: _Columns, after: _Columns, seed: int) -> list[dict[str, Any]]:
     variants = [variant for variant in _variants(before) if variant.startswith("layer_")]
-    # Two models may differ in depth: layers that only one has stand beside nothing.
+    # Two models may differ in depth: layers that only one has are not compared.
     shared = [variant for variant in variants if key(variant, "score", "masked") in after]
     return [
         {"layer": int(variant.removeprefix("layer_"))} | _changes(before, after, variant, ("clean", "masked"), seed)
@@ -210,7 +210,7 @@ def _further(before: _Columns, after: _Columns) -> dict[str, Any]:
         (before[key(HEADLINE, quantity, "clean")], after[key(HEADLINE, quantity, "masked")])
         for quantity in ("score", "variance", "rest")
     )
-    # The variance over the tokens of all sequences together is that within them and that of their means.
+    # The variance over the tokens of all sequences is the variance within sequences plus that of their means.
     pooled = [float(v.mean() + r.var()) for v, r in ((variance_before, rest_before), (variance_after, rest_after))]
     return {
         "decay_mean_of_ratios": 1 - float((score_after / score_before).mean()) if score_before.all() else None,
@@ -234,7 +234,7 @@ def _t(difference: float, squared_error: float, df: float) -> tuple[float | None
 
 
 def _redrawn(columns: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Means of the columns (number of sequences, columns) over `_DRAWS` redrawn sets of rows."""
+    """Means of the columns (number of sequences, columns) over `_DRAWS` bootstrap samples of rows."""
     n = len(columns)
     rng = np.random.default_rng(seed)
     step = max(1, _DRAWN_AT_ONCE // n)

@@ -1,10 +1,10 @@
-"""What an evaluation takes, without the model."""
+"""The size of an evaluation, without loading the model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meap.evals.judge.records import describe_judging
+from meap.evals.judge.judging import describe_judging
 from meap.evals.runner import choose_examples, require_packages_of
 from meap.evals.task import TaskInputs
 from meap.evals.tasks import TASKS
@@ -13,7 +13,7 @@ __all__ = ["rehearse"]
 
 
 def rehearse(inputs: TaskInputs, names: Sequence[str]) -> None:
-    """Make the examples of every task, and print how many there are, how long, and what a judge of them would cost.
+    """Make the examples of every task; print their number, their lengths, and the cost of judging them.
 
     Raises:
         MeapError: A task cannot run.

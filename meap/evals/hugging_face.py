@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 _NUM_LOGITS = 1 << 29
-"""Logits of a forward pass are kept below this many (2 GiB in fp32), whatever the batch size asks for."""
+"""Most logits of a forward pass (2 GiB in fp32), whatever the batch size."""
 _FEW_PARAMETERS = 30_000_000
 _HASHED_VALUES = 256
 """Values of each tensor that `weights_hash` reads: training changes every one of them."""
 
 
 def load_model_tokenizer(config: EvaluationConfig) -> Tokenizer:
-    """The tokenizer that `load_model` loads with the model.
+    """The tokenizer of the model, as `load_model` loads it.
 
     Raises:
         ConfigError: No model is named, or the tokenizer defines no BOS or EOS token.
@@ -57,12 +57,12 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
     ids as in training, and text that spells a mask token does not become one.
 
     Args:
-        config: `model` is a local folder, or a name on the Hugging Face hub. Only safetensors are read, and no code
-            that comes with it. `tokenizer` says which tokens delimit documents and mark masks, where the model's own
-            tokenizer does not; its `name` is the model's unless it is set.
+        config: `model` is a local folder, or a name on the Hugging Face hub. Only safetensors are read, and code
+            of the model never runs. `tokenizer` names the tokens that delimit documents and mark masks, where the
+            model's own tokenizer does not; its `name` defaults to the model's.
 
     Raises:
-        CheckpointError: There is no such model, or it cannot be loaded.
+        CheckpointError: The model does not exist or cannot be loaded.
         ConfigError: No model is named, or the tokenizer defines no BOS or EOS token.
         DataError: The tokenizer cannot be read.
     """
@@ -117,13 +117,13 @@ def require_model_files(name: str) -> None:
 
 
 def limit_threads(about: Mapping[str, Any]) -> None:
-    """Threads cost a small model more than they give, most of all on a busy machine; see `HuggingFaceLM.describe`."""
+    """Use one thread for a small model on a CPU, which more threads slow down, most of all on a busy machine."""
     if about["device"] == "cpu" and about["parameters"] < _FEW_PARAMETERS:
         torch.set_num_threads(1)
 
 
 def weights_hash(model: torch.nn.Module) -> str:
-    """Hash of names, shapes and some values of all tensors: equal for equal weights wherever they were loaded from."""
+    """Hash of names, shapes and some values of all tensors: equal for equal weights, wherever they come from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.reshape(-1)
@@ -137,12 +137,12 @@ class HuggingFaceLM:
 
     Args:
         model: The model, on its device and in its precision.
-        tokenizer: Its tokenizer: the end-of-text id ends an answer; mask, BOS, padding and ids beyond the vocabulary
+        tokenizer: Its tokenizer. The end-of-text id ends a response; mask, BOS, padding and ids beyond the vocabulary
             are never generated.
-        name: What it is called in the results.
-        batch_size: Rows or prompts per forward pass at most.
-        batch_tokens: Tokens per forward pass at most, where more than one row or prompt would share it.
-        prefill_chunk: Tokens of a row or prompt that are read at once; those before them are in the cache.
+        name: Its name in the results.
+        batch_size: Most rows or prompts per forward pass.
+        batch_tokens: Most tokens per forward pass of more than one row or prompt.
+        prefill_chunk: Tokens of a row or prompt per forward pass; those before them are in the cache.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class HuggingFaceLM:
         self._num_logits = int(model.config.vocab_size)
         self._max_positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
         banned = {tokenizer.mask_id, tokenizer.bos_id, model.config.pad_token_id} - {tokenizer.eos_id, None}
-        # Some tokenizers begin and end texts with the same token; rows that pad the embedding have no text.
+        # Some tokenizers have one token as BOS and EOS; ids of padded embedding rows have no text.
         banned |= set(range(tokenizer.vocab_size, self._num_logits))
         self._banned_ids = sorted(token_id for token_id in banned if token_id < self._num_logits)
 
@@ -186,7 +186,7 @@ class HuggingFaceLM:
         results: dict[int, NDArray[np.float64]] = {}
         for batch in self._batches([len(row) for row in rows]):
             width = max(len(rows[index]) for index in batch)
-            # Padding on the right is invisible to the causal positions before it, so that no attention mask is needed.
+            # Causal positions never see padding on their right: no attention mask is needed.
             tokens_BT = torch.full((len(batch), width), self._eos_id)
             for place, index in enumerate(batch):
                 tokens_BT[place, : len(rows[index])] = torch.from_numpy(np.asarray(rows[index], np.int64))
@@ -219,7 +219,7 @@ class HuggingFaceLM:
 
         Raises:
             ConfigError: A row is longer than the model's context.
-            CheckpointError: The model does not give its attention weights, or none that can be used.
+            CheckpointError: The model returns no attention weights, or unusable ones.
         """
         self._require_fit(max(len(each.ids) for each in readings), "a row to read")
         return read_attention(self._model, readings, name=self._name, batch_tokens=self._batch_tokens)
@@ -237,7 +237,7 @@ class HuggingFaceLM:
 
     def _losses(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         num_rows, last = tokens_BT.shape[0], tokens_BT.shape[1] - 1
-        # Logits of a whole long row would not fit into memory; shorter rows are read in one go.
+        # The logits of a long row would not fit in memory; shorter rows are read at once.
         chunk = max(1, min(self._chunk, _NUM_LOGITS // (self._num_logits * num_rows)))
         losses: list[torch.Tensor] = []
         cache: Any = None
@@ -257,7 +257,7 @@ class HuggingFaceLM:
         for place, prompt in enumerate(prompts):
             input_ids_BT[place, width - len(prompt) :] = torch.from_numpy(np.asarray(prompt, np.int64))
             attention_BT[place, width - len(prompt) :] = 1
-        # Without padding no mask is needed: a kernel that knows that attention is causal needs no square of memory.
+        # Without padding no mask is needed, and causal kernels need no quadratic memory.
         padded = bool((attention_BT == 0).any())
         input_ids_BT, attention_BT = input_ids_BT.to(device), attention_BT.to(device)
         position_ids_BT = (attention_BT.cumsum(1) - 1).clamp(min=0)
@@ -277,7 +277,7 @@ class HuggingFaceLM:
                     position_ids=position_ids_BT[:, seen:end] if padded else None,
                     cache=cache,
                     use_cache=True,
-                    logits_to_keep=1,  # logits of a whole long prompt would not fit into memory
+                    logits_to_keep=1,  # the logits of a long prompt would not fit in memory
                 )
                 cache, seen = output.cache, end
             logits = output.logits[:, -1].float()
@@ -299,7 +299,7 @@ class HuggingFaceLM:
         return bool(stop) and stop in self.tokenizer.decode(ids)
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Indices, longest first: little padding, and memory runs out at once if it runs out at all."""
+        """Batches of indices, longest first: little padding, and a lack of memory shows at once."""
         order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
         while order:
             size = max(1, min(self._batch_size, self._batch_tokens // lengths[order[0]]))
@@ -309,6 +309,6 @@ class HuggingFaceLM:
     def _require_fit(self, length: int, what: str) -> None:
         if length > self._max_positions:
             raise ConfigError(
-                f"{what} takes {length:,} tokens, but model {self._name} was made for {self._max_positions:,}: give it "
-                "shorter ones, nothing is cut silently"
+                f"{what} takes {length:,} tokens, but the context of model {self._name} is {self._max_positions:,}: "
+                "give shorter ones, since nothing is truncated"
             )

@@ -1,4 +1,4 @@
-"""What a task may ask of a model. Tests implement it with a few lines; `meap.evals.hugging_face` with transformers."""
+"""The interface of a model: `meap.evals.hugging_face` implements it with transformers, tests with a few lines."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 __all__ = ["Attention", "Ids", "LanguageModel", "Reading"]
 
 Ids = NDArray[np.int32]
-"""Token ids of a prompt or of a row, (T,): arrays, because those of a long-context evaluation are many."""
+"""Token ids of a prompt or row, (T,): arrays, since long-context evaluations have many."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A row of which the attention is asked for."""
+    """A row whose attention is read."""
 
     ids: Ids
     """Token ids, (T,), at least 2."""
     asking: tuple[int, int] = (0, 0)
-    """First token, and the one after the last, of those whose own attention is wanted; equal: none."""
+    """Queries of `Attention.asking_LT`: the first token, and the one after the last; equal: none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Attention:
     last_LT: NDArray[np.float64]
     """``A[T - 1, j]``."""
     asking_LT: NDArray[np.float64]
-    """Mean over the queries of `Reading.asking`; zeros where there are none."""
+    """Mean over the queries of `Reading.asking`; zeros without any."""
 
 
 class LanguageModel(Protocol):
@@ -70,8 +70,8 @@ class LanguageModel(Protocol):
 
         Args:
             prompts: Token ids, of any lengths of at least 1.
-            max_new_tokens: At most so many are generated; a continuation ends before the end-of-text token.
-            stop: A continuation ends with the token that completes this text; empty: it does not matter.
+            max_new_tokens: Most tokens to generate; a continuation ends before the end-of-text token.
+            stop: A continuation ends with the token that completes this text; empty: no such text.
         """
         ...
 

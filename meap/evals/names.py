@@ -1,4 +1,4 @@
-"""Names of people that do not exist, so that no model knows anything of them."""
+"""Names of invented people, about whom no model knows anything."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 __all__ = ["MOST_NAMES", "draw_names"]
 
-# All words have one length, so that none is a part of another: an answer cannot be said by saying something else.
+# All words have the same length, so that no word is part of another.
 _STARTS = (
     *("Bar", "Cel", "Dor", "Fal", "Gim", "Har", "Jor", "Kel", "Lun", "Mar"),
     *("Nor", "Pel", "Ras", "Sol", "Tam", "Urs", "Vel", "Wen", "Yar", "Zel"),
@@ -16,15 +16,15 @@ _ENDS = ("da", "ek", "is", "or", "ya", "et", "on", "um", "as", "en")
 _NUM_WORDS = len(_STARTS) * len(_MIDDLES) * len(_ENDS)
 
 MOST_NAMES = _NUM_WORDS // 2
-"""How many names can be drawn at once."""
+"""Most names that can be drawn at once."""
 
 
 def draw_names(rng: random.Random, number: int) -> list[str]:
     """First names and surnames, no word of which occurs twice.
 
     Args:
-        rng: What draws.
-        number: How many, in [0, `MOST_NAMES`].
+        rng: Random generator.
+        number: Number of names, in [0, `MOST_NAMES`].
     """
     words = [_word(index) for index in rng.sample(range(_NUM_WORDS), 2 * number)]
     return [f"{first} {last}" for first, last in zip(words[:number], words[number:], strict=True)]

@@ -1,4 +1,4 @@
-"""Results, or two of them compared -> what the template `evaluation.html` shows."""
+"""Results, or a comparison of two -> the page of the template `evaluation.html`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_results_page(folder: Path) -> None:
 
 
 def write_comparison_page(found: Mapping[str, Any], folder: Path) -> None:
-    """Write the page of what `compare` found, and wrote to `folder`, beside it."""
+    """Write the page of a comparison beside the files that `compare` wrote to `folder`."""
     results = [read_results(Path(each)) for each in found["folders"]]
     write_whole(folder / PAGE_NAME, render_comparison(found, results), several_writers=True)
 
@@ -39,7 +39,7 @@ def render_results(results: Mapping[str, Any]) -> str:
     """The page of an evaluation as text.
 
     Args:
-        results: What results.json holds.
+        results: Content of results.json.
     """
     remarks = [_PARTIAL] if results["partial"] else []
     remarks += [f"skipped {name}: {reason}" for name, reason in results["skipped"].items()]
@@ -68,8 +68,8 @@ def render_comparison(found: Mapping[str, Any], results: Sequence[Mapping[str, A
     """The page of a comparison as text.
 
     Args:
-        found: What compare.json holds.
-        results: What the two results.json hold.
+        found: Content of compare.json.
+        results: Contents of the two results.json.
     """
     names = short_names(found["models"])
     remarks = [_PARTIAL] if found["partial"] else []
@@ -112,7 +112,7 @@ def _overview(results: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _origin(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """What was measured, by which software, with which settings."""
+    """The models, the software and the settings."""
     facts = [
         each["model"]
         | {"tokenizer": each["tokenizer"]["name"], "tokenizer fingerprint": each["tokenizer"]["fingerprint"]}
@@ -129,8 +129,8 @@ def _origin(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[
 def _side_by_side(columns: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     yield "", *names
     for key in dict.fromkeys(key for each in columns for key in each):
-        yield key, *(_told(each.get(key)) for each in columns)
+        yield key, *(_as_text(each.get(key)) for each in columns)
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""Passages with an answer somewhere in their middle and a question at their end, as text and as tokens.
+"""Passages with an answer in their middle and a question at their end, as text and as tokens.
 
-Generated ones are `meap.synthetic`'s: a sentence that states a fact stands among others, and the passage ends where the
-value of that fact must follow. Those of a file are JSON lines with the paper's four parts:
+Generated ones come from `meap.synthetic`: a sentence among others states a fact, and the passage ends where the value
+of that fact must follow. A file has JSON lines with the paper's four parts:
 
     {"context_before": "...", "answer": "...", "context_after": "...", "query": "..."}
 """
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 PARTS = ("context_before", "answer", "context_after", "query")
-"""In the order in which they stand."""
+"""In their order in the text."""
 
 _SENTENCE_END = re.compile(r"[.!?]\"?[ \n]")
 
@@ -51,18 +51,18 @@ class Passage:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return "".join(astuple(self))
 
 
 def generate_passages(seed: int, num_passages: int, *, num_facts: int, num_sentences: int) -> list[Passage]:
-    """Seeded passages; the answering sentence stands anywhere but first and last.
+    """Seeded passages; the answering sentence is neither first nor last.
 
     Args:
-        seed: Which set.
-        num_passages: How many.
-        num_facts: Facts that each states, at least 1.
-        num_sentences: Filler sentences of each, at least 2.
+        seed: Seed of the set.
+        num_passages: Number of passages.
+        num_facts: Facts that a passage states, at least 1.
+        num_sentences: Filler sentences of a passage, at least 2.
     """
     passages: list[Passage] = []
     last = num_sentences + num_facts - 1
@@ -75,7 +75,7 @@ def generate_passages(seed: int, num_passages: int, *, num_facts: int, num_sente
         value = re.search(rf"\b{example.answer}\b", example.prompt)
         assert value is not None
         ends = [found.end() for found in _SENTENCE_END.finditer(example.prompt, 0, value.start())]
-        # What separates two sentences belongs to the second one, as tokenizers have it.
+        # The space between two sentences belongs to the second, as in most tokenizers.
         start = ends[-1] - 1
         end = example.prompt.index(".", value.end()) + 1
         borders = (0, start, end, end_of_context, len(example.prompt))
@@ -84,12 +84,12 @@ def generate_passages(seed: int, num_passages: int, *, num_facts: int, num_sente
 
 
 def generate_record_passages(seed: int, num_passages: int, *, num_sentences: int = 2) -> list[Passage]:
-    """Seeded records of which a field is asked for; the statement of it stands anywhere but first and last.
+    """Seeded records, one field of which is asked for; its statement is neither first nor last.
 
     Args:
-        seed: Which set.
-        num_passages: How many.
-        num_sentences: Sentences of prose in each, at least 0.
+        seed: Seed of the set.
+        num_passages: Number of passages.
+        num_sentences: Sentences of prose in a passage, at least 0.
     """
     passages: list[Passage] = []
     for index in count():
@@ -112,11 +112,11 @@ def write_passages(passages: Sequence[Passage], path: Path) -> None:
 
 
 def read_passages(path: Path, *, config_key: str) -> list[Passage]:
-    """Passages of a file of JSON lines; a space is put between two parts where neither has any.
+    """Passages of a file of JSON lines; a space is inserted between two parts if neither has one.
 
     Raises:
-        DataError: There is no such file, or nothing in it.
-        BadInputError: A line is no object with the four parts, or one of them is empty.
+        DataError: The file does not exist or is empty.
+        BadInputError: A line is not an object with the four parts, or one of them is empty.
     """
     if not path.is_file():
         raise DataError(f"{config_key}: there is no file {path}; give one with a line for each passage")
@@ -147,9 +147,9 @@ def read_passages(path: Path, *, config_key: str) -> list[Passage]:
 
 
 def encode_passage(passage: Passage, tokenizer: Tokenizer) -> tuple[Ids, tuple[int, ...]]:
-    """Ids of the whole text, and how many of them belong to each part: a token belongs where its text begins.
+    """Ids of the whole text, and the number of tokens of each part: a token belongs to the part where it begins.
 
-    The text is encoded as a whole, since a tokenizer joins across borders; parts alone would have other tokens.
+    The text is encoded as a whole, since tokens may cross the borders of parts.
 
     Raises:
         BadInputError: A part has no token of its own.

@@ -1,4 +1,4 @@
-"""What the numbers of a task look like: each function draws on the axes it is given."""
+"""Pictures of a task's numbers: each function draws on the axes it is given."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ __all__ = [
 ]
 
 _CROWDED = 8
-"""More labels than this along an axis are turned."""
+"""More labels than this along an axis are rotated."""
 
 
 def panel(draw: Callable[[Any, dict[str, Any]], None], numbers: dict[str, Any]) -> Callable[[Any], None]:
-    """What draws `numbers` on the axes it is given."""
+    """A function that draws `numbers` on the axes it is given."""
     return lambda axes: draw(axes, numbers)
 
 
 def draw_curves(
     axes: Any, numbers: dict[str, Any], *, x: str, metrics: Sequence[str], x_label: str, x_scale: str = "linear"
 ) -> None:
-    """Metrics along one fact of the rows, a curve for each value of the other fact where there is one.
+    """Metrics along one fact of the rows, with a curve for each value of the other facts.
 
-    Controls are dotted: a curve where they have the fact, else a line across; floors of the headline are lines too.
+    Controls are dotted: a curve if they have the fact, else a horizontal line, as for floors of the headline.
 
     Args:
-        axes: To draw on.
-        numbers: Of the task.
-        x: The fact along the horizontal axis.
+        axes: Axes to draw on.
+        numbers: Numbers of the task.
+        x: Fact along the horizontal axis.
         metrics: Keys of the metrics to draw.
-        x_label: What it is.
-        x_scale: How it is spaced: ``linear`` or ``log``.
+        x_label: Label of the horizontal axis.
+        x_scale: Its scale: ``linear`` or ``log``.
     """
     rows = [row for row in numbers["rows"] if not row["control"]]
     controls = [row for row in numbers["rows"] if row["control"]]
@@ -69,8 +69,8 @@ def draw_curves(
     for row in controls:
         if row["by"][x] is None:
             value = row["metrics"][metrics[0]]["value"]
-            told = ", ".join(str(each) for each in row["by"].values() if each is not None)
-            axes.axhline(value, color=next(colours), linestyle=":", linewidth=1.4, label=f"{told}, {value:.0%}")
+            names = ", ".join(str(each) for each in row["by"].values() if each is not None)
+            axes.axhline(value, color=next(colours), linestyle=":", linewidth=1.4, label=f"{names}, {value:.0%}")
     for name, scores in numbers.get("floors", {}).items():
         value = scores[metrics[0]]
         axes.axhline(value, color=next(colours), linestyle="-.", linewidth=1, label=f"{name}, {value:.0%}")
@@ -87,7 +87,7 @@ def draw_curves(
 
 
 def draw_rows(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str]) -> None:
-    """Metrics of every row, which have names rather than numbers."""
+    """Metrics of rows that have names rather than numbers."""
     rows = [row for row in numbers["rows"] if not row["control"]]
     for place, (metric, colour) in enumerate(zip(metrics, COLOURS, strict=False)):
         some = [(index, row["metrics"][metric]) for index, row in enumerate(rows) if metric in row["metrics"]]
@@ -139,7 +139,7 @@ def draw_comparison(axes: Any, numbers: dict[str, Any]) -> None:
 
 
 def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
-    """Held-out loss, and how it falls with the tokens that stand before."""
+    """Held-out loss, and its fall with the number of preceding tokens."""
     bins, loss = numbers["loss_by_position"], numbers["metrics"]["loss"]
     middles = [(each["first"] * each["last"]) ** 0.5 for each in bins]
     values = [each["loss"] for each in bins]
@@ -158,16 +158,16 @@ def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
 
 
 def draw_decay(axes: Any, numbers: dict[str, Any]) -> None:
-    """How much less masked positions are attended to, by layer, with a curve for each length of sequences.
+    """Decay of attention at masked positions by layer, with a curve for each length of sequences.
 
-    Of one model what masking changes in it; of two models the paper's pair.
+    For one model: clean against masked input; for two models: the paper's pair.
     """
     for each, colour in zip(numbers["lengths"], COLOURS * 4, strict=False):
         layers = [layer for layer in each["layers"] if layer["decay"]["value"] is not None]
         of_all = each.get("pairs", {}).get("paper", each)["decay"]
-        told = "" if of_all["value"] is None else f", all layers {of_all['value']:.1%}"
+        overall = "" if of_all["value"] is None else f", all layers {of_all['value']:.1%}"
         places = [layer["layer"] + 1 for layer in layers]
-        label = f"{each['length']:,} tokens{told}"
+        label = f"{each['length']:,} tokens{overall}"
         draw_interval_points(axes, places, [layer["decay"] for layer in layers], colour=colour, label=label)
     axes.axhline(0, color=FAINT, linewidth=1)
     pair = " to ".join(f"{name} {view}" for name, view in zip(numbers.get("models", ()), ("X_N", "X_M"), strict=False))

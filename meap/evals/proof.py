@@ -1,7 +1,7 @@
-"""Two ways to train, told apart over seeds: what is drawn anew is the run, not the example.
+"""Two ways to train, compared over seeds: the unit of observation is the run, not the example.
 
-An interval over the examples of one pair of runs says nothing about the next pair: runs that differ in their seed alone
-differ too. Here a pair of runs, equal in everything but the way they were trained, counts as one observation.
+An interval over the examples of one pair of runs says nothing about the next pair, since runs with other seeds differ,
+too. Here a pair of runs that differ only in the way they were trained counts as one observation.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MEASURES = (
     Measure("masked", "attention received where masked", percent=False),
     Measure("elsewhere", "its variance elsewhere, 1e-6", percent=False),
 )
-"""What is compared. Attention where masked is Table 10's: the control reads the text, the method the masked text."""
+"""The measures. Attention where masked is that of Table 10: the control reads clean text, the method masked text."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +81,19 @@ class ArmsRow:
 
     measure: Measure
     values: tuple[tuple[float, ...], tuple[float, ...]]
-    """Of every run, by arm; runs of one place are a pair."""
+    """Values of every run, by arm; runs at the same index are a pair."""
     means: tuple[SeedEstimate, SeedEstimate]
     difference: SeedEstimate
-    """Second arm less first, of pairs."""
+    """Second arm less first, over pairs."""
     p: float
-    """Of `sign_flip`."""
+    """From `sign_flip`."""
 
 
 def measure_run(eval_dir: Path) -> dict[str, float]:
-    """The value of every measure, from what an evaluation wrote, by the role that a run without masks has.
+    """The value of every measure in the results of an evaluation; a run trained without masks is the control.
 
     Args:
-        eval_dir: Folder with results.json.
+        eval_dir: Folder of results.json.
     """
     results = read_results(eval_dir)
     tasks, export = results["tasks"], results["export"]
@@ -113,7 +113,7 @@ def measure_run(eval_dir: Path) -> dict[str, float]:
 
 
 def mean_over_seeds(values: Sequence[float]) -> SeedEstimate:
-    """Mean and interval of numbers that are independent of each other.
+    """Mean and interval of independent numbers.
 
     Args:
         values: One per seed, at least 2.
@@ -131,29 +131,29 @@ def mean_over_seeds(values: Sequence[float]) -> SeedEstimate:
 def sign_flip(differences: Sequence[float]) -> float:
     """Exact p-value of the sign-flip test, two-sided.
 
-    It is the share of ways to swap the two runs of some pairs that give a mean difference at least as far from 0, and
-    therefore never below 2 / 2^n.
+    It is the share of all swaps within pairs that give a mean difference at least as far from 0, so it is never below
+    2 / 2^n.
 
     Args:
         differences: One per seed, at most 16.
 
     Raises:
-        ValueError: There are more than 16, whose sign flips are too many to try.
+        ValueError: There are more than 16, which have too many sign flips.
     """
     if 2 ** len(differences) > _MOST_FLIPS:
         raise ValueError(f"{len(differences)} differences have too many sign flips to try: give at most 16")
     numbers = np.asarray(differences, np.float64)
     signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(numbers))))
-    # A tolerance, since sums of the same numbers in another order differ in their last bits.
+    # The order of a sum changes its last bits, hence the tolerance.
     return float(np.mean(np.abs(signs @ numbers) >= abs(numbers.sum()) * (1 - 1e-12)))
 
 
 def compare_arms(first: _Runs, second: _Runs) -> list[ArmsRow]:
-    """For each measure both means, the mean difference of the pairs, and how often chance alone gives as much.
+    """For each measure both means, the mean difference of pairs, and its p-value.
 
     Args:
         first: Values by measure of each run of one arm.
-        second: Of the other, its runs in the order of their partners.
+        second: The same of the other arm, in the order of the pairs.
     """
     rows: list[ArmsRow] = []
     for measure in MEASURES:
@@ -179,9 +179,9 @@ def draw_arms(axes: Any, row: ArmsRow, *, arms: tuple[str, str]) -> None:
     """Every pair of runs as a line from one arm to the other, and both means with their intervals.
 
     Args:
-        axes: To draw on.
-        row: One of `compare_arms`.
-        arms: Names of the two.
+        axes: Axes to draw on.
+        row: A row of `compare_arms`.
+        arms: Names of the arms.
     """
     scale = 100 if row.measure.percent else 1
     for before, after in zip(*row.values, strict=True):

@@ -1,4 +1,4 @@
-"""Several processes that share an evaluation, as ``torchrun`` and ``composer`` start them; alone without a launcher."""
+"""The processes that share an evaluation, started by ``torchrun`` or ``composer``; one without a launcher."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _PATIENCE = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all."""
+    """The rank of this process, and the number of ranks."""
 
     rank: int = 0
     num_ranks: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this one prints, and writes the results."""
+        """Whether this rank prints and writes the results."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Return when all have come here."""
+        """Wait for all ranks."""
         if self.num_ranks > 1:
             import torch.distributed
 
@@ -32,7 +32,7 @@ class Ranks:
 
 
 def join_ranks() -> Ranks:
-    """Meet the others over the address that the launcher set; they exchange nothing but that they are done."""
+    """Join the other ranks at the address that the launcher set; they only wait for each other."""
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if num_ranks > 1:
         import torch.distributed

@@ -1,4 +1,4 @@
-"""Rows of local files: questions, articles."""
+"""Reads rows of local files: questions, articles."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["read_jsonl", "read_parquet"]
 
 
 def read_jsonl(path: Path, *, key: str, remedy: str) -> list[dict[str, Any]]:
-    """Objects of a file of JSON lines, compressed or not.
+    """Objects of a file of JSON lines, plain or gzipped.
 
     Args:
-        path: The file; it ends in .gz where it is compressed.
-        key: The key that names it.
-        remedy: What to do where it does not exist.
+        path: The file; a gzipped one ends in .gz.
+        key: The key that names it, for errors.
+        remedy: What to do if it does not exist, for errors.
 
     Raises:
-        DataError: It is not there.
+        DataError: It does not exist.
         BadInputError: A line is not a JSON object.
     """
     if not path.is_file():
@@ -35,10 +35,10 @@ def read_jsonl(path: Path, *, key: str, remedy: str) -> list[dict[str, Any]]:
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
-                        raise BadInputError(f"{path}, line {number} is not a JSON object: take the file again")
+                        raise BadInputError(f"{path}, line {number} is not a JSON object: download the file again")
                     rows.append(row)
     except (ValueError, OSError, EOFError) as error:
-        raise BadInputError(f"{path} cannot be read after {len(rows)} lines ({error}): take it again") from error
+        raise BadInputError(f"{path} cannot be read after {len(rows)} lines ({error}): download it again") from error
     return rows
 
 
@@ -52,4 +52,4 @@ def read_parquet(path: Path, *, key: str, remedy: str) -> list[dict[str, Any]]:
     try:
         return pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise BadInputError(f"{path} cannot be read ({error}): take it again") from error
+        raise BadInputError(f"{path} cannot be read ({error}): download it again") from error

@@ -1,4 +1,4 @@
-"""Run tasks and write what they find."""
+"""Runs benchmark tasks and writes their results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from meap.evals.asking import ask_all, require_fit
 from meap.evals.lm import LanguageModel
 from meap.evals.pictures import panel
 from meap.evals.ranks import Ranks
-from meap.evals.records import RecordStore, hash_of, prompt_hashes
+from meap.evals.responses import ResponseStore, hash_of, prompt_hashes
 from meap.evals.summary import summarise
 from meap.evals.task import Example, Task, TaskInputs
 from meap.evals.tasks import TASKS
@@ -52,7 +52,7 @@ def choose_tasks(asked: str) -> list[str]:
     """Names of tasks from ``a,b`` or ``all``.
 
     Raises:
-        ConfigError: There is no such task.
+        ConfigError: A name is unknown.
     """
     names = list(TASKS) if asked == "all" else [name.strip() for name in asked.split(",") if name.strip()]
     for name in names:
@@ -64,13 +64,13 @@ def choose_tasks(asked: str) -> list[str]:
 
 
 def require_packages_of(names: Sequence[str], config: EvaluationConfig) -> None:
-    """Raise `MissingPackageError` unless what the named tasks need is installed."""
+    """Raise `MissingPackageError` unless the packages of the named tasks are installed."""
     for name in names:
         require_packages(f"tasks={name}", *TASKS[name].packages(config), extra="eval")
 
 
 def results_dir(model: str, *, is_export: bool) -> Path:
-    """Where the results of a model go: into the folder of the run it was exported in, else below runs/eval.
+    """Folder for the results of a model: in its run's folder if it was exported there, else below runs/eval.
 
     Args:
         model: Folder or name.
@@ -91,23 +91,23 @@ def run_tasks(
     ranks: Ranks | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run the named tasks; the first rank writes results.json, and for each task records, picture and its own files.
+    """Run the named tasks; the first rank writes results.json, and for each task responses, picture and its own files.
 
-    Results of other tasks that `out_dir` holds for the same model are kept; those of another model are replaced.
+    Results of other tasks in `out_dir` are kept if they are of the same model, and otherwise replaced.
 
     Args:
         inputs: Configuration, tokenizer and data.
         model: The model.
         names: Keys of `TASKS`.
-        out_dir: Folder to write to, made if need be.
-        ranks: Processes that share the work; unset: this one alone.
+        out_dir: Folder to write, created if needed.
+        ranks: Processes that share the work; None: this one alone.
         facts: Further entries for results.json.
 
     Returns:
-        What results.json holds; on other ranks nothing.
+        Content of results.json; empty on other ranks.
 
     Raises:
-        MeapError: A task cannot run; found out before the first one does.
+        MeapError: A task cannot run; raised before the first one starts.
     """
     require_packages_of(names, inputs.config)
     ranks = ranks or Ranks()
@@ -127,7 +127,7 @@ def run_tasks(
     found: dict[str, dict[str, Any]] = {}
     for name, (examples, partial) in asked.items():
         started = time.perf_counter()
-        store, hashes = RecordStore(out_dir, name, key), prompt_hashes(examples, inputs.tokenizer)
+        store, hashes = ResponseStore(out_dir, name, key), prompt_hashes(examples, inputs.tokenizer)
         with counting(name) if ranks.is_first else nullcontext(lambda done, total: None) as progress:
             ask_all(
                 examples,
@@ -142,12 +142,12 @@ def run_tasks(
             )
         ranks.wait()
         done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
-        records = [done[example.id] for example in examples]
-        ranks.wait()  # the lines are forgotten when nobody reads or writes any
+        responses = [done[example.id] for example in examples]
+        ranks.wait()  # lines are deleted only when no rank reads or writes them
         if name in judges:
-            records = [record | more for record, more in zip(records, judges[name](records), strict=True)]
+            responses = [response | more for response, more in zip(responses, judges[name](responses), strict=True)]
         if ranks.is_first:
-            store.finish(records)
+            store.finish(responses)
         ranks.wait()
         if ranks.is_first:
             facts_of_run = {
@@ -155,9 +155,9 @@ def run_tasks(
                 "partial": partial,
                 "seconds": round(time.perf_counter() - started, 3),
             }
-            found[name] = summarise(TASKS[name], records, inputs.config) | facts_of_run
+            found[name] = summarise(TASKS[name], responses, inputs.config) | facts_of_run
             save_panels([panel(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
-            for key, text in TASKS[name].files(found[name], records).items():
+            for key, text in TASKS[name].files(found[name], responses).items():
                 write_whole(out_dir / f"{name}.{key}", text, several_writers=True)
     if not ranks.is_first:
         return {}
@@ -165,10 +165,10 @@ def run_tasks(
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What results.json in `folder` holds.
+    """Content of results.json in `folder`.
 
     Raises:
-        DataError: It is not there, or damaged.
+        DataError: It is missing or damaged.
     """
     path = folder / RESULTS_NAME
     try:
@@ -180,15 +180,15 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def choose_examples(name: str, inputs: TaskInputs) -> tuple[list[Example], bool]:
-    """Examples of the task called `name`, and whether they are only some of them.
+    """Examples of the task `name`, and whether `limit` has left some out.
 
     Raises:
-        MeapError: It has none, or cannot make them.
+        MeapError: The task has no examples, or cannot make them.
     """
     examples = TASKS[name].examples(inputs)
     assert max(Counter(example.id for example in examples).values(), default=1) == 1, f"{name}: an id occurs twice"
     if not examples:
-        raise DataError(f"{name} has no examples: look at the section {name} of the configuration")
+        raise DataError(f"{name} has no examples: change section {name} of the configuration")
     limit = inputs.config.limit
     partial = 0 < limit < len(examples)
     if partial:
@@ -197,9 +197,9 @@ def choose_examples(name: str, inputs: TaskInputs) -> tuple[list[Example], bool]
 
 
 def _examples(name: str, task: Task, inputs: TaskInputs, model: LanguageModel) -> tuple[list[Example], bool]:
-    """Examples that the model can be asked."""
+    """Examples of a task that the model's context can hold, unless longer ones count as wrong."""
     examples, partial = choose_examples(name, inputs)
-    # A loss has no worst value that what is left out could be given.
+    # A loss has no worst value to give to examples that are too long.
     if inputs.config.too_long == "refuse" or not all(metric.higher_is_better for metric in task.metrics):
         require_fit(name, examples, model)
     return examples, partial

@@ -1,7 +1,7 @@
-"""Numbers with 95 % intervals, and whether two of them differ.
+"""Means with 95 % intervals, and tests of their differences.
 
-Everything is a mean over examples, weighed where a metric says so, and a mean over groups of such means where a table
-has several rows: the mean of a grid, or of seven benchmarks of different sizes.
+A row of a table is a mean over examples, weighted if the metric says so. A table of several rows is the mean of these:
+of a grid, or of seven benchmarks of different sizes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _Z = 1.959963984540054
 _DRAWS = 2000
 _DRAWN_AT_ONCE = 1 << 22
 _CONSTANT = 1e-12
-"""Means that differ by less differ by rounding only."""
+"""Smaller differences of means come from rounding."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its 95 % interval, its standard error, and how many examples it rests on."""
+    """A mean, its 95 % interval, its standard error, and its number of examples."""
 
     value: float
     low: float
@@ -36,15 +36,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a second number is above a first one of the same examples."""
+    """The second mean less the first, on the same examples."""
 
     value: float
     low: float
     high: float
     p: float
-    """Chance of a difference at least this large between two that are equally good; two-sided."""
+    """Probability of a difference at least this large between two equally good models; two-sided."""
     test: str
-    """How `p` was found: ``mcnemar`` (exact) or ``bootstrap``."""
+    """The test: ``mcnemar`` (exact) or ``bootstrap``."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Group:
     """The scores of the examples of one row of a table."""
 
     values: NDArray[np.float64]
-    """By example."""
+    """Scores by example."""
     weights: NDArray[np.float64]
-    """What each example weighs in the mean of the group, above 0."""
+    """Weight of each example in the mean of the group, above 0."""
 
     def __post_init__(self) -> None:
         assert len(self.values) == len(self.weights) > 0
@@ -79,13 +79,13 @@ def estimate(groups: Sequence[Group], *, binary: bool = False, bounded: bool = F
     """Mean over groups of the means of their examples.
 
     Args:
-        groups: At least one; every group counts the same, whatever its size.
-        binary: Whether examples are right or wrong. Where all are so, and none in part, groups of one size have
-            Wilson's interval of their union, which is not narrower than that of the groups, and not empty where all are
-            right or all wrong.
-        bounded: Whether values lie in [0, 1]: then an interval is never empty.
-        seed: Seed of the bootstrap, which draws examples anew within each group, not their tokens: those of one text
-            are alike, and an interval over tokens would be too narrow.
+        groups: At least one; every group has the same weight, whatever its size.
+        binary: Whether examples are right or wrong. If none is right in part, groups of equal size have Wilson's
+            interval of their union, which is not narrower than that of the groups, and not empty if all are right or
+            all are wrong.
+        bounded: Whether values lie in [0, 1]; the interval is then never empty.
+        seed: Seed of the bootstrap, which resamples examples within each group, not tokens: tokens of one text are
+            correlated, and an interval over tokens would be too narrow.
     """
     sizes = [len(group.values) for group in groups]
     if binary and len(set(sizes)) == 1 and _right_or_wrong(groups):
@@ -93,10 +93,9 @@ def estimate(groups: Sequence[Group], *, binary: bool = False, bounded: bool = F
     value = _mean(groups)
     drawn = _bootstrap(groups, seed)
     if bounded and np.ptp(drawn) < _CONSTANT:
-        # Examples that all score the same are no proof that every other would: drawing them anew shows no spread, and
-        # would claim certainty. A variable in [0, 1] spreads at most as much as one that is 0 or 1 and has its mean, so
-        # that a proportion's interval is wide enough for it. Groups of different sizes count as those of equal sizes
-        # whose mean is as certain.
+        # If all examples score the same, the bootstrap has no variance: it would claim certainty. A variable in [0, 1]
+        # has at most the variance of a binary one with the same mean, so a proportion's interval is wide enough.
+        # Groups of different sizes count as groups of equal size with the same standard error.
         n = len(sizes) ** 2 / sum(1 / size for size in sizes)
         return replace(_score_interval(value, n), n=sum(sizes))
     low, high = np.quantile(drawn, (0.025, 0.975))
@@ -104,23 +103,23 @@ def estimate(groups: Sequence[Group], *, binary: bool = False, bounded: bool = F
 
 
 def paired_difference(first: Sequence[Group], second: Sequence[Group], *, binary: bool, seed: int = 0) -> Difference:
-    """How much `second` is above `first`, with an interval from drawing examples anew and taking both of each.
+    """`second` less `first`, with an interval of the paired bootstrap over examples.
 
     Args:
         first: Scores of one model, by group.
         second: Scores of the other on the same examples in the same order.
-        binary: Whether examples are right or wrong: a single group in which none is so in part is tested by McNemar's
-            test, in its exact form.
+        binary: Whether examples are right or wrong: McNemar's exact test then applies to a single group in which none
+            is right in part.
         seed: Seed of the bootstrap.
     """
-    drawn = _bootstrap(second, seed) - _bootstrap(first, seed)  # equal seeds and sizes: the same examples
+    drawn = _bootstrap(second, seed) - _bootstrap(first, seed)  # equal seeds and sizes draw the same examples
     low, high = (float(each) for each in np.quantile(drawn, (0.025, 0.975)))
     value = _mean(second) - _mean(first)
     if binary and len(first) == 1 and _right_or_wrong([*first, *second]):
         gained = int(((second[0].values == 1) & (first[0].values == 0)).sum())
         lost = int(((second[0].values == 0) & (first[0].values == 1)).sum())
         return Difference(value, low, high, mcnemar(gained, lost), "mcnemar")
-    # One draw is added to both, since no number of draws shows that something never happens.
+    # One draw is added to both sides: a finite number of draws never proves p = 0.
     below, above = (int((drawn <= 0).sum()) + 1, int((drawn >= 0).sum()) + 1)
     return Difference(value, low, high, min(1.0, 2 * min(below, above) / (len(drawn) + 1)), "bootstrap")
 
@@ -129,8 +128,8 @@ def mcnemar(gained: int, lost: int) -> float:
     """Exact p-value of McNemar's test, two-sided.
 
     Args:
-        gained: Examples that only the second model has right.
-        lost: Examples that only the first model has right.
+        gained: Examples that only the second model gets right.
+        lost: Examples that only the first model gets right.
     """
     n = gained + lost
     tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
@@ -156,7 +155,7 @@ def _mean(groups: Sequence[Group]) -> float:
 
 
 def _bootstrap(groups: Sequence[Group], seed: int) -> NDArray[np.float64]:
-    """Means of `_DRAWS` redrawn sets of groups."""
+    """Means of `_DRAWS` bootstrap samples of the groups."""
     rng = np.random.default_rng(seed)
     means = np.zeros(_DRAWS)
     for group in groups:

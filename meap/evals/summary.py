@@ -10,19 +10,19 @@ import numpy as np
 
 from meap.config import EvaluationConfig
 from meap.evals.scoring import Group, estimate
-from meap.evals.task import Record, Task
+from meap.evals.task import Response, Task
 
-__all__ = ["group_records", "select", "summarise"]
+__all__ = ["group_responses", "select", "summarise"]
 
 
-def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -> dict[str, Any]:
+def summarise(task: Task, responses: Sequence[Response], config: EvaluationConfig) -> dict[str, Any]:
     """Numbers of a task, as JSON values.
 
     Returns:
-        ``metrics``: each metric that any record has, over all examples but controls, the mean of the table's rows.
-        ``rows``: for each combination of `Task.by`, its examples' mean of every metric, controls last.
+        ``metrics``: each metric that any response has, as the mean of the table's rows without controls.
+        ``rows``: for each combination of `Task.by`, the mean of every metric; controls come last.
     """
-    rows = group_records(records, task.by)
+    rows = group_responses(responses, task.by)
     metrics: dict[str, dict[str, Any]] = {}
     for metric in task.metrics:
         groups = [
@@ -31,7 +31,7 @@ def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -
             if not control and (group := select(members, metric.name, metric.weight)) is not None
         ]
         if not groups:
-            continue  # nobody judged
+            continue  # no judge was asked
         metrics[metric.name] = {
             "label": metric.label,
             "weight": metric.weight,
@@ -45,8 +45,8 @@ def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -
         "title": task.title,
         "headline": next(iter(metrics)),
         "by": list(task.by),
-        "n": sum(not record["control"] for record in records),
-        "too_long": sum(record["too_long"] for record in records),
+        "n": sum(not response["control"] for response in responses),
+        "too_long": sum(response["too_long"] for response in responses),
         "metrics": metrics,
         "rows": [
             {
@@ -63,28 +63,32 @@ def summarise(task: Task, records: Sequence[Record], config: EvaluationConfig) -
             }
             for by, control, members in rows
         ],
-        **task.further(records),
+        **task.further(responses),
     }
 
 
-def group_records(records: Sequence[Record], by: Sequence[str]) -> list[tuple[dict[str, Any], bool, list[Record]]]:
-    """Facts, whether they are controls, and the records of each row of a table; controls last."""
-    groups: dict[tuple[Any, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record["control"], *(record.get(fact) for fact in by)), []).append(record)
+def group_responses(
+    responses: Sequence[Response], by: Sequence[str]
+) -> list[tuple[dict[str, Any], bool, list[Response]]]:
+    """For each row of a table its facts, whether it is a control, and its responses; controls come last."""
+    groups: dict[tuple[Any, ...], list[Response]] = {}
+    for response in responses:
+        groups.setdefault((response["control"], *(response.get(fact) for fact in by)), []).append(response)
     return [
         (dict(zip(by, facts, strict=True)), control, members)
         for (control, *facts), members in sorted(groups.items(), key=lambda item: item[0][0])
     ]
 
 
-def select(records: Sequence[Record], metric: str, weight: str | None) -> Group | None:
-    """One metric of the records; what was too long to be asked is wrong. `None` where they do not have the metric."""
-    chosen = [record for record in records if record.get(metric) is not None or record["too_long"]]
-    if not any(record.get(metric) is not None for record in chosen) and not all(
-        record["too_long"] for record in records
+def select(responses: Sequence[Response], metric: str, weight: str | None) -> Group | None:
+    """One metric of the responses; examples that are too long count as wrong. None if no response has the metric."""
+    chosen = [response for response in responses if response.get(metric) is not None or response["too_long"]]
+    if not any(response.get(metric) is not None for response in chosen) and not all(
+        response["too_long"] for response in responses
     ):
         return None
-    values = np.array([record.get(metric) or 0.0 for record in chosen], np.float64)
-    weights = np.array([record.get(weight) or 1.0 for record in chosen] if weight else np.ones(len(chosen)), np.float64)
+    values = np.array([response.get(metric) or 0.0 for response in chosen], np.float64)
+    weights = np.array(
+        [response.get(weight) or 1.0 for response in chosen] if weight else np.ones(len(chosen)), np.float64
+    )
     return Group(values, weights)

@@ -12,7 +12,7 @@ __all__ = ["grid_csv", "headline_of", "notes_of", "print_results", "row_label", 
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """Print, for each task, the headline metric by row, the mean of every metric, and what is scored for nothing."""
+    """Print, for each task, the headline metric by row, the mean of every metric, and its floors."""
     for name, numbers in results["tasks"].items():
         print(f"\n{numbers['title']} ({name}): {headline_of(numbers)}")
         print("\n".join(align(task_lines(numbers))))
@@ -23,7 +23,7 @@ def print_results(results: Mapping[str, Any]) -> None:
 
 
 def headline_of(numbers: Mapping[str, Any]) -> str:
-    """What the rows of a task's table are, and what is to be known of all of them."""
+    """The metric of a task's table, its chance level, and remarks on all rows."""
     metric = numbers["metrics"][numbers["headline"]]
     marks = (
         f"chance {shown(metric, metric['chance'])}" if metric["chance"] is not None else "",
@@ -55,7 +55,7 @@ def notes_of(numbers: Mapping[str, Any]) -> Sequence[str]:
 
 
 def row_label(row: Mapping[str, Any]) -> str:
-    """What a row of the table is about."""
+    """Label of a row of the table."""
     facts = ", ".join(
         f"{fact} {value}" if isinstance(value, int | float) else str(value)
         for fact, value in row["by"].items()
@@ -65,7 +65,7 @@ def row_label(row: Mapping[str, Any]) -> str:
 
 
 def shown(metric: Mapping[str, Any], value: float, *, sign: bool = False) -> str:
-    """A value of a metric: shares in percent, losses and what only describes as they are, however small."""
+    """A value of a metric as text: shares in percent, losses and descriptive metrics as numbers."""
     plus = "+" if sign else ""
     if metric["higher_is_better"]:
         return f"{100 * value:{plus}.1f}"
@@ -73,7 +73,7 @@ def shown(metric: Mapping[str, Any], value: float, *, sign: bool = False) -> str
 
 
 def grid_csv(grid: Mapping[str, Any]) -> str:
-    """A grid as comma-separated values: a line per depth, a column per length; empty where nothing was asked."""
+    """A grid as comma-separated values: a line per depth, a column per length; empty where no example was asked."""
     lines = [["depth", *map(str, grid["lengths"])]]
     for depth, values in zip(grid["depths"], grid["values"], strict=True):
         lines.append([str(depth), *("" if math.isnan(value) else str(value) for value in values)])

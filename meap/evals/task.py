@@ -1,13 +1,13 @@
-"""What a task is made of.
+"""The parts of a benchmark task.
 
-    examples(inputs) -> [Example]              pure and seeded: what is asked, as token ids
-    LanguageModel    -> Output                 what a model says to an example, or what is measured in it
-    score(example, output) -> {metric: value}  pure: how good that is
-    judging(config, out_dir)(records)          scores that are others' opinions, where a task has any
-    metrics, by                                which of the scores count, and what the table has rows for
+    examples(inputs) -> [Example]              pure and seeded: prompts as token ids
+    LanguageModel    -> Output                 the model's response to an example, or measurements of it
+    score(example, output) -> {metric: value}  pure: how good the output is
+    judging(config, out_dir)(responses)          scores of a judge, if the task has one
+    metrics, by                                the reported scores, and the rows of the table
     draw(axes, numbers)                        the picture
 
-Everything else is the same for every task: asking in batches, resuming, ranks, records, intervals, tables, comparison.
+All tasks share the rest: asking in batches, resuming, ranks, responses, intervals, tables, comparison.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ __all__ = [
     "LazyRows",
     "Metric",
     "Output",
-    "Record",
+    "Response",
     "Scores",
     "Task",
     "TaskInputs",
 ]
 
 Scores = dict[str, float]
-"""Value by metric; a metric that is right or wrong is 1.0 or 0.0."""
+"""Value by metric; a binary metric is 1.0 or 0.0."""
 
-Record = dict[str, Any]
-"""What is kept of an example: ``id``, ``control``, its facts, what the model said, and its scores; JSON values."""
+Response = dict[str, Any]
+"""The response to an example: ``id``, ``control``, its facts, the model's text, and its scores; JSON values."""
 
-Judging = Callable[[Sequence[Record]], list[Record]]
-"""Further columns for the records of all examples, in their order: scores by somebody who is asked for them."""
+Judging = Callable[[Sequence[Response]], list[Response]]
+"""Further columns for the responses to all examples, in order: scores of a judge."""
 
 
 class LazyRows(Sequence[NDArray[np.int64]]):
-    """Rows that are read when they are asked for.
+    """Rows that are read on access.
 
     Args:
-        num_rows: How many there are.
+        num_rows: Number of rows.
         read: Returns row number ``i``.
     """
 
@@ -73,42 +73,42 @@ class LazyRows(Sequence[NDArray[np.int64]]):
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A row of which the last tokens are scored by their log-likelihood."""
+    """A row whose last tokens are scored by their log-likelihood."""
 
     ids: Ids
     """The whole row, context included, (T,)."""
     scored: int
-    """How many of its last tokens are scored, in [1, T)."""
+    """Number of its last tokens that are scored, in [1, T)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """What is asked of a model: a continuation, the likelihood of some rows, the attention in some, or all of these."""
+    """A request to a model: a continuation, the likelihood of rows, the attention in rows, or all of these."""
 
     id: str
-    """Unique within the task, and the same in every run: by it a run resumes, and two models are compared."""
+    """Unique within the task, and the same in every evaluation: resuming and comparing use it."""
     prompt: Ids = field(default_factory=lambda: np.empty(0, np.int32))
-    """What is continued; empty where nothing is generated."""
+    """Tokens to continue; empty if nothing is generated."""
     max_new_tokens: int = 0
-    """How many tokens are generated at most; 0: none."""
+    """Most tokens to generate; 0: none."""
     stop: str = ""
-    """Text that ends the continuation, itself cut off; empty: none does."""
+    """Text that ends the continuation and is removed from it; empty: none."""
     candidates: tuple[Candidate, ...] = ()
-    """Rows whose likelihood is asked for."""
+    """Rows whose likelihood is computed."""
     readings: tuple[Reading, ...] = ()
-    """Rows whose attention is asked for: nothing is said, but measured."""
+    """Rows whose attention is read."""
     answers: tuple[str, ...] = ()
-    """Right continuations, any of them; the first is what a perfect model says."""
+    """Right continuations; a perfect model gives the first."""
     right: int | None = None
-    """Which candidate is right, where one of them is."""
+    """Index of the right candidate; None if there is none."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What else is known of it, such as the depth of a needle: columns of the records; JSON values."""
+    """Further facts, such as the depth of a needle: columns of the responses; JSON values."""
     control: bool = False
-    """Whether it is a control (a question without its context, say): reported beside the others, in no mean of them."""
+    """Whether it is a control, such as a question without its context: reported, but not part of any mean."""
 
     @property
     def positions(self) -> int:
-        """The longest that a model sees of it."""
+        """Length of its longest sequence, generated tokens included."""
         generated = len(self.prompt) + self.max_new_tokens if self.max_new_tokens else 0
         scored = [len(each.ids) - 1 for each in self.candidates]
         return max([generated, *scored, *(len(each.ids) for each in self.readings)])
@@ -116,14 +116,14 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What a model says to an example, and what is measured in it."""
+    """The output of a model for an example."""
 
     text: str = ""
-    """Its continuation, up to the stop."""
+    """The continuation, up to the stop."""
     loglikelihoods: tuple[NDArray[np.float64], ...] = ()
-    """For each candidate the log-likelihoods of its scored tokens, in nats."""
+    """Log-likelihoods of the scored tokens of each candidate, in nats."""
     attention: tuple[Attention, ...] = ()
-    """For each reading."""
+    """Attention of each reading."""
 
     @property
     def sums(self) -> tuple[float, ...]:
@@ -138,82 +138,79 @@ class Metric:
     name: str
     """Key in `Scores`."""
     label: str
-    """What it is called in tables and pictures."""
+    """Its name in tables and pictures."""
     weight: str | None = None
-    """Key in `Scores` by which examples are weighed; unset: all the same."""
+    """Key in `Scores` of the weight of an example; None: equal weights."""
     binary: bool = False
-    """Whether an example is right or wrong: Wilson's interval and McNemar's test, else bootstrap for both; also where
-    an example that asks for several things is right in part."""
+    """Whether an example is right or wrong: Wilson's interval and McNemar's test. Bootstrap otherwise, or if an example
+    is right in part."""
     bounded: bool = True
-    """Whether values lie in [0, 1]: an interval is then not empty where all are the same."""
+    """Whether values lie in [0, 1]: an interval is then not empty if all are equal."""
     higher_is_better: bool | None = True
-    """What better means; None: it describes a model that is neither better nor worse for it."""
+    """Whether higher is better; None: descriptive, neither better nor worse."""
     chance: Callable[[EvaluationConfig], float] | None = None
-    """What a model that knows nothing scores, where that is known."""
+    """Chance level, if it is known."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a comparison of two models has of a task, beside the differences of its metrics."""
+    """What a comparison of two models adds for a task to the differences of its metrics."""
 
     draw: Callable[[Any, dict[str, Any]], None]
     """Draws the numbers of the comparison on matplotlib axes."""
-    find: Callable[[Sequence[Record], Sequence[Record]], dict[str, Any]] = lambda first, second: {}
-    """Numbers of its own, JSON values, from records of the same examples."""
+    find: Callable[[Sequence[Response], Sequence[Response]], dict[str, Any]] = lambda first, second: {}
+    """Further numbers, JSON values, from the responses of both models to the same examples."""
     lines: Callable[[dict[str, Any]], list[tuple[str, ...]]] = lambda numbers: []
-    """A table of these."""
+    """Lines of a table of these."""
 
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """Everything that examples are made of."""
+    """The inputs of `Task.examples`."""
 
     config: EvaluationConfig
     tokenizer: Tokenizer
     """The model's own."""
     heldout_rows: Sequence[NDArray[np.int64]] = ()
-    """Clean rows of ``seq_len + 1`` ids that were not trained on, read when they are asked for."""
-    why_no_rows: str = (
-        "there are no held-out rows that the model's tokenizer made: give perplexity.remote=[<prepared data>]"
-    )
-    """Where there are none; tasks that need them are then skipped."""
+    """Clean held-out rows of ``seq_len + 1`` ids, read on access."""
+    why_no_rows: str = "no held-out rows of the model's tokenizer are given: set perplexity.remote=[<prepared data>]"
+    """The reason if there are none; tasks that need them are then skipped."""
 
     @property
     def start(self) -> list[int]:
-        """Ids that every prompt begins with: BOS, unless it is not wanted."""
+        """Ids that every prompt begins with: BOS if `add_bos` is set."""
         return [self.tokenizer.bos_id] if self.config.add_bos else []
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """Ids of prompts; special tokens are not added but for what every prompt begins with."""
+        """Ids of prompts; no special tokens are added but `start`."""
         start = np.array(self.start, np.int32)
         return [np.concatenate([start, ids.astype(np.int32)]) for ids in self.tokenizer.encode_batch(texts)]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row of the table of tasks."""
+    """A benchmark task."""
 
     title: str
-    """What it is called in tables and pictures."""
+    """Its name in tables and pictures."""
     examples: Callable[[TaskInputs], list[Example]]
     score: Callable[[Example, Output], Scores]
     metrics: tuple[Metric, ...]
-    """The first that any record has is the headline."""
+    """The first that any response has is the headline."""
     by: tuple[str, ...]
-    """Facts by which the examples are grouped: one row of the table for each of their combinations."""
+    """Facts that group the examples: each combination of their values is a row of the table."""
     draw: Callable[[Any, dict[str, Any]], None]
     """Draws the numbers of the results file on matplotlib axes."""
     skip: Callable[[TaskInputs], str | None] = lambda inputs: None
-    """Why the task cannot be run on these inputs, if it cannot."""
+    """Why the task cannot run on these inputs; None if it can."""
     judging: Callable[[EvaluationConfig, Path], Judging] | None = None
-    """Opens what judges the records, given the folder of results: not pure, so it comes when all is asked, on one rank.
-    It finds out at once whether it can be done, and asks nobody twice when a run is continued."""
-    further: Callable[[Sequence[Record]], dict[str, Any]] = lambda records: {}
-    """Numbers of its own, beside those that every task has, for the results file and the picture; `notes` are remarks
-    that go with the table."""
+    """Opens the judge of the responses, given the folder of results; not pure, so it runs last, on one rank. It raises
+    at once if it cannot judge, and asks nothing twice when an evaluation resumes."""
+    further: Callable[[Sequence[Response]], dict[str, Any]] = lambda responses: {}
+    """Further numbers for the results file and the picture; `notes` are remarks on the table."""
     packages: Callable[[EvaluationConfig], tuple[str, ...]] = lambda config: ()
-    """Modules of the extra [eval] that only some tasks need; they must be there before the first task runs."""
+    """Modules of the extra [eval] that this task needs; checked before the first task runs."""
     contrast: Contrast | None = None
-    """What a comparison adds; unset: the headline is drawn."""
-    files: Callable[[dict[str, Any], Sequence[Record]], dict[str, str]] = lambda numbers, records: {}
-    """Texts of its own, made of its numbers and records, to lie beside its picture: <task>.<key> each."""
+    """What a comparison adds; None: it draws the headline."""
+    files: Callable[[dict[str, Any], Sequence[Response]], dict[str, str]] = lambda numbers, responses: {}
+    """Further files beside its picture, by key: <task>.<key>."""

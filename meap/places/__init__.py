@@ -1,9 +1,9 @@
 """A file or folder, here or in a store: read, list, write whole, delete.
 
-addresses   what the user writes: paths and URLs, and the one endpoint of S3
-folder      files below a folder or a URL; remote operations are repeated a bounded number of times
+addresses   paths and URLs as users write them, and the one endpoint of S3
+folder      files below a folder or a URL; remote operations are retried a bounded number of times
 whole       a local file that appears whole or not at all
-problems    one error for each way in which a place can fail: the address, what went wrong, the remedy
+problems    one error for each way in which a place can fail: the address, the failure, the remedy
 redaction   no secrets in what is shown or stored
 
 Nothing here is imported with the package: `whole`, `addresses` and `redaction` need the standard library only.

@@ -23,19 +23,19 @@ _QUERY = re.compile(r"\?[^/]*=")
 
 
 def use_one_s3_endpoint() -> None:
-    """Make an S3 endpoint that is set for some libraries hold for all: call it first in an entry point's run function.
+    """Set the S3 endpoint for every library if it is set for one; entry points call this first.
 
     Streaming and Composer read ``S3_ENDPOINT_URL``; s3fs (datatrove) and boto3 read ``AWS_ENDPOINT_URL`` and would
-    otherwise talk to Amazon in silence. Changes this process's environment, which its children inherit.
+    otherwise connect to AWS without a warning. Changes this process's environment, which its children inherit.
 
     Raises:
-        ConfigError: Both are set, and differ.
+        ConfigError: Both are set and differ.
     """
     endpoints = {os.environ[name] for name in _ENDPOINT_VARIABLES if os.environ.get(name)}
     if len(endpoints) > 1:
         raise ConfigError(
-            f"{' and '.join(_ENDPOINT_VARIABLES)} name two different S3 stores: unset one of them, it is filled in "
-            "from the other"
+            f"{' and '.join(_ENDPOINT_VARIABLES)} name two different S3 stores: unset one of them; it is "
+            "then copied from the other"
         )
     for endpoint in endpoints:
         for name in _ENDPOINT_VARIABLES:
@@ -48,31 +48,31 @@ def is_url(location: str) -> bool:
 
 
 def relative_to(location: str) -> str:
-    """For errors: the folder that a relative path is below, which need not be the one that was meant."""
+    """The current folder in parentheses if `location` is relative, for errors; else empty."""
     return "" if is_url(location) or location.startswith(("/", "~")) else f" (in {Path.cwd()})"
 
 
 def without_file_scheme(location: str) -> str:
-    """A local path for what is given as ``file://``, which not every library reads; all else as it is."""
+    """`location` without ``file://``, which not every library reads; anything else unchanged."""
     return location.removeprefix("file://") if location.startswith("file:///") else location
 
 
 def require_plain_url(key: str, location: str) -> None:
     """Raise `ConfigError` if `location` is a URL with a password or a query, since configurations are stored.
 
-    The message does not repeat the URL. Where what reads such URLs is not installed, that is a `MissingPackageError`.
+    The message does not repeat the URL. Raise `MissingPackageError` if the package for such URLs is not installed.
     """
     if not is_url(location):
         return
     parts = urlsplit(location)
     if "@" in parts.netloc:
         raise ConfigError(
-            f"{key} is a URL with a user or password in it, which would be stored with the data: leave out what stands "
-            "before the @ and give credentials through the environment"
+            f"{key} is a URL with a user or password in it, which would be stored with the data: remove "
+            "the part before the @ and set credentials in the environment"
         )
     if _QUERY.search(location) or (parts.scheme in {"http", "https"} and "?" in location):
         raise ConfigError(
-            f"{key} is a URL with a query (?...), which may hold a key and would be stored with the data: leave the "
-            "query out and give credentials through the environment"
+            f"{key} is a URL with a query (?...), which may hold a key and would be stored with the data: remove the "
+            "query and set credentials in the environment"
         )
     require_filesystem(location, key=key)

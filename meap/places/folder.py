@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from meap.back_off import BackOff
 from meap.errors import DataError, MeapError
 from meap.extras import require_filesystem
-from meap.places.problems import full_disk_errors, never_heals, place_errors
+from meap.places.problems import full_disk_errors, is_permanent, place_errors
 from meap.places.whole import whole_file, write_whole
 
 __all__ = ["Folder", "open_filesystem"]
@@ -26,7 +26,7 @@ __all__ = ["Folder", "open_filesystem"]
 ResultT = TypeVar("ResultT")
 
 _BACK_OFF = BackOff(attempts=3, first_wait=0.5)
-"""Short, since s3fs and botocore have tried several times by then."""
+"""Few attempts, since s3fs and botocore retry, too."""
 
 
 def open_filesystem(location: str, *, shown: str = "", kind: type[MeapError] = DataError) -> tuple[Any, str]:
@@ -34,7 +34,7 @@ def open_filesystem(location: str, *, shown: str = "", kind: type[MeapError] = D
 
     Args:
         location: Path or URL.
-        shown: What errors call it, if not that.
+        shown: Name for errors, if not `location`.
         kind: The class of errors.
     """
     require_filesystem(location)
@@ -45,7 +45,7 @@ def open_filesystem(location: str, *, shown: str = "", kind: type[MeapError] = D
 class Folder:
     """Files below a folder or URL. Names are relative and use ``/``; every write appears whole or not at all.
 
-    What is done in a store is tried again for a while; what a disk refuses is an error at once.
+    Operations on a store are retried for a while; an error of a local disk is raised at once.
 
     Args:
         url: Path or URL.
@@ -74,12 +74,12 @@ class Folder:
         return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
     def require_bucket(self) -> None:
-        """Raise unless a remote folder's bucket is there: a mere write may otherwise create it."""
+        """Raise unless a remote folder's bucket exists, which a write might create."""
         if not self.is_local:
             self._do(lambda filesystem, root: filesystem.info(root.split("/", 1)[0]), cannot_be="listed")
 
     def require_writable(self) -> None:
-        """Write a tiny file, making the folder if need be, and remove it again; raise where that fails."""
+        """Write and remove a tiny file, creating the folder if needed; raise if that fails."""
         name = f".meap-can-write-{uuid.uuid4().hex[:8]}"
 
         def write(filesystem: AbstractFileSystem, root: str) -> None:
@@ -119,7 +119,7 @@ class Folder:
         return self._do(match, pattern, cannot_be="listed")
 
     def exists(self, name: str = "") -> bool:
-        """Whether a file, or the folder itself, is there."""
+        """Whether a file, or the folder itself, exists."""
         return self._do(
             lambda filesystem, root: bool(filesystem.exists(f"{root}/{name}" if name else root)),
             name,
@@ -127,7 +127,7 @@ class Folder:
         )
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Bytes of a file; None if it does not exist."""
 
         def look(filesystem: AbstractFileSystem, root: str) -> int | None:
             with suppress(FileNotFoundError):
@@ -137,11 +137,11 @@ class Folder:
         return self._do(look, name, cannot_be="read")
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file; None where there is none."""
+        """Content of a file; None if it does not exist."""
         return self._do(lambda filesystem, root: _read(filesystem, f"{root}/{name}"), name, cannot_be="read")
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Content of those of `names` that exist; remote ones are fetched at the same time."""
+        """Content of those of `names` that exist; remote files are fetched concurrently."""
 
         def read(filesystem: AbstractFileSystem, root: str) -> dict[str, bytes]:
             if isinstance(filesystem, LocalFileSystem) or glob.has_magic(root):  # `cat` would take it for a pattern
@@ -158,7 +158,7 @@ class Folder:
         return self._do(read, cannot_be="read")
 
     def download(self, name: str, path: Path, *, num_bytes: int) -> bool:
-        """Copy a file to a local path; False where there is none."""
+        """Copy a file to a local path; False if it does not exist."""
 
         def get(filesystem: AbstractFileSystem, root: str) -> bool:
             try:
@@ -200,7 +200,7 @@ class Folder:
         self._do(write, name, cannot_be="written", num_bytes=len(content))
 
     def remove(self, name: str = "") -> None:
-        """Remove a file, or a folder with all that is in it, if it is there."""
+        """Remove a file, or a folder with its contents, if it exists."""
 
         def remove(filesystem: AbstractFileSystem, root: str) -> None:
             path = f"{root}/{name}".rstrip("/")
@@ -208,7 +208,7 @@ class Folder:
                 with suppress(FileNotFoundError):
                     filesystem.rm(path, recursive=True)
             while isinstance(filesystem, LocalFileSystem) and os.path.lexists(path):
-                with suppress(FileNotFoundError):  # somebody else removes it as well
+                with suppress(FileNotFoundError):  # another process removes it, too
                     filesystem.rm(path, recursive=True)
 
         self._do(remove, name, cannot_be="removed")
@@ -244,13 +244,13 @@ class Folder:
         with place_errors(self._shown(name), cannot_be=cannot_be, kind=self._kind, num_bytes=num_bytes):
             if isinstance(filesystem, LocalFileSystem):
                 return act(filesystem, root)
-            return _BACK_OFF.run(lambda: act(filesystem, root), is_final=never_heals)
+            return _BACK_OFF.run(lambda: act(filesystem, root), is_final=is_permanent)
 
     def _shown(self, name: str = "") -> str:
         return f"{self._key}={self.url_of(name)}" if self._key else self.url_of(name)
 
     def _open(self) -> tuple[AbstractFileSystem, str]:
-        # fsspec keeps its file systems, one per process: nothing to hold, nothing to pickle.
+        # fsspec caches file systems per process: holding none keeps this object picklable.
         filesystem, root = open_filesystem(self.url, shown=self._shown(), kind=self._kind)
         return filesystem, root.rstrip("/") or root
 

@@ -1,4 +1,4 @@
-"""What goes wrong at a place, as users are told: the address, what went wrong, the remedy."""
+"""Errors of places, for users: the address, the failure, the remedy."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = [
     "describe_full_disk",
     "full_disk_errors",
     "is_full_disk",
+    "is_permanent",
     "lacks_credentials",
-    "never_heals",
     "place_errors",
 ]
 
 GIVE_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
 _FREE_SPACE = "free space and run the same command again"
 _CHECK = "check the address, the permissions or credentials, and the network or disk, then run the same command again"
-_OUR_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)
-"""No file system raises these unless the program is wrong; they keep their traceback."""
+_BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+"""Bugs of the program: no file system raises these otherwise. They keep their traceback."""
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
 
 
@@ -36,20 +36,20 @@ _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryEr
 def place_errors(
     location: str, *, cannot_be: str = "used", kind: type[MeapError] = DataError, num_bytes: int | None = None
 ) -> Iterator[None]:
-    """Turn whatever a file system raises into one error that names `location` and the remedy, without secrets.
+    """Turn any error of a file system into one that names `location` and the remedy, without secrets.
 
     Args:
-        location: Path or URL, or a key of the configuration with it.
-        cannot_be: What fails, such as `read` or `written`.
+        location: Path or URL, with or without its key.
+        cannot_be: The operation that fails, such as `read` or `written`.
         kind: The class of the error.
-        num_bytes: What is to be written there, for the message that there is no space for it.
+        num_bytes: Bytes to write, for the message about a full disk.
     """
     try:
         yield
-    except (MeapError, *_OUR_MISTAKES):
+    except (MeapError, *_BUGS):
         raise
     except GaveUpError as error:
-        if isinstance(error.error, (MeapError, *_OUR_MISTAKES)):
+        if isinstance(error.error, (MeapError, *_BUGS)):
             raise error.error from None
         raise kind(_explain(location, error.error, cannot_be, num_bytes, error.attempts)) from error.error
     except Exception as error:
@@ -64,8 +64,8 @@ def _explain(location: str, error: Exception, cannot_be: str, num_bytes: int | N
     if isinstance(error, PermissionError):
         return f"{location}: access denied ({described}): check the permissions, or the credentials in the environment"
     if is_full_disk(error):
-        place = cast("str | None", getattr(error, "filename", None)) or location
-        return f"{describe_full_disk(place, num_bytes=num_bytes)}: {_FREE_SPACE}"
+        path = cast("str | None", getattr(error, "filename", None)) or location
+        return f"{describe_full_disk(path, num_bytes=num_bytes)}: {_FREE_SPACE}"
     if lacks_credentials(error):
         return f"{location}: no credentials found ({described}): {GIVE_CREDENTIALS}"
     if isinstance(error, ImportError):
@@ -73,24 +73,24 @@ def _explain(location: str, error: Exception, cannot_be: str, num_bytes: int | N
     return f"{location} cannot be {cannot_be}{tried} ({described}): {_CHECK}"
 
 
-def never_heals(error: Exception) -> bool:
+def is_permanent(error: Exception) -> bool:
     """Whether another attempt at the same place would fail in the same way."""
-    known = (MeapError, *_OUR_MISTAKES, *_FINAL)
+    known = (MeapError, *_BUGS, *_FINAL)
     return isinstance(error, known) or lacks_credentials(error) or is_full_disk(error)
 
 
 def lacks_credentials(error: BaseException) -> bool:
-    """Whether a store's library has found no credentials; each has an error of its own."""
+    """Whether a store's library found no credentials; each library has its own error class."""
     return "Credentials" in type(error).__name__
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether `error` says that a disk, or a user's share of it, is full."""
+    """Whether `error` says that a disk, or a user's quota, is full."""
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def describe_full_disk(location: str | Path, *, num_bytes: int | None = None, free: int | None = None) -> str:
-    """What there is no space for, how much that is where it is known, and how much space there is, or was before."""
+    """The path, the bytes needed where they are known, and the bytes free on its disk."""
     needed = "" if num_bytes is None else f"{num_bytes:,} bytes needed, "
     free = _free_bytes(location) if free is None else free
     return f"no space left for {location} ({needed}{free:,} bytes free on its disk)"
@@ -103,8 +103,8 @@ def full_disk_errors(
     """Turn a full disk, or a limit on the size of files, into one error that names the place; others pass.
 
     Args:
-        location: File or folder, which another rank may still have to make.
-        num_bytes: What is about to be written there.
+        location: File or folder; it need not exist yet.
+        num_bytes: Bytes to write.
         kind: The class of the error.
         remedy: What to do.
     """
@@ -112,7 +112,7 @@ def full_disk_errors(
     try:
         yield
     except Exception as error:
-        # torch answers a failed write with another of its own, about positions in its file.
+        # torch raises an error of its own after a failed write.
         for each in (error, error.__cause__, error.__context__):
             if each is not None and is_full_disk(each):
                 raise kind(f"{describe_full_disk(location, num_bytes=num_bytes, free=free)}: {remedy}") from error
@@ -125,5 +125,5 @@ def full_disk_errors(
 
 
 def _free_bytes(location: str | Path) -> int:
-    place = Path(location).absolute()
-    return shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
+    path = Path(location).absolute()
+    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free

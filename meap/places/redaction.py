@@ -29,7 +29,7 @@ def clean_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def describe_error(error: BaseException) -> str:
-    """Type and first line of what a library has raised, without the secrets of the environment."""
+    """Type and first line of an error of a library, without the secrets of the environment."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     for variable in _SECRET_VARIABLES:

@@ -30,10 +30,10 @@ def whole_file(path: Path, *, durable: bool = False, several_writers: bool = Fal
     """Yield the path of a draft, which becomes `path` at the end of the block; an error removes it.
 
     Args:
-        path: The file to write; its folder is made if need be.
+        path: The file to write; its folder is created if needed.
         durable: Whether the file must survive a power cut: content and name are on the disk before this returns.
-        several_writers: Whether other processes may write the same file at this moment. Each then has a draft of its
-            own; otherwise the draft has one name, so that the next run overwrites what a killed one has left.
+        several_writers: Whether other processes may write the same file at the same time. Each then has its own draft;
+            otherwise the draft has one name, so that the next run overwrites the draft of a killed one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if several_writers:
@@ -54,7 +54,7 @@ def whole_file(path: Path, *, durable: bool = False, several_writers: bool = Fal
 
 
 def write_whole(path: Path, content: bytes | str, *, durable: bool = False, several_writers: bool = False) -> None:
-    """Write a file, all of it or nothing; text as UTF-8. The other arguments are those of `whole_file`."""
+    """Write a file, all of it or nothing; text as UTF-8. See `whole_file` for the other arguments."""
     with whole_file(path, durable=durable, several_writers=several_writers) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -64,8 +64,8 @@ def whole_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """Yield a folder to write files in, which are moved to `folder` in order at the end of the block.
 
     Args:
-        folder: Where the files go; it is made if need be.
-        names: All of them, a record that vouches for the others last.
+        folder: Folder of the files, created if needed.
+        names: Names of all files; the one that vouches for the others comes last.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".drafts-") as drafts:
@@ -102,22 +102,22 @@ def named_file(key: str, path: Path) -> Iterator[Path]:
 
     Args:
         key: The key that names it, such as ``html``.
-        path: The file; its folder must be there.
+        path: The file; its folder must exist.
 
     Raises:
         DataError: It cannot be written.
     """
     try:
         if not path.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {path.parent}")
+            raise FileNotFoundError(f"folder {path.parent} does not exist")
         with whole_file(path, several_writers=True) as draft:
             yield draft
     except OSError as error:
-        raise DataError(f"{key}={path} could not be written ({error}): choose another place") from error
+        raise DataError(f"{key}={path} cannot be written ({error}): choose another path") from error
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what killed writers have left in a folder; nobody may be writing there."""
+    """Remove the drafts of killed writers from a folder that no process writes to."""
     for draft in folder.glob(f".*{_DRAFT}*"):
         draft.unlink(missing_ok=True)
 
@@ -139,12 +139,12 @@ def _sync(path: Path) -> None:
 
 
 def _remove_draft(draft: Path) -> None:
-    """Libraries that download begin a draft under a longer name."""
+    """Remove the draft, and files of longer names that libraries write while they download it."""
     for each in draft.parent.glob(f"{glob.escape(draft.name)}*"):
         each.unlink(missing_ok=True)
 
 
 def write_named(key: str, path: Path, text: str) -> None:
-    """`write_whole` for a file that the user has named; what UTF-8 cannot hold is escaped. See `named_file`."""
+    """`write_whole` for a file that the user has named, see `named_file`; what UTF-8 cannot encode is escaped."""
     with named_file(key, path) as draft:
         draft.write_bytes(text.encode(errors="backslashreplace"))

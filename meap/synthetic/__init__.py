@@ -1,8 +1,8 @@
 """Seeded English for samples, tests and evaluations that need no network.
 
 prose      a corpus of passages with facts that can be looked up in them
-records    passages whose fields are told apart by what they are: learnt within minutes by a small model
-words      the lists and templates behind both, read from words.json
+records    passages whose fields differ in kind: a small model learns to look them up within minutes
+words      word lists and templates of both, read from words.json
 """
 
 from meap.synthetic.prose import (

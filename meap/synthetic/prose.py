@@ -1,4 +1,4 @@
-"""Seeded English prose with facts that can be looked up in it: a corpus and a retrieval task that need no network.
+"""Seeded English prose with facts that can be looked up in it: a corpus and a retrieval benchmark that need no network.
 
     (seed, index) -> topic, cast, length -> sentences, facts stated, facts repeated -> SyntheticDocument
     (seed, index) -> the same kind of passage, one fact asked for                   -> RetrievalExample
@@ -277,7 +277,7 @@ def _state(rng: random.Random, fact: Fact) -> str:
 
 
 def _draw_facts(rng: random.Random, num_facts: int, *, pair_ratio: float, num_digits: int | None = None) -> list[Fact]:
-    """Draw facts with distinct subjects and values; few attributes, so that the subject must tell the facts apart."""
+    """Draw facts with distinct subjects and values; few attributes, so that facts differ in their subjects."""
     numbers = rng.sample(words.NUMBER_ATTRIBUTES, 1 + _below(rng, 3))
     pair = choose(rng, words.PAIR_ATTRIBUTES)
     subjects: dict[str, None] = {}

@@ -1,12 +1,12 @@
-"""Seeded records: prose in which a place's fields are stated once, far apart, and asked for at the end.
+"""Seeded records: passages that state some fields once, far apart, and ask for one at the end.
 
-    (seed, index) -> some fields of a place, prose among them -> a text that then sums them up, again and again
-    (seed, index) -> a passage alike, one field asked for     -> RetrievalExample
+    (seed, index) -> some fields, prose among them           -> a text that then summarises them several times
+    (seed, index) -> a similar passage, one field asked for  -> RetrievalExample
 
-The fields of a record are told apart by what they are (a tree, a bird, a metal), so that one look back through the text
-answers a question: a needle that a model of some 100,000 parameters learns to find within minutes, where the facts of
-`prose`, told apart by their subject alone, take it a thousand times as long. Values are drawn afresh in each record: a
-model that has not read it guesses.
+The fields of a record differ in kind (a tree, a bird, a metal), so that one look back through the text answers a
+question. A model of some 100,000 parameters learns this within minutes; the facts of `prose`, which differ in their
+subject alone, take it a thousand times as long. Values are drawn afresh in each record: a model that has not read it
+guesses.
 
 As in `prose`, a draw is an address: every record has a generator of its own, and examples share none of them.
 """
@@ -24,7 +24,7 @@ FIELDS = words.RECORD_FIELDS
 """Values by field; every value belongs to one field only."""
 
 NUM_CANDIDATES = 8
-"""Values of the asked field that an example offers, of which the passage states one; chance is 1 in them."""
+"""Candidate values per example, of which the passage states one; chance is 1 / `NUM_CANDIDATES`."""
 
 _MIN_FIELDS = 4
 _MAX_SENTENCES = 2
@@ -55,7 +55,7 @@ def generate_record_example(seed: int, index: int, *, num_sentences: int) -> Ret
     Args:
         seed: Which set; any integer. The same seed as a corpus is safe: the two share no draws.
         index: Which example of it; any integer.
-        num_sentences: Sentences of prose among the fields, at least 0; more than a corpus has are a longer way back.
+        num_sentences: Sentences of prose among the fields, at least 0; more than in a corpus make longer distances.
 
     Raises:
         ValueError: If num_sentences is negative.
@@ -66,12 +66,12 @@ def generate_record_example(seed: int, index: int, *, num_sentences: int) -> Ret
     stated = {field: choose(rng, values) for field, values in FIELDS.items()}
     asked = choose(rng, tuple(FIELDS))
     sentences = _passage(rng, stated, num_sentences=num_sentences)
-    place = sentences.index(_state(asked, stated[asked]))
+    position = sentences.index(_state(asked, stated[asked]))
     others = [value for value in FIELDS[asked] if value != stated[asked]]
     candidates = [stated[asked], *rng.sample(others, NUM_CANDIDATES - 1)]
     rng.shuffle(candidates)
     prompt = f"{' '.join(sentences)}\n{choose(rng, words.RECAP_LEADS)} The {asked} is"
-    return RetrievalExample(prompt, stated[asked], tuple(candidates), place / (len(sentences) - 1))
+    return RetrievalExample(prompt, stated[asked], tuple(candidates), position / (len(sentences) - 1))
 
 
 def _passage(rng: random.Random, stated: dict[str, str], *, num_sentences: int) -> list[str]:

@@ -11,9 +11,9 @@ seven lists; `rules` adds the plurals, the verb forms and the common lists:
     adj     what a thing can be, more or less
     line    whole sentences that belong to this topic only
 
-No number with four digits or more stands there except years before 2030: the values of facts start at 2100 and stay
+The lists hold no number of four digits or more except years before 2030: the values of facts start at 2100 and stay
 unique in a text. Words that break the rule "an before a vowel letter" (one, useful, hour) never follow an article. The
-values of one record field are no other field's: who looks for a bird finds one.
+values of a record field belong to no other field.
 """
 
 from __future__ import annotations

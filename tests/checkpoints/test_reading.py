@@ -44,7 +44,7 @@ def test_the_newest_whole_one_is_found(tmp_path, store, publish, folder, capsys)
 @pytest.mark.parametrize("folder", ["empty", "missing"])
 def test_no_checkpoint_is_reported(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint that is whole \(of 0 with a record.*train first"):
+    with pytest.raises(CheckpointError, match=r"holds no whole checkpoint \(of 0 with a record.*train first"):
         find_checkpoint(str(tmp_path / folder))
 
 

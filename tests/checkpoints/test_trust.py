@@ -55,5 +55,5 @@ def test_hostile_metadata_is_refused_and_not_run(sharded, tmp_path, read):
 
 def test_what_is_no_metadata_is_refused(sharded):
     (sharded / ".metadata").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(pickle.UnpicklingError, match="holds no metadata"):
+    with pytest.raises(pickle.UnpicklingError, match="is not the metadata"):
         require_data(sharded / ".metadata")

@@ -57,7 +57,9 @@ def test_what_cannot_be_read_is_reported(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="hallucination.xsum: there is no file .*none.jsonl; give one of JSON lines"):
         read_articles("xsum", str(tmp_path / "none.jsonl"), "test")
     other = write(tmp_path / "b.jsonl", [{"document": "a", "summary": "b"}, {"text": "x"}])
-    with pytest.raises(BadInputError, match="row 1 has neither texts document and reference nor .*, but text: rename"):
+    with pytest.raises(
+        BadInputError, match="row 1 has the columns text, but needs texts document and reference or .*: rename"
+    ):
         read_articles("xsum", other, "test")
     (tmp_path / "c.parquet").write_text("no")
     with pytest.raises(BadInputError, match="c.parquet cannot be read"):
@@ -79,6 +81,8 @@ def test_a_set_of_the_hub_is_read_by_its_name_and_revision(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert read_articles("wikisum", "x/y@refs/convert/parquet", "test") == [Article(0, "0", "a", "b")]
     assert asked == [("x/y", "refs/convert/parquet", "test")]
-    with pytest.raises(DataError, match=r"hallucination.xsum=away cannot be had \(ConnectionError: no way\): connect"):
+    with pytest.raises(
+        DataError, match=r"hallucination.xsum=away cannot be downloaded \(ConnectionError: no way\): connect"
+    ):
         read_articles("xsum", "away", "validation")
     assert asked[-1] == ("away", None, "validation")

@@ -4,7 +4,7 @@ import pytest
 
 from meap.errors import ConfigError
 from meap.evals.asking import answer, ask_all, require_fit
-from meap.evals.records import RecordStore, prompt_hashes, read_records
+from meap.evals.responses import ResponseStore, prompt_hashes, read_responses
 from meap.evals.task import Candidate, Example
 from meap.evals.tasks import TASKS
 
@@ -39,7 +39,7 @@ def asked(make_inputs, tokenizer, oracle, tmp_path):
     inputs = make_inputs("batch_size=4")
     examples = TASKS["key_retrieval"].examples(inputs)
     hashes = prompt_hashes(examples, tokenizer)
-    store = RecordStore(tmp_path, "key_retrieval", KEY)
+    store = ResponseStore(tmp_path, "key_retrieval", KEY)
 
     def ask(model=None, **how):
         model = model or oracle(examples)
@@ -51,18 +51,18 @@ def asked(make_inputs, tokenizer, oracle, tmp_path):
     return ask
 
 
-def without_times(records):
-    return {name: {key: value for key, value in each.items() if key != "seconds"} for name, each in records.items()}
+def without_times(responses):
+    return {name: {key: value for key, value in each.items() if key != "seconds"} for name, each in responses.items()}
 
 
 def test_every_example_has_a_record(asked):
     asked()
     assert set(asked.done()) == {example.id for example in asked.examples}
-    record = asked.done()["3"]
-    assert record["ranking"] == record["generation"] == 1.0
-    assert record["answers"][0] in record["text"]
-    assert len(record["loglikelihoods"]) == 4
-    assert record["prompt_tokens"] == len(asked.examples[3].prompt)
+    response = asked.done()["3"]
+    assert response["ranking"] == response["generation"] == 1.0
+    assert response["answers"][0] in response["text"]
+    assert len(response["loglikelihoods"]) == 4
+    assert response["prompt_tokens"] == len(asked.examples[3].prompt)
 
 
 def test_a_killed_run_continues_and_asks_nothing_twice(asked, oracle):
@@ -100,7 +100,7 @@ def test_finished_records_are_read_and_lines_forgotten(asked):
     asked()
     done = asked.done()
     asked.store.finish([done[example.id] for example in asked.examples])
-    assert [record["id"] for record in read_records(asked.store.path.parent, "key_retrieval")] == [
+    assert [response["id"] for response in read_responses(asked.store.path.parent, "key_retrieval")] == [
         example.id for example in asked.examples
     ]
     assert [path.name for path in asked.store.path.parent.iterdir()] == ["key_retrieval.parquet"]
@@ -112,8 +112,8 @@ def test_another_model_or_prompt_is_asked_afresh(asked, tokenizer, make_inputs):
     asked()
     done = asked.done()
     asked.store.finish(list(done.values()))
-    hashes = {name: record["prompt_sha256"] for name, record in done.items()}
-    assert not RecordStore(asked.store.path.parent, "key_retrieval", "another").done(hashes)
+    hashes = {name: response["prompt_sha256"] for name, response in done.items()}
+    assert not ResponseStore(asked.store.path.parent, "key_retrieval", "another").done(hashes)
     assert set(asked.store.done(hashes | {"3": "changed"})) == set(done) - {"3"}
 
 
@@ -136,11 +136,9 @@ def test_batches_are_as_one_by_one(lm, llama, make_inputs, tokenizer):
 def test_what_is_too_long_is_refused_or_wrong(asked, oracle):
     model = oracle(asked.examples)
     model.max_positions = sorted(example.positions for example in asked.examples)[20]
-    with pytest.raises(
-        ConfigError, match=r"key: \d of 30 examples take more than the \d+ tokens that the model was made"
-    ):
+    with pytest.raises(ConfigError, match=r"key: \d of 30 examples exceed the \d+ tokens of the model"):
         require_fit("key", asked.examples, model)
     asked(model)
-    wrong = [record for record in asked.done().values() if record["too_long"]]
+    wrong = [response for response in asked.done().values() if response["too_long"]]
     assert 0 < len(wrong) < 10
-    assert all("ranking" not in record for record in wrong)
+    assert all("ranking" not in response for response in wrong)

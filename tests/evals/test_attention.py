@@ -201,7 +201,7 @@ def test_weights_of_bf16_models_are_read_in_float32(llama):
     [
         (
             MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, state_size=4),
-            "MambaForCausalLM.* gives the attention weights of 0 of its 2",
+            "MambaForCausalLM.* returns the attention weights of 0 of its 2",
         ),
         (FalconConfig(**SIZES), "FalconForCausalLM.* does not let its attention be changed to eager"),
     ],
@@ -230,6 +230,6 @@ def test_weights_that_are_no_shares_are_reported(llama, factor, what):
 
 
 def test_too_long_is_refused(lm):
-    with pytest.raises(ConfigError, match="a row to read takes 129 tokens, but model small was made for 128"):
+    with pytest.raises(ConfigError, match="a row to read takes 129 tokens, but the context of model small is 128"):
         lm.attention(readings((129,)))
     assert lm.attention(readings((128,)))[0].last_LT.shape == (2, 128)

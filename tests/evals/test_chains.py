@@ -69,14 +69,14 @@ def test_arrays_and_lines_are_read_and_further_keys_let_be(tmp_path, form):
     [
         (
             {"question": "Who?"},
-            "entry 2 has no question, answer, derivations and derivation_count .*KeyError",
+            "entry 2 lacks question, answer, derivations and derivation_count .*KeyError",
         ),
-        (ROW | {"answer": 3}, "entry 2 has no question.*3 is no text.*take the published file again"),
-        (ROW | {"answer": ""}, "'' is no text"),
+        (ROW | {"answer": 3}, "entry 2 lacks question.*3 is not text.*download it again"),
+        (ROW | {"answer": ""}, "'' is not text"),
         (ROW | {"derivations": []}, "derivations are empty"),
-        (ROW | {"derivations": [" "]}, "' ' is no text"),
+        (ROW | {"derivations": [" "]}, "' ' is not text"),
         (ROW | {"derivation_count": "two"}, "invalid literal"),
-        ("no object", "entry 2 has no question"),
+        ("no object", "entry 2 lacks question"),
     ],
 )
 def test_an_entry_of_another_kind_is_named(tmp_path, row, message):

@@ -64,10 +64,12 @@ def test_a_model_does_not_differ_from_itself(both, tmp_path):
 @pytest.mark.slow
 def test_other_prompts_are_refused(both, evaluate, blind, tmp_path):
     other = evaluate(blind, "c", "seed=7", names=("key_retrieval", "perplexity"))
-    with pytest.raises(MismatchError, match="were not asked the same: prompts of key_retrieval differ; evaluate both"):
+    with pytest.raises(
+        MismatchError, match="were not asked the same prompts: those of key_retrieval differ; evaluate both"
+    ):
         compare(f"{both[0]},{other}", tmp_path / "out")
     plain = evaluate(blind, "e", "add_bos=false", names=("key_retrieval",))
-    with pytest.raises(MismatchError, match="add_bos differs; set it alike"):
+    with pytest.raises(MismatchError, match="add_bos differs; give both the same"):
         compare(f"{both[0]},{plain}", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""Table 10 from records whose numbers are known."""
+"""Table 10 from responses whose numbers are known."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RNG = np.random.default_rng(3)
 BEFORE, AFTER = RNG.random(40) + 1, RNG.random(40) + 0.5
 
 
-def records(scores, variances=None, *, length=16, variants=("received_mean", "layer_0", "layer_1")):
+def responses(scores, variances=None, *, length=16, variants=("received_mean", "layer_0", "layer_1")):
     """Each by view, for each sequence."""
     variances = variances or scores
     return [
@@ -65,8 +65,8 @@ def test_nothing_cannot_become_less():
 
 
 def test_pairs_take_each_model_and_input_as_named():
-    first = records({"clean": [8.0, 8.0], "masked": [6.0, 6.0]})
-    second = records({"clean": [4.0, 4.0], "masked": [1.0, 1.0]})
+    first = responses({"clean": [8.0, 8.0], "masked": [6.0, 6.0]})
+    second = responses({"clean": [4.0, 4.0], "masked": [1.0, 1.0]})
     (found,) = decay_between(first, second)["lengths"]
     assert (found["length"], found["n"], list(found["pairs"])) == (16, 2, list(PAIRS))
     decays = {name: each["decay"]["value"] for name, each in found["pairs"].items()}
@@ -85,8 +85,8 @@ def test_pairs_take_each_model_and_input_as_named():
 
 
 def test_the_mean_of_ratios_is_not_the_ratio_of_means():
-    first = records({"clean": [1.0, 4.0], "masked": [1.0, 1.0]})
-    second = records({"clean": [1.0, 1.0], "masked": [1.0, 1.0]})
+    first = responses({"clean": [1.0, 4.0], "masked": [1.0, 1.0]})
+    second = responses({"clean": [1.0, 1.0], "masked": [1.0, 1.0]})
     (found,) = decay_between(first, second)["lengths"]
     assert found["pairs"]["paper"]["decay"]["value"] == pytest.approx(1 - 2 / 5)
     assert found["further"]["decay_mean_of_ratios"] == pytest.approx(1 - (1 + 1 / 4) / 2)
@@ -95,8 +95,8 @@ def test_the_mean_of_ratios_is_not_the_ratio_of_means():
 
 
 def test_lengths_are_kept_apart_and_order_does_not_matter():
-    short = records({"clean": BEFORE, "masked": AFTER})
-    long = records({"clean": AFTER, "masked": BEFORE}, length=64)
+    short = responses({"clean": BEFORE, "masked": AFTER})
+    long = responses({"clean": AFTER, "masked": BEFORE}, length=64)
     together = decay_between([*short, *long], [*long[::-1], *short[::-1]])
     assert [each["length"] for each in together["lengths"]] == [16, 64]
     assert together["lengths"][0] == decay_between(short, short)["lengths"][0]
@@ -106,13 +106,13 @@ def test_lengths_are_kept_apart_and_order_does_not_matter():
 
 
 def test_models_of_unequal_depth_share_their_first_layers():
-    deep = records({"clean": BEFORE, "masked": AFTER})
-    shallow = records({"clean": BEFORE, "masked": AFTER}, variants=("received_mean", "layer_0"))
+    deep = responses({"clean": BEFORE, "masked": AFTER})
+    shallow = responses({"clean": BEFORE, "masked": AFTER}, variants=("received_mean", "layer_0"))
     for pair in ((deep, shallow), (shallow, deep)):
         assert [layer["layer"] for layer in decay_between(*pair)["lengths"][0]["layers"]] == [0]
 
 
 def test_other_sequences_are_refused():
-    some = records({"clean": BEFORE, "masked": AFTER})
-    with pytest.raises(MismatchError, match="read on other sequences by the two models, such as 16-39: evaluate both"):
+    some = responses({"clean": BEFORE, "masked": AFTER})
+    with pytest.raises(MismatchError, match="the two models read different sequences, such as 16-39: evaluate both"):
         decay_between(some, some[:-1])

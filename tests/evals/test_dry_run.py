@@ -20,4 +20,4 @@ def test_without_a_judge_that_is_said(make_inputs, articles, capsys):
     rehearse(make_inputs(*articles, "limit=4"), ["hallucination"])
     summaries, judge = capsys.readouterr().out.splitlines()
     assert "4 examples (partial)" in summaries
-    assert judge.strip() == "no judge is asked: judge.model is not set"
+    assert judge.strip() == "no judge: judge.model is not set"

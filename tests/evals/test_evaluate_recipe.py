@@ -68,7 +68,7 @@ def test_rows_of_another_tokenizer_are_not_scored(main, folder, capsys):
     (folder / "hf" / "tokenizer.json").write_text(json.dumps(definition))
     main(configure())
     assert set(results()["tasks"]) == {"key_retrieval"}
-    assert "no held-out rows that the model's tokenizer made" in results()["skipped"]["perplexity"]
+    assert "no held-out rows of the model's tokenizer" in results()["skipped"]["perplexity"]
     assert "skipped perplexity: " in capsys.readouterr().out
 
 

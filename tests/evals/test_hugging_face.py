@@ -115,7 +115,7 @@ def test_one_token_for_both_ends_may_be_generated(llama, tokenizer):
 
 
 def test_too_long_is_refused(lm, tokenizer):
-    with pytest.raises(ConfigError, match="a row to score takes 129 tokens, but model small was made for 128"):
+    with pytest.raises(ConfigError, match="a row to score takes 129 tokens, but the context of model small is 128"):
         lm.loglikelihoods(rows(tokenizer, (130,)))
     with pytest.raises(ConfigError, match="a prompt and its continuation takes 130 tokens"):
         lm.generate([np.full(120, 3)], max_new_tokens=10)

@@ -39,7 +39,7 @@ def test_a_model_is_tuned_stopped_moved_resumed_and_exported(with_base: Home, ow
     run = home.start("python recipes/meap_sft.py tuned.yaml")
     run.wait_for("step      4/")
     run.interrupt(signal.SIGTERM)
-    assert "everything is saved, the same command continues" in run.end(75)
+    assert "everything is saved; run the same command again to resume" in run.end(75)
     shutil.move(home.path / "data/chats", home.path / "moved")
     printed = home.run("composer -n 2 recipes/meap_sft.py tuned.yaml data.remote=moved/mds")
     assert "same rows" in printed

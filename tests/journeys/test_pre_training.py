@@ -50,7 +50,7 @@ def test_a_run_is_stopped_moves_is_resumed_exported_and_compared(prepared: Home)
     run = home.start("python recipes/meap_1b.py own.yaml")
     run.wait_for("heldout loss")
     run.interrupt(signal.SIGTERM)
-    assert "everything is saved, the same command continues" in run.end(75)
+    assert "everything is saved; run the same command again to resume" in run.end(75)
 
     # The data moves, and the run goes on elsewhere with two ranks.
     (home.path / "disk").mkdir()

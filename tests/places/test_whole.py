@@ -80,7 +80,7 @@ def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):
 def test_a_file_that_the_user_named_is_one_error_with_the_option(tmp_path, name):
     (tmp_path / "folder").mkdir()
     with (
-        pytest.raises(DataError, match=rf"^html=.*{name} could not be written \(.*\): choose another place$"),
+        pytest.raises(DataError, match=rf"^html=.*{name} cannot be written \(.*\): choose another path$"),
         named_file("html", tmp_path / name) as draft,
     ):
         draft.touch()

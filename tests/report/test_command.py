@@ -93,7 +93,7 @@ def test_later_starts_are_marked_and_told_by_what_they_changed(make_run, tmp_pat
 def test_a_page_that_cannot_be_written_is_said_and_nothing_is_left(runs, tmp_path, capsys):
     name = "x" * 250 + ".html"  # too long beside the marks of a file that is being written
     assert main(["report", runs, f"html={tmp_path / name}"]) == 1
-    assert re.match(r"error: html=.* could not be written .*: choose another place\n", capsys.readouterr().err)
+    assert re.match(r"error: html=.* cannot be written .*: choose another path\n", capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 

@@ -37,6 +37,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     write_named("html", target, "new \ud800")
     assert target.read_text(encoding="utf-8") == "new \\ud800"
     (tmp_path / "taken.html").mkdir()
-    with pytest.raises(DataError, match=r"html=.*taken.html could not be written \(.*\): choose another place"):
+    with pytest.raises(DataError, match=r"html=.*taken.html cannot be written \(.*\): choose another path"):
         write_named("html", tmp_path / "taken.html", "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "taken.html"]

@@ -142,7 +142,7 @@ def test_one_rank_is_told_to_stop_and_the_same_command_continues(start, whole, t
     os.kill(run.pids[1], signal.SIGUSR1)
     assert run.wait() == [STOPPED, STOPPED], run.printed
     at = len(losses(tmp_path / "run"))
-    assert f"stopped by SIGUSR1 at step {at}: everything is saved, the same command continues" in run.printed
+    assert f"stopped by SIGUSR1 at step {at}: everything is saved; run the same command again to resume" in run.printed
     assert CheckpointStore(str(tmp_path / "run/checkpoints")).steps()[0] == at
 
     again = start(tmp_path / "run", 2)

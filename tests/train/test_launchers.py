@@ -114,7 +114,7 @@ def test_torchrun_that_is_asked_to_stop_ends_with_all_saved(config_file, start, 
     assert any("heldout loss" in line for line in command.stdout)
     command.send_signal(signal.SIGTERM)
     printed, _ = command.communicate(timeout=60)
-    assert "everything is saved, the same command continues" in printed
+    assert "everything is saved; run the same command again to resume" in printed
     assert command.returncode != 0
     assert nothing_lingers(command)
     assert CheckpointStore(str(tmp_path / "run/checkpoints")).steps()

@@ -1,13 +1,13 @@
-"""Records -> judged records: another language model reads what the evaluated one said.
+"""Responses -> judged responses: another language model scores the responses of the evaluated one.
 
-    records ──> questions ──> an endpoint, or what it said before ──> replies ──> scores
-                protocols     endpoint     replies                    protocols   records
+    responses ──> questions ──> an endpoint, or its earlier replies ──> replies ──> scores
+                protocols     endpoint     replies                    protocols   responses
 
-    protocols  what is asked, and how a reply is read; pure
-    endpoint   requests side by side, repeated where they fail
+    protocols  prompts of the judge, and verdicts from its replies; pure
+    endpoint   concurrent requests with retries
     budget     dollars that may be spent
     replies    every reply, on disk, so that none is paid for twice
-    records    columns of the records
+    responses    columns of the responses
 
-The judge learns nothing of the evaluated model: not its name, nor what other models said.
+The judge learns nothing about the evaluated model: neither its name nor other responses.
 """

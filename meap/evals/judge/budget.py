@@ -1,4 +1,4 @@
-"""Dollars that may be spent by requests that run side by side."""
+"""Dollars that concurrent requests may spend."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Budget"]
 
 
 class Budget:
-    """What is left of a sum, of which requests reserve what they cost at most before they are sent.
+    """A budget in which a request reserves its highest cost before it is sent.
 
     Args:
         most: Dollars that may be spent.
-        spent: Dollars that earlier runs have spent.
+        spent: Dollars that earlier evaluations have spent.
     """
 
     def __init__(self, most: float, spent: float) -> None:
@@ -24,24 +24,24 @@ class Budget:
         self._changed = threading.Condition()
 
     def reserve(self, dollars: float) -> None:
-        """Set `dollars` aside; waits for other requests where they may turn out to cost less than they reserved.
+        """Reserve `dollars`; wait for other requests if they may cost less than they reserved.
 
         Raises:
-            JudgeError: There is not enough left.
+            JudgeError: The budget does not suffice.
         """
         with self._changed:
             while self._spent + sum(self._reserved) + dollars > self._most:
                 if not self._reserved:
                     raise JudgeError(
                         f"judge.max_cost={self._most:g} dollars: {self._spent:.4f} are spent, and the next request "
-                        f"could cost {dollars:.4f}; what was answered is kept: raise judge.max_cost and run the "
-                        "same command again to go on"
+                        f"could cost {dollars:.4f}; replies so far are kept: raise judge.max_cost and run the "
+                        "same command again to continue"
                     )
                 self._changed.wait()
             self._reserved.append(dollars)
 
     def settle(self, reserved: float, spent: float) -> None:
-        """Give back what was reserved, and take what was spent of it."""
+        """Release a reservation and record the dollars spent."""
         with self._changed:
             self._reserved.remove(reserved)
             self._spent += spent

@@ -1,4 +1,4 @@
-"""Prompts -> replies of an OpenAI-compatible endpoint: side by side, repeated where it fails, within a budget."""
+"""Prompts -> replies of an OpenAI-compatible endpoint: concurrent, with retries, within a budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meap.config import JudgeConfig
 from meap.errors import ConfigError, JudgeError
 from meap.evals.judge.budget import Budget
 from meap.evals.judge.replies import Reply, ReplyStore
-from meap.evals.records import hash_of
+from meap.evals.responses import hash_of
 from meap.extras import require_packages
 
 __all__ = ["Endpoint", "most_tokens"]
@@ -25,10 +25,10 @@ _NEVER_SENT = ("ConnectError", "ConnectTimeout")
 
 
 class Endpoint:
-    """A judge that can be asked.
+    """A judge behind an endpoint.
 
     Args:
-        config: Where it is, what it costs, and how patient to be.
+        config: Its URL, prices, budget and retries.
 
     Raises:
         ConfigError: The environment does not hold the key.
@@ -48,12 +48,12 @@ class Endpoint:
         """A reply to each prompt; those that `store` holds are not asked again.
 
         Args:
-            prompts: What is asked, each a conversation of its own.
-            store: Where replies are and go.
-            progress: Called with how many of those to be asked are answered, and how many there are.
+            prompts: Questions, each a separate conversation.
+            store: Store of replies.
+            progress: Called with the number of new replies, and the number of questions to ask.
 
         Raises:
-            JudgeError: The endpoint refuses, fails for too long, or would cost too much; what it has answered is kept.
+            JudgeError: The endpoint refuses, fails for too long, or would exceed the budget; replies so far are kept.
         """
         keys = {prompt: self._key_of(prompt) for prompt in prompts}
         missing = [prompt for prompt, key in keys.items() if store.get(key) is None]
@@ -62,10 +62,10 @@ class Endpoint:
         found = {prompt: store.get(key) for prompt, key in keys.items()}
         return {prompt: reply for prompt, reply in found.items() if reply is not None}
 
-    def price(self, sent: int, came_back: int) -> float:
-        """Dollars for so many tokens."""
+    def price(self, input_tokens: int, output_tokens: int) -> float:
+        """Dollars for a number of tokens."""
         prices = (self.config.input_price or 0.0, self.config.output_price or 0.0)
-        return (sent * prices[0] + came_back * prices[1]) / 1e6
+        return (input_tokens * prices[0] + output_tokens * prices[1]) / 1e6
 
     def _key_of(self, prompt: str) -> str:
         return hash_of([self.config.model, self.config.max_new_tokens, prompt])
@@ -83,7 +83,7 @@ class Endpoint:
                 api_key=self._key,
                 base_url=self.config.base_url,
                 timeout=self.config.timeout,
-                max_retries=0,  # repeated here, where each request is paid for
+                max_retries=0,  # retried here, where every request counts towards the budget
             ) as client,
             ThreadPoolExecutor(self.config.parallel, thread_name_prefix="judge") as pool,
         ):
@@ -95,7 +95,7 @@ class Endpoint:
                     each.result()
                     progress(done, len(waiting))
             except BaseException:
-                # Those on their way are waited for, and kept: they are paid for.
+                # Requests in flight are paid for: wait for their replies and keep them.
                 stopped.set()
                 for each in waiting:
                     each.cancel()
@@ -134,7 +134,7 @@ class Endpoint:
             finally:
                 budget.settle(most, spent)
 
-        # Not all at once, as they came: a busy server would be as busy again.
+        # Jitter: simultaneous retries would overload a busy server again.
         attempts = self.config.retries + 1
         back_off = BackOff(attempts, self.config.backoff, longest_wait=_LONGEST_WAIT, spread=(0.75, 1.0))
         try:
@@ -149,7 +149,7 @@ class Endpoint:
                 raise gave_up.error from gave_up.error.__cause__
             raise JudgeError(
                 f"judge.base_url={self.config.base_url} has not answered in {attempts} attempts ({gave_up.error}); "
-                "what it answered before is kept: run the same command again when it does"
+                "replies so far are kept: run the same command again when the endpoint answers"
             ) from None  # its text may hold the key
 
     def _request(self, client: Any, prompt: str, key: str, most: float) -> Reply:
@@ -170,35 +170,35 @@ class Endpoint:
             if error.status_code in {408, 409, 429} or error.status_code >= 500:
                 raise _RepeatableError(reason, wait=_retry_after(error.response.headers)) from error
             raise JudgeError(
-                f"judge.base_url={self.config.base_url} refuses a request ({reason}): look at judge.model="
-                f"{self.config.model} and at the key in {self.config.key_variable or 'judge.key_variable'}"
+                f"judge.base_url={self.config.base_url} refuses a request ({reason}): check judge.model="
+                f"{self.config.model} and the key in {self.config.key_variable or 'judge.key_variable'}"
             ) from None  # its text may hold the key
         except openai.APIConnectionError as error:
             cause = type(error.__cause__).__name__
             raise _RepeatableError(f"{error} {cause}", paid=cause not in _NEVER_SENT) from error
         except (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError) as error:
-            # A proxy's page, or half a reply: as good as none.
-            raise _RepeatableError(f"a reply that is none, {type(error).__name__}", paid=True) from error
+            # A proxy's page, or half a reply.
+            raise _RepeatableError(f"a malformed reply, {type(error).__name__}", paid=True) from error
         return Reply(key, text, model, datetime.now(UTC).isoformat(timespec="seconds"), dollars)
 
     def _without_key(self, message: str) -> str:
-        """The first part of a server's message, which may repeat what was sent to it."""
+        """The start of a server's message without the key, which it may echo."""
         return message.replace(self._key, "***")[:300]
 
 
 class _RepeatableError(Exception):
-    """A request that came to nothing."""
+    """A request that failed and may be retried."""
 
     def __init__(self, reason: str, *, wait: float = 0.0, paid: bool = False) -> None:
         super().__init__(reason)
         self.wait = wait
         """Seconds that the server asks for."""
         self.paid = paid
-        """Whether it may cost money all the same."""
+        """Whether it may have cost money."""
 
 
 def most_tokens(prompt: str) -> int:
-    """Tokens that a prompt can be at most, whatever the judge's tokenizer: one for each byte, and some around."""
+    """Most tokens of a prompt with any tokenizer of a judge: one per byte, and a few for the frame."""
     return len(prompt.encode()) + _FRAME_TOKENS
 
 
@@ -209,7 +209,7 @@ def _find_key(variable: str | None) -> str:
     if not key:
         raise ConfigError(
             f"judge.key_variable={variable}: the environment has no such variable, or an empty one; set it to the key "
-            "of judge.base_url, or give judge.key_variable=null where none is wanted"
+            "of judge.base_url, or give judge.key_variable=null if it needs none"
         )
     return key
 

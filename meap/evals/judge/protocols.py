@@ -1,7 +1,7 @@
-"""What a judge is asked about a summary, and how its reply is read. Pure.
+"""Prompts that ask a judge about a summary, and the verdict in its reply. Pure.
 
-The texts stand between marks that are made of their hash, so that none of them can end its own part and go on as
-instructions; and only what the judge replies is read, of that its last verdict.
+The texts stand between marks made of their hash, so that no text can close its mark and continue as instructions. Only
+the last verdict of a reply counts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FAITHFULNESS = (
 )
 
 _SCORE = re.compile(r"\bScore:[\s*]*([01])\b(?!\.\d|/(?!1\b))")
-"""``Score: 0`` or ``Score: 1``, bold or not; 1/1 is a one, but 1/5, 0.5 and 01 are no verdicts."""
+"""``Score: 0`` or ``Score: 1``, bold or not; 1/1 counts as 1, but 1/5, 0.5 and 01 are not verdicts."""
 _CONCLUSION = re.compile(r"\bConclusion:[\s*]*(True|False)\b")
 
 
@@ -50,11 +50,11 @@ class Protocol:
     """A way to judge summaries."""
 
     label: str
-    """What its score is called in tables and pictures."""
+    """Name of its score in tables and pictures."""
     prompt: Callable[[str, str, str], str]
-    """What is asked about a document, its reference and a summary."""
+    """(document, reference, summary) -> prompt."""
     read: Callable[[str], float | None]
-    """The score in a reply; `None` where there is none."""
+    """The score in a reply; None if it has no verdict."""
 
 
 def similarity_prompt(document: str, reference: str, summary: str) -> str:
@@ -89,4 +89,4 @@ PROTOCOLS: dict[str, Protocol] = {
     "similarity": Protocol("judged similar", similarity_prompt, read_score),
     "faithfulness": Protocol("judged faithful", faithfulness_prompt, read_conclusion),
 }
-"""Every protocol there is; the first is the paper's."""
+"""All protocols; the first is the paper's."""

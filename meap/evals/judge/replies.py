@@ -1,4 +1,4 @@
-"""Every reply of a judge, a line each as soon as it is there: what a killed run has paid for is not asked again."""
+"""All replies of a judge, each stored as a line at once: a killed evaluation never pays for a reply twice."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["Reply", "ReplyStore"]
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said."""
+    """A reply of a judge."""
 
     key: str
-    """Hash of who was asked what."""
+    """Hash of judge and prompt."""
     text: str
     model: str
-    """What the endpoint says has answered, with its version where it has one."""
+    """Name of the model that replied, as the endpoint gives it."""
     date: str
-    """When, in ISO 8601."""
+    """Time of the reply, in ISO 8601."""
     dollars: float
-    """What it cost."""
+    """Cost."""
 
 
 class ReplyStore:
-    """Replies by key, and what they cost together with requests that came to nothing.
+    """Replies by key, and their cost with that of failed requests.
 
     Args:
-        path: File of JSON lines, made with the first reply; one process writes it, from any thread.
+        path: File of JSON lines, created with the first reply; one process writes it, from any thread.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,18 +45,18 @@ class ReplyStore:
             self._read(line)
 
     def get(self, key: str) -> Reply | None:
-        """The reply with this key, if there is one."""
+        """The reply with this key, or None."""
         return self._replies.get(key)
 
     def add(self, reply: Reply) -> None:
-        """Keep a reply."""
+        """Store a reply."""
         with self._lock:
             self._write(asdict(reply))
             self._replies[reply.key] = reply
             self.spent += reply.dollars
 
     def add_lost(self, dollars: float, reason: str) -> None:
-        """Keep what a request may have cost whose reply never came."""
+        """Store the possible cost of a request without a reply."""
         with self._lock:
             self._write({"lost": reason, "dollars": dollars})
             self.spent += dollars
@@ -68,7 +68,7 @@ class ReplyStore:
             if "lost" not in found:
                 self._replies[found["key"]] = Reply(**found)
         except (ValueError, TypeError, KeyError):
-            return  # the run was killed while it wrote the line: it is asked again
+            return  # the process was killed while it wrote the line: the question is asked again
 
     def _write(self, values: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

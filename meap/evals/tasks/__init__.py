@@ -1,12 +1,12 @@
-"""The tasks: one file each, and its row in the table here.
+"""The benchmark tasks: one file each, and its row in the table here.
 
 perplexity        held-out loss                         commonsense      multiple choice by lm-eval
 key_retrieval     facts looked up in a passage          record_retrieval  a field looked up in a record
 needle_fu         a sentence in a haystack (Fu et al.)  needle_magic     numbers in a haystack (Ye et al.)
-multi_needle      sentences that add up                 ancestral_trace  the eldest of a family
+multi_needle      sentences to combine                  ancestral_trace  the eldest of a family
 multidoc_qa       questions over many documents         kv_retrieval     a value in a JSON object
-attention_decay   attention that masked tokens receive  attention_segments  attention by part of a passage
-hallucination     summaries, read by a judge
+attention_decay   attention that masked tokens receive  attention_segments  attention by segment of a passage
+hallucination     summaries, scored by a judge
 """
 
 from meap.evals.task import Task
@@ -43,4 +43,4 @@ TASKS: dict[str, Task] = {
     "attention_decay": attention_decay.TASK,
     "attention_segments": attention_segments.TASK,
 }
-"""Every task there is, in the order in which they run."""
+"""All tasks, in the order in which they run."""

@@ -1,4 +1,4 @@
-"""Ancestral trace challenge: who is the eldest in a family whose relations are told in no order.
+"""Ancestral trace challenge: name the eldest of a family from its shuffled relations.
 
 Prompt, relations and sentences are those of NeedleBench's ATC in ``opencompass/datasets/needlebench/atc.py`` of
 open-compass/opencompass (5b1a5fa), its question for the eldest ancestor in English; the numbers of relations, 2 to 512
@@ -6,11 +6,11 @@ by doubling, and the 10 trials of each are those of ``atc_0shot_nocot_2_power_en
 counts. What was matched: the frame with its examples and notes, verbatim; one chain of n relations among n + 1 people,
 shuffled; which relations and sentences there are.
 
-What differs: names are invented, where the source has a file of them; the beginning of the answer that the notes ask
-for is put behind the prompt, up to the brace that the name stands in, so that a base model can be asked, and that no
-room is left to reason in; what is said ends with that brace. ``contains`` is whether the name was said, ``exact``
-whether nothing else was, as in the source. With ``notes`` false all before the relations is left out, for models of
-short context. The paper does not report this task.
+What differs: names are invented, where the source has a file of them; the prompt ends with the start of the answer that
+the notes ask for, up to the opening brace of the name, so that base models can answer and none can reason first; the
+response ends at the closing brace. ``contains`` is whether the response has the name, ``exact`` whether it is nothing
+else, as in the source. With ``notes`` false, the text before the relations is omitted, for models of short context. The
+paper does not report this task.
 
 The person asked about is known not to be the answer: a guess among the other n is right once in n.
 """
@@ -67,7 +67,7 @@ _STOP = "}"
 
 
 def prompt(sentences: Sequence[str], person: str, *, notes: bool = True) -> str:
-    """What is asked, with or without what the source says before the relations."""
+    """The prompt, with or without the source's text before the relations."""
     return _PROMPT.format(notes=_NOTES.format(person=person) if notes else "", story="".join(sentences), person=person)
 
 
@@ -97,7 +97,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """Whether the eldest was named, and nobody else."""
+    """Whether the response names the eldest, and nothing else."""
     return {
         "contains": float(contains(output.text, example.answers[0])),
         "exact": float(output.text.strip() == example.answers[0]),

@@ -1,24 +1,23 @@
 """Attention at masked positions: paper (arXiv 2502.07490) Table 10.
 
 The paper reads 500 sequences of 1,024 and of 4,096 tokens, clean (X_N) by the NTP model and with 15 % of the tokens
-replaced (X_M) by the MEAP model, and reports how much less the masked positions are attended to, and how much more
-attention varies over the others. It does not say what an attention score at a position is. Here, with ``A[l, h, i, j]``
-the softmax weight of query i on key j <= i:
+replaced (X_M) by the MEAP model, and reports the decay of attention at masked positions and the increase of its
+variance elsewhere. It does not define the attention score of a position. Here, with ``A[l, h, i, j]`` the softmax
+weight of query i on key j <= i:
 
     r_j   mean of A over layers, heads and the later queries i > j            (`received_mean`, the headline)
     S     mean of r_j over the masked positions M: the same for both inputs and for every model
     V     variance of r_j over the positions that are not in M, without the first and the last
 
 What was matched: the lengths, the number of sequences, the ratio, an exact count of masks as in training. What is ours:
-position 0 is never masked, since it is where attention goes that goes nowhere; sequences are held-out rows, which begin
-anywhere in a document, as they are, whatever `add_bos` says; every sequence has a mask of its own, drawn by
-`meap.masking` from the seed and the row's number. Every model reads both inputs, so that a comparison has the paper's
-pair and those that tell the model's part from the input's; a model without a mask token of its own is skipped.
+position 0, the attention sink, is never masked; sequences are held-out rows, which begin anywhere in a document,
+unchanged by `add_bos`; every sequence has its own mask, drawn by `meap.masking` from the seed and the row's number.
+Every model reads both inputs, so that a comparison has the paper's pair and pairs that separate the effect of the model
+from that of the input; a model without a mask token of its own is skipped.
 
-`VARIANTS` are the other readings of the definition, all sums over the same weights. Beware of all of them: r_j falls
-with j even where attention is uniform, so that V is mostly position and sink (`uniform_relative` takes the position
-out); rows of A sum to 1, so that less on M is more elsewhere; and to a model that was never shown the mask token, its
-embedding is noise.
+`VARIANTS` are the other readings of the definition, all sums over the same weights. All need care: r_j falls with j
+even if attention is uniform, so that V is mostly position and sink (`uniform_relative` removes the position); rows of A
+sum to 1, so that less on M is more elsewhere; and to a model trained without the mask token, its embedding is noise.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from meap.errors import ConfigError
 from meap.evals.decay import HEADLINE, PAIRS, decay_between, decay_within, key
 from meap.evals.lm import Attention, Reading
 from meap.evals.pictures import draw_decay
-from meap.evals.task import Contrast, Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Contrast, Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.masking import choose_masked
 
 __all__ = ["TASK", "VARIANTS", "Variant", "examples", "score"]
@@ -44,18 +43,18 @@ _VIEWS = ("clean", "masked")
 
 @dataclass(frozen=True)
 class Variant:
-    """A definition of r_j, and of where it is looked at."""
+    """A definition of r_j, and the layers and positions that count."""
 
     label: str
     received: Callable[[Attention], NDArray[np.float64]]
     """r_j of each layer, (L, T)."""
     only_last_layer: bool = False
     first: int = 1
-    """Positions before it do not count."""
+    """First position that counts."""
 
 
 def _num_later(attention: Attention) -> NDArray[np.float64]:
-    """How many queries come after each key; 1 for the last, whose sum over none of them is 0."""
+    """Number of queries after each key; 1 for the last key, whose sum is 0."""
     num_tokens = attention.later_LT.shape[1]
     return np.maximum(num_tokens - 1 - np.arange(num_tokens), 1).astype(np.float64)
 
@@ -83,7 +82,7 @@ VARIANTS = {
     "from_position_0": Variant("position 0 counts", _received_mean, first=0),
     "from_position_4": Variant("positions 0 to 3 do not count", _received_mean, first=4),
 }
-"""By name; the first is the headline. ``entries``, the variance of the weights themselves, is beside them."""
+"""By name; the first is the headline. ``entries``, the variance of single weights, comes in addition."""
 
 
 def examples(inputs: TaskInputs) -> list[Example]:
@@ -100,7 +99,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
             if len(ids) < length:
                 raise ConfigError(
                     f"attention_decay.lengths={list(config.lengths)} are too long: held-out rows have {len(ids):,} "
-                    "tokens; give shorter ones, or perplexity.remote=[<data prepared with longer rows>]"
+                    "tokens; give shorter lengths, or perplexity.remote=[<data prepared with longer rows>]"
                 )
             is_masked = _masked_positions(row, length, config.mask_ratio, inputs.config.seed)
             masked = np.where(is_masked, np.int32(inputs.tokenizer.mask_id), ids)
@@ -115,7 +114,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """S and V of both inputs, by each variant and in each layer; `rest` is the mean of r_j that V is about."""
+    """S and V of both inputs, by each variant and in each layer; `rest` is the mean of r_j over the positions of V."""
     clean, masked = (reading.ids for reading in example.readings)
     is_masked = clean != masked
     found: Scores = {}
@@ -123,10 +122,10 @@ def score(example: Example, output: Output) -> Scores:
         for name, variant in VARIANTS.items():
             received_LT = variant.received(attention)
             received_T = received_LT[-1] if variant.only_last_layer else received_LT.mean(0)
-            found |= _summed_up(name, view, received_T, is_masked, first=variant.first)
+            found |= _summarised(name, view, received_T, is_masked, first=variant.first)
         found |= _entries(view, attention, is_masked)
         for layer, received_T in enumerate(_received_mean(attention)):
-            found |= _summed_up(f"layer_{layer}", view, received_T, is_masked, first=1)
+            found |= _summarised(f"layer_{layer}", view, received_T, is_masked, first=1)
     return found
 
 
@@ -138,14 +137,14 @@ def _masked_positions(row: int, length: int, ratio: float, seed: int) -> NDArray
 
 
 def _rest(is_masked: NDArray[np.bool_], first: int) -> NDArray[np.bool_]:
-    """Positions that are not masked, without those before `first` and the last, which no later query attends to."""
+    """Positions that are not masked, without those before `first` and without the last, which has no later query."""
     rest = ~is_masked
     rest[:first] = False
     rest[-1] = False
     return rest
 
 
-def _summed_up(
+def _summarised(
     name: str, view: str, received_T: NDArray[np.float64], is_masked: NDArray[np.bool_], *, first: int
 ) -> Scores:
     rest = received_T[_rest(is_masked, first)]
@@ -160,7 +159,7 @@ def _summed_up(
 
 
 def _entries(view: str, attention: Attention, is_masked: NDArray[np.bool_]) -> Scores:
-    """Of the single weights, not of their means: every layer, head and later query is one."""
+    """Scores of single weights instead of their means: one for every layer, head and later query."""
     num_layers = len(attention.later_LT)
     rest = _rest(is_masked, 1)
 
@@ -180,18 +179,18 @@ def _skip(inputs: TaskInputs) -> str | None:
         return inputs.why_no_rows
     if inputs.tokenizer.is_mask_new:
         return (
-            f"the model's tokenizer has no {inputs.tokenizer.mask_token}: name a token that it has with "
+            f"the model's tokenizer has no {inputs.tokenizer.mask_token}: give its own mask token with "
             "tokenizer.mask_token=<token>"
         )
     return None
 
 
-def _between(first: Sequence[Record], second: Sequence[Record]) -> dict[str, Any]:
+def _between(first: Sequence[Response], second: Sequence[Response]) -> dict[str, Any]:
     return decay_between(first, second)
 
 
 def _lines(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Table 10, the pairs that qualify it, and the paper's pair by the other definitions."""
+    """Table 10, the further pairs, and the paper's pair by the other definitions."""
     names = numbers["models"]
     header = ("", "tokens", "decay", "95 % interval", "t (df)", "variance", "95 % interval", "t (df)")
     lines: list[tuple[str, ...]] = [header]

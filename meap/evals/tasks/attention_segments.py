@@ -1,22 +1,22 @@
 """Attention by segment: paper (arXiv 2502.07490) Figure 6, Tables 16 to 18.
 
-A passage with an answer in its middle and a question at its end is read, and the attention of its last token is added
-up over five segments: the context before the answer, the answer, the context after it, the query, and EOS. The paper
-has four passages written by hand and does not say what the average of a segment is; its numbers are a partition of 1.
+The model reads a passage with an answer in its middle and a question at its end. The attention of its last token is
+summed over five segments: the context before the answer, the answer, the context after it, the query, and EOS. The
+paper has four passages written by hand and does not define the average of a segment; its numbers are a partition of 1.
 Its tables call the last segment ``<s>``, which is Llama's BOS; here it is EOS, and BOS is context before the answer.
 
     sum               sum over the segment of the last token's weights, mean over layers and heads: the headline
-    per_token         mean over them instead, which does not favour long segments
+    per_token         mean over the segment instead, which does not favour long segments
     per_token_share   that, divided by its sum over the segments: the other reading of the paper's numbers
-    without_sink      sum without position 0, where attention goes that goes nowhere, divided by what is left
-    from_query        sum, for the tokens of the query instead of the last one
-    sink              what position 0 alone receives
+    without_sink      sum without position 0, the attention sink, divided by 1 less its share
+    from_query        sum of the attention of the query's tokens instead of the last one
+    sink              attention on position 0 alone
     layer_<number>    sum in one layer
 
-What was matched: the segments, and the paper's four passages where a file has them (`attention_segments.source`). What
-differs: four passages prove nothing, so that the default is 200 generated ones with the answer at random places.
-Segments are found by character offsets in the whole text; a token across a border counts where it begins. Whether
-passages begin with BOS is `add_bos`'s; they always end with EOS, since it is the one that is read.
+What was matched: the segments, and the paper's four passages if a file has them (`attention_segments.source`). What
+differs: four passages prove nothing, so the default is 200 generated ones with the answer at random positions. Segments
+are found by character offsets in the whole text; a token across a border belongs to the segment where it begins.
+Passages begin with BOS if `add_bos` is set, and always end with EOS, whose attention is read.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from meap.evals.passages import PARTS, encode_passage, generate_passages, read_p
 from meap.evals.pictures import draw_segments
 from meap.evals.scoring import estimate, paired_difference
 from meap.evals.summary import select
-from meap.evals.task import Contrast, Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Contrast, Example, Metric, Output, Response, Scores, Task, TaskInputs
 
 __all__ = ["MEASURES", "SEGMENTS", "TASK", "examples", "score"]
 
 SEGMENTS = (*PARTS, "eos")
-"""In the order in which they stand."""
+"""In their order in the text."""
 MEASURES = ("sum", "per_token", "per_token_share", "without_sink", "from_query")
 """The first is the headline."""
 
@@ -105,11 +105,11 @@ def _by_segment(received_T: NDArray[np.float64], sizes: Sequence[int]) -> NDArra
     return np.array([received_T[first:beyond].sum() for first, beyond in borders])
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
     """The measures beside the headline, with intervals, and the means of each layer."""
     layers = sorted(
         int(name.removeprefix("layer_").removesuffix("_answer"))
-        for name in records[0]
+        for name in responses[0]
         if name.startswith("layer_") and name.endswith("_answer")
     )
     return {
@@ -117,13 +117,13 @@ def _further(records: Sequence[Record]) -> dict[str, Any]:
             measure: {
                 segment: asdict(estimate([group]))
                 for segment in SEGMENTS
-                if (group := select(records, f"{measure}_{segment}", None)) is not None
+                if (group := select(responses, f"{measure}_{segment}", None)) is not None
             }
             for measure in MEASURES[1:]
         },
         "layers": [
             {
-                segment: float(np.mean([record[f"layer_{layer}_{segment}"] for record in records]))
+                segment: float(np.mean([response[f"layer_{layer}_{segment}"] for response in responses]))
                 for segment in SEGMENTS
             }
             for layer in layers
@@ -131,13 +131,13 @@ def _further(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _find(first: Sequence[Record], second: Sequence[Record]) -> dict[str, Any]:
+def _find(first: Sequence[Response], second: Sequence[Response]) -> dict[str, Any]:
     """Both models and their difference, in the measures beside the headline."""
     measures: dict[str, dict[str, Any]] = {}
     for measure in MEASURES[1:]:
         measures[measure] = {}
         for segment in SEGMENTS:
-            groups = [select(records, f"{measure}_{segment}", None) for records in (first, second)]
+            groups = [select(responses, f"{measure}_{segment}", None) for responses in (first, second)]
             if groups[0] is not None and groups[1] is not None:
                 measures[measure][segment] = {
                     "first": asdict(estimate([groups[0]])),

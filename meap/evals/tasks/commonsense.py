@@ -1,14 +1,15 @@
 """Zero-shot multiple choice by lm-evaluation-harness: paper (arXiv 2502.07490) Tables 1, 5, 6, 13 and 14.
 
-Data, prompts and scores are the harness's own (EleutherAI/lm-evaluation-harness, ``lm_eval.tasks``); what is ours is
-how the model is asked, as for every other task: in batches, by all ranks, with a record of each question. What was
-matched: no examples in the prompt; the scored splits (test of ARC and OpenBookQA, validation of BoolQ, PIQA, HellaSwag
-and WinoGrande); ``acc``, the most likely choice, and ``acc_norm``, that by length in characters; the average is the
-plain mean over tasks.
+Data, prompts and scores are the harness's own (EleutherAI/lm-evaluation-harness, ``lm_eval.tasks``); only the asking is
+ours, as for every other task: in batches, by all ranks, with a stored response per question. What was matched: no
+examples in the prompt; the scored splits (test of ARC and OpenBookQA, validation of BoolQ, PIQA, HellaSwag and
+WinoGrande); ``acc``, the most likely choice, and ``acc_norm``, the same normalised by length in characters; the average
+is the plain mean over tasks.
 
-Which of the two the paper prints is unstated: Table 1 looks like ``acc``, Table 6 like ``acc_norm``; both are reported,
-and never averaged with each other. BoolQ and WinoGrande have no ``acc_norm``: its mean is over the others. Whether
-prompts begin with BOS changes the scores, and the harness's default changed between its versions: here it is `add_bos`.
+The paper does not say which of the two it prints: Table 1 looks like ``acc``, Table 6 like ``acc_norm``; both are
+reported, and never averaged with each other. BoolQ and WinoGrande have no ``acc_norm``: its mean is over the others.
+Whether prompts begin with BOS changes the scores, and the harness's default changed between its versions: here it is
+`add_bos`.
 
 With `commonsense.data_dir` the official prompts are put to local rows, and nothing is downloaded.
 """
@@ -67,7 +68,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
 def score(example: Example, output: Output) -> Scores:
     """The harness's own scores."""
     assert isinstance(example, _Question)
-    # Whether a choice is what greedy decoding says is asked by no metric of multiple choice that is kept.
+    # No metric that is kept needs to know whether greedy decoding gives a choice.
     return example.judge([(each, False) for each in output.sums])
 
 
@@ -96,8 +97,8 @@ def _load(name: str, config: CommonsenseConfig) -> Any:
         manager = _manager()
         if name not in manager.all_subtasks:
             raise ConfigError(
-                f"commonsense.tasks has {name!r}, which lm-evaluation-harness does not know as a task: "
-                "`lm_eval ls tasks` lists those it has"
+                f"commonsense.tasks has {name!r}, which is not a task of lm-evaluation-harness: "
+                "`lm_eval ls tasks` lists its tasks"
             )
         spec = name
         if config.data_dir is not None:
@@ -110,22 +111,22 @@ def _load(name: str, config: CommonsenseConfig) -> Any:
             task.build_all_requests()
         except Exception as error:
             raise DataError(
-                f"commonsense: the rows of {name} cannot be had ({type(error).__name__}: {str(error)[:200]}): "
+                f"commonsense: the rows of {name} cannot be loaded ({type(error).__name__}: {str(error)[:200]}): "
                 "connect to the Hugging Face hub, or give commonsense.data_dir=<folder with a .jsonl for each task>"
             ) from error
     if task.OUTPUT_TYPE != "multiple_choice":
         raise ConfigError(
-            f"commonsense.tasks has {name}, which is {task.OUTPUT_TYPE}: only multiple choice is run here"
+            f"commonsense.tasks has {name}, which is {task.OUTPUT_TYPE}: only multiple choice is supported"
         )
     return task
 
 
 def _over_local_rows(name: str, folder: str, official: Path) -> dict[str, Any]:
-    """The official task with other rows; a yaml, because its functions are found from there."""
+    """The official task on local rows; as a yaml, so that the harness finds the task's functions."""
     path = Path(folder).absolute() / f"{name}.jsonl"
     if not path.is_file():
         raise DataError(f"commonsense.data_dir={folder} has no {path.name}: put the rows of its data set there")
-    # The task decides which split is scored: the rows stand for all of them.
+    # The task decides which split is scored: every split has these rows.
     files = dict.fromkeys(_SPLITS, str(path))
     local = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
     return {"include": str(official), "task": name} | local
@@ -142,7 +143,7 @@ def _manager() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness and datasets log, warn, and draw bars."""
+    """Silence logs, warnings and progress bars of the harness and of datasets."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,23 +1,23 @@
-"""Contextual hallucination in summaries, read by a judge: paper (arXiv 2502.07490) Table 4.
+"""Contextual hallucination in summaries, scored by a judge: paper (arXiv 2502.07490) Table 4.
 
 100 articles each of XSum, MultiNews and WikiSum are summarised, and another language model judges each summary, in two
 ways:
 
     similarity     the paper's: the judge sees the output and the reference, not the article, explains, and ends with
-                   ``Score: 1`` if they are similar or ``Score: 0``. It measures likeness to a reference.
+                   ``Score: 1`` if they are similar or ``Score: 0``. It measures similarity to a reference.
     faithfulness   that of Lookback Lens (Chuang et al., 2024; repository voidism/Lookback-Lens, 1320454), which the
                    field uses: document, reference and summary, explanation first, then ``Conclusion: True`` if the
                    document supports all that the summary says, or ``Conclusion: False``. It measures hallucination.
 
-What was matched: the instruction to the model, one line before the article; who sees what; explanation first; 1 or 0;
-temperature 0 of the judge; the mean as accuracy, higher is better. What differs or is unstated there: the judge's
-prompts say the same in words of our own, the texts between marks that they cannot forge; decoding is greedy, up to
-`hallucination.max_new_tokens`; articles are cut to `hallucination.document_tokens`, which is counted, and the judge
-sees what the model saw; the articles are drawn by `seed`; an empty summary is wrong without a question; a reply without
-a verdict is counted by itself, neither right nor wrong. ROUGE needs no judge. With 100 articles the standard error is
-three to five points: compare two models by `compare=`, which pairs them, or draw more.
+What was matched: the instruction to the model, one line before the article; the texts that the judge sees; explanation
+first; 1 or 0; temperature 0 of the judge; the mean as accuracy, higher is better. What differs or is unstated there:
+the judge's prompts are reworded, with texts between marks that they cannot forge; decoding is greedy, up to
+`hallucination.max_new_tokens`; articles are truncated to `hallucination.document_tokens`, which is counted, and the
+judge sees the truncated article; the articles are drawn by `seed`; an empty summary is wrong without asking the judge;
+a reply without a verdict is counted separately, neither right nor wrong. ROUGE needs no judge. With 100 articles the
+standard error is three to five points: compare two models by `compare=`, which pairs them, or draw more.
 
-A set may come with predictions of somebody else: they are judged as a control, in a row of their own.
+If a set has predictions of another model, they are judged as a control, in a row of their own.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from typing import Any
 from meap.config import EvaluationConfig
 from meap.evals.answers import rouge_f1s
 from meap.evals.articles import COLUMNS, Article, draw_articles, is_file, read_articles
+from meap.evals.judge.judging import judge_facts, open_judging, summary_of
 from meap.evals.judge.protocols import PROTOCOLS
-from meap.evals.judge.records import judge_facts, open_judging, summary_of
 from meap.evals.pictures import draw_rows
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 
 __all__ = ["TASK", "examples", "prompt", "score"]
 
@@ -49,12 +49,12 @@ _ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 
 
 def prompt(document: str, template: str = "plain") -> str:
-    """What the model is asked."""
+    """The prompt of the model."""
     return _TEMPLATES[template].format(instruction=_INSTRUCTION, document=document)
 
 
 def examples(inputs: TaskInputs) -> list[Example]:
-    """Articles by set, and predictions that came with them."""
+    """Articles by set, and the predictions of the set."""
     config = inputs.config.hallucination
     found: list[Example] = []
     for name in COLUMNS:
@@ -97,7 +97,7 @@ def _examples_of(name: str, article: Article, inputs: TaskInputs) -> Iterator[Ex
         facts=facts,
     )
     if article.prediction is not None:
-        # Its hash is a part of the name: another prediction is another example.
+        # Its hash is part of the id: another prediction is another example.
         digest = hashlib.sha256(article.prediction.encode()).hexdigest()[:8]
         yield Example(
             id=f"{name}-{article.row}-prediction-{digest}",
@@ -111,7 +111,7 @@ def _skip(inputs: TaskInputs) -> str | None:
     config = inputs.config.hallucination
     if any(getattr(config, name) is not None for name in COLUMNS):
         return None
-    return f"there are no articles: give {' or '.join(f'hallucination.{name}' for name in COLUMNS)}"
+    return f"no articles are given: set {' or '.join(f'hallucination.{name}' for name in COLUMNS)}"
 
 
 def _packages(config: EvaluationConfig) -> tuple[str, ...]:
@@ -120,15 +120,15 @@ def _packages(config: EvaluationConfig) -> tuple[str, ...]:
     return ("rouge_score", *(["openai"] if config.judge.model else []), *(["datasets"] if from_hub else []))
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
-    asked = [record for record in records if not record["control"]]
-    cut = [record for record in asked if record["kept_tokens"] < record["document_tokens"]]
-    judge, notes = judge_facts(records), []
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    asked = [response for response in responses if not response["control"]]
+    cut = [response for response in asked if response["kept_tokens"] < response["document_tokens"]]
+    judge, notes = judge_facts(responses), []
     if cut:
-        limit = max(record["kept_tokens"] for record in cut)
+        limit = max(response["kept_tokens"] for response in cut)
         notes.append(f"{len(cut):,} of {len(asked):,} articles were cut to {limit:,} tokens")
     if judge is None:
-        notes.append("no judge was asked: with judge.model, its address and prices, summaries are judged too")
+        notes.append("no judge was asked: set judge.model, judge.base_url and prices to have summaries judged")
     else:
         notes += [
             f"{number:,} replies had no verdict, and are not in '{PROTOCOLS[protocol].label}'"

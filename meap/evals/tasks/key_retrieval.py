@@ -1,15 +1,15 @@
 """Key retrieval: a passage states several facts, and its last sentence asks for one of them.
 
-What it stands for: needle-in-a-haystack tests, for models that are too small for them. Prompts come from
-`meap.synthetic.generate_retrieval_example`: prose with numbers that a model cannot know but from the passage. What was
-matched: the answer stands at a chosen depth, the other facts are distractors of the same form, decoding is greedy. What
-differs: no essay, no fixed length, no instruction; the prompt ends with the stem of the sentence that the answer
-completes, as for a base model.
+It replaces needle-in-a-haystack tests for models that are too small for them. Prompts come from
+`meap.synthetic.generate_retrieval_example`: prose with numbers that only the passage states. What was matched: the
+answer is at a chosen depth, the other facts are distractors of the same form, decoding is greedy. What differs: no
+essay, no fixed length, no instruction; the prompt ends with the start of a sentence that the answer completes, as for a
+base model.
 
 Two scores, because a small model may know more than it can say:
 
-    ranking      the stated values are ranked by the likelihood of the prompt with each put in; chance is 1 / facts
-    generation   the answer stands in the first line of a greedy continuation; chance is about 0
+    ranking      the stated values are ranked by the likelihood of the completed prompt; chance is 1 / facts
+    generation   the answer is in the first line of a greedy continuation; chance is about 0
 
 The candidates are encoded together with the prompt, since a tokenizer may join the two.
 """
@@ -31,10 +31,10 @@ from meap.synthetic import RetrievalExample, generate_retrieval_example
 __all__ = ["DEPTHS", "SPARE_TOKENS", "TASK", "encode_retrieval", "examples", "score"]
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where the asked fact stands, in turn: 0 is the passage's first sentence, 1 its last."""
+"""Depths of the asked fact, in turn: 0 is the passage's first sentence, 1 its last."""
 
 SPARE_TOKENS = 4
-"""Generated beyond the longest answer, so that an answer which runs on is seen to."""
+"""Tokens generated beyond the longest answer, to show answers that run on."""
 
 
 def examples(inputs: TaskInputs) -> list[Example]:
@@ -67,10 +67,10 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """Judge one answer.
+    """Score one response.
 
-    Of equally likely candidates the first counts as chosen; candidates are shuffled, so that a model which cannot tell
-    them apart scores chance. An answer inside a longer word or number does not count as said.
+    Of equally likely candidates the first is chosen; candidates are shuffled, so that a model that cannot distinguish
+    them scores chance. An answer inside a longer word or number does not count.
     """
     first_line = output.text.strip().split("\n", 1)[0]
     return {
@@ -80,10 +80,10 @@ def score(example: Example, output: Output) -> Scores:
 
 
 def encode_retrieval(example: RetrievalExample, inputs: TaskInputs) -> tuple[Ids, tuple[Candidate, ...]]:
-    """Ids of the prompt, and of the prompt with each of the candidates put in."""
+    """Ids of the prompt, and of the prompt completed by each candidate."""
     texts = [example.prompt, *(f"{example.prompt} {candidate}" for candidate in example.candidates)]
     prompt, *completed = inputs.encode(texts)
-    # Beyond the shared beginning everything counts, so that sums differ exactly as those of whole rows do.
+    # Everything after the shared prefix counts, so that sums differ exactly as those of whole rows.
     columns = zip(prompt.tolist(), *(row.tolist() for row in completed), strict=False)
     shared = max(1, sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)))
     return prompt, tuple(Candidate(row, len(row) - shared) for row in completed)

@@ -1,11 +1,10 @@
-"""Key-value retrieval: which value a key has in a JSON object of UUIDs; the synthetic task of lost in the middle.
+"""Key-value retrieval: the value of a key in a JSON object of UUIDs; the synthetic task of lost in the middle.
 
-Prompt and score are those of the repository nelson-liu/lost-in-the-middle (29b8a6d): ``kv_retrieval.prompt``,
-verbatim; one pair a line; 75, 140 or 300 pairs, 500 objects; the asked pair moved to each position in turn; greedy
-decoding of 100 tokens; right if the value is anywhere in what was said, letter case aside. Positions are those
-published: 0, 34, 69, 104 and 139 of 140. What differs: objects are drawn from a seed unless the published file is
-given, and fewer digits than a UUID's 32 can be asked for, for models of short context. The paper does not report this
-task; a guess is never right.
+Prompt and score are those of the repository nelson-liu/lost-in-the-middle (29b8a6d): ``kv_retrieval.prompt``, verbatim;
+one pair a line; 75, 140 or 300 pairs, 500 objects; the asked pair moved to each position in turn; greedy decoding of
+100 tokens; right if the value is anywhere in the response, ignoring case. Positions are those published: 0, 34, 69, 104
+and 139 of 140. What differs: objects are drawn from a seed unless the published file is given, and keys may have fewer
+digits than a UUID's 32, for models of short context. The paper does not report this task; a guess is never right.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ Pairs = list[tuple[str, str]]
 
 
 def prompt(pairs: Pairs, key: str) -> str:
-    """What is asked."""
+    """The prompt."""
     lines = ",\n ".join(f'"{name}": "{value}"' for name, value in pairs)
     return _PROMPT.format(pairs=f"{{{lines}}}", key=key)
 
 
 def positions_of(num_keys: int, number: int) -> list[int]:
-    """Indices from the first to the last, evenly, as published; fewer where there are fewer keys."""
+    """Indices from the first to the last, evenly, as published; fewer if there are fewer keys."""
     return sorted({(num_keys - 1) * place // (number - 1) for place in range(number)})
 
 
 def examples(inputs: TaskInputs) -> list[Example]:
-    """Keys by position by object; an object is the same at all positions but for its asked pair's."""
+    """Keys by position by object; an object is the same at all positions but that of its asked pair."""
     config = inputs.config.kv_retrieval
     asked: list[tuple[str, str, str, dict[str, int]]] = []
     for num_keys in config.keys:
@@ -66,7 +65,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """Whether the value was said."""
+    """Whether the response has the value."""
     return {"contains": float(example.answers[0].lower() in output.text.lower())}
 
 
@@ -97,7 +96,7 @@ def _read(path: Path, num_keys: int) -> list[tuple[Pairs, tuple[str, str]]]:
             ) from error
         if len(pairs) != num_keys or asked not in pairs:
             raise ConfigError(
-                f"kv_retrieval.keys={num_keys}, but {path}, line {number} has {len(pairs)} with the asked one "
+                f"kv_retrieval.keys={num_keys}, but {path}, line {number} has {len(pairs)} keys, the asked one "
                 f"{'among' if asked in pairs else 'not among'} them: set kv_retrieval.keys=[{len(pairs)}]"
             )
         objects.append((pairs, asked))
@@ -108,7 +107,7 @@ TASK = Task(
     title="Key-value retrieval",
     examples=examples,
     score=score,
-    metrics=(Metric("contains", "says the value", binary=True),),
+    metrics=(Metric("contains", "contains the value", binary=True),),
     by=("keys", "position"),
     draw=partial(draw_curves, x="position", metrics=("contains",), x_label="position of the asked pair"),
 )

@@ -3,25 +3,25 @@
 Prompt, places and score are those of version 1 of NeedleBench, the only one there was before June 2025, in
 ``opencompass/datasets/needlebench/multi.py`` of open-compass/opencompass (06d04d4) and its configurations
 ``needlebench_multi_reasoning_4k``, ``_8k`` and ``_32k``. For their own numbers run those. What was matched, in English:
-the frame and the sentence that guides, verbatim, with no space before it; two line ends behind, which a model without a
-chat format gets; 2 to 5 needles, each on a line of its own, in the order of their reasoning; the place of each, to the
+the frame and the guiding sentence, verbatim, with no space before it; two newlines behind it, as for a model without a
+chat format; 2 to 5 needles, each on a line of its own, in the order of the reasoning; the position of each, to the
 token (`places_of`); lengths, and the depths of the 32k set; 10 trials.
 
-What differs: lengths are counted by the model's own tokenizer, not by GPT-4's, so that 600 tokens are left free of
-every length where the 32k set leaves 3,000; haystacks begin at other sentences instead of being shuffled essays; each
-prompt draws its own chain where theirs has ten for all cells; chains are generated (`meap.evals.chains`) unless
-``multi_needle.source`` is a file of theirs; Chinese is not asked. How much is generated is left to a model there: here
-it is ``max_new_tokens``. NeedleBench's own total, 0.4 for single retrieval, 0.3 for multi-retrieval and 0.3 for this,
-is not made, since its other two tasks are not here.
+What differs: lengths are counted by the model's own tokenizer, not by GPT-4's, so that 600 tokens of every length are
+reserved, where the 32k set reserves 3,000; haystacks begin at other sentences instead of being shuffled essays; each
+prompt draws its own chain, where theirs share ten; chains are generated (`meap.evals.chains`) unless
+``multi_needle.source`` is a file of theirs; the Chinese half is not used; responses have at most ``max_new_tokens``.
+NeedleBench's own total, 0.4 for single retrieval, 0.3 for multi-retrieval and 0.3 for this, is not computed, since the
+other two are not here.
 
 Two scores, in [0, 1] where NeedleBench has 0 to 100. ``keywords``, the headline because it is theirs: the share of the
-answer's words that are anywhere in the response, also as parts of other words. ``contains``, the strict one: the whole
-answer, in order. The first can be had by luck and by talking much, so that three floors are reported: a control without
-needles for each cell of lengths and needles, and the scores that an echo of the question and a piece of the haystack
-would get. Of generated chains all three are about 0, since no word of a name is anywhere else.
+answer's words that are anywhere in the response, also inside other words. ``contains``, the strict one: the whole
+answer, in order. Luck and long responses raise the first, so three floors are reported: a control without needles for
+each cell of lengths and needles, and the scores of an echo of the question and of a piece of the haystack. For
+generated chains all three are about 0, since no word of a name is anywhere else.
 
-Places are clamped to the end of the haystack: with a depth of 70 and more the last of several needles stand there side
-by side. ``at_end`` of the records counts them.
+Positions are clamped to the end of the haystack: from a depth of 70 the last of several needles are side by side there.
+``at_end`` of the responses counts them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from meap.evals.chains import Chain, draw_chain, read_chains, write_chains
 from meap.evals.haystack import Haystack, insert_needles, open_haystack
 from meap.evals.lm import Ids
 from meap.evals.pictures import draw_curves
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.evals.tasks.needle_fu import grid_files, grid_of
 
 __all__ = ["BEFORE", "BEHIND", "TASK", "examples", "keyword_score", "places_of", "score"]
@@ -55,7 +55,7 @@ BEHIND = (
 )
 
 _STEP = 0.1
-"""How far from one needle to the next, of the haystack."""
+"""Distance between needles, as a share of the haystack."""
 _METRICS = ("keywords", "contains")
 
 
@@ -75,21 +75,21 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """Words of the answer that were said, and whether all of it was."""
+    """The share of the answer's words in the response, and whether it has the whole answer."""
     return _scores(output.text, example.answers[0])
 
 
 def keyword_score(response: str, answer: str) -> float:
-    """NeedleBench v1: the share of the answer's words, divided at spaces, that are in the response, cases aside."""
+    """NeedleBench v1: the share of the answer's words, divided at spaces, that are in the response, ignoring case."""
     words = answer.lower().split()
     return sum(word in response.lower() for word in words) / len(words)
 
 
 def places_of(num_tokens: int, depth: float, lengths: Sequence[int]) -> list[int]:
-    """Where needles are put into a haystack, each before the token that stands there: NeedleBench v1's rule.
+    """Positions of needles in a haystack, each before the token at that position: NeedleBench v1's rule.
 
-    The first has `depth` percent of the haystack before it, each other one a tenth of it more than the one before and,
-    since the source counts what it has put in twice, as many tokens more as that one has; none goes beyond the end.
+    The first is at `depth` percent of the haystack. Each further one is a tenth of the haystack later, and later by the
+    length of the needle before it, which the source counts twice. None is beyond the end.
 
     Args:
         num_tokens: Tokens of the haystack.
@@ -112,7 +112,7 @@ def _example(
 ) -> Example:  # fmt: skip
     config, tokenizer = inputs.config.multi_needle, inputs.tokenizer
     name = f"{num_needles}-{length}-{'none' if depth is None else depth}-{trial}"
-    # Drawn by name, so that another grid asks the same where the two agree.
+    # Drawn by name, so that cells shared by two grids have the same prompts.
     rng = random.Random(f"multi_needle {inputs.config.seed} {name}")  # noqa: S311 (not for secrets)
     chain = rng.choice(published) if published else draw_chain(rng, num_needles)
     needles = [np.array(tokenizer.encode(f"\n{each}\n"), np.int32) for each in chain.derivations]
@@ -162,26 +162,26 @@ def _published(source: str, needles: Sequence[int]) -> dict[int, list[Chain]]:
     return chains
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
-    told = [record for record in records if not record["control"]]
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    asked = [response for response in responses if not response["control"]]
     return {
-        "grid": grid_of(records, "keywords"),
+        "grid": grid_of(responses, "keywords"),
         "floors": {
-            name: {metric: float(np.mean([record[f"{floor}_{metric}"] for record in told])) for metric in _METRICS}
-            for floor, name in (("echo", "the question said again"), ("haystack", "a piece of the haystack"))
-            if told
+            name: {metric: float(np.mean([response[f"{floor}_{metric}"] for response in asked])) for metric in _METRICS}
+            for floor, name in (("echo", "echo of the question"), ("haystack", "a piece of the haystack"))
+            if asked
         },
     }
 
 
-def _files(numbers: dict[str, Any], records: Sequence[Record]) -> dict[str, str]:
+def _files(numbers: dict[str, Any], responses: Sequence[Response]) -> dict[str, str]:
     chains = [
-        Chain(record["question"], record["answers"][0], tuple(record["derivations"]))
-        for record in records
-        if not record["control"]
+        Chain(response["question"], response["answers"][0], tuple(response["derivations"]))
+        for response in responses
+        if not response["control"]
     ]
-    # What was asked, in the format that NeedleBench reads.
-    return grid_files(numbers, records) | {"chains.json": write_chains(dict.fromkeys(chains))}
+    # The chains of the prompts, in NeedleBench's format.
+    return grid_files(numbers, responses) | {"chains.json": write_chains(dict.fromkeys(chains))}
 
 
 TASK = Task(

@@ -1,7 +1,7 @@
 """Multi-document question answering: paper (arXiv 2502.07490) Tables 3, 7, 8, 9 and 15, Figure 5.
 
 The protocol is that of lost in the middle (Liu et al., 2024; repository nelson-liu/lost-in-the-middle, 29b8a6d):
-NQ-Open questions, one document that answers among 10 or 20, at a position that is chosen. What was matched: the
+NQ-Open questions over 10 or 20 documents, one of which holds the answer, at a chosen position. What was matched: the
 prompts, verbatim (``qa.prompt``, ``closedbook_qa.prompt``, without a newline at the end); documents numbered from 1;
 greedy decoding of up to 100 tokens; the answer ends with its line; ``best_subspan_em``; position 1 is the published
 gold index 0.
@@ -12,10 +12,10 @@ Sources, see `multidoc_qa.source`:
     nq-open-oracle.jsonl.gz          distractors are other questions' passages without the answer: easier
     unset                            passages about generated facts: for small models and tests
 
-What differs: base models get the prompt as it is, as upstream's do, and so do chat models; an answer that normalises
-to nothing counts for nobody, where upstream counts it for everybody; a prompt that does not fit is refused or wrong,
-where upstream skips it. Controls: ``closed book`` without documents is the floor, ``oracle`` with the answering
-document alone is Table 9's setting.
+What differs: base models get the prompt unchanged, as upstream, and so do chat models; an answer that normalises to
+nothing never counts, where upstream always counts it; a prompt that does not fit is refused or wrong, where upstream
+skips it. Controls: ``closed book`` without documents is the floor, ``oracle`` with the answering document alone is
+Table 9's setting.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from meap.errors import BadInputError, ConfigError, DataError
 from meap.evals.answers import best_subspan_em, normalize_answer
 from meap.evals.pictures import draw_curves
 from meap.evals.rows import read_jsonl
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.synthetic import generate_document
 
 __all__ = ["TASK", "WHERE_FILES_ARE", "Document", "Question", "closed_book_prompt", "examples", "prompt", "score"]
@@ -42,7 +42,7 @@ _PROMPT = (
 )
 _CLOSED_BOOK_PROMPT = "Question: {question}\nAnswer:"
 WHERE_FILES_ARE = "clone github.com/nelson-liu/lost-in-the-middle and give its path"
-"""What to do without the published files."""
+"""How to get the published files."""
 _GENERATED_QUESTIONS = 200
 _SEED_OFFSET = 0x4D446F6351
 
@@ -54,12 +54,12 @@ class Document:
     title: str
     text: str
     is_gold: bool = False
-    """Whether it answers."""
+    """Whether it holds the answer."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with the documents it is asked over."""
+    """A question and its documents."""
 
     question: str
     answers: tuple[str, ...]
@@ -67,7 +67,7 @@ class Question:
 
 
 def prompt(question: str, documents: Sequence[Document]) -> str:
-    """What is asked over documents."""
+    """The prompt with documents."""
     lines = [
         f"Document [{index}](Title: {document.title}) {document.text}"
         for index, document in enumerate(documents, start=1)
@@ -76,7 +76,7 @@ def prompt(question: str, documents: Sequence[Document]) -> str:
 
 
 def closed_book_prompt(question: str) -> str:
-    """What is asked without."""
+    """The prompt without documents."""
     return _CLOSED_BOOK_PROMPT.format(question=question)
 
 
@@ -118,13 +118,13 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """Whether an answer is in the first line of what was said."""
+    """Whether an answer is in the first line of the response."""
     said = output.text.split("\n", 1)[0].strip()
     return {"best_subspan_em": float(best_subspan_em(said, example.answers))}
 
 
 _At = Callable[[int, int], list[Question]]
-"""Questions over so many documents with the answering one at a position."""
+"""(number of documents, position of the answering one) -> questions."""
 
 
 def _source(source: str | None, seed: int) -> _At:
@@ -144,7 +144,7 @@ def _published(folder: Path, documents: int, position: int) -> list[Question]:
     if not path.is_file():
         raise DataError(
             f"multidoc_qa.source={folder} has no {name}: clone github.com/nelson-liu/lost-in-the-middle and give its "
-            "qa_data, or choose multidoc_qa.documents and multidoc_qa.positions of which there are files"
+            "qa_data, or choose multidoc_qa.documents and multidoc_qa.positions that have files"
         )
     questions = [
         _question(row, origin=str(path)) for row in read_jsonl(path, key="multidoc_qa.source", remedy=WHERE_FILES_ARE)
@@ -154,7 +154,7 @@ def _published(folder: Path, documents: int, position: int) -> list[Question]:
         if len(each.documents) != documents or gold != [position]:
             raise BadInputError(
                 f"{path}, line {number} has {len(each.documents)} documents and gold ones at {gold}, not {documents} "
-                f"with one at {position}: take the published file again"
+                f"with one at {position}: download the published file again"
             )
     return questions
 
@@ -165,7 +165,7 @@ def _question(row: dict[str, Any], *, origin: str) -> Question:
             Document(str(each["title"]), str(each["text"]), bool(each.get("isgold"))) for each in row["ctxs"]
         )
         answers = row["answers"]
-        # A string would be taken for a list of letters, each of them an answer.
+        # A string would be read as a list of letters, each an answer.
         return Question(str(row["question"]), (answers,) if isinstance(answers, str) else tuple(answers), documents)
     except (KeyError, TypeError) as error:
         raise BadInputError(
@@ -198,20 +198,20 @@ class _Builder:
             chosen.append(each)
         if len(chosen) < documents - 1:
             raise ConfigError(
-                f"multidoc_qa.documents={documents} are too many: {question.question!r} has only {len(chosen)} "
-                "passages that do not answer it; give fewer documents, or a source with more questions"
+                f"multidoc_qa.documents={documents} is too large: only {len(chosen)} passages do not answer "
+                f"{question.question!r}; give fewer documents, or a source with more questions"
             )
         placed = (*chosen[: position - 1], self._passages[index], *chosen[position - 1 :])
         return Question(question.question, question.answers, placed)
 
     def _distractors(self, index: int) -> Iterator[Document]:
-        # Whole words, as upstream's retrieval has it: an answer such as S is a part of every passage.
+        # Whole words, as in upstream's retrieval: an answer such as S is part of every passage.
         answers = [f" {answer} " for answer in map(normalize_answer, self._questions[index].answers) if answer]
         rng = random.Random(f"multidoc_qa {self._seed} {index}")  # noqa: S311 (not for secrets)
         order = list(range(len(self._passages)))
         seen = {self._passages[index].text}
         while order:
-            # One after the other: a shuffle of thousands for each of thousands of questions would take minutes.
+            # A lazy shuffle: shuffling thousands of passages for each of thousands of questions would take minutes.
             place = rng.randrange(len(order))
             order[place], order[-1] = order[-1], order[place]
             other = order.pop()
@@ -242,9 +242,11 @@ def _generated(seed: int) -> list[Question]:
     return questions
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
     empty = {
-        record["question"] for record in records if any(not normalize_answer(answer) for answer in record["answers"])
+        response["question"]
+        for response in responses
+        if any(not normalize_answer(answer) for answer in response["answers"])
     }
     return {"questions_with_an_empty_answer": len(empty)}
 

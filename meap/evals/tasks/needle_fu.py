@@ -1,17 +1,17 @@
 """Needle in a haystack as Fu et al. (2024) ask base models: paper (arXiv 2502.07490) Table 2 and Figure 3.
 
 Prompt, needle, question and answer are those of ``eval/needle/needle_in_haystack.py`` of Long-Context-Data-Engineering
-(2b38d52). What was matched: the frame of a "very long story book", verbatim; the place of the needle by its rule
-(`meap.evals.haystack.sentence_place`); greedy decoding of 50 tokens; 200 tokens of each length left free.
+(2b38d52). What was matched: the frame of a "very long story book", verbatim; the position of the needle by its rule
+(`meap.evals.haystack.sentence_place`); greedy decoding of 50 tokens; 200 tokens of each length reserved.
 
-What differs: tokens are put together as ids instead of being decoded and encoded again, so that the needle's survive
-and one BOS stands at the very start; files are read in the order of their names; the walk to the end of a sentence is
-bounded. The paper states neither prompt nor which ROUGE-1: 98.2 is out of reach of the overlap that Fu et al. plot,
+What differs: prompts are joined as ids instead of being decoded and encoded again, so that the needle keeps its tokens
+and the only BOS is at the start; files are read in the order of their names; the search for the end of a sentence is
+bounded. The paper states neither the prompt nor the kind of ROUGE-1; its 98.2 exceeds the overlap that Fu et al. plot,
 whose maximum is 91.7. All variants are computed; the headline is recall of the answer in the first line of the
 response, since an F-score gives an echo of the question 0.70. ``contains`` is the strict one: the whole answer, in
 order.
 
-A control per length has no needle: what a model scores without having been told.
+A control per length has no needle: the score of a model without the information.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from meap.evals.haystack import insert_needles, open_haystack, sentence_ends, se
 from meap.evals.lm import Ids
 from meap.evals.pictures import draw_grid
 from meap.evals.tables import grid_csv
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 
 __all__ = ["BEFORE", "BEHIND", "TASK", "depths_of", "examples", "grid_files", "grid_of", "score"]
 
 BEFORE = "<|im_start|> This is a very long story book: <book> "
-"""What stands before the haystack."""
+"""Text before the haystack."""
 BEHIND = " </book>.\n Based on the content of the book, Question: {question}\nAnswer:"
-"""What stands behind it."""
+"""Text after the haystack."""
 
 
 def depths_of(number: int) -> list[int]:
@@ -80,7 +80,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """Every way of counting that the sources have, of the whole response and of its first line."""
+    """All scores of the sources, of the whole response and of its first line."""
     response = output.text.strip()
     first_line = response.split("\n", 1)[0]
     (answer,), needle = example.answers, example.facts["needle"]
@@ -97,20 +97,20 @@ def score(example: Example, output: Output) -> Scores:
     }
 
 
-def grid_of(records: Sequence[Record], metric: str) -> dict[str, Any]:
+def grid_of(responses: Sequence[Response], metric: str) -> dict[str, Any]:
     """Mean of a metric by depth (rows) and length (columns), without the controls."""
-    records = [record for record in records if not record["control"]]
-    lengths = sorted({record["length"] for record in records})
-    depths = sorted({record["depth"] for record in records})
+    responses = [response for response in responses if not response["control"]]
+    lengths = sorted({response["length"] for response in responses})
+    depths = sorted({response["depth"] for response in responses})
     cells: dict[tuple[int, int], list[float]] = {}
-    for record in records:
-        cells.setdefault((record["depth"], record["length"]), []).append(record.get(metric) or 0.0)
-    # A limited run may leave cells empty.
+    for response in responses:
+        cells.setdefault((response["depth"], response["length"]), []).append(response.get(metric) or 0.0)
+    # With `limit`, cells may be empty.
     values = [[float(np.mean(cells.get((depth, length), [np.nan]))) for length in lengths] for depth in depths]
     return {"metric": metric, "lengths": lengths, "depths": depths, "values": values}
 
 
-def grid_files(numbers: dict[str, Any], records: Sequence[Record]) -> dict[str, str]:
+def grid_files(numbers: dict[str, Any], responses: Sequence[Response]) -> dict[str, str]:
     """The grid of the picture as a table."""
     return {"grid.csv": grid_csv(numbers["grid"])}
 
@@ -130,8 +130,8 @@ def _example(
     )
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
-    return {"grid": grid_of(records, "recall")}
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    return {"grid": grid_of(responses, "recall")}
 
 
 TASK = Task(

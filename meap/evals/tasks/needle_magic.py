@@ -1,23 +1,22 @@
-"""Needle in a haystack as Ye et al. (2024) ask: which special magic number a city has; paper Table 2's other source.
+"""Needle in a haystack as Ye et al. (2024) ask: the special magic number of a city; paper Table 2's other source.
 
 Instruction, needle, question and cities are those of ``yoco/criterions/needle_haystack.py`` of microsoft/unilm
 (768a3c8). What was matched: the memo instruction, haystack, needle on a line of its own, the stem of the answer at the
 end; numbers in 1 to 50,000; depths k/10; greedy decoding of 20 tokens; BOS, padding and mask never generated; the
-score, whether the number is in what was said.
+score, whether the number is in the response.
 
-What differs: the haystack is cut at the end of a sentence rather than of a line; the two spaces at the very end are
-left out, since a space there changes what a SentencePiece vocabulary puts next; cities that the source has twice count
-once; a number inside a longer one does not count.
+What differs: the needle goes to the end of a sentence rather than of a line; the two final spaces are omitted, since
+they change the next token of a SentencePiece vocabulary; duplicate cities of the source count once; a number inside a
+longer one does not count.
 
-With ``needles`` = N and ``asked`` = R the haystack has N cities and R of them are asked for at once: the multi-needle
-test of Ye et al., whose Table 2 has N/R = 1/1, 2/2, 4/2 and 6/2 at 4K. The score is the share of the R numbers that
-were said. The first city asked for stands at the depth of the grid, all others anywhere. The published
-``multi_needle.py`` of the same folder asks for one city whatever N is, so that the wording for several is ours: the
-stem with the cities in a row and the verb in the plural. That file also has a colon in its needles and a partition of
-the haystack for their places; both are left out, so that all N and R differ in nothing else.
+With ``needles`` = N and ``asked`` = R the haystack has N cities, and the prompt asks for R of them: the multi-needle
+test of Ye et al., whose Table 2 has N/R = 1/1, 2/2, 4/2 and 6/2 at 4K. The score is the share of the R numbers in the
+response. The first city asked for is at the depth of the grid, all others at random depths. The published
+``multi_needle.py`` of the same folder asks for one city whatever N is, so the wording for several is ours: the start of
+the answer with the cities in a row and the verb in the plural. That file also has a colon in its needles and partitions
+the haystack for them; both are omitted, so that all N and R differ in nothing else.
 
-A guess is right once in 50,000, so that every trial is independent evidence. A control per length asks for cities that
-the haystack does not mention.
+A guess is right once in 50,000. A control per length asks for cities that the haystack does not mention.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from meap.evals.answers import contains
 from meap.evals.haystack import Haystack, insert_needles, open_haystack, sentence_ends, sentence_place
 from meap.evals.lm import Ids
 from meap.evals.pictures import draw_grid
-from meap.evals.task import Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.evals.tasks.needle_fu import depths_of, grid_files, grid_of
 
 __all__ = ["CITIES", "INSTRUCTION", "NEEDLE", "QUESTION", "QUESTIONS", "TASK", "examples", "score"]
@@ -59,7 +58,7 @@ CITIES = (
 
 _LARGEST = 50_000
 _BETWEEN = ", "
-"""Stands between the numbers of an answer."""
+"""Separator between the numbers of an answer."""
 
 
 def examples(inputs: TaskInputs) -> list[Example]:
@@ -69,14 +68,14 @@ def examples(inputs: TaskInputs) -> list[Example]:
     asked: list[Example] = []
     for length in config.lengths:
         if config.needles > 1 and length - config.buffer < config.needles:
-            raise ConfigError(f"needle_magic.needles={config.needles} are too many for a length of {length}: use fewer")
+            raise ConfigError(f"needle_magic.needles={config.needles} is too large for a length of {length}: use fewer")
         for trial in range(config.trials):
             asked += [_example(inputs, haystack, length, depth, trial) for depth in (*depths_of(config.depths), None)]
     return asked
 
 
 def score(example: Example, output: Output) -> Scores:
-    """The share of the numbers that were said, anywhere in the response and in its first line."""
+    """The share of the numbers in the response, and in its first line."""
     response = output.text.strip()
     numbers = example.answers[0].split(_BETWEEN)
     return {
@@ -88,7 +87,7 @@ def score(example: Example, output: Output) -> Scores:
 def _example(inputs: TaskInputs, haystack: Haystack, length: int, depth: int | None, trial: int) -> Example:
     config, tokenizer = inputs.config.needle_magic, inputs.tokenizer
     name = f"{length}-{'none' if depth is None else depth}-{trial}"
-    # Drawn by name, so that another grid asks the same where the two agree.
+    # Drawn by name, so that cells shared by two grids have the same prompts.
     rng = random.Random(f"needle_magic {inputs.config.seed} {name}")  # noqa: S311 (not for secrets)
     cities = rng.sample(CITIES, config.needles)
     numbers = rng.sample(range(1, _LARGEST + 1), config.needles)
@@ -127,8 +126,8 @@ def _chance(_: EvaluationConfig) -> float:
     return 1 / _LARGEST
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
-    return {"grid": grid_of(records, "contains")}
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    return {"grid": grid_of(responses, "contains")}
 
 
 TASK = Task(
@@ -136,9 +135,9 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=(
-        # With several cities the share of the numbers: bootstrap, as for all that is right in part.
-        Metric("contains", "says the number", binary=True, chance=_chance),
-        Metric("first_line", "says the number in its first line", binary=True),
+        # With several cities it is the share of the numbers, and has a bootstrap interval.
+        Metric("contains", "contains the number", binary=True, chance=_chance),
+        Metric("first_line", "contains the number in its first line", binary=True),
     ),
     by=("length",),
     draw=draw_grid,

@@ -1,9 +1,9 @@
 """Held-out loss: how well each token of unseen rows is predicted from those before it.
 
-Rows are those that data preparation set aside, packed as in training, and are never masked: the loss of the method and
+Rows are the validation rows of data preparation, packed as in training and never masked: the losses of the method and
 of its control are the same quantity. What differs from a published perplexity on running text: rows begin anywhere in a
 document, attention crosses document borders as in training, and no window slides, so early positions have little
-context; rows are as they are, whatever `add_bos` says. Compare models by it only where tokenizer and rows are the same.
+context; `add_bos` does not change rows. Compare models by it only if tokenizer and rows are the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from meap.evals.pictures import draw_loss
 from meap.evals.scoring import Estimate, Group, estimate
-from meap.evals.task import Candidate, Example, Metric, Output, Record, Scores, Task, TaskInputs
+from meap.evals.task import Candidate, Example, Metric, Output, Response, Scores, Task, TaskInputs
 
 __all__ = ["TASK", "examples", "loss_by_position", "score"]
 
@@ -42,15 +42,15 @@ def score(example: Example, output: Output) -> Scores:
     return {"loss": -float(loglikelihoods.mean()), "tokens": float(len(loglikelihoods)), **bins}
 
 
-def loss_by_position(records: Sequence[Record]) -> list[dict[str, float]]:
-    """Mean loss by the number of tokens that stand before the predicted one: what more context is worth.
+def loss_by_position(responses: Sequence[Response]) -> list[dict[str, float]]:
+    """Mean loss by the number of tokens before the predicted one: the value of more context.
 
     Returns:
         For bins whose borders grow geometrically: first and last number of tokens before, and the mean loss.
     """
     bins: dict[tuple[int, int], list[float]] = {}
-    for record in records:
-        for name, value in record.items():
+    for response in responses:
+        for name, value in response.items():
             if name.startswith("loss_") and value is not None:
                 first, last = map(int, name.removeprefix("loss_").split("_"))
                 bins.setdefault((first, last), []).append(value)
@@ -64,15 +64,15 @@ def _binned(values: NDArray[np.float64]) -> list[tuple[int, int, float]]:
     return [(first, beyond - 1, float(values[first - 1 : beyond - 1].mean())) for first, beyond in pairwise(borders)]
 
 
-def _further(records: Sequence[Record]) -> dict[str, Any]:
-    weights = np.array([record["tokens"] for record in records])
-    loss = estimate([Group(np.array([record["loss"] for record in records]), weights)])
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    weights = np.array([response["tokens"] for response in responses])
+    loss = estimate([Group(np.array([response["loss"] for response in responses]), weights)])
     low, high, error = math.exp(loss.low), math.exp(loss.high), math.exp(loss.value) * loss.standard_error
     return {
         "num_tokens": int(weights.sum()),
         "perplexity": asdict(Estimate(math.exp(loss.value), low, high, loss.n, error)),
         "bits_per_token": loss.value / math.log(2),
-        "loss_by_position": loss_by_position(records),
+        "loss_by_position": loss_by_position(responses),
     }
 
 

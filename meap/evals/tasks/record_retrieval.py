@@ -1,13 +1,12 @@
-"""Record retrieval: a field of a record, looked up in it, at several distances.
+"""Record retrieval: a field of a generated record, looked up in it, at several distances.
 
-What it stands for: needle-in-a-haystack tests, for models trained for minutes. Prompts come from
-`meap.synthetic.generate_record_example`; a model that was trained on such records knows the form of the
-question, but the value stands in the passage alone. What was matched: one needle answers, greedy decoding. What
-differs: no essay, no instruction; other fields are the distractors; the prompt ends with the stem of the sentence that
-the answer completes.
+It replaces needle-in-a-haystack tests for models trained for minutes. Prompts come from
+`meap.synthetic.generate_record_example`; a model that was trained on such records knows the form of the question, but
+only the passage states the value. What was matched: one needle answers, greedy decoding. What differs: no essay, no
+instruction; other fields are the distractors; the prompt ends with the start of a sentence that the answer completes.
 
     ranking      values of the asked field are ranked by their likelihood; chance is 1 in `NUM_CANDIDATES`
-    generation   the answer stands in the first line of a greedy continuation; chance is at most 1 in a field's values
+    generation   the answer is in the first line of a greedy continuation; chance is at most 1 in a field's values
 """
 
 from __future__ import annotations

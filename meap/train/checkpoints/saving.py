@@ -181,7 +181,7 @@ class CheckpointSaving(Callback):
     def _leave(self, state: State, heard: int) -> None:
         self._settle()
         step, name = state.timestamp.batch.value, signal.Signals(heard).name
-        line = f"stopped by {name} at step {step:,}: everything is saved, the same command continues"
+        line = f"stopped by {name} at step {step:,}: everything is saved; run the same command again to resume"
         raise StoppedError(line if dist.get_global_rank() == 0 else "")
 
     def _settle(self) -> None:

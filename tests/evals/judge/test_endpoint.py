@@ -94,11 +94,11 @@ def test_a_server_says_how_long_to_wait(config, judge_server, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"), [(429, "status 429"), (500, "status 500"), ("cut", "RemoteProtocolError"), ("page", "none")]
+    ("fault", "reason"), [(429, "status 429"), (500, "status 500"), ("cut", "RemoteProtocolError"), ("page", "malform")]
 )
 def test_what_fails_for_good_is_one_clear_error_and_nothing_is_lost(ask, judge_server, fault, reason):
     judge_server.fault = lambda number: fault if number > 3 else None
-    with pytest.raises(JudgeError, match=f"has not answered in 3 attempts .*{reason}.*what it answered before is kept"):
+    with pytest.raises(JudgeError, match=f"has not answered in 3 attempts .*{reason}.*replies so far are kept"):
         ask(parallel=1)
     assert len(judge_server.prompts) == 3 + 3
     judge_server.fault = lambda number: None
@@ -123,7 +123,7 @@ def unused_port():
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_a_refusal_is_not_repeated(ask, judge_server, status):
     judge_server.fault = lambda number: status
-    with pytest.raises(JudgeError, match=f"refuses a request .status {status}.*look at judge.model=judge and"):
+    with pytest.raises(JudgeError, match=f"refuses a request .status {status}.*check judge.model=judge and"):
         ask(parallel=1)
     assert len(judge_server.prompts) == 1
 

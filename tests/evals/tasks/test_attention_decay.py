@@ -69,7 +69,7 @@ def test_short_rows_are_reported(make_inputs):
 def test_without_rows_or_mask_it_is_skipped(make_inputs, tokenizer):
     inputs = make_inputs()
     assert TASK.skip(inputs) is None
-    assert "give perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
+    assert "set perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
     assert tokenizer.is_mask_new
     reason = TASK.skip(TaskInputs(inputs.config, tokenizer, inputs.heldout_rows))
     assert reason == ("the model's tokenizer has no [MASK]: name a token that it has with tokenizer.mask_token=<token>")
@@ -78,8 +78,8 @@ def test_without_rows_or_mask_it_is_skipped(make_inputs, tokenizer):
 @pytest.mark.parametrize("ratio", [0.01, 0.5])
 def test_the_shortest_sequence_has_masked_tokens_and_others(make_inputs, attention_of, uniform, ratio):
     found = examples(make_inputs("attention_decay.lengths=[4]", f"attention_decay.mask_ratio={ratio}"))
-    records = [{"id": each.id, **each.facts, **scored(each, attention_of(uniform(4)))} for each in found]
-    assert decay_within(records)["lengths"][0]["decay"]["value"] == 0
+    responses = [{"id": each.id, **each.facts, **scored(each, attention_of(uniform(4)))} for each in found]
+    assert decay_within(responses)["lengths"][0]["decay"]["value"] == 0
 
 
 # --- scores ---
@@ -149,11 +149,11 @@ def test_every_definition_is_that_of_its_weights(example, attention_of):
 
 def test_masks_that_change_nothing_decay_by_nothing(make_inputs, attention_of, lm):
     """X_M = X_N: the decay is 0, and t, of differences that are all 0, is none rather than NaN."""
-    records = []
+    responses = []
     for each in examples(make_inputs()):
         (found,) = lm.attention(each.readings[:1])
-        records.append({"id": each.id, **each.facts, **scored(each, found)})
-    for of_length in decay_within(records)["lengths"]:
+        responses.append({"id": each.id, **each.facts, **scored(each, found)})
+    for of_length in decay_within(responses)["lengths"]:
         for found in (of_length, *of_length["layers"]):
             for changed in (found["decay"], found["variance_increase"]):
                 assert (changed["value"], changed["low"], changed["high"]) == (0, 0, 0)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from meap.evals.records import prompt_hashes
+from meap.evals.responses import prompt_hashes
 from meap.evals.runner import run_tasks
 from meap.evals.tasks import TASKS
 from meap.synthetic import NUM_CANDIDATES

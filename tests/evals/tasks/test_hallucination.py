@@ -84,7 +84,7 @@ def test_without_a_judge_there_is_rouge_and_it_is_said(evaluate):
     assert numbers["headline"] == "rouge1"
     assert numbers["metrics"]["rouge1"]["value"] == 1
     assert numbers["judge"] is None
-    assert numbers["notes"][-1].startswith("no judge was asked: with judge.model")
+    assert numbers["notes"][-1].startswith("no judge was asked: set judge.model")
 
 
 def test_a_judge_is_asked_once_about_each_summary_and_told_nothing_of_the_model(evaluate, judged, judge_server):

@@ -124,7 +124,7 @@ def test_positions_beyond_the_documents_are_left_out(make_inputs):
     found = examples(make_inputs("multidoc_qa.documents=[2,3]", "multidoc_qa.closed_book=false"))
     asked = {(each.facts["documents"], each.facts["position"]) for each in found if not each.control}
     assert asked == {(2, 1), (3, 1), (3, 3)}
-    with pytest.raises(ConfigError, match=r"multidoc_qa.positions=\[5\] has none that 3 documents have"):
+    with pytest.raises(ConfigError, match=r"multidoc_qa.positions=\[5\] are all beyond 3 documents"):
         make_inputs("multidoc_qa.positions=[5]")
 
 
@@ -147,5 +147,7 @@ def test_what_cannot_be_read_is_reported(make_inputs, tmp_path):
     with pytest.raises(BadInputError, match="has a row without question, answers and ctxs"):
         ask(tmp_path / "other.jsonl")
     few = write(tmp_path / "few.jsonl.gz", [row(index) for index in range(3)])
-    with pytest.raises(ConfigError, match="multidoc_qa.documents=5 are too many: 'who did 0' has only 2 passages"):
+    with pytest.raises(
+        ConfigError, match="multidoc_qa.documents=5 is too large: only 2 passages do not answer 'who did 0'"
+    ):
         ask(few, "multidoc_qa.documents=[5]")

@@ -97,12 +97,12 @@ def test_an_echo_of_the_question_is_told_from_an_answer():
 
 
 def test_the_grid_has_depths_down_and_lengths_across():
-    records = [
+    responses = [
         {"control": False, "depth": depth, "length": length, "recall": depth / 100 + length / 1000}
         for depth in (0, 100)
         for length in (200, 100)
     ]
-    grid = grid_of([*records, {"control": True, "length": 100}], "recall")
+    grid = grid_of([*responses, {"control": True, "length": 100}], "recall")
     assert (grid["lengths"], grid["depths"]) == ([100, 200], [0, 100])
     assert np.allclose(grid["values"], [[0.1, 0.2], [1.1, 1.2]])
 

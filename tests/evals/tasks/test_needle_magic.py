@@ -114,7 +114,7 @@ def test_who_knows_half_has_a_half(make_inputs, oracle, asked, tmp_path):
 
 
 def test_too_many_needles_are_refused(make_inputs):
-    with pytest.raises(ConfigError, match="needle_magic.needles=60 are too many for a length of 200"):
+    with pytest.raises(ConfigError, match="needle_magic.needles=60 is too large for a length of 200"):
         examples(make_inputs("needle_magic.needles=60", "needle_magic.lengths=[200]"))
     with pytest.raises(ConfigError, match=r"needle_magic.needles=61 is out of range: it must be in \[1, 60\]"):
         make_inputs("needle_magic.needles=61")

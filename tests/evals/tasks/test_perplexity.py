@@ -12,7 +12,7 @@ from meap.evals.task import Candidate, Example, LazyRows, Output, TaskInputs
 from meap.evals.tasks.perplexity import TASK, examples, loss_by_position, score
 
 
-def record(losses):
+def response(losses):
     ids = np.zeros(len(losses) + 1, np.int32)
     return score(Example("row", candidates=(Candidate(ids, len(losses)),)), Output("", (-np.asarray(losses),)))
 
@@ -41,7 +41,7 @@ def test_only_the_first_rows_are_read(make_inputs):
 
 
 def test_bins_cover_every_position_once():
-    bins = loss_by_position([record(np.arange(1.0, 101.0)), record(np.arange(1.0, 101.0))])
+    bins = loss_by_position([response(np.arange(1.0, 101.0)), response(np.arange(1.0, 101.0))])
     assert bins[0]["first"] == 1
     assert bins[-1]["last"] == 100
     assert all(before["last"] + 1 == after["first"] for before, after in pairwise(bins))
@@ -49,11 +49,11 @@ def test_bins_cover_every_position_once():
 
 
 def test_the_shortest_row_has_a_bin():
-    assert loss_by_position([record([2.0])]) == [{"first": 1, "last": 1, "loss": 2.0}]
+    assert loss_by_position([response([2.0])]) == [{"first": 1, "last": 1, "loss": 2.0}]
 
 
 def test_without_rows_it_is_skipped(make_inputs):
-    assert "give perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
+    assert "set perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
     assert TASK.skip(make_inputs()) is None
 
 

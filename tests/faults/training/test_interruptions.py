@@ -173,7 +173,7 @@ def test_stops_during_an_upload(start, whole, s3_faults, bucket, tmp_path, recor
     s3_faults.resumed.set()
     assert run.end() == [STOPPED], run.printed
     at = len(run.rows(1))
-    assert f"stopped by SIGTERM at step {at}: everything is saved, the same command continues" in run.printed
+    assert f"stopped by SIGTERM at step {at}: everything is saved; run the same command again to resume" in run.printed
     assert {f"run/ba{at}.json", f"run/ba{at}.pt"} <= {each.key for each in bucket.objects.all()}
 
     last = start(tmp_path / "run", 1, "checkpoint.folder=s3://corpus/run", **place)

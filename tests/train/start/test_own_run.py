@@ -85,7 +85,7 @@ def test_what_does_not_belong_together_is_refused(run, tokenizer, tmp_path):
     empty = tmp_path / "empty"
     (empty / "checkpoints").mkdir(parents=True)
     shutil.copy(run / "config.yaml", empty)
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match="holds no checkpoint with a record"):
         start(empty / "checkpoints", tokenizer)
     shutil.copy(run / "checkpoints/ba4.pt", tmp_path / "ba4.pt")
     with pytest.raises(

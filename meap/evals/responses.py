@@ -1,11 +1,10 @@
-"""What is kept of every example: lines while a run goes on, one parquet file when it is done.
+"""The responses to all examples: JSON lines while an evaluation runs, one parquet file when it is done.
 
-    <out_dir>/<task>.parquet                     finished; its metadata hold the key
-    <out_dir>/unfinished/<task>-<key>-<rank>.jsonl   a line per answered example, by the rank that asked
+    <out_dir>/<task>.parquet                     finished; its metadata holds the key
+    <out_dir>/unfinished/<task>-<key>-<rank>.jsonl   a line per response, by rank
 
-The key is a hash of what answers: weights, tokenizer, precision. A run that is started again with the same key
-continues where it was killed, with any number of ranks: an example that has a record, and is asked the same, is not
-asked again.
+The key is a hash of weights, tokenizer and precision. An evaluation with the same key resumes where it was killed, on
+any number of ranks: an example with a response to the same prompt is not asked again.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from meap.errors import DataError
-from meap.evals.task import Example, Record
+from meap.evals.task import Example, Response
 from meap.places.whole import whole_file
 from meap.tokenizer import Tokenizer
 
-__all__ = ["RecordStore", "hash_of", "prompt_hashes", "read_records"]
+__all__ = ["ResponseStore", "hash_of", "prompt_hashes", "read_responses"]
 
 _UNFINISHED = "unfinished"
 _KEY = b"meap.key"
@@ -34,9 +33,9 @@ def hash_of(value: Any) -> str:
 
 
 def prompt_hashes(examples: Sequence[Example], tokenizer: Tokenizer) -> list[str]:
-    """For each example, a hash of what is asked and of what is right, as text.
+    """For each example, a hash of its prompt and its right answers.
 
-    As text, so that models with different tokenizers can be compared where they were asked the same.
+    Text is hashed, not ids, so that models with different tokenizers can be compared.
     """
     hashes: list[str] = []
     for start in range(0, len(examples), _DECODED_AT_ONCE):
@@ -50,13 +49,13 @@ def prompt_hashes(examples: Sequence[Example], tokenizer: Tokenizer) -> list[str
     return hashes
 
 
-class RecordStore:
-    """The records of one task.
+class ResponseStore:
+    """The responses of one task.
 
     Args:
         out_dir: Folder of the evaluation.
         task: Name of the task.
-        key: Hash of what answers.
+        key: Hash of weights, tokenizer and precision.
     """
 
     def __init__(self, out_dir: Path, task: str, key: str) -> None:
@@ -65,35 +64,37 @@ class RecordStore:
         self._key = key
         self.path = out_dir / f"{task}.parquet"
 
-    def done(self, hashes: Mapping[str, str]) -> dict[str, Record]:
-        """Records that there are, by id, of examples with these prompt hashes by id."""
-        found: list[Record] = []
+    def done(self, hashes: Mapping[str, str]) -> dict[str, Response]:
+        """Stored responses by id, of examples with these prompt hashes by id."""
+        found: list[Response] = []
         if self.path.is_file():
             finished, key = _read(self.path)
             found += finished if key == self._key else []
         for path in sorted(self._folder.glob(f"{self._task}-{self._key[:16]}-*.jsonl")):
             found += filter(None, map(_parsed, path.read_text(encoding="utf-8").splitlines()))
-        return {record["id"]: record for record in found if hashes.get(record["id"]) == record["prompt_sha256"]}
+        return {
+            response["id"]: response for response in found if hashes.get(response["id"]) == response["prompt_sha256"]
+        }
 
-    def add(self, records: Iterable[Record], *, rank: int) -> None:
-        """Keep records of examples that have just been answered."""
+    def add(self, responses: Iterable[Response], *, rank: int) -> None:
+        """Store responses."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._task}-{self._key[:16]}-{rank}.jsonl"
-        # A line that a killed run left unfinished must not run into the next one.
+        # A line that a killed process left unfinished must not run into the next one.
         torn = path.is_file() and not path.read_bytes().endswith(b"\n")
         with path.open("a", encoding="utf-8") as file:
-            file.write("\n" * torn + "".join(json.dumps(record) + "\n" for record in records))
+            file.write("\n" * torn + "".join(json.dumps(response) + "\n" for response in responses))
 
-    def finish(self, records: Sequence[Record]) -> None:
-        """Write all records, in order, and forget the lines."""
+    def finish(self, responses: Sequence[Response]) -> None:
+        """Write all responses, in order, and delete the lines."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # Columns are those of any record: examples of one task may know different facts.
+        # The union of all keys: examples of one task may have different facts.
         columns: dict[str, None] = {}
-        for record in records:
-            columns |= dict.fromkeys(record)
-        table = pa.table({name: [record.get(name) for record in records] for name in columns})
+        for response in responses:
+            columns |= dict.fromkeys(response)
+        table = pa.table({name: [response.get(name) for response in responses] for name in columns})
         with whole_file(self.path) as draft:
             pq.write_table(table.replace_schema_metadata({_KEY: self._key.encode()}), draft)
         for path in self._folder.glob(f"{self._task}-*.jsonl"):
@@ -102,27 +103,27 @@ class RecordStore:
             self._folder.rmdir()
 
 
-def read_records(folder: Path, task: str) -> list[Record]:
+def read_responses(folder: Path, task: str) -> list[Response]:
     """Records of a finished task.
 
     Raises:
-        DataError: There are none, or they cannot be read.
+        DataError: They are missing or cannot be read.
     """
     path = folder / f"{task}.parquet"
     if not path.is_file():
-        raise DataError(f"{path} does not exist: evaluate {task} again, its records were moved or deleted")
+        raise DataError(f"{path} does not exist: evaluate {task} again, its responses were moved or deleted")
     return _read(path)[0]
 
 
-def _parsed(line: str) -> Record | None:
-    """A record, unless the run was killed while it wrote the line: then its example is asked again."""
+def _parsed(line: str) -> Response | None:
+    """A response; None if the process was killed while it wrote the line, so that the example is asked again."""
     try:
         return json.loads(line)
     except ValueError:
         return None
 
 
-def _read(path: Path) -> tuple[list[Record], str]:
+def _read(path: Path) -> tuple[list[Response], str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Columns that a judge adds to the records of summaries."""
+"""Columns that a judge adds to the responses of summaries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meap.config import EvaluationConfig
 from meap.evals.judge.endpoint import Endpoint
 from meap.evals.judge.protocols import PROTOCOLS
 from meap.evals.judge.replies import Reply, ReplyStore
-from meap.evals.task import Example, Judging, Record
+from meap.evals.task import Example, Judging, Response
 from meap.show.progress import counting
 
 __all__ = ["REPLIES_NAME", "describe_judging", "judge_facts", "judge_summaries", "open_judging", "summary_of"]
@@ -23,10 +23,10 @@ _ABOUT = ("reply", "judge", "date", "dollars")
 
 
 def open_judging(config: EvaluationConfig, out_dir: Path) -> Judging:
-    """What judges summaries as the configuration says, keeping replies in `out_dir`.
+    """A function that judges summaries as configured, with its replies stored in `out_dir`.
 
     Raises:
-        ConfigError: There is a judge, but no key for it.
+        ConfigError: A judge is configured, but its key is missing.
     """
     endpoint = Endpoint(config.judge) if config.judge.model else None
     return partial(
@@ -35,34 +35,36 @@ def open_judging(config: EvaluationConfig, out_dir: Path) -> Judging:
 
 
 def judge_summaries(
-    records: Sequence[Record], *, endpoint: Endpoint | None, path: Path, protocols: Sequence[str]
-) -> list[Record]:
-    """For each record and protocol the score, the judge's reply, who gave it, when, and what it cost.
+    responses: Sequence[Response], *, endpoint: Endpoint | None, path: Path, protocols: Sequence[str]
+) -> list[Response]:
+    """For each response and protocol the score, and the judge's reply, name, date and cost.
 
-    An empty summary is wrong, without a question. A reply without a verdict gives no score. All is `None` where nobody
-    was asked.
+    An empty summary is wrong without asking. A reply without a verdict gives no score. Without a judge all columns are
+    None.
 
     Args:
-        records: With `document`, `answers` (the reference first), and `text` or `prediction`.
-        endpoint: The judge; `None`: nobody.
+        responses: With `document`, `answers` (the reference first), and `text` or `prediction`.
+        endpoint: The judge; None: no judge.
         path: File of replies.
         protocols: Keys of `PROTOCOLS`.
 
     Raises:
-        JudgeError: The judge cannot be asked.
+        JudgeError: The judge cannot be reached, or would exceed its budget.
     """
     names = [name for protocol in PROTOCOLS for name in _columns(protocol)]
-    judged: list[Record] = [dict.fromkeys(names) for _ in records]
+    judged: list[Response] = [dict.fromkeys(names) for _ in responses]
     if endpoint is None:
         return judged
     prompts: dict[tuple[int, str], str] = {}
-    for place, record in enumerate(records):
-        summary = summary_of(record)
+    for place, response in enumerate(responses):
+        summary = summary_of(response)
         for protocol in protocols:
             if not summary:
-                judged[place][protocol] = None if record["too_long"] else 0.0
+                judged[place][protocol] = None if response["too_long"] else 0.0
             else:
-                prompts[place, protocol] = PROTOCOLS[protocol].prompt(record["document"], record["answers"][0], summary)
+                prompts[place, protocol] = PROTOCOLS[protocol].prompt(
+                    response["document"], response["answers"][0], summary
+                )
     with counting("judge", unit="questions") as progress:
         replies = endpoint.ask(prompts.values(), ReplyStore(path), progress=progress)
     for (place, protocol), prompt in prompts.items():
@@ -71,10 +73,10 @@ def judge_summaries(
 
 
 def describe_judging(examples: Sequence[Example], config: EvaluationConfig) -> str:
-    """How many questions there are for the judge, and what they cost, before there are any summaries."""
+    """The number of questions for the judge and their cost, estimated before any summaries exist."""
     judge, summary = config.judge, "x" * _CHARACTERS_PER_TOKEN * config.hallucination.max_new_tokens
     if judge.model is None:
-        return "no judge is asked: judge.model is not set"
+        return "no judge: judge.model is not set"
     endpoint = Endpoint(judge)
     questions = [
         PROTOCOLS[name].prompt(example.facts["document"], example.answers[0], summary)
@@ -85,19 +87,23 @@ def describe_judging(examples: Sequence[Example], config: EvaluationConfig) -> s
     about = endpoint.price(sent, _REPLY_TOKENS * len(questions))
     return (
         f"{len(questions):,} questions to {judge.model} at most, about {about:.2f} dollars at {_CHARACTERS_PER_TOKEN} "
-        f"characters a token and {_REPLY_TOKENS} tokens a reply; in no case above judge.max_cost={judge.max_cost:g}"
+        f"characters a token and {_REPLY_TOKENS} tokens a reply; never more than judge.max_cost={judge.max_cost:g}"
     )
 
 
-def judge_facts(records: Sequence[Record]) -> dict[str, Any] | None:
-    """Who judged, when, what it cost, and how many replies had no verdict, by protocol; `None` where nobody did."""
-    replies = {name: [record for record in records if record[f"{name}_reply"] is not None] for name in PROTOCOLS}
+def judge_facts(responses: Sequence[Response]) -> dict[str, Any] | None:
+    """The judges, dates and cost, and the number of replies without a verdict by protocol; None without a judge."""
+    replies = {
+        name: [response for response in responses if response[f"{name}_reply"] is not None] for name in PROTOCOLS
+    }
     # An empty summary has a score without a reply.
-    asked = [name for name in PROTOCOLS if replies[name] or any(record[name] is not None for record in records)]
+    asked = [name for name in PROTOCOLS if replies[name] or any(response[name] is not None for response in responses)]
     if not asked:
         return None
     about = [
-        {name: record[f"{protocol}_{name}"] for name in _ABOUT} for protocol in asked for record in replies[protocol]
+        {name: response[f"{protocol}_{name}"] for name in _ABOUT}
+        for protocol in asked
+        for response in replies[protocol]
     ]
     dates = [each["date"] for each in about]
     return {
@@ -106,19 +112,19 @@ def judge_facts(records: Sequence[Record]) -> dict[str, Any] | None:
         "last": max(dates, default=None),
         "dollars": round(sum(each["dollars"] for each in about), 6),
         "replies": len(about),
-        "without_verdict": {name: sum(record[name] is None for record in replies[name]) for name in asked},
+        "without_verdict": {name: sum(response[name] is None for response in replies[name]) for name in asked},
     }
 
 
-def summary_of(record: Record) -> str:
-    """The summary in a record: what the model said, or the prediction that came with the article."""
-    return (record.get("prediction") or record["text"]).strip()
+def summary_of(response: Response) -> str:
+    """The summary in a response: the model's text, or the prediction of the data set."""
+    return (response.get("prediction") or response["text"]).strip()
 
 
 def _columns(protocol: str) -> list[str]:
     return [protocol, *(f"{protocol}_{name}" for name in _ABOUT)]
 
 
-def _columns_of(protocol: str, reply: Reply) -> Record:
+def _columns_of(protocol: str, reply: Reply) -> Response:
     values = (PROTOCOLS[protocol].read(reply.text), reply.text, reply.model, reply.date, reply.dollars)
     return dict(zip(_columns(protocol), values, strict=True))
