@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 
@@ -103,7 +104,9 @@ def test_quality_filters_leave_what_datatrove_leaves(
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith(f"complete: {kept} documents, ")
     num_removed = sum(removed.values())
-    assert printed[1] == f"removed {num_removed} of {num_removed + kept} documents (examples in out/.prep/removed):"
+    told = f"removed {num_removed} of {num_removed + kept} documents, "
+    assert printed[1].startswith(told)
+    assert re.search(r"[\d.]+ [kM]?B of text \(examples in out/.prep/removed\):$", printed[1])
     for reason, count in removed.items():
         assert any(line.split() == [reason, str(count), f"{count / 74:.1%}"] for line in printed), reason
     counts = _manifest(tmp_path / "out")["counts"]
