@@ -1,6 +1,6 @@
 """Mask-Enhanced Autoregressive Prediction (MEAP, ICML 2025), data-centric.
 
-    raw text -> tokens -> rows -> shards            meap.prep    datatrove, MDSWriter
+    raw text -> tokens -> rows -> shards            meap.prep    datatrove, tokenizers
     shards -> samples -> masked batch               meap.data    StreamingDataset
     masked batch -> loss -> checkpoint              meap.train   Composer, transformers
     checkpoint -> Hugging Face folder               meap.export  safetensors

@@ -1,16 +1,16 @@
 """The method: which input tokens of a row are replaced by the mask token.
 
 MEAP (arXiv 2502.07490, section 3) replaces a fraction of the *input* tokens by ``[MASK]``, keeps the labels clean, and
-trains plain next-token prediction. A draw is an address, not a stream: (seed, epoch, sample id, view) alone decides the
-positions, so there is no state to checkpoint and nothing that a worker or a rank could get out of step. The same body
-runs on numpy arrays (loader workers) and torch tensors (training process, CPU or CUDA), bit for bit.
+trains plain next-token prediction. A draw is an address, not a stream: (seed, epoch, sample id, view) alone decides
+which of the tokens in scope are masked. There is no state to checkpoint, and no worker or rank can get out of step. The
+same body runs on numpy arrays (loader workers) and torch tensors (training process, CPU or CUDA), bit for bit.
 
 Invariants, one test per number:
 
 1. Labels are the clean tokens: masking returns new inputs and never touches its arguments.
 2. The count is exact: ``max(1, int(T * ratio))`` distinct positions of T in scope (official code), not Bernoulli.
 3. Padding, tokens out of scope, protected ids and, unless `mask_last`, the last input token are never chosen.
-4. The choice depends on the address alone: not on batch, padding, rank, worker, order, or the token values.
+4. The choice depends on the address and on what is in scope: not on batch, rank, worker, order, or other token values.
 5. Both sites agree: numpy and torch give the same positions bit for bit.
 6. The first view is clean: view 0 is never masked.
 7. Ratio 0 is plain next-token prediction: inputs come back equal.

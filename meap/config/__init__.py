@@ -2,7 +2,7 @@
 
     defaults of the dataclasses  <  base yaml  <  yaml  <  section.key=value on the command line
 
-A section ``x`` is the dataclass ``XConfig`` is what ``build_x`` takes, so one search finds all three.
+A section ``x`` of a yaml is the dataclass ``XConfig``.
 """
 
 from meap.config.command import run_command

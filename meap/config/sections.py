@@ -412,7 +412,8 @@ class TrainConfig:
     """How often a line is printed and metrics are logged: 10ba, 1ep, 500sp, 200000tok, or a share of the run such as
     0.01dur; rounded up to whole batches, as all intervals are."""
     sharding: str = "none"
-    """FSDP: `none` (every device holds all), `grad_op` (gradients and optimiser sharded, ZeRO-2), `full` (ZeRO-3)."""
+    """FSDP: `none` (every device holds all), `full` (weights, gradients and optimiser sharded, ZeRO-3), `grad_op` (the
+    same, with all weights gathered during a step)."""
     activation_checkpointing: bool = False
     """Whether activations are recomputed in the backward pass: less memory, about a third more time."""
     compile: str = "auto"

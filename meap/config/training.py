@@ -45,5 +45,5 @@ class TrainingConfig:
         if self.checkpoint.state_dict == "sharded" and not self.train.sharding_mode.spreads_weights:
             raise ConfigError(
                 f"checkpoint.state_dict=sharded needs sharded state, but train.sharding={self.train.sharding}: set "
-                f"train.sharding={spreading_modes()} (one device is enough), or checkpoint.state_dict=full"
+                f"train.sharding={spreading_modes()}, or checkpoint.state_dict=full"
             )
