@@ -69,10 +69,13 @@ def main(cfg: EvaluationConfig) -> None:
 
 
 def check(cfg: EvaluationConfig) -> None:
-    """What can be told from the configuration alone."""
+    """Refuse a configuration that contradicts itself, before the slow imports."""
+    from meap.config.checks import require_writable_folder
     from meap.evals.comparison import folders_to_compare
     from meap.evals.runner import choose_tasks
 
+    if cfg.out_dir:
+        require_writable_folder("out_dir", cfg.out_dir)
     if cfg.compare:
         folders_to_compare(cfg.compare)
         return

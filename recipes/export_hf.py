@@ -82,12 +82,14 @@ def main(cfg: TrainingConfig) -> None:
 
 
 def check(cfg: TrainingConfig) -> None:
-    """What can be told from the configuration alone."""
+    """Refuse a configuration that contradicts itself, before the slow imports."""
     from meap.checkpoints import require_checkpoint
+    from meap.config.checks import require_writable_folder
     from meap.places.addresses import is_url, require_plain_url
 
     require_plain_url("checkpoint.folder", cfg.checkpoint.folder)
     require_plain_url("export.checkpoint", cfg.export.checkpoint or "")
+    require_writable_folder("export.out_dir", cfg.export.out_dir)
     if not cfg.export.checkpoint and not is_url(cfg.checkpoint.folder):
         require_checkpoint(cfg.checkpoint.folder)
 

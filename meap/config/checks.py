@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "require_ratio",
     "require_share_or_duration",
     "require_writable_file",
+    "require_writable_folder",
 ]
 
 _LONGEST_NAME = 200
@@ -72,6 +74,21 @@ def require_writable_file(key: str, value: str | None, *, example: str) -> None:
         raise ConfigError(f"{key}={value} is a folder: name a file in it, such as {path / example}")
     if not path.parent.is_dir():
         raise ConfigError(f"{key}={value}: there is no folder {path.parent}; create it first")
+
+
+def require_writable_folder(key: str, value: str) -> None:
+    """Raise if a local folder to write into cannot be made or written; stores are tried when they are opened."""
+    if "://" in value:
+        return
+    path = Path(value).absolute()
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{key}={value}: {existing} is a file; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{key}={value} cannot be written: you have no permission for {existing}; choose another folder, or change "
+            "its permissions"
+        )
 
 
 def require_folder_name(key: str, value: str) -> None:

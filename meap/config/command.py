@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import errno
 import gc
 import inspect
 import os
@@ -33,6 +34,8 @@ VERSION = f"meap {__version__}"
 _USAGE_ERROR = 2
 _STOPPED = os.EX_TEMPFAIL  # "temporary failure; the user is invited to retry"
 _NO_READER = 128 + signal.SIGPIPE  # as a shell shows a command whose reader has gone
+_ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+"""Errors of the machine, not of the program, wherever they come from."""
 _DRY_RUN, _PRINT_CONFIG, _VERSION = "--dry-run", "--print-config", "--version"
 _HOW_VALUES_ARE_READ = """\
 values: the type of a key decides how its value is read: a name of 001 is the text 001. A list is [a,b]; quotes around
@@ -164,6 +167,13 @@ def _status_of(run: Callable[[], object]) -> int:
     except MeapError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return _USAGE_ERROR if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT or error.filename is None:
+            raise
+        print(
+            f"error: {error.filename}: {error.strerror}; free it, or choose another path", file=sys.stderr, flush=True
+        )
+        return 1
     except KeyboardInterrupt as interrupt:
         remedy = str(interrupt) or "run the same command again to continue"
         print(f"interrupted: {remedy}", file=sys.stderr, flush=True)

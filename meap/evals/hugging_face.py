@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,12 +109,24 @@ def load_weights(name: str) -> PreTrainedModel:
 def require_model_files(name: str) -> None:
     """Raise `CheckpointError` where `name` is a folder without a model, or neither a folder nor a name on the hub."""
     folder = Path(name)
-    looks_local = folder.is_absolute() or name.startswith(".") or name.count("/") != 1
+    # The first part of a hub's name is an account, never a folder that is here.
+    looks_local = folder.is_absolute() or name.startswith(".") or name.count("/") > 1 or folder.parent.is_dir()
+    if looks_local and not folder.exists() and (near := _nearest_folders(folder)):
+        raise CheckpointError(f"model={name} is not there: did you mean {' or '.join(near)}?")
+    if "/" not in name and not folder.exists():
+        raise CheckpointError(
+            f"model={name}: there is no such folder, and a hub name begins with an account, as in openai/{name}"
+        )
     if not (folder / "config.json").is_file() and (looks_local or folder.exists()):
         raise CheckpointError(
             f"model={name} holds no exported model (no config.json): run recipes/export_hf.py first, or give "
             "model=<Hugging Face folder or hub name>"
         )
+
+
+def _nearest_folders(folder: Path) -> list[str]:
+    there = [each.name for each in folder.parent.iterdir() if each.is_dir()] if folder.parent.is_dir() else []
+    return [str(folder.with_name(each)) for each in difflib.get_close_matches(folder.name, there, n=2)]
 
 
 def limit_threads(about: Mapping[str, Any]) -> None:

@@ -59,7 +59,7 @@ def require_own(folder: Folder) -> None:
     if set(entries) - {PREP_DIR} and folder.read(_JOB_NAME) is None:
         raise MismatchError(
             f"{folder.url} is not empty and was not begun by this program (it holds {', '.join(entries[:5])}): "
-            "choose another remote, or delete the folder"
+            "choose another remote"
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from meap.checkpoints import CheckpointStore, newest_record
 from meap.config import TrainingConfig
+from meap.config.checks import require_writable_folder
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.addresses import is_url, require_plain_url
@@ -39,9 +40,11 @@ def check_configuration(config: TrainingConfig) -> None:
     """What can be told from the configuration alone, wherever it runs.
 
     Raises:
-        ConfigError: A URL holds a secret, warm-up takes all of the run, or a package is missing.
+        ConfigError: A URL holds a secret, the run's folder cannot be written, warm-up takes all of the run, or a
+            package is missing.
     """
     _require_plain_addresses(config)
+    require_writable_folder("run.dir", config.run.dir)
     _require_end_after_warm_up(config)
     config.loggers.require_packages()
     if config.model.kernels == "liger":

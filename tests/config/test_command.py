@@ -250,6 +250,17 @@ def test_the_configuration_can_be_printed_instead_of_run(tmp_path: Path, capsys:
     assert load_config(TrainingConfig, tmp_path / "printed.yaml") == load_config(TrainingConfig, None, arguments)
 
 
+def test_what_the_machine_forbids_is_one_line(capsys: pytest.CaptureFixture[str]):
+    forbidden = Path("/sys/meap")  # also to root
+    status = run_command(TrainingConfig, lambda config: forbidden.mkdir(), doc="d", argv=["run.name=x"])
+    assert status == 1
+    assert re.fullmatch(
+        "error: /sys/meap: (Operation not permitted|Permission denied|Read-only file system); free it, or choose "
+        "another path\n",
+        capsys.readouterr().err,
+    )
+
+
 def test_a_yaml_of_the_project_is_found_from_another_folder(answer, tmp_path: Path, project_root: Path):
     status, _, errors = answer("meap_1b", "yamls/tiny.yaml", cwd=tmp_path)
     assert status == 2

@@ -1,6 +1,7 @@
 """What is typed is the value: for every kind of key, on the command line, in a yaml, and read back from a record."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from meap.config import (
     save_config,
     to_values,
 )
+from meap.config.checks import require_writable_folder
 from meap.config.executors import SlurmConfig
 from meap.config.loading import read_yaml
 from meap.errors import ConfigError
@@ -299,3 +301,21 @@ def test_what_is_stored_is_read_back_exactly(tmp_path: Path, texts: list[str], n
         for again in (load_resolved(type(config), path), from_values(type(config), record, origin="a record")):
             assert again == config
         assert read_yaml(path) == to_values(config), "other programs read the same"
+
+
+def test_a_folder_that_cannot_be_made_is_found_out(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    require_writable_folder("run.dir", str(tmp_path / "new" / "run"))
+    require_writable_folder("run.dir", "s3://bucket/run")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ConfigError, match=r"run.dir=.*/file/run: .*/file is a file; choose another folder"):
+        require_writable_folder("run.dir", str(tmp_path / "file" / "run"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_found_out(tmp_path: Path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(
+        ConfigError, match=r"run.dir=.* cannot be written: you have no permission for .*; choose another"
+    ):
+        require_writable_folder("run.dir", str(tmp_path / "run"))

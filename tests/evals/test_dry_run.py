@@ -7,12 +7,12 @@ def test_examples_are_counted_and_nobody_is_asked(make_inputs, articles, judge_s
     judged = ("judge.model=judge", f"judge.base_url={judge_server.url}", "judge.max_new_tokens=100")
     rehearse(make_inputs(*articles, *judged, num_rows=0), ["perplexity", "key_retrieval", "hallucination"])
     skipped, retrieval, summaries, judge = capsys.readouterr().out.splitlines()
-    assert skipped.startswith("skipped perplexity: there are no held-out rows")
+    assert skipped.startswith("skipped perplexity: no held-out rows")
     assert retrieval.split()[:3] == ["key_retrieval", "30", "examples,"]
     assert summaries.split()[:3] == ["hallucination", "9", "examples,"]
     # 18 replies of 150 tokens at 10 dollars a million are 0.027, what is sent at 1 dollar the rest.
     assert judge.strip().startswith("18 questions to judge at most, about 0.03 dollars at 4 characters a token")
-    assert judge.endswith("in no case above judge.max_cost=5")
+    assert judge.endswith("never more than judge.max_cost=5")
     assert not judge_server.prompts
 
 

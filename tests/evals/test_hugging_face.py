@@ -160,6 +160,11 @@ def test_a_missing_model_is_reported(tmp_path, monkeypatch):
     for name in (str(tmp_path), str(tmp_path / "none"), "runs/tiny/hf", "./hf"):
         with pytest.raises(CheckpointError, match=r"holds no exported model \(no config.json\): run recipes/export_hf"):
             load_model(EvaluationConfig(model=name))
+    (tmp_path / "runs/long").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"model=runs/lng is not there: did you mean runs/long\?"):
+        load_model(EvaluationConfig(model="runs/lng"))
+    with pytest.raises(CheckpointError, match=r"there is no such folder, and a hub name begins with an account, as in"):
+        load_model(EvaluationConfig(model="gpt2"))
 
 
 def test_a_damaged_model_is_reported(folder, tmp_path):

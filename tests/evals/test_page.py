@@ -60,7 +60,7 @@ def test_what_is_missing_is_on_the_page(evaluate, blind):
     page = page_of(evaluate(lambda _: blind, "eval", "limit=4", num_rows=0) / "report.html")
     told = " ".join(page.texts)
     assert "partial: not all examples were asked (limit)" in told
-    assert "skipped perplexity: there are no held-out rows" in told
+    assert "skipped perplexity: no held-out rows" in told
     assert len(pictures_of(page)) == 2
 
 

@@ -104,7 +104,7 @@ def test_what_stops_a_task_is_found_out_before_any_runs(oracle, make_inputs, tmp
     inputs = make_inputs()
     model = oracle(TASKS["key_retrieval"].examples(inputs))
     model.max_positions = 100
-    with pytest.raises(ConfigError, match="key_retrieval: 30 of 30 examples take more than the 100 tokens"):
+    with pytest.raises(ConfigError, match="key_retrieval: 30 of 30 examples exceed the 100 tokens"):
         run_tasks(inputs, model, ["perplexity", "key_retrieval"], tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
     assert not model.asked
@@ -114,7 +114,7 @@ def test_what_cannot_be_measured_is_skipped_with_its_reason(make_inputs, blind, 
     results = run_tasks(make_inputs(num_rows=0), blind, ["perplexity", "kv_retrieval"], tmp_path / "eval")
     assert set(results["tasks"]) == {"kv_retrieval"}
     print_results(results)
-    assert "skipped perplexity: there are no held-out rows" in capsys.readouterr().out
+    assert "skipped perplexity: no held-out rows" in capsys.readouterr().out
 
 
 @pytest.mark.slow

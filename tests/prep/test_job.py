@@ -100,7 +100,8 @@ def test_a_folder_of_something_else_is_refused(prepare, tmp_path, arguments):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("irreplaceable")
     with pytest.raises(
-        MismatchError, match=r"out is not empty and was not begun by this program \(it holds thesis.tex\)"
+        MismatchError,
+        match=r"out is not empty and was not begun by this program \(it holds thesis.tex\): choose another remote$",
     ):
         prepare(*arguments, "remote=out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]

@@ -72,7 +72,7 @@ def test_without_rows_or_mask_it_is_skipped(make_inputs, tokenizer):
     assert "set perplexity.remote=" in TASK.skip(make_inputs(num_rows=0))
     assert tokenizer.is_mask_new
     reason = TASK.skip(TaskInputs(inputs.config, tokenizer, inputs.heldout_rows))
-    assert reason == ("the model's tokenizer has no [MASK]: name a token that it has with tokenizer.mask_token=<token>")
+    assert reason == ("the model's tokenizer has no [MASK]: give its own mask token with tokenizer.mask_token=<token>")
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.5])
@@ -230,5 +230,5 @@ def test_a_real_model_is_read(make_inputs, lm, llama, tmp_path):
 
 def test_long_rows_are_refused_even_where_others_count_as_wrong(make_inputs, lm, tmp_path):
     inputs = make_inputs("too_long=wrong", "attention_decay.lengths=[130]")
-    with pytest.raises(ConfigError, match=r"attention_decay: 2 of 2 examples take more than the 128 tokens"):
+    with pytest.raises(ConfigError, match=r"attention_decay: 2 of 2 examples exceed the 128 tokens"):
         run_tasks(TaskInputs(inputs.config, inputs.tokenizer, [np.full(131, 5)] * 2), lm, ["attention_decay"], tmp_path)

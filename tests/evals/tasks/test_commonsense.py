@@ -121,6 +121,6 @@ def test_what_cannot_be_asked_is_reported(make_inputs, tmp_path):
     with pytest.raises(DataError, match="has no arc_easy.jsonl: put the rows of its data set there"):
         examples(make_inputs(f"commonsense.data_dir={tmp_path}"))
     with pytest.raises(
-        ConfigError, match="commonsense.tasks has 'arc_eazy', which lm-evaluation-harness does not know"
+        ConfigError, match="commonsense.tasks has 'arc_eazy', which is not a task of lm-evaluation-harness"
     ):
         examples(make_inputs(f"commonsense.data_dir={tmp_path}", "commonsense.tasks=[arc_eazy]"))

@@ -61,7 +61,7 @@ def test_the_published_file_is_read(make_inputs, tokenizer, tmp_path):
     (tmp_path / "kv.jsonl").write_text(json.dumps({"ordered_kv_records": pairs, "key": "k2", "value": "v2"}) + "\n")
     found = list(objects(make_inputs(f"kv_retrieval.source={tmp_path / 'kv.jsonl'}"), tokenizer))
     assert [list(data) for _, data, _ in found] == [["k2", "k0", "k1"], ["k0", "k2", "k1"], ["k0", "k1", "k2"]]
-    with pytest.raises(ConfigError, match=r"line 1 has 3 with the asked one among them: set kv_retrieval.keys=\[3\]"):
+    with pytest.raises(ConfigError, match=r"line 1 has 3 keys, the asked one among them: set kv_retrieval.keys=\[3\]"):
         examples(make_inputs(f"kv_retrieval.source={tmp_path / 'kv.jsonl'}", "kv_retrieval.keys=[4]"))
     (tmp_path / "kv.jsonl").write_text("{}\n")
     with pytest.raises(BadInputError, match="line 1 has no ordered_kv_records, key and value"):

@@ -144,7 +144,7 @@ def test_sources_without_such_chains_are_refused(make_inputs, tmp_path):
     with pytest.raises(DataError, match="has no chains of 2, 3 sentences, but of none"):
         examples(make_inputs(f"multi_needle.source={path}"))
     path.write_text("[{}]")
-    with pytest.raises(BadInputError, match="entry 1 has no question"):
+    with pytest.raises(BadInputError, match="entry 1 lacks question"):
         examples(make_inputs(f"multi_needle.source={path}"))
 
 

@@ -60,7 +60,7 @@ def test_without_rows_it_is_skipped(make_inputs):
 def test_long_rows_are_refused_even_where_others_count_as_wrong(lm, make_inputs, tmp_path):
     rows = list(np.full((2, 130), 5))
     inputs = make_inputs("too_long=wrong")
-    with pytest.raises(ConfigError, match=r"perplexity: 2 of 2 examples take more than the 128 tokens .* row-0 129"):
+    with pytest.raises(ConfigError, match=r"perplexity: 2 of 2 examples exceed the 128 tokens .* row-0 takes 129"):
         run_tasks(TaskInputs(inputs.config, inputs.tokenizer, rows), lm, ["perplexity"], tmp_path)
 
 
