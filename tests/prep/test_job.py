@@ -368,7 +368,7 @@ def test_with_workers_it_survives_a_kill_an_interrupt_and_the_loss_of_a_worker(
     assert (process.returncode, out) == (1, "")
     err = err.removeprefix("c4_to_mds: loading datatrove ...\n")
     assert err.startswith(f"error: the worker process {victim} of task ")
-    assert err.endswith("Run the same command again to continue, with fewer workers if it was memory\n")
+    assert err.endswith("Run the same command again to continue; if it was memory, with fewer workers\n")
     assert err.count("\n") == 1
 
     prepare(*arguments, "remote=out")
