@@ -18,8 +18,8 @@ from .lengths import IS_THOROUGH
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-# Exactness of attention, masks and exports has tests of its own, whatever the size of the environment.
-CHECKS = ("step", "resume", "packed", *(("attention", "masks", "kernels", "export") if IS_THOROUGH else ()))
+# Exactness of attention and masks has tests of its own, whatever the size of the environment.
+CHECKS = ("step", "resume", "export", "packed", *(("attention", "masks", "kernels") if IS_THOROUGH else ()))
 ROOT = Path(__file__).resolve().parent.parent
 WHEELS = (ROOT / "benchmarks/gpu_wheels.txt").read_text()
 
