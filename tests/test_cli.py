@@ -52,7 +52,7 @@ MISTAKES = [
     (["generate", "runs/1b", "Once", "upon"], "write model=runs/1b prompt='Once upon'"),
     (["generate", "prompt=x"], "model is not set: give model=<Hugging Face folder, folder of a run, or hub name>"),
     (["generate", "model=x"], 'prompt is not set: give prompt="Once upon a time"'),
-    (["generate", "model=x", "prompt=y", "top_p=0.9"], "top_p=0.9 means nothing without sampling: set temperature"),
+    (["generate", "model=x", "prompt=y", "top_p=0.9"], "top_p=0.9 has no effect without sampling: set temperature"),
     (["env", "everything"], "'everything' is neither a .yaml file nor key=value; see --help"),
 ]  # fmt: skip
 
