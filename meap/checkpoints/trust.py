@@ -40,6 +40,8 @@ _DCP_TYPES = {
     ("pathlib", "PosixPath"),
 }
 """Types that torch.distributed.checkpoint writes to a ``.metadata`` besides plain values and dtypes."""
+_MOVED = {"pathlib._local": "pathlib"}
+"""Where Python 3.13 says that its types are; every version finds them at the other place."""
 
 
 def require_data(path: str | Path, specs: Any = None) -> bool:
@@ -100,6 +102,7 @@ class _DataUnpickler(pickle.Unpickler):
     """Resolves only the classes that describe a sharded checkpoint."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = _MOVED.get(module, module)
         if (module, name) in _DCP_TYPES:
             return super().find_class(module, name)
         if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
