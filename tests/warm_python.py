@@ -82,8 +82,12 @@ def serve(address: str, owner: int) -> None:
     os.setsid()
     for name in IMPORTED:
         __import__(name)
+    import torch
     from composer.utils.collect_env import get_composer_env_dict
 
+    # After a fork torch makes its pool of threads anew at the first need, unguarded: a thread of autograd that needs it
+    # in that moment finds none ("Invalid thread pool!") and aborts. So the need comes while there is one thread.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(torch.get_num_threads()))
     gc.freeze()  # a collection in those who are forked would copy what it looks at
     get_composer_env_dict()  # every Trainer asks, which takes a second the first time
     clients: dict[int, socket.socket] = {}

@@ -106,6 +106,9 @@ def ask(forks: subprocess.Popen[str], job: dict[str, Any]) -> dict[str, Any]:
 def until(condition: Callable[[], object], run: Run) -> None:
     deadline = time.monotonic() + 180
     while not condition():
+        if all(state_of(pid) == "Z" for pid in run.pids):
+            assert condition(), f"all ranks have ended\n{run.printed}"
+            return
         assert time.monotonic() < deadline, run.printed
         time.sleep(0.01)
 
