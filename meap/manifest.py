@@ -30,7 +30,8 @@ class TokenizerRecord:
     name: str
     fingerprint: str
     vocab_size: int
-    bos_id: int
+    bos_id: int | None
+    """None for a tokenizer without BOS."""
     eos_id: int
     mask_id: int
 

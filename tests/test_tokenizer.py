@@ -91,11 +91,13 @@ def test_a_damaged_tokenizer_json_is_refused(tmp_path: Path):
         load_tokenizer(TokenizerConfig(name=str(tmp_path)))
 
 
-def test_a_tokenizer_without_bos_asks_for_one(tokenizer_dir: Path, tmp_path: Path):
+def test_a_tokenizer_without_bos_is_one(tokenizer_dir: Path, tmp_path: Path):
     (tmp_path / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>"}}))
-    with pytest.raises(ConfigError, match=r"defines no bos_token: set tokenizer\.bos_token"):
-        load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    loaded = load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    assert (loaded.bos_token, loaded.bos_id, loaded.eos_id) == (None, None, 1)
+    loaded.save(tmp_path / "saved")
+    assert load_tokenizer(TokenizerConfig(name=str(tmp_path / "saved"))).fingerprint == loaded.fingerprint
     assert load_tokenizer(TokenizerConfig(name=str(tmp_path), bos_token="<s>")).eos_id == 1
 
 
@@ -108,3 +110,18 @@ def test_an_unreachable_hub_name_is_explained(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(DataError, match="neither a local folder nor available on the Hugging Face hub"):
         load_tokenizer(TokenizerConfig(name="some/model"))
+
+
+def test_a_tokenizer_without_eos_names_tokens_that_can_end_documents(tokenizer_dir: Path, tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
+    with pytest.raises(ConfigError, match=r"defines no eos_token.*: set tokenizer\.eos_token to one of .*'</s>'"):
+        load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    assert load_tokenizer(TokenizerConfig(name=str(tmp_path), eos_token="</s>")).bos_id is None
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '"text"', "[" * 100_000])
+def test_a_tokenizer_config_that_is_none_is_refused(tokenizer_dir: Path, tmp_path: Path, content: str):
+    (tmp_path / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(DataError, match=r"tokenizer_config\.json (is not valid JSON|holds)"):
+        load_tokenizer(TokenizerConfig(name=str(tmp_path)))

@@ -16,6 +16,22 @@ TEXT_UNITS = ("file", "line", "paragraph")
 
 
 @dataclass(frozen=True)
+class DocumentTokenizerConfig(TokenizerConfig):
+    """Section `tokenizer` of the preparation of documents."""
+
+    special_tokens_in_text: str = "text"
+    """What the text of a special token in a document becomes: `text`, plain characters; `token`, that token; `refuse`,
+    an error that names the document. The mask token is never read from text."""
+    separator: str = "auto"
+    """What stands around documents: `auto`, BOS before and EOS after, but one EOS if the tokenizer has no BOS or one
+    token for both; `eos`, EOS after; `both`, BOS before and EOS after even if they are one token."""
+
+    def __post_init__(self) -> None:
+        require_one_of("tokenizer.special_tokens_in_text", self.special_tokens_in_text, ("text", "token", "refuse"))
+        require_one_of("tokenizer.separator", self.separator, ("auto", "eos", "both"))
+
+
+@dataclass(frozen=True)
 class JobConfig(ExecutorConfig):
     """Keys of every preparation: what is read, how it is split into tasks, and how shards are written."""
 
@@ -92,6 +108,7 @@ class PrepConfig(JobConfig):
     """Folder or URL (s3://, ...) to write. Unset: data/sample/mds, for the built-in sample only."""
     seq_len: int | None = None
     """Input tokens per row (rows store one more), at least 2. Unset: 4096, or 256 for the sample."""
+    tokenizer: DocumentTokenizerConfig = field(default_factory=DocumentTokenizerConfig)
     text_key: str = "text"
     """Field of a JSON line, or column of parquet, that holds the document."""
     text_unit: str = "file"

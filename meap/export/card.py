@@ -36,7 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
-text = tokenizer.bos_token + "Once upon a time"  # every training document begins with this token
+text = {text}
 inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40, do_sample=False)[0]))
 ```
@@ -87,6 +87,11 @@ def model_card(record: Mapping[str, Any], config: Any) -> str:
             f"{record['dtype']}, whose rounding changes logits by {record['rounding']:.1%} of their spread"
             if record["rounding"]
             else record["dtype"]
+        ),
+        text=(
+            '"Once upon a time"'
+            if config.bos_token_id is None
+            else 'tokenizer.bos_token + "Once upon a time"  # every training document begins with this token'
         ),
         mask=f"`{token}` is {record['mask_id']}" if token else "no mask token",
         mask_note=(

@@ -60,9 +60,10 @@ def _overview(data: InspectedData) -> dict[str, Any]:
     counted = dict.fromkeys(name for each in manifests for name in each.counts)
     rows += [(name.replace("_", " "), *(f"{each.counts.get(name, 0):,}" for each in manifests)) for name in counted]
     manifest, tokenizer = data.manifest, data.manifest.tokenizer
+    bos = "no BOS" if tokenizer.bos_id is None else f"BOS {tokenizer.bos_id}"
     facts = (
         f"{manifest.kind} of {manifest.seq_len:,} positions, {manifest.dtype}; tokenizer {tokenizer.name}, "
-        f"{tokenizer.vocab_size:,} ids, BOS {tokenizer.bos_id}, EOS {tokenizer.eos_id}, mask {tokenizer.mask_id}; "
+        f"{tokenizer.vocab_size:,} ids, {bos}, EOS {tokenizer.eos_id}, mask {tokenizer.mask_id}; "
         f"{manifest.bad_lines:,} bad lines left out"
     )
     return {"header": ("", *(each.split for each in manifests)), "rows": rows, "facts": facts}

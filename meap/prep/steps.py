@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from meap.errors import DataError
 from meap.mds.writing import MdsWriter, Shard
-from meap.packing import RowPacker
+from meap.packing import RowPacker, borders_of
 from meap.prep.document_counts import hash_of
 from meap.prep.documents import DocumentBatch, part_of, split_of
-from meap.prep.encoding import Encoded, Encoder, build_encoder
+from meap.prep.encoding import Encoded, Encoder, SpecialTokens, build_encoder
 from meap.prep.job import Job
 from meap.prep.progress import Tally
 from meap.prep.resolved import ResolvedPrep
@@ -24,10 +24,10 @@ from meap.prep.selection import Selection, SelectionRule
 from meap.schema import token_dtype
 from meap.tokenizer import Tokenizer
 
-__all__ = ["PackRows", "RowBatch"]
+__all__ = ["SPELLED_DOCUMENTS", "SPELLED_TOKENS", "PackRows", "RowBatch"]
 
-_ENDS = 2
-"""Tokens that packing adds to a document: BOS and EOS."""
+SPELLED_DOCUMENTS = "documents_that_spell_special_tokens"
+SPELLED_TOKENS = "special_tokens_spelled"
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class PackRows(PipelineStep):
         heldout_ratio: Share of documents that go to the validation split, in [0, 1).
         seed: Key of the choice, in [0, 2**32).
         selection: Which documents become rows, by their length. Unset: all.
+        separator: `tokenizer.separator`.
+        special_tokens: `tokenizer.special_tokens_in_text`.
     """
 
     type = "PACK"
@@ -70,10 +72,15 @@ class PackRows(PipelineStep):
         heldout_ratio: float,
         seed: int,
         selection: SelectionRule | None = None,
+        separator: str = "auto",
+        special_tokens: str = "text",
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
+        self.bos_id, self.eos_id = borders_of(tokenizer.bos_id, tokenizer.eos_id, separator)
+        self.num_borders = 1 if self.bos_id is None else 2
+        self.special_tokens = special_tokens
+        self.spelled = SpecialTokens.of(tokenizer)
         self.mask_id, self.mask_token = tokenizer.mask_id, tokenizer.mask_token
         self.dtype = token_dtype(tokenizer.vocab_size)
         self.tally = tally
@@ -87,13 +94,15 @@ class PackRows(PipelineStep):
         """The packer of a job's documents."""
         config = job.config
         return cls(
-            build_encoder(job.tokenizer, engine=config.engine),
+            build_encoder(job.tokenizer, engine=config.engine, special_tokens=config.tokenizer.special_tokens_in_text),
             job.tokenizer,
             job.tally,
             seq_len=config.seq_len,
             heldout_ratio=config.heldout_ratio,
             seed=config.seed,
             selection=SelectionRule(job.inputs, config.long, config.max_tokens, config.streams),
+            separator=config.tokenizer.separator,
+            special_tokens=config.tokenizer.special_tokens_in_text,
         )
 
     def run(  # type: ignore[override]  # datatrove's NewType of a generator or None; rows leave this step
@@ -104,7 +113,7 @@ class PackRows(PipelineStep):
         Once the selection takes no more documents, none are read.
 
         Raises:
-            DataError: A document contains the mask token's id.
+            DataError: A document contains the mask token's id, or a special token that is refused.
         """
         packers: dict[str, RowPacker] = {}
         selection = self.selection and self.selection.of_task(rank, world_size, self.tally)
@@ -131,17 +140,29 @@ class PackRows(PipelineStep):
         for text, stream, place, (start, end) in zip(utf8, batch.streams, batch.places, spans, strict=True):
             split = batch.split or split_of(text, self.heldout_ratio, self.seed)
             part = part_of(stream, split)
-            if selection is None or selection.takes(part, stream, split, end - start + _ENDS, place):
+            if selection is None or selection.takes(part, stream, split, end - start + self.num_borders, place):
                 by_part.setdefault(part, []).append(ids[start:end])
                 kept_bytes[part] += len(text)
+                if self.spelled.beginnings and (found := self.spelled.find(text)):
+                    self._count_spelled(part, found, place)
         self.tally.text_bytes += sum(map(len, utf8))
         for part, documents in by_part.items():
             if part not in packers:
                 packers[part] = RowPacker(self.seq_len + 1, bos_id=self.bos_id, eos_id=self.eos_id, dtype=self.dtype)
             lengths = [len(document) for document in documents]
             self.tally.add_documents(part, lengths, [hash_of(document) for document in documents])
-            self.tally.tokens[part] += sum(lengths) + _ENDS * len(lengths)
+            self.tally.tokens[part] += sum(lengths) + self.num_borders * len(lengths)
             yield RowBatch(part, packers[part].pack(documents))
+
+    def _count_spelled(self, part: str, found: list[bytes], place: tuple[str, int]) -> None:
+        if self.special_tokens == "refuse":
+            raise DataError(
+                f"{place[0]}:{place[1]} spells the special token {found[0].decode()!r}, and "
+                "tokenizer.special_tokens_in_text=refuse: remove it, or set that key to text, which encodes it as "
+                "plain characters"
+            )
+        self.tally.counts[part, SPELLED_DOCUMENTS] += 1
+        self.tally.counts[part, SPELLED_TOKENS] += len(found)
 
     def _refuse_mask_id(self, encoded: Encoded, batch: DocumentBatch) -> None:
         # The tokenizer encodes without the mask token, so its id occurs only if the vocabulary of the model has it; the

@@ -11,6 +11,7 @@ from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.resolved import ResolvedJob, ResolvedPrep
 from meap.prep.selection import describe_selection
 from meap.prep.sft.report import describe_packing
+from meap.prep.steps import SPELLED_DOCUMENTS, SPELLED_TOKENS
 from meap.prep.task_records import SplitRecord, TaskRecord, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.show.numbers import size
@@ -32,7 +33,9 @@ def summary(job: Job[ResolvedJob]) -> str:
     said = [f"{documents}, {tokens}, {rows}, {size(stored)} at {job.folder.url}"]
     if job.kind == CONVERSATIONS:
         said.append(_packing(job, [record.splits[TRAIN_SPLIT] for record in records]))
-    said += filter(None, [_selection(job, by_part), _unpublished(records), _losses(job, records)])
+    said += filter(
+        None, [_selection(job, by_part), _unpublished(records), _spelled(job, splits), _losses(job, records)]
+    )
     if not job.is_published:
         said.append(_speed(job))
     state = "already complete" if job.is_published else "complete"
@@ -49,6 +52,16 @@ def _losses(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> str:
     if empty := sum(record.empty_documents for record in records):
         lost.append(f"{empty:,} empty documents")
     return f"left out: {', '.join(lost)}"
+
+
+def _spelled(job: Job[ResolvedJob], splits: Collection[SplitRecord]) -> str:
+    documents, tokens = (
+        sum(each.counts.get(name, 0) for each in splits) for name in (SPELLED_DOCUMENTS, SPELLED_TOKENS)
+    )
+    if not documents or not isinstance(job.config, ResolvedPrep):
+        return ""
+    how = "as these tokens" if job.config.tokenizer.special_tokens_in_text == "token" else "as plain text"
+    return f"{documents:,} documents spell special tokens ({tokens:,} times), encoded {how}"
 
 
 def _unpublished(records: Collection[TaskRecord]) -> str:

@@ -13,6 +13,7 @@ from meap.errors import MeapError
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.mds.findings import PREPARE_AGAIN, Finding
 from meap.mds.index import INDEX_NAME
+from meap.packing import borders_of
 from meap.prep.audit.metadata import RUN_AGAIN, Split, look_at
 from meap.prep.audit.places import DataSet, read_tokenizer
 from meap.prep.audit.shard import check_shard
@@ -140,26 +141,29 @@ def _check_totals(split: Split) -> list[Finding]:
 
 
 def _check_borders(split: Split, manifest: Manifest) -> list[Finding]:
-    """Check that there are enough BOS and EOS for the documents, and that each task begins with one.
+    """Check that there are enough BOS and EOS for the documents, and that each task begins with a BOS.
 
-    A document has one BOS and one EOS, of which the dropped tails of tasks may hold some; a text that spells out a
-    special token adds to them, so only too few of them are an error.
+    A document has one EOS, and one BOS where the tokenizer has it, of which the dropped tails of tasks may hold some; a
+    text that spells out a special token adds to them, so only too few of them are an error.
     """
     tokenizer, is_text = manifest.tokenizer, "text_key" in manifest.config
-    lost = (manifest.dropped_tail_tokens + int(manifest.config.get("tasks") or 1)) // 2
+    separator = cast("dict[str, Any]", manifest.config.get("tokenizer") or {}).get("separator", "auto")
+    bos_id, eos_id = borders_of(tokenizer.bos_id, tokenizer.eos_id, str(separator))
+    lost = (manifest.dropped_tail_tokens + int(manifest.config.get("tasks") or 1)) // (1 if bos_id is None else 2)
     bos, eos = (sum(int(checked.borders[side]) for checked in split.results) for side in (0, 1))
-    if tokenizer.bos_id == tokenizer.eos_id and is_text:
+    if bos_id == eos_id and is_text:
         bos = eos = bos // 2
     findings: list[Finding] = []
-    for name, counted in (("BOS", bos), ("EOS", eos)) if is_text else (("EOS", eos),):
+    has_bos = is_text and bos_id is not None
+    for name, counted in (("BOS", bos), ("EOS", eos)) if has_bos else (("EOS", eos),):
         if manifest.documents > counted + lost:
             expected = f"at most {counted + lost:,}, as {counted:,} {name} tokens in the rows allow"
             file, found = split.file(MANIFEST_NAME), f"{manifest.documents:,}"
             findings.append(Finding(file, "documents", expected, found, PREPARE_AGAIN))
     begun: set[str] = set()
-    for task, checked in zip(split.tasks, split.results, strict=True) if is_text else ():
-        if task.task_number not in begun and checked.first_token not in {None, tokenizer.bos_id}:
-            expected = f"BOS ({tokenizer.bos_id}), with which each task begins"
+    for task, checked in zip(split.tasks, split.results, strict=True) if has_bos else ():
+        if task.task_number not in begun and checked.first_token not in {None, bos_id}:
+            expected = f"BOS ({bos_id}), with which each task begins"
             findings.append(Finding(task.file, "first token", expected, str(checked.first_token), PREPARE_AGAIN))
         begun.add(task.task_number)
     return findings

@@ -100,7 +100,8 @@ def special_of_role(tokenizer: Tokenizer) -> dict[str, str]:
         for role, token in defined.items()
     }
     own = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "mask_token": tokenizer.mask_token}
-    return {role: token for role, token in contents.items() if isinstance(token, str)} | own
+    contents |= own
+    return {role: token for role, token in contents.items() if isinstance(token, str)}
 
 
 def render(
