@@ -10,7 +10,15 @@ from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
-__all__ = ["JobConfig", "LitpkdsPrepConfig", "LongConfig", "PrepConfig", "PrepStreamConfig", "SftPrepConfig"]
+__all__ = [
+    "DocumentTokenizerConfig",
+    "JobConfig",
+    "LitpkdsPrepConfig",
+    "LongConfig",
+    "PrepConfig",
+    "PrepStreamConfig",
+    "SftPrepConfig",
+]
 
 TEXT_UNITS = ("file", "line", "paragraph")
 
