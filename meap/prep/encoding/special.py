@@ -49,7 +49,7 @@ class SpecialTokens:
         definition: dict[str, Any] = json.loads(tokenizer.plain.to_str())
         special = np.zeros(tokenizer.vocab_size, np.bool_)
         special[[token["id"] for token in definition["added_tokens"] if token["special"]]] = True
-        special[tokenizer.mask_id] = True
+        special[[*tokenizer.record.borders, tokenizer.mask_id]] = True
         unknown = _unknown_of(definition["model"])
         if unknown is not None and (number := tokenizer.plain.token_to_id(unknown)) is not None:
             special[number] = False
