@@ -129,6 +129,14 @@ def test_what_cannot_be_measured_is_skipped_with_its_reason(make_inputs, blind, 
     assert "skipped perplexity: no held-out rows" in capsys.readouterr().out
 
 
+def test_nothing_to_measure_is_an_error_and_leaves_former_results(make_inputs, blind, tmp_path):
+    run_tasks(make_inputs(), blind, ["kv_retrieval"], tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(DataError, match="tasks=perplexity would measure nothing .perplexity: no held-out rows"):
+        run_tasks(make_inputs(num_rows=0), blind, ["perplexity"], tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_the_table_has_a_line_per_row_and_metric(run, capsys):
     print_results(run(names=["key_retrieval"]))
