@@ -156,9 +156,7 @@ def require_one_of_each(wanted: Sequence[str], columns: Sequence[str], *, file: 
     for path in wanted:
         name = path if path in counts else path.partition(".")[0]
         if (count := counts[name]) > 1:
-            raise BadInputError(
-                f"{file}: {count} columns have the name {name!r}: rename or drop all but one"
-            )
+            raise BadInputError(f"{file}: {count} columns have the name {name!r}: rename or drop all but one")
 
 
 def numbered_lines(file: RawFile) -> Iterator[tuple[int, bytes | BadRecord]]:
