@@ -111,10 +111,11 @@ def _other_cases(filesystem: Any, path: str, pattern: str, found: Mapping[str, A
 
 def _described(names: Iterable[str]) -> str:
     """How many files there are by the ends of their names, and how many folders."""
-    counts = Counter(
-        "folders" if name.endswith("/") else f"of {PurePosixPath(name).suffix or 'no extension'}" for name in names
-    )
-    return ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
+    all_names = list(names)
+    counts = Counter(f"of {PurePosixPath(name).suffix or 'no extension'}" for name in all_names if name[-1] != "/")
+    said = [f"{count:,} {kind}" for kind, count in counts.most_common()]
+    folders = len(all_names) - counts.total()
+    return ", ".join([*said, f"{folders:,} folder{'s' * (folders > 1)}"] if folders else said)
 
 
 def _name(path: str) -> str:

@@ -140,12 +140,14 @@ class Progress:
         self._display.say(line)
 
     def _watch(self) -> None:
+        is_first = True
         while not self._over.wait(self._poll_seconds):
             self._read_tallies()
             self._warn()
             if self.has_local_workers:
                 self._look_for_lost_workers()
-            self._display.show(position_of(self._snapshot()))
+            self._display.show(position_of(self._snapshot()), now=is_first)
+            is_first = False
 
     def _read_tallies(self) -> None:
         ended = {task for task, counts in self._counts.items() if counts.is_done}
@@ -202,6 +204,7 @@ class Progress:
             tasks=self._tasks,
             workers=sum(not each.is_over for each in counts),
             bad_lines=sum(each.num_bad_lines for each in counts),
+            bad_bytes=sum(each.bad_bytes for each in counts),
             failures=sum(each.failure is not None for each in counts),
             note=self.note,
         )

@@ -111,9 +111,9 @@ def read_records(inputs: InputFiles, index: int, tally: Tally, options: ReadOpti
         try:
             for record in form.read(file, options):
                 number, count = record[0], count + 1
-                if count % _RECORDS_PER_REPORT == 0:
+                if count % _RECORDS_PER_REPORT == 1:
                     tally.input_bytes = read_before + file.read_bytes
-                    tally.report()
+                    tally.report(now=count == 1 and not read_before)
                 yield record
         except DAMAGED as error:
             raise BadInputError(
