@@ -10,16 +10,13 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, cast
-
-import yaml
+from typing import Any
 
 from meap.errors import DataError
 
 __all__ = ["is_data_set", "patterns_of_data_set"]
 
 _DATA_SET = re.compile(r"hf://datasets/[^/@]+/[^/@]+(@(refs/(convert|pr)/[^/]+|[^/]+))?/?")
-_CARD = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
 _OTHER_SPLIT = re.compile(r"(?<![a-z])(test|testing|eval|evaluation|valid|validation|val|dev)(?![a-z])")
 _TRAIN = "train"
 
@@ -62,15 +59,13 @@ def patterns_of_data_set(filesystem: Any, source: str, path: str, suffixes: tupl
 
 
 def _configs(filesystem: Any, path: str) -> list[dict[str, Any]]:
+    from huggingface_hub import DatasetCard
+
     try:
-        card = _CARD.match(cast("bytes", filesystem.cat_file(f"{path.rstrip('/')}/README.md")).decode(errors="replace"))
-    except FileNotFoundError:
+        card = DatasetCard(filesystem.cat_file(f"{path.rstrip('/')}/README.md").decode(errors="replace"))
+    except (FileNotFoundError, ValueError):  # there is no card, or it is not a mapping
         return []
-    try:
-        values: Any = yaml.safe_load(card[1]) if card else None
-    except yaml.YAMLError:
-        return []
-    configs = values.get("configs") if isinstance(values, dict) else None
+    configs: Any = card.data.to_dict().get("configs")
     return [each for each in configs or [] if isinstance(each, dict) and each.get("data_files")]
 
 

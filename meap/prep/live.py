@@ -83,6 +83,7 @@ class Progress:
         self._announced: set[int] = set()
         self._gone_since: dict[int, float] = {}
         self._lost: str | None = None
+        self._is_shown = False
         self._over = threading.Event()
 
     @contextmanager
@@ -140,14 +141,13 @@ class Progress:
         self._display.say(line)
 
     def _watch(self) -> None:
-        is_first = True
         while not self._over.wait(self._poll_seconds):
             self._read_tallies()
             self._warn()
             if self.has_local_workers:
                 self._look_for_lost_workers()
-            self._display.show(position_of(self._snapshot()), now=is_first)
-            is_first = False
+            self._display.show(position_of(self._snapshot()), now=not self._is_shown)
+            self._is_shown = True
 
     def _read_tallies(self) -> None:
         ended = {task for task, counts in self._counts.items() if counts.is_done}
