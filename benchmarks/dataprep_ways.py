@@ -183,11 +183,11 @@ def gunzip_stdlib(text: Path, _tokenizer: str, _: Path) -> Result:
 
 def gunzip(text: Path, _tokenizer: str, _: Path) -> Result:
     """Lines of the compressed file, as we read them."""
-    from meap.prep.decompression import decompressed_lines
+    from meap.prep.decompression import decompressed
 
     began = time.process_time()
     with text.open("rb") as raw:
-        for _line in decompressed_lines(raw, text.name):
+        for _line in decompressed(raw, text.name):
             pass
     return time.process_time() - began, 0
 

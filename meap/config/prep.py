@@ -109,8 +109,8 @@ class PrepConfig(JobConfig):
     source: str | tuple[str, ...] = "sample"
     """A corpus by name (meap/prep/corpora.py), or files: a path, folder, glob or URL (hf://, s3://, gs://), or a list.
 
-    JSON lines (.jsonl, .json, .ndjson), parquet, or plain text (.txt); .gz, .zst, .xz or .bz2 may follow all but
-    .parquet.
+    JSON lines or arrays (.jsonl, .json, .ndjson), parquet, .csv, or plain text (.txt); .gz, .zst, .xz or .bz2 may
+    follow all but .parquet. hf://datasets/NAME alone stands for the train split of that data set.
     """
     validation_source: str | tuple[str, ...] | None = None
     """Files of the same kinds whose documents are the validation split; all documents of `source` then train."""
@@ -120,9 +120,11 @@ class PrepConfig(JobConfig):
     seq_len: int | None = None
     """Input tokens per row (rows store one more), at least 2. Unset: 4096, or 256 for the sample."""
     text_key: str = "text"
-    """Field of a JSON line, or column of parquet, that holds the document."""
+    """Field (a.b if nested) of a JSON line, or column, that holds the document."""
     text_unit: str = "file"
     """What a document is in plain text: `file`, `line`, or `paragraph` (lines up to a blank one)."""
+    id_key: str | None = None
+    """Field (a.b if nested) with the id of a document, shown in messages and examples of removed documents."""
     stream_key: str | None = None
     """Field (a.b if nested) whose values divide the corpus into data sets, <remote>/<value>/train. Unset: one."""
     streams: dict[str, PrepStreamConfig] = field(default_factory=dict[str, PrepStreamConfig])
@@ -176,7 +178,7 @@ class SftPrepConfig(JobConfig):
     source: str | tuple[str, ...] = "sample"
     """`sample` (made here), or files: a path, folder, glob or URL (hf://, s3://, gs://), or a list of these.
 
-    JSON arrays or lines (.json, .jsonl, .ndjson) or parquet; .gz, .zst, .xz or .bz2 may follow all but .parquet.
+    JSON arrays or lines (.json, .jsonl, .ndjson), parquet or .csv; .gz, .zst, .xz or .bz2 may follow all but .parquet.
     """
     remote: str | None = None
     """Folder or URL (s3://, ...) to write. Unset: data/sample_sft/mds, for the built-in sample only."""

@@ -22,7 +22,7 @@ from meap.tokenizer import Tokenizer
 
 __all__ = ["ConfigT_co", "Job", "output_config", "valid_records"]
 
-_NOT_IN_OUTPUT = {"remote", "engine", *(item.name for item in dataclasses.fields(ExecutorConfig))}
+_NOT_IN_OUTPUT = {"remote", "engine", "id_key", *(item.name for item in dataclasses.fields(ExecutorConfig))}
 """Keys that do not affect the output."""
 _ONLY_WHEN_ENABLED = ("filters", "dedup")
 """Sections that do not affect the output while they are off."""

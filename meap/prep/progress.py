@@ -154,6 +154,7 @@ class Tally:
             text_bytes=self.text_bytes,
             input_bytes=self.input_bytes,
             num_bad_lines=self.bad_lines,
+            bad_bytes=self.bad_bytes,
             bad_lines=[str(each) for each in self.kept_bad_lines[:MAX_SHOWN_BAD_LINES]],
             is_done=self.is_done,
             failure=self.failure,
@@ -172,6 +173,7 @@ class Counts:
     text_bytes: int
     input_bytes: int
     num_bad_lines: int
+    bad_bytes: int
     bad_lines: list[str]
     is_done: bool
     failure: str | None

@@ -50,7 +50,9 @@ def _losses(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> str:
     things = "lines" if job.kind == ROWS else "records"
     bad = sum(record.bad_lines for record in records)
     bad_bytes = sum(record.bad_bytes for record in records)
-    lost = [f"{bad:,} bad {things}" + (f" ({size(bad_bytes)})" if bad_bytes else "")]
+    kept_bytes = sum(split.text_bytes for record in records for split in record.splits.values())
+    share = f", {bad_bytes / (bad_bytes + kept_bytes):.2%} of the bytes" if kept_bytes else ""
+    lost = [f"{bad:,} bad {things}" + (f" ({size(bad_bytes)}{share})" if bad_bytes else "")]
     lost += [str(each) for each in _tails(records)]
     if empty := sum(record.empty_documents for record in records):
         lost.append(f"{empty:,} empty documents")
