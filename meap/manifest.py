@@ -77,6 +77,8 @@ class Manifest:
     """UTF-8 bytes of all documents; None for imported rows, which come without their text."""
     counts: dict[str, int] = field(default_factory=dict[str, int])
     """Further counts of preparation, such as conversations cut to length."""
+    job: str = ""
+    """Identity of the preparation that wrote the split; empty where shards were made in another way."""
     format_version: int = FORMAT_VERSION
 
     @property
