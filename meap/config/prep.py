@@ -10,9 +10,35 @@ from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
-__all__ = ["JobConfig", "LitpkdsPrepConfig", "LongConfig", "PrepConfig", "PrepStreamConfig", "SftPrepConfig"]
+__all__ = [
+    "JobConfig",
+    "LitpkdsPrepConfig",
+    "LongConfig",
+    "PrepConfig",
+    "PrepStreamConfig",
+    "SftPrepConfig",
+    "TextTokenizerConfig",
+]
 
 TEXT_UNITS = ("file", "line", "paragraph")
+SEPARATORS = ("auto", "bos_eos", "eos")
+SPECIAL_TOKENS_IN_TEXT = ("text", "token", "refuse")
+
+
+@dataclass(frozen=True)
+class TextTokenizerConfig(TokenizerConfig):
+    """Section `tokenizer` of the preparation of documents."""
+
+    separator: str = "auto"
+    """What stands around each document: `bos_eos` (BOS before it, EOS after it), or `eos` alone. `auto`: both, but EOS
+    alone where the tokenizer has no BOS, or one token for both."""
+    special_tokens_in_text: str = "text"
+    """What becomes of special tokens that a document spells, such as `<s>` or `<|endoftext|>`: `text` encodes them as
+    the characters that they are, `token` as the token itself, `refuse` stops. The mask token never becomes a token."""
+
+    def __post_init__(self) -> None:
+        require_one_of("tokenizer.separator", self.separator, SEPARATORS)
+        require_one_of("tokenizer.special_tokens_in_text", self.special_tokens_in_text, SPECIAL_TOKENS_IN_TEXT)
 
 
 @dataclass(frozen=True)
@@ -90,6 +116,7 @@ class PrepConfig(JobConfig):
     """Files of the same kinds whose documents are the validation split; all documents of `source` then train."""
     remote: str | None = None
     """Folder or URL (s3://, ...) to write. Unset: data/sample/mds, for the built-in sample only."""
+    tokenizer: TextTokenizerConfig = field(default_factory=TextTokenizerConfig)
     seq_len: int | None = None
     """Input tokens per row (rows store one more), at least 2. Unset: 4096, or 256 for the sample."""
     text_key: str = "text"

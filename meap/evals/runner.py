@@ -157,8 +157,8 @@ def run_tasks(
             }
             found[name] = summarise(TASKS[name], responses, inputs.config) | facts_of_run
             save_panels([panel(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
-            for key, text in TASKS[name].files(found[name], responses).items():
-                write_whole(out_dir / f"{name}.{key}", text, several_writers=True)
+            for suffix, text in TASKS[name].files(found[name], responses).items():
+                write_whole(out_dir / f"{name}.{suffix}", text, several_writers=True)
     if not ranks.is_first:
         return {}
     return _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})

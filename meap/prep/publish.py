@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 import meap
 from meap.errors import DataError, IncompleteError
-from meap.manifest import ROWS, Manifest, TokenizerRecord
+from meap.manifest import ROWS, Manifest
 from meap.mds.index import HASH_ALGORITHM, INDEX_NAME, index_json
 from meap.prep.document_counts import DOCUMENTS_NAME, DocumentCounts
 from meap.prep.job import Job, output_config
@@ -102,15 +102,9 @@ def _manifest(job: Job[ResolvedJob], part: str, records: Sequence[TaskRecord]) -
         tokens=sum(part.tokens for part in parts),
         rows=sum(part.rows for part in parts),
         dropped_tail_tokens=sum(part.dropped_tail_tokens for part in parts),
+        dropped_tail_documents=sum(part.dropped_tail_documents for part in parts),
         bad_lines=sum(record.bad_lines for record in records),
-        tokenizer=TokenizerRecord(
-            name=tokenizer.name,
-            fingerprint=tokenizer.fingerprint,
-            vocab_size=tokenizer.vocab_size,
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            mask_id=tokenizer.mask_id,
-        ),
+        tokenizer=tokenizer.record,
         kind=job.kind,
         text_bytes=sum(part.text_bytes for part in parts) or None,
         counts=_counts(job, parts) | removed_counts(records),

@@ -138,6 +138,7 @@ class WriteShards(PipelineStep):
             removed=dict(self.tally.removed),
             removed_bytes=self.tally.removed_bytes,
             removed_lines=dict(self.tally.removed_lines),
+            first_loss=self.tally.first_loss,
         )
         self.folder.write(task_record_name(rank), record.to_json())
         self.tally.finish()
@@ -148,6 +149,7 @@ class WriteShards(PipelineStep):
             tokens=self.tally.tokens[part],
             rows=sum(each.record.rows for each in stored),
             dropped_tail_tokens=self.tally.tail_tokens[part],
+            dropped_tail_documents=self.tally.tail_documents[part],
             text_bytes=self.tally.kept_bytes[part],
             index=[each.entry for each in stored],
             shards=[each.record for each in stored],

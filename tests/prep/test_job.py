@@ -258,7 +258,7 @@ def test_a_disk_that_is_really_full(prepare, tmp_path, arguments, hashes_of, rec
 def test_a_fault_of_ours_is_one_error_with_the_log(prepare, tmp_path, arguments, monkeypatch):
     from meap.prep.steps import PackRows
 
-    monkeypatch.setattr(PackRows, "_refuse_mask_id", lambda *_: 1 / 0)
+    monkeypatch.setattr(PackRows, "_pack", lambda *_: 1 / 0)
     with pytest.raises(
         DataError, match=r"task 0 failed with ZeroDivisionError: division by zero \(the log is .*00000.log"
     ):

@@ -168,7 +168,7 @@ def _problems_of_manifest(manifest: Manifest) -> list[tuple[str, str, str]]:
         require("dtype", f"{dtype}, for {tokenizer.vocab_size:,} ids", manifest.dtype, is_so=manifest.dtype == dtype)
     ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "mask_id": tokenizer.mask_id}
     for name, value in ids.items():
-        is_so = 0 <= value < tokenizer.vocab_size
+        is_so = name == "bos_id" if value is None else 0 <= value < tokenizer.vocab_size
         require(f"tokenizer.{name}", f"0 to {tokenizer.vocab_size - 1:,}", value, is_so=is_so)
     return problems
 

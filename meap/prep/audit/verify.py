@@ -173,24 +173,25 @@ def _check_totals(split: Split) -> list[Finding]:
 
 
 def _check_borders(split: Split, manifest: Manifest) -> list[Finding]:
-    """Check that there are enough BOS and EOS for the documents, and that each task begins with one.
+    """Check that there are enough BOS and EOS for the documents, and that each task begins with a BOS.
 
-    A document has one BOS and one EOS, of which the dropped tails of tasks may hold some; a text that spells out a
-    special token adds to them, so only too few of them are an error.
+    A document has one EOS and, where the tokenizer has one, a BOS, of which the dropped tails of tasks may hold some; a
+    text that spells out a special token may add to them, so only too few of them are an error.
     """
     tokenizer, is_text = manifest.tokenizer, "text_key" in manifest.config
     lost = (manifest.dropped_tail_tokens + int(manifest.config.get("tasks") or 1)) // 2
     bos, eos = (sum(int(checked.borders[side]) for checked in split.results) for side in (0, 1))
-    if tokenizer.bos_id == tokenizer.eos_id and is_text:
+    has_bos = is_text and len(tokenizer.borders) > 1
+    if has_bos and tokenizer.bos_id == tokenizer.eos_id:
         bos = eos = bos // 2
     findings: list[Finding] = []
-    for name, counted in (("BOS", bos), ("EOS", eos)) if is_text else (("EOS", eos),):
+    for name, counted in (("BOS", bos), ("EOS", eos)) if has_bos else (("EOS", eos),):
         if manifest.documents > counted + lost:
             expected = f"at most {counted + lost:,}, as {counted:,} {name} tokens in the rows allow"
             file, found = split.file(MANIFEST_NAME), f"{manifest.documents:,}"
             findings.append(Finding(file, "documents", expected, found, PREPARE_AGAIN))
     begun: set[str] = set()
-    for task, checked in zip(split.tasks, split.results, strict=True) if is_text else ():
+    for task, checked in zip(split.tasks, split.results, strict=True) if has_bos else ():
         if task.task_number not in begun and checked.first_token not in {None, tokenizer.bos_id}:
             expected = f"BOS ({tokenizer.bos_id}), with which each task begins"
             findings.append(Finding(task.file, "first token", expected, str(checked.first_token), PREPARE_AGAIN))
