@@ -23,11 +23,13 @@ def test_clock_skew_is_not_told_as_wrong_credentials(code, hours, is_translated)
         error = PermissionError("Forbidden")
         error.__cause__ = refused
     side = "ahead" if hours > 0 else "behind"
-    with pytest.raises(
-        DataError, match=rf"clock differs from the store's by 2:00:0\d \({side}\): set the clock"
-    ) as told:
-        with place_errors("s3://corpus/mds"):
-            raise error
+    with (
+        pytest.raises(
+            DataError, match=rf"clock differs from the store's by 2:00:0\d \({side}\): set the clock"
+        ) as told,
+        place_errors("s3://corpus/mds"),
+    ):
+        raise error
     assert "check the permissions" not in str(told.value)
     assert "set the clock" in explain(error, 1)[1]
 
