@@ -86,6 +86,8 @@ class Manifest:
     """Documents whose end is among the dropped tail's tokens; `documents` counts them, too."""
     counts: dict[str, int] = field(default_factory=dict[str, int])
     """Further counts of preparation, such as conversations cut to length."""
+    job: str = ""
+    """Identity of the preparation that wrote the split; empty where shards were made in another way."""
     format_version: int = FORMAT_VERSION
 
     @property

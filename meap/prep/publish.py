@@ -37,6 +37,7 @@ def publish(job: Job[ResolvedJob]) -> None:
         IncompleteError: A task has no record, or a shard is not there as recorded.
         DataError: There is not a single row, or something cannot be written.
     """
+    job.place.require()
     records = job.records()
     if missing := [task for task in range(job.num_tasks) if task not in records]:
         raise IncompleteError(
@@ -64,6 +65,7 @@ def publish(job: Job[ResolvedJob]) -> None:
         values = DocumentCounts.total(counts, level=level).to_values()
         job.folder.write(f"{part}/{DOCUMENTS_NAME}", json.dumps(values).encode())
         job.folder.write(f"{part}/{MANIFEST_NAME}", manifests[part].to_json().encode())
+    job.place.require()
     for part in with_rows:
         shards = [entry for record in in_order if part in record.splits for entry in record.splits[part].index]
         job.folder.write(f"{part}/{INDEX_NAME}", index_json(shards))
@@ -108,6 +110,7 @@ def _manifest(job: Job[ResolvedJob], part: str, records: Sequence[TaskRecord]) -
         counts=_counts(job, parts) | removed_counts(records),
         shards=tuple(shard for part in parts for shard in part.shards),
         sources=job.inputs.urls,
+        job=job.identity,
         config=output_config(job.config),
         versions={
             "python": platform.python_version(),

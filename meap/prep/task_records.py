@@ -44,6 +44,8 @@ class SplitRecord:
 class TaskRecord:
     """What a task did; written once everything that it names is in place."""
 
+    job: str
+    """Identity of the job, see `meap.prep.identity`."""
     task: int
     files: list[str]
     splits: dict[str, SplitRecord]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -217,7 +218,7 @@ def _compare(split: Split, entries: Sequence[ShardEntry], findings: list[Finding
             findings.append(Finding(where, f"hash of {name}", manifest.hash_algorithm, found, PREPARE_AGAIN))
     names = [entry.stored.basename for entry in entries]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         findings.append(Finding(where, "shards", "each once", f"{twice} twice", PREPARE_AGAIN))
     elif set(names) == recorded.keys() and names != [shard.basename for shard in manifest.shards]:
         pairs = zip(names, (shard.basename for shard in manifest.shards), strict=True)
