@@ -46,8 +46,6 @@ class TaskRecord:
 
     job: str
     """Identity of the job, see `meap.prep.identity`."""
-    job: str
-    """Identity of the job, see `meap.prep.identity`."""
     task: int
     files: list[str]
     splits: dict[str, SplitRecord]
