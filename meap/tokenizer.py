@@ -23,12 +23,15 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
+from meap.config.prep import SEPARATORS, TextTokenizerConfig
 from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
+from meap.manifest import TokenizerRecord
 from meap.places.whole import write_whole
 
 __all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "restore_tokenizer", "tokenizer_files"]
 
+AUTO, BOS_EOS, EOS = SEPARATORS
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
@@ -36,10 +39,6 @@ _CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILES = (_TOKENIZER_FILE, _CONFIG_FILE, _SPECIAL_TOKENS_FILE)
 """What `Tokenizer.save` writes."""
 
-_MAX_FILE_BYTES = 1 << 28
-"""Ten times the largest tokenizer.json in use; reading one takes several times its size in memory."""
-_MAX_IDS = 1 << 24
-"""Fifty times the largest vocabulary in use."""
 _FINGERPRINTED = ("added_tokens", "model", "normalizer", "pre_tokenizer")
 
 
@@ -54,23 +53,38 @@ class Tokenizer:
     plain: RustTokenizer = field(repr=False)
     """The vocabulary without the mask token: for encoding raw text."""
     bos_token: str | None
-    """None where the tokenizer has none: documents are then their tokens and EOS."""
+    """None for a tokenizer that has none, such as Qwen's or T5's."""
     eos_token: str
     mask_token: str
     source_config: dict[str, Any] = field(repr=False)
     """The tokenizer_config.json it came with, or an empty dictionary."""
     is_mask_new: bool = False
     """Whether the mask token was added here, so that no model was trained with it yet."""
+    separator: str = BOS_EOS
+    """What packing puts around each document, `BOS_EOS` or `EOS`."""
 
     @cached_property
     def bos_id(self) -> int | None:
-        """Id of the token before each document, if there is one."""
+        """Id of BOS."""
         return None if self.bos_token is None else _id_of(self.full, self.bos_token)
 
     @cached_property
     def eos_id(self) -> int:
-        """Id of the token after each document."""
+        """Id of EOS."""
         return _id_of(self.full, self.eos_token)
+
+    @property
+    def record(self) -> TokenizerRecord:
+        """What manifests and checkpoints say of it."""
+        return TokenizerRecord(
+            name=self.name,
+            fingerprint=self.fingerprint,
+            vocab_size=self.vocab_size,
+            bos_id=self.bos_id,
+            eos_id=self.eos_id,
+            mask_id=self.mask_id,
+            separator=self.separator,
+        )
 
     @cached_property
     def mask_id(self) -> int:
@@ -130,10 +144,10 @@ class Tokenizer:
 
 def tokenizer_files(tokenizer: Tokenizer, *, with_mask: bool = True) -> dict[str, bytes]:
     """Content of the files of a tokenizer folder, by name; see `Tokenizer.save`."""
-    special = {"bos_token": tokenizer.bos_token} if tokenizer.bos_token is not None else {}
-    special |= {"eos_token": tokenizer.eos_token}
+    special = {"eos_token": tokenizer.eos_token}
+    special |= {"bos_token": tokenizer.bos_token} if tokenizer.bos_token is not None else {}
     special |= {"mask_token": tokenizer.mask_token} if with_mask else {}
-    left_out = {"added_tokens_decoder", "mask_token", "bos_token"}
+    left_out = {"added_tokens_decoder", "bos_token", "mask_token"}
     inherited = {key: value for key, value in tokenizer.source_config.items() if key not in left_out}
     # The generic class reads tokenizer.json unchanged; a model's own class may rebuild the pre-tokenizer instead.
     config = inherited | {"tokenizer_class": "PreTrainedTokenizerFast"} | special
@@ -163,14 +177,14 @@ def restore_tokenizer(contents: Mapping[str, bytes], config: TokenizerConfig, *,
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """Load a tokenizer by folder or hub name and make sure that it has EOS and the mask token; BOS is optional.
+    """Load a tokenizer by folder or hub name and make sure that it has EOS and the mask token; it may lack BOS.
 
     Args:
         config: `name` is a local folder holding tokenizer.json, or a repository on the Hugging Face hub.
 
     Raises:
-        ConfigError: No name, no EOS, or a special token that is asked for is not in the vocabulary.
-        DataError: The files do not exist, cannot be read, or contradict themselves.
+        ConfigError: No name, or EOS is not defined, or a special token that is named is not in the vocabulary.
+        DataError: The files do not exist or cannot be read.
     """
     if config.name is None:
         raise ConfigError("tokenizer.name is not set: give a local folder with a tokenizer.json, or a hub name")
@@ -182,24 +196,43 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     tokenizer_file = folder / _TOKENIZER_FILE
     if not tokenizer_file.is_file():
         raise DataError(f"tokenizer folder {folder} holds no {_TOKENIZER_FILE}: export it with save_pretrained first")
-    full, plain = _read_definition(tokenizer_file, config.mask_token)
+    try:
+        definition = cast("dict[str, Any]", json.loads(tokenizer_file.read_text(encoding="utf-8")))
+        # Padding and truncation belong to a caller, not to a vocabulary.
+        definition |= {"padding": None, "truncation": None}
+        full = RustTokenizer.from_str(json.dumps(definition))
+        plain = RustTokenizer.from_str(json.dumps(_without_token(definition, config.mask_token)))
+    except Exception as error:
+        raise DataError(f"{tokenizer_file} is not a readable tokenizer: {error}") from error
+
     is_mask_new = full.token_to_id(config.mask_token) is None
     full.add_special_tokens([AddedToken(config.mask_token, special=True, normalized=False)])
     source_config = _read_json(folder / _SPECIAL_TOKENS_FILE) | _read_json(folder / _CONFIG_FILE)
     if (chat_template := folder / _CHAT_TEMPLATE_FILE).is_file():
-        source_config |= {"chat_template": _read(chat_template)}
+        source_config |= {"chat_template": chat_template.read_text(encoding="utf-8")}
+    bos_token = _special_token("bos_token", config.bos_token, source_config, full, config.name)
     eos_token = _special_token("eos_token", config.eos_token, source_config, full, config.name)
     if eos_token is None:
-        raise ConfigError(_no_eos(config.name, source_config, plain, config.mask_token))
+        raise ConfigError(
+            f"tokenizer {config.name!r} defines no eos_token, which ends each document: set tokenizer.eos_token to one "
+            "of its special tokens, for example '<|endoftext|>'"
+        )
+    asked = config.separator if isinstance(config, TextTokenizerConfig) else AUTO
+    if asked == BOS_EOS and bos_token is None:
+        raise ConfigError(
+            f"tokenizer.separator={BOS_EOS}: tokenizer {config.name!r} defines no bos_token; leave it {AUTO!r} (EOS "
+            "alone then separates documents), or set tokenizer.bos_token"
+        )
     return Tokenizer(
         name=config.name,
         full=full,
         plain=plain,
-        bos_token=_special_token("bos_token", config.bos_token, source_config, full, config.name),
+        bos_token=bos_token,
         eos_token=eos_token,
         mask_token=config.mask_token,
         source_config=source_config,
         is_mask_new=is_mask_new,
+        separator=asked if asked != AUTO else EOS if bos_token in (None, eos_token) else BOS_EOS,
     )
 
 
@@ -216,59 +249,16 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def _read_definition(file: Path, mask_token: str) -> tuple[RustTokenizer, RustTokenizer]:
-    """The vocabulary with its added tokens, and the same without the mask token."""
-    text = _read(file)
-    try:
-        # Padding and truncation belong to a caller, not to a vocabulary.
-        definition = cast("dict[str, Any]", json.loads(text)) | {"padding": None, "truncation": None}
-        full = RustTokenizer.from_str(json.dumps(definition))
-        plain = RustTokenizer.from_str(json.dumps(_without_token(definition, mask_token)))
-        largest = max(full.get_vocab(with_added_tokens=True).values())
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # how Rust's panics arrive
-            raise
-        raise DataError(f"{file} is not a readable tokenizer: {first_line(error)}") from error
-    if largest >= _MAX_IDS:
-        raise DataError(
-            f"{file} has an id of {largest:,}, and {_MAX_IDS:,} ids are the most (a model has a row for each): save "
-            "the tokenizer again from where it comes"
-        )
-    return full, plain
-
-
 def _special_token(
     role: str, asked: str | None, source_config: dict[str, Any], vocabulary: RustTokenizer, name: str
 ) -> str | None:
-    """The token of a role: the one asked for, else the tokenizer's own if its vocabulary has it."""
-    if asked is not None:
-        if vocabulary.token_to_id(asked) is None:
-            raise ConfigError(f"tokenizer.{role}={asked!r} is not in the vocabulary of tokenizer {name!r}")
-        return asked
-    own = _content_of(source_config.get(role))
-    return own if own and vocabulary.token_to_id(own) is not None else None
-
-
-def _content_of(token: Any) -> str | None:
-    """The text of a token as tokenizer_config.json writes it: as such, or in a dictionary."""
-    content = cast("dict[str, Any]", token).get("content") if isinstance(token, dict) else token
-    return content if isinstance(content, str) else None
-
-
-def _no_eos(name: str, source_config: dict[str, Any], vocabulary: RustTokenizer, mask_token: str) -> str:
-    """Says that documents cannot be told apart, and names tokens that can end them."""
-    added = [token.content for token in vocabulary.get_added_tokens_decoder().values() if token.special]
-    others = {_content_of(source_config.get(role)) for role in ("unk_token", "pad_token", "cls_token")} | {mask_token}
-    likely = [_content_of(source_config.get(role)) for role in ("sep_token", "bos_token")]
-    ends = dict.fromkeys(each for each in [*likely, *added] if each in added and each not in others)
-    if ends:
-        remedy = f"set tokenizer.eos_token to one of its special tokens ({', '.join(map(repr, [*ends][:5]))})"
-    else:
-        remedy = (
-            "it has no special token that could, so add one with transformers "
-            "(tokenizer.add_special_tokens({'eos_token': '<|endoftext|>'})), save it, and name that folder"
-        )
-    return f"tokenizer {name!r} defines no eos_token, which ends each document: {remedy}"
+    defined = source_config.get(role)
+    token = asked or (cast("dict[str, str]", defined)["content"] if isinstance(defined, dict) else defined)
+    if not token:
+        return None
+    if vocabulary.token_to_id(token) is None:
+        raise ConfigError(f"tokenizer.{role}={token!r} is not in the vocabulary of tokenizer {name!r}")
+    return cast("str", token)
 
 
 def _without_token(definition: dict[str, Any], token: str) -> dict[str, Any]:
@@ -288,22 +278,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds {type(content).__name__}, not a JSON object: save the tokenizer again")
     return cast("dict[str, Any]", content)
-
-
-def _read(path: Path) -> str:
-    """The text of a tokenizer's file, unless it is far larger than any tokenizer's."""
-    if (size := path.stat().st_size) > _MAX_FILE_BYTES:
-        raise DataError(
-            f"{path} has {size:,} bytes, and {_MAX_FILE_BYTES:,} are the most that a tokenizer's file may have: check "
-            "that it is one"
-        )
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error

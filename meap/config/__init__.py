@@ -25,7 +25,7 @@ from meap.config.evaluation import (
 from meap.config.judging import HallucinationConfig, JudgeConfig
 from meap.config.loading import flatten, from_values, load_config, load_resolved, save_config, to_values, to_yaml
 from meap.config.loggers import LoggersConfig
-from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig
+from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TextTokenizerConfig
 from meap.config.proof import ProofConfig
 from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.roles import Role, role_of
@@ -80,6 +80,7 @@ __all__ = [
     "SftConfig",
     "SftPrepConfig",
     "StreamConfig",
+    "TextTokenizerConfig",
     "TokenizerConfig",
     "TrainConfig",
     "TrainingConfig",

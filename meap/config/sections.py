@@ -66,7 +66,7 @@ class TokenizerConfig:
     name: str | None = None
     """Local folder with a tokenizer.json, or a name on the Hugging Face hub. Unset: the one stored with the data."""
     bos_token: str | None = None
-    """Token before each document. Unset: the tokenizer's own, if it has one."""
+    """Token before each document. Unset: the tokenizer's own."""
     eos_token: str | None = None
     """Token after each document. Unset: the tokenizer's own."""
     mask_token: str = "[MASK]"  # noqa: S105 (not a secret)

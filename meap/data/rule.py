@@ -18,12 +18,11 @@ def build_mask_rule(config: MaskingConfig, tokenizer: TokenizerRecord, *, seed: 
         seed: Seed of the masks, in [0, 2**32).
     """
     ids_by_role = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
-    protected = [ids_by_role[role] for role in config.protected]
     return MaskRule(
         mask_id=tokenizer.mask_id,
         ratio=config.ratio,
         seed=seed,
         span_length=config.span_length if config.strategy == "span" else 1,
         mask_last=config.mask_last,
-        protected_ids=tuple(each for each in protected if each is not None),
+        protected_ids=tuple(number for role in config.protected if (number := ids_by_role[role]) is not None),
     )

@@ -54,6 +54,7 @@ def _overview(data: InspectedData) -> dict[str, Any]:
         ("tokens", *(f"{each.tokens:,}" for each in manifests)),
         (f"tokens per {things[:-1]}", *(f"{each.tokens / max(each.documents, 1):,.1f}" for each in manifests)),
         ("tokens dropped at the ends of tasks", *(f"{each.dropped_tail_tokens:,}" for each in manifests)),
+        (f"{things} that end among these", *(f"{each.dropped_tail_documents:,}" for each in manifests)),
         ("shards", *(f"{len(each.shards):,}" for each in manifests)),
         ("stored bytes", *(f"{sum(shard.bytes for shard in each.shards):,}" for each in manifests)),
     ]

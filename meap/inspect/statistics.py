@@ -93,7 +93,7 @@ def measure(data: InspectedData, samples: Sequence[Sample], *, extra_shards: int
                 rows.append(sample.parts[0].tokens)
         if rows:
             # Rows of a shard follow each other as documents do: a document may run on from one into the next.
-            _add_documents(measured, np.concatenate(rows), data.tokenizer.bos_id, data.tokenizer.eos_id)
+            _add_documents(measured, np.concatenate(rows), data.manifest.tokenizer.borders)
     return measured
 
 
@@ -123,15 +123,12 @@ def _add_masks(measured: Measured, part: Part) -> None:
         measured.masked_by_place += np.bincount(place[is_masked], minlength=NUM_PLACES)
 
 
-def _add_documents(measured: Measured, tokens: NDArray[np.int64], bos_id: int | None, eos_id: int) -> None:
-    """Add the lengths of documents, each of which ends with EOS; the first and the last may go on elsewhere."""
-    ends = np.flatnonzero(tokens == eos_id)
-    if bos_id == eos_id and len(ends) > 1 and (np.diff(ends) == 1).any():  # both tokens stand at each border
-        ends = ends[np.append(np.diff(ends) == 1, tokens[-1] == eos_id)]
-    begins = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
-    has_bos = tokens[begins] == bos_id if bos_id is not None else np.zeros(len(ends), np.bool_)
-    is_whole = np.ones(len(ends), np.bool_)
-    if len(ends):
-        is_whole[0] = bool(has_bos[0])  # without BOS, it may have begun elsewhere
-    measured.lengths += (ends - begins - has_bos)[is_whole].tolist()
-    measured.num_cut += int((~is_whole).sum()) + int(not len(ends) or ends[-1] < len(tokens) - 1)
+def _add_documents(measured: Measured, tokens: NDArray[np.int64], borders: tuple[int, ...]) -> None:
+    """Add the lengths of runs between border tokens; the first and the last run may go on elsewhere."""
+    places = np.flatnonzero(np.isin(tokens, borders))
+    gaps = np.diff(places) - 1
+    measured.lengths += gaps[gaps > 0].tolist()
+    if len(places):
+        measured.num_cut += int(places[0] > 0) + int(places[-1] < len(tokens) - 1)
+    else:
+        measured.num_cut += 1

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from meap.config.prep import DocumentTokenizerConfig, JobConfig, LitpkdsPrepConfig, PrepConfig, SftPrepConfig
+from meap.config.prep import JobConfig, LitpkdsPrepConfig, PrepConfig, SftPrepConfig
 from meap.errors import ConfigError
 from meap.mds.index import is_compression
 from meap.places.addresses import require_plain_url
@@ -49,8 +49,6 @@ class ResolvedJob(JobConfig):
 @dataclass(frozen=True)
 class ResolvedPrep(ResolvedJob, PrepConfig):
     """Of documents."""
-
-    tokenizer: DocumentTokenizerConfig = field(default_factory=DocumentTokenizerConfig)
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,9 @@ def contents_of(task: ShardTask, *, rows: HashSample, ngrams: HashSample | None)
     found = Contents(len(content), rows.choose(_hash_spans(tokens, ends)), _count_tokens(tokens, task))
     if ngrams is not None:
         tokenizer, kept = task.manifest.tokenizer, list[NDArray[np.uint64]]()
-        borders = tuple(each for each in (tokenizer.bos_id, tokenizer.eos_id) if each is not None)
         for start in range(0, len(tokens), _BLOCK):
             block = tokens[start : start + _BLOCK + NGRAM - 1]
-            hashes = hash_ngrams(block, NGRAM, borders)
+            hashes = hash_ngrams(block, NGRAM, tokenizer.borders)
             found.ngrams += len(hashes)
             kept.append(ngrams.choose(hashes))
         found.ngram_hashes = np.concatenate([found.ngram_hashes, *kept])

@@ -187,9 +187,7 @@ def _check_tokens(
     masks, beyond = _Places(), _Places()
     for start in range(0, len(tokens), _BLOCK):
         block = tokens[start : start + _BLOCK]
-        checked.borders += [
-            0 if each is None else int(np.count_nonzero(block == each)) for each in (tokenizer.bos_id, tokenizer.eos_id)
-        ]
+        checked.borders += [int(np.count_nonzero(block == each)) for each in (tokenizer.bos_id, tokenizer.eos_id)]
         if int(block.max()) >= tokenizer.mask_id:
             masks.add(np.flatnonzero(block == tokenizer.mask_id), start)
             beyond.add(np.flatnonzero(block >= tokenizer.vocab_size), start)

@@ -14,7 +14,6 @@ import numpy as np
 from meap.prep.encoding.cuts import WORD_MARK, find_cuts
 from meap.prep.encoding.engines import Encoded, Engine, FastokensEngine, TokenizersEngine
 from meap.prep.encoding.probe import probe_texts
-from meap.prep.encoding.special import without_special_tokens
 from meap.tokenizer import Tokenizer
 
 __all__ = ["Encoder", "build_encoder"]
@@ -82,7 +81,7 @@ def _load(definition: str, engine: str, by_word: bool) -> _Encoding:
     return ByWord(parsed, cuts, load_engine)
 
 
-def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto", special_tokens: str = "token") -> Encoder:
+def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:
     """Choose the fastest engine whose ids match those of `tokenizers` on every probe text.
 
     If that is not `fastokens`, a warning on stderr says why.
@@ -90,9 +89,8 @@ def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto", special_tokens:
     Args:
         tokenizer: Its vocabulary without the mask token is used.
         engine: `auto`, or `tokenizers` for the reference.
-        special_tokens: `token` reads them in text; otherwise they are plain characters.
     """
-    encoder = _choose(tokenizer, engine, special_tokens)
+    encoder = _choose(tokenizer, engine)
     if encoder.fallback:
         print(
             f"warning: encoding goes through tokenizers, several times slower: {encoder.fallback}",
@@ -102,8 +100,8 @@ def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto", special_tokens:
     return encoder
 
 
-def _choose(tokenizer: Tokenizer, engine: str, special_tokens: str) -> Encoder:
-    definition = tokenizer.plain.to_str() if special_tokens == "token" else without_special_tokens(tokenizer)
+def _choose(tokenizer: Tokenizer, engine: str) -> Encoder:
+    definition = tokenizer.plain.to_str()
     reference = Encoder(definition, "tokenizers", by_word=False)
     if engine == "tokenizers":
         return reference

@@ -108,8 +108,10 @@ def load_chat_tokenizer(config: ResolvedSft) -> tuple[ResolvedSft, Tokenizer]:
     """
     tokenizer = load_tokenizer(config.tokenizer)
     for token, number in ((tokenizer.bos_token, tokenizer.bos_id), (tokenizer.eos_token, tokenizer.eos_id)):
+        if token is None:
+            continue
         # Templates write them as text, which a tokenizer.json that knows the id but not the token would split.
-        if token is not None and tokenizer.encode(token) != [number]:
+        if tokenizer.encode(token) != [number]:
             raise ConfigError(
                 f"tokenizer {tokenizer.name!r} does not read {token!r} as its token {number}, which is not among the "
                 "added_tokens of its tokenizer.json: load it with transformers, save it, and name that folder"
