@@ -216,8 +216,8 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
         raise DataError(f"{tokenizer_file} is not a readable tokenizer: {first_line(error)}") from error
     if largest >= _MAX_IDS:
         raise DataError(
-            f"{tokenizer_file} has an id of {largest:,}, and {_MAX_IDS:,} ids are the most, since a model has a row for "
-            "each: save the tokenizer again from where it comes"
+            f"{tokenizer_file} has an id of {largest:,}, and {_MAX_IDS:,} ids are the most, since a model has a row "
+            "for each: save the tokenizer again from where it comes"
         )
 
     is_mask_new = full.token_to_id(config.mask_token) is None
