@@ -136,6 +136,10 @@ class Tokenizer:
         for name, content in tokenizer_files(self, with_mask=with_mask).items():
             write_whole(folder / name, content)
 
+    def without_bos(self) -> Tokenizer:
+        """The same for documents without BOS, which a model trained on them has never seen."""
+        return dataclasses.replace(self, bos_token=None, separator=EOS)
+
     def require_fingerprint(self, expected: str, *, owner: str) -> None:
         """Raise `MismatchError` unless this is the tokenizer whose fingerprint `owner` recorded."""
         if self.fingerprint != expected:
@@ -238,7 +242,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
             f"tokenizer.separator={BOS_EOS}: tokenizer {config.name!r} defines no bos_token; leave it {AUTO!r} (EOS "
             "alone then separates documents), or set tokenizer.bos_token"
         )
-    return Tokenizer(
+    loaded = Tokenizer(
         name=config.name,
         full=full,
         plain=plain,
@@ -249,6 +253,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
         is_mask_new=is_mask_new,
         separator=asked if asked != AUTO else EOS if bos_token in (None, eos_token) else BOS_EOS,
     )
+    return loaded.without_bos() if loaded.separator == EOS and bos_token != eos_token else loaded
 
 
 def _download(name: str) -> Path:

@@ -97,6 +97,7 @@ def recorded_tokenizer(record: CheckpointRecord, location: str, *, otherwise: To
                 "the folder tokenizer/ of its data"
             ) from error
         tokenizer = load_tokenizer(dataclasses.replace(config, name=otherwise.name))
+        tokenizer = tokenizer.without_bos() if expected.bos_id is None else tokenizer
     else:
         tokenizer = restore_tokenizer(contents, config, name=expected.name)
     tokenizer.require_fingerprint(expected.fingerprint, owner=f"checkpoint {location}")

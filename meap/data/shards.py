@@ -198,6 +198,7 @@ def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
     recorded, remote = shards.tokenizer, shards.streams[0].remote
     if config.name is not None:
         tokenizer = load_tokenizer(config)
+        tokenizer = tokenizer.without_bos() if recorded.bos_id is None else tokenizer
     else:
         contents = {name: _read(remote, f"{TOKENIZER_DIR}/{name}") for name in TOKENIZER_FILES}
         tokenizer = restore_tokenizer(contents, config, name=recorded.name)

@@ -88,7 +88,7 @@ def model_card(record: Mapping[str, Any], config: Any) -> str:
             if record["rounding"]
             else record["dtype"]
         ),
-        prompt='tokenizer.bos_token + "Once upon a time"  # every training document begins with this token'
+        prompt='tokenizer.bos_token + "Once upon a time"  # this token stands before every training document'
         if config.bos_token_id is not None
         else '"Once upon a time"',
         mask=f"`{token}` is {record['mask_id']}" if token else "no mask token",

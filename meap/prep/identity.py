@@ -79,9 +79,10 @@ def _has_produced_nothing(folder: Folder) -> bool:
 def _clear(folder: Folder) -> None:
     """Remove what the job before has left: shards of unfinished tasks, and its records."""
     end_array(folder)
+    others = {name.partition("/")[0] for name in folder.matching(f"*/{_JOB_NAME}")}  # jobs whose output lies below
     for below in (*SPLITS, *(f"*/{split}" for split in SPLITS)):
         for name in folder.matching(f"{below}/*"):
-            if is_shard_name(name.rpartition("/")[2]):
+            if is_shard_name(name.rpartition("/")[2]) and name.partition("/")[0] not in others:
                 folder.remove(name)
     for name in (WORK_DIR, f"{PREP_DIR}/completions", TASKS_DIR, _JOB_NAME):
         folder.remove(name)

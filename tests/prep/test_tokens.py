@@ -9,6 +9,8 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from meap.cli import main
+from meap.config import DataConfig, TokenizerConfig
+from meap.data.shards import open_shards, open_tokenizer
 from meap.errors import DataError
 from meap.manifest import Manifest
 
@@ -47,13 +49,18 @@ def test_documents_are_separated_once(
     assert rows.reshape(-1).tolist() == expected[: rows.size].tolist()
     assert manifest.tokens == len(expected) == rows.size + manifest.dropped_tail_tokens
     assert manifest.dropped_tail_documents == np.count_nonzero(expected[rows.size :] == 1)
-    assert manifest.tokenizer.bos_id == {"no BOS": None, "BOS is EOS": 1}.get(state, 0)
+    assert manifest.tokenizer.bos_id == {"BOS is EOS": 1, "BOS and EOS": 0}.get(state)
+    # Prompts begin as documents did, also with the tokenizer that training and export read.
+    shards = open_shards(DataConfig(remote="out", seq_len=15), "train")
+    name = next(key.partition("=")[2] for key in keys if key.startswith("tokenizer.name="))
+    for config in (TokenizerConfig(), TokenizerConfig(name=name, bos_token="</s>" if state == "BOS is EOS" else None)):
+        assert open_tokenizer(config, shards).bos_id == manifest.tokenizer.bos_id
     assert main(["verify", "remote=out"]) == 0
     assert main(["stats", "remote=out", "json=stats.json"]) == 0
     lengths = json.loads((tmp_path / "stats.json").read_text())["lengths"]
     assert sum(lengths.values()) == manifest.documents == 40
     assert main(["inspect", "remote=out", "html=page.html"]) == 0
-    assert ("no BOS" in (tmp_path / "page.html").read_text()) == (state == "no BOS")
+    assert ("no BOS" in (tmp_path / "page.html").read_text()) == (manifest.tokenizer.bos_id is None)
 
 
 def test_special_tokens_are_plain_text_and_counted(prepare, tmp_path, tokenizer_dir, write_lines, read_rows, capsys):

@@ -42,6 +42,8 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
             f"model.base={base} has another tokenizer than the data, {tokenizer.name!r} ({first_line(error)}): prepare "
             f"the data with tokenizer.name={base}, or choose the base whose tokenizer they were prepared with"
         ) from error
+    if tokenizer.bos_token is None:
+        base_tokenizer = base_tokenizer.without_bos()
     base_tokenizer.require_fingerprint(tokenizer.fingerprint, owner="the data")
     is_mask_new = base_tokenizer.is_mask_new
     return Base(
