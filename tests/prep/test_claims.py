@@ -1,6 +1,7 @@
 """One preparation at a time in a place of a store; what two jobs have written is never taken for one data set."""
 
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -103,7 +104,13 @@ def test_a_first_try_that_has_produced_nothing_is_replaced(prepare, tmp_path, ar
         first = (*first, "source=bad", "tasks=1", "shard_size=5kb")
     with pytest.raises(DataError):
         prepare(*arguments, *first)
+    of_another_job = tmp_path / "out" / "other" / "train" / "shard.00000.00000.mds.zstd"
+    for path in (of_another_job, tmp_path / "out" / "other" / ".prep" / "job.json"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"not finished yet")
     prepare(*arguments)
+    assert of_another_job.exists()
+    shutil.rmtree(tmp_path / "out" / "other")
     prepare(*arguments, "remote=expected")
     assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
     with pytest.raises(MismatchError, match=r"holds another data set"):
