@@ -77,6 +77,11 @@ class Tokenizer:
         """Id of EOS."""
         return _id_of(self.full, self.eos_token)
 
+    @cached_property
+    def plain_definition(self) -> str:
+        """The tokenizer.json of `plain`; one string, of which a job's steps are pickled with one copy."""
+        return self.plain.to_str()
+
     @property
     def record(self) -> TokenizerRecord:
         """What manifests and checkpoints say of it."""

@@ -101,7 +101,7 @@ def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:
 
 
 def _choose(tokenizer: Tokenizer, engine: str) -> Encoder:
-    definition = tokenizer.plain.to_str()
+    definition = tokenizer.plain_definition
     reference = Encoder(definition, "tokenizers", by_word=False)
     if engine == "tokenizers":
         return reference

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,20 +31,18 @@ _NONCHARACTER = "\ufdd0"
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The special tokens of a tokenizer in text, and what is done with them.
-
-    Args:
-        tokenizer: Its vocabulary without the mask token is used.
-        mode: `tokenizer.special_tokens_in_text`: `text`, `token` or `refuse`.
-    """
+    """The special tokens of a tokenizer in text, and what is done with them."""
 
     definition: str = field(repr=False)
     """A tokenizer.json."""
     plain: str = field(repr=False)
     """The same, or one whose model finds no special token in text either; see `_without_pieces`."""
     mode: str
+    """`tokenizer.special_tokens_in_text`: `text`, `token` or `refuse`."""
     special: NDArray[np.bool_] = field(repr=False)
     """(ids,) which are special; not the unknown token where the model writes it itself."""
+    gap: tuple[int, int]
+    """The two special ids, or ends of the vocabulary, with the most others between them: few batches leave these."""
     unknown: str | None
     """The unknown token where the model writes it itself, so that its id says nothing."""
     mask_id: int
@@ -51,16 +50,20 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, mode: str) -> SpecialTokens:
-        """Those of a tokenizer."""
-        definition: dict[str, Any] = json.loads(tokenizer.plain.to_str())
+        """Those of a tokenizer's vocabulary without the mask token."""
+        definition: dict[str, Any] = json.loads(tokenizer.plain_definition)
         special = np.zeros(tokenizer.vocab_size, np.bool_)
         special[[token["id"] for token in definition["added_tokens"] if token["special"]]] = True
         special[[*tokenizer.record.borders, tokenizer.mask_id]] = True
         unknown = _unknown_of(definition["model"])
         if unknown is not None and (number := tokenizer.plain.token_to_id(unknown)) is not None:
             special[number] = False
-        plain = _without_pieces(definition, special)
-        return cls(tokenizer.plain.to_str(), plain, mode, special, unknown, tokenizer.mask_id, tokenizer.mask_token)
+        is_unigram = definition["model"].get("type") == "Unigram"
+        plain = _without_pieces(definition, special) if is_unigram else tokenizer.plain_definition
+        bounds = [-1, *np.flatnonzero(special).tolist(), len(special)]
+        gap = max(pairwise(bounds), key=lambda pair: pair[1] - pair[0])
+        mask_id, mask_token = tokenizer.mask_id, tokenizer.mask_token
+        return cls(tokenizer.plain_definition, plain, mode, special, gap, unknown, mask_id, mask_token)
 
     def settle(
         self, encoded: Encoded, utf8: Sequence[bytes], places: Sequence[tuple[str, int]]
@@ -102,10 +105,12 @@ class SpecialTokens:
         return Encoded(np.concatenate(pieces), np.cumsum([0, *map(len, pieces)], dtype=np.int64)), counts
 
     def _count(self, encoded: Encoded, utf8: Sequence[bytes]) -> dict[int, int]:
-        hits = np.flatnonzero(self.special[encoded.ids])
-        owners = np.searchsorted(encoded.offsets, hits, side="right") - 1
-        numbers, found = np.unique(owners, return_counts=True)
-        counts = dict(zip(numbers.tolist(), found.tolist(), strict=True))
+        ids, counts = encoded.ids, dict[int, int]()
+        if len(ids) and not self.gap[0] < ids.min() <= ids.max() < self.gap[1]:
+            hits = np.flatnonzero(self.special[ids])
+            owners = np.searchsorted(encoded.offsets, hits, side="right") - 1
+            numbers, found = np.unique(owners, return_counts=True)
+            counts = dict(zip(numbers.tolist(), found.tolist(), strict=True))
         if self.unknown is not None:
             spelled = self.unknown.encode()
             for number, text in enumerate(utf8):
@@ -148,13 +153,11 @@ def _reader(definition: str) -> RustTokenizer:
 
 
 def _without_pieces(definition: dict[str, Any], special: NDArray[np.bool_]) -> str:
-    """The tokenizer.json with other texts for special tokens that are pieces of a Unigram model.
+    """The tokenizer.json of a Unigram model with other texts for special tokens that are pieces of it.
 
     SentencePiece never finds its control symbols in text; the Unigram model of `tokenizers` takes them for words.
     """
     model = definition["model"]
-    if model.get("type") != "Unigram":
-        return json.dumps(definition)
     # The digest keeps a text from spelling the replacement by chance; one character is a word that texts need.
     digest = hashlib.sha256(json.dumps(model).encode()).hexdigest()[:16]
     hidden = np.append(np.flatnonzero(special), [] if model.get("unk_id") is None else model["unk_id"]).astype(int)
