@@ -259,7 +259,7 @@ def check_export(size: str, scratch: Path) -> Figures:
 
 def check_packed(size: str, scratch: Path) -> Figures:
     """A step on rows of conversations and their masked copies, and its loss against conversations one by one."""
-    from meap.config import SftConfig, TrainingConfig, load_config
+    from meap.config import RecipeConfig, SftConfig, load_config
     from meap.data import collate_rows
     from meap.data.sft import expand_row
     from meap.masking import MaskRule
@@ -267,7 +267,7 @@ def check_packed(size: str, scratch: Path) -> Figures:
     from meap.train.flops import training_flops_per_token
     from meap.train.model import build_model, decoder_config
 
-    config = load_config(TrainingConfig, "yamls/1b.yaml" if size == "full" else "yamls/tiny.yaml", [])
+    config = load_config(RecipeConfig, "yamls/1b.yaml" if size == "full" else "yamls/tiny.yaml", [])
     seq_len, rows = (8192, 2) if size == "full" else (256, 2)
     architecture = decoder_config(config.model, vocab_size=32_001 if size == "full" else 501, seq_len=seq_len)
     attention = choose_attention("auto", on_gpu=ON_GPU, bf16=ON_GPU)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import EvaluationConfig, PrepConfig, ProofConfig, SftPrepConfig, TrainingConfig, load_config
+from meap.config import EvaluationConfig, PrepConfig, ProofConfig, RecipeConfig, SftPrepConfig, load_config
 
 FOLDER = Path(__file__).resolve().parent.parent / "yamls"
 YAMLS = sorted([*FOLDER.rglob("*.yaml"), *(FOLDER.parent / "experiments").rglob("*.yaml")])
@@ -91,7 +91,7 @@ PAPER = {
 TOKENS = {1_907: 2e9, 4_768: 5e9, 10_000: 10e9, **{steps: budget * 1e9 for budget, steps in STEPS.items()}}
 
 
-def run_of(config: TrainingConfig) -> Run:
+def run_of(config: RecipeConfig) -> Run:
     model, masking = config.model, config.masking
     if model.base is None:
         described = (
@@ -116,8 +116,8 @@ def run_of(config: TrainingConfig) -> Run:
 
 
 @pytest.fixture(scope="module")
-def configs() -> dict[str, TrainingConfig]:
-    return {path.stem: load_config(TrainingConfig, path) for path in [*TRAINING, *FINE_TUNING]}
+def configs() -> dict[str, RecipeConfig]:
+    return {path.stem: load_config(RecipeConfig, path) for path in [*TRAINING, *FINE_TUNING]}
 
 
 @pytest.mark.parametrize("table", PAPER)
@@ -229,7 +229,7 @@ def test_the_paper_s_evaluations():
 @pytest.mark.parametrize("path", PROOF, ids=lambda path: path.name)
 def test_a_proof_names_yamls_that_fit_together(path):
     config = load_config(ProofConfig, path)
-    training = load_config(TrainingConfig, FOLDER.parent / config.training)
+    training = load_config(RecipeConfig, FOLDER.parent / config.training)
     evaluation = load_config(EvaluationConfig, FOLDER.parent / config.evaluation)
     assert len(config.seeds) >= 6, "fewer cannot show anything at 5 %"
     assert TUNED_ON not in config.seeds

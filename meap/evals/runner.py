@@ -28,12 +28,12 @@ from meap.evals.task import Example, Task, TaskInputs
 from meap.evals.tasks import TASKS
 from meap.extras import is_installed, require_packages
 from meap.places.whole import write_whole
+from meap.run_files import CONFIG_NAME, EVAL_DIR, RESULTS_NAME
 from meap.show.figures import save_panels
 from meap.show.progress import counting
 
 __all__ = [
     "PICTURE_NAME",
-    "RESULTS_NAME",
     "choose_examples",
     "choose_tasks",
     "read_results",
@@ -42,7 +42,6 @@ __all__ = [
     "run_tasks",
 ]
 
-RESULTS_NAME = "results.json"
 PICTURE_NAME = "summary.png"
 
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "rouge-score", "openai")
@@ -77,8 +76,8 @@ def results_dir(model: str, *, is_export: bool) -> Path:
         is_export: Whether `recipes/export_hf.py` wrote it.
     """
     run_dir = Path(model).parent
-    if is_export and (run_dir / "config.yaml").is_file():
-        return run_dir / "eval"
+    if is_export and (run_dir / CONFIG_NAME).is_file():
+        return run_dir / EVAL_DIR
     return Path("runs/eval", model.strip("./").replace("/", "-"))
 
 
