@@ -183,11 +183,11 @@ def gunzip_stdlib(text: Path, _tokenizer: str, _: Path) -> Result:
 
 def gunzip(text: Path, _tokenizer: str, _: Path) -> Result:
     """Lines of the compressed file, as we read them."""
-    from meap.prep.decompression import decompressed_lines
+    from meap.prep.decompression import decompressed
 
     began = time.process_time()
     with text.open("rb") as raw:
-        for _line in decompressed_lines(raw, text.name):
+        for _line in decompressed(raw, text.name):
             pass
     return time.process_time() - began, 0
 
@@ -210,7 +210,7 @@ def write(text: Path, tokenizer: str, out: Path) -> Result:
 
     documents = _ids(text, tokenizer)
     began = time.process_time()
-    packer = RowPacker(SEQ_LEN + 1, bos_id=0, eos_id=1, dtype=np.dtype(np.uint16))
+    packer = RowPacker(SEQ_LEN + 1, borders=(0, 1), dtype=np.dtype(np.uint16))
     writer = MdsWriter({"tokens": f"ndarray:uint16:{SEQ_LEN + 1}"}, compression="zstd:3", shard_bytes=16 << 20)
     for start in range(0, len(documents), BATCH):
         for shard in writer.add_rows(packer.pack(documents[start : start + BATCH])):
@@ -228,7 +228,7 @@ def write_by_mds_writer(text: Path, tokenizer: str, out: Path) -> Result:
 
     documents = _ids(text, tokenizer)
     began = time.process_time()
-    packer = RowPacker(SEQ_LEN + 1, bos_id=0, eos_id=1, dtype=np.dtype(np.uint16))
+    packer = RowPacker(SEQ_LEN + 1, borders=(0, 1), dtype=np.dtype(np.uint16))
     columns = {"tokens": f"ndarray:uint16:{SEQ_LEN + 1}"}
     with MDSWriter(
         out=str(out / "mds"), columns=columns, compression="zstd:3", hashes=["xxh3_64"], size_limit=SHARD_SIZE

@@ -1,4 +1,4 @@
-"""Turn C4, SlimPajama, FineWeb, or any JSON lines, parquet or plain text into shards of fixed-length rows.
+"""Turn C4, SlimPajama, FineWeb, or any JSON, CSV, parquet or plain text into shards of fixed-length rows.
 
     python dataprep/c4_to_mds.py                                              # the built-in sample, no network needed
     python dataprep/c4_to_mds.py yamls/prep_c4.yaml remote=s3://bucket/c4     # English C4 from the Hugging Face hub

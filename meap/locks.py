@@ -15,7 +15,7 @@ from pathlib import Path
 
 from meap.places.redaction import clean_arguments
 
-__all__ = ["describe_holder", "lock_file"]
+__all__ = ["describe_holder", "is_alive", "lock_file"]
 
 _MOST_SHOWN = 200
 """Characters of a command."""
@@ -65,12 +65,13 @@ def describe_holder(path: Path) -> str:
     elsewhere, ended = "", ""
     if host != socket.gethostname():
         elsewhere = f" on {host}"
-    elif not _is_alive(pid):
+    elif not is_alive(pid):
         ended = ", which has ended but left child processes running"
     return f"process {pid}{elsewhere} ({shown}) for {age}{ended}"
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -30,9 +30,16 @@ class TokenizerRecord:
     name: str
     fingerprint: str
     vocab_size: int
-    bos_id: int
+    bos_id: int | None
     eos_id: int
     mask_id: int
+    separator: str = "bos_eos"
+    """What stands around each document of packed rows, `bos_eos` or `eos`."""
+
+    @property
+    def borders(self) -> tuple[int, ...]:
+        """Ids around each document of packed rows: BOS before it and EOS after it, or EOS alone."""
+        return (self.eos_id,) if self.bos_id is None or self.separator == "eos" else (self.bos_id, self.eos_id)
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,12 @@ class Manifest:
     """`rows` or `conversations`; `documents` then counts conversations, and `tokens` excludes copies."""
     text_bytes: int | None = None
     """UTF-8 bytes of all documents; None for imported rows, which come without their text."""
+    dropped_tail_documents: int = 0
+    """Documents whose end is among the dropped tail's tokens; `documents` counts them, too."""
     counts: dict[str, int] = field(default_factory=dict[str, int])
     """Further counts of preparation, such as conversations cut to length."""
+    job: str = ""
+    """Identity of the preparation that wrote the split; empty where shards were made in another way."""
     format_version: int = FORMAT_VERSION
 
     @property

@@ -24,11 +24,14 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
 from meap.config.data import TokenizerConfig
+from meap.config.prep import SEPARATORS, TextTokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
+from meap.manifest import TokenizerRecord
 from meap.places.whole import write_whole
 
 __all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "restore_tokenizer", "tokenizer_files"]
 
+AUTO, BOS_EOS, EOS = SEPARATORS
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
@@ -49,23 +52,39 @@ class Tokenizer:
     """The vocabulary with the mask token: for decoding, export and inference."""
     plain: RustTokenizer = field(repr=False)
     """The vocabulary without the mask token: for encoding raw text."""
-    bos_token: str
+    bos_token: str | None
+    """None for a tokenizer that has none, such as Qwen's or T5's."""
     eos_token: str
     mask_token: str
     source_config: dict[str, Any] = field(repr=False)
     """The tokenizer_config.json it came with, or an empty dictionary."""
     is_mask_new: bool = False
     """Whether the mask token was added here, so that no model was trained with it yet."""
+    separator: str = BOS_EOS
+    """What packing puts around each document, `BOS_EOS` or `EOS`."""
 
     @cached_property
-    def bos_id(self) -> int:
-        """Id of the token before each document."""
-        return _id_of(self.full, self.bos_token)
+    def bos_id(self) -> int | None:
+        """Id of BOS."""
+        return None if self.bos_token is None else _id_of(self.full, self.bos_token)
 
     @cached_property
     def eos_id(self) -> int:
-        """Id of the token after each document."""
+        """Id of EOS."""
         return _id_of(self.full, self.eos_token)
+
+    @property
+    def record(self) -> TokenizerRecord:
+        """What manifests and checkpoints say of it."""
+        return TokenizerRecord(
+            name=self.name,
+            fingerprint=self.fingerprint,
+            vocab_size=self.vocab_size,
+            bos_id=self.bos_id,
+            eos_id=self.eos_id,
+            mask_id=self.mask_id,
+            separator=self.separator,
+        )
 
     @cached_property
     def mask_id(self) -> int:
@@ -125,9 +144,10 @@ class Tokenizer:
 
 def tokenizer_files(tokenizer: Tokenizer, *, with_mask: bool = True) -> dict[str, bytes]:
     """Content of the files of a tokenizer folder, by name; see `Tokenizer.save`."""
-    special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    special = {"eos_token": tokenizer.eos_token}
+    special |= {"bos_token": tokenizer.bos_token} if tokenizer.bos_token is not None else {}
     special |= {"mask_token": tokenizer.mask_token} if with_mask else {}
-    left_out = {"added_tokens_decoder", "mask_token"}
+    left_out = {"added_tokens_decoder", "bos_token", "mask_token"}
     inherited = {key: value for key, value in tokenizer.source_config.items() if key not in left_out}
     # The generic class reads tokenizer.json unchanged; a model's own class may rebuild the pre-tokenizer instead.
     config = inherited | {"tokenizer_class": "PreTrainedTokenizerFast"} | special
@@ -157,13 +177,13 @@ def restore_tokenizer(contents: Mapping[str, bytes], config: TokenizerConfig, *,
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """Load a tokenizer by folder or hub name and make sure that it has BOS, EOS and the mask token.
+    """Load a tokenizer by folder or hub name and make sure that it has EOS and the mask token; it may lack BOS.
 
     Args:
         config: `name` is a local folder holding tokenizer.json, or a repository on the Hugging Face hub.
 
     Raises:
-        ConfigError: No name, or a special token is not defined or not in the vocabulary.
+        ConfigError: No name, or EOS is not defined, or a special token that is named is not in the vocabulary.
         DataError: The files do not exist or cannot be read.
     """
     if config.name is None:
@@ -190,15 +210,29 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     source_config = _read_json(folder / _SPECIAL_TOKENS_FILE) | _read_json(folder / _CONFIG_FILE)
     if (chat_template := folder / _CHAT_TEMPLATE_FILE).is_file():
         source_config |= {"chat_template": chat_template.read_text(encoding="utf-8")}
+    bos_token = _special_token("bos_token", config.bos_token, source_config, full, config.name)
+    eos_token = _special_token("eos_token", config.eos_token, source_config, full, config.name)
+    if eos_token is None:
+        raise ConfigError(
+            f"tokenizer {config.name!r} defines no eos_token, which ends each document: set tokenizer.eos_token to one "
+            "of its special tokens, for example '<|endoftext|>'"
+        )
+    asked = config.separator if isinstance(config, TextTokenizerConfig) else AUTO
+    if asked == BOS_EOS and bos_token is None:
+        raise ConfigError(
+            f"tokenizer.separator={BOS_EOS}: tokenizer {config.name!r} defines no bos_token; leave it {AUTO!r} (EOS "
+            "alone then separates documents), or set tokenizer.bos_token"
+        )
     return Tokenizer(
         name=config.name,
         full=full,
         plain=plain,
-        bos_token=_special_token("bos_token", config.bos_token, source_config, full, config.name),
-        eos_token=_special_token("eos_token", config.eos_token, source_config, full, config.name),
+        bos_token=bos_token,
+        eos_token=eos_token,
         mask_token=config.mask_token,
         source_config=source_config,
         is_mask_new=is_mask_new,
+        separator=asked if asked != AUTO else EOS if bos_token in (None, eos_token) else BOS_EOS,
     )
 
 
@@ -217,14 +251,11 @@ def _download(name: str) -> Path:
 
 def _special_token(
     role: str, asked: str | None, source_config: dict[str, Any], vocabulary: RustTokenizer, name: str
-) -> str:
+) -> str | None:
     defined = source_config.get(role)
     token = asked or (cast("dict[str, str]", defined)["content"] if isinstance(defined, dict) else defined)
     if not token:
-        raise ConfigError(
-            f"tokenizer {name!r} defines no {role}: set tokenizer.{role} to one of its special tokens, "
-            "for example '<|endoftext|>'"
-        )
+        return None
     if vocabulary.token_to_id(token) is None:
         raise ConfigError(f"tokenizer.{role}={token!r} is not in the vocabulary of tokenizer {name!r}")
     return cast("str", token)

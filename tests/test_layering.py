@@ -33,7 +33,7 @@ ALLOWED = {
     "mds": {"errors", "extras", "mds"},
     "locks": CORE | {"places"},
     "config": {"config", "errors", "extras", "noise", "places", "processes"},
-    "tokenizer": {"config", "errors", "places"},
+    "tokenizer": {"config", "errors", "manifest", "places"},
     "checkpoints": CONFIGURED_CORE | {"checkpoints"},
     "show": CORE | {"places", "show"},
     "prep": CONFIGURED_CORE | {"prep", "show"},

@@ -15,7 +15,7 @@ BOS, EOS = 1, 2
 @settings(max_examples=150, deadline=None)
 def test_rows_and_tail_are_the_stream_whatever_the_batches(documents, row_len, batch):
     stream = [token for document in documents for token in (BOS, *document, EOS)]
-    packer = RowPacker(row_len, bos_id=BOS, eos_id=EOS, dtype=np.dtype(np.uint16))
+    packer = RowPacker(row_len, borders=(BOS, EOS), dtype=np.dtype(np.uint16))
     packed = [
         packer.pack([np.array(document, np.uint32) for document in documents[start : start + batch]])
         for start in range(0, len(documents), batch)
@@ -27,5 +27,5 @@ def test_rows_and_tail_are_the_stream_whatever_the_batches(documents, row_len, b
 
 
 def test_an_empty_document_is_only_its_borders():
-    packer = RowPacker(2, bos_id=BOS, eos_id=EOS, dtype=np.dtype(np.uint16))
+    packer = RowPacker(2, borders=(BOS, EOS), dtype=np.dtype(np.uint16))
     assert packer.pack([np.empty(0, np.uint32)]).tolist() == [[BOS, EOS]]

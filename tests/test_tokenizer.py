@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 
-from meap.config import TokenizerConfig
+from meap.config import TextTokenizerConfig, TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
@@ -91,12 +91,46 @@ def test_a_damaged_tokenizer_json_is_refused(tmp_path: Path):
         load_tokenizer(TokenizerConfig(name=str(tmp_path)))
 
 
-def test_a_tokenizer_without_bos_asks_for_one(tokenizer_dir: Path, tmp_path: Path):
+def test_a_tokenizer_may_lack_bos_but_not_eos(tokenizer_dir: Path, tmp_path: Path):
     (tmp_path / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>"}}))
-    with pytest.raises(ConfigError, match=r"defines no bos_token: set tokenizer\.bos_token"):
+    without = load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    assert (without.bos_id, without.eos_id, without.record.borders) == (None, 1, (1,))
+    without.save(tmp_path / "saved")
+    again = load_tokenizer(TokenizerConfig(name=str(tmp_path / "saved")))
+    assert (again.bos_id, again.fingerprint) == (None, without.fingerprint)
+    assert load_tokenizer(TokenizerConfig(name=str(tmp_path), bos_token="<s>")).record.borders == (0, 1)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>"}))
+    with pytest.raises(ConfigError, match=r"defines no eos_token, which ends each document: set tokenizer\.eos_token"):
         load_tokenizer(TokenizerConfig(name=str(tmp_path)))
-    assert load_tokenizer(TokenizerConfig(name=str(tmp_path), bos_token="<s>")).eos_id == 1
+
+
+@pytest.mark.parametrize(
+    ("bos", "separator", "borders"),
+    [
+        ("<s>", "auto", (0, 1)),
+        ("<s>", "bos_eos", (0, 1)),
+        ("<s>", "eos", (1,)),
+        ("</s>", "auto", (1,)),
+        ("</s>", "bos_eos", (1, 1)),
+        (None, "auto", (1,)),
+        (None, "eos", (1,)),
+    ],
+)
+def test_what_separates_documents(tokenizer_dir: Path, tmp_path: Path, bos, separator, borders):
+    (tmp_path / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": bos, "eos_token": "</s>"}))
+    config = TextTokenizerConfig(name=str(tmp_path), separator=separator)
+    assert load_tokenizer(config).record.borders == borders
+
+
+def test_a_separator_that_the_tokenizer_lacks_is_refused(tokenizer_dir: Path, tmp_path: Path):
+    (tmp_path / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    with pytest.raises(ConfigError, match=r"tokenizer.separator=bos_eos: .* defines no bos_token; leave it 'auto'"):
+        load_tokenizer(TextTokenizerConfig(name=str(tmp_path), separator="bos_eos"))
+    with pytest.raises(ConfigError, match="tokenizer.separator='both' is not known"):
+        TextTokenizerConfig(separator="both")
 
 
 def test_an_unreachable_hub_name_is_explained(monkeypatch: pytest.MonkeyPatch):

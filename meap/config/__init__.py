@@ -28,7 +28,7 @@ from meap.config.loading import flatten, from_values, load_config, load_resolved
 from meap.config.loggers import LoggersConfig
 from meap.config.masking import MaskingConfig, SftConfig
 from meap.config.model import ModelConfig
-from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig
+from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TextTokenizerConfig
 from meap.config.proof import ProofConfig
 from meap.config.recipe import RecipeConfig
 from meap.config.removal import DedupConfig, FiltersConfig
@@ -78,6 +78,7 @@ __all__ = [
     "SftConfig",
     "SftPrepConfig",
     "StreamConfig",
+    "TextTokenizerConfig",
     "TokenizerConfig",
     "TrainConfig",
     "flatten",

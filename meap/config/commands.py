@@ -226,7 +226,7 @@ class GenerateConfig:
     seed: int = 0
     """Seed of sampling; at least 0."""
     add_bos: bool = True
-    """Whether a prompt outside a chat begins with BOS, as every document of data preparation does."""
+    """Whether a prompt outside a chat begins with BOS, as documents of data preparation do, where there is one."""
 
     def __post_init__(self) -> None:
         require_one_of("chat", self.chat, ("auto", "true", "false"))

@@ -330,7 +330,7 @@ class EvaluationConfig:
     prefill_chunk: int = 8192
     """Tokens of a long prompt per forward pass."""
     add_bos: bool = True
-    """Whether every prompt begins with BOS, as every document of data preparation does."""
+    """Whether every prompt begins with BOS, as documents of data preparation do, where the tokenizer has one."""
     limit: int = 0
     """Most examples per task, spread evenly over it; results are then marked partial. 0 asks all."""
     too_long: str = "refuse"

@@ -10,9 +10,35 @@ from meap.config.executors import ExecutorConfig
 from meap.config.removal import DedupConfig, FiltersConfig
 from meap.errors import ConfigError
 
-__all__ = ["JobConfig", "LitpkdsPrepConfig", "LongConfig", "PrepConfig", "PrepStreamConfig", "SftPrepConfig"]
+__all__ = [
+    "JobConfig",
+    "LitpkdsPrepConfig",
+    "LongConfig",
+    "PrepConfig",
+    "PrepStreamConfig",
+    "SftPrepConfig",
+    "TextTokenizerConfig",
+]
 
 TEXT_UNITS = ("file", "line", "paragraph")
+SEPARATORS = ("auto", "bos_eos", "eos")
+SPECIAL_TOKENS_IN_TEXT = ("text", "token", "refuse")
+
+
+@dataclass(frozen=True)
+class TextTokenizerConfig(TokenizerConfig):
+    """Section `tokenizer` of the preparation of documents."""
+
+    separator: str = "auto"
+    """What stands around each document: `bos_eos` (BOS before it, EOS after it), or `eos` alone. `auto`: both, but EOS
+    alone where the tokenizer has no BOS, or one token for both."""
+    special_tokens_in_text: str = "text"
+    """What becomes of special tokens that a document spells, such as `<s>` or `<|endoftext|>`: `text` encodes them as
+    the characters that they are, `token` as the token itself, `refuse` stops. The mask token never becomes a token."""
+
+    def __post_init__(self) -> None:
+        require_one_of("tokenizer.separator", self.separator, SEPARATORS)
+        require_one_of("tokenizer.special_tokens_in_text", self.special_tokens_in_text, SPECIAL_TOKENS_IN_TEXT)
 
 
 @dataclass(frozen=True)
@@ -83,19 +109,22 @@ class PrepConfig(JobConfig):
     source: str | tuple[str, ...] = "sample"
     """A corpus by name (meap/prep/corpora.py), or files: a path, folder, glob or URL (hf://, s3://, gs://), or a list.
 
-    JSON lines (.jsonl, .json, .ndjson), parquet, or plain text (.txt); .gz, .zst, .xz or .bz2 may follow all but
-    .parquet.
+    JSON lines or arrays (.jsonl, .json, .ndjson), parquet, .csv, or plain text (.txt); .gz, .zst, .xz or .bz2 may
+    follow all but .parquet. hf://datasets/NAME alone stands for the train split of that data set.
     """
     validation_source: str | tuple[str, ...] | None = None
     """Files of the same kinds whose documents are the validation split; all documents of `source` then train."""
     remote: str | None = None
     """Folder or URL (s3://, ...) to write. Unset: data/sample/mds, for the built-in sample only."""
+    tokenizer: TextTokenizerConfig = field(default_factory=TextTokenizerConfig)
     seq_len: int | None = None
     """Input tokens per row (rows store one more), at least 2. Unset: 4096, or 256 for the sample."""
     text_key: str = "text"
-    """Field of a JSON line, or column of parquet, that holds the document."""
+    """Field (a.b if nested) of a JSON line, or column, that holds the document."""
     text_unit: str = "file"
     """What a document is in plain text: `file`, `line`, or `paragraph` (lines up to a blank one)."""
+    id_key: str | None = None
+    """Field (a.b if nested) with the id of a document, shown in messages and examples of removed documents."""
     stream_key: str | None = None
     """Field (a.b if nested) whose values divide the corpus into data sets, <remote>/<value>/train. Unset: one."""
     streams: dict[str, PrepStreamConfig] = field(default_factory=dict[str, PrepStreamConfig])
@@ -149,7 +178,7 @@ class SftPrepConfig(JobConfig):
     source: str | tuple[str, ...] = "sample"
     """`sample` (made here), or files: a path, folder, glob or URL (hf://, s3://, gs://), or a list of these.
 
-    JSON arrays or lines (.json, .jsonl, .ndjson) or parquet; .gz, .zst, .xz or .bz2 may follow all but .parquet.
+    JSON arrays or lines (.json, .jsonl, .ndjson), parquet or .csv; .gz, .zst, .xz or .bz2 may follow all but .parquet.
     """
     remote: str | None = None
     """Folder or URL (s3://, ...) to write. Unset: data/sample_sft/mds, for the built-in sample only."""

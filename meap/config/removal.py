@@ -60,7 +60,8 @@ class DedupConfig:
     exact: bool = False
     """Removes documents with the same text as an earlier one."""
     minhash: bool = False
-    """Removes near duplicates of earlier documents."""
+    """Removes near duplicates of earlier documents. Clusters are made by one task, in 240 bytes of memory for each
+    document that is like another."""
     n_grams: int = 5
     """Words per shingle, at least 1; a document with fewer words is never a near duplicate."""
     num_buckets: int = 14

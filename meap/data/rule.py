@@ -24,5 +24,5 @@ def build_mask_rule(config: MaskingConfig, tokenizer: TokenizerRecord, *, seed: 
         seed=seed,
         span_length=config.span_length if config.strategy == "span" else 1,
         mask_last=config.mask_last,
-        protected_ids=tuple(ids_by_role[role] for role in config.protected),
+        protected_ids=tuple(number for role in config.protected if (number := ids_by_role[role]) is not None),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meap.errors import DataError
 from meap.mds.findings import FETCH_AGAIN
-from meap.places.problems import GIVE_CREDENTIALS, lacks_credentials
+from meap.places.problems import GIVE_CREDENTIALS, clock_skew, lacks_credentials
 from meap.places.redaction import describe_error
 
 __all__ = ["DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final"]
@@ -29,7 +29,7 @@ class RefusedError(Exception):
     """The store rejects the request (HTTP 400)."""
 
 
-def explain(error: Exception, attempts: int) -> tuple[str, str]:
+def explain(error: Exception, attempts: int) -> tuple[str, str]:  # noqa: PLR0911  one for each reason
     """Describe why a file is unusable, and the remedy."""
     status = _http_status(error)
     if isinstance(error, DamagedError):
@@ -41,6 +41,9 @@ def explain(error: Exception, attempts: int) -> tuple[str, str]:
     if isinstance(error, RefusedError):
         remedy = "check S3_ENDPOINT_URL (http or https, the port), the region and the keys in the environment"
         return f"could not be read: the store refuses the request ({error})", remedy
+    if (skew := clock_skew(error)) is not None:
+        why, _, remedy = skew.partition(": ")
+        return f"could not be read: access denied, since {why}", remedy
     if isinstance(error, PermissionError) or (status and is_final(error)):
         remedy = "check the credentials in the environment, and what they may read"
         return f"could not be read: access denied ({_refusal(error)})", remedy

@@ -106,12 +106,17 @@ def run_tasks(
         Content of results.json; empty on other ranks.
 
     Raises:
-        MeapError: A task cannot run; raised before the first one starts.
+        MeapError: A task cannot run, or every one would be skipped; raised before the first one starts.
     """
     require_packages_of(names, inputs.config)
     ranks = ranks or Ranks()
     reasons = {name: TASKS[name].skip(inputs) for name in names}
     skipped = {name: reason for name, reason in reasons.items() if reason}
+    if names and len(skipped) == len(reasons):
+        why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise DataError(
+            f"tasks={','.join(names)} would measure nothing ({why}): choose other tasks, or give what they need"
+        )
     asked = {name: _examples(name, TASKS[name], inputs, model) for name in names if name not in skipped}
     # On one rank only: the others would ask the same again.
     judges = {name: each(inputs.config, out_dir) for name in asked if ranks.is_first and (each := TASKS[name].judging)}
@@ -156,8 +161,8 @@ def run_tasks(
             }
             found[name] = summarise(TASKS[name], responses, inputs.config) | facts_of_run
             save_panels([panel(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
-            for key, text in TASKS[name].files(found[name], responses).items():
-                write_whole(out_dir / f"{name}.{key}", text, several_writers=True)
+            for suffix, text in TASKS[name].files(found[name], responses).items():
+                write_whole(out_dir / f"{name}.{suffix}", text, several_writers=True)
     if not ranks.is_first:
         return {}
     return _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})

@@ -178,8 +178,9 @@ class TaskInputs:
 
     @property
     def start(self) -> list[int]:
-        """Ids that every prompt begins with: BOS if `add_bos` is set."""
-        return [self.tokenizer.bos_id] if self.config.add_bos else []
+        """Ids that every prompt begins with: BOS if `add_bos` is set and the tokenizer has one."""
+        bos_id = self.tokenizer.bos_id
+        return [] if bos_id is None or not self.config.add_bos else [bos_id]
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of prompts; no special tokens are added but `start`."""

@@ -36,7 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
-text = tokenizer.bos_token + "Once upon a time"  # every training document begins with this token
+text = {prompt}
 inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40, do_sample=False)[0]))
 ```
@@ -88,6 +88,9 @@ def model_card(record: Mapping[str, Any], config: Any) -> str:
             if record["rounding"]
             else record["dtype"]
         ),
+        prompt='tokenizer.bos_token + "Once upon a time"  # every training document begins with this token'
+        if config.bos_token_id is not None
+        else '"Once upon a time"',
         mask=f"`{token}` is {record['mask_id']}" if token else "no mask token",
         mask_note=(
             f"`{token}` stood for hidden inputs in training only. Prompts need none, and `generate` never writes it."

@@ -54,15 +54,17 @@ def _overview(data: InspectedData) -> dict[str, Any]:
         ("tokens", *(f"{each.tokens:,}" for each in manifests)),
         (f"tokens per {things[:-1]}", *(f"{each.tokens / max(each.documents, 1):,.1f}" for each in manifests)),
         ("tokens dropped at the ends of tasks", *(f"{each.dropped_tail_tokens:,}" for each in manifests)),
+        (f"{things} that end among these", *(f"{each.dropped_tail_documents:,}" for each in manifests)),
         ("shards", *(f"{len(each.shards):,}" for each in manifests)),
         ("stored bytes", *(f"{sum(shard.bytes for shard in each.shards):,}" for each in manifests)),
     ]
     counted = dict.fromkeys(name for each in manifests for name in each.counts)
     rows += [(name.replace("_", " "), *(f"{each.counts.get(name, 0):,}" for each in manifests)) for name in counted]
     manifest, tokenizer = data.manifest, data.manifest.tokenizer
+    bos = "no BOS" if tokenizer.bos_id is None else f"BOS {tokenizer.bos_id}"
     facts = (
         f"{manifest.kind} of {manifest.seq_len:,} positions, {manifest.dtype}; tokenizer {tokenizer.name}, "
-        f"{tokenizer.vocab_size:,} ids, BOS {tokenizer.bos_id}, EOS {tokenizer.eos_id}, mask {tokenizer.mask_id}; "
+        f"{tokenizer.vocab_size:,} ids, {bos}, EOS {tokenizer.eos_id}, mask {tokenizer.mask_id}; "
         f"{manifest.bad_lines:,} bad lines left out"
     )
     return {"header": ("", *(each.split for each in manifests)), "rows": rows, "facts": facts}

@@ -93,7 +93,7 @@ def measure(data: InspectedData, samples: Sequence[Sample], *, extra_shards: int
                 rows.append(sample.parts[0].tokens)
         if rows:
             # Rows of a shard follow each other as documents do: a document may run on from one into the next.
-            _add_documents(measured, np.concatenate(rows), (data.tokenizer.bos_id, data.tokenizer.eos_id))
+            _add_documents(measured, np.concatenate(rows), data.manifest.tokenizer.borders)
     return measured
 
 
@@ -123,7 +123,7 @@ def _add_masks(measured: Measured, part: Part) -> None:
         measured.masked_by_place += np.bincount(place[is_masked], minlength=NUM_PLACES)
 
 
-def _add_documents(measured: Measured, tokens: NDArray[np.int64], borders: tuple[int, int]) -> None:
+def _add_documents(measured: Measured, tokens: NDArray[np.int64], borders: tuple[int, ...]) -> None:
     """Add the lengths of runs between border tokens; the first and the last run may go on elsewhere."""
     places = np.flatnonzero(np.isin(tokens, borders))
     gaps = np.diff(places) - 1

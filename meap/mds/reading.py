@@ -27,12 +27,13 @@ require_packages("meap.mds", "xxhash", "zstandard", extra="prep")
 import xxhash  # noqa: E402
 import zstandard  # noqa: E402
 
-__all__ = ["HASHES", "decode_conversations", "decode_rows", "decompress"]
+__all__ = ["HASHES", "decode_conversations", "decode_rows", "decompress", "unpack"]
 
 HASHES = {"xxh3_64": xxhash.xxh3_64, "sha256": hashlib.sha256}
 """Hashes that can be checked, by their name in an index."""
 
 _U32 = np.dtype("<u4")
+_PART = 64 << 20
 _LENGTH_DTYPES = ("<u1", "<u2", "<u4", "<u8")
 
 
@@ -46,15 +47,28 @@ def decompress(content: bytes, entry: ShardEntry, file: str) -> bytes:
         return content
     expected = entry.raw.bytes
     try:
-        # A few bytes of zstd can decompress to gigabytes, so at most one byte too many is read.
-        with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
-            raw = reader.read(expected + 1)
+        raw = unpack(content, expected)
     except zstandard.ZstdError as error:
         raise ShardError(Finding(file, "compression", "zstd", f"damage ({error})", FETCH_AGAIN)) from error
     if len(raw) != expected:
         found = f"{len(raw):,}" if len(raw) < expected else "more"
         raise ShardError(Finding(file, "bytes after decompression", f"{expected:,}", found, FETCH_AGAIN))
     return raw
+
+
+def unpack(content: bytes, num_bytes: int) -> bytes:
+    """Decompress zstd; of more than `num_bytes`, only the first `num_bytes + 1`: few bytes may hide gigabytes.
+
+    Raises:
+        zstandard.ZstdError: It is damaged, or its window alone takes more than 128 MB.
+    """
+    parts: list[bytes] = []
+    with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
+        wanted = num_bytes + 1  # in parts, since the index may claim more than there is
+        while wanted and (part := reader.read(min(wanted, _PART))):
+            parts.append(part)
+            wanted -= len(part)
+    return b"".join(parts)
 
 
 def decode_rows(raw: bytes, entry: ShardEntry, file: str) -> NDArray[Any]:

@@ -18,13 +18,15 @@ from fsspec.implementations.local import LocalFileSystem
 from meap.back_off import BackOff
 from meap.errors import DataError, MeapError
 from meap.extras import require_filesystem
-from meap.places.problems import full_disk_errors, is_permanent, place_errors
+from meap.places.problems import code_of, full_disk_errors, is_permanent, place_errors
 from meap.places.whole import whole_file, write_whole
 
 __all__ = ["Folder", "open_filesystem"]
 
 ResultT = TypeVar("ResultT")
 
+_EXISTS = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
+_NOT_CONDITIONAL = {"501", "NotImplemented"}
 _BACK_OFF = BackOff(attempts=3, first_wait=0.5)
 """Few attempts, since s3fs and botocore retry, too."""
 
@@ -198,6 +200,26 @@ class Folder:
             _require_size(filesystem, f"{root}/{name}", len(content))
 
         self._do(write, name, cannot_be="written", num_bytes=len(content))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file to a store unless it exists; False if it does. Some stores write it all the same."""
+
+        def create(filesystem: AbstractFileSystem, root: str) -> bool:
+            if "s3" not in filesystem.protocol:
+                filesystem.pipe_file(f"{root}/{name}", content)
+                return True
+            try:
+                filesystem.pipe_file(f"{root}/{name}", content, mode="create")
+            except (FileExistsError, OSError) as error:
+                code = code_of(error)
+                if isinstance(error, FileExistsError) or code in _EXISTS:
+                    return False
+                if code not in _NOT_CONDITIONAL:
+                    raise
+                filesystem.pipe_file(f"{root}/{name}", content)
+            return True
+
+        return self._do(create, name, cannot_be="written")
 
     def remove(self, name: str = "") -> None:
         """Remove a file, or a folder with its contents, if it exists."""

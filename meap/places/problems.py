@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from meap.back_off import GaveUpError
 from meap.errors import DataError, MeapError
@@ -16,17 +19,23 @@ from meap.places.redaction import describe_error
 
 __all__ = [
     "GIVE_CREDENTIALS",
+    "clock_skew",
+    "code_of",
     "describe_full_disk",
     "full_disk_errors",
     "is_full_disk",
     "is_permanent",
     "lacks_credentials",
     "place_errors",
+    "response_of",
 ]
 
 GIVE_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
 _FREE_SPACE = "free space and run the same command again"
 _CHECK = "check the address, the permissions or credentials, and the network or disk, then run the same command again"
+_SKEW_CODES = {"RequestTimeTooSkewed", "RequestExpired", "SignatureNotYetCurrent"}
+_MOST_SKEW_SECONDS = 300.0
+"""Below the quarter of an hour that AWS accepts; some stores accept less."""
 _BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
 """Bugs of the program: no file system raises these otherwise. They keep their traceback."""
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
@@ -56,11 +65,13 @@ def place_errors(
         raise kind(_explain(location, error, cannot_be, num_bytes)) from error
 
 
-def _explain(location: str, error: Exception, cannot_be: str, num_bytes: int | None, attempts: int = 1) -> str:
+def _explain(location: str, error: Exception, cannot_be: str, num_bytes: int | None, attempts: int = 1) -> str:  # noqa: PLR0911
     tried = f" after {attempts} attempts" if attempts > 1 else ""
     described = describe_error(error)
     if isinstance(error, FileNotFoundError):
         return f"{location} does not exist, or its bucket does not: check the spelling or create it"
+    if (skew := clock_skew(error)) is not None:
+        return f"{location}: access denied, since {skew}"
     if isinstance(error, PermissionError):
         return f"{location}: access denied ({described}): check the permissions, or the credentials in the environment"
     if is_full_disk(error):
@@ -73,10 +84,47 @@ def _explain(location: str, error: Exception, cannot_be: str, num_bytes: int | N
     return f"{location} cannot be {cannot_be}{tried} ({described}): {_CHECK}"
 
 
+def response_of(error: BaseException | None) -> dict[str, Any]:
+    """A store's answer in an error of botocore, or in what an error was raised from; empty if there is none."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return cast("dict[str, Any]", response)
+        error = error.__cause__
+    return {}
+
+
+def code_of(error: BaseException) -> str:
+    """The code in a store's answer, such as NoSuchKey."""
+    return str(response_of(error).get("Error", {}).get("Code", ""))
+
+
+def clock_skew(error: BaseException) -> str | None:
+    """That a store refuses signatures since this machine's clock is wrong, and the remedy; None if it is not that.
+
+    An answer without a body says 403 alone, but tells the store's time.
+    """
+    response = response_of(error)
+    metadata = response.get("ResponseMetadata", {})
+    is_said = code_of(error) in _SKEW_CODES
+    if not is_said and metadata.get("HTTPStatusCode") not in {400, 403}:
+        return None
+    skew: float | None = None
+    with suppress(ValueError, TypeError):
+        date = parsedate_to_datetime(str(metadata.get("HTTPHeaders", {}).get("date")))
+        skew = time.time() - date.timestamp()
+    if not is_said and (skew is None or abs(skew) < _MOST_SKEW_SECONDS):
+        return None
+    by = ""
+    if skew is not None and abs(skew) >= 1:
+        by = f" by {timedelta(seconds=round(abs(skew)))} ({'ahead' if skew > 0 else 'behind'})"
+    return f"this machine's clock differs from the store's{by}: set the clock (NTP); the credentials may be right"
+
+
 def is_permanent(error: Exception) -> bool:
     """Whether another attempt at the same place would fail in the same way."""
     known = (MeapError, *_BUGS, *_FINAL)
-    return isinstance(error, known) or lacks_credentials(error) or is_full_disk(error)
+    return isinstance(error, known) or code_of(error) in _SKEW_CODES or lacks_credentials(error) or is_full_disk(error)
 
 
 def lacks_credentials(error: BaseException) -> bool:

@@ -24,15 +24,18 @@ class DocumentBatch:
     """File, and number of the line or record in it, counted from 1."""
     streams: list[str] = field(default_factory=list)
     """Stream of each, if the corpus is divided into streams; else empty strings."""
+    ids: list[str] = field(default_factory=list)
+    """What the corpus calls each, if `id_key` says where; else empty strings."""
     split: str | None = None
     """Split of all of them, if the corpus has validation files; None leaves it to a hash of the text."""
     characters: int = 0
 
-    def add(self, text: str, file: str, number: int, stream: str = "") -> None:
+    def add(self, text: str, file: str, number: int, stream: str = "", name: str = "") -> None:
         """Append a document."""
         self.texts.append(text)
         self.places.append((file, number))
         self.streams.append(stream)
+        self.ids.append(name)
         self.characters += len(text)
 
     @property

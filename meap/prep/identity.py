@@ -10,12 +10,16 @@ from meap.config.loading import flatten
 from meap.config.prep import SftPrepConfig
 from meap.errors import MismatchError
 from meap.manifest import FORMAT_VERSION
+from meap.mds.index import INDEX_NAME, is_shard_name
 from meap.places.folder import Folder
+from meap.prep.executors.slurm_array import end_array
 from meap.prep.inputs import InputFiles
 from meap.prep.job import output_config
 from meap.prep.removal.languages import model_fingerprint
+from meap.prep.removal.stages import WORK_DIR
 from meap.prep.resolved import ResolvedJob, ResolvedPrep
-from meap.prep.task_records import PREP_DIR
+from meap.prep.task_records import PREP_DIR, TASKS_DIR, TaskRecord
+from meap.schema import SPLITS
 from meap.tokenizer import Tokenizer
 
 __all__ = ["claim", "require_own"]
@@ -25,8 +29,10 @@ _TOLERANCES = ("max_bad_lines", "max_bad_records")
 """Decide whether a task succeeds, not what it writes: a rerun may raise them."""
 
 
-def claim(folder: Folder, config: ResolvedJob, inputs: InputFiles, tokenizer: Tokenizer) -> None:
-    """Store the job's identity in its output folder, or check that it is the one stored there.
+def claim(folder: Folder, config: ResolvedJob, inputs: InputFiles, tokenizer: Tokenizer) -> str:
+    """Store the job's identity in its output folder, or check that it is the one stored there; returns its hash.
+
+    A job that has produced no row, such as a first try with a wrong seq_len, is replaced.
 
     Raises:
         MismatchError: The folder holds something else.
@@ -35,21 +41,50 @@ def claim(folder: Folder, config: ResolvedJob, inputs: InputFiles, tokenizer: To
     identity = _identity(config, inputs, tokenizer)
     content = folder.read(_JOB_NAME)
     if content is None:
-        folder.write(_JOB_NAME, json.dumps(identity, indent=1, sort_keys=True).encode())
-        return
+        return _begin(folder, identity)
     try:
         stored = cast("dict[str, Any]", json.loads(content))
         if stored["identity"] == identity["identity"]:
-            return
+            return str(identity["identity"])
         differences = _differences(stored, identity)
     except (ValueError, KeyError, TypeError) as error:
         raise MismatchError(
             f"{folder.url_of(_JOB_NAME)} is not readable ({type(error).__name__}: {error}): choose another remote, or "
             "delete the folder"
         ) from error
+    if _has_produced_nothing(folder):
+        _clear(folder)
+        return _begin(folder, identity)
     raise MismatchError(
         f"{folder.url} holds another data set; {'; '.join(differences)}: choose another remote, or delete the folder"
     )
+
+
+def _begin(folder: Folder, identity: dict[str, Any]) -> str:
+    folder.write(_JOB_NAME, json.dumps(identity, indent=1, sort_keys=True).encode())
+    return str(identity["identity"])
+
+
+def _has_produced_nothing(folder: Folder) -> bool:
+    """Whether no task has finished with a row, so that the folder holds nothing that another job could not make."""
+    if any(folder.matching(f"{below}{INDEX_NAME}") for below in ("*/", "*/*/")):
+        return False
+    records = folder.read_all([f"{TASKS_DIR}/{name}" for name in folder.sizes(TASKS_DIR)])
+    try:
+        return not any(split.rows for each in records.values() for split in TaskRecord.from_json(each).splits.values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False  # a damaged record may be of rows
+
+
+def _clear(folder: Folder) -> None:
+    """Remove what the job before has left: shards of unfinished tasks, and its records."""
+    end_array(folder)
+    for below in (*SPLITS, *(f"*/{split}" for split in SPLITS)):
+        for name in folder.matching(f"{below}/*"):
+            if is_shard_name(name.rpartition("/")[2]):
+                folder.remove(name)
+    for name in (WORK_DIR, f"{PREP_DIR}/completions", TASKS_DIR, _JOB_NAME):
+        folder.remove(name)
 
 
 def require_own(folder: Folder) -> None:

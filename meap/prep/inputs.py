@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import has_magic
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
-from fsspec.implementations.local import LocalFileSystem
-
-from meap.errors import ConfigError, DataError
-from meap.places.addresses import is_url, relative_to, use_one_s3_endpoint
+from meap.errors import ConfigError
+from meap.places.addresses import use_one_s3_endpoint
 from meap.places.folder import open_filesystem
 from meap.places.problems import place_errors
-from meap.prep.decompression import COMPRESSIONS
 from meap.prep.formats import names_of, suffixes_of
+from meap.prep.listing import list_files
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 
 __all__ = ["InputFiles", "find_inputs", "with_validation"]
@@ -118,55 +114,14 @@ def find_inputs(
     """
     use_one_s3_endpoint()
     suffixes, kind = suffixes or suffixes_of(), kind or names_of()
-    if isinstance(source, str):
-        return _find(source, key, suffixes, kind)
-    if len(source) == 1:
-        return _find(source[0], key, suffixes, kind)
+    several = [
+        InputFiles(root, tuple(sizes), tuple(sizes.values()))
+        for each in ([source] if isinstance(source, str) else source)
+        for root, sizes in [list_files(each, suffixes=suffixes, kind=kind, key=key)]
+    ]
+    if len(several) == 1:
+        return several[0]
     found: dict[str, int] = {}
-    for each in source:
-        files = _find(each, key, suffixes, kind)
+    for files in several:
         found = found | {url: size for url, size in zip(files.urls, files.sizes, strict=True) if url not in found}
     return InputFiles("", tuple(found), tuple(found.values()))
-
-
-def _find(source: str, key: str, suffixes: tuple[str, ...], kind: str) -> InputFiles:
-    filesystem, path = open_filesystem(source)
-    is_local = isinstance(filesystem, LocalFileSystem)
-    shown = source if is_url(source) else str(Path(source).expanduser())
-    with place_errors(f"{key}={source}"):
-        if has_magic(path) and not (is_local and filesystem.exists(path)):
-            root, pattern = _split_glob(shown)
-            found = _list(filesystem, f"{filesystem._strip_protocol(root)}/{pattern}")
-        elif filesystem.isdir(path):
-            root = shown.rstrip("/") or shown
-            files = _list(filesystem, f"{path.rstrip('/')}/*")
-            found = {name: size for name, size in files.items() if name.lower().endswith(suffixes)}
-        elif filesystem.exists(path):
-            root, _, _ = shown.rpartition("/")
-            found = {path: int(filesystem.info(path).get("size") or 0)}
-        else:
-            root, found = "", {}
-    if not found:
-        of_folder = [suffix for suffix in suffixes if not suffix.endswith(COMPRESSIONS)]
-        raise DataError(
-            f"{key}={source} matches no file{relative_to(source)}: give a path, glob, folder "
-            f"(of {', '.join(of_folder)}) or URL of {kind}"
-        )
-    base = cast("str", filesystem._strip_protocol(root or ".")).rstrip("/") + "/"
-    in_order = dict(sorted((name.removeprefix(base), size) for name, size in found.items()))
-    return InputFiles(root or ".", tuple(in_order), tuple(in_order.values()))
-
-
-def _list(filesystem: Any, pattern: str) -> dict[str, int]:
-    # Else the Hugging Face hub is asked for the last commit of each file.
-    options = {"expand_info": False} if "hf" in filesystem.protocol else {}
-    listed = cast("dict[str, Any]", filesystem.glob(pattern, detail=True, **options))
-    return {path: int(info.get("size") or 0) for path, info in listed.items() if info["type"] != "directory"}
-
-
-def _split_glob(pattern: str) -> tuple[str, str]:
-    """The part of a glob before its first wildcard, up to a slash, and the rest."""
-    parts = pattern.split("/")
-    first = next(number for number, part in enumerate(parts) if has_magic(part))
-    root = "/".join(parts[:first])
-    return root or ("/" if pattern.startswith("/") else "."), "/".join(parts[first:])

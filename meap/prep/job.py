@@ -13,6 +13,7 @@ from meap.config.executors import ExecutorConfig
 from meap.config.prep import SftPrepConfig
 from meap.manifest import CONVERSATIONS, ROWS
 from meap.places.folder import Folder
+from meap.prep.claims import Claim
 from meap.prep.inputs import InputFiles
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
@@ -22,7 +23,7 @@ from meap.tokenizer import Tokenizer
 
 __all__ = ["ConfigT_co", "Job", "output_config", "valid_records"]
 
-_NOT_IN_OUTPUT = {"remote", "engine", *(item.name for item in dataclasses.fields(ExecutorConfig))}
+_NOT_IN_OUTPUT = {"remote", "engine", "id_key", *(item.name for item in dataclasses.fields(ExecutorConfig))}
 """Keys that do not affect the output."""
 _ONLY_WHEN_ENABLED = ("filters", "dedup")
 """Sections that do not affect the output while they are off."""
@@ -35,6 +36,8 @@ class Job(Generic[ConfigT_co]):
     """A preparation whose output folder is claimed."""
 
     config: ConfigT_co
+    identity: str
+    """Hash of what decides the output, see `meap.prep.identity`; task records and manifests carry it."""
     inputs: InputFiles
     tokenizer: Tokenizer
     folder: Folder
@@ -42,6 +45,8 @@ class Job(Generic[ConfigT_co]):
     """Local folder of the command, removed when it ends."""
     completed: frozenset[int]
     """Tasks that an earlier command has finished."""
+    place: Claim
+    """Hold on the output folder."""
     is_published: bool
     """Whether an earlier command has finished the data set."""
     progress: Progress
@@ -74,7 +79,7 @@ class Job(Generic[ConfigT_co]):
 
     def records(self) -> dict[int, TaskRecord]:
         """Records of the tasks whose shards are all in place, by task."""
-        return valid_records(self.folder, self.num_tasks)
+        return valid_records(self.folder, self.identity, self.num_tasks)
 
 
 def output_config(config: ResolvedJob) -> dict[str, Any]:
@@ -83,13 +88,15 @@ def output_config(config: ResolvedJob) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_IN_OUTPUT | is_off}
 
 
-def valid_records(folder: Folder, num_tasks: int) -> dict[int, TaskRecord]:
-    """Records of the tasks whose shards are all in place, by task."""
+def valid_records(folder: Folder, identity: str, num_tasks: int) -> dict[int, TaskRecord]:
+    """Records of the tasks of a job whose shards are all in place, by task; those of other jobs do not count."""
     contents = folder.read_all([task_record_name(task) for task in range(num_tasks)])
     written: dict[int, TaskRecord] = {}
     for task in range(num_tasks):
         with suppress(ValueError, KeyError, TypeError, AttributeError):  # absent or damaged: the task runs again
-            written[task] = TaskRecord.from_json(contents[task_record_name(task)])
+            record = TaskRecord.from_json(contents.pop(task_record_name(task)))
+            if record.job == identity:
+                written[task] = record
     sizes = {part: folder.sizes(part) for part in {part for record in written.values() for part in record.splits}}
     return {
         task: record

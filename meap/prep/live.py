@@ -83,6 +83,7 @@ class Progress:
         self._announced: set[int] = set()
         self._gone_since: dict[int, float] = {}
         self._lost: str | None = None
+        self._is_shown = False
         self._over = threading.Event()
 
     @contextmanager
@@ -145,7 +146,8 @@ class Progress:
             self._warn()
             if self.has_local_workers:
                 self._look_for_lost_workers()
-            self._display.show(position_of(self._snapshot()))
+            self._display.show(position_of(self._snapshot()), now=not self._is_shown)
+            self._is_shown = True
 
     def _read_tallies(self) -> None:
         ended = {task for task, counts in self._counts.items() if counts.is_done}
@@ -202,6 +204,7 @@ class Progress:
             tasks=self._tasks,
             workers=sum(not each.is_over for each in counts),
             bad_lines=sum(each.num_bad_lines for each in counts),
+            bad_bytes=sum(each.bad_bytes for each in counts),
             failures=sum(each.failure is not None for each in counts),
             note=self.note,
         )

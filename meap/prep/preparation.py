@@ -12,11 +12,13 @@ from typing import TypeVar
 
 from datatrove.pipeline.base import PipelineStep
 
-from meap.errors import DataError
+from meap.errors import DataError, MeapError
 from meap.locks import describe_holder, lock_file
+from meap.manifest import Manifest
 from meap.mds.index import INDEX_NAME
 from meap.places.folder import Folder
 from meap.places.problems import place_errors
+from meap.prep.claims import Claim, held
 from meap.prep.executors import build_executor, has_submitted_tasks
 from meap.prep.identity import claim, require_own
 from meap.prep.inputs import InputFiles
@@ -27,7 +29,7 @@ from meap.prep.publish import publish
 from meap.prep.resolved import ResolvedJob
 from meap.prep.sampling import MAX_HASHES
 from meap.prep.task_records import PREP_DIR, TaskRecord, parts_of
-from meap.schema import TRAIN_SPLIT
+from meap.schema import MANIFEST_NAME, TRAIN_SPLIT
 from meap.tokenizer import Tokenizer
 
 __all__ = ["open_job", "run_job"]
@@ -35,6 +37,7 @@ __all__ = ["open_job", "run_job"]
 ResolvedT = TypeVar("ResolvedT", bound=ResolvedJob)
 
 _TALLIES = f"{PREP_DIR}/tallies"
+_CLAIM = f"{PREP_DIR}/claim.json"
 
 
 @contextmanager
@@ -53,24 +56,25 @@ def open_job(config: ResolvedT, inputs: InputFiles, tokenizer: Tokenizer) -> Ite
     folder = Folder(config.remote)
     with ExitStack() as stack:
         require_own(folder)
-        if folder.is_local:
-            stack.enter_context(_locked(folder))
-        claim(folder, config, inputs, tokenizer)
+        place = stack.enter_context(_locked(folder) if folder.is_local else held(folder, _CLAIM))
+        identity = claim(folder, config, inputs, tokenizer)
         scratch_dir = stack.enter_context(_scratch(folder))
         tally_folder = stack.enter_context(_tallies(folder, scratch_dir, runs_here=config.runs_here))
-        records = valid_records(folder, config.tasks)
+        records = valid_records(folder, identity, config.tasks)
         completed = frozenset(records)
         done_files = [number for task in completed for number in inputs.of_task(task, config.tasks)]
         # A cluster may have a thousand tasks that report on one file system.
         interval = 1.0 if config.runs_here else 10.0
         yield Job(
             config=config,
+            identity=identity,
+            place=place,
             inputs=inputs,
             tokenizer=tokenizer,
             folder=folder,
             scratch_dir=scratch_dir,
             completed=completed,
-            is_published=len(completed) == config.tasks and _is_published(folder, records),
+            is_published=len(completed) == config.tasks and _is_published(folder, identity, records),
             tally=Tally(tally_folder, interval=interval, max_hashes=MAX_HASHES // config.tasks),
             progress=Progress(
                 tally_folder,
@@ -101,14 +105,24 @@ def run_job(job: Job[ResolvedJob], steps: Sequence[PipelineStep]) -> None:
     publish(job)
 
 
-def _is_published(folder: Folder, records: dict[int, TaskRecord]) -> bool:
-    """Whether every part that training reads has its index; indexes are written last."""
-    names = [f"{part}/{INDEX_NAME}" for part in parts_of(records.values()) if part.endswith(TRAIN_SPLIT)]
-    return bool(names) and len(folder.read_all(names)) == len(names)
+def _is_published(folder: Folder, identity: str, records: dict[int, TaskRecord]) -> bool:
+    """Whether every part that training reads has this job's manifest, and its index, which is written last."""
+    parts = [part for part in parts_of(records.values()) if part.endswith(TRAIN_SPLIT)]
+    names = [f"{part}/{name}" for part in parts for name in (MANIFEST_NAME, INDEX_NAME)]
+    found = folder.read_all(names)
+    try:
+        jobs = [
+            Manifest.from_json(content, origin=name).job
+            for name, content in found.items()
+            if name.endswith(MANIFEST_NAME)
+        ]
+    except MeapError:
+        return False  # it is written again
+    return bool(names) and len(found) == len(names) and set(jobs) == {identity}
 
 
 @contextmanager
-def _locked(folder: Folder) -> Iterator[None]:
+def _locked(folder: Folder) -> Iterator[Claim]:
     """Lock a local folder; the kernel releases the lock when this process ends, however it ends."""
     with place_errors(folder.url):
         path = folder.local_path(PREP_DIR) / "lock"
@@ -117,7 +131,7 @@ def _locked(folder: Folder) -> Iterator[None]:
     if handle is None:
         raise DataError(f"{folder.url} is being prepared by {describe_holder(path)}: wait for it, or end it")
     try:
-        yield
+        yield Claim()
     finally:
         os.close(handle)
 

@@ -66,6 +66,8 @@ class Tally:
     """By part: UTF-8 bytes of these documents."""
     tail_tokens: Counter[str] = field(default_factory=Counter)
     """By part: tokens at the end that did not fill a row."""
+    tail_documents: Counter[str] = field(default_factory=Counter)
+    """By part: documents that end in these."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By part and name: what only some kinds of data have."""
     lengths: dict[str, Counter[int]] = field(default_factory=dict[str, "Counter[int]"])
@@ -86,6 +88,10 @@ class Tally:
     """Lines that a filter cut out of kept documents, by `step/reason`."""
     removed_examples: list[dict[str, Any]] = field(default_factory=list)
     """The first few of each reason."""
+    tried: Counter[str] = field(default_factory=Counter)
+    """By part: documents that were decoded as a trial."""
+    first_loss: str | None = None
+    """What the first document lost that does not come back when it is decoded, for a message."""
     text_bytes: int = 0
     """UTF-8 bytes of all documents that were read."""
     input_bytes: int = 0
@@ -148,6 +154,7 @@ class Tally:
             text_bytes=self.text_bytes,
             input_bytes=self.input_bytes,
             num_bad_lines=self.bad_lines,
+            bad_bytes=self.bad_bytes,
             bad_lines=[str(each) for each in self.kept_bad_lines[:MAX_SHOWN_BAD_LINES]],
             is_done=self.is_done,
             failure=self.failure,
@@ -166,6 +173,7 @@ class Counts:
     text_bytes: int
     input_bytes: int
     num_bad_lines: int
+    bad_bytes: int
     bad_lines: list[str]
     is_done: bool
     failure: str | None

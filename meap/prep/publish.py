@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 import meap
 from meap.errors import DataError, IncompleteError
-from meap.manifest import ROWS, Manifest, TokenizerRecord
+from meap.manifest import ROWS, Manifest
 from meap.mds.index import HASH_ALGORITHM, INDEX_NAME, index_json
 from meap.prep.document_counts import DOCUMENTS_NAME, DocumentCounts
 from meap.prep.job import Job, output_config
@@ -37,6 +37,7 @@ def publish(job: Job[ResolvedJob]) -> None:
         IncompleteError: A task has no record, or a shard is not there as recorded.
         DataError: There is not a single row, or something cannot be written.
     """
+    job.place.require()
     records = job.records()
     if missing := [task for task in range(job.num_tasks) if task not in records]:
         raise IncompleteError(
@@ -64,6 +65,7 @@ def publish(job: Job[ResolvedJob]) -> None:
         values = DocumentCounts.total(counts, level=level).to_values()
         job.folder.write(f"{part}/{DOCUMENTS_NAME}", json.dumps(values).encode())
         job.folder.write(f"{part}/{MANIFEST_NAME}", manifests[part].to_json().encode())
+    job.place.require()
     for part in with_rows:
         shards = [entry for record in in_order if part in record.splits for entry in record.splits[part].index]
         job.folder.write(f"{part}/{INDEX_NAME}", index_json(shards))
@@ -100,20 +102,15 @@ def _manifest(job: Job[ResolvedJob], part: str, records: Sequence[TaskRecord]) -
         tokens=sum(part.tokens for part in parts),
         rows=sum(part.rows for part in parts),
         dropped_tail_tokens=sum(part.dropped_tail_tokens for part in parts),
+        dropped_tail_documents=sum(part.dropped_tail_documents for part in parts),
         bad_lines=sum(record.bad_lines for record in records),
-        tokenizer=TokenizerRecord(
-            name=tokenizer.name,
-            fingerprint=tokenizer.fingerprint,
-            vocab_size=tokenizer.vocab_size,
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            mask_id=tokenizer.mask_id,
-        ),
+        tokenizer=tokenizer.record,
         kind=job.kind,
         text_bytes=sum(part.text_bytes for part in parts) or None,
         counts=_counts(job, parts) | removed_counts(records),
         shards=tuple(shard for part in parts for shard in part.shards),
         sources=job.inputs.urls,
+        job=job.identity,
         config=output_config(job.config),
         versions={
             "python": platform.python_version(),

@@ -57,6 +57,7 @@ class WriteShards(PipelineStep):
     Args:
         folder: Where the data set goes.
         tally: What the steps before this one have counted.
+        job: Identity of the job, for the record.
         files: Input files of each task, for the record.
         columns: MDS columns of a row.
         compression: `zstd`, `zstd:LEVEL` or None.
@@ -71,6 +72,7 @@ class WriteShards(PipelineStep):
         folder: Folder,
         tally: Tally,
         *,
+        job: str,
         files: Sequence[Sequence[str]],
         columns: dict[str, str],
         compression: str | None,
@@ -79,6 +81,7 @@ class WriteShards(PipelineStep):
         super().__init__()
         self.folder = folder
         self.tally = tally
+        self.job = job
         self.files = files
         self.columns = columns
         self.compression = compression
@@ -91,6 +94,7 @@ class WriteShards(PipelineStep):
         return cls(
             job.folder,
             job.tally,
+            job=job.identity,
             files=[[urls[n] for n in job.inputs.of_task(task, job.num_tasks)] for task in range(job.num_tasks)],
             columns=conversation_columns(vocab_size)
             if job.kind == CONVERSATIONS
@@ -123,6 +127,7 @@ class WriteShards(PipelineStep):
             storing.wait()
         parts = {*SPLITS, *writers, *self.tally.documents, *(part for part, _ in self.tally.counts)}
         record = TaskRecord(
+            job=self.job,
             task=rank,
             files=list(self.files[rank]),
             splits={part: self._record(part, storing.stored.get(part, [])) for part in sorted(parts)},
@@ -133,6 +138,7 @@ class WriteShards(PipelineStep):
             removed=dict(self.tally.removed),
             removed_bytes=self.tally.removed_bytes,
             removed_lines=dict(self.tally.removed_lines),
+            first_loss=self.tally.first_loss,
         )
         self.folder.write(task_record_name(rank), record.to_json())
         self.tally.finish()
@@ -143,6 +149,7 @@ class WriteShards(PipelineStep):
             tokens=self.tally.tokens[part],
             rows=sum(each.record.rows for each in stored),
             dropped_tail_tokens=self.tally.tail_tokens[part],
+            dropped_tail_documents=self.tally.tail_documents[part],
             text_bytes=self.tally.kept_bytes[part],
             index=[each.entry for each in stored],
             shards=[each.record for each in stored],

@@ -11,12 +11,11 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
-from meap.errors import DataError
 from meap.mds.writing import MdsWriter, Shard
 from meap.packing import RowPacker
 from meap.prep.document_counts import hash_of
 from meap.prep.documents import DocumentBatch, part_of, split_of
-from meap.prep.encoding import Encoded, Encoder, build_encoder
+from meap.prep.encoding import Encoder, RoundTrip, SpecialTokens, build_encoder
 from meap.prep.job import Job
 from meap.prep.progress import Tally
 from meap.prep.resolved import ResolvedPrep
@@ -24,10 +23,17 @@ from meap.prep.selection import Selection, SelectionRule
 from meap.schema import token_dtype
 from meap.tokenizer import Tokenizer
 
-__all__ = ["PackRows", "RowBatch"]
+__all__ = [
+    "LOSSY_DOCUMENTS",
+    "SPELLED_TOKENS",
+    "SPELLING_DOCUMENTS",
+    "TRIED_DOCUMENTS",
+    "PackRows",
+    "RowBatch",
+]
 
-_ENDS = 2
-"""Tokens that packing adds to a document: BOS and EOS."""
+SPELLING_DOCUMENTS, SPELLED_TOKENS = "documents_that_spell_special_tokens", "special_tokens_in_text"
+TRIED_DOCUMENTS, LOSSY_DOCUMENTS = "documents_decoded_as_a_trial", "documents_that_do_not_come_back"
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,12 @@ class PackRows(PipelineStep):
 
     Args:
         encoder: Texts to ids.
-        tokenizer: Only its BOS, EOS and mask ids are kept: it is not sent to other processes.
+        tokenizer: Only its definition and special ids are kept: it is not sent to other processes.
         tally: Where documents and tokens are counted.
         seq_len: Input tokens per row; rows hold one more.
         heldout_ratio: Share of documents that go to the validation split, in [0, 1).
         seed: Key of the choice, in [0, 2**32).
+        special_tokens_in_text: What becomes of those that a document spells: `text`, `token` or `refuse`.
         selection: Which documents become rows, by their length. Unset: all.
     """
 
@@ -69,12 +76,14 @@ class PackRows(PipelineStep):
         seq_len: int,
         heldout_ratio: float,
         seed: int,
+        special_tokens_in_text: str = "text",
         selection: SelectionRule | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.bos_id, self.eos_id = tokenizer.bos_id, tokenizer.eos_id
-        self.mask_id, self.mask_token = tokenizer.mask_id, tokenizer.mask_token
+        self.borders = tokenizer.record.borders
+        self.special = SpecialTokens.of(tokenizer, special_tokens_in_text)
+        self.round_trip = RoundTrip(self.special.definition)
         self.dtype = token_dtype(tokenizer.vocab_size)
         self.tally = tally
         self.seq_len = seq_len
@@ -93,6 +102,7 @@ class PackRows(PipelineStep):
             seq_len=config.seq_len,
             heldout_ratio=config.heldout_ratio,
             seed=config.seed,
+            special_tokens_in_text=config.tokenizer.special_tokens_in_text,
             selection=SelectionRule(job.inputs, config.long, config.max_tokens, config.streams),
         )
 
@@ -104,7 +114,7 @@ class PackRows(PipelineStep):
         Once the selection takes no more documents, none are read.
 
         Raises:
-            DataError: A document contains the mask token's id.
+            DataError: A document contains the mask token's id, or a special token that is refused.
         """
         packers: dict[str, RowPacker] = {}
         selection = self.selection and self.selection.of_task(rank, world_size, self.tally)
@@ -117,40 +127,45 @@ class PackRows(PipelineStep):
                 break
         for part, packer in packers.items():
             self.tally.tail_tokens[part] = len(packer.tail)
+            if self.tally.counts[part, LOSSY_DOCUMENTS]:
+                self.tally.counts[part, TRIED_DOCUMENTS] = self.tally.tried[part]
+            self.tally.tail_documents[part] = packer.tail_documents
 
     def _pack(
         self, batch: DocumentBatch, packers: dict[str, RowPacker], selection: Selection | None
     ) -> Iterator[RowBatch]:
         utf8 = [text.encode() for text in batch.texts]
-        encoded = self.encoder.encode(batch.texts, utf8)
-        self._refuse_mask_id(encoded, batch)
+        encoded, spelled = self.special.settle(self.encoder.encode(batch.texts, utf8), utf8, batch.places)
         ids = encoded.ids.astype(self.dtype, copy=False)
         by_part: dict[str, list[Any]] = {}
-        kept_bytes = self.tally.kept_bytes
+        kept_bytes, added = self.tally.kept_bytes, len(self.borders)
         spans = pairwise(encoded.offsets.tolist())
-        for text, stream, place, (start, end) in zip(utf8, batch.streams, batch.places, spans, strict=True):
+        in_order = zip(utf8, batch.streams, batch.places, spans, strict=True)
+        for number, (text, stream, place, (start, end)) in enumerate(in_order):
             split = batch.split or split_of(text, self.heldout_ratio, self.seed)
             part = part_of(stream, split)
-            if selection is None or selection.takes(part, stream, split, end - start + _ENDS, place):
-                by_part.setdefault(part, []).append(ids[start:end])
+            if selection is None or selection.takes(part, stream, split, end - start + added, place):
+                by_part.setdefault(part, []).append((number, ids[start:end]))
                 kept_bytes[part] += len(text)
+                if number in spelled:
+                    self.tally.counts[part, SPELLING_DOCUMENTS] += 1
+                    self.tally.counts[part, SPELLED_TOKENS] += spelled[number]
         self.tally.text_bytes += sum(map(len, utf8))
-        for part, documents in by_part.items():
+        for part, numbered in by_part.items():
             if part not in packers:
-                packers[part] = RowPacker(self.seq_len + 1, bos_id=self.bos_id, eos_id=self.eos_id, dtype=self.dtype)
-            lengths = [len(document) for document in documents]
-            self.tally.add_documents(part, lengths, [hash_of(document) for document in documents])
-            self.tally.tokens[part] += sum(lengths) + _ENDS * len(lengths)
+                packers[part] = RowPacker(self.seq_len + 1, borders=self.borders, dtype=self.dtype)
+            documents = [document for _, document in numbered]
+            lengths, hashes = [len(document) for document in documents], [hash_of(each) for each in documents]
+            self.tally.add_documents(part, lengths, hashes)
+            self.tally.tokens[part] += sum(lengths) + added * len(lengths)
+            for (number, document), document_hash in zip(numbered, hashes, strict=True):
+                if self.round_trip.is_chosen(document, document_hash, tried=self.tally.tried[part]):
+                    self._try_round_trip(part, batch, number, document)
             yield RowBatch(part, packers[part].pack(documents))
 
-    def _refuse_mask_id(self, encoded: Encoded, batch: DocumentBatch) -> None:
-        # The tokenizer encodes without the mask token, so its id occurs only if the vocabulary of the model has it; the
-        # model would learn that the mask is a word.
-        masks = np.flatnonzero(encoded.ids == self.mask_id)
-        if len(masks):
-            file, number = batch.places[int(np.searchsorted(encoded.offsets, masks[0], side="right")) - 1]
-            raise DataError(
-                f"{file}:{number} contains the mask token {self.mask_token!r} "
-                f"(id {self.mask_id}), which is a word of the tokenizer's own vocabulary: choose a "
-                "tokenizer.mask_token that the vocabulary lacks"
-            )
+    def _try_round_trip(self, part: str, batch: DocumentBatch, number: int, document: NDArray[Any]) -> None:
+        self.tally.tried[part] += 1
+        if (loss := self.round_trip.loss(batch.texts[number], document)) is not None:
+            self.tally.counts[part, LOSSY_DOCUMENTS] += 1
+            file, line = batch.places[number]
+            self.tally.first_loss = self.tally.first_loss or f"{loss} of {file}:{line}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from meap.manifest import CONVERSATIONS, ROWS
 from meap.prep.job import Job
@@ -11,15 +12,19 @@ from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.resolved import ResolvedJob, ResolvedPrep
 from meap.prep.selection import describe_selection
 from meap.prep.sft.report import describe_packing
-from meap.prep.task_records import SplitRecord, TaskRecord, unpublished_streams
+from meap.prep.steps import LOSSY_DOCUMENTS, SPELLED_TOKENS, SPELLING_DOCUMENTS, TRIED_DOCUMENTS
+from meap.prep.task_records import SplitRecord, TaskRecord, parts_of, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.show.numbers import size
 
 __all__ = ["summary"]
 
+_LARGE_TAIL = 0.01
+_FEW_LOSSY = 0.01
+
 
 def summary(job: Job[ResolvedJob]) -> str:
-    """One line about the published data set, its losses and this command's speed; then what filters removed."""
+    """One line about the data set, its losses and this command's speed; then what filters removed, and warnings."""
     records = job.records().values()
     by_part = [each for record in records for each in record.splits.items()]
     splits = [split for _, split in by_part]
@@ -32,23 +37,82 @@ def summary(job: Job[ResolvedJob]) -> str:
     said = [f"{documents}, {tokens}, {rows}, {size(stored)} at {job.folder.url}"]
     if job.kind == CONVERSATIONS:
         said.append(_packing(job, [record.splits[TRAIN_SPLIT] for record in records]))
-    said += filter(None, [_selection(job, by_part), _unpublished(records), _losses(job, records)])
+    told = [_selection(job, by_part), _special_tokens(job, splits), _unpublished(records), _losses(job, records)]
+    said += filter(None, told)
     if not job.is_published:
         said.append(_speed(job))
     state = "already complete" if job.is_published else "complete"
-    return f"{state}: {'; '.join(said)}" + describe_removed(records, f"{job.folder.url}/{REMOVED_DIR}")
+    whole = f"{state}: {'; '.join(said)}" + describe_removed(records, f"{job.folder.url}/{REMOVED_DIR}")
+    return "\n".join([whole, *(f"warning: {each}" for each in _warnings(job, records))])
 
 
 def _losses(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> str:
     things = "lines" if job.kind == ROWS else "records"
     bad = sum(record.bad_lines for record in records)
     bad_bytes = sum(record.bad_bytes for record in records)
-    lost = [f"{bad:,} bad {things}" + (f" ({size(bad_bytes)})" if bad_bytes else "")]
-    if tail := sum(split.dropped_tail_tokens for record in records for split in record.splits.values()):
-        lost.append(f"{tail:,} tokens that filled no row at the end of a task")
+    kept_bytes = sum(split.text_bytes for record in records for split in record.splits.values())
+    share = f", {bad_bytes / (bad_bytes + kept_bytes):.2%} of the bytes" if kept_bytes else ""
+    lost = [f"{bad:,} bad {things}" + (f" ({size(bad_bytes)}{share})" if bad_bytes else "")]
+    lost += [str(each) for each in _tails(records)]
     if empty := sum(record.empty_documents for record in records):
         lost.append(f"{empty:,} empty documents")
     return f"left out: {', '.join(lost)}"
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """What filled no row of a part, at the ends of tasks."""
+
+    part: str
+    dropped: int
+    tokens: int
+    ending: int
+    """Documents that end there."""
+    documents: int
+
+    def __str__(self) -> str:
+        of_part = "" if self.part == TRAIN_SPLIT else f" of {self.part}"
+        ends = f", where {self.ending:,} of {self.documents:,} documents end" if self.ending else ""
+        return f"{self.dropped:,} tokens{of_part} ({self.dropped / self.tokens:.1%}) that filled no row{ends}"
+
+
+def _tails(records: Collection[TaskRecord]) -> list[_Tail]:
+    published, tails = parts_of(records), list[_Tail]()
+    for part in published:
+        splits = [record.splits[part] for record in records if part in record.splits]
+        dropped, tokens = (sum(each.dropped_tail_tokens for each in splits), sum(each.tokens for each in splits))
+        if dropped:
+            ending = sum(each.dropped_tail_documents for each in splits)
+            tails.append(_Tail(part, dropped, tokens, ending, sum(each.documents for each in splits)))
+    return tails
+
+
+def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterator[str]:
+    for tail in _tails(records):
+        if tail.dropped > _LARGE_TAIL * tail.tokens:
+            yield (
+                f"{tail.dropped / tail.tokens:.1%} of the tokens of {tail.part} filled no row: each of {job.num_tasks} "
+                f"tasks loses less than a row of {job.config.seq_len + 1:,}; choose fewer tasks, or a smaller seq_len"
+            )
+    counts = sum((Counter(split.counts) for record in records for split in record.splits.values()), Counter[str]())
+    if counts[LOSSY_DOCUMENTS] > _FEW_LOSSY * counts[TRIED_DOCUMENTS]:
+        first = next((record.first_loss for record in records if record.first_loss is not None), "")
+        yield (
+            f"{counts[LOSSY_DOCUMENTS]:,} of {counts[TRIED_DOCUMENTS]:,} documents that were encoded and decoded as a "
+            f"trial do not come back: the tokenizer loses {first}; choose one that can spell this text"
+        )
+
+
+def _special_tokens(job: Job[ResolvedJob], splits: Collection[SplitRecord]) -> str:
+    counts = sum((Counter(split.counts) for split in splits), Counter[str]())
+    if not counts[SPELLING_DOCUMENTS] or not isinstance(job.config, ResolvedPrep):
+        return ""
+    mode = job.config.tokenizer.special_tokens_in_text
+    how = "read as plain characters" if mode == "text" else "read as these tokens"
+    return (
+        f"{counts[SPELLING_DOCUMENTS]:,} documents spell special tokens ({counts[SPELLED_TOKENS]:,} times), {how} "
+        f"(tokenizer.special_tokens_in_text={mode})"
+    )
 
 
 def _unpublished(records: Collection[TaskRecord]) -> str:

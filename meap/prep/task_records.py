@@ -28,6 +28,8 @@ class SplitRecord:
     tokens: int = 0
     rows: int = 0
     dropped_tail_tokens: int = 0
+    dropped_tail_documents: int = 0
+    """Documents that end in these tokens."""
     text_bytes: int = 0
     """UTF-8 bytes of the documents; 0 for imported rows, which come without their text."""
     index: list[dict[str, Any]] = field(default_factory=list)
@@ -42,6 +44,8 @@ class SplitRecord:
 class TaskRecord:
     """What a task did; written once everything that it names is in place."""
 
+    job: str
+    """Identity of the job, see `meap.prep.identity`."""
     task: int
     files: list[str]
     splits: dict[str, SplitRecord]
@@ -56,6 +60,8 @@ class TaskRecord:
     """UTF-8 bytes of these documents."""
     removed_lines: dict[str, int] = field(default_factory=dict)
     """Lines that a filter cut out of kept documents, by `step/reason`."""
+    first_loss: str | None = None
+    """What the first document lost that does not come back when it is decoded."""
 
     def to_json(self) -> bytes:
         """The record as JSON."""

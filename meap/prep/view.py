@@ -31,6 +31,8 @@ class Snapshot:
     workers: int
     """Tasks that run now."""
     bad_lines: int
+    bad_bytes: int
+    """Their size, decompressed."""
     failures: int
     note: str = ""
     """A line from the executor."""
@@ -43,8 +45,10 @@ class Snapshot:
     @property
     def troubles(self) -> list[str]:
         """What may need attention."""
-        counts = {"bad lines": self.bad_lines, "failed tasks": self.failures}
-        return [f"{name}: {count:,}" for name, count in counts.items() if count]
+        num_bytes = f" ({size(self.bad_bytes)})" if self.bad_bytes else ""
+        bad = f"bad lines: {self.bad_lines:,}{num_bytes}" if self.bad_lines else ""
+        failed = f"failed tasks: {self.failures:,}" if self.failures else ""
+        return list(filter(None, [bad, failed]))
 
 
 def position_of(snapshot: Snapshot) -> Position:

@@ -122,6 +122,8 @@ def _failed_step(trainer: Trainer, error: BaseException) -> str:
         )
     # torch has no classes for these.
     if _has_lost_worker(error, told):
+        if not isinstance(error, RuntimeError):
+            told = f"its connection ended first: {told or type(error).__name__}"
         return (
             f"rank {rank} lost a loader worker at step {step:,} ({told}): if nobody killed it, memory ran out (dmesg "
             "says so); lower data.num_workers or data.predownload"

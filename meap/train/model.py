@@ -46,7 +46,7 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
 
 
 def decoder_config(
-    config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int = 1, eos_id: int = 2
+    config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int | None = 1, eos_id: int = 2
 ) -> PretrainedConfig:
     """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded."""
     return AutoConfig.for_model(

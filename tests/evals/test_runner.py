@@ -14,12 +14,12 @@ NAMES = ("perplexity", "key_retrieval", "multidoc_qa")
 
 @pytest.fixture
 def run(make_inputs, oracle, tmp_path):
-    def run(*overrides, names=NAMES, model=None, **how):
+    def run(*overrides, names=NAMES, model=None, folder="eval", **how):
         inputs = make_inputs(*overrides)
         model = model or oracle(
             [each for name in TASKS if name != "commonsense" for each in TASKS[name].examples(inputs)]
         )
-        return run_tasks(inputs, model, names, tmp_path / "eval", **how)
+        return run_tasks(inputs, model, names, tmp_path / folder, **how)
 
     return run
 
@@ -90,6 +90,18 @@ def test_results_of_another_model_are_replaced(run, blind):
     assert results["tasks"]["key_retrieval"]["metrics"]["generation"]["value"] == 0
 
 
+@pytest.mark.slow
+def test_no_task_keeps_the_answers_of_another_model(run, blind):
+    """Also where a task comes after one that writes files of its own."""
+    names = ["needle_fu", "needle_magic", "kv_retrieval"]
+    run("limit=2", names=names)
+    replaced = run("limit=2", names=names, model=blind)["tasks"]
+    alone = run("limit=2", names=names, model=blind, folder="alone")["tasks"]
+    for name in names:
+        assert replaced[name]["metrics"] == alone[name]["metrics"], name
+        assert replaced[name]["rows"] == alone[name]["rows"], name
+
+
 def test_too_long_counts_as_wrong_where_that_is_asked(run, oracle, make_inputs, tmp_path):
     inputs = make_inputs("too_long=wrong")
     model = oracle(TASKS["key_retrieval"].examples(inputs))
@@ -115,6 +127,14 @@ def test_what_cannot_be_measured_is_skipped_with_its_reason(make_inputs, blind, 
     assert set(results["tasks"]) == {"kv_retrieval"}
     print_results(results)
     assert "skipped perplexity: no held-out rows" in capsys.readouterr().out
+
+
+def test_nothing_to_measure_is_an_error_and_leaves_former_results(make_inputs, blind, tmp_path):
+    run_tasks(make_inputs(), blind, ["kv_retrieval"], tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(DataError, match="tasks=perplexity would measure nothing .perplexity: no held-out rows"):
+        run_tasks(make_inputs(num_rows=0), blind, ["perplexity"], tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == before
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def documents(tokenizer) -> list[list[int]]:
 @pytest.fixture(scope="session")
 def rows_remote(tokenizer, documents, tmp_path_factory) -> Path:
     remote = tmp_path_factory.mktemp("rows")
-    packer = RowPacker(SEQ_LEN + 1, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, dtype=np.dtype(np.uint16))
+    packer = RowPacker(SEQ_LEN + 1, borders=tokenizer.record.borders, dtype=np.dtype(np.uint16))
     rows = packer.pack([np.array(each) for each in documents])
     rows = rows[: len(rows) // 4 * 4]  # so that a loader of four rows a batch leaves none out
     for split, kept in (("train", rows), ("validation", rows[:5])):

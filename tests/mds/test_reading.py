@@ -97,3 +97,19 @@ def test_any_change_of_conversations_is_decoded_or_found(data):
 def test_any_bytes_are_decompressed_or_found(content):
     with pytest.raises(ShardError, match="x: (compression|bytes after decompression): expected "):
         decompress(content, entry(1, _ROWS, zipped=True, raw_bytes=5000), "x")
+
+
+def test_a_shard_that_unpacks_to_gigabytes_is_read_no_further_than_the_index_states():
+    import tracemalloc
+
+    import zstandard
+
+    from meap.mds.reading import unpack
+
+    hostile = zstandard.ZstdCompressor().compress(bytes(1 << 28)) * 16  # 4 GB in 128 kB, over several frames
+    tracemalloc.start()
+    try:
+        assert len(unpack(hostile, 1 << 16)) == (1 << 16) + 1
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()

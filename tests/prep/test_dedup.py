@@ -99,7 +99,7 @@ def test_similar_texts_go_and_distinct_ones_stay(
     }
     said = capsys.readouterr()
     assert f"removed {gone} of {_count(planted['files'])} documents" in said.out
-    assert said.err.splitlines() == [
+    assert [line for line in said.err.splitlines() if " documents | " not in line] == [
         f"deduplication: signatures: {tasks} of {tasks} tasks to do",
         f"deduplication: equal texts: {tasks} of {tasks} tasks to do",
         "deduplication: pairs of similar texts: 4 of 4 tasks to do",

@@ -25,6 +25,7 @@ SNAPSHOT = Snapshot(
     tasks=24,
     workers=8,
     bad_lines=0,
+    bad_bytes=000,
     failures=0,
 )
 
@@ -73,9 +74,13 @@ def test_a_line_and_a_bar_tell_the_same():
     below = " ".join(text for text, _ in position.details)
     for part in position.line.split(" | "):
         assert part in f"{below} {position.left.replace('left', 'left:')}"
-    troubled = position_of(replace(SNAPSHOT, bad_lines=3, failures=2, seconds_left=None, note="Slurm job 7: 8 running"))
-    assert troubled.line.endswith("unknown | 8 running | bad lines: 3 | failed tasks: 2 | Slurm job 7: 8 running")
-    assert ("bad lines: 3   failed tasks: 2", "bold red") in troubled.details
+    troubled = position_of(
+        replace(SNAPSHOT, bad_lines=3, bad_bytes=300, failures=2, seconds_left=None, note="Slurm job 7: 8 running")
+    )
+    assert troubled.line.endswith(
+        "unknown | 8 running | bad lines: 3 (300 B) | failed tasks: 2 | Slurm job 7: 8 running"
+    )
+    assert ("bad lines: 3 (300 B)   failed tasks: 2", "bold red") in troubled.details
     assert ("Slurm job 7: 8 running", "dim") in troubled.details
 
 

@@ -145,7 +145,7 @@ def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, cap
         "a user message contains the special token '</s>'",
     ]
     with pytest.raises(
-        BadInputError, match=r"in.jsonl:9: .*; that is bad record 5 of task 0, and max_bad_records=4 are"
+        BadInputError, match=r"in.jsonl:9: .*; that is bad record 5 of task 0 \(64 B\), and max_bad_records=4 are"
     ):
         prepare_sft("source=in.jsonl", "max_length=128", "max_bad_records=4", "remote=other")
     assert not (tmp_path / "other" / "train" / "index.json").exists()
@@ -241,7 +241,7 @@ def test_the_summary_says_how_full_rows_are_and_what_the_paper_s_batch_is(prepar
             ("format=alpaca",),
             r"the record has 'messages', not those of alpaca: see format=",
         ),
-        ("in.json", b'[{"instruction": ', (), r"in.json is not valid JSON \(.*\): repair the file or fetch it again"),
+        ("in.json", b'[{"instruction": ', (), r"in.json is damaged .*inside a JSON array, after element 0\)"),
         (
             "in.jsonl.gz",
             gzip.compress(b'{"a": 1}' * 99, mtime=0)[:-12],
@@ -266,12 +266,12 @@ def test_the_summary_says_how_full_rows_are_and_what_the_paper_s_batch_is(prepar
             (),
             r"in.json:1: neither a JSON array nor JSON lines \(.*as one array, or",
         ),
-        ("in.json", b'[{"instruction": "\\ud800"}]', (), r"in.json is not valid JSON \(.*: line 1 column 19 "),
+        ("in.json", b'[{"instruction": "\\ud800"}]', (), r"in.json:1: not valid JSON \(.*: line 1 column 18 "),
         (
             "in.jsonl.zst",
             zstandard.compress(b'{"instruction": "a", "output": "b"}\n' * 99)[:-9],
             (),
-            r"in.jsonl.zst is damaged after line \d+, near byte .* inside a zstd frame\): fetch",
+            r"in.jsonl.zst is damaged after line \d+, near byte .* inside stream 1\): fetch",
         ),
         (
             "in.parquet",
@@ -301,7 +301,7 @@ def test_configuration_that_does_not_fit_is_refused(prepare_sft, tmp_path):
         prepare_sft("source=in.json", "tasks=2")
     with pytest.raises(
         DataError,
-        match=r"matches no file .*: .*\.parquet\) or URL of conversations \(JSON, JSON lines or parquet\), or s",
+        match=r"matches no file .*: .*\.parquet\) or URL of conversations \(JSON, JSON lines, CSV or parquet\), or s",
     ):
         prepare_sft("source=nowhere/*.json")
     with pytest.raises(DataError, match=r"not a single row: no conversation has an answer within max_length=8 tokens"):

@@ -2,6 +2,7 @@
 
 dataset     files are checked before use, failures end an iteration, repetitions of rows are counted
 stream      fetches and checks the files of a data set
+order       orders an epoch in a fraction of memory and time
 isolation   keeps runs on one machine apart
 """
 

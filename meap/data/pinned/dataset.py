@@ -14,12 +14,17 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataset
+from streaming.base.constant import EPOCH_DATA
 from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.format.mds.reader import MDSReader
+from streaming.base.shared import SharedMemory
+from streaming.base.shared.prefix import _get_path
 from streaming.base.util import bytes_to_int
+from streaming.base.world import World
 from torch.utils.data import get_worker_info
 
 from meap.data.pinned.isolation import isolated_names, wait_for_shared_memory
+from meap.data.pinned.order import draw_units, fill_sequence, is_regular, row_dtype, sequence_length
 from meap.data.pinned.stream import CheckedStream
 from meap.data.rows import RowReader
 from meap.data.unusable import UnusableFileError
@@ -81,7 +86,7 @@ class CheckedDataset(StreamingDataset):
         self.epoch = 0
         """The epoch being iterated, in this process."""
         self._readers = [RowReader(cast("MDSReader", shard)) for shard in self.shards]
-        self._epoch_ids: NDArray[np.int64] = np.empty(0, np.int64)
+        self._epoch_ids: NDArray[np.signedinteger] = np.empty(0, np.int64)
         """Sample ids of this worker's share of the epoch; negative ones are padding."""
         self._place: int | None = None
         """Position of the iteration in it, until `take_ids` is called."""
@@ -136,7 +141,7 @@ class CheckedDataset(StreamingDataset):
         place, self._place = self._place, None
         if place is None:  # random access
             return np.array([row])
-        return self._epoch_ids[place : place + _LOOK_AHEAD]
+        return self._epoch_ids[place : place + _LOOK_AHEAD].astype(np.int64)
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over this worker's share of the epoch."""
@@ -199,20 +204,48 @@ class CheckedDataset(StreamingDataset):
 
     def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sizes of the units that are shuffled, and the sample id at each place of the epoch before shuffling."""
-        unit_sizes, rows = super().resample_streams(epoch, stream_id)
-        # A unit is a shard, once whole for each full repetition and then in part: all in a row, shards in order.
-        shards = np.searchsorted(self.sample_offset_per_shard, rows[np.cumsum(unit_sizes) - unit_sizes], "right")
-        repetitions = np.arange(len(shards)) - np.searchsorted(shards, shards)
-        if repetitions.any():
-            rows += np.repeat(repetitions * self.num_samples, unit_sizes)
-        return unit_sizes, rows
+        streams = range(self.num_streams) if stream_id is None else [stream_id]
+        units = draw_units(self, epoch, streams)
+        sizes = np.array([unit.size for unit in units], np.int64)
+        ids = np.empty(int(sizes.sum()), np.int64)
+        for unit, end in zip(units, sizes.cumsum().tolist(), strict=True):
+            unit.write(ids[end - unit.size : end], 0)
+        return sizes, ids
 
-    def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[Any]:
         # Called in every worker when an epoch starts, also after resuming: the only place that knows its number.
         self.epoch = epoch
-        self._epoch_ids = super()._get_work(epoch, sample_in_epoch)
+        world = self._parallel_worker_world
+        if is_regular(self, world, sample_in_epoch):
+            self._epoch_ids = self._share_sequence(world, epoch, sample_in_epoch)
+        else:
+            self._epoch_ids = super()._get_work(epoch, sample_in_epoch)
         # streaming finds shards by row, without the repetition.
+        if not len(self._epoch_ids) or self._epoch_ids.max() < self.num_samples:
+            return self._epoch_ids
         return np.where(self._epoch_ids < 0, self._epoch_ids, self._epoch_ids % self.num_samples)
+
+    def _share_sequence(self, world: World, epoch: int, drop: int) -> NDArray[np.signedinteger]:
+        """This worker's share of what its node reads, which one worker orders for all."""
+        if not hasattr(self._shared_barrier, "lock"):
+            self._shared_barrier.lock = FileLock(self._shared_barrier.filelock_path)
+        unique = self._unique_worker_world
+        dtype, length = row_dtype(self), sequence_length(self, world, drop)
+        name, size = _get_path(self._shm_prefix_int, EPOCH_DATA), length * np.dtype(dtype).itemsize
+        if not unique.is_local_leader:
+            self._shared_barrier(unique.workers_per_node)
+        memory = SharedMemory(name=name, create=unique.is_local_leader, size=size, auto_cleanup=False)
+        sequence = np.ndarray(length, dtype, memory.buf)
+        if unique.is_local_leader:
+            fill_sequence(sequence, self, world, epoch, drop)
+            self._shared_barrier(unique.workers_per_node)
+        assert self.batch_size is not None
+        by_rank = sequence.reshape(-1, world.workers_per_rank, self.batch_size, world.ranks_per_node)
+        own = by_rank[:, world.worker_of_rank, :, world.rank_of_node].flatten()
+        del sequence, by_rank
+        self._shared_barrier(unique.workers_per_node)
+        memory.cleanup()
+        return own
 
     def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
         for row in super()._each_sample_id(it):

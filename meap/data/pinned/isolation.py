@@ -29,6 +29,7 @@ from streaming.base.shared import SharedMemory
 from streaming.base.shared.prefix import _check_self, _get_path, _pack_locals
 from streaming.base.world import World
 
+from meap.data.pinned.order import RowLocator
 from meap.data.ranks import gather_from_ranks
 from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError
@@ -60,7 +61,11 @@ def isolated_names() -> Iterator[None]:
     Raises:
         ConfigError: Another run uses the same cache folder.
     """
-    with _replaced(streaming_dataset, "get_shm_prefix", _register), wait_for_shared_memory():
+    with (
+        _replaced(streaming_dataset, "get_shm_prefix", _register),
+        _replaced(streaming_dataset, "Spanner", RowLocator),
+        wait_for_shared_memory(),
+    ):
         yield
 
 

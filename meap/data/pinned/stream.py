@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 from streaming import Stream
-from streaming.base.compression import decompress
 from streaming.base.constant import DEFAULT_TIMEOUT
 from streaming.base.format import FileInfo, Reader
 from streaming.base.hashing import get_hash
@@ -32,7 +31,8 @@ from meap.data.unusable import DamagedError, RefusedError, UnusableFileError, ex
 from meap.errors import DataError
 from meap.manifest import ShardRecord
 from meap.mds.findings import FETCH_AGAIN
-from meap.mds.index import INDEX_NAME, is_safe_name, parse_index, stored_file
+from meap.mds.index import INDEX_NAME, is_compression, is_safe_name, parse_index, stored_file
+from meap.mds.reading import unpack
 from meap.places.problems import describe_full_disk, is_full_disk
 from meap.places.redaction import describe_error
 from meap.places.whole import remove_drafts, whole_file, write_whole
@@ -220,7 +220,7 @@ class CheckedStream(Stream):
     def _unpack(self, zipped: bytes, raw_info: FileInfo, zip_info: FileInfo, compression: str | None) -> None:
         path = self._path(raw_info.basename)
         try:
-            content = decompress(compression, zipped)
+            content = _unpacked(zipped, raw_info, compression)
             self._check(content, raw_info)
             write_whole(path, content)
         except OSError as error:
@@ -235,6 +235,15 @@ class CheckedStream(Stream):
     def _raise_unusable(self, basename: str, error: Exception, *, attempts: int) -> NoReturn:
         what, remedy = explain(error, attempts)
         raise UnusableFileError(self._origin(basename), what, remedy) from error
+
+
+def _unpacked(zipped: bytes, raw_info: FileInfo, compression: str | None) -> bytes:
+    if compression is None or not is_compression(compression):
+        raise DamagedError(f"its compression is {compression!r}, not zstd")
+    content = unpack(zipped, raw_info.bytes)
+    if len(content) > raw_info.bytes:
+        raise DamagedError(f"it unpacks to more than the {raw_info.bytes:,} bytes that the index states")
+    return content
 
 
 def _raise_if_full(path: Path, error: Exception, num_bytes: int | None) -> None:

@@ -63,7 +63,7 @@ def contents_of(task: ShardTask, *, rows: HashSample, ngrams: HashSample | None)
         tokenizer, kept = task.manifest.tokenizer, list[NDArray[np.uint64]]()
         for start in range(0, len(tokens), _BLOCK):
             block = tokens[start : start + _BLOCK + NGRAM - 1]
-            hashes = hash_ngrams(block, NGRAM, (tokenizer.bos_id, tokenizer.eos_id))
+            hashes = hash_ngrams(block, NGRAM, tokenizer.borders)
             found.ngrams += len(hashes)
             kept.append(ngrams.choose(hashes))
         found.ngram_hashes = np.concatenate([found.ngram_hashes, *kept])

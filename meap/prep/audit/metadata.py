@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -167,7 +168,7 @@ def _problems_of_manifest(manifest: Manifest) -> list[tuple[str, str, str]]:
         require("dtype", f"{dtype}, for {tokenizer.vocab_size:,} ids", manifest.dtype, is_so=manifest.dtype == dtype)
     ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "mask_id": tokenizer.mask_id}
     for name, value in ids.items():
-        is_so = 0 <= value < tokenizer.vocab_size
+        is_so = name == "bos_id" if value is None else 0 <= value < tokenizer.vocab_size
         require(f"tokenizer.{name}", f"0 to {tokenizer.vocab_size - 1:,}", value, is_so=is_so)
     return problems
 
@@ -217,7 +218,7 @@ def _compare(split: Split, entries: Sequence[ShardEntry], findings: list[Finding
             findings.append(Finding(where, f"hash of {name}", manifest.hash_algorithm, found, PREPARE_AGAIN))
     names = [entry.stored.basename for entry in entries]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         findings.append(Finding(where, "shards", "each once", f"{twice} twice", PREPARE_AGAIN))
     elif set(names) == recorded.keys() and names != [shard.basename for shard in manifest.shards]:
         pairs = zip(names, (shard.basename for shard in manifest.shards), strict=True)

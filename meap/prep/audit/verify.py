@@ -14,13 +14,15 @@ from meap.manifest import CONVERSATIONS, Manifest
 from meap.mds.findings import PREPARE_AGAIN, Finding
 from meap.mds.index import INDEX_NAME
 from meap.prep.audit.metadata import RUN_AGAIN, Split, look_at
-from meap.prep.audit.places import DataSet, read_tokenizer
+from meap.prep.audit.places import DataSet, read_tokenizer, task_records
 from meap.prep.audit.shard import check_shard
 from meap.prep.audit.workers import ShardMeter, in_order
-from meap.prep.task_records import PREP_DIR
+from meap.prep.task_records import PREP_DIR, task_record_name
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
 
 __all__ = ["Verdict", "verify"]
+
+_MIXTURE = "two jobs have written here: prepare the data again, in another folder"
 
 
 @dataclass
@@ -52,6 +54,7 @@ def verify(data_sets: Sequence[DataSet], *, workers: int) -> Verdict:
         if not data.is_part and data.folder.read(f"{TRAIN_SPLIT}/{INDEX_NAME}") is None:
             verdict.findings.append(_not_complete(data))
         of_data = [look_at(data, split, verdict.findings) for split in data.splits]
+        verdict.findings += _check_job(data, of_data)
         _check_tokenizer(data, of_data, verdict.findings)
         splits += of_data
     _check_same_tokenizer(splits, verdict.findings)
@@ -80,6 +83,25 @@ def _not_complete(data: DataSet) -> Finding:
     return Finding(
         data.folder.url_of(f"{TRAIN_SPLIT}/{INDEX_NAME}"), "data set is not complete", "an index", "none", remedy
     )
+
+
+def _check_job(data: DataSet, splits: Iterable[Split]) -> list[Finding]:
+    """Check that one job has made all of it: its manifests, and where they are kept the records of its tasks."""
+    manifests = [(split, split.manifest) for split in splits if split.manifest is not None]
+    findings: list[Finding] = []
+    if not manifests:
+        return findings
+    first, job = manifests[0][0], manifests[0][1].job
+    as_there = f"{job}, as {first.file(MANIFEST_NAME)} says"
+    for split, manifest in manifests[1:]:
+        if manifest.job != job:
+            findings.append(Finding(split.file(MANIFEST_NAME), "job", as_there, manifest.job, _MIXTURE))
+    folder = data.parent or data.folder
+    for task, record in sorted(task_records(folder).items()) if job else ():
+        file = folder.url_of(task_record_name(task))
+        if record.job != job:
+            findings.append(Finding(file, "job", as_there, record.job, _MIXTURE))
+    return findings
 
 
 def _check_tokenizer(data: DataSet, splits: Iterable[Split], findings: list[Finding]) -> None:
@@ -140,24 +162,25 @@ def _check_totals(split: Split) -> list[Finding]:
 
 
 def _check_borders(split: Split, manifest: Manifest) -> list[Finding]:
-    """Check that there are enough BOS and EOS for the documents, and that each task begins with one.
+    """Check that there are enough BOS and EOS for the documents, and that each task begins with a BOS.
 
-    A document has one BOS and one EOS, of which the dropped tails of tasks may hold some; a text that spells out a
-    special token adds to them, so only too few of them are an error.
+    A document has one EOS and, where the tokenizer has one, a BOS, of which the dropped tails of tasks may hold some; a
+    text that spells out a special token may add to them, so only too few of them are an error.
     """
     tokenizer, is_text = manifest.tokenizer, "text_key" in manifest.config
     lost = (manifest.dropped_tail_tokens + int(manifest.config.get("tasks") or 1)) // 2
     bos, eos = (sum(int(checked.borders[side]) for checked in split.results) for side in (0, 1))
-    if tokenizer.bos_id == tokenizer.eos_id and is_text:
+    has_bos = is_text and len(tokenizer.borders) > 1
+    if has_bos and tokenizer.bos_id == tokenizer.eos_id:
         bos = eos = bos // 2
     findings: list[Finding] = []
-    for name, counted in (("BOS", bos), ("EOS", eos)) if is_text else (("EOS", eos),):
+    for name, counted in (("BOS", bos), ("EOS", eos)) if has_bos else (("EOS", eos),):
         if manifest.documents > counted + lost:
             expected = f"at most {counted + lost:,}, as {counted:,} {name} tokens in the rows allow"
             file, found = split.file(MANIFEST_NAME), f"{manifest.documents:,}"
             findings.append(Finding(file, "documents", expected, found, PREPARE_AGAIN))
     begun: set[str] = set()
-    for task, checked in zip(split.tasks, split.results, strict=True) if is_text else ():
+    for task, checked in zip(split.tasks, split.results, strict=True) if has_bos else ():
         if task.task_number not in begun and checked.first_token not in {None, tokenizer.bos_id}:
             expected = f"BOS ({tokenizer.bos_id}), with which each task begins"
             findings.append(Finding(task.file, "first token", expected, str(checked.first_token), PREPARE_AGAIN))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from meap.errors import BadInputError, first_line
-from meap.prep.formats.records import RawFile, ReadOptions, Record
+from meap.prep.formats.records import RawFile, ReadOptions, Record, require_one_of_each
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,16 +34,17 @@ def read_parquet(file: RawFile, options: ReadOptions) -> Iterator[Record]:
             file.opened, page_checksum_verification=True, buffer_size=_BUFFER_BYTES, pre_buffer=False
         )
         schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
-    for column in options.fields or ():
-        _require_column(schema, column, name=file.name, is_text=column == options.text_key)
-    number = 0
+    require_one_of_each(options.fields or schema.names, schema.names, file=file.name)
+    for key, column in options.keys.items():
+        _require_column(schema, column, name=file.name, key=key)
+    number, file.read_ratio = 0, 0.0
     with _damage_found():
         for batch in parquet.iter_batches(_ROWS, columns=options.fields, use_threads=False):
             columns = {name: _values(batch.column(name)) for name in batch.schema.names}
             for values in zip(*columns.values(), strict=True):
                 number += 1
                 yield number, dict(zip(columns, values, strict=True))
-            file.read_bytes = file.size * number // num_rows
+            file.read_ratio = number / num_rows
     if number != num_rows:
         raise EOFError(f"{number} rows, not {num_rows} as its footer says")
 
@@ -70,12 +71,12 @@ def _decoded(value: bytes) -> str | bytes:
         return value
 
 
-def _require_column(schema: pa.Schema, path: str, *, name: str, is_text: bool) -> None:
+def _require_column(schema: pa.Schema, path: str, *, name: str, key: str) -> None:
     import pyarrow as pa
 
-    key = "text_key" if is_text else "stream_key"
+    is_text = key == "text_key"
     field = schema.field(path) if path in schema.names else None
-    if field is None and not is_text:
+    if field is None:
         names = path.split(".")
         field = schema.field(names[0]) if names[0] in schema.names else None
         for each in names[1:]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from io import BufferedReader
 from typing import IO, Any
 
 import orjson
 
-from meap.prep.decompression import decompressed_lines, is_compressed
+from meap.errors import BadInputError
+from meap.prep.decompression import decompressed
+from meap.prep.formats.encodings import in_utf8, with_line_feeds
 
 __all__ = [
     "MAX_RECORD_BYTES",
@@ -19,8 +21,9 @@ __all__ = [
     "RawFile",
     "ReadOptions",
     "Record",
+    "has_field",
     "numbered_lines",
-    "refuse_nothing",
+    "require_one_of_each",
     "size_of",
     "stream_of",
     "text_of",
@@ -30,7 +33,6 @@ __all__ = [
 
 MAX_RECORD_BYTES = 1 << 28
 """A longer line or file is left out, and never held in memory: a few KB may decompress to it."""
-_LINES_PER_REPORT = 256
 
 
 @dataclass
@@ -41,25 +43,42 @@ class RawFile:
     name: str
     size: int
     """Stored (compressed) bytes."""
-    read_bytes: int = 0
-    """How many of them have been read, about; a format raises it as it reads."""
+    read_ratio: float | None = None
+    """How much of it has been read; set by formats that do not read it from front to back."""
 
     @cached_property
     def stream(self) -> BufferedReader:
-        """Its decompressed bytes. It closes the file when it is deleted, so it lives as long as this object."""
-        return decompressed_lines(self.opened, self.name)
+        """Its decompressed bytes, in UTF-8. It closes the file when it is deleted, so it lives as long as this."""
+        return in_utf8(self._decompressed, self.name)
+
+    @cached_property
+    def _decompressed(self) -> BufferedReader:
+        return decompressed(self.opened, self.name)
+
+    @property
+    def read_bytes(self) -> int:
+        """How many stored bytes have been read, about."""
+        return min(self.opened.tell(), self.size) if self.read_ratio is None else int(self.size * self.read_ratio)
 
 
 @dataclass(frozen=True)
 class ReadOptions:
     """Which fields are read, and what a document is in plain text."""
 
-    fields: tuple[str, ...] | None = None
-    """Fields or columns, dotted if nested; None for all."""
-    text_key: str = "text"
-    """The field under which plain text is yielded."""
+    keys: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Fields or columns, dotted if nested, by the key of the configuration that names each; empty for all fields."""
     text_unit: str = "file"
     """Document in plain text: `file`, `line` or `paragraph`."""
+
+    @property
+    def fields(self) -> list[str] | None:
+        """The fields that are read; None for all."""
+        return list(dict.fromkeys(self.keys.values())) or None
+
+    @property
+    def text_key(self) -> str:
+        """The field under which plain text is yielded."""
+        return self.keys.get("text_key", "text")
 
 
 @dataclass(frozen=True)
@@ -81,11 +100,15 @@ def too_long(num_bytes: int) -> BadRecord:
 
 
 def text_of(values: dict[str, Any], key: str) -> str | BadRecord:
-    """The document in a record."""
+    """The document in a record: a field, dotted if nested."""
     value = values.get(key)
     if isinstance(value, str):
         return value
-    if key not in values:
+    if value is None:
+        value = value_at(values, key)
+        if isinstance(value, str):
+            return value
+    if not has_field(values, key):
         return BadRecord(f"no field {key!r}")
     if isinstance(value, bytes):  # JSON has none: a column that could not be decoded
         return BadRecord(f"field {key!r} is not valid UTF-8")
@@ -118,13 +141,33 @@ def value_at(values: Any, key: str) -> Any:
     return values
 
 
+def has_field(values: dict[str, Any], key: str) -> bool:
+    """Whether a record has a field, dotted if nested."""
+    for name in () if key in values else key.split("."):
+        if not isinstance(values, dict) or name not in values:
+            return False
+        values = values[name]
+    return True
+
+
+def require_one_of_each(wanted: Sequence[str], columns: Sequence[str], *, file: str) -> None:
+    """Raise `BadInputError` if two of a file's columns have the name of a wanted one, dotted if nested."""
+    counts = Counter(columns)
+    for path in wanted:
+        name = path if path in counts else path.partition(".")[0]
+        if (count := counts[name]) > 1:
+            raise BadInputError(f"{file}: {count} columns have the name {name!r}: rename or drop all but one")
+
+
 def numbered_lines(file: RawFile) -> Iterator[tuple[int, bytes | BadRecord]]:
-    """The decompressed lines of a file, numbered from 1, without a byte-order mark; `too_long` for one that is.
+    """The lines of a file, numbered from 1; `too_long` for one that is.
+
+    They end in LF, and also in CR if the file begins with lines that do.
 
     Raises:
-        EOFError: See `refuse_nothing`; and what decompressors raise.
+        EOFError: And what decompressors raise: the file is damaged.
     """
-    lines, number = file.stream, 0
+    lines = with_line_feeds(file.stream)
     for number, line in enumerate(iter(partial(lines.readline, MAX_RECORD_BYTES), b""), 1):
         if len(line) == MAX_RECORD_BYTES and not line.endswith(b"\n"):
             num_bytes = len(line)
@@ -134,14 +177,4 @@ def numbered_lines(file: RawFile) -> Iterator[tuple[int, bytes | BadRecord]]:
                     break
             yield number, too_long(num_bytes)
         else:
-            yield number, line if number > 1 else line.removeprefix(codecs.BOM_UTF8)
-        if number % _LINES_PER_REPORT == 0:
-            file.read_bytes = file.opened.tell()
-    if not number:
-        refuse_nothing(file)
-
-
-def refuse_nothing(file: RawFile) -> None:
-    """Raise EOFError for a compressed file without a single byte, such as a download that has not begun."""
-    if is_compressed(file.name) and not file.opened.tell():
-        raise EOFError("the file has no bytes")
+            yield number, line

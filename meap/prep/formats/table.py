@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from meap.errors import BadInputError
 from meap.prep.decompression import COMPRESSIONS
+from meap.prep.formats.csv import read_csv
 from meap.prep.formats.jsonl import read_json, read_json_lines
 from meap.prep.formats.parquet import read_parquet
 from meap.prep.formats.records import RawFile, ReadOptions, Record
@@ -39,6 +40,7 @@ class Format:
 FORMATS = (
     Format("JSON", (".json",), read_json),
     Format("JSON lines", (".jsonl", ".ndjson"), read_json_lines),
+    Format("CSV", (".csv",), read_csv, record="row"),
     Format("parquet", (".parquet",), read_parquet, record="row", is_compressible=False),
     Format("text", (".txt",), read_text, has_fields=False),
 )

@@ -1,8 +1,7 @@
-"""Plain text in UTF-8: a document is a file, a line or a paragraph. CRLF becomes LF."""
+"""Plain text: a document is a file, a line or a paragraph. CRLF and CR become LF."""
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator
 
 from meap.prep.formats.records import (
@@ -12,11 +11,12 @@ from meap.prep.formats.records import (
     ReadOptions,
     Record,
     numbered_lines,
-    refuse_nothing,
     too_long,
 )
 
 __all__ = ["read_text"]
+
+_CHUNK_BYTES = 1 << 20
 
 
 def read_text(file: RawFile, options: ReadOptions) -> Iterator[Record]:
@@ -27,13 +27,17 @@ def read_text(file: RawFile, options: ReadOptions) -> Iterator[Record]:
 
 def _whole(file: RawFile) -> Iterator[tuple[int, str | BadRecord]]:
     content = file.stream.read(MAX_RECORD_BYTES + 1)
-    if not content:
-        refuse_nothing(file)
-    yield 1, _decoded(content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n"))
+    num_bytes = len(content)
+    while num_bytes > MAX_RECORD_BYTES and (rest := file.stream.read(_CHUNK_BYTES)):
+        num_bytes += len(rest)
+    if num_bytes > MAX_RECORD_BYTES:
+        yield 1, too_long(num_bytes)
+    else:
+        yield 1, _decoded(content.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
 
 
 def _lines(file: RawFile) -> Iterator[tuple[int, str | BadRecord]]:
-    for number, line in numbered_lines(file):
+    for number, line in _split_lines(file):
         if isinstance(line, BadRecord):
             yield number, line
         elif not line.isspace():
@@ -43,7 +47,7 @@ def _lines(file: RawFile) -> Iterator[tuple[int, str | BadRecord]]:
 def _paragraphs(file: RawFile) -> Iterator[tuple[int, str | BadRecord]]:
     block: list[bytes] = []
     size, start = 0, 1
-    for number, line in numbered_lines(file):
+    for number, line in _split_lines(file):
         if not isinstance(line, BadRecord) and line.isspace():
             if size:
                 yield start, _joined(block, size)
@@ -58,13 +62,23 @@ def _paragraphs(file: RawFile) -> Iterator[tuple[int, str | BadRecord]]:
         yield start, _joined(block, size)
 
 
+def _split_lines(file: RawFile) -> Iterator[tuple[int, bytes | BadRecord]]:
+    """The lines of a file, whether they end in LF, CRLF or CR."""
+    before = 0
+    for number, line in numbered_lines(file):
+        if isinstance(line, BadRecord) or line.find(b"\r", 0, -2) < 0:
+            yield before + number, line
+            continue
+        parts = line.splitlines(keepends=True)
+        yield from enumerate(parts, before + number)
+        before += len(parts) - 1
+
+
 def _joined(block: list[bytes], size: int) -> str | BadRecord:
     return _decoded(b"\n".join(block)) if size <= MAX_RECORD_BYTES else too_long(size)
 
 
 def _decoded(content: bytes) -> str | BadRecord:
-    if len(content) > MAX_RECORD_BYTES:
-        return too_long(len(content))
     if b"\0" in content:
         return BadRecord(f"not text: it has a NUL at byte {content.index(0):,}", len(content))
     try:

@@ -42,10 +42,10 @@ class AsDocuments(PipelineStep):
         for language in self.words:
             load_words(language)
         for batch in data:
-            for text, place, stream in zip(batch.texts, batch.places, batch.streams, strict=True):
+            for text, place, stream, name in zip(batch.texts, batch.places, batch.streams, batch.ids, strict=True):
                 self.last_place[0] = place
-                metadata = {"place": place, "stream": stream, "split": batch.split, "task": rank}
-                yield Document(text, id=f"{place[0]}:{place[1]}", metadata=metadata)
+                metadata = {"place": place, "stream": stream, "split": batch.split, "task": rank, "id": name}
+                yield Document(text, id=name or f"{place[0]}:{place[1]}", metadata=metadata)
 
     def named(self, data: Iterable[Document]) -> Iterator[Document]:
         """The documents that come out of the blocks after this one; the error of a block names the document.
@@ -100,7 +100,7 @@ class AsBatches(PipelineStep):
                 batch = DocumentBatch()
             batch.split = split
             file, number = document.metadata["place"]
-            batch.add(document.text, file, number, document.metadata["stream"])
+            batch.add(document.text, file, number, document.metadata["stream"], document.metadata["id"])
         if batch.texts:
             yield batch
         if self.tally.removed_examples:

@@ -49,7 +49,9 @@ class Excluded(AbstractContextManager["Excluded"]):
         if self.tally.removed[key] <= _EXAMPLES_PER_REASON and len(self.tally.removed_examples) < _MAX_EXAMPLES:
             file, line = document.metadata["place"]
             text = document.text[:_EXAMPLE_CHARACTERS]
-            self.tally.removed_examples.append({"removed_by": key, "file": file, "line": line, "text": text})
+            name = {"id": document.metadata["id"]} if document.metadata["id"] else {}
+            place = {"removed_by": key, "file": file, "line": line}
+            self.tally.removed_examples.append({**place, **name, "text": text})
 
 
 def removed_counts(records: Iterable[TaskRecord]) -> dict[str, int]:

@@ -80,9 +80,11 @@ class ReadConversations(PipelineStep):
                 found = self._conversation(record, url, number, is_first=is_first)
                 is_first = False
                 if isinstance(found, Conversation):
+                    self.bad.readable_file = url
                     yield found
                 else:
                     self.bad.leave_out(url, number, found)
+            self.bad.end_file(url)
 
     def _conversation(
         self, record: dict[str, Any] | BadRecord, url: str, number: int, *, is_first: bool

@@ -108,6 +108,8 @@ def load_chat_tokenizer(config: ResolvedSft) -> tuple[ResolvedSft, Tokenizer]:
     """
     tokenizer = load_tokenizer(config.tokenizer)
     for token, number in ((tokenizer.bos_token, tokenizer.bos_id), (tokenizer.eos_token, tokenizer.eos_id)):
+        if token is None:
+            continue
         # Templates write them as text, which a tokenizer.json that knows the id but not the token would split.
         if tokenizer.encode(token) != [number]:
             raise ConfigError(

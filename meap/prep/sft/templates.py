@@ -99,7 +99,7 @@ def special_of_role(tokenizer: Tokenizer) -> dict[str, str]:
         role: cast("dict[str, Any]", token).get("content") if isinstance(token, dict) else token
         for role, token in defined.items()
     }
-    own = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "mask_token": tokenizer.mask_token}
+    own = {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token, "mask_token": tokenizer.mask_token}
     return {role: token for role, token in contents.items() if isinstance(token, str)} | own
 
 

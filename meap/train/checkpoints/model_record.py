@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from meap.checkpoints import CheckpointFile, ModelRecord, describe_content
-from meap.manifest import TokenizerRecord
 from meap.schema import TOKENIZER_DIR
 from meap.tokenizer import Tokenizer, tokenizer_files
 from meap.train.model import NextTokenModel
@@ -34,19 +33,11 @@ def record_model(
         return before, {file: content for file, content in contents.items() if file in before.tokenizer_files}
     architecture = json.loads(model.config.to_json_string(use_diff=False))
     architecture.pop(_ADDRESS, None)
-    record = TokenizerRecord(
-        name=tokenizer.name,
-        fingerprint=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        mask_id=tokenizer.mask_id,
-    )
     return (
         ModelRecord(
             architecture=architecture,
             rows_without_mask=model.rows_without_mask,
-            tokenizer=record,
+            tokenizer=tokenizer.record,
             tokenizer_files=tuple(contents),
         ),
         contents,

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.config import TokenizerConfig
-from meap.errors import DataError, first_line
+from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.noise import hide_loading_bars
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
@@ -35,7 +35,13 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
     """
     architecture = _architecture(base)
     own = TokenizerConfig(base, tokenizer.bos_token, tokenizer.eos_token, tokenizer.mask_token)
-    base_tokenizer = load_tokenizer(own)
+    try:
+        base_tokenizer = load_tokenizer(own)
+    except ConfigError as error:  # it lacks a special token of the data's
+        raise MismatchError(
+            f"model.base={base} has another tokenizer than the data, {tokenizer.name!r} ({first_line(error)}): prepare "
+            f"the data with tokenizer.name={base}, or choose the base whose tokenizer they were prepared with"
+        ) from error
     base_tokenizer.require_fingerprint(tokenizer.fingerprint, owner="the data")
     is_mask_new = base_tokenizer.is_mask_new
     return Base(

@@ -90,7 +90,9 @@ def test_documents_are_counted_whatever_they_spell(prepare, tmp_path, tokenizer_
         "source=in.json.gz", f"tokenizer.name={tokenizer_dir}", "seq_len=15", "shard_size=8kb", "heldout_ratio=0",
         "remote=out", *(["tokenizer.bos_token=</s>"] if same else []),
     )  # fmt: skip
-    encoded = encode(tokenizer_dir, texts)
+    vocabulary = RustTokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    vocabulary.encode_special_tokens = True
+    encoded = [each.ids for each in vocabulary.encode_batch(texts, add_special_tokens=False)]
     statistics = measured(tmp_path / "out")
     assert statistics.lengths == Counter(map(rounded_down, map(len, encoded)))
     assert statistics.repeats["documents"].copies == len(encoded) - len(set(map(tuple, encoded)))

@@ -1,5 +1,6 @@
 """Starting from a finished model: its vocabulary grows by the mask token, and nothing else changes."""
 
+import dataclasses
 import json
 import shutil
 
@@ -117,3 +118,12 @@ def test_the_base_must_have_the_tokenizer_of_the_data(make_base, tokenizer_dir, 
     with pytest.raises(MismatchError, match="is not the one the data was made with"):
         start(base, tokenizer)
     assert other.mask_id == tokenizer.mask_id
+
+
+def test_a_base_without_the_data_s_special_tokens_is_told_as_one_with_another_tokenizer(make_base, tokenizer):
+    base = make_base("llama", vocab_rows=tokenizer.plain_vocab_size)
+    other = dataclasses.replace(tokenizer, bos_token="<|begin_of_text|>")
+    with pytest.raises(
+        MismatchError, match=r"model\.base=.* has another tokenizer than the data, .*: prepare the data"
+    ):
+        begin(base, other, weights="none")

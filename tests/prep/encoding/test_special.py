@@ -1,0 +1,117 @@
+"""Special tokens that documents spell: read as plain characters, as tokens, or refused."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as RustTokenizer
+
+from meap.config import TokenizerConfig
+from meap.errors import DataError
+from meap.prep.encoding import SpecialTokens, build_encoder
+from meap.tokenizer import load_tokenizer
+
+KINDS = (
+    "gpt2", "llama3", "qwen2.5", "llama2", "across_spaces", "metaspace_first", "metaspace_always", "metaspace_never",
+)  # fmt: skip
+PLACES = ("{}the sea", "the sea{}", "the {} sea", "the s{}ea", "{0}{0}", " {} \n {}", "{}", "the\t{}\u00a0sea")
+
+
+def encode(tokenizer, texts, mode):
+    utf8 = [text.encode() for text in texts]
+    places = [("in.jsonl", number + 1) for number in range(len(texts))]
+    ordinary = build_encoder(tokenizer).encode(texts, utf8)
+    encoded, counts = SpecialTokens.of(tokenizer, mode).settle(ordinary, utf8, places)
+    return [ids.tolist() for ids in np.split(encoded.ids, encoded.offsets[1:-1])], counts
+
+
+def reference(tokenizer, *, as_text):
+    vocabulary = RustTokenizer.from_str(tokenizer.plain.to_str())
+    vocabulary.encode_special_tokens = as_text
+    return lambda texts: [each.ids for each in vocabulary.encode_batch(texts, add_special_tokens=False)]
+
+
+def special_tokens(tokenizer):
+    return {number: each.content for number, each in tokenizer.plain.get_added_tokens_decoder().items() if each.special}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_token_in_each_place(tokenizer_of, kind):
+    tokenizer = tokenizer_of(kind)
+    special = special_tokens(tokenizer)
+    assert special
+    texts = [place.format(token, token) for token, place in itertools.product(special.values(), PLACES)]
+    texts = [text for each in texts for text in (each, "nothing here")]
+    as_text, counts = encode(tokenizer, texts, "text")
+    assert as_text == reference(tokenizer, as_text=True)(texts)
+    assert not special.keys() & {number for ids in as_text for number in ids}
+    as_token, same_counts = encode(tokenizer, texts, "token")
+    assert as_token == reference(tokenizer, as_text=False)(texts)
+    assert counts == same_counts == {
+        number: sum(each in special for each in ids) for number, ids in enumerate(as_token) if special.keys() & set(ids)
+    }  # fmt: skip
+    assert set(counts) == set(range(0, len(texts), 2))
+
+
+@pytest.mark.parametrize("kind", ["llama3", "llama2", "metaspace_first"])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_mixture_is_read_as_split_special_tokens_does(tokenizer_of, kind, data):
+    tokenizer = tokenizer_of(kind)
+    pieces = st.one_of(st.sampled_from([*special_tokens(tokenizer).values(), "[MASK]", " ", "\u2581"]), st.text())
+    texts = data.draw(st.lists(st.lists(pieces, max_size=6).map("".join), min_size=1, max_size=4))
+    assert encode(tokenizer, texts, "text")[0] == reference(tokenizer, as_text=True)(texts)
+
+
+@pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}])
+def test_tokens_with_flags(tokenizer_of, tmp_path, flags):
+    vocabulary = RustTokenizer.from_str(tokenizer_of("llama3").plain.to_str())
+    vocabulary.normalizer = normalizers.Lowercase()
+    vocabulary.add_special_tokens([AddedToken("<|stop|>", special=True, **flags)])
+    vocabulary.add_tokens([AddedToken("<tool>", normalized=False)])
+    vocabulary.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(TokenizerConfig(str(tmp_path), bos_token="<s>", eos_token="</s>"))
+    texts = [place.format("<|stop|>", "<tool>") for place in PLACES] + ["a <|STOP|> b <tool>", "x<|stop|>y</s><tool>"]
+    assert encode(tokenizer, texts, "text")[0] == reference(tokenizer, as_text=True)(texts)
+    assert encode(tokenizer, texts, "token")[0] == reference(tokenizer, as_text=False)(texts)
+
+
+def test_a_spelled_token_is_refused_by_name_and_place(tokenizer_of):
+    with pytest.raises(DataError, match=r"in.jsonl:2 spells '</s>', a special token .*special_tokens_in_text=text"):
+        encode(tokenizer_of("llama2"), ["fine", "not </s> fine", "<s>"], "refuse")
+    assert encode(tokenizer_of("llama2"), ["fine", "[MASK]"], "refuse")[1] == {}
+
+
+@pytest.mark.parametrize("mode", ["text", "token", "refuse"])
+def test_the_unknown_token_is_no_sign_where_the_model_writes_it(tmp_path, mode):
+    tokenizer = _by_words(tmp_path, ["[UNK]", "</s>", "sea", "[", "]", "UNK"])
+    texts = ["sea lion", "sea [UNK] sea"]
+    if mode == "refuse":
+        with pytest.raises(DataError, match=r"in.jsonl:2 spells '\[UNK\]'"):
+            encode(tokenizer, texts, mode)
+        return
+    ids, counts = encode(tokenizer, texts, mode)
+    assert counts == {1: 1}
+    assert ids == [[2, 0], [2, 3, 5, 4, 2] if mode == "text" else [2, 0, 2]]
+
+
+def test_a_token_that_is_a_word_of_the_vocabulary_is_refused(tmp_path):
+    tokenizer = _by_words(tmp_path, ["[UNK]", "</s>", "sea"], split=False)
+    with pytest.raises(DataError, match=r"in.jsonl:1 spells '</s>', a special token that is also a word .*text=token"):
+        encode(tokenizer, ["</s>"], "text")
+    assert encode(tokenizer, ["</s>"], "token") == ([[1]], {0: 1})
+
+
+def _by_words(folder, words, *, split=True):
+    vocabulary = RustTokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[0])
+    )
+    vocabulary.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if split else pre_tokenizers.WhitespaceSplit()
+    vocabulary.add_special_tokens([AddedToken(each, special=True) for each in words[:2]])
+    (folder / "tokenizer.json").write_text(vocabulary.to_str())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": words[1]}))
+    return load_tokenizer(TokenizerConfig(str(folder)))
