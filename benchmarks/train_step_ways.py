@@ -323,7 +323,7 @@ def _scored_by(model: NextTokenModel) -> Callable[[dict[str, Any]], torch.Tensor
 
 
 def _stock(model: NextTokenModel) -> Any:
-    """Transformers' model as it comes, over the very parameters of ours."""
+    """The unchanged model of transformers, which shares the parameters of ours."""
     with torch.device("meta"):
         stock = AutoModelForCausalLM.from_config(model.config, attn_implementation="sdpa")
     for name, parameter in model.model.named_parameters():

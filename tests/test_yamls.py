@@ -63,9 +63,9 @@ TUNED = (
 )
 STEPS = {20: 20_000, 40: 40_000, 60: 60_000, 200: 190_000}
 PAPER = {
-    "Tables 1, 3, 4, 10, 16 to 18": [pretraining("1.1B", STEPS[200], ratio) for ratio in (0.15, 0.0)],
+    "Tables 1, 4, 10, 16 to 18": [pretraining("1.1B", STEPS[200], ratio) for ratio in (0.15, 0.0)],
     "section 4.1": [pretraining("1.1B", STEPS[budget], ratio) for budget in (20, 40, 60) for ratio in (0.15, 0.0)],
-    "Table 2": [
+    "Tables 2, 3": [
         extension(f"runs/1b{budget}{control}", ratio)
         for budget in ("_40b", "_60b", "")
         for control, ratio in (("", 0.15), ("_ntp", 0.0))
@@ -108,7 +108,7 @@ def run_of(config: RecipeConfig) -> Run:
         described,
         config.train.max_duration,
         masking.ratio,
-        masking.span_length if masking.strategy == "span" else 1,
+        masking.tokens_per_span,
         config.optimizer.lr,
         config.train.global_batch_size,
         config.data.seq_len,

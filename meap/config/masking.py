@@ -37,6 +37,11 @@ class MaskingConfig:
     schedule_duration: str = "1dur"
     """Length of the schedule, from the start of training: 1dur, 0.5dur, 1000ba, 200000tok, 5000sp or 1ep."""
 
+    @property
+    def tokens_per_span(self) -> int:
+        """Tokens that are masked together: 1 masks single tokens."""
+        return self.span_length if self.strategy == "span" else 1
+
     def __post_init__(self) -> None:
         require_ratio("masking.ratio", self.ratio, remedy="The paper uses 0.15; 0 trains the NTP control.")
         require_one_of("masking.strategy", self.strategy, ("random", "span"))

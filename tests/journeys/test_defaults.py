@@ -1,4 +1,4 @@
-"""What tests switch off for speed, a journey leaves on: each setting that is no size runs with its default in one."""
+"""What tests switch off for speed, a journey leaves on: each setting other than a size runs with its default in one."""
 
 import re
 from dataclasses import fields, is_dataclass
