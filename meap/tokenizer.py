@@ -39,6 +39,10 @@ _CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILES = (_TOKENIZER_FILE, _CONFIG_FILE, _SPECIAL_TOKENS_FILE)
 """What `Tokenizer.save` writes."""
 
+_MAX_FILE_BYTES = 1 << 28
+"""Several times the largest tokenizer.json in use; reading one takes a multiple of its size in memory."""
+_MAX_IDS = 1 << 24
+"""Far more than the largest vocabulary in use."""
 _FINGERPRINTED = ("added_tokens", "model", "normalizer", "pre_tokenizer")
 
 
@@ -196,20 +200,31 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     tokenizer_file = folder / _TOKENIZER_FILE
     if not tokenizer_file.is_file():
         raise DataError(f"tokenizer folder {folder} holds no {_TOKENIZER_FILE}: export it with save_pretrained first")
+    text = _read(tokenizer_file)
     try:
-        definition = cast("dict[str, Any]", json.loads(tokenizer_file.read_text(encoding="utf-8")))
+        definition = cast("dict[str, Any]", json.loads(text))
         # Padding and truncation belong to a caller, not to a vocabulary.
         definition |= {"padding": None, "truncation": None}
         full = RustTokenizer.from_str(json.dumps(definition))
         plain = RustTokenizer.from_str(json.dumps(_without_token(definition, config.mask_token)))
-    except Exception as error:
-        raise DataError(f"{tokenizer_file} is not a readable tokenizer: {error}") from error
+        largest = max(full.get_vocab(with_added_tokens=True).values())
+    except BaseException as error:
+        if (
+            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        ):  # what a panic of Rust becomes
+            raise
+        raise DataError(f"{tokenizer_file} is not a readable tokenizer: {first_line(error)}") from error
+    if largest >= _MAX_IDS:
+        raise DataError(
+            f"{tokenizer_file} has an id of {largest:,}, and {_MAX_IDS:,} ids are the most, since a model has a row "
+            "for each: save the tokenizer again from where it comes"
+        )
 
     is_mask_new = full.token_to_id(config.mask_token) is None
     full.add_special_tokens([AddedToken(config.mask_token, special=True, normalized=False)])
     source_config = _read_json(folder / _SPECIAL_TOKENS_FILE) | _read_json(folder / _CONFIG_FILE)
     if (chat_template := folder / _CHAT_TEMPLATE_FILE).is_file():
-        source_config |= {"chat_template": chat_template.read_text(encoding="utf-8")}
+        source_config |= {"chat_template": _read(chat_template)}
     bos_token = _special_token("bos_token", config.bos_token, source_config, full, config.name)
     eos_token = _special_token("eos_token", config.eos_token, source_config, full, config.name)
     if eos_token is None:
@@ -278,7 +293,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds a {type(content).__name__}, not a JSON object: save the tokenizer again")
     return cast("dict[str, Any]", content)
+
+
+def _read(path: Path) -> str:
+    """The text of a tokenizer's file, unless it is far larger than any tokenizer's."""
+    if (size := path.stat().st_size) > _MAX_FILE_BYTES:
+        raise DataError(
+            f"{path} has {size:,} bytes, and {_MAX_FILE_BYTES:,} are the most that a tokenizer's file may have: check "
+            "that it is one"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error

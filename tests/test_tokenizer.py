@@ -142,3 +142,24 @@ def test_an_unreachable_hub_name_is_explained(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(DataError, match="neither a local folder nor available on the Hugging Face hub"):
         load_tokenizer(TokenizerConfig(name="some/model"))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "1", "[" * 100_000])
+def test_a_tokenizer_config_that_is_none_is_refused(tokenizer_dir: Path, tmp_path: Path, content: str):
+    (tmp_path / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(DataError, match=r"tokenizer_config\.json (is not valid JSON|holds a)"):
+        load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+
+
+def test_a_tokenizer_json_of_absurd_size_is_refused(tokenizer_dir: Path, tmp_path: Path):
+    file = tmp_path / "tokenizer.json"
+    definition = json.loads((tokenizer_dir / "tokenizer.json").read_text())
+    definition["model"]["vocab"]["far away"] = 4_000_000_000
+    file.write_text(json.dumps(definition))
+    with pytest.raises(DataError, match=r"has an id of 4,000,000,000, and 16,777,216 ids are the most"):
+        load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    with file.open("wb") as huge:
+        huge.truncate(1 << 40)  # takes no room on the disk
+    with pytest.raises(DataError, match=r"has 1,099,511,627,776 bytes, and 268,435,456 are the most"):
+        load_tokenizer(TokenizerConfig(name=str(tmp_path)))

@@ -13,6 +13,7 @@ from meap.config import EvaluationConfig, TokenizerConfig
 from meap.errors import CheckpointError, ConfigError
 from meap.evals import hugging_face
 from meap.evals.hugging_face import HuggingFaceLM, load_model, weights_hash
+from meap.evals.task import TaskInputs
 
 LENGTHS = (30, 5, 17, 2, 64, 30, 9)
 
@@ -185,14 +186,17 @@ def test_weights_in_a_pickle_are_not_loaded(folder, tmp_path, llama):
         load_model(EvaluationConfig(model=str(pickled)))
 
 
-def test_a_tokenizer_without_bos_is_told_one(folder, tmp_path):
+def test_a_tokenizer_without_bos_needs_none_and_may_be_told_one(folder, tmp_path):
     without = tmp_path / "hf"
     shutil.copytree(folder, without)
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         stored = json.loads((without / name).read_text())
         (without / name).write_text(json.dumps({key: value for key, value in stored.items() if key != "bos_token"}))
-    with pytest.raises(ConfigError, match="defines no bos_token: set tokenizer.bos_token"):
-        load_model(EvaluationConfig(model=str(without)))
+    for add_bos in (True, False):
+        config = EvaluationConfig(model=str(without), add_bos=add_bos)
+        inputs = TaskInputs(config, load_model(config).tokenizer)
+        assert inputs.tokenizer.bos_id is None
+        assert inputs.start == []
     told = EvaluationConfig(model=str(without), tokenizer=TokenizerConfig(bos_token="</s>"))
     assert load_model(told).tokenizer.bos_id == load_model(told).tokenizer.eos_id
 

@@ -383,7 +383,7 @@ def test_failure_in_a_worker_is_one_line(run_command_line, tmp_path, arguments, 
     done = run_command_line(*arguments, "remote=out", "workers=2", "progress_interval=600")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith("error: in/2.json.gz is damaged after line ")
-    assert done.stderr.count("\n") == 2  # what it loads, and the error
+    assert done.stderr.count("\n") == 3  # what it loads, its first sign of life, and the error
 
 
 @pytest.mark.slow

@@ -157,6 +157,26 @@ def test_a_template_that_does_not_end_is_ended(tokenizer, monkeypatch):
         template.render(TALK)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{{ 'x' * 10 ** 9 }}",
+        "{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+        "{{ 10 ** (10 ** 10) }}",
+        "{% set n = namespace(t='x') %}{% for a in range(99) %}{% set n.t = n.t * 99 %}{% endfor %}",
+    ],
+)
+def test_a_template_that_fills_memory_is_ended(tokenizer, body):
+    with pytest.raises(ConfigError, match="makes more than 16,777,216 characters of one conversation"):
+        ChatTemplate(tokenizer, "tokenizer", body).render(TALK)
+
+
+def test_a_long_conversation_is_rendered(tokenizer):
+    talk = [{"role": "user", "content": "x" * (1 << 25)}, {"role": "assistant", "content": "fine"}]
+    body = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    assert len(templates.render(body, talk, {})) == (1 << 25) + 4
+
+
 def test_a_tokenizer_that_reads_its_special_tokens_as_text_is_refused(tokenizer_dir, tmp_path):
     definition = json.loads((tokenizer_dir / "tokenizer.json").read_text())
     (bos,) = (each for each in definition["added_tokens"] if each["content"] == "<s>")

@@ -7,6 +7,7 @@ between the two ways to encode. So only documents with such an id are encoded on
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from meap.tokenizer import Tokenizer
 
 __all__ = ["SpecialTokens"]
 
+_NONCHARACTER = "\ufdd0"
+"""Unicode reserves it for use inside programs."""
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -35,6 +39,8 @@ class SpecialTokens:
 
     definition: str = field(repr=False)
     """A tokenizer.json."""
+    plain: str = field(repr=False)
+    """The same, or one whose model finds no special token in text either; see `_without_pieces`."""
     mode: str
     special: NDArray[np.bool_] = field(repr=False)
     """(ids,) which are special; not the unknown token where the model writes it itself."""
@@ -53,7 +59,8 @@ class SpecialTokens:
         unknown = _unknown_of(definition["model"])
         if unknown is not None and (number := tokenizer.plain.token_to_id(unknown)) is not None:
             special[number] = False
-        return cls(tokenizer.plain.to_str(), mode, special, unknown, tokenizer.mask_id, tokenizer.mask_token)
+        plain = _without_pieces(definition, special)
+        return cls(tokenizer.plain.to_str(), plain, mode, special, unknown, tokenizer.mask_id, tokenizer.mask_token)
 
     def settle(
         self, encoded: Encoded, utf8: Sequence[bytes], places: Sequence[tuple[str, int]]
@@ -85,7 +92,7 @@ class SpecialTokens:
         again = sorted(counts) if self.mode == "text" else with_mask
         if not again:
             return encoded, counts
-        reader = _reader(self.definition)
+        reader = _reader(self.plain)
         texts = [utf8[number].decode() for number in again]
         found = reader.encode_batch_fast(texts, add_special_tokens=False)
         by_number = {number: np.array(each.ids, np.uint32) for number, each in zip(again, found, strict=True)}
@@ -138,6 +145,24 @@ def _reader(definition: str) -> RustTokenizer:
     reader = RustTokenizer.from_str(definition)
     reader.encode_special_tokens = True
     return reader
+
+
+def _without_pieces(definition: dict[str, Any], special: NDArray[np.bool_]) -> str:
+    """The tokenizer.json with other texts for special tokens that are pieces of a Unigram model.
+
+    SentencePiece never finds its control symbols in text; the Unigram model of `tokenizers` takes them for words.
+    """
+    model = definition["model"]
+    if model.get("type") != "Unigram":
+        return json.dumps(definition)
+    # The digest keeps a text from spelling the replacement by chance; one character is a word that texts need.
+    digest = hashlib.sha256(json.dumps(model).encode()).hexdigest()[:16]
+    hidden = np.append(np.flatnonzero(special), [] if model.get("unk_id") is None else model["unk_id"]).astype(int)
+    for number in hidden[hidden < len(model["vocab"])].tolist():
+        piece, score = model["vocab"][number]
+        if len(piece) > 1:
+            model["vocab"][number] = [f"{_NONCHARACTER}{digest}{number}", score]
+    return json.dumps(definition)
 
 
 def _unknown_of(model: dict[str, Any]) -> str | None:

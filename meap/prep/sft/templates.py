@@ -1,8 +1,8 @@
 """Chat templates: which one is used, and how its text is rendered.
 
 A template is a program from outside. It renders as in transformers' ``apply_chat_template``, in Jinja's immutable
-sandbox, which reaches neither files nor Python's own attributes. Here it also has a time limit and a clock that stands
-still: what is written must not depend on the day (Llama-3.2's template writes the date).
+sandbox, which reaches neither files nor Python's own attributes. Here it also has limits of time and size, and a clock
+that stands still: what is written must not depend on the day (Llama-3.2's template writes the date).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, cast
 
 from meap.errors import ConfigError
@@ -22,6 +23,9 @@ __all__ = ["DEFAULT_TEMPLATE", "check_template", "choose_template", "render", "s
 
 _RENDER_SECONDS = 20.0
 """A conversation takes a fraction of a millisecond; a template that takes this long never ends."""
+_MOST_CHARACTERS = 1 << 24
+"""Of a rendered conversation, beyond a few copies of its messages."""
+_COPIES = 4
 _TODAY = datetime(2024, 7, 26, tzinfo=UTC)
 """The date that Llama-3's templates fall back to."""
 _SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
@@ -114,16 +118,51 @@ def render(
         special: See `special_of_role`.
         add_generation_prompt: Whether the beginning of an answer follows.
     """
-    # transformers compiles it in its sandbox, but we render it: transformers takes no clock of ours.
-    from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
-
-    compiled = compile_template(template)
+    compiled = _compile(template)
     if not messages:
         return ""
     variables: dict[str, Any] = {**special, "strftime_now": _TODAY.strftime}
-    return compiled.render(
+    pieces, size = list[str](), -_COPIES * sum(len(message["content"]) for message in messages)
+    for piece in compiled.generate(
         messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **variables
-    )
+    ):
+        size += len(piece)
+        _require_room(size)
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+@lru_cache(maxsize=8)
+def _compile(template: str) -> Any:
+    """The template in transformers' sandbox, in which products are bounded, too."""
+    # We render it ourselves: transformers takes no clock of ours.
+    from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
+
+    environment: Any = compile_template("").environment  # whose own compilation would compute constants
+    environment.intercepted_binops = frozenset({"*", "**"})
+    environment.binop_table |= {"*": _product, "**": _power}
+    return environment.from_string(template)
+
+
+def _product(left: Any, right: Any) -> Any:
+    for repeated, times in ((left, right), (right, left)):
+        if isinstance(repeated, (str, list, tuple)) and isinstance(times, int):
+            _require_room(len(repeated) * times)
+    return left * right
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if isinstance(base, int) and isinstance(exponent, int):
+        _require_room(base.bit_length() * exponent)
+    return base**exponent
+
+
+def _require_room(size: int) -> None:
+    if size > _MOST_CHARACTERS:
+        raise ConfigError(
+            f"the chat template makes more than {_MOST_CHARACTERS:,} characters of one conversation: "
+            "use template=default"
+        )
 
 
 @contextmanager

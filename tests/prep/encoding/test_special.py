@@ -115,3 +115,13 @@ def _by_words(folder, words, *, split=True):
     (folder / "tokenizer.json").write_text(vocabulary.to_str())
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": words[1]}))
     return load_tokenizer(TokenizerConfig(str(folder)))
+
+
+@pytest.mark.parametrize("text", [place.format(each, each) for place in PLACES for each in ("</s>", "<s>")])
+def test_control_symbols_of_a_unigram_model_are_text(tmp_path, text):
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((chr(code), -float(code)) for code in range(9, 161))]
+    RustTokenizer(models.Unigram(pieces, unk_id=0)).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(TokenizerConfig(str(tmp_path), eos_token="</s>", bos_token="<s>"))
+    (ids,), _ = encode(tokenizer, [text], "text")
+    assert "".join(map(tokenizer.full.id_to_token, ids)) == text
+    assert not {tokenizer.bos_id, tokenizer.eos_id} & set(ids)
