@@ -59,7 +59,7 @@ def test_s3_troubles_are_one_error_without_secrets(
         )
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.splitlines()[-1].startswith("error: ")
-        assert done.stderr.count("\n") == 2  # what it loads, and the error
+        assert done.stderr.count("\n") <= 3  # what it loads, its first sign of life if it came so far, and the error
         assert "testsecret" not in done.stderr
         return done.stderr
 

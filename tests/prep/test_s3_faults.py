@@ -78,7 +78,7 @@ def test_what_always_fails_is_one_error_and_a_rerun_completes(
     assert place in failed.stderr
     assert " cannot be written after 3 attempts (" in failed.stderr
     assert "network or disk, then run the same command again" in failed.stderr
-    assert failed.stderr.count("\n") == 2  # what it loads, and the error
+    assert failed.stderr.count("\n") <= 3  # what it loads, its first sign of life if it came so far, and the error
     assert "testsecret" not in failed.stderr
     assert not [each for each in bucket.objects.all() if each.key == "mds/train/index.json"], "not complete"
 
