@@ -24,7 +24,7 @@ SEQ_LEN = 4096
 BATCH = 512
 CHUNK_ROWS = 1024
 SHARD_SIZE = "16mb"
-"""Small, so that a corpus of some 50 MB fills several shards, and memory shows what it is in the long run."""
+"""Small, so that a corpus of some 50 MB fills several shards and memory reaches its long-run level."""
 Result = tuple[float, int]
 
 
@@ -59,7 +59,7 @@ def ours(text: Path, tokenizer: str, out: Path, engine: str = "auto") -> Result:
 
 
 def ours_without_table(text: Path, tokenizer: str, out: Path) -> Result:
-    """The same, with ids from fastokens alone, as a tokenizer gets them that has no words to look up."""
+    """The same, with ids from fastokens alone, as for tokenizers without a word table."""
     from meap.prep.encoding import encoder
 
     setattr(encoder, "find_cuts", lambda _: None)  # noqa: B010
@@ -204,7 +204,7 @@ def parse(text: Path, _tokenizer: str, _: Path) -> Result:
 
 
 def write(text: Path, tokenizer: str, out: Path) -> Result:
-    """Pack, shard, compress and hash ids that are there already."""
+    """Pack, shard, compress and hash precomputed ids."""
     from meap.mds.writing import MdsWriter
     from meap.packing import RowPacker
 

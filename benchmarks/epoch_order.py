@@ -78,7 +78,7 @@ def write_index(folder: Path, rows: int) -> None:
 
 
 class watched:  # noqa: N801 (a context manager)
-    """Notes what its block takes."""
+    """Measures time and memory of its block."""
 
     def __init__(self, step: str, figures: dict[str, Any]) -> None:
         self._step, self._figures = step, figures

@@ -37,7 +37,7 @@ PASSED, FAILED, LEFT_OUT, NOT_MADE = "passed", "FAILED", "left out", "not made y
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: on a GPU the models of the paper, on a CPU such as take seconds."""
+    """The models measured: the paper's on a GPU, ones that take seconds on a CPU."""
 
     model: str
     long: str
@@ -68,7 +68,7 @@ class Check:
     name: str
     shows: str
     seconds: int
-    """How long it takes on an H200, at a guess; it is stopped after three times that."""
+    """Estimated time on an H200; the check is stopped after three times that."""
     overrides: tuple[str, ...] | None = None
     """Those of the yaml for benchmarks/train_step.py; None for a check of benchmarks/gpu_check_ways.py."""
     needs: str = ""
@@ -76,7 +76,7 @@ class Check:
     goals: dict[str, tuple[str, float]] = field(default_factory=dict[str, "tuple[str, float]"])
 
     def command(self, size_name: str, report: Path, scratch: Path) -> list[str]:
-        """The process that makes it; it writes its figures to `report`, and runs of ours to `scratch`."""
+        """The process of the check; it writes its figures to `report`, and its runs to `scratch`."""
         size = SIZES[size_name]
         if self.overrides is None:
             places = ("--scratch", str(scratch), "--json", str(report))
@@ -135,7 +135,7 @@ CHECKS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the checks that are not made, then print the table of all."""
+    """Run the checks without a result, then print the table of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="full", help="small: for a CPU, in minutes")
     parser.add_argument("--only", help="names of checks to run or repeat, separated by commas")
@@ -223,7 +223,7 @@ def _report_of(check: Check, size_name: str, scratch: Path) -> tuple[dict[str, A
 
 
 def _kept(path: Path, device: dict[str, Any]) -> dict[str, Any]:
-    """Results of the same device, torch and size; others are not taken for these."""
+    """Stored results of the same device, torch and size; others do not count."""
     if not path.is_file():
         return {}
     kept = json.loads(path.read_text())

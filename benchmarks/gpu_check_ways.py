@@ -35,15 +35,15 @@ Figures = dict[str, Any]
 
 
 class WrongError(Exception):
-    """What was computed is not what it must be."""
+    """A result differs from what it must be."""
 
 
 class LeftOutError(Exception):
-    """This cannot be checked here, and why."""
+    """The check cannot run here; says why."""
 
 
 def check_device(size: str, scratch: Path) -> Figures:
-    """What there is."""
+    """The device, and the versions of its software."""
     capability = "sm_{}{}".format(*torch.cuda.get_device_capability()) if ON_GPU else None
     if ON_GPU and capability not in torch.cuda.get_arch_list():
         raise WrongError(f"torch {torch.__version__} has no kernels for {capability}: {torch.cuda.get_arch_list()}")
@@ -221,7 +221,7 @@ def check_resume(size: str, scratch: Path) -> Figures:
 
 
 def _losses(run_dir: Path) -> dict[int, float]:
-    """Loss by step; a line that is being written is not one yet, and a step that was done again counts as the later."""
+    """Loss by step; an incomplete last line is skipped, and of a repeated step the later loss counts."""
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.is_file() else []
     records = [json.loads(line) for line in lines]
@@ -259,7 +259,7 @@ def check_export(size: str, scratch: Path) -> Figures:
 
 def check_packed(size: str, scratch: Path) -> Figures:
     """A step on rows of conversations and their masked copies, and its loss against conversations one by one."""
-    from meap.config import SftConfig, TrainingConfig, load_config
+    from meap.config import RecipeConfig, SftConfig, load_config
     from meap.data import collate_rows
     from meap.data.sft import expand_row
     from meap.masking import MaskRule
@@ -267,7 +267,7 @@ def check_packed(size: str, scratch: Path) -> Figures:
     from meap.train.flops import training_flops_per_token
     from meap.train.model import build_model, decoder_config
 
-    config = load_config(TrainingConfig, "yamls/1b.yaml" if size == "full" else "yamls/tiny.yaml", [])
+    config = load_config(RecipeConfig, "yamls/1b.yaml" if size == "full" else "yamls/tiny.yaml", [])
     seq_len, rows = (8192, 2) if size == "full" else (256, 2)
     architecture = decoder_config(config.model, vocab_size=32_001 if size == "full" else 501, seq_len=seq_len)
     attention = choose_attention("auto", on_gpu=ON_GPU, bf16=ON_GPU)
@@ -364,7 +364,7 @@ CHECKS = {
 
 
 def main() -> None:
-    """Make one check."""
+    """Run one check."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=CHECKS)
     parser.add_argument("--size", choices=("full", "small"), default="full")

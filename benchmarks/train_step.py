@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meap.config import TrainingConfig, load_config
+from meap.config import RecipeConfig, load_config
 from meap.config.command import report_errors
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ def _run(asked: argparse.Namespace) -> None:
     from train_step_ways import measure  # torch and all: these seconds count to the first step
 
     with tempfile.TemporaryDirectory(prefix="meap-benchmark-") as folder:
-        config = load_config(TrainingConfig, asked.yaml, asked.overrides)
+        config = load_config(RecipeConfig, asked.yaml, asked.overrides)
         rows = asked.rows or min(config.train.global_batch_size, 4 * config.train.microbatch_size)
         # The schedule of a long run, on this device's share of its batch; nothing is evaluated or saved.
         settings = (
             *("train.max_duration=1000000ba", f"train.global_batch_size={rows}", "train.eval_batches=0"),
             *("checkpoint.interval=1000000ba", f"run.dir={folder}/run", f"checkpoint.folder={folder}/checkpoints"),
         )
-        config = load_config(TrainingConfig, asked.yaml, [*asked.overrides, *settings])
+        config = load_config(RecipeConfig, asked.yaml, [*asked.overrides, *settings])
         measured = measure(
             config,
             Path(folder),

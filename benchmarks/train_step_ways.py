@@ -26,7 +26,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM
 
-from meap.config import TokenizerConfig, TrainingConfig
+from meap.config import RecipeConfig, TokenizerConfig
 from meap.data import build_loader, build_mask_rule, open_shards, open_tokenizer
 from meap.data.shards import Shards
 from meap.errors import IncompleteError
@@ -76,7 +76,7 @@ class Measured:
 
 
 def measure(
-    config: TrainingConfig, folder: Path, *, rounds: int, warm_up: int, steps: int, started: float, alone: bool = False
+    config: RecipeConfig, folder: Path, *, rounds: int, warm_up: int, steps: int, started: float, alone: bool = False
 ) -> Measured:
     """Take turns.
 
@@ -297,7 +297,7 @@ class _Batches(Iterator[Any]):
 
 def _step(
     trainer: LeanTrainer,
-    config: TrainingConfig,
+    config: RecipeConfig,
     machine: Machine,
     loss_of: Callable[[dict[str, Any]], torch.Tensor],
     batch: dict[str, Any],
@@ -323,7 +323,7 @@ def _scored_by(model: NextTokenModel) -> Callable[[dict[str, Any]], torch.Tensor
 
 
 def _stock(model: NextTokenModel) -> Any:
-    """Transformers' model as it comes, over the very parameters of ours."""
+    """The unchanged model of transformers, which shares the parameters of ours."""
     with torch.device("meta"):
         stock = AutoModelForCausalLM.from_config(model.config, attn_implementation="sdpa")
     for name, parameter in model.model.named_parameters():
@@ -341,9 +341,7 @@ def _to_device(batch: dict[str, Any], machine: Machine) -> dict[str, Any]:
     }
 
 
-def _open_rows(
-    config: TrainingConfig, folder: Path, *, num_rows: int, vocab_size: int
-) -> tuple[Shards, TrainingConfig]:
+def _open_rows(config: RecipeConfig, folder: Path, *, num_rows: int, vocab_size: int) -> tuple[Shards, RecipeConfig]:
     """The yaml's shards, or else rows of random tokens."""
     try:
         return open_shards(config.data, TRAIN_SPLIT), config

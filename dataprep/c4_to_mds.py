@@ -19,7 +19,7 @@ from meap.processes import leave
 
 def prepare(config: PrepConfig) -> None:
     from meap.prep.corpora import resolve
-    from meap.prep.preparation import open_job
+    from meap.prep.preparation import open_job, run_job
     from meap.prep.reader import ReadDocuments
     from meap.prep.removal.duplicates import find_duplicates
     from meap.prep.removal.steps import removal_steps, require_removal
@@ -33,15 +33,15 @@ def prepare(config: PrepConfig) -> None:
     with open_job(resolved, inputs, load_tokenizer(resolved.tokenizer)) as job:
         if not job.is_published:
             find_duplicates(job)
-            job.run([ReadDocuments.of(job), *removal_steps(job), PackRows.of(job), WriteShards.of(job)])
+            run_job(job, [ReadDocuments.of(job), *removal_steps(job), PackRows.of(job), WriteShards.of(job)])
         print(summary(job))
 
 
 def check(config: PrepConfig) -> None:
     """Refuse a configuration that contradicts itself, before the slow imports."""
-    from meap.prep.corpora import check_settings
+    from meap.prep.corpora import check_config
 
-    check_settings(config)
+    check_config(config)
 
 
 if __name__ == "__main__":

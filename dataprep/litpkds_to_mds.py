@@ -17,7 +17,7 @@ from meap.processes import leave
 def prepare(config: LitpkdsPrepConfig) -> None:
     from meap.prep.lit_chunks import resolve_chunks
     from meap.prep.litpkds import ReadChunks
-    from meap.prep.preparation import open_job
+    from meap.prep.preparation import open_job, run_job
     from meap.prep.shards import WriteShards
     from meap.prep.summary import summary
     from meap.tokenizer import load_tokenizer
@@ -25,15 +25,15 @@ def prepare(config: LitpkdsPrepConfig) -> None:
     resolved, inputs = resolve_chunks(config)
     with open_job(resolved, inputs, load_tokenizer(resolved.tokenizer)) as job:
         if not job.is_published:
-            job.run([ReadChunks.of(job), WriteShards.of(job)])
+            run_job(job, [ReadChunks.of(job), WriteShards.of(job)])
         print(summary(job))
 
 
 def check(config: LitpkdsPrepConfig) -> None:
     """Refuse a configuration that contradicts itself, before the slow imports."""
-    from meap.prep.lit_chunks import check_settings
+    from meap.prep.lit_chunks import check_config
 
-    check_settings(config)
+    check_config(config)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from meap.processes import leave
 
 
 def prepare(config: SftPrepConfig) -> None:
-    from meap.prep.preparation import open_job
+    from meap.prep.preparation import open_job, run_job
     from meap.prep.sft.records import ReadConversations
     from meap.prep.sft.source import load_chat_tokenizer, resolve_conversations
     from meap.prep.sft.steps import PackConversations
@@ -27,15 +27,15 @@ def prepare(config: SftPrepConfig) -> None:
     resolved, tokenizer = load_chat_tokenizer(resolved)
     with open_job(resolved, inputs, tokenizer) as job:
         if not job.is_published:
-            job.run([ReadConversations.of(job), PackConversations.of(job), WriteShards.of(job)])
+            run_job(job, [ReadConversations.of(job), PackConversations.of(job), WriteShards.of(job)])
         print(summary(job))
 
 
 def check(config: SftPrepConfig) -> None:
     """Refuse a configuration that contradicts itself, before the slow imports."""
-    from meap.prep.sft.source import check_settings
+    from meap.prep.sft.source import check_config
 
-    check_settings(config)
+    check_config(config)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _remember(cfg: ProofConfig, out_dir: Path) -> None:
 
 def _prepare(cfg: ProofConfig, out_dir: Path) -> tuple[Path, Path]:
     """Corpus, vocabulary and shards, and passages to read attention on; returns where the latter two are."""
-    from meap.config import TrainingConfig, load_config
+    from meap.config import RecipeConfig, load_config
     from meap.evals.passages import generate_record_passages, write_passages
     from meap.prep.sample import train_sample_tokenizer, write_sample_corpus
     from meap.synthetic import generate_record
@@ -118,7 +118,7 @@ def _prepare(cfg: ProofConfig, out_dir: Path) -> tuple[Path, Path]:
     )
     tokenizer = train_sample_tokenizer(corpus, out_dir / "tokenizer", vocab_size=cfg.corpus.vocab_size)
     write_passages(generate_record_passages(cfg.corpus.seed, NUM_PASSAGES), out_dir / "passages.jsonl")
-    seq_len = load_config(TrainingConfig, cfg.training).data.seq_len
+    seq_len = load_config(RecipeConfig, cfg.training).data.seq_len
     _command(
         out_dir / "prepare.txt",
         "dataprep/c4_to_mds.py",
@@ -188,9 +188,9 @@ def _run_script(output: Path, script: str, *arguments: str) -> None:
 
 def check(cfg: ProofConfig) -> None:
     """What can be told from the configuration and its two yamls."""
-    from meap.config import EvaluationConfig, TrainingConfig, load_config
+    from meap.config import EvaluationConfig, RecipeConfig, load_config
 
-    load_config(TrainingConfig, cfg.training)
+    load_config(RecipeConfig, cfg.training)
     load_config(EvaluationConfig, cfg.evaluation)
 
 

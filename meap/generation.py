@@ -10,11 +10,11 @@ from typing import Any
 from meap.config.commands import GenerateConfig
 from meap.errors import ConfigError, DataError, first_line
 from meap.extras import require_packages
+from meap.run_files import CONFIG_NAME, EXPORT_DIR, METRICS_NAME
 
 __all__ = ["continue_prompt", "encode_prompt", "find_model", "stop_ids"]
 
-_EXPORT_DIR = "hf"
-_RUN_FILES = ("config.yaml", "metrics.jsonl")
+_RUN_FILES = (CONFIG_NAME, METRICS_NAME)
 _PROBE = "meap"
 """An answer that no chat template changes."""
 
@@ -72,8 +72,8 @@ def find_model(model: str) -> str:
         ConfigError: It is the folder of a run that has not been exported.
     """
     folder = Path(model)
-    if (folder / _EXPORT_DIR / "config.json").is_file():
-        return str(folder / _EXPORT_DIR)
+    if (folder / EXPORT_DIR / "config.json").is_file():
+        return str(folder / EXPORT_DIR)
     if not (folder / "config.json").is_file() and any((folder / name).is_file() for name in _RUN_FILES):
         raise ConfigError(
             f"model={model} is a run that has not been exported: run `python recipes/export_hf.py run.dir={model}`"

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
+from meap.config.data import TokenizerConfig
 from meap.config.prep import SEPARATORS, TextTokenizerConfig
-from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.manifest import TokenizerRecord
 from meap.places.whole import write_whole

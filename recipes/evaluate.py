@@ -12,13 +12,12 @@ Writes <out_dir>: results.json, report.html, which opens offline, summary.png, a
 where it was. Runs on a GPU in bf16 where there is one.
 """
 
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from meap.config import DataConfig, EvaluationConfig, StreamConfig, run_command
+from meap.config import EvaluationConfig, run_command
 from meap.processes import leave
 
 
@@ -58,8 +57,7 @@ def main(cfg: EvaluationConfig) -> None:
     if ranks.is_first:
         print(f"model       {about['name']}: {about['parameters']:,} parameters, {about['dtype']} on {about['device']}")
 
-    with ExitStack() as opened:
-        inputs, origin = _inputs(cfg, model.tokenizer, names, opened)
+    with open_inputs(cfg, model.tokenizer) as (inputs, origin):
         facts = {"data": origin, "export": export}
         results = run_tasks(inputs, model, names, out_dir, ranks=ranks, facts=facts)
     if ranks.is_first:
@@ -98,64 +96,19 @@ def dry_run(cfg: EvaluationConfig) -> None:
     use_one_s3_endpoint()
     names = choose_tasks(cfg.tasks)
     tokenizer = load_model_tokenizer(cfg)
-    with ExitStack() as opened:
-        inputs, _ = _inputs(cfg, tokenizer, names, opened)
+    with open_inputs(cfg, tokenizer) as (inputs, _):
         rehearse(inputs, names)
 
 
-def _inputs(cfg: EvaluationConfig, tokenizer: Any, names: Sequence[str], opened: ExitStack) -> tuple[Any, str | None]:
-    """What examples are made of, and where the held-out rows are; without these, tasks that need none go on."""
-    from meap.errors import DataError, MismatchError
-    from meap.evals.task import TaskInputs
-    from meap.evals.tasks import TASKS
+@contextmanager
+def open_inputs(cfg: EvaluationConfig, tokenizer: Any) -> Iterator[tuple[Any, str | None]]:
+    """What examples are made of, and where its held-out rows are; without these, tasks that need none go on."""
+    from meap.data import open_heldout_rows
+    from meap.evals.task import LazyRows, TaskInputs
 
-    try:
-        rows, origin = _heldout_rows(cfg, tokenizer.fingerprint, opened)
-    except MismatchError:
-        raise
-    except DataError as error:
-        inputs = TaskInputs(cfg, tokenizer, why_no_rows=str(error))
-        if all(TASKS[name].skip(inputs) for name in names):
-            raise
-        return inputs, None
-    return TaskInputs(cfg, tokenizer, rows), origin
-
-
-def _heldout_rows(cfg: EvaluationConfig, fingerprint: str, opened: ExitStack) -> tuple[Sequence[Any], str | None]:
-    """Validation rows of the prepared data, and where they are; none where another tokenizer made them."""
-    import numpy as np
-
-    from meap.data import StreamingMaskedDataset, build_streams, open_shards
-    from meap.data.shards import read_manifest
-    from meap.evals.task import LazyRows
-    from meap.schema import TOKENS_COLUMN, VALIDATION_SPLIT
-
-    if not cfg.perplexity.remote:
-        return (), None
-    manifest = read_manifest(cfg.perplexity.remote[0], VALIDATION_SPLIT, key="perplexity.remote")
-    streams = {str(number): StreamConfig(remote) for number, remote in enumerate(cfg.perplexity.remote)}
-    data = DataConfig(streams=streams, seq_len=manifest.seq_len)
-    shards = open_shards(data, VALIDATION_SPLIT)
-    if shards.tokenizer.fingerprint != fingerprint:
-        # Held-out rows are ids, which mean something to the tokenizer that made them only.
-        return (), shards.origin
-    # A cache of its own: a training run that is still going on owns the other one.
-    cache_dir = opened.enter_context(tempfile.TemporaryDirectory(prefix="meap-eval-"))
-    dataset = StreamingMaskedDataset(
-        rule=None,
-        labels="shifted",
-        streams=build_streams(data, shards, Path(cache_dir)),
-        batch_size=1,
-        num_canonical_nodes=1,
-        shuffle=False,
-    )
-    order = shards.mixed_order()
-
-    # By number, not by iteration, which starts threads and keeps an epoch's state.
-    def read_row(index: int) -> Any:
-        return dataset.stored_at(int(order[index]))[TOKENS_COLUMN].astype(np.int64)
-
-    return LazyRows(shards.rows, read_row), shards.origin
+    remotes, fingerprint = cfg.perplexity.remote, tokenizer.fingerprint
+    with open_heldout_rows(remotes, fingerprint=fingerprint, key="perplexity.remote") as heldout:
+        yield TaskInputs(cfg, tokenizer, LazyRows(heldout.num_rows, heldout.read), heldout.why_none), heldout.origin
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ loaded back and compared before it is moved into place, for which memory holds i
 
 from pathlib import Path
 
-from meap.config import TrainingConfig, run_command
+from meap.config import RecipeConfig, run_command
 from meap.processes import leave
 
 
-def main(cfg: TrainingConfig) -> None:
+def main(cfg: RecipeConfig) -> None:
     """Find, load, write, verify."""
     from meap.checkpoints import find_checkpoint
     from meap.checkpoints.reading import (
@@ -81,7 +81,7 @@ def main(cfg: TrainingConfig) -> None:
     )
 
 
-def check(cfg: TrainingConfig) -> None:
+def check(cfg: RecipeConfig) -> None:
     """Refuse a configuration that contradicts itself, before the slow imports."""
     from meap.checkpoints import require_checkpoint
     from meap.config.checks import require_writable_folder
@@ -96,4 +96,4 @@ def check(cfg: TrainingConfig) -> None:
 
 if __name__ == "__main__":
     loads = "torch, composer and transformers"
-    leave(run_command(TrainingConfig, main, doc=__doc__, check=check, loads=loads))
+    leave(run_command(RecipeConfig, main, doc=__doc__, check=check, loads=loads))

@@ -12,11 +12,11 @@ global batch.
 
 from functools import partial
 
-from meap.config import TrainingConfig, run_command
+from meap.config import RecipeConfig, run_command
 from meap.processes import leave
 
 
-def main(cfg: TrainingConfig, *, dry_run: bool = False) -> None:
+def main(cfg: RecipeConfig, *, dry_run: bool = False) -> None:
     """Tune one model, from shards to the last checkpoint; or only plan that."""
     from meap.train.run import open_run
 
@@ -44,15 +44,15 @@ def main(cfg: TrainingConfig, *, dry_run: bool = False) -> None:
         run.fit(trainer)
 
 
-def check(cfg: TrainingConfig) -> None:
+def check(cfg: RecipeConfig) -> None:
     """Refuse a configuration that contradicts itself, before the slow imports."""
-    from meap.train.preflight import check_configuration, require_fine_tuning
+    from meap.train.preflight import check_config, require_fine_tuning
 
     require_fine_tuning(cfg)
-    check_configuration(cfg)
+    check_config(cfg)
 
 
 if __name__ == "__main__":
     loads = "torch, composer and transformers"
     dry_run = partial(main, dry_run=True)
-    leave(run_command(TrainingConfig, main, doc=__doc__, dry_run=dry_run, check=check, loads=loads))
+    leave(run_command(RecipeConfig, main, doc=__doc__, dry_run=dry_run, check=check, loads=loads))

@@ -23,6 +23,7 @@ CORE = {
     "processes",
     "locks",
     "rope",
+    "run_files",
 }
 CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "places", "tokenizer"}
 ALLOWED = {

@@ -16,8 +16,8 @@ from meap.config import (
     LitpkdsPrepConfig,
     PrepConfig,
     ProofConfig,
+    RecipeConfig,
     SftPrepConfig,
-    TrainingConfig,
     load_config,
 )
 from meap.config.keys import config_keys, fields_of, hint_at, is_section
@@ -82,16 +82,13 @@ def test_commands_name_real_files_targets_and_keys(command: str):
         assert (ROOT / each).is_file(), each
     entry_point = scripts[-1]
     if not entry_point.startswith("benchmarks/") and "recipes/..." not in words:
-        load_config(CONFIGS.get(entry_point, TrainingConfig), ROOT / yamls[0] if yamls else None, overrides)
+        load_config(CONFIGS.get(entry_point, RecipeConfig), ROOT / yamls[0] if yamls else None, overrides)
 
 
 def inline_keys() -> list[tuple[str, str]]:
     """Page and key of whatever prose names as `section.key`, with or without a value."""
     sections = {
-        name
-        for each in [TrainingConfig, *CONFIGS.values()]
-        for name, hint in fields_of(each).items()
-        if is_section(hint)
+        name for each in [RecipeConfig, *CONFIGS.values()] for name, hint in fields_of(each).items() if is_section(hint)
     }
     return [
         (page, code)
@@ -103,7 +100,7 @@ def inline_keys() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "key"), sorted(set(inline_keys())))
 def test_keys_in_prose_exist(page: str, key: str):
-    assert any(hint_at(each, key.split(".")) is not None for each in [TrainingConfig, *CONFIGS.values()]), page
+    assert any(hint_at(each, key.split(".")) is not None for each in [RecipeConfig, *CONFIGS.values()]), page
 
 
 def test_there_are_keys_to_check():
@@ -161,7 +158,7 @@ def test_the_reference_has_every_section():
     classes = {
         value for name in shown for value in vars(importlib.import_module(name)).values() if inspect.isclass(value)
     }
-    for config in [TrainingConfig, *CONFIGS.values()]:
+    for config in [RecipeConfig, *CONFIGS.values()]:
         for key in config_keys(config):
             hint = hint_at(config, key.split("."))
             assert not inspect.isclass(hint) or not is_section(hint) or hint in classes, key

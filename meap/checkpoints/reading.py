@@ -16,7 +16,7 @@ import torch
 from meap.checkpoints.record import CheckpointRecord
 from meap.checkpoints.store import CheckpointStore, DamagedError
 from meap.checkpoints.trust import load_checkpoint
-from meap.config import TokenizerConfig, TrainingConfig, from_values
+from meap.config import RecipeConfig, TokenizerConfig, from_values
 from meap.errors import CheckpointError, ConfigError, first_line
 from meap.places.addresses import is_url
 from meap.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer
@@ -68,9 +68,9 @@ def read_record(location: str) -> CheckpointRecord:
         ) from error
 
 
-def recorded_config(record: CheckpointRecord, location: str) -> TrainingConfig:
+def recorded_config(record: CheckpointRecord, location: str) -> RecipeConfig:
     """The configuration of the run that wrote the checkpoint at `location`."""
-    return from_values(TrainingConfig, record.config, origin=f"the record of {location}")
+    return from_values(RecipeConfig, record.config, origin=f"the record of {location}")
 
 
 def recorded_tokenizer(record: CheckpointRecord, location: str, *, otherwise: TokenizerConfig) -> Tokenizer:

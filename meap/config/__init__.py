@@ -6,6 +6,7 @@ A section ``x`` of a yaml is the dataclass ``XConfig``.
 """
 
 from meap.config.command import run_command
+from meap.config.data import DataConfig, StreamConfig, TokenizerConfig
 from meap.config.evaluation import (
     AncestralTraceConfig,
     AttentionDecayConfig,
@@ -25,25 +26,21 @@ from meap.config.evaluation import (
 from meap.config.judging import HallucinationConfig, JudgeConfig
 from meap.config.loading import flatten, from_values, load_config, load_resolved, save_config, to_values, to_yaml
 from meap.config.loggers import LoggersConfig
+from meap.config.masking import MaskingConfig, SftConfig
+from meap.config.model import ModelConfig
 from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TextTokenizerConfig
 from meap.config.proof import ProofConfig
+from meap.config.recipe import RecipeConfig
 from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.roles import Role, role_of
-from meap.config.sections import (
+from meap.config.training import (
     CheckpointConfig,
-    DataConfig,
     ExportConfig,
-    MaskingConfig,
-    ModelConfig,
     OptimizerConfig,
     RunConfig,
     SchedulerConfig,
-    SftConfig,
-    StreamConfig,
-    TokenizerConfig,
     TrainConfig,
 )
-from meap.config.training import TrainingConfig
 
 __all__ = [
     "AncestralTraceConfig",
@@ -73,6 +70,7 @@ __all__ = [
     "PerplexityConfig",
     "PrepConfig",
     "ProofConfig",
+    "RecipeConfig",
     "RecordRetrievalConfig",
     "Role",
     "RunConfig",
@@ -83,7 +81,6 @@ __all__ = [
     "TextTokenizerConfig",
     "TokenizerConfig",
     "TrainConfig",
-    "TrainingConfig",
     "flatten",
     "from_values",
     "load_config",

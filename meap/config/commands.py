@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from meap.config.checks import require_at_least, require_one_of, require_writable_file
 from meap.config.loading import load_config
-from meap.config.training import TrainingConfig
+from meap.config.recipe import RecipeConfig
 from meap.errors import ConfigError
 from meap.places.addresses import is_url, require_plain_url
 
@@ -75,7 +75,7 @@ class InspectConfig:
         """Keys that were set and apply to fine-tuning shards only."""
         return [name for name in ("layout", "loss") if getattr(self, name) is not None]
 
-    def resolve_training(self) -> TrainingConfig:
+    def resolve_training(self) -> RecipeConfig:
         """The training whose samples are shown: that of `training`, or the defaults, with what is set here.
 
         Raises:
@@ -84,7 +84,7 @@ class InspectConfig:
         strategy = self.strategy or (None if self.span_length is None else "span")
         given = {key: getattr(replace(self, strategy=strategy), name) for name, key in _MASKING_KEYS.items()}
         overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
-        config = load_config(TrainingConfig, self.training, overrides)
+        config = load_config(RecipeConfig, self.training, overrides)
         if config.masking.preset is not None:
             raise ConfigError(
                 f"masking.preset={config.masking.preset} masks by training step, so no sample has masks of its own: "

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from meap.config.checks import require_at_least, require_folder_name, require_one_of
+from meap.config.data import TokenizerConfig
 from meap.config.judging import HallucinationConfig, JudgeConfig
-from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
 __all__ = [

@@ -71,6 +71,11 @@ class ExecutorConfig:
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     ray: RayConfig = field(default_factory=RayConfig)
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether the tasks are processes of this machine, which end with the command."""
+        return self.executor == "local"
+
     def __post_init__(self) -> None:
         require_one_of("executor", self.executor, EXECUTORS)
         require_at_least("workers", self.workers, 0)

@@ -44,7 +44,7 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
     that may be unset. ``${section.key}`` stands for the value of another key.
 
     Args:
-        config_class: A frozen dataclass, such as `TrainingConfig`.
+        config_class: A frozen dataclass, such as `RecipeConfig`.
         path: A yaml file, see `read_layers`. A run whose yaml does not name it is named after the file, so that a
             variant needs no line for that.
         overrides: ``section.key=value`` strings; a list is ``[a,b]``, quotes around all of a value are removed.

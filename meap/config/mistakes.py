@@ -14,7 +14,7 @@ from meap.config.keys import config_keys, fields_of, is_section, nearest_keys, u
 from meap.config.loading import read_layers
 from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig
 from meap.config.proof import ProofConfig
-from meap.config.training import TrainingConfig
+from meap.config.recipe import RecipeConfig
 from meap.errors import ConfigError
 
 __all__ = ["argument_error", "grammar_of", "require_own_yaml"]
@@ -23,7 +23,7 @@ _SCRIPTS: dict[type[Any], str] = {
     PrepConfig: "dataprep/c4_to_mds.py",
     SftPrepConfig: "dataprep/sft_to_mds.py",
     LitpkdsPrepConfig: "dataprep/litpkds_to_mds.py",
-    TrainingConfig: "recipes/meap_1b.py",
+    RecipeConfig: "recipes/meap_1b.py",
     EvaluationConfig: "recipes/evaluate.py",
     ProofConfig: "experiments/proof.py",
 }
@@ -82,14 +82,14 @@ def require_own_yaml(path: Path, config_class: type[Any], *, command: str) -> No
     if not strange:
         return
     if "training" in fields_of(config_class) and not any(
-        True for layer, _ in layers for _ in unknown_keys(TrainingConfig, layer)
+        True for layer, _ in layers for _ in unknown_keys(RecipeConfig, layer)
     ):
         raise ConfigError(f"{path} is a training's yaml (key {strange[0]!r}): write training={path}")
     for other, script in _SCRIPTS.items():
         if any(True for layer, _ in layers for _ in unknown_keys(other, layer)):
             continue
         start = f"python {script}"
-        if other is TrainingConfig:
+        if other is RecipeConfig:
             start = f"composer recipes/{recipe}.py" if recipe else f"composer {script}"
         raise ConfigError(f"{path} is not for {command} (key {strange[0]!r}): run `{start} {path}`")
 

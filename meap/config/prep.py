@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from meap.config.checks import require_at_least, require_one_of, require_ratio
+from meap.config.data import TokenizerConfig
 from meap.config.executors import ExecutorConfig
 from meap.config.removal import DedupConfig, FiltersConfig
-from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError
 
 __all__ = [

@@ -1,49 +1,182 @@
-"""The whole configuration of a training run and its export: one yaml serves both."""
+"""How a run trains and what it keeps: sections `run`, `optimizer`, `scheduler`, `train`, `checkpoint` and `export`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import re
+from dataclasses import dataclass
 
-from meap.config.loggers import LoggersConfig
-from meap.config.sections import (
-    CheckpointConfig,
-    DataConfig,
-    ExportConfig,
-    MaskingConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    SchedulerConfig,
-    SftConfig,
-    TokenizerConfig,
-    TrainConfig,
+from meap.config.checks import (
+    require_at_least,
+    require_duration,
+    require_folder_name,
+    require_interval,
+    require_one_of,
+    require_ratio,
+    require_share_or_duration,
 )
-from meap.config.sharding import spreading_modes
+from meap.config.sharding import SHARDINGS, Sharding
 from meap.errors import ConfigError
 
-__all__ = ["TrainingConfig"]
+__all__ = ["CheckpointConfig", "ExportConfig", "OptimizerConfig", "RunConfig", "SchedulerConfig", "TrainConfig"]
+
+_FILE_SIZE = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]B")
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Sections in the order in which data flows."""
+class RunConfig:
+    """Identity of the run."""
 
-    run: RunConfig = field(default_factory=RunConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    masking: MaskingConfig = field(default_factory=MaskingConfig)
-    sft: SftConfig = field(default_factory=SftConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    loggers: LoggersConfig = field(default_factory=LoggersConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
+    name: str = "meap"
+    """Name of the run and of its folder, at most 200 bytes, without /. Unset: the name of the yaml, without `.yaml`."""
+    dir: str = "runs/${run.name}"
+    """Local folder that holds everything the run writes."""
+    seed: int = 17
+    """Seed of the weights, of the sample order and of the masks; 0 to 2**32 - 1."""
 
     def __post_init__(self) -> None:
-        if self.checkpoint.state_dict == "sharded" and not self.train.sharding_mode.spreads_weights:
+        require_folder_name("run.name", self.name)
+        if not 0 <= self.seed < 1 << 32:
+            raise ConfigError(f"run.seed={self.seed} is out of range: it must be in [0, {(1 << 32) - 1}]")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW. Weight decay applies to matrices, the embedding among them; the weights of norms have none."""
+
+    lr: float = 4e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    grad_clip_norm: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ConfigError(f"optimizer.lr={self.lr} must be more than 0")
+        for beta in self.betas:
+            require_ratio("optimizer.betas", beta, remedy="The paper uses 0.9 and 0.95.")
+        require_at_least("optimizer.weight_decay", self.weight_decay, 0)
+        require_at_least("optimizer.grad_clip_norm", self.grad_clip_norm, 0)
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Linear warm-up, then cosine decay."""
+
+    warmup_ratio: float = 0.1
+    """Share of the training steps in which the learning rate rises from 0 to its peak, in [0, 1)."""
+    warmup_duration: str | None = None
+    """The same as a duration: 2000ba, 2000000000tok, 512000sp, 1ep, 0.1dur. Unset: warmup_ratio, else not read."""
+    final_ratio: float = 0.1
+    """Learning rate at the end as a share of the peak, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        require_ratio("scheduler.warmup_ratio", self.warmup_ratio, remedy="The paper uses 0.1.")
+        if self.warmup_duration is not None:
+            require_share_or_duration("scheduler.warmup_duration", self.warmup_duration)
+        require_ratio("scheduler.final_ratio", self.final_ratio, remedy="The paper uses 0.1.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length, batch size, device and speed."""
+
+    max_duration: str = "190000ba"
+    """Length of training in batches (`ba`), tokens (`tok`), samples (`sp`) or epochs (`ep`), rounded up to batches."""
+    global_batch_size: int = 256
+    """Rows per optimiser step over all devices."""
+    microbatch_size: int = 8
+    """Rows per forward pass on one device; smaller needs less memory and changes nothing else."""
+    device: str = "auto"
+    """`gpu`, `cpu`, or `auto`: a GPU where there is one."""
+    precision: str = "auto"
+    """`fp32`, `amp_bf16`, or `auto`: bf16 on a GPU, fp32 on a CPU."""
+    log_interval: str = "10ba"
+    """How often a line is printed and metrics are logged: 10ba, 1ep, 500sp, 200000tok, or a share of the run such as
+    0.01dur; rounded up to whole batches, as all intervals are."""
+    sharding: str = "none"
+    """FSDP: `none` (every device holds all), `full` (weights, gradients and optimiser sharded, ZeRO-3), `grad_op` (the
+    same, with all weights gathered during a step)."""
+    activation_checkpointing: bool = False
+    """Whether activations are recomputed in the backward pass: less memory, about a third more time."""
+    compile: str = "auto"
+    """torch.compile for each layer and the loss: `true`, `false`, or `auto`: on a GPU, but not in fine-tuning."""
+    loss_chunks: int = 0
+    """Chunks in which head and loss are computed: more take less memory; 0 chooses by tokens and vocabulary."""
+    eval_interval: str = "1000ba"
+    """How often held-out loss is measured: 1000ba, 1ep, 0.1dur, ...; and at the end of training."""
+    eval_batches: int = 16
+    """Most held-out rows measured each time, in batches of train.global_batch_size rows. A larger split is sampled
+    evenly. Each row counts once, on any number of devices. 0 turns held-out loss off."""
+    dist_timeout: float = 1800.0
+    """Seconds after which ranks stop waiting for others; must exceed the upload time of a checkpoint."""
+    deterministic: bool = False
+    """Whether a GPU uses deterministic kernels only (attention without cuDNN), which are slower. A CPU always does."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dist_timeout < math.inf:
             raise ConfigError(
-                f"checkpoint.state_dict=sharded needs sharded state, but train.sharding={self.train.sharding}: set "
-                f"train.sharding={spreading_modes()}, or checkpoint.state_dict=full"
+                f"train.dist_timeout={self.dist_timeout} is not allowed: it must be more than 0 seconds, and more than "
+                "the upload of a checkpoint takes"
             )
+        require_duration("train.max_duration", self.max_duration)
+        require_at_least("train.global_batch_size", self.global_batch_size, 1)
+        require_at_least("train.microbatch_size", self.microbatch_size, 1)
+        require_at_least("train.eval_batches", self.eval_batches, 0)
+        require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
+        require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
+        require_one_of("train.sharding", self.sharding, tuple(SHARDINGS))
+        require_one_of("train.compile", self.compile, ("auto", "true", "false"))
+        require_at_least("train.loss_chunks", self.loss_chunks, 0)
+        require_interval("train.log_interval", self.log_interval)
+        require_interval("train.eval_interval", self.eval_interval)
+
+    @property
+    def sharding_mode(self) -> Sharding:
+        """What `sharding` stands for."""
+        return SHARDINGS[self.sharding]
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Where and how often the run is saved; the same command resumes from the newest intact checkpoint."""
+
+    folder: str = "${run.dir}/checkpoints"
+    """Local folder, shared by all nodes, or URL (s3://, ...); with a URL, local copies stay in the run's folder."""
+    interval: str = "1000ba"
+    """How often to save: 1000ba, 1ep, 0.1dur, ...; the end of training and a stop by SIGTERM or SIGUSR1 always save."""
+    keep: int = 3
+    """Checkpoints to keep; older ones are deleted, also in a store. -1 keeps all."""
+    state_dict: str = "full"
+    """`full` gathers all state in one file; `sharded` lets every rank write its own part (needs train.sharding)."""
+    autoresume: bool = True
+    """Whether to resume from the checkpoints in the folder. False starts from step 0 and needs a folder without any."""
+
+    def __post_init__(self) -> None:
+        require_interval("checkpoint.interval", self.interval)
+        require_one_of("checkpoint.state_dict", self.state_dict, ("full", "sharded"))
+        if self.keep != -1 and self.keep < 1:
+            raise ConfigError(f"checkpoint.keep={self.keep} is not allowed: it must be at least 1, or -1 for all")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export of a Composer checkpoint to a Hugging Face folder."""
+
+    checkpoint: str | None = None
+    """Checkpoint to export. Unset: the run's newest."""
+    out_dir: str = "${run.dir}/hf"
+    """Folder to write."""
+    keep_mask: bool = True
+    """Whether [MASK] and its embedding are exported; false removes what was added, restoring the vocabulary."""
+    dtype: str = "fp32"
+    """Type of the stored weights: `fp32` as trained, or `bf16`, half the size."""
+    max_shard_size: str = "5GB"
+    """Largest file of weights, in KB, MB, GB or TB; a larger model has several files and an index."""
+
+    def __post_init__(self) -> None:
+        require_one_of("export.dtype", self.dtype, ("fp32", "bf16"))
+        if not _FILE_SIZE.fullmatch(self.max_shard_size):
+            raise ConfigError(f"export.max_shard_size={self.max_shard_size!r} is not a size: write for example 5GB")

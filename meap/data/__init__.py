@@ -7,12 +7,14 @@
 - `build_mask_rule` says what is masked, for the dataset or for the training process.
 - `build_loader` makes a torch DataLoader over `StreamingMaskedDataset`, `build_sft_loader` over `StreamingSFTDataset`.
 - `build_heldout_loader` reads held-out rows of either kind, each once on any number of ranks.
+- `open_heldout_rows` reads them by number, for evaluations.
 """
 
 from meap.extras import require_packages
 
 require_packages("meap.data", "filelock", "streaming", "torch", extra="train")
 
+from meap.data.by_number import open_heldout_rows  # noqa: E402
 from meap.data.dataset import StreamingMaskedDataset  # noqa: E402
 from meap.data.heldout import build_heldout_loader  # noqa: E402
 from meap.data.loader import RowLoader, build_loader, build_streams, shared_memory_bytes  # noqa: E402
@@ -37,6 +39,7 @@ __all__ = [
     "longest_segment",
     "open_dataset",
     "open_heldout",
+    "open_heldout_rows",
     "open_shards",
     "open_tokenizer",
     "plan_epoch",

@@ -22,7 +22,7 @@ def build_mask_rule(config: MaskingConfig, tokenizer: TokenizerRecord, *, seed: 
         mask_id=tokenizer.mask_id,
         ratio=config.ratio,
         seed=seed,
-        span_length=config.span_length if config.strategy == "span" else 1,
+        span_length=config.tokens_per_span,
         mask_last=config.mask_last,
         protected_ids=tuple(number for role in config.protected if (number := ids_by_role[role]) is not None),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meap.evals.judge.judging import describe_judging
-from meap.evals.runner import choose_examples, require_packages_of
+from meap.evals.runner import choose_examples, reasons_to_skip, require_packages_of
 from meap.evals.task import TaskInputs
 from meap.evals.tasks import TASKS
 
@@ -19,9 +19,10 @@ def rehearse(inputs: TaskInputs, names: Sequence[str]) -> None:
         MeapError: A task cannot run.
     """
     require_packages_of(names, inputs.config)
+    skipped = reasons_to_skip(names, inputs)
     for name in names:
-        if reason := TASKS[name].skip(inputs):
-            print(f"skipped {name}: {reason}")
+        if name in skipped:
+            print(f"skipped {name}: {skipped[name]}")
             continue
         examples, partial = choose_examples(name, inputs)
         tokens = [example.positions for example in examples]

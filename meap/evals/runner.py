@@ -24,25 +24,25 @@ from meap.evals.pictures import panel
 from meap.evals.ranks import Ranks
 from meap.evals.responses import ResponseStore, hash_of, prompt_hashes
 from meap.evals.summary import summarise
-from meap.evals.task import Example, Task, TaskInputs
+from meap.evals.task import Example, Judging, Response, Task, TaskInputs
 from meap.evals.tasks import TASKS
 from meap.extras import is_installed, require_packages
 from meap.places.whole import write_whole
+from meap.run_files import CONFIG_NAME, EVAL_DIR, RESULTS_NAME
 from meap.show.figures import save_panels
 from meap.show.progress import counting
 
 __all__ = [
     "PICTURE_NAME",
-    "RESULTS_NAME",
     "choose_examples",
     "choose_tasks",
     "read_results",
+    "reasons_to_skip",
     "require_packages_of",
     "results_dir",
     "run_tasks",
 ]
 
-RESULTS_NAME = "results.json"
 PICTURE_NAME = "summary.png"
 
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "rouge-score", "openai")
@@ -69,6 +69,21 @@ def require_packages_of(names: Sequence[str], config: EvaluationConfig) -> None:
         require_packages(f"tasks={name}", *TASKS[name].packages(config), extra="eval")
 
 
+def reasons_to_skip(names: Sequence[str], inputs: TaskInputs) -> dict[str, str]:
+    """Why tasks cannot run on these inputs, by name; those that can are not in it.
+
+    Raises:
+        DataError: None can.
+    """
+    reasons = {name: reason for name in names if (reason := TASKS[name].skip(inputs))}
+    if names and len(reasons) == len(set(names)):
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise DataError(
+            f"tasks={','.join(names)} would measure nothing ({why}): choose other tasks, or give what they need"
+        )
+    return reasons
+
+
 def results_dir(model: str, *, is_export: bool) -> Path:
     """Folder for the results of a model: in its run's folder if it was exported there, else below runs/eval.
 
@@ -77,8 +92,8 @@ def results_dir(model: str, *, is_export: bool) -> Path:
         is_export: Whether `recipes/export_hf.py` wrote it.
     """
     run_dir = Path(model).parent
-    if is_export and (run_dir / "config.yaml").is_file():
-        return run_dir / "eval"
+    if is_export and (run_dir / CONFIG_NAME).is_file():
+        return run_dir / EVAL_DIR
     return Path("runs/eval", model.strip("./").replace("/", "-"))
 
 
@@ -111,13 +126,7 @@ def run_tasks(
     """
     require_packages_of(names, inputs.config)
     ranks = ranks or Ranks()
-    reasons = {name: TASKS[name].skip(inputs) for name in names}
-    skipped = {name: reason for name, reason in reasons.items() if reason}
-    if names and len(skipped) == len(reasons):
-        why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise DataError(
-            f"tasks={','.join(names)} would measure nothing ({why}): choose other tasks, or give what they need"
-        )
+    skipped = reasons_to_skip(names, inputs)
     asked = {name: _examples(name, TASKS[name], inputs, model) for name in names if name not in skipped}
     # On one rank only: the others would ask the same again.
     judges = {name: each(inputs.config, out_dir) for name in asked if ranks.is_first and (each := TASKS[name].judging)}
@@ -132,28 +141,9 @@ def run_tasks(
     found: dict[str, dict[str, Any]] = {}
     for name, (examples, partial) in asked.items():
         started = time.perf_counter()
-        store, hashes = ResponseStore(out_dir, name, key), prompt_hashes(examples, inputs.tokenizer)
-        with counting(name) if ranks.is_first else nullcontext(lambda done, total: None) as progress:
-            ask_all(
-                examples,
-                hashes,
-                TASKS[name].score,
-                model,
-                inputs,
-                store,
-                rank=ranks.rank,
-                num_ranks=ranks.num_ranks,
-                progress=progress,
-            )
-        ranks.wait()
-        done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
-        responses = [done[example.id] for example in examples]
-        ranks.wait()  # lines are deleted only when no rank reads or writes them
-        if name in judges:
-            responses = [response | more for response, more in zip(responses, judges[name](responses), strict=True)]
-        if ranks.is_first:
-            store.finish(responses)
-        ranks.wait()
+        hashes = prompt_hashes(examples, inputs.tokenizer)
+        store = ResponseStore(out_dir, name, key)
+        responses = _ask(name, examples, hashes, model, inputs, store, ranks, judges.get(name))
         if ranks.is_first:
             facts_of_run = {
                 "prompts_sha256": hash_of(hashes),
@@ -167,6 +157,41 @@ def run_tasks(
     if not ranks.is_first:
         return {}
     return _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})
+
+
+def _ask(
+    name: str,
+    examples: Sequence[Example],
+    hashes: Sequence[str],
+    model: LanguageModel,
+    inputs: TaskInputs,
+    store: ResponseStore,
+    ranks: Ranks,
+    judge: Judging | None,
+) -> list[Response]:
+    """The responses to all examples of a task, in order; each rank asks for its share and stores it."""
+    with counting(name) if ranks.is_first else nullcontext(lambda done, total: None) as progress:
+        ask_all(
+            examples,
+            hashes,
+            TASKS[name].score,
+            model,
+            inputs,
+            store,
+            rank=ranks.rank,
+            num_ranks=ranks.num_ranks,
+            progress=progress,
+        )
+    ranks.wait()
+    done = store.done({example.id: each for example, each in zip(examples, hashes, strict=True)})
+    responses = [done[example.id] for example in examples]
+    ranks.wait()  # lines are deleted only when no rank reads or writes them
+    if judge is not None:
+        responses = [response | more for response, more in zip(responses, judge(responses), strict=True)]
+    if ranks.is_first:
+        store.finish(responses)
+    ranks.wait()
+    return responses
 
 
 def read_results(folder: Path) -> dict[str, Any]:

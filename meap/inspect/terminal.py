@@ -63,7 +63,7 @@ def describe_masks(data: InspectedData) -> str:
         what = "no masked copies" if data.is_conversations else "not masked"
         reason = ", as held-out rows are in a run (ratio= shows masks)" if data.split != "train" else ""
         return f"{what}{reason}{layout}"
-    strategy = f"spans of {masking.span_length}" if masking.strategy == "span" else "single tokens"
+    strategy = "single tokens" if masking.tokens_per_span == 1 else f"spans of {masking.tokens_per_span}"
     protected = f", {' and '.join(masking.protected)} protected" if masking.protected else ""
     return f"ratio {masking.ratio:g}, {strategy}{protected}, seed {data.seed}, epoch {data.epoch}{layout}"
 

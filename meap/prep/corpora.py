@@ -20,13 +20,13 @@ from meap.prep.inputs import InputFiles, find_inputs, with_validation
 from meap.prep.resolved import (
     ResolvedPrep,
     check_addresses,
-    check_shards,
+    check_shard_settings,
     default_tasks,
     patterns_of,
     require_tasks,
 )
 
-__all__ = ["CORPORA", "SAMPLE_DIR", "Corpus", "check_settings", "make_sample", "resolve"]
+__all__ = ["CORPORA", "SAMPLE_DIR", "Corpus", "check_config", "make_sample", "resolve"]
 
 SAMPLE_DIR = Path("data/sample")
 
@@ -84,7 +84,7 @@ CORPORA = {
 }
 
 
-def check_settings(config: PrepConfig) -> PrepConfig:
+def check_config(config: PrepConfig) -> PrepConfig:
     """Check the configuration before any input is read; returns it with the defaults of its corpus.
 
     Raises:
@@ -105,7 +105,7 @@ def check_settings(config: PrepConfig) -> PrepConfig:
             f"tokenizer.name is not set: for source={','.join(patterns_of(config.source))} give a local folder with a "
             "tokenizer.json, or a hub name such as tokenizer.name=meta-llama/Llama-2-7b-hf"
         )
-    check_shards(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
+    check_shard_settings(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
     return config
 
 
@@ -116,7 +116,7 @@ def resolve(config: PrepConfig) -> tuple[ResolvedPrep, InputFiles]:
         ConfigError: A key is missing or does not fit the input.
         DataError: The source cannot be listed or holds no file.
     """
-    config = check_settings(config)
+    config = check_config(config)
     corpora, tokenizer = _corpora_of(config), config.tokenizer
     for make in filter(None, (corpus.make for corpus in corpora)):
         made = make(config.seed)

@@ -66,7 +66,7 @@ class Job(Generic[ConfigT_co]):
     @property
     def num_workers(self) -> int:
         """Tasks to run at the same time."""
-        if self.config.executor != "local":
+        if not self.config.runs_here:
             return min(self.config.workers or self.num_tasks, self.num_tasks)
         # The cores this process may use, which a scheduler may have made fewer than there are.
         num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

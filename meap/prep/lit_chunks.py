@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from meap.config.prep import LitpkdsPrepConfig
 from meap.errors import BadInputError, ConfigError
 from meap.prep.inputs import InputFiles, find_inputs
-from meap.prep.resolved import ResolvedLitpkds, check_addresses, check_shards, default_tasks, require_tasks
+from meap.prep.resolved import ResolvedLitpkds, check_addresses, check_shard_settings, default_tasks, require_tasks
 
-__all__ = ["Chunk", "check_settings", "open_chunk", "resolve_chunks"]
+__all__ = ["Chunk", "check_config", "open_chunk", "resolve_chunks"]
 
 _HEADER = struct.Struct("<7sQBQ")
 _MAGIC, _VERSION = b"LITPKDS", 1
@@ -57,7 +57,7 @@ class Chunk:
         return _HEADER.size + number * self.dtype.itemsize
 
 
-def check_settings(config: LitpkdsPrepConfig) -> None:
+def check_config(config: LitpkdsPrepConfig) -> None:
     """Check the configuration before any chunk is read.
 
     Raises:
@@ -71,7 +71,7 @@ def check_settings(config: LitpkdsPrepConfig) -> None:
             "tokenizer.name is not set: chunks do not say which tokenizer made them; give its folder or hub name, such "
             "as tokenizer.name=meta-llama/Llama-2-7b-hf"
         )
-    check_shards(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
+    check_shard_settings(config, row_bytes=4 * (config.seq_len + 1), seq_len=config.seq_len)
 
 
 def resolve_chunks(config: LitpkdsPrepConfig) -> tuple[ResolvedLitpkds, InputFiles]:
@@ -81,7 +81,7 @@ def resolve_chunks(config: LitpkdsPrepConfig) -> tuple[ResolvedLitpkds, InputFil
         ConfigError: A key is missing or does not fit the input.
         DataError: The source cannot be listed or holds no chunk.
     """
-    check_settings(config)
+    check_config(config)
     assert config.source is not None
     inputs = find_inputs(config.source, suffixes=(".bin",), kind="packed chunks (.bin) of the official code")
     tasks = require_tasks(config.tasks or default_tasks(inputs), inputs)

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,11 +19,10 @@ from meap.mds.index import INDEX_NAME
 from meap.places.folder import Folder
 from meap.places.problems import place_errors
 from meap.prep.claims import Claim, held
-from meap.prep.executors import build_executor
-from meap.prep.executors.slurm_array import ARRAY_NAME
+from meap.prep.executors import build_executor, has_submitted_tasks
 from meap.prep.identity import claim, require_own
 from meap.prep.inputs import InputFiles
-from meap.prep.job import ConfigT_co, Job, valid_records
+from meap.prep.job import Job, valid_records
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
 from meap.prep.publish import publish
@@ -34,7 +32,7 @@ from meap.prep.task_records import PREP_DIR, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, TRAIN_SPLIT
 from meap.tokenizer import Tokenizer
 
-__all__ = ["Preparation", "open_job"]
+__all__ = ["open_job", "run_job"]
 
 ResolvedT = TypeVar("ResolvedT", bound=ResolvedJob)
 
@@ -42,27 +40,8 @@ _TALLIES = f"{PREP_DIR}/tallies"
 _CLAIM = f"{PREP_DIR}/claim.json"
 
 
-@dataclass(frozen=True)
-class Preparation(Job[ConfigT_co]):
-    """A job that can be run."""
-
-    def run(self, steps: Sequence[PipelineStep]) -> None:
-        """Run the steps for every task that is not completed, and publish the data set.
-
-        Args:
-            steps: Reader first, writer last.
-
-        Raises:
-            MeapError: A task failed; the finished tasks stay for the next command.
-        """
-        executor = build_executor(steps, self)
-        with self.progress.shown():
-            executor.run()
-        publish(self)
-
-
 @contextmanager
-def open_job(config: ResolvedT, inputs: InputFiles, tokenizer: Tokenizer) -> Iterator[Preparation[ResolvedT]]:
+def open_job(config: ResolvedT, inputs: InputFiles, tokenizer: Tokenizer) -> Iterator[Job[ResolvedT]]:
     """Claim the output folder, new or begun by the same job.
 
     Args:
@@ -80,13 +59,13 @@ def open_job(config: ResolvedT, inputs: InputFiles, tokenizer: Tokenizer) -> Ite
         place = stack.enter_context(_locked(folder) if folder.is_local else held(folder, _CLAIM))
         identity = claim(folder, config, inputs, tokenizer)
         scratch_dir = stack.enter_context(_scratch(folder))
-        tally_folder = stack.enter_context(_tallies(folder, scratch_dir, config.executor))
+        tally_folder = stack.enter_context(_tallies(folder, scratch_dir, runs_here=config.runs_here))
         records = valid_records(folder, identity, config.tasks)
         completed = frozenset(records)
         done_files = [number for task in completed for number in inputs.of_task(task, config.tasks)]
         # A cluster may have a thousand tasks that report on one file system.
-        interval = 1.0 if config.executor == "local" else 10.0
-        yield Preparation(
+        interval = 1.0 if config.runs_here else 10.0
+        yield Job(
             config=config,
             identity=identity,
             place=place,
@@ -108,6 +87,22 @@ def open_job(config: ResolvedT, inputs: InputFiles, tokenizer: Tokenizer) -> Ite
                 title=f"preparing {folder.url}",
             ),
         )
+
+
+def run_job(job: Job[ResolvedJob], steps: Sequence[PipelineStep]) -> None:
+    """Run the steps for every task that is not completed, and publish the data set.
+
+    Args:
+        job: Whose tasks.
+        steps: Reader first, writer last.
+
+    Raises:
+        MeapError: A task failed; the finished tasks stay for the next command.
+    """
+    executor = build_executor(steps, job)
+    with job.progress.shown():
+        executor.run()
+    publish(job)
 
 
 def _is_published(folder: Folder, identity: str, records: dict[int, TaskRecord]) -> bool:
@@ -147,8 +142,8 @@ def _scratch(folder: Folder) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="meap-prep-", ignore_cleanup_errors=True) as path:
             yield Path(path)
         return
-    # On the disk of the shards, so that finished ones are renamed. What a killed command left is removed, unless a
-    # Slurm array, which outlives the command that waits for it, still uses it.
+    # On the disk of the shards, so that finished ones are renamed. What a killed command left is removed, unless tasks
+    # that it submitted still use it.
     path = folder.local_path(PREP_DIR) / "scratch"
     with place_errors(folder.url):
         _remove_unless_used(path, folder)
@@ -160,17 +155,17 @@ def _scratch(folder: Folder) -> Iterator[Path]:
 
 
 def _remove_unless_used(scratch_dir: Path, folder: Folder) -> None:
-    if folder.read(ARRAY_NAME) is None:
+    if not has_submitted_tasks(folder):
         shutil.rmtree(scratch_dir, ignore_errors=True)
 
 
 @contextmanager
-def _tallies(folder: Folder, scratch_dir: Path, executor: str) -> Iterator[Path | Folder]:
+def _tallies(folder: Folder, scratch_dir: Path, *, runs_here: bool) -> Iterator[Path | Folder]:
     """Where all tasks can store their progress."""
-    if folder.is_local or executor == "local":
+    if folder.is_local or runs_here:
         (path := scratch_dir / "progress").mkdir(exist_ok=True)
         yield path
         return
     yield Folder(folder.url_of(_TALLIES))
-    if folder.read(ARRAY_NAME) is None:
+    if not has_submitted_tasks(folder):
         folder.remove(_TALLIES)

@@ -19,7 +19,7 @@ __all__ = [
     "ResolvedPrep",
     "ResolvedSft",
     "check_addresses",
-    "check_shards",
+    "check_shard_settings",
     "default_tasks",
     "patterns_of",
     "require_tasks",
@@ -84,7 +84,7 @@ def check_addresses(config: JobConfig, *, example: str) -> None:
     require_plain_url("remote", config.remote)
 
 
-def check_shards(config: JobConfig, *, row_bytes: int, seq_len: int) -> None:
+def check_shard_settings(config: JobConfig, *, row_bytes: int, seq_len: int) -> None:
     """Check how shards are written.
 
     Args:

@@ -14,16 +14,11 @@ from meap.manifest import Manifest
 from meap.report.evaluations import Evaluation, read_evaluation
 from meap.report.metrics import HOURS, METRICS
 from meap.report.series import Series, join_series
+from meap.run_files import CONFIG_NAME, DATA_DIR, EVAL_DIR, METRICS_NAME, RESULTS_NAME, STARTS_NAME, VERSIONS_NAME
 from meap.schema import MANIFEST_NAME, TRAIN_SPLIT
 
 __all__ = ["Run", "read_run", "read_runs"]
 
-_METRICS_NAME = "metrics.jsonl"
-_CONFIG_NAME = "config.yaml"
-_VERSIONS_NAME = "versions.json"
-_STARTS_NAME = "starts.jsonl"
-_EVAL_DIR = "eval"
-_DATA_DIR = "data"
 _MOST_NAMED = 5
 
 
@@ -89,7 +84,7 @@ def read_run(folder: Path, name: str) -> Run:
     """One run, see `read_runs`."""
     _require_run(folder)
     notes: list[str] = []
-    recorded, last_step = _read_metrics(folder / _METRICS_NAME, notes)
+    recorded, last_step = _read_metrics(folder / METRICS_NAME, notes)
     series: dict[str, Series] = {}
     for metric in METRICS:
         known = next((recorded[each] for each in metric.recorded if each in recorded), None)
@@ -105,11 +100,11 @@ def read_run(folder: Path, name: str) -> Run:
         series=series,
         hours=recorded.get(HOURS),
         last_step=last_step,
-        settings=_read_settings(folder / _CONFIG_NAME, notes),
-        versions=_read_object(folder / _VERSIONS_NAME, notes),
-        starts=_read_starts(folder / _STARTS_NAME, notes),
-        evaluations=_read_evaluations(folder / _EVAL_DIR, notes),
-        rows=_read_rows(folder / _DATA_DIR, notes),
+        settings=_read_settings(folder / CONFIG_NAME, notes),
+        versions=_read_object(folder / VERSIONS_NAME, notes),
+        starts=_read_starts(folder / STARTS_NAME, notes),
+        evaluations=_read_evaluations(folder / EVAL_DIR, notes),
+        rows=_read_rows(folder / DATA_DIR, notes),
         notes=notes,
     )
 
@@ -121,15 +116,15 @@ def _require_run(folder: Path) -> None:
         raise ConfigError(
             f"there is no folder {folder}: give folders of runs, such as runs/tiny{_runs_in(folder.parent)}"
         )
-    if not (folder / _METRICS_NAME).is_file():
+    if not (folder / METRICS_NAME).is_file():
         raise ConfigError(
-            f"{folder} holds no {_METRICS_NAME}, which training writes with its first steps: give the folder of a run "
+            f"{folder} holds no {METRICS_NAME}, which training writes with its first steps: give the folder of a run "
             f"that has begun{_runs_in(folder)}"
         )
 
 
 def _runs_in(folder: Path) -> str:
-    found = sorted(str(each.parent) for each in folder.glob(f"*/{_METRICS_NAME}"))
+    found = sorted(str(each.parent) for each in folder.glob(f"*/{METRICS_NAME}"))
     return f"; there are {', '.join(found[:_MOST_NAMED])}" if found else ""
 
 
@@ -240,7 +235,7 @@ def _read_rows(folder: Path, notes: list[str]) -> dict[str, str]:
 def _read_evaluations(folder: Path, notes: list[str]) -> dict[str, Evaluation]:
     """By folder: an evaluation writes more than its results, so a name tells which file they are."""
     evaluations: dict[str, Evaluation] = {}
-    for path in (*folder.glob("results.json"), *sorted(folder.glob("*/results.json"))):
+    for path in (*folder.glob(RESULTS_NAME), *sorted(folder.glob(f"*/{RESULTS_NAME}"))):
         where = path.parent.relative_to(folder.parent).as_posix()
         if (found := read_evaluation(path)) is None:
             notes.append(f"{where}/{path.name} holds no results as recipes/evaluate.py writes them; left out")

@@ -5,7 +5,7 @@ data         what it reads                     start/       fresh weights, or a 
 trainer      all of it in Composer's Trainer   fitting      the fit
 
 ranks        which rank this process is        machine      device and precision, joining the other ranks
-preflight    mistakes, found before step 1     run_folder   what must not change when a run resumes
+preflight    mistakes, found before step 1     run_folder   its log; what must not change on resuming
 plan, flops  what a run will take              timetable    durations and intervals in steps
 header       what a run prints at its start    provenance   where it comes from, start by start
 
@@ -13,7 +13,7 @@ model, loss  the network and its loss          attention    attention for packed
 algorithm    masking in the training process   schedule     its ratio over training
 optim        AdamW and its schedule            speed        torch.compile, Liger's kernels
 
-callbacks/   what is measured and shown        loggers/     a file, TensorBoard, W&B, MLflow
+callbacks/   what is measured                  loggers/     console, a file, TensorBoard, W&B, MLflow
 checkpoints/ saving, resuming, stopping        pinned/      what leans on Composer's internals
 """
 

@@ -12,7 +12,7 @@ from composer.core import Evaluator, Event, State
 from composer.core.data_spec import default_split_batch
 
 from meap.checkpoints import ModelRecord
-from meap.config import TrainConfig, TrainingConfig
+from meap.config import RecipeConfig, TrainConfig
 from meap.data import (
     RowLoader,
     Shards,
@@ -64,7 +64,7 @@ class RunData:
         return self.shards.streams[0].manifest.kind == CONVERSATIONS
 
 
-def open_data(config: TrainingConfig, run: Run, *, kind: str) -> RunData:
+def open_data(config: RecipeConfig, run: Run, *, kind: str) -> RunData:
     """Open the shards, the tokenizer and the loaders of a run.
 
     Args:

@@ -17,8 +17,8 @@ from composer.utils import dist
 from meap.data import RowLoader
 from meap.errors import CheckpointError, MeapError, StoppedError, TrainingError
 from meap.places.redaction import clean_arguments
-from meap.train.callbacks import append_to_log
 from meap.train.checkpoints.saving import CheckpointSaving
+from meap.train.run_folder import append_to_log
 
 __all__ = ["fit"]
 

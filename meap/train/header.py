@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.data import describe_epoch, plan_epoch, shared_memory_bytes
 from meap.places.addresses import is_url
 from meap.show.numbers import size
@@ -25,7 +25,7 @@ __all__ = ["describe_plan", "describe_run"]
 _EXAMPLE_DEVICE, _EXAMPLE_MFU = "H100", 0.4
 
 
-def describe_run(config: TrainingConfig, machine: Machine, data: RunData, model: NextTokenModel) -> list[str]:
+def describe_run(config: RecipeConfig, machine: Machine, data: RunData, model: NextTokenModel) -> list[str]:
     """What is about to be trained, on what and where: the header of a run."""
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
     start = f"from {config.model.base}" if config.model.base else "from scratch"
@@ -48,7 +48,7 @@ def describe_run(config: TrainingConfig, machine: Machine, data: RunData, model:
     ]
 
 
-def describe_plan(config: TrainingConfig, ranks: Ranks, data: RunData, model: NextTokenModel) -> list[str]:
+def describe_plan(config: RecipeConfig, ranks: Ranks, data: RunData, model: NextTokenModel) -> list[str]:
     """What a run on these ranks will take: memory, disk, arithmetic and time."""
     num_parameters = model.num_parameters
     vocabulary = {id(layer.weight): layer.weight.numel() for layer in _vocabulary_layers(model)}
@@ -63,14 +63,14 @@ def describe_plan(config: TrainingConfig, ranks: Ranks, data: RunData, model: Ne
     ]
 
 
-def _method(config: TrainingConfig) -> str:
+def _method(config: RecipeConfig) -> str:
     masking = config.masking
     if masking.final_ratio is not None:
         return f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
     return f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
 
 
-def _rows(config: TrainingConfig, data: RunData) -> list[str]:
+def _rows(config: RecipeConfig, data: RunData) -> list[str]:
     """What is read, what an epoch consists of, how long the run is, and what is measured: a line each."""
     batch, shards, heldout, timetable = config.train.global_batch_size, data.shards, data.heldout, data.timetable
     held_out = f"; held out: {heldout.rows:,} rows" if heldout is not None else ""
@@ -88,7 +88,7 @@ def _rows(config: TrainingConfig, data: RunData) -> list[str]:
     return lines
 
 
-def _memory(config: TrainingConfig, ranks: Ranks, data: RunData, model: NextTokenModel) -> list[str]:
+def _memory(config: RecipeConfig, ranks: Ranks, data: RunData, model: NextTokenModel) -> list[str]:
     memory = device_memory(config, model.config, num_parameters=model.num_parameters, num_devices=ranks.world_size)
     how = f"bf16, sharding {config.train.sharding}"
     if config.train.activation_checkpointing:
@@ -106,7 +106,7 @@ def _memory(config: TrainingConfig, ranks: Ranks, data: RunData, model: NextToke
     ]
 
 
-def _disk(config: TrainingConfig, data: RunData, num_parameters: int) -> str:
+def _disk(config: RecipeConfig, data: RunData, num_parameters: int) -> str:
     folder, of_checkpoint = config.checkpoint.folder, checkpoint_bytes(num_parameters)
     kept = num_checkpoints(data.timetable, keep=config.checkpoint.keep)
     text = f"{kept} checkpoints at once of {size(of_checkpoint)} = {size(kept * of_checkpoint)} in {folder}"
@@ -119,7 +119,7 @@ def _disk(config: TrainingConfig, data: RunData, num_parameters: int) -> str:
     return f"{text}, {size(free)} free" + (": TOO LITTLE" if free < kept * of_checkpoint else "")
 
 
-def _arithmetic(config: TrainingConfig, data: RunData, model: NextTokenModel) -> list[str]:
+def _arithmetic(config: RecipeConfig, data: RunData, model: NextTokenModel) -> list[str]:
     tokens, context = _tokens(config, data), config.data.seq_len
     flops = training_flops_per_token(model.config, context=context, causal=False)
     peak = peak_flops_per_second(_EXAMPLE_DEVICE)
@@ -137,11 +137,11 @@ def _arithmetic(config: TrainingConfig, data: RunData, model: NextTokenModel) ->
     ]
 
 
-def _notes(config: TrainingConfig, data: RunData) -> list[str]:
+def _notes(config: RecipeConfig, data: RunData) -> list[str]:
     return [f"note       {note}" for note in notes(config, data.timetable, heldout=data.heldout)]
 
 
-def _tokens(config: TrainingConfig, data: RunData) -> int:
+def _tokens(config: RecipeConfig, data: RunData) -> int:
     return data.timetable.steps * config.train.global_batch_size * config.data.seq_len
 
 

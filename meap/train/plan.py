@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.train.flops import training_flops_per_token
 from meap.train.timetable import Timetable
 
@@ -46,7 +46,7 @@ class DeviceMemory:
 
 
 def device_memory(
-    config: TrainingConfig, architecture: PretrainedConfig, *, num_parameters: int, num_devices: int
+    config: RecipeConfig, architecture: PretrainedConfig, *, num_parameters: int, num_devices: int
 ) -> DeviceMemory:
     """An estimate of what one device holds; compiled runs, whose kernels keep less, stay below it.
 

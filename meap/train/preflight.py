@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meap.checkpoints import CheckpointStore, newest_record
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.config.checks import require_writable_folder
 from meap.errors import ConfigError
 from meap.extras import require_packages
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from meap.train.machine import Machine
 
 __all__ = [
-    "check_configuration",
+    "check_config",
+    "check_ranks",
     "check_room",
-    "check_settings",
     "check_storage",
     "notes",
     "require_fine_tuning",
 ]
 
 
-def check_configuration(config: TrainingConfig) -> None:
+def check_config(config: RecipeConfig) -> None:
     """What can be told from the configuration alone, wherever it runs.
 
     Raises:
@@ -51,19 +51,18 @@ def check_configuration(config: TrainingConfig) -> None:
         require_packages("model.kernels=liger", "liger_kernel", extra="gpu")
 
 
-def check_settings(config: TrainingConfig, ranks: Ranks | Machine) -> None:
-    """Before anything is opened: settings against each other and against the ranks.
+def check_ranks(config: RecipeConfig, ranks: Ranks | Machine) -> None:
+    """What can be told from the configuration and the ranks, before anything is opened.
 
     Raises:
-        ConfigError: `check_configuration` fails, or a batch, the order of samples or the model does not fit the ranks.
+        ConfigError: A batch, the order of samples or the model does not fit the ranks.
     """
-    check_configuration(config)
     _require_batches(config, ranks)
     _require_nodes(config, ranks)
     _require_ranks_to_shard(config, ranks)
 
 
-def require_fine_tuning(config: TrainingConfig) -> None:
+def require_fine_tuning(config: RecipeConfig) -> None:
     """Refuse a configuration that is not one of fine-tuning.
 
     Raises:
@@ -81,7 +80,7 @@ def require_fine_tuning(config: TrainingConfig) -> None:
         )
 
 
-def check_storage(config: TrainingConfig, machine: Machine, timetable: Timetable, *, num_parameters: int) -> None:
+def check_storage(config: RecipeConfig, machine: Machine, timetable: Timetable, *, num_parameters: int) -> None:
     """Before training: free space for checkpoints, and permission to write them.
 
     Args:
@@ -110,7 +109,7 @@ def check_storage(config: TrainingConfig, machine: Machine, timetable: Timetable
         )
 
 
-def notes(config: TrainingConfig, timetable: Timetable, *, heldout: Shards | None) -> list[str]:
+def notes(config: RecipeConfig, timetable: Timetable, *, heldout: Shards | None) -> list[str]:
     """Settings that are legal but unusual.
 
     Args:
@@ -170,7 +169,7 @@ def check_room(name: str, place: Path, *, needed: int, remedy: str) -> None:
         raise ConfigError(f"{name} has {size(free)} free, but the run needs {size(needed)}: {remedy}")
 
 
-def _require_batches(config: TrainingConfig, ranks: Ranks | Machine) -> None:
+def _require_batches(config: RecipeConfig, ranks: Ranks | Machine) -> None:
     rows, world_size = config.train.global_batch_size, ranks.world_size
     if rows % world_size:
         raise ConfigError(
@@ -185,7 +184,7 @@ def _require_batches(config: TrainingConfig, ranks: Ranks | Machine) -> None:
         )
 
 
-def _require_nodes(config: TrainingConfig, ranks: Ranks | Machine) -> None:
+def _require_nodes(config: RecipeConfig, ranks: Ranks | Machine) -> None:
     nodes, canonical = ranks.num_nodes, config.data.num_canonical_nodes
     if canonical % nodes:
         raise ConfigError(
@@ -195,7 +194,7 @@ def _require_nodes(config: TrainingConfig, ranks: Ranks | Machine) -> None:
         )
 
 
-def _require_ranks_to_shard(config: TrainingConfig, ranks: Ranks | Machine) -> None:
+def _require_ranks_to_shard(config: RecipeConfig, ranks: Ranks | Machine) -> None:
     if not config.train.sharding_mode.spreads_weights or ranks.world_size > 1:
         return
     # One rank may resume what several began.
@@ -206,7 +205,7 @@ def _require_ranks_to_shard(config: TrainingConfig, ranks: Ranks | Machine) -> N
         )
 
 
-def _require_end_after_warm_up(config: TrainingConfig) -> None:
+def _require_end_after_warm_up(config: RecipeConfig) -> None:
     """Unless a duration is in epochs; `Timetable.of` checks those too, once the data are open."""
     durations = (config.train.max_duration, config.scheduler.warmup_duration)
     if None in durations or any(str(each).endswith("ep") for each in durations):
@@ -216,7 +215,7 @@ def _require_end_after_warm_up(config: TrainingConfig) -> None:
     require_end_after_warm_up(config, total=total, warmup=warmup)
 
 
-def _require_plain_addresses(config: TrainingConfig) -> None:
+def _require_plain_addresses(config: RecipeConfig) -> None:
     require_plain_url("data.remote", config.data.remote)
     for name, stream in config.data.streams.items():
         require_plain_url(f"data.streams.{name}.remote", stream.remote)

@@ -21,22 +21,19 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch.version import cuda as torch_cuda
 
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.data import Shards
 from meap.places.redaction import clean_arguments
 from meap.places.whole import write_whole
+from meap.run_files import DATA_DIR, STARTS_NAME, VERSIONS_NAME
 from meap.schema import MANIFEST_NAME
-from meap.train.callbacks import append_to_log
 from meap.train.data import RunData
 from meap.train.header import describe_run
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
+from meap.train.run_folder import append_to_log
 
 __all__ = ["RunStart", "record_start"]
-
-_VERSIONS_NAME = "versions.json"
-_STARTS_NAME = "starts.jsonl"
-_DATA_DIR = "data"
 
 _PACKAGES = (
     "flash-attn",
@@ -61,7 +58,7 @@ class RunStart(Callback):
         model: The model, before anything wraps it.
     """
 
-    def __init__(self, config: TrainingConfig, machine: Machine, data: RunData, model: NextTokenModel) -> None:
+    def __init__(self, config: RecipeConfig, machine: Machine, data: RunData, model: NextTokenModel) -> None:
         self._run_dir = Path(config.run.dir)
         self._machine = machine
         self._splits = [data.shards, *([data.heldout] if data.heldout is not None else [])]
@@ -108,8 +105,8 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
         "command": shlex.join(clean_arguments([*sys.argv])),
     }
     run_dir.mkdir(parents=True, exist_ok=True)
-    if not (run_dir / _VERSIONS_NAME).is_file():
-        write_whole(run_dir / _VERSIONS_NAME, json.dumps(facts, indent=2) + "\n", several_writers=True)
+    if not (run_dir / VERSIONS_NAME).is_file():
+        write_whole(run_dir / VERSIONS_NAME, json.dumps(facts, indent=2) + "\n", several_writers=True)
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
@@ -117,11 +114,11 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
         "data": {stream.key: stream.remote for shards in splits for stream in shards.streams},
         **facts,
     }
-    with (run_dir / _STARTS_NAME).open("a", encoding="utf-8") as file:
+    with (run_dir / STARTS_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")
     for shards in splits:
         for stream in shards.streams:
-            path = run_dir / _DATA_DIR / (stream.name or "") / shards.split / MANIFEST_NAME
+            path = run_dir / DATA_DIR / (stream.name or "") / shards.split / MANIFEST_NAME
             if not path.is_file() or not from_step:
                 write_whole(path, stream.manifest.to_json(), several_writers=True)
 

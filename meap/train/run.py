@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from meap.config import TrainConfig, TrainingConfig, save_config
+from meap.config import RecipeConfig, TrainConfig, save_config
 from meap.places.addresses import use_one_s3_endpoint
-from meap.train.preflight import check_settings
+from meap.run_files import CONFIG_NAME
+from meap.train.preflight import check_config, check_ranks
 from meap.train.ranks import Ranks, adopt_ranks
-from meap.train.run_folder import CONFIG_NAME, require_same_settings
+from meap.train.run_folder import require_same_settings
 
 if TYPE_CHECKING:
     from meap.train.machine import Machine
@@ -38,6 +39,9 @@ class Run:
     """`run.dir`, which holds everything the run writes."""
     cache_dir: Path
     """Local folder for downloaded shards."""
+    plans_for: Ranks | None = None
+    """Ranks to plan for instead of training. A single process plans for one node with the most GPUs, up to eight, that
+    divide the batch."""
 
     def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
         """`start` if this rank loads the initial weights, else `none`: rank 0 hands sharded weights out."""
@@ -63,9 +67,6 @@ class Run:
 class PlannedRun(Run):
     """A run that opens and builds what another would, says what it will take, and leaves nothing behind."""
 
-    ranks: Ranks
-    """Ranks to plan for. A single process plans for one node with the most GPUs, up to eight, that divide the batch."""
-
     def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
         """No rank: the model's sizes are all that is needed."""
         return "none"
@@ -77,7 +78,7 @@ class PlannedRun(Run):
 
 
 @contextmanager
-def open_run(config: TrainingConfig, *, dry_run: bool = False) -> Iterator[Run]:
+def open_run(config: RecipeConfig, *, dry_run: bool = False) -> Iterator[Run]:
     """Check the settings, join the ranks, and open the run's folder.
 
     Args:
@@ -93,7 +94,8 @@ def open_run(config: TrainingConfig, *, dry_run: bool = False) -> Iterator[Run]:
     ranks = adopt_ranks()
     if dry_run and ranks.world_size == 1:
         ranks = _example_ranks(config.train.global_batch_size)
-    check_settings(config, ranks)
+    check_config(config)
+    check_ranks(config, ranks)
 
     from meap.train.checkpoints.trust import forbid_unpickling
     from meap.train.machine import join_machine
@@ -105,7 +107,7 @@ def open_run(config: TrainingConfig, *, dry_run: bool = False) -> Iterator[Run]:
         require_same_settings(config)
     if dry_run:
         with tempfile.TemporaryDirectory(prefix="meap-dry-run-") as temporary:
-            yield PlannedRun(machine, folder, Path(temporary), ranks)
+            yield PlannedRun(machine, folder, Path(temporary), plans_for=ranks)
         return
     if machine.is_leader:
         save_config(config, folder / CONFIG_NAME)

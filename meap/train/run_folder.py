@@ -1,4 +1,4 @@
-"""What a run keeps in its folder under which name, and what of its settings must not change when it resumes."""
+"""The folder of a run: its log, and what of its settings must not change when it resumes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from meap.checkpoints import newest_record
-from meap.config import Role, TrainingConfig, flatten, from_values, load_resolved, role_of, to_values
+from meap.config import RecipeConfig, Role, flatten, from_values, load_resolved, role_of, to_values
 from meap.errors import MismatchError
+from meap.run_files import CONFIG_NAME, LOG_NAME, METRICS_NAME
 
-__all__ = ["CONFIG_NAME", "METRICS_NAME", "require_same_settings"]
-
-CONFIG_NAME = "config.yaml"
-METRICS_NAME = "metrics.jsonl"
+__all__ = ["append_to_log", "require_same_settings"]
 
 _STREAM = re.compile(r"data\.streams\.([^.]+)\.")
 _REMEDIES = {
@@ -23,7 +21,14 @@ _REMEDIES = {
 _EFFECTS = {"train.max_duration": "; schedules that go by the length of the run are stretched to it"}
 
 
-def require_same_settings(config: TrainingConfig) -> None:
+def append_to_log(run_dir: Path, text: str) -> None:
+    """Append to the log in the run's folder."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOG_NAME).open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+
+
+def require_same_settings(config: RecipeConfig) -> None:
     """Refuse to continue a run under other settings; what may change is logged. Writes nothing.
 
     Raises:
@@ -35,19 +40,19 @@ def require_same_settings(config: TrainingConfig) -> None:
         _require_same_run(place, flatten(to_values(before)), flatten(to_values(config)))
 
 
-def _settings_before(config: TrainingConfig) -> tuple[str, TrainingConfig] | None:
+def _settings_before(config: RecipeConfig) -> tuple[str, RecipeConfig] | None:
     """Those of the newest checkpoint, which this run would continue; else those that the run's folder holds."""
     record = newest_record(config.checkpoint.folder) if config.checkpoint.autoresume else None
     if record is not None:
         place = f"{config.checkpoint.folder}/{record.name}"
-        return place, from_values(TrainingConfig, record.config, origin=place)
+        return place, from_values(RecipeConfig, record.config, origin=place)
     folder = Path(config.run.dir)
     stored = folder / CONFIG_NAME
     # A run that never finished a step constrains nothing.
     if not (stored.is_file() and (folder / METRICS_NAME).is_file()):
         return None
     print(f"there is no checkpoint in {config.checkpoint.folder}: {folder} begins at step 0", flush=True)
-    return str(folder), load_resolved(TrainingConfig, stored)
+    return str(folder), load_resolved(RecipeConfig, stored)
 
 
 def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.errors import ConfigError
 from meap.extras import how_to_install, is_installed, require_packages
 from meap.train.model import NextTokenModel
@@ -30,7 +30,7 @@ __all__ = ["choose_compilation", "choose_kernels", "compile_model", "speed_up", 
 _COMPILERS = ("g++", "c++", "clang++", "gcc", "cc", "clang")
 
 
-def speed_up(config: TrainingConfig, model: NextTokenModel, *, on_gpu: bool, has_segments: bool) -> None:
+def speed_up(config: RecipeConfig, model: NextTokenModel, *, on_gpu: bool, has_segments: bool) -> None:
     """Compile a model, or give it kernels, as the configuration and the device have it; weights stay as they are.
 
     Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Timetable:
     checkpoint_interval: int
 
     @classmethod
-    def of(cls, config: TrainingConfig, shards: Shards) -> Timetable:
+    def of(cls, config: RecipeConfig, shards: Shards) -> Timetable:
         """The timetable of a run on these rows.
 
         Raises:
@@ -91,7 +91,7 @@ def count_steps(duration: str, *, steps_per_epoch: int, batch_rows: int, seq_len
     return math.ceil(length / {"ba": 1, "sp": batch_rows, "tok": batch_rows * seq_len}[unit])
 
 
-def require_end_after_warm_up(config: TrainingConfig, *, total: int, warmup: int) -> None:
+def require_end_after_warm_up(config: RecipeConfig, *, total: int, warmup: int) -> None:
     """Raise `ConfigError` unless a run of `total` steps goes on after `warmup` of them."""
     if warmup >= total:
         raise ConfigError(

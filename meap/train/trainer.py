@@ -11,9 +11,8 @@ from composer.core import Algorithm, Callback
 from composer.utils.parallelism import FSDP2Config
 
 from meap.checkpoints import CheckpointStore
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.places.addresses import is_url
-from meap.train.callbacks import build_progress
 from meap.train.checkpoints.model_record import record_model
 from meap.train.checkpoints.resuming import ResumePoint, find_resume_point
 from meap.train.checkpoints.saving import CheckpointSaving
@@ -26,7 +25,8 @@ from meap.train.optim import build_optimizer, build_schedule
 from meap.train.pinned.step import LeanTrainer
 from meap.train.preflight import check_storage
 from meap.train.provenance import RunStart
-from meap.train.run import PlannedRun, Run
+from meap.train.ranks import Ranks
+from meap.train.run import Run
 from meap.train.speed import speed_up
 
 __all__ = ["PlannedTrainer", "build_trainer"]
@@ -48,7 +48,7 @@ class PlannedTrainer:
 
 
 def build_trainer(
-    config: TrainingConfig,
+    config: RecipeConfig,
     run: Run,
     data: RunData,
     model: NextTokenModel,
@@ -73,8 +73,8 @@ def build_trainer(
         ConfigError: There is too little room for checkpoints, or something asked for cannot work here.
         CheckpointError: Checkpoints cannot be written, or none of those there are can be resumed from.
     """
-    if isinstance(run, PlannedRun):
-        return _plan(config, run, data, model)
+    if run.plans_for is not None:
+        return _plan(config, run.plans_for, run, data, model)
     machine, timetable, train = run.machine, data.timetable, config.train
     check_storage(config, machine, timetable, num_parameters=model.num_parameters)
     start = find_resume_point(config, run.dir)
@@ -100,10 +100,7 @@ def build_trainer(
                 saving,
                 RunStart(config, machine, data, model),
             ],
-            loggers=[
-                *build_progress(run.dir, is_leader=machine.is_leader, interval=timetable.log_interval),
-                *build_loggers(config, run.dir, interval=timetable.log_interval),
-            ],
+            loggers=build_loggers(config, run.dir, is_leader=machine.is_leader, interval=timetable.log_interval),
             parallelism_config=_sharding(config, model, kind=_kind(config, start)),
             device=machine.device,
             precision=machine.precision,
@@ -116,14 +113,14 @@ def build_trainer(
         )
 
 
-def _plan(config: TrainingConfig, run: PlannedRun, data: RunData, model: NextTokenModel) -> PlannedTrainer:
+def _plan(config: RecipeConfig, ranks: Ranks, run: Run, data: RunData, model: NextTokenModel) -> PlannedTrainer:
     if is_url(config.checkpoint.folder) and run.machine.is_leader:
         CheckpointStore(config.checkpoint.folder).require_writable()
-    return PlannedTrainer(describe_plan(config, run.ranks, data, model))
+    return PlannedTrainer(describe_plan(config, ranks, data, model))
 
 
 def _saving(
-    config: TrainingConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
+    config: RecipeConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
 ) -> CheckpointSaving:
     recorded, shared = record_model(model, data.tokenizer, before=start.record.model if start else None)
     return CheckpointSaving(
@@ -136,12 +133,12 @@ def _saving(
     )
 
 
-def _kind(config: TrainingConfig, start: ResumePoint | None) -> str:
+def _kind(config: RecipeConfig, start: ResumePoint | None) -> str:
     """Of the checkpoint to load, which may be another than that of those to save."""
     return start.record.kind if start else config.checkpoint.state_dict
 
 
-def _sharding(config: TrainingConfig, model: NextTokenModel, *, kind: str) -> dict[str, Any] | None:
+def _sharding(config: RecipeConfig, model: NextTokenModel, *, kind: str) -> dict[str, Any] | None:
     """FSDP 2 over all ranks, a group per decoder layer; torch's own successor of what DeepSpeed calls ZeRO-2 and 3.
 
     Not FSDP 1: it flattens parameters of different kinds into one, which hides their names and shapes. `kind` is that

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import meap
-from meap.config import EvaluationConfig, TrainingConfig, load_config, run_command
+from meap.config import EvaluationConfig, RecipeConfig, load_config, run_command
 from meap.config.command import describe_keys
 from meap.errors import ConfigError, DataError
 
@@ -23,7 +23,7 @@ def test_the_command_line_reaches_the_run(tmp_path: Path):
     seen = []
     yaml = tmp_path / "a.yaml"
     yaml.write_text("run: {name: from_yaml}\n")
-    assert run_command(TrainingConfig, seen.append, doc="d", argv=[str(yaml), "masking.ratio=0.3"]) == 0
+    assert run_command(RecipeConfig, seen.append, doc="d", argv=[str(yaml), "masking.ratio=0.3"]) == 0
     assert (seen[0].run.name, seen[0].masking.ratio) == ("from_yaml", 0.3)
 
 
@@ -36,7 +36,7 @@ def test_the_command_line_reaches_the_run(tmp_path: Path):
     ],
 )
 def test_bad_configuration_is_one_line_and_status_2(argv, message, capsys: pytest.CaptureFixture[str]):
-    assert run_command(TrainingConfig, lambda _: None, doc="d", argv=argv) == 2
+    assert run_command(RecipeConfig, lambda _: None, doc="d", argv=argv) == 2
     captured = capsys.readouterr().err
     assert captured.startswith(message)
     assert "Traceback" not in captured
@@ -45,30 +45,30 @@ def test_bad_configuration_is_one_line_and_status_2(argv, message, capsys: pytes
 def test_a_dry_run_gets_the_same_configuration_instead_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ran, rehearsed = [], []
     commands = {"doc": "d", "dry_run": rehearsed.append}
-    assert run_command(TrainingConfig, ran.append, argv=["run.seed=3", "--dry-run"], **commands) == 0
+    assert run_command(RecipeConfig, ran.append, argv=["run.seed=3", "--dry-run"], **commands) == 0
     assert (ran, [config.run.seed for config in rehearsed]) == ([], [3])
-    assert run_command(TrainingConfig, ran.append, doc="d", argv=["--dry-run"]) == 2  # preparation has none
+    assert run_command(RecipeConfig, ran.append, doc="d", argv=["--dry-run"]) == 2  # preparation has none
     assert "'--dry-run' is neither a .yaml file nor section.key=value" in capsys.readouterr().err
 
 
 def test_an_error_for_the_user_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]):
-    def fail(_: TrainingConfig) -> None:
+    def fail(_: RecipeConfig) -> None:
         raise DataError("shard x is damaged: prepare it again")
 
-    assert run_command(TrainingConfig, fail, doc="d", argv=["run.seed=1"]) == 1
+    assert run_command(RecipeConfig, fail, doc="d", argv=["run.seed=1"]) == 1
     assert capsys.readouterr().err == "error: shard x is damaged: prepare it again\n"
 
 
 def test_interruption_says_how_to_continue(capsys: pytest.CaptureFixture[str]):
-    def interrupt(_: TrainingConfig) -> None:
+    def interrupt(_: RecipeConfig) -> None:
         raise KeyboardInterrupt
 
-    assert run_command(TrainingConfig, interrupt, doc="d", argv=["run.seed=1"]) == 130
+    assert run_command(RecipeConfig, interrupt, doc="d", argv=["run.seed=1"]) == 130
     assert "run the same command again" in capsys.readouterr().err
 
 
 def test_every_key_is_described():
-    described = "\n".join(describe_keys(TrainingConfig))
+    described = "\n".join(describe_keys(RecipeConfig))
     assert "masking.ratio=0.15" in described
     assert "0 is plain next-token prediction" in described
     assert "data.streams.<name>.proportion=\n" in described
@@ -242,17 +242,17 @@ def test_version_is_printed(answer, script: str):
 
 
 def test_the_configuration_can_be_printed_instead_of_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    ran: list[TrainingConfig] = []
+    ran: list[RecipeConfig] = []
     arguments = ["masking.ratio=0.3", "run.name=x"]
-    assert run_command(TrainingConfig, ran.append, doc="d", argv=["--print-config", *arguments]) == 0
+    assert run_command(RecipeConfig, ran.append, doc="d", argv=["--print-config", *arguments]) == 0
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert ran == []
-    assert load_config(TrainingConfig, tmp_path / "printed.yaml") == load_config(TrainingConfig, None, arguments)
+    assert load_config(RecipeConfig, tmp_path / "printed.yaml") == load_config(RecipeConfig, None, arguments)
 
 
 def test_what_the_machine_forbids_is_one_line(capsys: pytest.CaptureFixture[str]):
     forbidden = Path("/sys/meap")  # also to root
-    status = run_command(TrainingConfig, lambda config: forbidden.mkdir(), doc="d", argv=["run.name=x"])
+    status = run_command(RecipeConfig, lambda config: forbidden.mkdir(), doc="d", argv=["run.name=x"])
     assert status == 1
     assert re.fullmatch(
         "error: /sys/meap: (Operation not permitted|Permission denied|Read-only file system); free it, or choose "
@@ -273,7 +273,7 @@ def test_a_yaml_of_the_project_is_found_from_another_folder(answer, tmp_path: Pa
 def test_a_yaml_with_an_equals_sign_in_its_name_is_a_yaml(tmp_path: Path):
     path, seen = tmp_path / "ratio=0.2.yaml", []
     path.write_text("masking: {ratio: 0.2}\n")
-    assert run_command(TrainingConfig, seen.append, doc="d", argv=[str(path)]) == 0
+    assert run_command(RecipeConfig, seen.append, doc="d", argv=[str(path)]) == 0
     assert (seen[0].run.name, seen[0].masking.ratio) == ("ratio=0.2", 0.2)
 
 
@@ -284,18 +284,18 @@ def test_what_takes_seconds_is_announced_by_one_rank(
     for rank, line in (({}, True), ({"RANK": "0"}, True), ({"RANK": "1"}, False), ({"SLURM_PROCID": "3"}, False)):
         for name, value in rank.items():
             monkeypatch.setenv(name, value)
-        assert run_command(TrainingConfig, lambda _: None, **command) == 0
+        assert run_command(RecipeConfig, lambda _: None, **command) == 0
         assert capsys.readouterr().err == ("test_command  run x: loading torch ...\n" if line else "")
         for name in rank:
             monkeypatch.delenv(name)
 
 
 def test_what_the_configuration_alone_contradicts_comes_before_the_run(capsys: pytest.CaptureFixture[str]):
-    def refuse(_: TrainingConfig) -> None:
+    def refuse(_: RecipeConfig) -> None:
         raise ConfigError("no")
 
-    ran: list[TrainingConfig] = []
-    assert run_command(TrainingConfig, ran.append, doc="d", check=refuse, loads="torch", argv=["run.name=x"]) == 2
+    ran: list[RecipeConfig] = []
+    assert run_command(RecipeConfig, ran.append, doc="d", check=refuse, loads="torch", argv=["run.name=x"]) == 2
     assert (ran, capsys.readouterr().err) == ([], "error: no\n")
 
 
@@ -311,11 +311,11 @@ def test_nobody_has_to_read_all_of_it(project_root: Path):
 
 
 def test_a_broken_pipe_that_is_not_the_output_is_not_hidden():
-    def fail(_: TrainingConfig) -> None:
+    def fail(_: RecipeConfig) -> None:
         raise BrokenPipeError("a worker has gone")
 
     with pytest.raises(BrokenPipeError, match="a worker has gone"):
-        run_command(TrainingConfig, fail, doc="d", argv=["run.name=x"])
+        run_command(RecipeConfig, fail, doc="d", argv=["run.name=x"])
 
 
 def test_help_shows_values_as_they_are_typed():

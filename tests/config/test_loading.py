@@ -4,9 +4,9 @@ import pytest
 
 from meap.config import (
     PrepConfig,
+    RecipeConfig,
     SftPrepConfig,
     StreamConfig,
-    TrainingConfig,
     load_config,
     load_resolved,
     save_config,
@@ -26,25 +26,25 @@ def test_precedence_is_defaults_base_yaml_command_line(tmp_path: Path):
     write(tmp_path / "base.yaml", "masking: {ratio: 0.2}\nrun: {name: base, seed: 3}\n")
     write(tmp_path / "middle.yaml", "base: base.yaml\nrun: {name: middle}\noptimizer: {lr: 0.1}\n")
     top = write(tmp_path / "top.yaml", "base: middle.yaml\noptimizer: {lr: 0.2}\n")
-    config = load_config(TrainingConfig, top, ["run.seed=9"])
+    config = load_config(RecipeConfig, top, ["run.seed=9"])
     assert (config.masking.ratio, config.run.name, config.optimizer.lr, config.run.seed) == (0.2, "middle", 0.2, 9)
-    assert config.train.global_batch_size == TrainingConfig().train.global_batch_size
+    assert config.train.global_batch_size == RecipeConfig().train.global_batch_size
     assert config.checkpoint.folder == "runs/middle/checkpoints"
 
 
 def test_a_run_is_named_after_its_yaml_unless_that_says_otherwise(tmp_path: Path):
     write(tmp_path / "plain.yaml", "masking: {ratio: 0.2}\n")
     variant = write(tmp_path / "0.3b_variant.yaml", "base: plain.yaml\n")
-    config = load_config(TrainingConfig, variant)
+    config = load_config(RecipeConfig, variant)
     assert (config.run.name, config.run.dir) == ("0.3b_variant", "runs/0.3b_variant")
-    assert load_config(TrainingConfig, variant, ["run.name=mine"]).run.dir == "runs/mine"
-    assert load_config(TrainingConfig).run.name == "meap"
+    assert load_config(RecipeConfig, variant, ["run.name=mine"]).run.dir == "runs/mine"
+    assert load_config(RecipeConfig).run.name == "meap"
 
 
 def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
-    config = load_config(TrainingConfig, None, ["run.name=x", "optimizer.betas=[0.8,0.9]", "data.cache_limit=10gb"])
+    config = load_config(RecipeConfig, None, ["run.name=x", "optimizer.betas=[0.8,0.9]", "data.cache_limit=10gb"])
     save_config(config, tmp_path / "deep/config.yaml")
-    assert load_resolved(TrainingConfig, tmp_path / "deep/config.yaml") == config
+    assert load_resolved(RecipeConfig, tmp_path / "deep/config.yaml") == config
     assert "${" not in to_yaml(config)
 
 
@@ -102,27 +102,27 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
 )
 def test_each_bad_value_gets_one_clear_error(override: str, message: str):
     with pytest.raises(ConfigError, match=message):
-        load_config(TrainingConfig, None, [override])
+        load_config(RecipeConfig, None, [override])
 
 
 def test_the_official_preset_fixes_the_rule():
     overrides = ["masking.preset=official", "masking.site=algorithm"]
-    assert load_config(TrainingConfig, None, overrides).masking.preset == "official"
+    assert load_config(RecipeConfig, None, overrides).masking.preset == "official"
     with pytest.raises(ConfigError, match="masking.preset=official fixes the rule"):
-        load_config(TrainingConfig, None, [*overrides, "masking.strategy=span"])
+        load_config(RecipeConfig, None, [*overrides, "masking.strategy=span"])
     with pytest.raises(ConfigError, match="masking.preset=official fixes the ratio of a run"):
-        load_config(TrainingConfig, None, [*overrides, "masking.schedule=linear", "masking.final_ratio=0.3"])
+        load_config(RecipeConfig, None, [*overrides, "masking.schedule=linear", "masking.final_ratio=0.3"])
 
 
 @pytest.mark.parametrize("duration", ["1dur", "1.0dur", "0.5dur", ".25dur", "100ba", "1ep"])
 def test_a_schedule_of_the_ratio_needs_the_algorithm_and_a_ratio_below_one(duration: str):
     schedule = ["masking.schedule=cosine", f"masking.schedule_duration={duration}"]
     algorithm = [*schedule, "masking.site=algorithm"]
-    assert load_config(TrainingConfig, None, [*algorithm, "masking.final_ratio=0"]).masking.final_ratio == 0.0
+    assert load_config(RecipeConfig, None, [*algorithm, "masking.final_ratio=0"]).masking.final_ratio == 0.0
     with pytest.raises(ConfigError, match=r"masking.final_ratio=1.0 is out of range: it must be in \[0, 1\)"):
-        load_config(TrainingConfig, None, [*algorithm, "masking.final_ratio=1"])
+        load_config(RecipeConfig, None, [*algorithm, "masking.final_ratio=1"])
     with pytest.raises(ConfigError, match="which loader workers do not know: set masking.site=algorithm"):
-        load_config(TrainingConfig, None, [*schedule, "masking.final_ratio=0.3"])
+        load_config(RecipeConfig, None, [*schedule, "masking.final_ratio=0.3"])
 
 
 @pytest.mark.parametrize(
@@ -151,31 +151,31 @@ def test_a_pattern_on_the_command_line_is_text():
 def test_a_missing_yaml_names_those_beside_it(tmp_path: Path):
     write(tmp_path / "there.yaml", "")
     with pytest.raises(ConfigError, match=r"no configuration file at .*gone\.yaml; there are .*there\.yaml"):
-        load_config(TrainingConfig, tmp_path / "gone.yaml")
+        load_config(RecipeConfig, tmp_path / "gone.yaml")
 
 
 def test_a_malformed_yaml_is_named(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"bad\.yaml:1:15: not valid yaml: expected ',' or ']'"):
-        load_config(TrainingConfig, write(tmp_path / "bad.yaml", "run: [unclosed"))
+        load_config(RecipeConfig, write(tmp_path / "bad.yaml", "run: [unclosed"))
     with pytest.raises(ConfigError, match=r"list\.yaml:1:1: list\.yaml must hold sections with keys, not a list"):
-        load_config(TrainingConfig, write(tmp_path / "list.yaml", "- 1\n"))
+        load_config(RecipeConfig, write(tmp_path / "list.yaml", "- 1\n"))
 
 
 def test_a_yaml_that_is_its_own_base_is_refused(tmp_path: Path):
     loop = write(tmp_path / "loop.yaml", "base: loop.yaml\n")
     with pytest.raises(ConfigError, match="leads back to itself"):
-        load_config(TrainingConfig, loop)
+        load_config(RecipeConfig, loop)
 
 
 def test_an_unknown_key_in_a_yaml_names_the_file(tmp_path: Path):
     path = write(tmp_path / "x.yaml", "masking: {ratoi: 0.1}\n")
     with pytest.raises(ConfigError, match=r"x\.yaml:1:11: unknown key 'masking\.ratoi'"):
-        load_config(TrainingConfig, path)
+        load_config(RecipeConfig, path)
 
 
 def test_keys_are_listed_with_their_sections():
-    assert {"run", "run.seed", "masking.ratio", "export.out_dir"} <= set(config_keys(TrainingConfig))
-    assert {"data.streams", "data.streams.<name>", "data.streams.<name>.proportion"} <= set(config_keys(TrainingConfig))
+    assert {"run", "run.seed", "masking.ratio", "export.out_dir"} <= set(config_keys(RecipeConfig))
+    assert {"data.streams", "data.streams.<name>", "data.streams.<name>.proportion"} <= set(config_keys(RecipeConfig))
 
 
 def test_streams_come_from_yamls_and_the_command_line_and_read_back_equal(tmp_path: Path):
@@ -186,15 +186,15 @@ def test_streams_come_from_yamls_and_the_command_line_and_read_back_equal(tmp_pa
         "data.streams.arxiv.remote=s3://c",
         "data.streams.arxiv.proportion=.5",
     ]
-    config = load_config(TrainingConfig, tmp_path / "top.yaml", overrides)
+    config = load_config(RecipeConfig, tmp_path / "top.yaml", overrides)
     assert config.data.streams == {
         "web": StreamConfig("a", 3.0),
         "code": StreamConfig("b", 1.0),
         "arxiv": StreamConfig("s3://c", 0.5),
     }
     save_config(config, tmp_path / "saved.yaml")
-    assert load_resolved(TrainingConfig, tmp_path / "saved.yaml") == config
-    assert load_config(TrainingConfig, base).data.streams == {"web": StreamConfig("a", 2.0)}
+    assert load_resolved(RecipeConfig, tmp_path / "saved.yaml") == config
+    assert load_config(RecipeConfig, base).data.streams == {"web": StreamConfig("a", 2.0)}
 
 
 def test_arguments_of_sbatch_have_names_of_the_users_choice(tmp_path: Path):
@@ -263,4 +263,4 @@ def test_executors_that_cannot_be_are_refused(config_class: type, override: str,
 )
 def test_each_bad_stream_gets_one_clear_error(overrides: list[str], message: str):
     with pytest.raises(ConfigError, match=message):
-        load_config(TrainingConfig, None, overrides)
+        load_config(RecipeConfig, None, overrides)

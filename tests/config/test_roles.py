@@ -1,13 +1,13 @@
 """Every key of a training configuration decides one thing."""
 
-from meap.config import Role, TrainingConfig, role_of
+from meap.config import RecipeConfig, Role, role_of
 from meap.config.keys import config_keys
 from meap.config.roles import ROLES
 
 
 def leaves() -> set[str]:
     """Keys that hold a value, not a section or a mapping of sections."""
-    keys = set(config_keys(TrainingConfig))
+    keys = set(config_keys(RecipeConfig))
     return {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
 
 

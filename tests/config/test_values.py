@@ -13,7 +13,7 @@ from meap.config import (
     HaystackConfig,
     PerplexityConfig,
     PrepConfig,
-    TrainingConfig,
+    RecipeConfig,
     from_values,
     load_config,
     load_resolved,
@@ -49,8 +49,8 @@ LOOKS_LIKE_SOMETHING_ELSE = [
 TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(LOOKS_LIKE_SOMETHING_ELSE)
 
 
-def typed(*overrides: str) -> TrainingConfig:
-    return load_config(TrainingConfig, None, overrides)
+def typed(*overrides: str) -> RecipeConfig:
+    return load_config(RecipeConfig, None, overrides)
 
 
 @pytest.mark.parametrize("text", [*LOOKS_LIKE_SOMETHING_ELSE, "#x", " x ", "a: ", "'", "[", "{"])
@@ -72,7 +72,7 @@ def test_text_in_a_yaml_is_the_value(tmp_path: Path, text: str):
         f"tokenizer: {{mask_token: {text}, eos_token: {text}}}\nrun:\n  name: {text}   # a comment\n"
         f"data:\n  streams:\n    a:\n      remote: {text}\n"
     )
-    config = load_config(TrainingConfig, path)
+    config = load_config(RecipeConfig, path)
     assert config.tokenizer.mask_token == config.tokenizer.eos_token == config.data.streams["a"].remote == text
     assert (config.run.name, config.run.dir) == (text, f"runs/{text}")
 
@@ -97,9 +97,7 @@ def test_lists_hold_what_is_typed(tmp_path: Path):
 def test_nothing_unsets_what_may_be_unset_and_quotes_make_it_text(tmp_path: Path, value: str):
     path = tmp_path / "x.yaml"
     path.write_text(f"tokenizer:\n  name: {value}\n  eos_token: '{value}'\ndata:\n  predownload: {value}\n")
-    config = load_config(
-        TrainingConfig, path, ["model.base=x", f"model.base={value}", f"tokenizer.bos_token='{value}'"]
-    )
+    config = load_config(RecipeConfig, path, ["model.base=x", f"model.base={value}", f"tokenizer.bos_token='{value}'"])
     assert config.tokenizer.name is config.data.predownload is config.model.base is None
     assert config.tokenizer.eos_token == config.tokenizer.bos_token == value
 
@@ -117,7 +115,7 @@ def test_numbers_and_truth_go_by_the_type_of_the_key(tmp_path: Path):
     for text, value in {"1e-3": 0.001, "4.0e-4": 0.0004, "1": 1.0, ".5": 0.5, "1_000.5": 1000.5, "1E+2": 100.0}.items():
         path = tmp_path / "x.yaml"
         path.write_text(f"optimizer: {{lr: {text}}}\n")
-        assert load_config(TrainingConfig, path).optimizer.lr == typed(f"optimizer.lr={text}").optimizer.lr == value
+        assert load_config(RecipeConfig, path).optimizer.lr == typed(f"optimizer.lr={text}").optimizer.lr == value
     for text in ("true", "True", "yes", "on"):
         assert typed(f"data.keep_zip={text}").data.keep_zip is True
     for text in ("false", "no", "OFF"):
@@ -187,7 +185,7 @@ def test_what_would_copy_the_environment_into_records_is_refused(
         r"x\.yaml:2:3: \$\{.*\} is refused: its value would be stored in logs and checkpoints.* read credentials from"
     )
     with pytest.raises(ConfigError, match=message) as refused:
-        load_config(TrainingConfig, path)
+        load_config(RecipeConfig, path)
     assert "hunter2" not in str(refused.value)
 
 
@@ -263,26 +261,26 @@ def test_a_yaml_that_is_wrong_is_told_where_and_what(tmp_path: Path, text: str, 
     path = tmp_path / "x.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message) as refused:
-        load_config(TrainingConfig, path)
+        load_config(RecipeConfig, path)
     assert "\n" not in str(refused.value)
 
 
 def test_a_yaml_that_is_no_text_is_refused(tmp_path: Path):
     (tmp_path / "x.yaml").write_bytes(b"run: {name: \xff}\n")
     with pytest.raises(ConfigError, match=r"x\.yaml is not UTF-8 text: save it as UTF-8"):
-        load_config(TrainingConfig, tmp_path / "x.yaml")
+        load_config(RecipeConfig, tmp_path / "x.yaml")
 
 
 def test_a_section_whose_keys_are_commented_out_says_nothing(tmp_path: Path):
     path = tmp_path / "x.yaml"
     path.write_text("masking:\n#  ratio: 0.2\ndata:\n  streams:\n")
-    assert load_config(TrainingConfig, path, ["run.name=meap"]) == typed()
+    assert load_config(RecipeConfig, path, ["run.name=meap"]) == typed()
 
 
 def test_aliases_of_a_yaml_are_values(tmp_path: Path):
     path = tmp_path / "x.yaml"
     path.write_text("data:\n  streams:\n    a: {remote: &r 'x', proportion: 1}\nrun:\n  name: *r\n")
-    assert load_config(TrainingConfig, path).run.name == "x"
+    assert load_config(RecipeConfig, path).run.name == "x"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meap.config import EvaluationConfig, load_config
-from meap.errors import ConfigError, IncompleteError
+from meap.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_without_the_data_all_but_held_out_loss_is_measured(main, folder, capsys
     why = r"perplexity.remote=gone/mds \(in .*\) holds no finished 'validation' split"
     assert re.match(why, results()["skipped"]["perplexity"])
     assert re.search(f"skipped perplexity: {why}", capsys.readouterr().out)
-    with pytest.raises(IncompleteError, match=why):
+    with pytest.raises(DataError, match=f"would measure nothing .perplexity: {why}"):
         main(configure("perplexity.remote=[gone/mds]", "tasks=perplexity"))
 
 

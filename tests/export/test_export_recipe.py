@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from transformers import AutoModelForCausalLM
 
-from meap.config import ModelConfig, TrainingConfig, load_config, to_values
+from meap.config import ModelConfig, RecipeConfig, load_config, to_values
 
 MODEL = ModelConfig(
     hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2
@@ -31,7 +31,7 @@ def run(tmp_path, monkeypatch, tokenizer, publish):
     from meap.train.model import build_model, decoder_config
 
     monkeypatch.chdir(tmp_path)
-    config = load_config(TrainingConfig, None, ["run.name=small", "data.remote=mds", "data.seq_len=16"])
+    config = load_config(RecipeConfig, None, ["run.name=small", "data.remote=mds", "data.seq_len=16"])
     config = dataclasses.replace(config, model=MODEL)
     architecture = decoder_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
     model = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=3)
@@ -44,7 +44,7 @@ def run(tmp_path, monkeypatch, tokenizer, publish):
 @pytest.mark.slow
 def test_the_newest_checkpoint_is_exported_by_the_stored_configuration(main, run, capsys):
     # The yaml says 24 layers: what counts is what was trained.
-    main(load_config(TrainingConfig, None, ["run.name=small"]))
+    main(load_config(RecipeConfig, None, ["run.name=small"]))
     printed = capsys.readouterr().out
     assert "checkpoint  runs/small/checkpoints/ba7.pt" in printed
     assert "verified    largest difference of a logit" in printed

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from meap.config import TokenizerConfig, TrainingConfig, load_config
+from meap.config import RecipeConfig, TokenizerConfig, load_config
 from meap.errors import CheckpointError, ConfigError
 from meap.export.hf import ExportSource, export_model, read_export_record, require_replaceable
 from meap.tokenizer import load_tokenizer
@@ -269,4 +269,4 @@ def test_a_tied_head_is_written_once_into_whichever_file(model, tokenizer, tmp_p
 def test_other_types_and_sizes_are_refused(override):
     name, value = override.split("=")
     with pytest.raises(ConfigError, match=f"export.{name}={value!r}|export.{name}={value}"):
-        load_config(TrainingConfig, None, [f"export.{override}"])
+        load_config(RecipeConfig, None, [f"export.{override}"])

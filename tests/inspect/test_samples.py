@@ -59,7 +59,7 @@ def test_a_sample_is_what_the_loader_yields_in_each_epoch(
                 sample = data.sample(number)
                 # The parts say the same: put the mask where they say, and the input comes out.
                 inputs = np.concatenate([np.where(part.is_masked, mask_id, part.tokens) for part in sample.parts])
-                used = min(len(inputs), seq_len)  # the last token of a row of documents is no input
+                used = min(len(inputs), seq_len)  # the last token of a row of documents is never an input
                 assert batch["input_ids"][place][:used].tolist() == inputs[:used].tolist()
                 scored = np.concatenate([part.is_scored for part in sample.parts])
                 tokens = np.concatenate([part.tokens for part in sample.parts])

@@ -85,9 +85,7 @@ def test_answers_are_marked_where_they_are_scored(sft_remote, open_split):
         ("always", {"NO_COLOR": "1"}, True),
     ],
 )
-def test_colours_on_a_terminal_unless_they_are_not_wanted(
-    rows_remote, open_split, monkeypatch, color, environment, expected
-):
+def test_colours_on_a_terminal_unless_turned_off(rows_remote, open_split, monkeypatch, color, environment, expected):
     data = open_split(rows_remote)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")

@@ -131,7 +131,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 
 def shared_memory() -> set[str]:
-    """Segments of processes that are no more: a number that only this machine's runs have."""
+    """Segments of processes that have ended: a number that only this machine's runs have."""
     alive = {str(pid) for pid in psutil.pids()}
     return {
         path.name

@@ -1,4 +1,4 @@
-"""What tests switch off for speed, a journey leaves on: each setting that is no size runs with its default in one."""
+"""What tests switch off for speed, a journey leaves on: each setting other than a size runs with its default in one."""
 
 import re
 from dataclasses import fields, is_dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meap.config import PrepConfig, SftPrepConfig, TrainingConfig, load_config
+from meap.config import PrepConfig, RecipeConfig, SftPrepConfig, load_config
 
 from .conftest import ROOT
 from .settings import FINE_TUNING, PRE_TRAINING
@@ -45,8 +45,8 @@ def test_every_setting_of_training_but_sizes_has_its_default_in_a_journey(tmp_pa
     for name, values in {"own": PRE_TRAINING, "tuned": FINE_TUNING}.items():
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(values | {"base": str(ROOT / str(values["base"]))}))
-        journeys.append(flat(load_config(TrainingConfig, path)))
-    default = flat(load_config(TrainingConfig))
+        journeys.append(flat(load_config(RecipeConfig, path)))
+    default = flat(load_config(RecipeConfig))
     changed = {key for key, value in default.items() if all(journey[key] != value for journey in journeys)}
     assert changed == SIZES_AND_PLACES
 

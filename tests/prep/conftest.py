@@ -63,7 +63,7 @@ def prepare(command_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def prepare_sft(prepare: Callable[..., None], project_root: Path, tokenizer_dir: Path) -> Callable[..., None]:
     """Run the steps of fine-tuning data's entry point here, in tmp_path, with the small tokenizer."""
-    del prepare  # its set-up is what is wanted
+    del prepare  # only its set-up is needed
     spec = importlib.util.spec_from_file_location("sft_to_mds", project_root / "dataprep" / "sft_to_mds.py")
     assert spec is not None
     assert spec.loader is not None

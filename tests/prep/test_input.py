@@ -219,7 +219,7 @@ def test_resolve_leaves_nothing_to_default(tmp_path, monkeypatch, write_lines):
     config, inputs = resolve(_config())
     assert (config.seq_len, config.text_key, config.tasks, config.remote) == (4096, "text", 1, "out")
     assert resolve(config) == (config, inputs)
-    # a wildcard is no query
+    # a wildcard, not a query
     from meap.places.addresses import require_plain_url
 
     require_plain_url("source", "s3://bucket/c4-train.0000?.json.gz")

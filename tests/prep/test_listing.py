@@ -1,4 +1,4 @@
-"""A source stands for its files, all of them; what is passed over is said, and what is no file is refused."""
+"""A source stands for its files, all of them; what is passed over is said, and what is not a file is refused."""
 
 import json
 import os

@@ -70,7 +70,7 @@ def blocks_of(chunk: list[int], row_len: int) -> tuple[list[list[int]], int, int
 @pytest.fixture
 def convert(prepare, project_root, tokenizer_dir):
     """Run the entry point's steps here, in tmp_path."""
-    del prepare  # its set-up is what is wanted
+    del prepare  # only its set-up is needed
     spec = importlib.util.spec_from_file_location("litpkds_to_mds", project_root / "dataprep" / "litpkds_to_mds.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meap.config import TrainingConfig, load_config, save_config
+from meap.config import RecipeConfig, load_config, save_config
 
 NUM_STEPS = 200
 EVAL_EVERY = 50
@@ -48,7 +48,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         written = metric_lines() if lines is None else lines
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written), encoding="utf-8")
         sizes = ("data.seq_len=256", "train.global_batch_size=8", f"train.max_duration={NUM_STEPS}ba")
-        save_config(load_config(TrainingConfig, None, ("run.name=x", *sizes, *overrides)), folder / "config.yaml")
+        save_config(load_config(RecipeConfig, None, ("run.name=x", *sizes, *overrides)), folder / "config.yaml")
         if loss is not None:
             (folder / "eval").mkdir()
             (folder / "eval" / "results.json").write_text(json.dumps(evaluation(loss)), encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import TrainingConfig, load_config, save_config
+from meap.config import RecipeConfig, load_config, save_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,10 +36,10 @@ def remote(tmp_path_factory: pytest.TempPathFactory, write_shards: Callable[...,
 
 
 @pytest.fixture(scope="session")
-def small_config(remote: Path) -> Callable[..., TrainingConfig]:
-    def make(run_dir: Path, *overrides: str) -> TrainingConfig:
+def small_config(remote: Path) -> Callable[..., RecipeConfig]:
+    def make(run_dir: Path, *overrides: str) -> RecipeConfig:
         given = (*SMALL, f"data.remote={remote}", f"run.dir={run_dir}", f"run.name={run_dir.name}", *overrides)
-        return load_config(TrainingConfig, None, given)
+        return load_config(RecipeConfig, None, given)
 
     return make
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from meap.config import TrainingConfig, load_config, save_config
+from meap.config import RecipeConfig, load_config, save_config
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCH, STEPS = 8, 14
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def run_dir(self) -> Path:
-        return Path(load_config(TrainingConfig, self.out / "config.yaml").run.dir)
+        return Path(load_config(RecipeConfig, self.out / "config.yaml").run.dir)
 
     def members(self) -> list[psutil.Process]:
         """The processes of this run that are alive: ranks, each the leader of its session, and what they started."""

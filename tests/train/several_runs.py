@@ -13,13 +13,13 @@ import traceback
 import meap.data  # for the ranks, as the next two
 import meap.train.start
 import meap.train.trainer  # noqa: F401
-from meap.config import TrainingConfig, load_config
+from meap.config import RecipeConfig, load_config
 
 
 def run_all(rank: int, environment: dict[str, str], words: list[str]) -> None:
     os.environ.update(environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
     for recipe, yaml in zip(words[::2], words[1::2], strict=True):
-        runpy.run_path(recipe)["main"](load_config(TrainingConfig, yaml))
+        runpy.run_path(recipe)["main"](load_config(RecipeConfig, yaml))
 
 
 def main() -> int:

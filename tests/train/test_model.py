@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from meap.config import ModelConfig
-from meap.config.sections import ARCHITECTURES
+from meap.config.model import ARCHITECTURES
 from meap.errors import ConfigError
 from meap.schema import IGNORE_INDEX
 from meap.train.attention import causal_sdpa, choose_attention

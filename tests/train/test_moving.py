@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from meap.checkpoints.trust import load_checkpoint
-from meap.config import TrainingConfig, load_config
+from meap.config import RecipeConfig, load_config
 from meap.errors import CheckpointError, MismatchError
 from meap.tokenizer import Tokenizer
 
@@ -65,7 +65,7 @@ def export() -> Callable[..., Path]:
     main = runpy.run_path(str(ROOT / "recipes/export_hf.py"))["main"]
 
     def run(*overrides: str) -> Path:
-        config = load_config(TrainingConfig, None, overrides)
+        config = load_config(RecipeConfig, None, overrides)
         main(config)
         return Path(config.export.out_dir)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from meap.config import TrainingConfig, load_config
+from meap.config import RecipeConfig, load_config
 from meap.data import open_shards
 from meap.train.attention import choose_attention
 from meap.train.model import build_model, decoder_config
@@ -80,7 +80,7 @@ def kept_bytes(model: torch.nn.Module) -> int:
 
 
 def memory_of(*overrides: str, num_devices: int, num_parameters: int = 14 * 10**9):
-    config = load_config(TrainingConfig, YAMLS / "1b.yaml", overrides)
+    config = load_config(RecipeConfig, YAMLS / "1b.yaml", overrides)
     architecture = decoder_config(config.model, vocab_size=32_001, seq_len=4096)
     return device_memory(config, architecture, num_parameters=num_parameters, num_devices=num_devices)
 
@@ -100,7 +100,7 @@ def test_sharding_and_recomputation_save_what_they_promise():
 
 def test_the_paper_s_run_in_figures():
     """1.1B on 200 B tokens at 40 %: 9.076 GFLOP a token, 8 x 989 TFLOP/s."""
-    config = load_config(TrainingConfig, YAMLS / "1b.yaml")
+    config = load_config(RecipeConfig, YAMLS / "1b.yaml")
     architecture = decoder_config(config.model, vocab_size=32_001, seq_len=4096)
     tokens = 190_000 * 256 * 4096
     days = training_days(architecture, context=4096, tokens=tokens, peak_flops=8 * 989e12, utilisation=0.4)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import TrainingConfig, load_config
+from meap.config import RecipeConfig, load_config
 from meap.data import open_heldout, open_shards
 from meap.errors import CheckpointError, ConfigError, IncompleteError, MismatchError
 from meap.show.numbers import size
 from meap.train.machine import Machine
-from meap.train.preflight import check_room, check_settings, check_storage, notes
+from meap.train.preflight import check_config, check_ranks, check_room, check_storage, notes
 from meap.train.timetable import Timetable
 
 YAMLS = sorted((Path(__file__).resolve().parents[2] / "yamls").rglob("*.yaml"))
@@ -21,6 +21,12 @@ FULL_SIZE = [
 
 def machine(world_size: int, *, nodes: int = 1) -> Machine:
     return Machine("cpu", "fp32", world_size=world_size, rank=0, ranks_per_node=world_size // nodes)
+
+
+def check_all(config: RecipeConfig, machine: Machine) -> None:
+    """Everything that a run checks before it opens anything."""
+    check_config(config)
+    check_ranks(config, machine)
 
 
 @pytest.mark.parametrize(
@@ -54,15 +60,15 @@ def machine(world_size: int, *, nodes: int = 1) -> Machine:
     ],
 )
 def test_settings_that_do_not_fit_each_other_or_the_ranks(ranks, nodes, overrides, message):
-    config = load_config(TrainingConfig, None, overrides)
+    config = load_config(RecipeConfig, None, overrides)
     with pytest.raises(ConfigError, match=message) as refused:
-        check_settings(config, machine(ranks, nodes=nodes))
+        check_all(config, machine(ranks, nodes=nodes))
     assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("yaml", FULL_SIZE, ids=lambda path: path.stem)
 def test_every_full_size_yaml_fits_a_node_of_eight(yaml):
-    check_settings(load_config(TrainingConfig, yaml), machine(8))
+    check_all(load_config(RecipeConfig, yaml), machine(8))
 
 
 def test_what_happens_at_the_end_only_or_not_at_all_is_mentioned(small_config, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from meap.checkpoints.trust import load_checkpoint
-from meap.config import TrainingConfig, load_config, save_config
+from meap.config import RecipeConfig, load_config, save_config
 from meap.train.attention import choose_attention
 from meap.train.start import initial_model
 
@@ -46,9 +46,9 @@ def test_ranks_microbatches_and_sharding_change_nothing(
     base = make_base("llama", vocab_rows=tokenizer.plain_vocab_size, max_position_embeddings=512)
     remote = write_conversations(tmp_path / "shards", seq_len=ROW)
 
-    def tuning(name: str, microbatch_size: int) -> TrainingConfig:
+    def tuning(name: str, microbatch_size: int) -> RecipeConfig:
         place = (f"run.dir={tmp_path / name}", f"run.name={name}", f"data.remote={remote}", f"model.base={base}")
-        return load_config(TrainingConfig, None, [*FINE_TUNING, *place, f"train.microbatch_size={microbatch_size}"])
+        return load_config(RecipeConfig, None, [*FINE_TUNING, *place, f"train.microbatch_size={microbatch_size}"])
 
     # The rate of the first step is 0: what is saved after it are the weights the run started from.
     warmup = (

@@ -2,9 +2,10 @@
 
 import pytest
 
-from meap.config import Role, TrainingConfig, flatten, load_config, role_of, save_config, to_values
+from meap.config import RecipeConfig, Role, flatten, load_config, role_of, save_config, to_values
 from meap.errors import MismatchError
-from meap.train.run_folder import CONFIG_NAME, METRICS_NAME, _require_same_run, require_same_settings
+from meap.run_files import CONFIG_NAME, METRICS_NAME
+from meap.train.run_folder import _require_same_run, require_same_settings
 
 pytestmark = pytest.mark.fault(8)
 
@@ -14,7 +15,7 @@ STREAMS = ("data.streams.web.remote=a", "data.streams.web.proportion=2")
 @pytest.fixture
 def start(tmp_path):
     def run(*overrides: str) -> None:
-        config = load_config(TrainingConfig, None, [f"run.dir={tmp_path}", *overrides])
+        config = load_config(RecipeConfig, None, [f"run.dir={tmp_path}", *overrides])
         require_same_settings(config)
         save_config(config, tmp_path / CONFIG_NAME)
         (tmp_path / METRICS_NAME).touch()
@@ -75,7 +76,7 @@ def test_how_the_samples_are_fetched_may_change(start, capsys):
 
 
 def test_each_key_that_decides_the_result_stays_and_each_other_is_logged(capsys, record_property):
-    before = flatten(to_values(load_config(TrainingConfig, None, STREAMS)))
+    before = flatten(to_values(load_config(RecipeConfig, None, STREAMS)))
     for key, was in before.items():
         role, change = role_of(key), lambda key=key: _require_same_run("runs/x", before, before | {key: "another"})
         if role is Role.RESULT:
@@ -118,7 +119,7 @@ def test_what_a_longer_run_does_to_its_schedules_and_what_to_do_about_another_ba
 def test_another_run_is_refused_with_both_values(start, changed):
     key, given = changed.split("=")
     start()
-    before = flatten(to_values(load_config(TrainingConfig, None)))[key]
+    before = flatten(to_values(load_config(RecipeConfig, None)))[key]
     with pytest.raises(MismatchError, match=rf"holds a run with {key}={before}, not {given}: give this run another"):
         start(changed)
     start()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from meap.config import TrainingConfig, load_config, save_config
+from meap.config import RecipeConfig, load_config, save_config
 from meap.errors import ConfigError, MismatchError
 
 from .conftest import losses
@@ -59,7 +59,7 @@ def tune(settings):
     recipe = runpy.run_path(str(ROOT / "recipes/meap_sft.py"))
 
     def run(run_dir: Path, *overrides: str) -> list[float]:
-        config = load_config(TrainingConfig, None, settings(run_dir, *overrides))
+        config = load_config(RecipeConfig, None, settings(run_dir, *overrides))
         recipe["check"](config)
         recipe["main"](config)
         return losses(run_dir)
@@ -117,7 +117,7 @@ def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(
     for sharding, stop in itertools.product(kinds, (4, 6)):
         overrides = (f"train.max_duration={stop}ba", f"train.sharding={sharding}", *flat)
         path = tmp_path / f"{sharding}-{stop}.yaml"
-        save_config(load_config(TrainingConfig, None, settings(tmp_path / sharding, *overrides)), path)
+        save_config(load_config(RecipeConfig, None, settings(tmp_path / sharding, *overrides)), path)
         words += [str(ROOT / "recipes/meap_sft.py"), str(path)]
     done = subprocess.run(
         [warm_python, str(ROOT / "tests/train/several_runs.py"), "2", *words],
@@ -149,7 +149,7 @@ def test_a_tuned_model_is_exported_with_or_without_its_mask_token(
     export = runpy.run_path(str(ROOT / "recipes/export_hf.py"))["main"]
     keep = f"export.keep_mask={str(keep_mask).lower()}"
     overrides = settings(tmp_path / "run", f"model.base={base}", "data.remote=gone", keep)
-    export(load_config(TrainingConfig, None, overrides))
+    export(load_config(RecipeConfig, None, overrides))
 
     folder = tmp_path / "run/hf"
     model, exported = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)

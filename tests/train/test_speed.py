@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from meap.config import ModelConfig, TrainConfig, load_config
-from meap.config.training import TrainingConfig
+from meap.config.recipe import RecipeConfig
 from meap.errors import ConfigError
 from meap.train.attention import choose_attention
 from meap.train.model import NextTokenModel, build_model, decoder_config
@@ -87,7 +87,7 @@ def test_what_cannot_be_compiled_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("given", ["true", "false", "auto"])
 def test_yamls_true_and_false_are_understood(given):
-    assert load_config(TrainingConfig, None, [f"train.compile={given}"]).train.compile == given
+    assert load_config(RecipeConfig, None, [f"train.compile={given}"]).train.compile == given
 
 
 def test_other_answers_are_refused():

@@ -31,7 +31,7 @@ import torch
 import torch.utils.tensorboard  # (imported for those who are forked)
 from composer.utils.collect_env import get_composer_env_dict
 
-from meap.config import TrainingConfig, run_command
+from meap.config import RecipeConfig, run_command
 from meap.train import attention, fitting, trainer  # noqa: F401 (imported for those who are forked)
 from meap.train.model import NextTokenModel
 
@@ -78,7 +78,7 @@ def be_rank(job: dict[str, Any], rank: int, port: int) -> None:
         inject(fault)
     tempfile.tempdir = None  # those who are forked have their own
     main = runpy.run_path(str(ROOT / "recipes" / job["recipe"]))["main"]
-    meap.processes.leave(run_command(TrainingConfig, main, doc="", argv=[job["config"]]))
+    meap.processes.leave(run_command(RecipeConfig, main, doc="", argv=[job["config"]]))
 
 
 def main() -> None:

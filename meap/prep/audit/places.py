@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from meap.config.sections import TokenizerConfig
+from meap.config.data import TokenizerConfig
 from meap.errors import DataError, IncompleteError
 from meap.manifest import Manifest
 from meap.mds.index import INDEX_NAME, is_shard_name, parse_index

@@ -18,10 +18,11 @@ from typing import Protocol
 
 from datatrove.pipeline.base import PipelineStep
 
-from meap.prep.executors.base import Work
-from meap.prep.executors.slurm_array import end_array
+from meap.places.folder import Folder
+from meap.prep.executors.base import TasksToRun
+from meap.prep.executors.slurm_array import ARRAY_NAME, end_array
 
-__all__ = ["Executor", "Work", "build_executor"]
+__all__ = ["Executor", "TasksToRun", "build_executor", "has_submitted_tasks"]
 
 
 _EXECUTORS = {
@@ -44,7 +45,7 @@ class Executor(Protocol):
         ...
 
 
-def build_executor(steps: Sequence[PipelineStep], job: Work) -> Executor:
+def build_executor(steps: Sequence[PipelineStep], job: TasksToRun) -> Executor:
     """The executor that `job.config.executor` names.
 
     Args:
@@ -59,3 +60,8 @@ def build_executor(steps: Sequence[PipelineStep], job: Work) -> Executor:
         job.progress.clear()
     module, name = _EXECUTORS[job.config.executor].rsplit(".", 1)
     return getattr(import_module(module), name)(steps, job)
+
+
+def has_submitted_tasks(folder: Folder) -> bool:
+    """Whether tasks that a command submitted for a folder may outlive it: those of a Slurm array do."""
+    return folder.read(ARRAY_NAME) is not None

@@ -1,4 +1,4 @@
-"""What executors know of a job, and datatrove kept off the console."""
+"""What executors know of the tasks they run, and datatrove kept off the console."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from meap.places.folder import Folder
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
 
-__all__ = ["Work", "quiet"]
+__all__ = ["TasksToRun", "quiet"]
 
 
-class Work(Protocol):
-    """What executors know of a job."""
+class TasksToRun(Protocol):
+    """What executors know of a job, or of a pass before it."""
 
     @property
     def config(self) -> ExecutorConfig:

@@ -16,7 +16,7 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import Stats
 
-from meap.prep.executors.base import Work, quiet
+from meap.prep.executors.base import TasksToRun, quiet
 from meap.prep.pinned.executor import CompletionFromRecords
 
 __all__ = ["LocalExecutor"]
@@ -28,7 +28,7 @@ _PARALLELISM = "TOKENIZERS_PARALLELISM"
 class LocalExecutor(CompletionFromRecords, LocalPipelineExecutor):
     """Runs several tasks at a time, each in its own process; a single worker runs them in this process."""
 
-    def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
+    def __init__(self, steps: Sequence[PipelineStep], job: TasksToRun) -> None:
         with quiet():
             super().__init__(
                 pipeline=list(steps), tasks=job.num_tasks, workers=job.num_workers, logging_dir=job.logging_dir

@@ -19,7 +19,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import ConfigError, DataError, MeapError
 from meap.extras import require_packages
-from meap.prep.executors.base import Work, quiet
+from meap.prep.executors.base import TasksToRun, quiet
 from meap.prep.pinned.executor import CompletionFromRecords
 
 __all__ = ["RayExecutor"]
@@ -39,7 +39,7 @@ class RayExecutor(CompletionFromRecords, RayPipelineExecutor):
     datatrove's own loop hides why a task failed, and waits for a killed worker for ever; this one uses `ray.wait`.
     """
 
-    def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
+    def __init__(self, steps: Sequence[PipelineStep], job: TasksToRun) -> None:
         require_packages("executor=ray", "ray", extra="ray")
         with quiet():
             super().__init__(

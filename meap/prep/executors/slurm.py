@@ -23,7 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 from meap.config.executors import SlurmConfig
 from meap.errors import ConfigError, DataError
 from meap.places.problems import place_errors
-from meap.prep.executors.base import Work, quiet
+from meap.prep.executors.base import TasksToRun, quiet
 from meap.prep.executors.slurm_array import (
     ARRAY_NAME,
     ArrayJob,
@@ -46,7 +46,7 @@ _SHOWN_CHARACTERS = 200
 class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
     """Runs each task as an element of an array job, `workers` of them at a time."""
 
-    def __init__(self, steps: Sequence[PipelineStep], job: Work) -> None:
+    def __init__(self, steps: Sequence[PipelineStep], job: TasksToRun) -> None:
         slurm = job.config.slurm
         minutes, seconds = divmod(round(slurm.time_hours * 3600), 60)
         with quiet():
@@ -232,7 +232,7 @@ def remedy(element: Element, slurm: SlurmConfig) -> str:
     return f"remove the cause and {again}" if element.state == "FAILED" else again
 
 
-def _logs_dir(job: Work) -> Path:
+def _logs_dir(job: TasksToRun) -> Path:
     if job.config.slurm.logs_dir is not None:
         return Path(job.config.slurm.logs_dir).expanduser().absolute()
     return Path(job.logging_dir if job.folder.is_local else "").absolute() / "slurm_logs"

@@ -8,7 +8,7 @@ from typing import Any
 from datatrove.executor.base import PipelineExecutor
 
 from meap.errors import DataError, MeapError
-from meap.prep.executors.base import Work, quiet
+from meap.prep.executors.base import TasksToRun, quiet
 from meap.prep.progress import Tally
 
 __all__ = ["CompletionFromRecords"]
@@ -21,12 +21,12 @@ class CompletionFromRecords(PipelineExecutor):
     `completed` decides. Its log goes to files only.
     """
 
-    job: Work
+    job: TasksToRun
     """Not pickled: tasks in other processes get the steps and the tally."""
     completed: frozenset[int]
     tally: Tally
 
-    def belong_to(self, job: Work) -> None:
+    def belong_to(self, job: TasksToRun) -> None:
         """Take completed tasks and tally from a job."""
         self.job = job
         self.completed = job.completed

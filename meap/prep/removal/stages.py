@@ -51,8 +51,8 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class _StageWork:
-    """A stage as the work of an executor."""
+class _StageTasks:
+    """The tasks of a stage, as an executor knows them."""
 
     job: Job[ResolvedPrep]
     stage: Stage
@@ -154,7 +154,7 @@ def run_stage(stage: Stage, job: Job[ResolvedPrep]) -> None:
     progress.announces_bad_lines = False  # the last pass does
     tally = Tally(job.progress.folder, interval=job.tally.interval)
     steps = [*stage.steps(tally), FinishStage(job.folder, tally, stage.name, stage.written)]
-    executor = build_executor(steps, _StageWork(job, stage, completed, progress, tally))
+    executor = build_executor(steps, _StageTasks(job, stage, completed, progress, tally))
     with progress.shown():
         executor.run()
     if missing := sorted(set(range(stage.tasks)) - _completed(stage, job.folder)):

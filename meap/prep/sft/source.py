@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from meap.config.data import TokenizerConfig
 from meap.config.prep import SftPrepConfig
-from meap.config.sections import TokenizerConfig
 from meap.errors import ConfigError, MismatchError
 from meap.prep.corpora import CORPORA, SAMPLE_DIR, make_sample
 from meap.prep.formats import names_of, suffixes_of
 from meap.prep.inputs import InputFiles, find_inputs
-from meap.prep.resolved import ResolvedSft, check_addresses, check_shards, patterns_of, require_tasks
+from meap.prep.resolved import ResolvedSft, check_addresses, check_shard_settings, patterns_of, require_tasks
 from meap.prep.sample import recorded_seed
 from meap.prep.sft.sample import write_sample_instructions
 from meap.prep.sft.templates import check_template, choose_template
 from meap.schema import TOKENIZER_DIR
 from meap.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["check_settings", "load_chat_tokenizer", "resolve_conversations"]
+__all__ = ["check_config", "load_chat_tokenizer", "resolve_conversations"]
 
 SAMPLE = "sample"
 SAMPLE_SFT_DIR = Path("data/sample_sft")
@@ -31,7 +31,7 @@ _BYTES_PER_POSITION = 5 + 5
 """A token, its answer flag, and at worst a length and a copy flag."""
 
 
-def check_settings(config: SftPrepConfig) -> ResolvedSft:
+def check_config(config: SftPrepConfig) -> ResolvedSft:
     """Check the configuration before any input is read; returns it with every default but the template.
 
     Raises:
@@ -53,7 +53,7 @@ def check_settings(config: SftPrepConfig) -> ResolvedSft:
     if min_answer_tokens is None:
         min_answer_tokens = _SAMPLE_MIN_ANSWER_TOKENS if is_sample else _MIN_ANSWER_TOKENS
     seq_len = config.seq_len or max_length * config.views
-    check_shards(config, row_bytes=_BYTES_PER_POSITION * seq_len, seq_len=seq_len)
+    check_shard_settings(config, row_bytes=_BYTES_PER_POSITION * seq_len, seq_len=seq_len)
     return ResolvedSft.of(
         config,
         max_length=max_length,
@@ -71,7 +71,7 @@ def resolve_conversations(config: SftPrepConfig) -> tuple[ResolvedSft, InputFile
         DataError: The source cannot be listed or holds no file.
         MismatchError: The built-in corpus was prepared with another tokenizer than the one made for it.
     """
-    resolved = check_settings(config)
+    resolved = check_config(config)
     source, tokenizer = resolved.source, resolved.tokenizer
     if source == SAMPLE:
         source = str(write_sample_instructions(SAMPLE_SFT_DIR / "corpus" / "instructions.json", seed=config.seed))

@@ -1,25 +1,19 @@
-"""What a run measures, and what a person sees of it. To add a metric, write a Callback here and name it in the recipe.
+"""What a run measures. To add a metric, write a Callback here and name it in the recipe.
 
 masking_monitor  realised ratio, losses of masked and of clean targets
 step_losses      the loss of every step; an error where it is not finite
 throughput       tokens per second, MFU, memory, time left
-progress         a bar on a terminal, a line per interval elsewhere
 """
 
 from composer.callbacks import LRMonitor
 
 from meap.train.callbacks.masking_monitor import MaskingMonitor
-from meap.train.callbacks.progress import ProgressBar, ProgressLines, append_to_log, build_progress
 from meap.train.callbacks.step_losses import StepLosses
 from meap.train.callbacks.throughput import Throughput
 
 __all__ = [
     "LRMonitor",
     "MaskingMonitor",
-    "ProgressBar",
-    "ProgressLines",
     "StepLosses",
     "Throughput",
-    "append_to_log",
-    "build_progress",
 ]

@@ -9,7 +9,7 @@ import torch
 from composer.core import Callback, State, TimeUnit
 from composer.loggers import Logger
 
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.train.flops import training_flops_per_token
 from meap.train.machine import Machine
 from meap.train.model import NextTokenModel
@@ -73,7 +73,7 @@ class Throughput(Callback):
         self._is_saving = False
 
     @classmethod
-    def of(cls, config: TrainingConfig, machine: Machine, model: NextTokenModel, timetable: Timetable) -> Throughput:
+    def of(cls, config: RecipeConfig, machine: Machine, model: NextTokenModel, timetable: Timetable) -> Throughput:
         """For a run."""
         return cls(
             interval=timetable.log_interval,

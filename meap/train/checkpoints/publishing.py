@@ -19,7 +19,7 @@ import torch.distributed
 from composer.utils import dist
 
 from meap.checkpoints import CheckpointFile, CheckpointRecord, CheckpointStore
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.errors import CheckpointError, MeapError, first_line
 from meap.train.checkpoints.writing import STAGING_NAME
 
@@ -36,7 +36,7 @@ class ConflictingRunError(CheckpointError):
 class Destination:
     """Where the checkpoints of a run go, and what its saves share."""
 
-    config: TrainingConfig
+    config: RecipeConfig
     folder: Path
     """Folder on this machine: `checkpoint.folder`, or copies of what is behind a URL."""
     unstored: dict[CheckpointFile, bytes]

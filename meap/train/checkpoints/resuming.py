@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 from composer.utils import dist
 
 from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, ModelRecord, newest_record
-from meap.config import TrainingConfig, from_values
+from meap.config import RecipeConfig, from_values
 from meap.config.sharding import spreading_modes
 from meap.data import Shards
 from meap.errors import CheckpointError, ConfigError, MeapError, MismatchError
@@ -35,7 +35,7 @@ class ResumePoint:
     record: CheckpointRecord
 
 
-def model_to_continue(config: TrainingConfig, shards: Shards) -> ModelRecord | None:
+def model_to_continue(config: RecipeConfig, shards: Shards) -> ModelRecord | None:
     """The model of a run that resumes, by its newest record; None if it starts. Every rank calls.
 
     Its rows must be those of `shards`, wherever they are now; a changed address is logged.
@@ -51,7 +51,7 @@ def model_to_continue(config: TrainingConfig, shards: Shards) -> ModelRecord | N
             return None
         place = f"{config.checkpoint.folder}/{record.name}"
         _require_same_rows(place, record.data, shards.identity)
-        before = _addresses(from_values(TrainingConfig, record.config, origin=place))
+        before = _addresses(from_values(RecipeConfig, record.config, origin=place))
         for key, given in _addresses(config).items():
             if key in shards.identity and given != before[key]:
                 print(f"continuing {place} with {key}={given} (was {before[key]}), same rows", flush=True)
@@ -60,7 +60,7 @@ def model_to_continue(config: TrainingConfig, shards: Shards) -> ModelRecord | N
     return _on_leader(look)
 
 
-def find_resume_point(config: TrainingConfig, run_dir: Path) -> ResumePoint | None:
+def find_resume_point(config: RecipeConfig, run_dir: Path) -> ResumePoint | None:
     """The newest intact checkpoint, or None where there is none at all; every rank calls.
 
     A damaged one is logged, and the one before it is used. Half-written files of killed runs are deleted.
@@ -169,7 +169,7 @@ def _require_shared(folder: Path) -> None:
         )
 
 
-def _require_loadable(config: TrainingConfig, record: CheckpointRecord) -> None:
+def _require_loadable(config: RecipeConfig, record: CheckpointRecord) -> None:
     if record.kind == "sharded" and not config.train.sharding_mode.spreads_weights:
         raise CheckpointError(
             f"checkpoint {record.name} is sharded, but train.sharding={config.train.sharding}: set train.sharding="
@@ -187,7 +187,7 @@ def _require_same_rows(place: str, before: Mapping[str, str], now: Mapping[str, 
             )
 
 
-def _addresses(config: TrainingConfig) -> dict[str, str]:
+def _addresses(config: RecipeConfig) -> dict[str, str]:
     streams = {f"data.streams.{name}.remote": stream.remote for name, stream in config.data.streams.items()}
     return {"data.remote": config.data.remote, **streams}
 

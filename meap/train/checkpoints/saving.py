@@ -24,7 +24,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from meap.checkpoints import CheckpointFile, CheckpointRecord, CheckpointStore, ModelRecord
-from meap.config import TrainingConfig, to_values
+from meap.config import RecipeConfig, to_values
 from meap.errors import CheckpointError, StoppedError
 from meap.train.checkpoints.publishing import Destination, Save
 from meap.train.checkpoints.stopping import NO_SIGNAL, Agreement, StopSignals
@@ -58,7 +58,7 @@ class CheckpointSaving(Callback):
 
     def __init__(
         self,
-        config: TrainingConfig,
+        config: RecipeConfig,
         *,
         run_dir: Path,
         data: Mapping[str, str],

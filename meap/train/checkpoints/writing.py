@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from meap.checkpoints import CheckpointFile, CheckpointStore, describe_file
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
 from meap.errors import CheckpointError
 from meap.places.problems import full_disk_errors
 
@@ -33,7 +33,7 @@ STAGING_NAME = ".saving"
 """Folder beside the checkpoints in which one is written; what a killed run leaves there, the next start removes."""
 
 
-def local_folder(config: TrainingConfig, run_dir: Path) -> Path:
+def local_folder(config: RecipeConfig, run_dir: Path) -> Path:
     """Where checkpoints are on this machine: `checkpoint.folder` itself, or the copies of what is behind a URL."""
     store = CheckpointStore(config.checkpoint.folder)
     return run_dir / "checkpoints" if store.is_remote else Path(store.location)

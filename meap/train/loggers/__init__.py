@@ -1,7 +1,8 @@
-"""Where metrics go: a file, and what section `loggers` asks for. Each gets every step once, whole and in order.
+"""Where metrics go: console, a file, and what section `loggers` asks for.
 
-stepwise        what they share
+console         a bar on a terminal, a line per interval elsewhere; always there
 metrics_file    always there
+stepwise        what all but the console share: each gets every step once, whole and in order
 tensorboard, wandb, mlflow    one each, with a `build_logger` that is found by the name of its key
 
 To add a logger: a module here, and its name and keys in `meap.config.loggers`.
@@ -14,19 +15,21 @@ from pathlib import Path
 
 from composer.loggers import LoggerDestination
 
-from meap.config import TrainingConfig
+from meap.config import RecipeConfig
+from meap.run_files import METRICS_NAME
+from meap.train.loggers.console import build_console
 from meap.train.loggers.metrics_file import MetricsFile
-from meap.train.run_folder import METRICS_NAME
 
 __all__ = ["build_loggers"]
 
 
-def build_loggers(config: TrainingConfig, run_dir: Path, *, interval: int) -> list[LoggerDestination]:
-    """The run's own file of metrics, and what section `loggers` asks for besides.
+def build_loggers(config: RecipeConfig, run_dir: Path, *, is_leader: bool, interval: int) -> list[LoggerDestination]:
+    """Console, the run's own file of metrics, and what section `loggers` asks for besides.
 
     Args:
         config: The whole configuration, which trackers show beside the curves.
         run_dir: The run's folder.
+        is_leader: Whether this is rank 0.
         interval: Batches between writings.
 
     Raises:
@@ -35,6 +38,7 @@ def build_loggers(config: TrainingConfig, run_dir: Path, *, interval: int) -> li
     config.loggers.require_packages()
     chosen = (import_module(f"{__name__}.{name}") for name in config.loggers.chosen)
     return [
+        *build_console(run_dir, is_leader=is_leader, interval=interval),
         MetricsFile(run_dir / METRICS_NAME, interval=interval),
         *(module.build_logger(config, run_dir, interval=interval) for module in chosen),
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from composer.core import State
 
-from meap.config import TrainingConfig, to_yaml
+from meap.config import RecipeConfig, to_yaml
 from meap.extras import require_packages
 from meap.train.loggers.stepwise import StepwiseLogger
 
@@ -29,7 +29,7 @@ class TensorBoardLogger(StepwiseLogger):
         interval: Batches between writings.
     """
 
-    def __init__(self, config: TrainingConfig, run_dir: Path, *, interval: int) -> None:
+    def __init__(self, config: RecipeConfig, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
         self._folder = run_dir / "tensorboard"
         self._settings = to_yaml(config)

@@ -9,7 +9,7 @@ from typing import Any
 
 from composer.core import State
 
-from meap.config import TrainingConfig, flatten, to_values
+from meap.config import RecipeConfig, flatten, to_values
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.whole import write_whole
@@ -31,7 +31,7 @@ class WandbLogger(StepwiseLogger):
         interval: Batches between writings.
     """
 
-    def __init__(self, config: TrainingConfig, run_dir: Path, *, interval: int) -> None:
+    def __init__(self, config: RecipeConfig, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
         self._config = config.loggers
         self._run_name = config.run.name

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.checkpoints import ModelRecord
-from meap.config.sections import ARCHITECTURES
+from meap.config.model import ARCHITECTURES
 from meap.errors import CheckpointError, ConfigError, first_line
 
 __all__ = ["Base", "empty_model", "recorded_architecture", "require_supported"]

@@ -9,7 +9,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from meap.checkpoints import ModelRecord
-from meap.config import ModelConfig, TrainingConfig
+from meap.config import ModelConfig, RecipeConfig
 from meap.tokenizer import Tokenizer
 from meap.train.attention import choose_attention
 from meap.train.data import RunData
@@ -25,7 +25,7 @@ from meap.train.start.vocabulary import fit_vocabulary
 __all__ = ["initial_model", "recorded_model", "start_model"]
 
 
-def start_model(config: TrainingConfig, run: Run, data: RunData) -> NextTokenModel:
+def start_model(config: RecipeConfig, run: Run, data: RunData) -> NextTokenModel:
     """The model of a run at step 0; see `initial_model`."""
     return initial_model(
         config.model,

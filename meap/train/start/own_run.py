@@ -15,12 +15,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from meap.checkpoints import CheckpointRecord, find_checkpoint, newest_record
 from meap.checkpoints.reading import load_weights, local_copy, read_checkpoint, read_record
-from meap.config import TrainingConfig, load_resolved
+from meap.config import RecipeConfig, load_resolved
 from meap.errors import CheckpointError
 from meap.places.addresses import is_url
+from meap.run_files import CONFIG_NAME
 from meap.tokenizer import Tokenizer
 from meap.train.model import NextTokenModel
-from meap.train.run_folder import CONFIG_NAME
 from meap.train.start.base import Base, empty_model, recorded_architecture
 
 __all__ = ["is_own_run", "open_own_run"]
@@ -88,7 +88,7 @@ def _checkpoint_folder(base: str) -> str:
     if not stored.is_file():
         return base
     # The folder may have been moved or copied since the run recorded its path.
-    beside, written = Path(base, "checkpoints"), load_resolved(TrainingConfig, stored).checkpoint.folder
+    beside, written = Path(base, "checkpoints"), load_resolved(RecipeConfig, stored).checkpoint.folder
     return str(beside) if beside.is_dir() and not is_url(written) else written
 
 

@@ -39,7 +39,7 @@ def test_segments_are_the_tokens_of_their_texts(make_inputs, tokenizer):
         assert query.split(" of the ", 1)[1].removesuffix(" is") in answer
 
 
-def test_passages_begin_with_bos_where_it_is_wanted(make_inputs):
+def test_passages_begin_with_bos_if_add_bos_is_set(make_inputs):
     for with_bos, without in zip(examples(make_inputs()), examples(make_inputs("add_bos=false")), strict=True):
         assert with_bos.readings[0].ids[1:].tolist() == without.readings[0].ids.tolist()
         assert np.subtract(sizes(with_bos), sizes(without)).tolist() == [1, 0, 0, 0, 0]

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from meap.config import TrainingConfig, load_config
+from meap.config import RecipeConfig, load_config
 from meap.train.model import NextTokenModel
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -54,7 +54,7 @@ def note_what_is_held(path: Path, checkpoints: Path, interval: int) -> None:
 def main() -> None:
     """Train."""
     torch.set_num_threads(1)
-    config = load_config(TrainingConfig, sys.argv[1])
+    config = load_config(RecipeConfig, sys.argv[1])
     note_what_is_held(Path(sys.argv[2]), Path(config.checkpoint.folder), int(sys.argv[3]))
     runpy.run_path(str(ROOT / "recipes/meap_1b.py"))["main"](config)
 

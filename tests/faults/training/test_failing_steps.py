@@ -1,4 +1,4 @@
-"""A loss that is no number, memory that runs out, a clock that jumps: in real runs in this process."""
+"""A loss that is not finite, memory that runs out, a clock that jumps: in real runs in this process."""
 
 import datetime as dt
 import itertools

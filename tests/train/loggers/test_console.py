@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from composer.core import Time, Timestamp
 
-from meap.train.callbacks.progress import ProgressBar, ProgressLines
+from meap.train.loggers.console import ProgressBar, ProgressLines
 
 METRICS = {
     "loss/train/total": 2.5,

@@ -14,15 +14,14 @@ from composer.loggers import Logger, LoggerDestination
 from meap.show.numbers import clock
 from meap.show.progress import Display, Position, is_terminal
 from meap.train.callbacks.throughput import last_step
+from meap.train.run_folder import append_to_log
 
-__all__ = ["LOG_NAME", "ProgressBar", "ProgressLines", "append_to_log", "build_progress"]
-
-LOG_NAME = "log.txt"
+__all__ = ["ProgressBar", "ProgressLines", "build_console"]
 
 _HELDOUT, _LOSS = "metrics/heldout/loss", "loss/train/total"
 
 
-def build_progress(run_dir: Path, *, is_leader: bool, interval: int) -> list[LoggerDestination]:
+def build_console(run_dir: Path, *, is_leader: bool, interval: int) -> list[LoggerDestination]:
     """Progress on rank 0: a bar if standard output is a terminal, else lines; lines in the log in any case.
 
     Args:
@@ -41,13 +40,6 @@ def build_progress(run_dir: Path, *, is_leader: bool, interval: int) -> list[Log
         log(line)
 
     return [ProgressLines(interval=interval, write=say)]
-
-
-def append_to_log(run_dir: Path, text: str) -> None:
-    """Append to the log in the run's folder."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / LOG_NAME).open("a", encoding="utf-8") as file:
-        file.write(f"{text}\n")
 
 
 class _IntervalMetrics:

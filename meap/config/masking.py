@@ -1,0 +1,113 @@
+"""The method: sections `masking` and `sft`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meap.config.checks import require_at_least, require_one_of, require_ratio, require_share_or_duration
+from meap.errors import ConfigError
+
+__all__ = ["MaskingConfig", "SftConfig"]
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """The method: which share of the input is masked, and where the masks are written."""
+
+    ratio: float = 0.15
+    """Share of a row's input tokens replaced by the mask token, in [0, 1); 0 is plain next-token prediction."""
+    strategy: str = "random"
+    """`random` masks single tokens, `span` runs of `span_length` (Table 15); the count is the same."""
+    span_length: int = 5
+    """Tokens per span, at least 1; only read where strategy is `span`."""
+    mask_last: bool = False
+    """Whether the last input position may be masked (the official code never does)."""
+    protected: tuple[str, ...] = ()
+    """Tokens that are never masked, by role: any of bos, eos. The paper protects none; padding is never masked."""
+    preset: str | None = None
+    """`official` repeats the 51 mask patterns of the official code, the same for every row; needs site=algorithm."""
+    site: str = "dataset"
+    """Who masks: `dataset` (the loader's workers) or `algorithm` (the training process); the result is the same."""
+    scope: str = "all"
+    """`all` input tokens, or `response`: only tokens that are scored as targets; the latter needs site=algorithm."""
+    schedule: str = "constant"
+    """`constant`; `linear` or `cosine` go from ratio to final_ratio (not in the paper) and need site=algorithm."""
+    final_ratio: float | None = None
+    """Ratio at the end of the schedule and after it, in [0, 1); only with a schedule."""
+    schedule_duration: str = "1dur"
+    """Length of the schedule, from the start of training: 1dur, 0.5dur, 1000ba, 200000tok, 5000sp or 1ep."""
+
+    @property
+    def tokens_per_span(self) -> int:
+        """Tokens that are masked together: 1 masks single tokens."""
+        return self.span_length if self.strategy == "span" else 1
+
+    def __post_init__(self) -> None:
+        require_ratio("masking.ratio", self.ratio, remedy="The paper uses 0.15; 0 trains the NTP control.")
+        require_one_of("masking.strategy", self.strategy, ("random", "span"))
+        require_at_least("masking.span_length", self.span_length, 1)
+        for role in self.protected:
+            require_one_of("masking.protected", role, ("bos", "eos"))
+        require_one_of("masking.site", self.site, ("dataset", "algorithm"))
+        require_one_of("masking.scope", self.scope, ("all", "response"))
+        if self.scope == "response" and self.site != "algorithm":
+            raise ConfigError(
+                "masking.scope=response depends on the labels of a batch, but rows masked by loader workers score all "
+                "tokens (in fine-tuning, they are masked in answers only): set masking.site=algorithm"
+            )
+        self._check_schedule()
+        if self.preset is not None:
+            require_one_of("masking.preset", self.preset, ("official",))
+            if self.site != "algorithm":
+                raise ConfigError(
+                    "masking.preset=official masks by training step, which loader workers do not know: "
+                    "set masking.site=algorithm"
+                )
+            if self.strategy != "random" or self.mask_last or self.protected or self.scope != "all":
+                raise ConfigError(
+                    "masking.preset=official fixes the rule: leave masking.strategy, mask_last, protected and scope "
+                    "unset"
+                )
+
+    def _check_schedule(self) -> None:
+        require_one_of("masking.schedule", self.schedule, ("constant", "linear", "cosine"))
+        require_share_or_duration("masking.schedule_duration", self.schedule_duration)
+        if self.schedule == "constant":
+            if self.final_ratio is not None:
+                raise ConfigError(
+                    f"masking.final_ratio={self.final_ratio} is the end of a schedule, but masking.schedule=constant: "
+                    "set masking.schedule=linear or cosine, or leave masking.final_ratio unset"
+                )
+            return
+        if self.final_ratio is None:
+            raise ConfigError(
+                f"masking.schedule={self.schedule} needs an end: set masking.final_ratio to a value in [0, 1)"
+            )
+        require_ratio("masking.final_ratio", self.final_ratio, remedy="masking.schedule=constant needs none.")
+        if self.preset is not None:
+            raise ConfigError(
+                f"masking.preset={self.preset} fixes the ratio of a run: leave masking.schedule and final_ratio unset"
+            )
+        if self.site != "algorithm":
+            raise ConfigError(
+                f"masking.schedule={self.schedule} changes the ratio with the training step, which loader workers do "
+                "not know: set masking.site=algorithm"
+            )
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Fine-tuning only: how a conversation and its masked copy stand in a row, and which tokens are scored."""
+
+    layout: str = "concat"
+    """`concat`: the copy attends to its original, positions run on (paper); `separate`: it does not (official code)."""
+    loss: str = "answer+masked"
+    """`answer+masked`: answers of the original and masked tokens of the copy; `masked`: the latter alone."""
+    min_answer_tokens: int | None = None
+    """Only conversations with more answer tokens are copied. Unset: as prepared; may be raised, not lowered."""
+
+    def __post_init__(self) -> None:
+        require_one_of("sft.layout", self.layout, ("concat", "separate"))
+        require_one_of("sft.loss", self.loss, ("answer+masked", "masked"))
+        if self.min_answer_tokens is not None:
+            require_at_least("sft.min_answer_tokens", self.min_answer_tokens, 0)

@@ -1,0 +1,78 @@
+"""What is trained: section `model`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meap.config.checks import require_at_least, require_one_of
+from meap.errors import ConfigError
+
+__all__ = ["ARCHITECTURES", "ModelConfig"]
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+"""Decoders of transformers that are alike enough: plain causal attention, RMSNorm, RoPE and SwiGLU."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A finished model to start from, or a decoder (RMSNorm, RoPE, SwiGLU, GQA) from scratch."""
+
+    base: str | None = None
+    """What training starts from: a Hugging Face folder or hub name; a run of ours (its folder, its checkpoints' folder
+    or URL, or one checkpoint); a `.pth` of the official code. All but the last bring their own sizes: those below are
+    then unused."""
+    base_rope_theta: float | None = None
+    """RoPE theta that replaces the base's, for rows longer than it was trained on (the paper takes 640,000 for 65,536
+    positions; yamls/long/). Unset: the base's own, and its own longest row."""
+    architecture: str = "llama"
+    """Decoder from scratch, by its name in transformers: `llama` (the paper), `mistral`, `qwen2` or `qwen3`."""
+    hidden_size: int = 2048
+    intermediate_size: int = 5632
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 2
+    num_hidden_layers: int = 24
+    head_dim: int | None = None
+    """Size of a head, an even number. Unset: hidden_size / num_attention_heads."""
+    tie_word_embeddings: bool = False
+    """Whether the head shares the weights of the embedding."""
+    vocab_multiple: int = 64
+    """Embedding rows are padded up to a multiple of this (32,001 ids become 32,064 rows)."""
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-5
+    attention: str = "auto"
+    """`auto` and `sdpa`: torch's own, which chooses the fastest kernel of the device; `flash_attention_2`: the package
+    flash-attn."""
+    kernels: str = "auto"
+    """RMSNorm, RoPE and SwiGLU by `torch`, `liger` (needs CUDA), or `auto`: liger where layers are not compiled."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_multiple"):
+            require_at_least(f"model.{name}", getattr(self, name), 1)
+        require_at_least("model.num_key_value_heads", self.num_key_value_heads, 1)
+        require_one_of("model.architecture", self.architecture, ARCHITECTURES)
+        self._check_extension()
+        if self.head_dim is not None and (self.head_dim < 2 or self.head_dim % 2):
+            raise ConfigError(f"model.head_dim={self.head_dim} is not an even number above 0 (RoPE rotates pairs)")
+        if self.head_dim is None and self.hidden_size % (2 * self.num_attention_heads):
+            raise ConfigError(
+                f"model.hidden_size={self.hidden_size} does not split into {self.num_attention_heads} heads of even "
+                "size (RoPE rotates pairs): choose a multiple of 2 * model.num_attention_heads, or set model.head_dim"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"model.num_attention_heads={self.num_attention_heads} is not a multiple of "
+                f"model.num_key_value_heads={self.num_key_value_heads}"
+            )
+        require_one_of("model.attention", self.attention, ("auto", "sdpa", "flash_attention_2"))
+        require_one_of("model.kernels", self.kernels, ("auto", "torch", "liger"))
+
+    def _check_extension(self) -> None:
+        if self.base_rope_theta is None:
+            return
+        if self.base_rope_theta <= 0:
+            raise ConfigError(f"model.base_rope_theta={self.base_rope_theta} must be more than 0")
+        if self.base is None:
+            raise ConfigError(
+                f"model.base_rope_theta={self.base_rope_theta:g} replaces the theta of model.base, which "
+                "is not set: set it, or give a model from scratch model.rope_theta"
+            )
