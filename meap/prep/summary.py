@@ -25,7 +25,7 @@ _FEW_LOSSY = 0.01
 
 def summary(job: Job[ResolvedJob]) -> str:
     """One line about the data set, its losses and this command's speed; then what filters removed, and warnings."""
-    records = job.records().values()
+    records = job.final_records.values()
     by_part = [each for record in records for each in record.splits.items()]
     splits = [split for _, split in by_part]
     noun = "documents" if job.kind == ROWS else "conversations"
