@@ -93,8 +93,9 @@ class SpecialTokens:
             return encoded, counts
         by_number = self._as_text(again, utf8)
         for number, ids in by_number.items():
-            self._require_plain(ids, encoded, utf8, number, places)
-        pieces = [by_number.get(number, _ids_of(encoded, number)) for number in range(len(utf8))]
+            self._require_plain(ids, encoded, utf8, number, places[number])
+        again_ids = (by_number.get(number) for number in range(len(utf8)))
+        pieces = [_ids_of(encoded, number) if ids is None else ids for number, ids in enumerate(again_ids)]
         return Encoded(np.concatenate(pieces), np.cumsum([0, *map(len, pieces)], dtype=np.int64)), counts
 
     def _count(self, encoded: Encoded, utf8: Sequence[bytes]) -> dict[int, int]:
@@ -131,7 +132,10 @@ class SpecialTokens:
         except Exception:  # noqa: BLE001 (tokenizers has no other)
             if len(numbers) == 1:
                 return {numbers[0]: None}
-            return dict(item for number in numbers for item in self._as_text([number], utf8).items())
+            by_number: dict[int, NDArray[np.uint32] | None] = {}
+            for number in numbers:
+                by_number |= self._as_text([number], utf8)
+            return by_number
         return {number: np.array(ids, np.uint32) for number, ids in zip(numbers, found, strict=True)}
 
     def _require_plain(
@@ -140,23 +144,23 @@ class SpecialTokens:
         encoded: Encoded,
         utf8: Sequence[bytes],
         number: int,
-        places: Sequence[tuple[str, int]],
+        place: tuple[str, int],
     ) -> None:
         """Some vocabularies have a special token among their words, which no way to encode can avoid."""
         left = _ids_of(encoded, number) if ids is None else ids
         left = left[self.special[left]]
-        if not len(left):
+        if ids is not None and not len(left):
             return
-        file, line = places[number]
+        file, line = place
         if (left == self.mask_id).any():
             raise DataError(
                 f"{file}:{line} contains the mask token {self.mask_token!r} (id {self.mask_id}), which is a word of "
                 "the tokenizer's own vocabulary: choose a tokenizer.mask_token that the vocabulary lacks"
             )
         raise DataError(
-            f"{file}:{line} spells {self._spelled(encoded, utf8, number)!r}, a special token that is also a word of the "
-            "tokenizer's vocabulary, so that it cannot be read as plain characters: remove it from the text, or set "
-            "tokenizer.special_tokens_in_text=token"
+            f"{file}:{line} spells {self._spelled(encoded, utf8, number)!r}, a special token that is also a word of "
+            "the tokenizer's vocabulary, so that it cannot be read as plain characters: remove it from the text, or "
+            "set tokenizer.special_tokens_in_text=token"
         )
 
 
@@ -172,12 +176,14 @@ def _reader(definition: str) -> RustTokenizer:
 def _plain_reader(definition: str, hidden: tuple[int, ...]) -> RustTokenizer:
     """The same, whose model does not find the tokens of `hidden` in text either."""
     parsed: dict[str, Any] = json.loads(definition)
-    _hide(parsed["model"], hidden)
+    renamed = _hide(parsed["model"], hidden)
+    for token in parsed["added_tokens"]:  # else it would get another id
+        token["content"] = renamed.get(token["content"], token["content"])
     return _reader(json.dumps(parsed))
 
 
-def _hide(model: dict[str, Any], hidden: Sequence[int]) -> None:
-    """Give special tokens that are words of a model other texts, so that no document spells them.
+def _hide(model: dict[str, Any], hidden: Sequence[int]) -> dict[str, str]:
+    """Give special tokens that are words of a model other texts, which are returned, so that no document spells them.
 
     BERT's models find a word such as ``[SEP]`` where nothing splits it, Unigram any piece, BPE what its merges make.
     Documents get the unknown token there, or the pieces of the word.
@@ -195,13 +201,14 @@ def _hide(model: dict[str, Any], hidden: Sequence[int]) -> None:
     renamed = {text: f"{_NONCHARACTER}{digest}{number}" for number, text in entries if len(text) > 1}
     if model.get("type") == "Unigram":
         model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in model["vocab"]]
-        return
+        return renamed
     model["vocab"] = {renamed.get(text, text): number for text, number in model["vocab"].items()}
     if model.get("unk_token") is not None:
         model["unk_token"] = renamed.get(model["unk_token"], model["unk_token"])
     if "merges" in model:
         pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         model["merges"] = [pair for pair in pairs if not renamed.keys() & {*pair, "".join(pair)}]
+    return renamed
 
 
 def _unknown_of(model: dict[str, Any]) -> str | None:
