@@ -183,7 +183,8 @@ class SftPrepConfig(JobConfig):
     remote: str | None = None
     """Folder or URL (s3://, ...) to write. Unset: data/sample_sft/mds, for the built-in sample only."""
     format: str = "auto"
-    """Fields of a record: `alpaca` (instruction, input, output), `sharegpt` (conversations), `messages`; or `auto`."""
+    """Fields of a record: `messages`, `sharegpt` (conversations), `alpaca` (instruction, input, output, history),
+    `prompt_completion`; or `auto`."""
     template: str = "auto"
     """`tokenizer`: its own chat template; `default`: Alpaca's prompt; `auto`: the tokenizer's if it has one."""
     max_length: int | None = None
@@ -206,7 +207,7 @@ class SftPrepConfig(JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_one_of("format", self.format, ("auto", "alpaca", "sharegpt", "messages"))
+        require_one_of("format", self.format, ("auto", "alpaca", "sharegpt", "messages", "prompt_completion"))
         require_one_of("template", self.template, ("auto", "tokenizer", "default"))
         if self.max_length is not None:
             require_at_least("max_length", self.max_length, 2)

@@ -141,7 +141,7 @@ def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, cap
         "not valid JSON",
         "not a JSON object but list",
         "an answer is empty",
-        "the record has 'other', not those of instruction and output, conversations, or messages",
+        "the record has 'other', not those of instruction and output, conversations, messages, or prompt and completion",
         "a user message contains the special token '</s>'",
     ]
     with pytest.raises(
