@@ -18,9 +18,10 @@ from meap.prep.resolved import ResolvedSft
 from meap.prep.sft.messages import Messages, RecordError, format_of, parse_record, without_first_answers
 from meap.prep.sft.tools import Tools
 
-__all__ = ["Conversation", "ReadConversations", "bad_records"]
+__all__ = ["ALL_FIELDS", "Conversation", "ReadConversations", "bad_records"]
 
-_ALL_FIELDS = "instruction and output, conversations, messages, or prompt and completion"
+ALL_FIELDS = "instruction and output, conversations, messages, or prompt and completion"
+"""Of which a record must have some."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class ReadConversations(PipelineStep):
         form = format_of(record, self.form)
         if form is None:
             fields = ", ".join(map(repr, record)) or "no field at all"
-            wanted = _ALL_FIELDS if self.form == "auto" else self.form
+            wanted = ALL_FIELDS if self.form == "auto" else self.form
             if is_first:
                 raise BadInputError(f"{url}:{number}: the record has {fields}, not those of {wanted}: see format=")
             return BadRecord(f"the record has {fields}, not those of {wanted}", size_of(record))
