@@ -21,6 +21,7 @@ __all__ = ["summary"]
 
 _LARGE_TAIL = 0.01
 _FEW_LOSSY = 0.01
+_MOST_UNREAD = 20
 
 
 def summary(job: Job[ResolvedJob]) -> str:
@@ -38,6 +39,7 @@ def summary(job: Job[ResolvedJob]) -> str:
     if job.kind == CONVERSATIONS:
         said.append(_packing(job, [record.splits[TRAIN_SPLIT] for record in records]))
     told = [_selection(job, by_part), _special_tokens(job, splits), _unpublished(records), _losses(job, records)]
+    told.append(_unread(records))
     said += filter(None, told)
     if not job.is_published:
         said.append(_speed(job))
@@ -127,6 +129,13 @@ def _special_tokens(job: Job[ResolvedJob], splits: Collection[SplitRecord]) -> s
 def _unpublished(records: Collection[TaskRecord]) -> str:
     streams = ", ".join(f"{stream} ({count:,} tokens)" for stream, count in unpublished_streams(records).items())
     return f"too little for a row to train on: {streams}" if streams else ""
+
+
+def _unread(records: Collection[TaskRecord]) -> str:
+    counts = sum((Counter(record.unread) for record in records), Counter[str]())
+    fields = [f"{name} ({count:,} records)" for name, count in counts.most_common(_MOST_UNREAD)]
+    more = f" and {len(counts) - len(fields):,} other fields" if len(counts) > len(fields) else ""
+    return f"not read: {', '.join(fields)}{more}" if fields else ""
 
 
 def _speed(job: Job[ResolvedJob]) -> str:

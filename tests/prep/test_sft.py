@@ -16,6 +16,7 @@ from meap.answers import SCORED
 from meap.config import TokenizerConfig
 from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 from meap.manifest import CONVERSATIONS, Manifest
+from meap.prep.sft.records import ALL_FIELDS
 from meap.prep.sft.steps import pack_best_fit
 from meap.tokenizer import load_tokenizer
 from tests.prep.plain_streaming import open_plain
@@ -143,7 +144,7 @@ def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, cap
         "not valid JSON",
         "not a JSON object but list",
         "an answer is empty",
-        "the record has 'other', not those of instruction and output, conversations, or messages",
+        f"the record has 'other', not those of {ALL_FIELDS}",
         "a user message contains the special token '</s>'",
     ]
     with pytest.raises(
