@@ -27,20 +27,16 @@ from meap.places.addresses import is_url
 from meap.places.whole import whole_folder
 from meap.rope import former_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
+from meap.usage import EXPORT_RECORD_NAME, read_export_record
 
 __all__ = [
-    "RECORD_NAME",
     "ROUNDING_TOLERANCE",
     "TOLERANCE",
     "ExportRecord",
     "ExportSource",
     "export_model",
-    "read_export_record",
     "require_replaceable",
 ]
-
-RECORD_NAME: Final = "meap_export.json"
-"""Records where an exported folder came from. An export replaces only folders that have it."""
 
 TOLERANCE: Final = 1e-5
 """Largest difference of a logit, in fp32, between the folder as loaded by transformers and the model in memory.
@@ -98,15 +94,6 @@ class ExportRecord:
     versions: dict[str, str]
 
 
-def read_export_record(folder: Path) -> dict[str, Any] | None:
-    """The `ExportRecord` of `folder` as a dictionary; None where it is not an export of this project."""
-    try:
-        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
-        return record if record["source"]["run"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def require_replaceable(out_dir: str, run: str) -> Path:
     """The folder to write; call it before the work starts.
 
@@ -124,8 +111,8 @@ def require_replaceable(out_dir: str, run: str) -> Path:
     record = read_export_record(folder)
     if record is None:
         raise CheckpointError(
-            f"export.out_dir={out_dir} holds files that are not an export (no readable {RECORD_NAME}) and would be "
-            "lost: choose another folder, or empty it yourself"
+            f"export.out_dir={out_dir} holds files that are not an export (no readable {EXPORT_RECORD_NAME}) and would "
+            "be lost: choose another folder, or empty it yourself"
         )
     owner = record["source"]["run"]
     if owner != run:
@@ -190,7 +177,9 @@ def export_model(
             versions={"meap": __version__, "torch": torch.__version__, "transformers": version("transformers")},
         )
         (draft / "README.md").write_text(model_card(dataclasses.asdict(record), model.config), encoding="utf-8")
-        (draft / RECORD_NAME).write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
+        (draft / EXPORT_RECORD_NAME).write_text(
+            json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8"
+        )
     return record
 
 

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from meap.config import RecipeConfig, TokenizerConfig, load_config
 from meap.errors import CheckpointError, ConfigError
-from meap.export.hf import ExportSource, export_model, read_export_record, require_replaceable
+from meap.export.hf import ExportSource, export_model, require_replaceable
 from meap.tokenizer import load_tokenizer
+from meap.usage import read_export_record
 
 SOURCE = ExportSource(run="small", checkpoint="ba7.pt", step=7, tokens=700, masking_ratio=0.15)
 
