@@ -34,6 +34,10 @@ class Usage:
     generation: dict[str, Any] = field(default_factory=dict[str, Any])
     """The base's generation_config.json."""
 
+    def ends(self, eos_id: int) -> list[int]:
+        """Ids that end an answer: those that ended scored answers, EOS, and the base's own."""
+        return join_ids(self.stop_ids, eos_id, self.generation.get("eos_token_id"))
+
 
 def join_ids(*sources: int | Collection[int] | None) -> list[int]:
     """Ids of all sources in their order, each once: an id, several, or None, as `eos_token_id` has them."""

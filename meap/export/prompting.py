@@ -58,8 +58,8 @@ class Prompting:
 
     @property
     def ends(self) -> list[int]:
-        """Ids that end an answer: those that ended scored answers, EOS, and the base's own."""
-        return join_ids(self.usage.stop_ids, self.tokenizer.eos_id, self.usage.generation.get("eos_token_id"))
+        """Ids that end an answer."""
+        return self.usage.ends(self.tokenizer.eos_id)
 
     @property
     def eos_token_id(self) -> int | list[int]:
