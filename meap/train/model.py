@@ -20,6 +20,7 @@ from meap.config import ModelConfig
 from meap.schema import IGNORE_INDEX, Batch, SftBatch
 from meap.train.attention import Segments
 from meap.train.loss import SpeedUp, choose_loss_chunks, linear_cross_entropy, uncompiled
+from meap.usage import Usage
 
 __all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "decoder_config", "padded_vocab_size"]
 
@@ -106,6 +107,8 @@ class NextTokenModel(ComposerModel):
         """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
         self.rows_without_mask: int | None = None
         """Embedding rows before our training added the mask token; None where that came from elsewhere."""
+        self.base_usage = Usage()
+        """How the finished model that training starts from is prompted."""
         self.speed_up_loss: SpeedUp = uncompiled
         # Head and loss run inside of the decoder's own call: that is where FSDP has gathered the head's weight.
         model.forward = partial(self._decode, model.forward)  # type: ignore[method-assign]
