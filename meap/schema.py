@@ -24,6 +24,7 @@ __all__ = [
     "VALIDATION_SPLIT",
     "Batch",
     "SftBatch",
+    "WeightedSftBatch",
     "conversation_columns",
     "mds_columns",
     "token_dtype",
@@ -80,6 +81,15 @@ class SftBatch(Batch):
     """Tokens of each row's segments, in order; attention stays within a segment, and what they leave is padding."""
     num_targets: list[int]
     """Scored positions of each row."""
+
+
+class WeightedSftBatch(SftBatch):
+    """The same where each view weighs the same (`sft.weighting=rows`)."""
+
+    weights: Any
+    """float32 tensor (B, T): 1 / scored positions of the view that a scored position is in; 0 elsewhere."""
+    num_views: list[int]
+    """Views of each row in which anything is scored: what the weights of the row add up to."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:

@@ -13,6 +13,17 @@ What is scored, by `loss`:
     answer+masked   every answer token of the original, and the masked tokens of the copy
     masked          the masked tokens of the copy; of a conversation without a copy, every answer token
 
+How scored tokens weigh in the loss of a batch, by `weighting`; a view is an original or a copy:
+
+    tokens   all alike: the loss is their mean over the batch (the paper's sum)
+    rows     each by 1 / scored tokens of its view: the loss is the mean over the batch's views, in which anything is
+             scored, of the mean over the view's scored tokens
+
+The official code takes the mean of each device's micro-batch, and the mean of these. With one row per device, a row
+being a view there, that is `rows`; with more it lies between the two and depends on the devices. Either choice here
+depends on the rows of the global batch alone. At a ratio of 0 the two differ in this only: by `rows`, conversations
+weigh the same, by `tokens`, long answers weigh more.
+
 Masks are drawn among the answer tokens of the copy, for the address (seed, epoch, row * seq_len + place in the row), so
 that they change from epoch to epoch and depend on nothing else; at a ratio of 0 there are no copies. Which
 conversations share a row was decided by data preparation once and for all: a row is a sample, and order, elasticity and
@@ -79,7 +90,7 @@ class StreamingSFTDataset(StreamingMaskedDataset):
             optimizer.zero_grad()
 
     Args:
-        sft: Layout and loss.
+        sft: Layout, loss and weighting.
         seq_len: Positions of a row.
         rule: How copies are masked; None, or a ratio of 0, yields originals only (evaluation, the NTP control).
         streaming_arguments: See `StreamingMaskedDataset`; `labels` among them.
@@ -104,7 +115,7 @@ class StreamingSFTDataset(StreamingMaskedDataset):
         )
         if not self._labels_are_shifted:
             # Nothing is lost at the end: no conversation's last position has a target.
-            row["labels"] = np.insert(row["labels"][:-1], 0, IGNORE_INDEX)
+            row |= {name: np.roll(row[name], 1) for name in ("labels", "weights") if name in row}
         return {
             name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in row.items()
         }
@@ -125,17 +136,19 @@ def expand_row(
         columns: What `meap.schema.conversation_columns` names: conversations back to back.
         sample_id: Number of the row in the data set.
         seq_len: Positions of the row, T.
-        sft: Layout and loss.
+        sft: Layout, loss and weighting.
         rule: How copies are masked; None for no copies.
         epoch: Epoch number, from 0.
 
     Returns:
         `input_ids`, `labels`, `position_ids`, each (T,) int64, `sample_id` () int64, and, as plain Python,
-        `segment_lengths` and `num_targets` (`meap.schema.SftBatch`).
+        `segment_lengths` and `num_targets` (`meap.schema.SftBatch`). Where views weigh the same, also `weights`, (T,)
+        float32, and `num_views` (`meap.schema.WeightedSftBatch`).
     """
     input_ids_T, position_ids_T = np.zeros(seq_len, np.int64), np.zeros(seq_len, np.int64)
     labels_T = np.full(seq_len, IGNORE_INDEX, np.int64)
     segment_lengths: list[int] = []
+    view_lengths: list[int] = []
     position = 0
 
     def place(tokens: NDArray[np.int64], is_scored: NDArray[np.bool_], clean: NDArray[np.int64], first: int) -> None:
@@ -146,6 +159,7 @@ def expand_row(
         # Shifted within the conversation: its last position has no target, also where its copy follows.
         labels_T[position : end - 1] = np.where(is_scored[1:], clean[1:], IGNORE_INDEX)
         position = end
+        view_lengths.append(len(tokens))
 
     tokens = columns[TOKENS_COLUMN].astype(np.int64)
     is_answer = columns[ANSWER_COLUMN].astype(bool)
@@ -164,7 +178,7 @@ def expand_row(
             segment_lengths[-1] += len(copy)
         else:
             segment_lengths.append(len(copy))
-    return {
+    row = {
         "input_ids": input_ids_T,
         "labels": labels_T,
         "sample_id": np.array(sample_id, np.int64),
@@ -172,6 +186,7 @@ def expand_row(
         "segment_lengths": segment_lengths,
         "num_targets": int((labels_T != IGNORE_INDEX).sum()),
     }
+    return row | (_weigh_views(labels_T, view_lengths) if sft.weighting == "rows" else {})
 
 
 def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
@@ -223,6 +238,15 @@ def build_sft_loader(
         make_dataset=partial(StreamingSFTDataset, sft=sft, seq_len=shards.seq_len),
         collate=collate_rows,
     )
+
+
+def _weigh_views(labels_T: NDArray[np.int64], view_lengths: Sequence[int]) -> dict[str, Any]:
+    """The columns by which each view of a row weighs 1 in all."""
+    weights_T = (labels_T != IGNORE_INDEX).astype(np.float32)
+    views = np.split(weights_T, np.cumsum(view_lengths))[:-1]
+    for view in views:
+        np.divide(view, view.sum(), out=view, where=view > 0)
+    return {"weights": weights_T, "num_views": sum(bool(view.any()) for view in views)}
 
 
 def _masked_copy(
