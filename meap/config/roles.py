@@ -30,8 +30,8 @@ _ROLES: dict[Role, dict[str, str]] = {
         "sft": "layout loss weighting min_answer_tokens",
         "model": "base base_rope_theta hidden_size intermediate_size num_attention_heads num_key_value_heads "
         "num_hidden_layers vocab_multiple rope_theta rms_norm_eps architecture head_dim tie_word_embeddings",
-        "optimizer": "lr betas eps weight_decay grad_clip_norm",
-        "scheduler": "warmup_ratio warmup_duration final_ratio",
+        "optimizer": "lr betas eps weight_decay decay_norms grad_clip_norm",
+        "scheduler": "warmup_ratio warmup_duration final_ratio lead",
         "train": "global_batch_size",
     },
     Role.LENGTH: {"train": "max_duration precision"},

@@ -48,7 +48,10 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
 def decoder_config(
     config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int | None = 1, eos_id: int = 2
 ) -> PretrainedConfig:
-    """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded."""
+    """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded.
+
+    Its RoPE tables stay in fp32; the official code rounds cos and sin to bf16, which moves a logit by up to 3e-3.
+    """
     return AutoConfig.for_model(
         config.architecture,
         vocab_size=padded_vocab_size(vocab_size, config.vocab_multiple),
@@ -118,7 +121,7 @@ class NextTokenModel(ComposerModel):
     def forward(self, batch: Batch | SftBatch | WeightedSftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
         labels_BT = batch["labels"]
-        weights_BT = batch["weights"] if "weights" in batch else None
+        weights_BT = batch.get("weights")
         total, losses_BT = self.model(
             batch["input_ids"], targets_BT=labels_BT, weights_BT=weights_BT, **_segment_arguments(batch)
         )

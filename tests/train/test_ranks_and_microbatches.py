@@ -51,8 +51,9 @@ def test_ranks_microbatches_and_sharding_change_nothing(
         how = (f"train.microbatch_size={microbatch_size}", f"sft.weighting={weighting}")
         return load_config(RecipeConfig, None, [*FINE_TUNING, *place, *how])
 
-    # The rate of the first step is 0: what is saved after it are the weights the run started from.
+    # Without a lead the rate of the first step is 0: what is saved after it are the weights the run started from.
     warmup = (
+        "scheduler.lead=0",
         "scheduler.warmup_ratio=0",
         "scheduler.warmup_duration=1ba",
         "train.max_duration=2ba",
