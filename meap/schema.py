@@ -40,7 +40,7 @@ Rows of fine-tuning data hold the tokens of whole conversations, back to back, a
 """
 
 ANSWER_COLUMN: Final = "answer"
-"""uint8, one per token: 1 where it belongs to an assistant's answer, its end-of-turn token included."""
+"""uint8, one per token: its flags, see `meap.answers`."""
 LENGTHS_COLUMN: Final = "lengths"
 """uint32: tokens of each conversation of the row, in order."""
 COPIED_COLUMN: Final = "copied"
@@ -81,6 +81,8 @@ class SftBatch(Batch):
     """Tokens of each row's segments, in order; attention stays within a segment, and what they leave is padding."""
     num_targets: list[int]
     """Scored positions of each row."""
+    num_maskable: list[int]
+    """Words of each row's copies that may be masked; the ratio is a share of these."""
 
 
 class WeightedSftBatch(SftBatch):

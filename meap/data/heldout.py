@@ -146,4 +146,4 @@ class _Batches(IterableDataset[Any]):
         if is_scored:
             return sample
         sample["labels"] = torch.full_like(sample["labels"], IGNORE_INDEX)
-        return sample | ({"num_targets": 0} if "num_targets" in sample else {})
+        return sample | ({"num_targets": 0, "num_maskable": 0} if "num_targets" in sample else {})

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from meap.manifest import CONVERSATIONS, ROWS
 from meap.prep.job import Job
 from meap.prep.removal.report import REMOVED_DIR, describe_removed
-from meap.prep.resolved import ResolvedJob, ResolvedPrep
+from meap.prep.resolved import ResolvedJob, ResolvedPrep, ResolvedSft
 from meap.prep.selection import describe_selection
-from meap.prep.sft.report import describe_packing
+from meap.prep.sft.report import describe_packing, warnings_of
 from meap.prep.steps import LOSSY_DOCUMENTS, SPELLED_TOKENS, SPELLING_DOCUMENTS, TRIED_DOCUMENTS
 from meap.prep.task_records import SplitRecord, TaskRecord, parts_of, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
@@ -95,6 +95,15 @@ def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterato
                 f"tasks loses less than a row of {job.config.seq_len + 1:,}; choose fewer tasks, or a smaller seq_len"
             )
     counts = sum((Counter(split.counts) for record in records for split in record.splits.values()), Counter[str]())
+    if isinstance(job.config, ResolvedSft):
+        by_part = [each for record in records for each in record.splits.items()]
+        heldout_rows = sum(split.rows for part, split in by_part if part.endswith(VALIDATION_SPLIT))
+        yield from warnings_of(
+            counts,
+            conversations=sum(split.documents for _, split in by_part),
+            heldout_rows=heldout_rows if job.config.heldout_ratio else None,
+            max_length=job.config.max_length,
+        )
     if counts[LOSSY_DOCUMENTS] > _FEW_LOSSY * counts[TRIED_DOCUMENTS]:
         first = next((record.first_loss for record in records if record.first_loss is not None), "")
         yield (

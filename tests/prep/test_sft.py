@@ -12,6 +12,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meap.answers import SCORED
 from meap.config import TokenizerConfig
 from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 from meap.manifest import CONVERSATIONS, Manifest
@@ -34,8 +35,9 @@ def read_conversations(remote: Path, split: str = "train") -> list[list[tuple[li
         assert ends[-1] == len(row["tokens"]) == len(row["answer"])
         rows.append(
             [
-                (row["tokens"][end - length : end].tolist(), row["answer"][end - length : end].tolist(), bool(copied))
+                (row["tokens"][span].tolist(), (row["answer"][span] & SCORED).tolist(), bool(copied))
                 for end, length, copied in zip(ends, row["lengths"], row["copied"], strict=True)
+                for span in [slice(end - length, end)]
             ]
         )
     return rows
@@ -68,7 +70,7 @@ def test_every_conversation_is_in_exactly_one_row(prepare_sft, tmp_path, tokeniz
                 tokenizer.decode([t for t, a in zip(tokens, answer, strict=True) if a])
                 == tokenizer.decode(tokens).split("Response:\n")[1]
             )
-            assert is_copied == (sum(answer) > 14)
+            assert is_copied == (sum(answer) - 1 > 14)  # the end of the turn is no word
         assert sum(len(tokens) * (1 + is_copied) for tokens, _, is_copied in row) <= 320
     manifest = read_manifest(tmp_path / "out")
     num_copied = sum(is_copied for row in rows for _, _, is_copied in row)

@@ -60,7 +60,7 @@ def test_every_assistant_turn_and_nothing_else_is_an_answer(chatml):
         ],
     )
     assert rendered.tokens.tolist() == tokens
-    assert rendered.answer.tolist() == answer
+    assert (rendered.flags & 1).tolist() == answer
 
 
 def test_rendering_is_that_of_transformers(chatml):
@@ -83,7 +83,7 @@ def test_the_default_template_is_alpacas_prompt(tokenizer, context):
     prompt += (f"### Input:\n{context}\n\n" if context else "") + "### Response:\n"
     tokens, answer = by_pieces(tokenizer, [(prompt, 0), ("Grey.</s>", 1)])
     assert rendered.text == prompt + "Grey.</s>"
-    assert (rendered.tokens.tolist(), rendered.answer.tolist()) == (tokens, answer)
+    assert (rendered.tokens.tolist(), (rendered.flags & 1).tolist()) == (tokens, answer)
     assert rendered.tokens[-1] == tokenizer.eos_id
 
 
@@ -93,7 +93,7 @@ def test_the_default_template_keeps_the_history(tokenizer):
         "<s>Be brief.\n\n### Instruction:\nIs the harbour quiet?\n\n### Response:\nIt lay quiet.</s>"
         "### Instruction:\nAnd the boats?\n\n### Response:\nThey rocked\nwithout a sound.</s>"
     )
-    answers = tokenizer.decode(rendered.tokens[rendered.answer == 1].tolist())
+    answers = tokenizer.decode(rendered.tokens[(rendered.flags & 1) == 1].tolist())
     assert answers == "It lay quiet.</s>They rocked\nwithout a sound.</s>"
 
 
@@ -113,14 +113,16 @@ def test_where_tokens_merge_across_the_border_the_prompt_is_encoded_as_inference
     assert whole[: len(apart)] != apart, "the tokenizer of this test does not merge"
     rendered = ChatTemplate(tokenizer, "tokenizer", template).render(chat)
     tokens, answer = by_pieces(tokenizer, [("Say: ", 0), ("the boats</s>", 1)])
-    assert (rendered.tokens.tolist(), rendered.answer.tolist()) == (tokens, answer)
+    assert (rendered.tokens.tolist(), (rendered.flags & 1).tolist()) == (tokens, answer)
 
 
 def test_a_template_that_rewrites_history_is_refused(tokenizer):
     template = ChatTemplate(
         tokenizer, "tokenizer", "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     )
-    with pytest.raises(RecordError, match="writes the beginning of a conversation differently once it continues"):
+    with pytest.raises(
+        RecordError, match="writes an answer differently once the conversation continues, .* turns=each"
+    ):
         template.render(TALK)
 
 

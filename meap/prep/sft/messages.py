@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 __all__ = ["ASSISTANT", "Messages", "RecordError", "format_of", "to_messages", "without_first_answers"]
 
-Messages: TypeAlias = "list[dict[str, str]]"
+Messages: TypeAlias = "list[dict[str, Any]]"
 """Each with `role` and `content`; an Alpaca record's user message also has `input`, empty where there is none."""
 
 ASSISTANT = "assistant"

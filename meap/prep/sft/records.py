@@ -15,6 +15,7 @@ from meap.prep.job import Job
 from meap.prep.progress import Tally
 from meap.prep.reader import BadRecords, read_records
 from meap.prep.resolved import ResolvedSft
+from meap.prep.sft.locating import Tools
 from meap.prep.sft.messages import Messages, RecordError, format_of, to_messages, without_first_answers
 
 __all__ = ["Conversation", "ReadConversations", "bad_records"]
@@ -30,6 +31,8 @@ class Conversation:
     """Line, row, or element of an array, from 1."""
     is_shortened: bool = False
     """Whether answers before the first question are left out."""
+    tools: Tools | None = None
+    """JSON schemas of the functions that it may call."""
 
 
 def bad_records(tally: Tally, allowed: int) -> BadRecords:

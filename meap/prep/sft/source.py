@@ -28,7 +28,7 @@ _MAX_LENGTH, _SAMPLE_MAX_LENGTH = 4096, 128
 _MIN_ANSWER_TOKENS, _SAMPLE_MIN_ANSWER_TOKENS = 50, 12
 
 _BYTES_PER_POSITION = 5 + 5
-"""A token, its answer flag, and at worst a length and a copy flag."""
+"""A token, its flags, and at worst a length and a copy flag."""
 
 
 def check_config(config: SftPrepConfig) -> ResolvedSft:
