@@ -56,6 +56,20 @@ def test_a_row_written_out_by_hand(layout, loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_by_rows_an_original_a_copy_and_a_short_conversation_weigh_one_each(layout, loss):
+    tokens = expand(layout, loss)
+    row = expand_row(ROW, 5, seq_len=T, sft=SftConfig(layout, loss, "rows"), rule=RULE, epoch=0)
+    assert row.keys() - tokens.keys() == {"weights", "num_views"}
+    for name, expected in tokens.items():
+        np.testing.assert_array_equal(row[name], expected)
+    original, views = ([0, 0.25, 0.25, 0.25, 0.25, 0], 3) if loss == "answer+masked" else ([0] * 6, 2)
+    of_copy = [float(label != NO) for label in row["labels"][6:12]]  # one token is masked
+    assert row["weights"].tolist() == [*original, *of_copy, 0, 0.5, 0.5, 0, 0, 0]
+    assert (row["num_views"], row["weights"].dtype) == (views, np.float32)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_without_a_rule_every_row_is_plain_next_token_prediction(loss):
     row = expand(loss=loss, rule=None)
     assert row["input_ids"].tolist() == [1, 11, 21, 22, 23, 2, 1, 12, 31, 2] + [0] * 8
