@@ -26,7 +26,7 @@ _MOST_UNREAD = 20
 
 
 def summary(job: Job[ResolvedJob]) -> str:
-    """One line about the data set, its losses and this command's speed; then what filters removed, and warnings."""
+    """One line about the data set, its losses and this command's speed; what was removed or not read; and warnings."""
     records = job.records().values()
     by_part = [each for record in records for each in record.splits.items()]
     splits = [split for _, split in by_part]
@@ -40,13 +40,12 @@ def summary(job: Job[ResolvedJob]) -> str:
     if job.kind == CONVERSATIONS:
         said.append(_packing(job, [record.splits[TRAIN_SPLIT] for record in records]))
     told = [_selection(job, by_part), _special_tokens(job, splits), _unpublished(records), _losses(job, records)]
-    told.append(_unread(records))
     said += filter(None, [_context(job), *told])
     if not job.is_published:
         said.append(_speed(job))
     state = "already complete" if job.is_published else "complete"
     whole = f"{state}: {'; '.join(said)}" + describe_removed(records, f"{job.folder.url}/{REMOVED_DIR}")
-    return "\n".join([whole, *(f"warning: {each}" for each in _warnings(job, records))])
+    return "\n".join([whole, *_unread(records), *(f"warning: {each}" for each in _warnings(job, records))])
 
 
 def _losses(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> str:
@@ -135,11 +134,12 @@ def _unpublished(records: Collection[TaskRecord]) -> str:
     return f"too little for a row to train on: {streams}" if streams else ""
 
 
-def _unread(records: Collection[TaskRecord]) -> str:
+def _unread(records: Collection[TaskRecord]) -> Iterator[str]:
     counts = sum((Counter(record.unread) for record in records), Counter[str]())
-    fields = [f"{name} ({count:,} records)" for name, count in counts.most_common(_MOST_UNREAD)]
+    fields = [f"{name} ({count:,} record{'s'[: count != 1]})" for name, count in counts.most_common(_MOST_UNREAD)]
     more = f" and {len(counts) - len(fields):,} other fields" if len(counts) > len(fields) else ""
-    return f"not read: {', '.join(fields)}{more}" if fields else ""
+    if fields:
+        yield f"not read: {', '.join(fields)}{more}"
 
 
 def _speed(job: Job[ResolvedJob]) -> str:

@@ -12,8 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meap.answers import answer_spans
+from meap.config import TokenizerConfig
 from meap.prep.sft.messages import RecordError, format_of, parse_record, to_messages, without_first_answers
+from meap.prep.sft.rendering import ChatTemplate
+from meap.prep.sft.templates import DEFAULT_TEMPLATE
 from meap.prep.sft.turns import ROLES
+from meap.tokenizer import load_tokenizer
+from tests.prep.plain_streaming import open_plain
 
 NOTATIONS = [("from", "value"), ("role", "content"), ("role", "value"), ("from", "content")]
 LISTS = {"conversations": "sharegpt", "messages": "messages"}
@@ -155,6 +161,22 @@ def test_tool_calls_become_those_of_transformers(arguments, wrap, content):
     called = {"role": "assistant", "content": "", "tool_calls": [{"id": "call00001"} | CALLS[0]]}
     assert parsed.messages == [USER, called, result, ANSWER]
     assert parsed.unread == ()
+
+
+@pytest.mark.parametrize("store", [json.dumps, lambda value: value])
+def test_a_null_that_json_in_a_string_spells_is_kept(store):
+    """Columns of parquet give each object the fields of all, so that elsewhere null is the same as absent."""
+    call = {"name": "f", "arguments": {"x": None, "y": [{"z": None}]}}
+    parsed = parse_record(
+        chat(USER, {"role": "assistant", "tool_calls": store([call])}, ANSWER)
+        | {"tools": store([{"name": "f", "x": None}])},
+        "messages",
+    )
+    is_exact = store is json.dumps
+    assert parsed.messages[1]["tool_calls"][0]["function"] == (
+        call if is_exact else {"name": "f", "arguments": {"y": [{}]}}
+    )
+    assert parsed.tools == [{"type": "function", "function": {"name": "f"} | ({"x": None} if is_exact else {})}]
 
 
 def test_the_deprecated_form_of_calls_and_results():
@@ -356,6 +378,16 @@ def test_records_with_images_and_the_like_are_refused(key, form):
     assert parse_record(RECORDS[form] | {key: []}, form).unread == ()
 
 
+@pytest.mark.parametrize("form", RECORDS)
+def test_answers_that_are_not_to_be_learned_are_refused(form):
+    """LLaMA-Factory, data/README.md: `kto_tag`; TRL, "Unpaired preference": `label`."""
+    for key in ("kto_tag", "label") if form == "prompt_completion" else ("kto_tag",):
+        with pytest.raises(RecordError, match=f"{key} is false, so its answer is one not to learn: take such records"):
+            parse_record(RECORDS[form] | {key: False}, form)
+        assert to_messages(RECORDS[form] | {key: True}, form) == SAID[form]
+    assert to_messages(RECORDS["messages"] | {"label": False}, "messages") == SAID["messages"]
+
+
 SYSTEM = {"role": "system", "content": "s"}
 
 
@@ -469,6 +501,69 @@ def test_a_conversation_begins_with_its_first_question():
         without_first_answers([SYSTEM, ANSWER, USER])
 
 
+CHATML_OF_TOOLS = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture
+def prepare_with_tools(prepare_sft, tmp_path, tokenizer_dir):
+    """Prepares a file with a chat template that writes tools and calls; gives what is scored of each conversation."""
+    (tmp_path / "own").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "own" / name).write_bytes((tokenizer_dir / name).read_bytes())
+    (tmp_path / "own" / "chat_template.jinja").write_text(CHATML_OF_TOOLS)
+    tokenizer = load_tokenizer(TokenizerConfig(name=str(tmp_path / "own")))
+
+    def run(source: str, remote: str) -> list[tuple[str, list[str]]]:
+        prepare_sft(f"source={source}", f"remote={remote}", "tokenizer.name=own", "pack=false", "max_length=1024")
+        found = []
+        for row in open_plain(local=str(tmp_path / remote / "train"), batch_size=1):
+            spans = answer_spans(row["answer"])
+            found.append((tokenizer.decode(row["tokens"]), [tokenizer.decode(row["tokens"][a:b]) for a, b in spans]))
+        return found
+
+    return run
+
+
+CALLED = {"role": "assistant", "content": None, "tool_calls": CALLS}
+WHOLE = {
+    "messages": [USER, CALLED, {"role": "tool", "content": "9"}, ANSWER | {"weight": 0}, USER, ANSWER],
+    "tools": TOOLS,
+    "source": "a book",
+}
+SECOND = {
+    "messages": [{"role": "developer", "content": "Be brief."}, USER, ANSWER | {"name": "Ann"}],
+    "source": "a letter",
+}
+
+
+def test_a_job_reads_all_that_is_said_and_names_what_it_does_not_read(prepare_with_tools, tmp_path, capsys):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (WHOLE, SECOND)))
+    pq.write_table(pa.Table.from_pylist([WHOLE, SECOND]), tmp_path / "in.parquet")  # with the fields of all in each
+    rows = prepare_with_tools("in.jsonl", "lines")
+    first, second = sorted(rows, key=lambda row: "brief" in row[0])
+    call = json.dumps(CALL)
+    assert first[0].startswith(json.dumps(TOOLS[0]) + "\n<user>How deep is the harbour?</s><assistant>")
+    assert first[1] == [call + "</s>", "Nine metres.</s>"]
+    assert second[0].startswith("<system>Be brief.</s><user>")
+    assert second[1] == ["Nine metres.</s>"]
+    assert "\nnot read: source (2 records), messages[].name (1 record)\n" in capsys.readouterr().out
+    assert prepare_with_tools("in.parquet", "columns") == rows
+
+
+@pytest.mark.parametrize("later", [{"role": "tool", "content": "9"}, SYSTEM])
+def test_the_default_template_refuses_roles_that_alpaca_s_prompt_has_no_place_for(tokenizer, later):
+    template = ChatTemplate(tokenizer, "default", DEFAULT_TEMPLATE)
+    with pytest.raises(RecordError, match=f"the chat template refuses it .no place for .* role {later['role']} in"):
+        template.render(to_messages(chat(USER, ANSWER, later, ANSWER), "messages"))
+
+
 texts = st.builds("<{}>".format, st.integers(0, 10**9))
 anything = st.recursive(
     texts | st.integers() | st.booleans() | st.none(),
@@ -534,7 +629,8 @@ def paths_of_texts(value: object, path: tuple[str, ...] = ("",)) -> Iterator[tup
         yield value, path
     for key, each in value.items() if isinstance(value, dict) else ():
         name = path[-1] + key
-        yield key, (*path, name)
+        if each is not None:  # which is the same as absent
+            yield key, (*path, name)
         for text, inner in paths_of_texts(each, (f"{name}.",)):
             yield text, (*path, name, *inner)
     for each in value if isinstance(value, list) else ():

@@ -22,23 +22,24 @@ class Fields:
         values: The object; null is the same as absent, since a column of parquet gives every object the fields of all.
         place: Where it is, for errors, such as "turn 2 of 'messages'"; empty for the record.
         name: What precedes its fields in `unread`, such as "messages[]."; empty for the record.
-        above: What it is in.
 
     Raises:
         RecordError: It is not an object.
     """
 
-    def __init__(self, values: Any, place: str = "", name: str = "", above: Fields | None = None) -> None:
+    def __init__(self, values: Any, place: str = "", name: str = "") -> None:
         if not isinstance(values, Mapping):
             raise RecordError(f"{place} is not an object but {_kind_of(values)}")
         self._values = cast("Mapping[str, Any]", values)
         self._read: set[str] = set()
+        self._json: set[str] = set()
+        """Fields that hold JSON in a string."""
         self._left: list[str] = []
         self._below: list[Fields] = []
         self._place = place
         self._name = name
-        if above is not None:
-            above._below.append(self)
+        self.is_exact = False
+        """Whether it was stored as JSON in a string, where a null is meant and not what a column adds."""
 
     def __contains__(self, key: str) -> bool:
         return self._values.get(key) is not None
@@ -75,21 +76,22 @@ class Fields:
         """
         within = f" in {self._place}" if self._place else ""
         if not isinstance(found, list):
-            return [Fields(found, f"{key!r}{within}", f"{self._name}{key}.", self)]
+            return [self._object(found, f"{key!r}{within}", key, f"{self._name}{key}.")]
         return [
-            Fields(
-                self.from_json(each, key) if isinstance(each, str) else each,
-                f"{noun} {number} of {key!r}{within}",
-                f"{self._name}{key}[].",
-                self,
-            )
+            self._object(each, f"{noun} {number} of {key!r}{within}", key, f"{self._name}{key}[].")
             for number, each in enumerate(cast("list[Any]", found), 1)
         ]
 
+    def _object(self, value: Any, place: str, key: str, name: str) -> Fields:
+        below = Fields(self.from_json(value, key) if isinstance(value, str) else value, place, name)
+        below.is_exact = self.is_exact or key in self._json
+        self._below.append(below)
+        return below
+
     def rest(self, *, but: str) -> dict[str, Any]:
-        """All fields except one, which count as read; those that are null are left out."""
+        """All fields except one, which count as read."""
         self._read.update(self._values)
-        return {key: value for key, value in self._values.items() if key != but and value is not None}
+        return {key: value for key, value in self._values.items() if key != but}
 
     def get(self, key: str) -> Any:
         """A field, which counts as read; None if it is absent."""
@@ -132,6 +134,7 @@ class Fields:
         Raises:
             RecordError: It is not JSON.
         """
+        self._json.add(key)
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:

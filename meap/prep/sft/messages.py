@@ -46,7 +46,7 @@ _FIELDS = {
     "prompt_completion": ("prompt", "completion"),
 }
 """Fields that a record of each format has; `auto` looks for them in this order."""
-_MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,7 @@ def parse_record(record: Mapping[str, Any], form: str) -> Parsed:
         RecordError: A field is missing or of the wrong type, a role is unknown, an answer is empty, or none is scored.
     """
     fields = Fields(record)
-    for key in _MEDIA:
-        if not fields.is_empty(key):
-            raise RecordError(f"field {key!r} is {short(record[key])}: only text is read; take such records out")
+    _refuse_what_no_text_shows(fields, record, form)
     if form == "alpaca":
         messages = _from_alpaca(fields)
     elif form == "prompt_completion":
@@ -102,6 +100,16 @@ def parse_record(record: Mapping[str, Any], form: str) -> Parsed:
     _require_order(messages)
     _require_answers(messages)
     return Parsed(messages, tools_of(fields), tuple(dict.fromkeys(fields.unread())))
+
+
+def _refuse_what_no_text_shows(fields: Fields, record: Mapping[str, Any], form: str) -> None:
+    """Images and the like, and answers that are examples of what not to say (LLaMA-Factory's and TRL's, for KTO)."""
+    for key in _MEDIA & record.keys():
+        if not fields.is_empty(key):
+            raise RecordError(f"field {key!r} is {short(record[key])}: only text is read; take such records out")
+    for key in ("kto_tag", "label") if form == "prompt_completion" else ("kto_tag",):
+        if record.get(key) is False:
+            raise RecordError(f"{key} is false, so its answer is one not to learn: take such records out")
 
 
 def is_scored(message: Mapping[str, Any]) -> bool:

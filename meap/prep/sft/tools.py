@@ -28,6 +28,8 @@ def tools_of(record: Fields) -> Tools | None:
     Raises:
         RecordError: What is there is no list of functions.
     """
+    if "tools" not in record and "functions" not in record:
+        return None
     key = "tools" if record.parsed("tools") is not None or "functions" not in record else "functions"
     return [_tool(each) for each in record.objects(record.parsed(key) or [], key, "function")] or None
 
@@ -59,9 +61,10 @@ def calls_in_text(message: Fields, text: str, key: str) -> tuple[str, list[dict[
 def _tool(fields: Fields) -> dict[str, Any]:
     function = _function(fields)
     schema = function.rest(but="type")
+    schema = schema if function.is_exact else _without_nulls(schema)
     if isinstance(schema.get("parameters"), str):
         schema["parameters"] = function.from_json(schema["parameters"], "parameters")
-    return {"type": "function", "function": {"name": _name(function), **_without_nulls(schema)}}
+    return {"type": "function", "function": {"name": _name(function), **schema}}
 
 
 def _call(fields: Fields) -> dict[str, Any]:
@@ -71,8 +74,10 @@ def _call(fields: Fields) -> dict[str, Any]:
         raise function.error(f"the call of {name!r} has no arguments: write {{}} where there are none")
     if isinstance(arguments, str):
         arguments = function.from_json(arguments, "arguments") if arguments.strip() else {}
-    else:
-        arguments = {} if arguments is None else _without_nulls(arguments)
+    elif arguments is None:
+        arguments = {}
+    elif not function.is_exact:
+        arguments = _without_nulls(arguments)
     if not isinstance(arguments, dict):
         raise function.error(f"arguments={short(arguments)} are not an object with a value by each name")
     id_of_call = {"id": fields.text("id")} if "id" in fields else {}
@@ -97,7 +102,7 @@ def _name(function: Fields) -> str:
 
 
 def _without_nulls(value: Any) -> Any:
-    """An object as it was before a column of parquet gave it the fields of all; JSON in a string is left as it is."""
+    """An object as it was before a column of parquet gave it the fields of all."""
     if isinstance(value, Mapping):
         values = cast("Mapping[str, Any]", value)
         return {key: _without_nulls(each) for key, each in values.items() if each is not None}

@@ -8,7 +8,7 @@ data/README.md (`function_call`, `observation`) and the section "Harmony" of TRL
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from meap.prep.sft.fields import Fields, short
 from meap.prep.sft.tools import calls_in_text, calls_of
@@ -66,8 +66,22 @@ def read_turns(record: Fields, key: str) -> Messages:
     turns = record.parsed(key)
     if not isinstance(turns, list):
         raise record.error(f"field {key!r} is not a list of turns but {'empty' if turns is None else short(turns)}")
+    plain = [_plain(turn) for turn in cast("list[Any]", turns)]
+    if all(plain):
+        return cast("Messages", plain)
     is_sharegpt = key == "conversations"
     return [_message(turn, is_sharegpt=is_sharegpt) for turn in record.objects(turns, key, "turn")]
+
+
+def _plain(turn: Any) -> dict[str, Any] | None:
+    """The message of a turn that has nothing but a role and a text, as most have: without the price of the others."""
+    if not isinstance(turn, dict) or len(cast("Any", turn)) != 2:
+        return None
+    for role_key, content_key in (("role", "content"), ("from", "value")):
+        name, text = (cast("dict[str, Any]", turn).get(key) for key in (role_key, content_key))
+        if isinstance(name, str) and isinstance(text, str) and name in ROLES and name != _CALL_ROLE:
+            return {"role": ROLES[name], "content": text}
+    return None
 
 
 def _message(turn: Fields, *, is_sharegpt: bool) -> dict[str, Any]:
