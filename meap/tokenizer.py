@@ -29,13 +29,14 @@ from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.manifest import TokenizerRecord
 from meap.places.whole import write_whole
 
-__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "restore_tokenizer", "tokenizer_files"]
+__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "model_context", "restore_tokenizer", "tokenizer_files"]
 
 AUTO, BOS_EOS, EOS = SEPARATORS
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 _CHAT_TEMPLATE_FILE = "chat_template.jinja"
+_MODEL_FILE = "config.json"
 TOKENIZER_FILES = (_TOKENIZER_FILE, _CONFIG_FILE, _SPECIAL_TOKENS_FILE)
 """What `Tokenizer.save` writes."""
 
@@ -203,11 +204,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """
     if config.name is None:
         raise ConfigError("tokenizer.name is not set: give a local folder with a tokenizer.json, or a hub name")
-    folder = Path(config.name)
-    if not folder.is_dir():
-        if folder.is_absolute() or config.name.startswith(".") or config.name.count("/") > 1:
-            raise DataError(f"tokenizer.name={config.name}: this folder does not exist; check the path")
-        folder = _download(config.name)
+    folder = _folder_of(config.name)
     tokenizer_file = folder / _TOKENIZER_FILE
     if not tokenizer_file.is_file():
         raise DataError(f"tokenizer folder {folder} holds no {_TOKENIZER_FILE}: export it with save_pretrained first")
@@ -264,11 +261,37 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     return loaded.without_bos() if loaded.separator == EOS and bos_token != eos_token else loaded
 
 
+def model_context(name: str) -> int | None:
+    """Positions that the model reads whose folder or hub name this is; None where its config.json is not beside.
+
+    Args:
+        name: `tokenizer.name`.
+
+    Raises:
+        DataError: The files do not exist or cannot be read.
+    """
+    described = _read_json(_folder_of(name) / _MODEL_FILE)
+    described = described.get("text_config") or described  # of a model that also sees
+    limits = [described.get("max_position_embeddings")]
+    if described.get("use_sliding_window", True):
+        limits.append(described.get("sliding_window"))
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+
+def _folder_of(name: str) -> Path:
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise DataError(f"tokenizer.name={name}: this folder does not exist; check the path")
+    return _download(name)
+
+
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*TOKENIZER_FILES, _CHAT_TEMPLATE_FILE]))
+        return Path(snapshot_download(name, allow_patterns=[*TOKENIZER_FILES, _CHAT_TEMPLATE_FILE, _MODEL_FILE]))
     except Exception as error:
         raise DataError(
             f"tokenizer.name={name!r} is neither a local folder nor available on the Hugging Face hub "

@@ -11,16 +11,18 @@ from meap.prep.job import Job
 from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.resolved import ResolvedJob, ResolvedPrep, ResolvedSft
 from meap.prep.selection import describe_selection
-from meap.prep.sft.report import describe_packing, warnings_of
+from meap.prep.sft.report import describe_context, describe_packing, warning_of_context, warnings_of
 from meap.prep.steps import LOSSY_DOCUMENTS, SPELLED_TOKENS, SPELLING_DOCUMENTS, TRIED_DOCUMENTS
 from meap.prep.task_records import SplitRecord, TaskRecord, parts_of, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.show.numbers import size
+from meap.tokenizer import model_context
 
 __all__ = ["summary"]
 
 _LARGE_TAIL = 0.01
 _FEW_LOSSY = 0.01
+_MOST_UNREAD = 20
 
 
 def summary(job: Job[ResolvedJob]) -> str:
@@ -38,7 +40,8 @@ def summary(job: Job[ResolvedJob]) -> str:
     if job.kind == CONVERSATIONS:
         said.append(_packing(job, [record.splits[TRAIN_SPLIT] for record in records]))
     told = [_selection(job, by_part), _special_tokens(job, splits), _unpublished(records), _losses(job, records)]
-    said += filter(None, told)
+    told.append(_unread(records))
+    said += filter(None, [_context(job), *told])
     if not job.is_published:
         said.append(_speed(job))
     state = "already complete" if job.is_published else "complete"
@@ -104,6 +107,9 @@ def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterato
             heldout_rows=heldout_rows if job.config.heldout_ratio else None,
             max_length=job.config.max_length,
         )
+        context, views = model_context(job.tokenizer.name), job.config.views
+        if warning := warning_of_context(context, max_length=job.config.max_length, views=views):
+            yield warning
     if counts[LOSSY_DOCUMENTS] > _FEW_LOSSY * counts[TRIED_DOCUMENTS]:
         first = next((record.first_loss for record in records if record.first_loss is not None), "")
         yield (
@@ -129,6 +135,13 @@ def _unpublished(records: Collection[TaskRecord]) -> str:
     return f"too little for a row to train on: {streams}" if streams else ""
 
 
+def _unread(records: Collection[TaskRecord]) -> str:
+    counts = sum((Counter(record.unread) for record in records), Counter[str]())
+    fields = [f"{name} ({count:,} records)" for name, count in counts.most_common(_MOST_UNREAD)]
+    more = f" and {len(counts) - len(fields):,} other fields" if len(counts) > len(fields) else ""
+    return f"not read: {', '.join(fields)}{more}" if fields else ""
+
+
 def _speed(job: Job[ResolvedJob]) -> str:
     seconds = job.progress.seconds or 1e-9
     text = f"{size(job.progress.text_bytes / seconds)} of text/s, " if job.progress.text_bytes else ""
@@ -142,6 +155,13 @@ def _selection(job: Job[ResolvedJob], by_part: Collection[tuple[str, SplitRecord
         train_tokens=sum(split.tokens for part, split in by_part if part.endswith(TRAIN_SPLIT)),
         max_tokens=job.config.max_tokens if isinstance(job.config, ResolvedPrep) else None,
     )
+
+
+def _context(job: Job[ResolvedJob]) -> str:
+    if not isinstance(job.config, ResolvedSft):
+        return ""
+    context = model_context(job.tokenizer.name)
+    return describe_context(context, max_length=job.config.max_length, views=job.config.views)
 
 
 def _packing(job: Job[ResolvedJob], parts: Collection[SplitRecord]) -> str:

@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError
-from meap.prep.sft.messages import RecordError, format_of, to_messages, without_first_answers
+from meap.prep.sft.messages import RecordError, to_messages
 from meap.prep.sft.rendering import ChatTemplate
 from meap.prep.sft.templates import DEFAULT_TEMPLATE, choose_template
 from meap.tokenizer import load_tokenizer
@@ -159,69 +159,3 @@ def test_a_template_in_a_file_of_its_own_is_found_and_saved(tokenizer_dir, tmp_p
         "tokenizer",
         CHATML,
     )
-
-
-def test_three_formats_give_the_same_messages():
-    chat = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
-    openai = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    expected = openai
-    assert to_messages({"conversations": chat}, "sharegpt") == expected
-    assert to_messages({"messages": openai}, "messages") == expected
-    assert to_messages({"instruction": "a", "output": "b"}, "alpaca") == [{**openai[0], "input": ""}, openai[1]]
-    assert [
-        format_of(each) for each in ({"messages": 1}, {"conversations": 1}, {"instruction": 1, "output": 1}, {"x": 1})
-    ] == [
-        "messages",
-        "sharegpt",
-        "alpaca",
-        None,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("record", "form", "reason"),
-    [
-        ({"instruction": "a", "output": " \n"}, "alpaca", "an answer is empty"),
-        ({"instruction": "a", "output": 3}, "alpaca", "field 'output' is not a string but int"),
-        ({"messages": "hello"}, "messages", "field 'messages' is not a list of turns but str"),
-        ({"messages": []}, "messages", "field 'messages' is not a list of turns but empty"),
-        ({"messages": ["hello"]}, "messages", "turn 1 of 'messages' is not an object but str"),
-        ({"messages": [{"role": "user"}]}, "messages", "turn 1: no field 'content'"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "turn 1 has role='tool'; known are assistant, "),
-        ({"messages": [{"role": "user", "content": "x"}]}, "messages", "the conversation has no assistant turn"),
-        ({"messages": [*TALK[1:], TALK[0]]}, "messages", "a system message stands after the first turn"),
-        (
-            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": 1}]}]},
-            "messages",
-            "turn 1 has tool_calls, and tool calls are not supported",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages",
-            "turn 1: field 'content' has a part that is not text",
-        ),
-    ],
-)
-def test_a_record_that_cannot_be_used_says_why(record, form, reason):
-    with pytest.raises(RecordError, match=reason):
-        to_messages(record, form)
-
-
-def test_turns_may_be_written_in_either_way_and_in_parts():
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    record = {"conversations": [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]}
-    expected = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c"}]
-    assert to_messages(record, "sharegpt") == expected
-    assert to_messages({"messages": [{"from": "human", "value": "ab"}, {"from": "gpt", "value": "c"}]}, "messages") == (
-        expected
-    )
-    assert format_of(record | {"instruction": "x", "output": "y"}) == "sharegpt"
-    assert format_of(record | {"instruction": "x", "output": "y"}, "alpaca") == "alpaca"
-    assert format_of(record, "alpaca") is None
-
-
-def test_a_conversation_begins_with_its_first_question():
-    assert without_first_answers([TALK[0], TALK[2], *TALK[3:]]) == [TALK[0], *TALK[3:]]
-    assert without_first_answers(TALK) == TALK
-    with pytest.raises(RecordError, match="no assistant turn follows a user turn"):
-        without_first_answers([TALK[0], TALK[2], TALK[1]])

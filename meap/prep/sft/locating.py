@@ -15,17 +15,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from meap.errors import ConfigError
 from meap.prep.sft.messages import ASSISTANT, Messages, RecordError
 from meap.prep.sft.templates import has_marks, render, special_of_role
+from meap.prep.sft.tools import Tools
 from meap.tokenizer import Tokenizer
 
-__all__ = ["Located", "Locator", "Tools", "texts_of"]
-
-Tools: TypeAlias = "list[dict[str, Any]]"
-"""JSON schemas of functions."""
+__all__ = ["Located", "Locator", "texts_of"]
 
 _REWRITES = (
     "the chat template writes an answer differently once the conversation continues, so that it cannot be located: "

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from meap.answers import END, SCORED, Flags
-from meap.prep.sft.locating import Located, Locator, Tools, texts_of
+from meap.prep.sft.locating import Located, Locator, texts_of
 from meap.prep.sft.messages import Messages, RecordError
 from meap.prep.sft.templates import time_limit
+from meap.prep.sft.tools import Tools
 from meap.tokenizer import Tokenizer
 
 __all__ = ["ChatTemplate", "Rendered"]
