@@ -13,7 +13,7 @@ from composer.utils.parallelism import FSDP2Config
 from meap.checkpoints import CheckpointStore
 from meap.config import RecipeConfig
 from meap.places.addresses import is_url
-from meap.train.checkpoints.model_record import record_model, usage_after
+from meap.train.checkpoints.model_record import record_model
 from meap.train.checkpoints.resuming import ResumePoint, find_resume_point
 from meap.train.checkpoints.saving import CheckpointSaving
 from meap.train.checkpoints.trust import named_checkpoint_errors
@@ -28,6 +28,7 @@ from meap.train.provenance import RunStart
 from meap.train.ranks import Ranks
 from meap.train.run import Run
 from meap.train.speed import speed_up
+from meap.train.usage import usage_after
 
 __all__ = ["PlannedTrainer", "build_trainer"]
 
