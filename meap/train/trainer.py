@@ -154,7 +154,7 @@ def _sharding(config: RecipeConfig, model: NextTokenModel, *, kind: str) -> dict
     model.model.fsdp_wrap_fn = lambda module: module in layers  # type: ignore[assignment]
     return {
         "fsdp": FSDP2Config(
-            # Kept gathered between forward and backward pass, weights are sharded outside of steps only (ZeRO-2).
+            # Kept gathered between forward and backward pass, weights are sharded outside of steps only: SHARD_GRAD_OP.
             reshard_after_forward=not mode.gathers_in_step,
             state_dict_type=kind,
             load_monolith_rank0_only=kind == "full",
