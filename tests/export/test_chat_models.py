@@ -290,14 +290,18 @@ def test_the_tokenizer_reads_text_and_chats_as_training_did(tuned):
 
 
 @pytest.mark.slow
-def test_meap_generate_answers_as_the_card_does(tuned, capsys):
+def test_meap_generate_answers_and_the_card_can_be_followed(tuned, follow_card, capsys):
     from meap.cli import main
 
     question = next(iter(ANSWERS))
     assert main(["generate", f"model={tuned[2]}", f"prompt={question}", "max_new_tokens=60"]) == 0
     assert capsys.readouterr().out.strip() == ANSWERS[question]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        done = follow_card(tuned[2])
+    for ids in done["inputs"]["input_ids"].tolist():
+        assert ids.count(done["tokenizer"].bos_token_id) == tuned[0].begins_with_bos
     card = (tuned[2] / "README.md").read_text()
-    assert "apply_chat_template(" in card
     assert all(f"`{each}`" in card for each in (*tuned[0].ends, tuned[0].pad))
 
 
