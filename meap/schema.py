@@ -24,6 +24,7 @@ __all__ = [
     "VALIDATION_SPLIT",
     "Batch",
     "SftBatch",
+    "WeightedSftBatch",
     "conversation_columns",
     "mds_columns",
     "token_dtype",
@@ -82,6 +83,15 @@ class SftBatch(Batch):
     """Scored positions of each row."""
     num_maskable: list[int]
     """Words of each row's copies that may be masked; the ratio is a share of these."""
+
+
+class WeightedSftBatch(SftBatch):
+    """The same where each view weighs the same (`sft.weighting=rows`)."""
+
+    weights: Any
+    """float32 tensor (B, T): 1 / scored positions of the view that a scored position is in; 0 elsewhere."""
+    num_views: list[int]
+    """Views of each row in which anything is scored: what the weights of the row add up to."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:

@@ -24,6 +24,7 @@ CORE = {
     "locks",
     "rope",
     "run_files",
+    "usage",
 }
 CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "places", "tokenizer"}
 ALLOWED = {

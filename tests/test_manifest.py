@@ -21,6 +21,7 @@ MANIFEST = Manifest(
     sources=("a.json.gz",),
     config={"seq_len": 8},
     versions={"meap": "0"},
+    stop_ids=(7, 1),
 )
 
 

@@ -103,11 +103,15 @@ class SftConfig:
     """`concat`: the copy attends to its original, positions run on (paper); `separate`: it does not (official code)."""
     loss: str = "answer+masked"
     """`answer+masked`: answers of the original and masked tokens of the copy; `masked`: the latter alone."""
+    weighting: str = "tokens"
+    """What weighs the same in the loss: `tokens`, all scored ones of a batch (paper); `rows`, each original and each
+    copy, whatever its length (official code): a masked token then weighs about 10 answer tokens."""
     min_answer_tokens: int | None = None
     """Only conversations with more answer tokens are copied. Unset: as prepared; may be raised, not lowered."""
 
     def __post_init__(self) -> None:
         require_one_of("sft.layout", self.layout, ("concat", "separate"))
         require_one_of("sft.loss", self.loss, ("answer+masked", "masked"))
+        require_one_of("sft.weighting", self.weighting, ("tokens", "rows"))
         if self.min_answer_tokens is not None:
             require_at_least("sft.min_answer_tokens", self.min_answer_tokens, 0)

@@ -19,8 +19,8 @@ class ModelConfig:
 
     base: str | None = None
     """What training starts from: a Hugging Face folder or hub name; a run of ours (its folder, its checkpoints' folder
-    or URL, or one checkpoint); a `.pth` of the official code. All but the last bring their own sizes: those below are
-    then unused."""
+    or URL, or one checkpoint); a local `.pth` of the official code. All but the last bring their own sizes: those below
+    are then unused."""
     base_rope_theta: float | None = None
     """RoPE theta that replaces the base's, for rows longer than it was trained on (the paper takes 640,000 for 65,536
     positions; yamls/long/). Unset: the base's own, and its own longest row."""

@@ -193,7 +193,8 @@ class SftPrepConfig(JobConfig):
     own, its history before it as the template then writes it (templates that drop the thoughts of earlier answers)."""
     max_length: int | None = None
     """Most tokens of a conversation, at least 2; the rest is cut off and counted. Unset: 4096, or 128 for the sample,
-    and never more than a row of `seq_len` holds."""
+    and never more than fits, beside its copy, a row of `seq_len` and the context of the model that `tokenizer.name`
+    names (its config.json)."""
     copies: bool = True
     """Whether rows leave room for a masked copy of conversations with long answers; false for an NTP control."""
     min_answer_tokens: int | None = None

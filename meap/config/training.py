@@ -42,13 +42,15 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW. Weight decay applies to matrices, the embedding among them; the weights of norms have none."""
+    """AdamW. Weight decay applies to matrices, the embedding among them."""
 
     lr: float = 4e-4
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.05
+    decay_norms: bool = False
+    """Whether vectors, which are the weights of norms and biases, decay as matrices do (official code)."""
     grad_clip_norm: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
 
@@ -71,12 +73,17 @@ class SchedulerConfig:
     """The same as a duration: 2000ba, 2000000000tok, 512000sp, 1ep, 0.1dur. Unset: warmup_ratio, else not read."""
     final_ratio: float = 0.1
     """Learning rate at the end as a share of the peak, in [0, 1)."""
+    lead: float | None = None
+    """Repeats the official code, where step k, counted from 0, has the schedule's rate at k + lead: 1 - 1/G with G
+    micro-batches per device. Unset: step k of W warm-up steps has (k + 1)/W of the peak; the decay begins after it."""
 
     def __post_init__(self) -> None:
         require_ratio("scheduler.warmup_ratio", self.warmup_ratio, remedy="The paper uses 0.1.")
         if self.warmup_duration is not None:
             require_share_or_duration("scheduler.warmup_duration", self.warmup_duration)
         require_ratio("scheduler.final_ratio", self.final_ratio, remedy="The paper uses 0.1.")
+        if self.lead is not None:
+            require_ratio("scheduler.lead", self.lead, remedy="Leave it unset, unless an official run is repeated.")
 
 
 @dataclass(frozen=True)

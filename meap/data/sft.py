@@ -13,6 +13,17 @@ What is scored, by `loss`:
     answer+masked   every answer token of the original, and the masked tokens of the copy
     masked          the masked tokens of the copy; of answers too short to be masked, every token of the original
 
+How scored tokens weigh in the loss of a batch, by `weighting`; a view is an original or a copy:
+
+    tokens   all alike: the loss is their mean over the batch (the paper's sum)
+    rows     each by 1 / scored tokens of its view: the loss is the mean over the batch's views, in which anything is
+             scored, of the mean over the view's scored tokens
+
+The official code takes the mean of each device's micro-batch, and the mean of these. With one row per device, a row
+being a view there, that is `rows`; with more it lies between the two and depends on the devices. Either choice here
+depends on the rows of the global batch alone. At a ratio of 0 the two differ in this only: by `rows`, conversations
+weigh the same, by `tokens`, long answers weigh more.
+
 The ratio is that of each long answer of the copy; ends of turns are no words, and never masked (`meap.answers`). Masks
 are drawn for the address (seed, epoch, row * seq_len + place of the answer), so that they change from epoch to epoch
 and depend on nothing else; at a ratio of 0 there are no copies. Which
@@ -81,7 +92,7 @@ class StreamingSFTDataset(StreamingMaskedDataset):
             optimizer.zero_grad()
 
     Args:
-        sft: Layout and loss.
+        sft: Layout, loss and weighting.
         seq_len: Positions of a row.
         rule: How copies are masked; None, or a ratio of 0, yields originals only (evaluation, the NTP control).
         streaming_arguments: See `StreamingMaskedDataset`; `labels` among them.
@@ -106,7 +117,7 @@ class StreamingSFTDataset(StreamingMaskedDataset):
         )
         if not self._labels_are_shifted:
             # Nothing is lost at the end: no conversation's last position has a target.
-            row["labels"] = np.insert(row["labels"][:-1], 0, IGNORE_INDEX)
+            row |= {name: np.roll(row[name], 1) for name in ("labels", "weights") if name in row}
         return {
             name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in row.items()
         }
@@ -127,17 +138,19 @@ def expand_row(
         columns: What `meap.schema.conversation_columns` names: conversations back to back.
         sample_id: Number of the row in the data set.
         seq_len: Positions of the row, T.
-        sft: Layout and loss.
+        sft: Layout, loss and weighting.
         rule: How copies are masked; None for no copies.
         epoch: Epoch number, from 0.
 
     Returns:
         `input_ids`, `labels`, `position_ids`, each (T,) int64, `sample_id` () int64, and, as plain Python,
-        `segment_lengths`, `num_targets` and `num_maskable` (`meap.schema.SftBatch`).
+        `segment_lengths`, `num_targets` and `num_maskable` (`meap.schema.SftBatch`). Where views weigh the same, also
+        `weights`, (T,) float32, and `num_views` (`meap.schema.WeightedSftBatch`).
     """
     input_ids_T, position_ids_T = np.zeros(seq_len, np.int64), np.zeros(seq_len, np.int64)
     labels_T = np.full(seq_len, IGNORE_INDEX, np.int64)
     segment_lengths: list[int] = []
+    view_lengths: list[int] = []
     num_maskable = position = 0
 
     def place(tokens: NDArray[np.int64], is_scored: NDArray[np.bool_], clean: NDArray[np.int64], first: int) -> None:
@@ -148,6 +161,7 @@ def expand_row(
         # Shifted within the conversation: its last position has no target, also where its copy follows.
         labels_T[position : end - 1] = np.where(is_scored[1:], clean[1:], IGNORE_INDEX)
         position = end
+        view_lengths.append(len(tokens))
 
     tokens = columns[TOKENS_COLUMN].astype(np.int64)
     flags = columns[ANSWER_COLUMN]
@@ -174,7 +188,7 @@ def expand_row(
             segment_lengths[-1] += len(copy)
         else:
             segment_lengths.append(len(copy))
-    return {
+    row = {
         "input_ids": input_ids_T,
         "labels": labels_T,
         "sample_id": np.array(sample_id, np.int64),
@@ -183,6 +197,7 @@ def expand_row(
         "num_targets": int((labels_T != IGNORE_INDEX).sum()),
         "num_maskable": num_maskable,
     }
+    return row | (_weigh_views(labels_T, view_lengths) if sft.weighting == "rows" else {})
 
 
 def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
@@ -234,6 +249,15 @@ def build_sft_loader(
         make_dataset=partial(StreamingSFTDataset, sft=sft, seq_len=shards.seq_len),
         collate=collate_rows,
     )
+
+
+def _weigh_views(labels_T: NDArray[np.int64], view_lengths: Sequence[int]) -> dict[str, Any]:
+    """The columns by which each view of a row weighs 1 in all."""
+    weights_T = (labels_T != IGNORE_INDEX).astype(np.float32)
+    views = np.split(weights_T, np.cumsum(view_lengths))[:-1]
+    for view in views:
+        np.divide(view, view.sum(), out=view, where=view > 0)
+    return {"weights": weights_T, "num_views": sum(bool(view.any()) for view in views)}
 
 
 def _words_of(answers: Sequence[tuple[int, int]], flags: Flags) -> NDArray[np.bool_]:

@@ -11,11 +11,12 @@ from meap.prep.job import Job
 from meap.prep.removal.report import REMOVED_DIR, describe_removed
 from meap.prep.resolved import ResolvedJob, ResolvedPrep, ResolvedSft
 from meap.prep.selection import describe_selection
-from meap.prep.sft.report import describe_packing, warnings_of
+from meap.prep.sft.report import describe_context, describe_packing, warning_of_context, warnings_of
 from meap.prep.steps import LOSSY_DOCUMENTS, SPELLED_TOKENS, SPELLING_DOCUMENTS, TRIED_DOCUMENTS
 from meap.prep.task_records import SplitRecord, TaskRecord, parts_of, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.show.numbers import size
+from meap.tokenizer import model_context
 
 __all__ = ["summary"]
 
@@ -39,7 +40,7 @@ def summary(job: Job[ResolvedJob]) -> str:
     if job.kind == CONVERSATIONS:
         said.append(_packing(job, [record.splits[TRAIN_SPLIT] for record in records]))
     told = [_selection(job, by_part), _special_tokens(job, splits), _unpublished(records), _losses(job, records)]
-    said += filter(None, told)
+    said += filter(None, [_context(job), *told])
     if not job.is_published:
         said.append(_speed(job))
     state = "already complete" if job.is_published else "complete"
@@ -105,6 +106,9 @@ def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterato
             heldout_rows=heldout_rows if job.config.heldout_ratio else None,
             max_length=job.config.max_length,
         )
+        context, views = model_context(job.tokenizer.name), job.config.views
+        if warning := warning_of_context(context, max_length=job.config.max_length, views=views):
+            yield warning
     if counts[LOSSY_DOCUMENTS] > _FEW_LOSSY * counts[TRIED_DOCUMENTS]:
         first = next((record.first_loss for record in records if record.first_loss is not None), "")
         yield (
@@ -151,6 +155,13 @@ def _selection(job: Job[ResolvedJob], by_part: Collection[tuple[str, SplitRecord
         train_tokens=sum(split.tokens for part, split in by_part if part.endswith(TRAIN_SPLIT)),
         max_tokens=job.config.max_tokens if isinstance(job.config, ResolvedPrep) else None,
     )
+
+
+def _context(job: Job[ResolvedJob]) -> str:
+    if not isinstance(job.config, ResolvedSft):
+        return ""
+    context = model_context(job.tokenizer.name)
+    return describe_context(context, max_length=job.config.max_length, views=job.config.views)
 
 
 def _packing(job: Job[ResolvedJob], parts: Collection[SplitRecord]) -> str:

@@ -13,7 +13,7 @@ from composer.utils.parallelism import FSDP2Config
 from meap.checkpoints import CheckpointStore
 from meap.config import RecipeConfig
 from meap.places.addresses import is_url
-from meap.train.checkpoints.model_record import record_model
+from meap.train.checkpoints.model_record import record_model, usage_after
 from meap.train.checkpoints.resuming import ResumePoint, find_resume_point
 from meap.train.checkpoints.saving import CheckpointSaving
 from meap.train.checkpoints.trust import named_checkpoint_errors
@@ -122,7 +122,8 @@ def _plan(config: RecipeConfig, ranks: Ranks, run: Run, data: RunData, model: Ne
 def _saving(
     config: RecipeConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
 ) -> CheckpointSaving:
-    recorded, shared = record_model(model, data.tokenizer, before=start.record.model if start else None)
+    usage = usage_after([stream.manifest for stream in data.shards.streams], data.tokenizer, base=model.base_usage)
+    recorded, shared = record_model(model, data.tokenizer, usage, before=start.record.model if start else None)
     return CheckpointSaving(
         config,
         run_dir=run.dir,

@@ -19,9 +19,11 @@ __all__ = [
     "ROWS_PER_BATCH",
     "SHORTENED",
     "UNPROMPTED",
+    "describe_context",
     "describe_packing",
     "rows_per_batch",
     "stop_ids",
+    "warning_of_context",
     "warnings_of",
 ]
 
@@ -86,6 +88,32 @@ def describe_packing(counts: Mapping[str, int], *, conversations: int, rows: int
         f"{mean:,.1f} conversations per row, "
         f"{fill:.1%} of {seq_len:,} positions used; {PAPER_BATCH} conversations (the paper's batch) are "
         f"{rows_per_batch(conversations, rows):,} rows: train.global_batch_size"
+    )
+
+
+def describe_context(context: int | None, *, max_length: int, views: int) -> str:
+    """A sentence where the model's context is what bounds the length of a conversation; else empty.
+
+    Args:
+        context: Positions of the model to tune; None where they are not known.
+        max_length: Most tokens of a conversation.
+        views: Most views of a conversation in its row.
+    """
+    if context is None or max_length != context // views:
+        return ""
+    share = "half of the model's context, so that a copy fits beside a conversation" if views > 1 else "its context"
+    return f"max_length={max_length:,} since the model reads {context:,} positions: {share}"
+
+
+def warning_of_context(context: int | None, *, max_length: int, views: int) -> str:
+    """A warning where the longest conversation does not fit the model; else empty. Arguments as above."""
+    positions = max_length * views
+    if context is None or positions <= context:
+        return ""
+    beside, separate = (" and its copy", " (or train with sft.layout=separate)") if views > 1 else ("", "")
+    return (
+        f"a conversation of max_length={max_length:,} tokens{beside} takes {positions:,} positions, and the model of "
+        f"tokenizer.name reads {context:,}: leave max_length unset{separate if max_length <= context else ''}"
     )
 
 
