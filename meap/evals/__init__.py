@@ -21,4 +21,5 @@ its row in `tasks.TASKS`. Batches, ranks, resuming, intervals, tables and compar
 
 from meap.extras import require_packages
 
-require_packages("meap.evals", "jinja2", "matplotlib", "pyarrow", "rich", "torch", "transformers", extra="eval")
+_PACKAGES = ("jinja2", "matplotlib", "pyarrow", "rich", "scipy", "torch", "transformers")
+require_packages("meap.evals", *_PACKAGES, extra="eval")

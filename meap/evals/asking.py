@@ -120,6 +120,7 @@ def _response(example: Example, prompt_hash: str, output: Output, scores: Scores
         "id": example.id,
         "prompt_sha256": prompt_hash,
         "control": example.control,
+        "cluster": example.cluster or example.id,
         **example.facts,
         "answers": list(example.answers),
         "prompt_tokens": len(example.prompt) or example.positions,

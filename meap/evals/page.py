@@ -11,7 +11,7 @@ from meap.config import flatten
 from meap.evals.comparison import SIGNIFICANCE, comparison_lines, contrast_lines, picture_of, short_names
 from meap.evals.pictures import panel
 from meap.evals.runner import read_results
-from meap.evals.tables import headline_of, notes_of, shown, task_lines
+from meap.evals.tables import ESTIMATE_HEADER, estimate_cells, headline_of, notes_of, shown, task_lines, unit_of
 from meap.evals.tasks import TASKS
 from meap.places.whole import write_whole
 from meap.show.figures import draw_svg
@@ -47,7 +47,7 @@ def render_results(results: Mapping[str, Any]) -> str:
         {
             "title": numbers["title"],
             "about": f"{name}: {headline_of(numbers)}",
-            "tables": [task_lines(numbers)],
+            "tables": [task_lines(numbers), *numbers["tables"]],
             "notes": notes_of(numbers),
             "picture": draw_svg(panel(TASKS[name].draw, numbers)),
         }
@@ -102,13 +102,12 @@ def render_comparison(found: Mapping[str, Any], results: Sequence[Mapping[str, A
 
 
 def _overview(results: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    yield "", "value", "95 % interval", "n", "chance"
+    yield *ESTIMATE_HEADER, "chance"
     for numbers in results["tasks"].values():
         metric = numbers["metrics"][numbers["headline"]]
-        interval = f"[{shown(metric, metric['low'])}, {shown(metric, metric['high'])}]"
         chance = "" if metric["chance"] is None else shown(metric, metric["chance"])
-        label = f"{numbers['title']}: {metric['label']}"
-        yield label, shown(metric, metric["value"]), interval, f"{metric['n']:,}", chance
+        label = ", ".join(filter(None, (f"{numbers['title']}: {metric['label']}", unit_of(metric))))
+        yield label, *estimate_cells(metric, metric), chance
 
 
 def _origin(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:

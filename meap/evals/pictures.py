@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from meap.show.figures import COLOURS, FAINT
+from meap.evals.tables import unit_of
+from meap.show.figures import COLOURS, FAINT, INK
 from meap.show.heat_map import draw_heat_map
 from meap.show.intervals import draw_interval_points
 
@@ -70,19 +71,20 @@ def draw_curves(
         if row["by"][x] is None:
             value = row["metrics"][metrics[0]]["value"]
             names = ", ".join(str(each) for each in row["by"].values() if each is not None)
-            axes.axhline(value, color=next(colours), linestyle=":", linewidth=1.4, label=f"{names}, {value:.0%}")
+            label = f"{names}, {100 * value:.1f} %"
+            axes.axhline(value, color=next(colours), linestyle=":", linewidth=1.4, label=label)
     for name, scores in numbers.get("floors", {}).items():
         value = scores[metrics[0]]
-        axes.axhline(value, color=next(colours), linestyle="-.", linewidth=1, label=f"{name}, {value:.0%}")
+        axes.axhline(value, color=next(colours), linestyle="-.", linewidth=1, label=f"{name}, {100 * value:.1f} %")
     if any(row["by"][x] is not None for row in controls):
         axes.plot([], [], color=FAINT, linestyle=":", label="controls")
-    _chance(axes, numbers, metrics[0])
-    axes.set(title=_title(numbers), xlabel=x_label, ylabel="95 % intervals", ylim=(-0.03, 1.03), xscale=x_scale)
+    _chance(axes, numbers, metrics)
+    axes.set(title=_title(numbers), xlabel=x_label, xscale=x_scale)
     ticks = sorted({row["by"][x] for row in rows})
     crowded = len(ticks) > _CROWDED and x_scale == "linear"
     axes.set_xticks(ticks, [f"{each:,}" for each in ticks], **({"rotation": 90, "fontsize": 7} if crowded else {}))
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _measure(axes, numbers, metrics)
     axes.legend()
 
 
@@ -93,12 +95,13 @@ def draw_rows(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str]) -> 
         some = [(index, row["metrics"][metric]) for index, row in enumerate(rows) if metric in row["metrics"]]
         found = numbers["metrics"][metric]
         shift = 0.16 * (place - (len(metrics) - 1) / 2)
-        label = f"{found['label']}, mean {found['value']:.1%}"
+        label = f"{found['label']}, mean {100 * found['value']:.1f} %"
         places = [index + shift for index, _ in some]
         draw_interval_points(axes, places, [each for _, each in some], colour=colour, label=label, line="none")
-    axes.set(title=_title(numbers), ylabel="95 % intervals", ylim=(-0.03, 1.03))
+    _chance(axes, numbers, metrics)
+    axes.set(title=_title(numbers), xlabel=", ".join(each.replace("_", " ") for each in numbers["by"]))
     axes.set_xticks(range(len(rows)), [str(next(iter(row["by"].values()))) for row in rows], rotation=30, ha="right")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _measure(axes, numbers, metrics)
     axes.legend()
 
 
@@ -110,31 +113,38 @@ def draw_grid(axes: Any, numbers: dict[str, Any]) -> None:
         grid["values"],
         columns=[f"{length:,}" for length in grid["lengths"]],
         rows=[f"{depth:g}" for depth in grid["depths"]],
-        label=found["label"],
+        label=_with_unit(found),
+        chance=found["chance"],
     )
-    mean = f"mean {found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}], {numbers['n']:,} prompts"
-    axes.set(title=f"{numbers['title']}, {mean}{_mark(numbers)}", xlabel="tokens", ylabel="depth, %")
+    mean = f"mean {100 * found['value']:.1f} %, {numbers['n']:,} prompts"
+    axes.set(
+        title=f"{numbers['title']}, {mean}{_mark(numbers)}",
+        xlabel="length of the prompt, tokens",
+        ylabel="depth of the needle, % of the text",
+    )
 
 
 def draw_comparison(axes: Any, numbers: dict[str, Any]) -> None:
     """The headline of two models by row, and the mean."""
     headline = numbers["headline"]
-    rows = [row for row in numbers["rows"] if headline in row["metrics"]]
-    labels = [", ".join(str(each) for each in row["by"].values() if each is not None) or "all" for row in rows]
-    entries = [row["metrics"][headline] for row in rows]
-    if len(rows) > 1:
-        labels, entries = [*labels, "mean"], [*entries, numbers["metrics"][headline]]
+    rows = [row for row in numbers["rows"] if headline in row["metrics"] and len(numbers["rows"]) > 1]
+    labels = [", ".join(str(each) for each in row["by"].values() if each is not None) for row in rows]
+    labels = [*labels, "mean" if rows else "all"]
+    entries = [*(row["metrics"][headline] for row in rows), numbers["metrics"][headline]]
     pairs = zip(("first", "second"), numbers["models"], COLOURS, (-0.12, 0.12), strict=False)
     for key, name, colour, shift in pairs:
         places = [index + shift for index in range(len(entries))]
         draw_interval_points(axes, places, [each[key] for each in entries], colour=colour, label=name, line="none")
     for place, entry in enumerate(entries):
-        if entry["difference"]["p"] < 0.05:
-            top = max(entry[key]["high"] for key in ("first", "second"))
+        if entry["difference"]["p_holm"] < 0.05:
+            top = max(entry[key]["high"] or entry[key]["value"] for key in ("first", "second"))
             axes.annotate("*", (place, top), ha="center", va="bottom", fontsize=12)
-    axes.set(title=numbers["title"], xlim=(-0.6, len(entries) - 0.4))
-    axes.set_ylabel(numbers["metrics"][headline]["label"] + ", 95 % intervals", fontsize=8)
+    axes.plot([], [], color=INK, marker="*", linestyle="none", label="* p < 0.05 after Holm's correction")
+    _chance(axes, numbers, [headline])
+    facts = ", ".join(each.replace("_", " ") for each in numbers["by"])
+    axes.set(title=numbers["title"], xlim=(-0.6, len(entries) - 0.4), xlabel=facts if rows else "")
     axes.set_xticks(range(len(entries)), labels, rotation=30, ha="right", fontsize=8)
+    _measure(axes, numbers, [headline])
     axes.legend()
 
 
@@ -144,11 +154,13 @@ def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
     middles = [(each["first"] * each["last"]) ** 0.5 for each in bins]
     values = [each["loss"] for each in bins]
     axes.plot(middles, values, color=COLOURS[0], marker="o", markersize=4, linewidth=1.6, label="by position")
-    axes.axhspan(loss["low"], loss["high"], color=COLOURS[1], alpha=0.18, linewidth=0)
-    label = f"mean {loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]"
+    label = f"mean {loss['value']:.4f}"
+    if loss["low"] is not None and loss["high"] is not None:
+        axes.axhspan(loss["low"], loss["high"], color=COLOURS[1], alpha=0.18, linewidth=0)
+        label += f" [{loss['low']:.4f}, {loss['high']:.4f}], shaded: 95 % interval"
     axes.axhline(loss["value"], color=COLOURS[1], linewidth=1.4, label=label)
     axes.set(
-        title=f"{numbers['title']}, perplexity {numbers['perplexity']['value']:,.1f}, {numbers['n']:,} rows",
+        title=f"{numbers['title']}, {numbers['n']:,} rows{_mark(numbers)}",
         xlabel="tokens before the predicted one",
         ylabel="loss, nats per token",
         xscale="log",
@@ -197,10 +209,32 @@ def draw_segments(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str])
         axes.legend()
 
 
-def _chance(axes: Any, numbers: dict[str, Any], metric: str) -> None:
-    chance = numbers["metrics"][metric]["chance"]
-    if chance is not None:
-        axes.axhline(chance, color=FAINT, linestyle="--", linewidth=1, label=f"chance, {chance:.0%}")
+def _chance(axes: Any, numbers: dict[str, Any], metrics: Sequence[str]) -> None:
+    """A line for each chance level."""
+    levels: dict[float, list[str]] = {}
+    for metric in metrics:
+        found = numbers["metrics"].get(metric, {})
+        if found.get("chance") is not None:
+            levels.setdefault(found["chance"], []).append(found["label"])
+    for chance, labels in levels.items():
+        of = f" of {', '.join(labels)}" if len(metrics) > 1 else ""
+        label = f"chance{of}, {100 * chance:.3g} %"
+        axes.axhline(chance, color=FAINT, linestyle="--", linewidth=1, label=label)
+
+
+def _measure(axes: Any, numbers: dict[str, Any], metrics: Sequence[str]) -> None:
+    """Name the vertical axis by what it measures, in the unit of the table, and say what the bars are."""
+    found = [numbers["metrics"][metric] for metric in metrics if metric in numbers["metrics"]]
+    if found[0]["higher_is_better"]:
+        axes.set(ylim=(-0.03, 1.03))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+    labels = [each["label"] for each in found]
+    axes.set_ylabel(_with_unit({**found[0], "label": " or ".join(labels)}))
+    axes.plot([], [], color=FAINT, label="bars: 95 % intervals")
+
+
+def _with_unit(metric: Mapping[str, Any]) -> str:
+    return ", ".join(filter(None, (metric["label"], unit_of(metric))))
 
 
 def _title(numbers: dict[str, Any]) -> str:

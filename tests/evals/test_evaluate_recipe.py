@@ -49,7 +49,7 @@ def test_tasks_run_on_an_exported_model(main, folder, capsys):
     assert found["tasks"]["key_retrieval"]["n"] == 6
     assert (found["skipped"], found["export"], found["data"]) == ({}, None, "0: mds")
     printed = capsys.readouterr().out
-    assert "Key retrieval (key_retrieval): ranking, chance 25.0" in printed
+    assert "Key retrieval (key_retrieval): ranking, %, chance 25.0" in printed
     assert "written     runs/eval/hf" in printed
     assert "<h2>Key retrieval</h2>" in Path("runs/eval/hf/report.html").read_text()
 

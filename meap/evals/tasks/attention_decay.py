@@ -107,6 +107,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
                 Example(
                     id=f"{length}-{row}",
                     readings=(Reading(ids), Reading(masked)),
+                    cluster=f"{row}",
                     facts={"length": length, "masked_tokens": int(is_masked.sum())},
                 )
             )

@@ -142,7 +142,7 @@ def _find(first: Sequence[Response], second: Sequence[Response]) -> dict[str, An
                 measures[measure][segment] = {
                     "first": asdict(estimate([groups[0]])),
                     "second": asdict(estimate([groups[1]])),
-                    "difference": asdict(paired_difference([groups[0]], [groups[1]], binary=False)),
+                    "difference": asdict(paired_difference([groups[0]], [groups[1]])),
                 }
     return {"measures": measures}
 

@@ -150,7 +150,7 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=(
-        *(Metric(name, protocol.label, binary=True) for name, protocol in PROTOCOLS.items()),
+        *(Metric(name, protocol.label) for name, protocol in PROTOCOLS.items()),
         *(Metric(name, label) for name, label in _ROUGE.items()),
     ),
     by=("data_set", "condition"),

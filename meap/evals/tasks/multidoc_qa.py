@@ -111,6 +111,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
             stop="\n",
             answers=each.answers,
             facts={"documents": None, "position": None, "condition": None, "question": each.question} | facts,
+            cluster=each.question,
             control=control,
         )
         for (name, _, each, facts, control), ids in zip(asked, encoded, strict=True)
@@ -255,7 +256,7 @@ TASK = Task(
     title="Multi-document QA",
     examples=examples,
     score=score,
-    metrics=(Metric("best_subspan_em", "answer in the first line (best_subspan_em)", binary=True),),
+    metrics=(Metric("best_subspan_em", "answer in the first line (best_subspan_em)"),),
     by=("documents", "position", "condition"),
     draw=partial(draw_curves, x="position", metrics=("best_subspan_em",), x_label="position of the answering document"),
     further=_further,
