@@ -34,7 +34,8 @@ def answer(examples: Sequence[Example], model: LanguageModel, inputs: TaskInputs
         prompts = [example.prompt for example in examples]
         for place, ids in enumerate(model.generate(prompts, max_new_tokens=max_new_tokens, stop=stop)):
             text = inputs.tokenizer.decode(ids, skip_special_tokens=True)
-            texts[place] = text.split(stop, 1)[0] if stop else text
+            begun = text.lstrip()
+            texts[place] = text[: len(text) - len(begun)] + begun.split(stop, 1)[0] if stop else text
     return [Output(*each) for each in zip(texts, loglikelihoods, attention, strict=True)]
 
 

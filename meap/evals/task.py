@@ -99,7 +99,8 @@ class Example:
     max_new_tokens: int = 0
     """Most tokens to generate; 0: none."""
     stop: str = ""
-    """Text that ends the continuation and is removed from it; empty: none."""
+    """Text that ends the continuation, once it has begun with anything but spaces and newlines, and is removed from it;
+    empty: none."""
     candidates: tuple[Candidate, ...] = ()
     """Rows whose likelihood is computed."""
     readings: tuple[Reading, ...] = ()
