@@ -17,6 +17,9 @@ from meap.evals.task import Example, Output, Response, Scores, TaskInputs
 
 __all__ = ["answer", "ask_all", "require_fit"]
 
+_KEPT_TOKENS = 200
+"""Tokens at the end of a prompt that are stored as text with its response."""
+
 
 def answer(examples: Sequence[Example], model: LanguageModel, inputs: TaskInputs) -> list[Output]:
     """The model's output for each example; all examples have the same `max_new_tokens` and `stop`."""
@@ -71,7 +74,7 @@ def ask_all(
     wrong = [example for example in share if example.positions > model.max_positions]
     if wrong:
         store.add(
-            [_response(example, hash_by_id[example.id], Output(), {}) | {"too_long": True} for example in wrong],
+            [_response(example, hash_by_id[example.id], Output(), {}, "") | {"too_long": True} for example in wrong],
             rank=rank,
         )
         share = share[len(wrong) :]
@@ -79,12 +82,15 @@ def ask_all(
     for batch in _batches(share, inputs.config.batch_size):
         started = time.perf_counter()
         outputs = answer(batch, model, inputs)
+        ends = inputs.tokenizer.full.decode_batch(
+            [example.prompt[-_KEPT_TOKENS:].tolist() for example in batch], skip_special_tokens=True
+        )
         seconds = (time.perf_counter() - started) / len(batch)
         store.add(
             [
-                _response(example, hash_by_id[example.id], output, score(example, output))
+                _response(example, hash_by_id[example.id], output, score(example, output), end)
                 | {"seconds": round(seconds, 4)}
-                for example, output in zip(batch, outputs, strict=True)
+                for example, output, end in zip(batch, outputs, ends, strict=True)
             ],
             rank=rank,
         )
@@ -116,7 +122,7 @@ def _batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Exam
             yield alike[start : start + batch_size]
 
 
-def _response(example: Example, prompt_hash: str, output: Output, scores: Scores) -> Response:
+def _response(example: Example, prompt_hash: str, output: Output, scores: Scores, asked: str) -> Response:
     return {
         "id": example.id,
         "prompt_sha256": prompt_hash,
@@ -125,7 +131,9 @@ def _response(example: Example, prompt_hash: str, output: Output, scores: Scores
         **example.facts,
         "answers": list(example.answers),
         "prompt_tokens": len(example.prompt) or example.positions,
+        "asked": asked,
         "text": output.text,
+        "right": example.right,
         "loglikelihoods": list(output.sums),
         **scores,
         "seconds": 0.0,

@@ -30,7 +30,7 @@ __all__ = [
     "SIGNIFICANCE",
     "compare",
     "comparison_lines",
-    "contrast_lines",
+    "contrast_tables",
     "folders_to_compare",
     "picture_of",
     "print_comparison",
@@ -126,15 +126,15 @@ def print_comparison(found: Mapping[str, Any]) -> None:
     for name, numbers in found["tasks"].items():
         print(f"\n{numbers['title']} ({name}): {numbers['metrics'][numbers['headline']]['label']}")
         print("\n".join(align(comparison_lines(numbers, names))))
-        if further := contrast_lines(name, numbers, names):
+        for further in contrast_tables(name, numbers, names):
             print("\n" + "\n".join(align(further)))
     print(f"\n{SIGNIFICANCE}")
     if found["partial"]:
         print("partial: not all examples were asked (limit)")
 
 
-def contrast_lines(name: str, numbers: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Lines with a header that the comparison of a task adds to its table; empty if it adds none.
+def contrast_tables(name: str, numbers: Mapping[str, Any], names: Sequence[str]) -> list[list[tuple[str, ...]]]:
+    """Tables, each with a header, that the comparison of a task adds to its own.
 
     Args:
         name: Name of the task.
@@ -142,7 +142,7 @@ def contrast_lines(name: str, numbers: Mapping[str, Any], names: Sequence[str]) 
         names: Names of the models.
     """
     contrast = TASKS[name].contrast
-    return contrast.lines({**numbers, "models": names}) if contrast else []
+    return contrast.tables({**numbers, "models": names}) if contrast else []
 
 
 def comparison_lines(numbers: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:

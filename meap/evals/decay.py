@@ -6,8 +6,9 @@ the score S at masked positions and the variance V over the others, for the clea
     decay               1 - mean S after / mean S before     t of S after - S before: negative for a decay
     variance increase   mean V after / mean V before - 1     t of V after - V before; both are paired
 
-Before and after are two of the four combinations of model and input. The paper's is one diagonal, NTP on X_N against
-MEAP on X_M, in which both change at once; the other pairs separate them (`PAIRS`).
+Before and after are two of the four combinations of model and input (`READ`). The paper's is one diagonal, NTP on X_N
+against MEAP on X_M, in which both change at once: masks change the attention of a model that never saw one, too, so the
+diagonal alone says nothing about training. The other pairs separate them (`PAIRS`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap.errors import MismatchError
-from meap.evals.scoring import quantile_of_t, student_t
+from meap.evals.scoring import Group, estimate, quantile_of_t, student_t
 
-__all__ = ["HEADLINE", "PAIRS", "Change", "change", "decay_between", "decay_within", "key", "paired_t", "welch_t"]
+__all__ = [
+    "HEADLINE",
+    "PAIRS",
+    "READ",
+    "Change",
+    "change",
+    "decay_between",
+    "decay_within",
+    "key",
+    "paired_t",
+    "welch_t",
+]
 
 HEADLINE = "received_mean"
 """The default variant."""
+
+READ = ((0, "clean"), (0, "masked"), (1, "clean"), (1, "masked"))
+"""Which model reads which input."""
 
 PAIRS: dict[str, tuple[tuple[int, str], tuple[int, str]]] = {
     "paper": ((0, "clean"), (1, "masked")),
@@ -128,8 +143,9 @@ def decay_between(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[s
 
     Returns:
         ``lengths``: for each length of sequences ``length``, ``n``, and
+        ``read``: in the order of `READ`, ``score`` and ``variance``, each the fields of an `Estimate`;
         ``pairs``: by the names of `PAIRS`, ``decay`` and ``variance_increase``, each the fields of a `Change`;
-        ``variants``: the paper's pair by the other definitions of S and V; ``layers``: the paper's pair in each layer;
+        ``variants``: the pairs by the other definitions of S and V; ``layers``: the paper's pair in each layer;
         ``further``: the paper's pair by mean of ratios, pooled variance, and Welch's t.
 
     Raises:
@@ -146,21 +162,20 @@ def decay_between(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[s
     for length in sorted({response["length"] for response in first}):
         names = [name for name, response in by_id[0].items() if response["length"] == length]
         columns = [_columns([responses[name] for name in names]) for responses in by_id]
-        pairs = {
-            name: _changes(columns[before[0]], columns[after[0]], HEADLINE, (before[1], after[1]))
-            for name, (before, after) in PAIRS.items()
-        }
-        variants = {
-            variant: _changes(columns[0], columns[1], variant, ("clean", "masked"))
-            for variant in _variants(columns[0])
-            if variant != HEADLINE and not variant.startswith("layer_")
+        by_variant = {
+            variant: {
+                name: _changes(columns[before[0]], columns[after[0]], variant, (before[1], after[1]))
+                for name, (before, after) in PAIRS.items()
+            }
+            for variant in _definitions(columns[0])
         }
         found.append(
             {
                 "length": length,
                 "n": len(names),
-                "pairs": pairs,
-                "variants": variants,
+                "read": [_read(columns[model], view) for model, view in READ],
+                "pairs": by_variant.pop(HEADLINE),
+                "variants": by_variant,
                 "layers": _layers(columns[0], columns[1]),
                 "further": _further(columns[0], columns[1]),
             }
@@ -169,13 +184,14 @@ def decay_between(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[s
 
 
 def decay_within(responses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What masking changes in one model: ``lengths``, each with ``decay``, ``variance_increase`` and ``layers``."""
+    """What masking changes in one model: ``lengths``, each with ``read`` of both inputs and the fields of a pair."""
     found: list[dict[str, Any]] = []
     for length in sorted({response["length"] for response in responses}):
         columns = _columns([response for response in responses if response["length"] == length])
         about = {"length": length, "n": len(next(iter(columns.values())))}
-        changes = _changes(columns, columns, HEADLINE, ("clean", "masked"))
-        found.append(about | changes | {"layers": _layers(columns, columns)})
+        by_variant = {name: _changes(columns, columns, name, ("clean", "masked")) for name in _definitions(columns)}
+        more = {"read": [_read(columns, view) for view in ("clean", "masked")], "layers": _layers(columns, columns)}
+        found.append(about | by_variant.pop(HEADLINE) | {"variants": by_variant} | more)
     return {"lengths": found}
 
 
@@ -192,6 +208,20 @@ def _columns(responses: Sequence[Mapping[str, Any]]) -> _Columns:
 def _variants(columns: _Columns) -> list[str]:
     end = key("", "score", "clean")
     return [name.removesuffix(end) for name in columns if name.endswith(end)]
+
+
+def _definitions(columns: _Columns) -> list[str]:
+    """Names of the definitions of S and V, the headline first."""
+    names = [name for name in _variants(columns) if not name.startswith("layer_")]
+    return sorted(names, key=lambda name: name != HEADLINE)
+
+
+def _read(columns: _Columns, view: str) -> dict[str, Any]:
+    """S and V of one model on one input."""
+    return {
+        quantity: asdict(estimate([Group(columns[key(HEADLINE, quantity, view)])]))
+        for quantity in ("score", "variance")
+    }
 
 
 def _changes(before: _Columns, after: _Columns, variant: str, views: tuple[str, str]) -> dict[str, Any]:

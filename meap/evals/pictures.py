@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from meap.evals.decay import PAIRS
 from meap.evals.tables import unit_of
 from meap.show.figures import COLOURS, FAINT, INK
 from meap.show.heat_map import draw_heat_map
@@ -14,6 +15,7 @@ __all__ = [
     "draw_comparison",
     "draw_curves",
     "draw_decay",
+    "draw_decay_pairs",
     "draw_grid",
     "draw_loss",
     "draw_rows",
@@ -170,43 +172,73 @@ def draw_loss(axes: Any, numbers: dict[str, Any]) -> None:
 
 
 def draw_decay(axes: Any, numbers: dict[str, Any]) -> None:
-    """Decay of attention at masked positions by layer, with a curve for each length of sequences.
-
-    For one model: clean against masked input; for two models: the paper's pair.
-    """
+    """What masks change in one model: decay of attention by layer, with a curve for each length of sequences."""
     for each, colour in zip(numbers["lengths"], COLOURS * 4, strict=False):
         layers = [layer for layer in each["layers"] if layer["decay"]["value"] is not None]
-        of_all = each.get("pairs", {}).get("paper", each)["decay"]
-        overall = "" if of_all["value"] is None else f", all layers {of_all['value']:.1%}"
+        of_all = each["decay"]
+        overall = "" if of_all["value"] is None else f", all layers {100 * of_all['value']:.1f} %"
         places = [layer["layer"] + 1 for layer in layers]
         label = f"{each['length']:,} tokens{overall}"
         draw_interval_points(axes, places, [layer["decay"] for layer in layers], colour=colour, label=label)
-    axes.axhline(0, color=FAINT, linewidth=1)
-    pair = " to ".join(f"{name} {view}" for name, view in zip(numbers.get("models", ()), ("X_N", "X_M"), strict=False))
-    axes.set(title=numbers["title"], xlabel="layer")
-    axes.set_ylabel(f"decay, {pair or 'X_N to X_M'}, 95 % intervals", fontsize=8)
+    axes.set(title=f"{numbers['title']}, clean (X_N) to masked (X_M)", xlabel="layer")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _decay_axis(axes)
+
+
+def draw_decay_pairs(axes: Any, numbers: dict[str, Any]) -> None:
+    """Decay of attention between all pairs of model and input, with points for each length of sequences."""
+    pairs = list(numbers["lengths"][0]["pairs"])
+    for number, (each, colour) in enumerate(zip(numbers["lengths"], COLOURS * 4, strict=False)):
+        shift = 0.14 * (number - (len(numbers["lengths"]) - 1) / 2)
+        known = [(place + shift, each["pairs"][pair]["decay"]) for place, pair in enumerate(pairs)]
+        known = [(place, found) for place, found in known if found["value"] is not None]
+        places, found = [place for place, _ in known], [found for _, found in known]
+        draw_interval_points(axes, places, found, colour=colour, label=f"{each['length']:,} tokens", line="none")
+    axes.set(title=numbers["title"], xlim=(-0.6, len(pairs) - 0.4))
+    axes.set_xticks(range(len(pairs)), [_pair_label(pair, numbers["models"]) for pair in pairs], fontsize=7.5)
+    _decay_axis(axes)
+
+
+def _pair_label(pair: str, models: Sequence[str]) -> str:
+    (before, clean), (after, masked) = PAIRS[pair]
+    names = {"clean": "X_N", "masked": "X_M"}
+    label = f"{models[before]} {names[clean]}\nto {models[after]} {names[masked]}"
+    return f"{label}\n(paper)" if pair == "paper" else label
+
+
+def _decay_axis(axes: Any) -> None:
+    axes.axhline(0, color=FAINT, linewidth=1)
+    axes.set_ylabel("decay of attention at masked positions, %")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
+    axes.plot([], [], color=FAINT, label="bars: 95 % intervals")
     axes.legend()
 
 
 def draw_segments(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str]) -> None:
     """Shares of attention by segment: bars of one model, or of two side by side."""
-    models = numbers.get("models", [""])
+    models = numbers.get("models", ["mean over passages"])
     width = 0.8 / len(models)
     for place, (model, which) in enumerate(zip(models, ("first", "second"), strict=False)):
         found = [numbers["metrics"][metric] for metric in metrics]
         found = [each.get(which, each) for each in found]
         places = [index + width * (place - (len(models) - 1) / 2) for index in range(len(metrics))]
-        axes.bar(places, [each["value"] for each in found], width, color=COLOURS[place], alpha=0.75, label=model)
+        axes.bar(
+            places,
+            [each["value"] for each in found],
+            width,
+            color=COLOURS[place],
+            alpha=0.75,
+            label=model,
+        )
         draw_interval_points(axes, places, found, colour=FAINT, label="_", line="none")
         for x, each in zip(places, found, strict=True):
-            axes.annotate(f"{each['value']:.3f}", (x, each["high"]), ha="center", va="bottom", fontsize=7.5)
+            top = each["value"] if each["high"] is None else each["high"]
+            axes.annotate(f"{each['value']:.4f}", (x, top), ha="center", va="bottom", fontsize=7.5)
     axes.set(title=numbers["title"], axisbelow=True)
-    axes.set_ylabel("share of the last token's attention, 95 % intervals", fontsize=8)
+    axes.set_ylabel("share of the last token's attention")
+    axes.plot([], [], color=FAINT, label="bars: 95 % intervals")
     axes.set_xticks(range(len(metrics)), [numbers["metrics"][metric]["label"] for metric in metrics], fontsize=8.5)
-    if len(models) > 1:
-        axes.legend()
+    axes.legend()
 
 
 def _chance(axes: Any, numbers: dict[str, Any], metrics: Sequence[str]) -> None:

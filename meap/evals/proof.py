@@ -54,10 +54,15 @@ MEASURES = (
     Measure("generation", "retrieval, generation"),
     Measure("loss", "held-out loss", percent=False),
     Measure("answer", "attention on the answer"),
-    Measure("masked", "attention received where masked", percent=False),
-    Measure("elsewhere", "its variance elsewhere, 1e-6", percent=False),
+    Measure("masked", "attention where masked, NTP on X_N and MEAP on X_M (paper)", percent=False),
+    Measure("masked_clean", "attention where masked, both on X_N", percent=False),
+    Measure("masked_masked", "attention where masked, both on X_M", percent=False),
+    Measure("elsewhere", "its variance elsewhere, 1e-6, NTP on X_N and MEAP on X_M (paper)", percent=False),
+    Measure("elsewhere_clean", "its variance elsewhere, 1e-6, both on X_N", percent=False),
+    Measure("elsewhere_masked", "its variance elsewhere, 1e-6, both on X_M", percent=False),
 )
-"""The measures. Attention where masked is that of Table 10: the control reads clean text, the method masked text."""
+"""The measures. In the paper's pair the control reads clean text (X_N) and the method masked text (X_M), so that model
+and input change at once; on the same text only the model does."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,11 @@ def measure_run(eval_dir: Path) -> dict[str, float]:
         "generation": value("record_retrieval", "generation"),
         "loss": value("perplexity", "loss"),
         "answer": value("attention_segments", "sum_answer"),
-        "masked": value("attention_decay", key(HEADLINE, "score", view)),
-        "elsewhere": 1e6 * value("attention_decay", key(HEADLINE, "variance", view)),
+        **{
+            name + (f"_{each}" if each else ""): scale * value("attention_decay", key(HEADLINE, quantity, each or view))
+            for name, quantity, scale in (("masked", "score", 1), ("elsewhere", "variance", 1e6))
+            for each in ("", "clean", "masked")
+        },
     }
 
 

@@ -168,8 +168,8 @@ class Contrast:
     """Draws the numbers of the comparison on matplotlib axes."""
     find: Callable[[Sequence[Response], Sequence[Response]], dict[str, Any]] = lambda first, second: {}
     """Further numbers, JSON values, from the responses of both models to the same examples."""
-    lines: Callable[[dict[str, Any]], list[tuple[str, ...]]] = lambda numbers: []
-    """Lines of a table of these."""
+    tables: Callable[[dict[str, Any]], list[list[tuple[str, ...]]]] = lambda numbers: []
+    """Tables of these, each with a header."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ def test_an_evaluation_is_one_page(evaluate, perfect, tokenizer):
     assert ["key_retrieval.examples", "30"] in page.rows
     assert any(row[0] == "openai" for row in page.rows)
     assert "no judge was asked" in told
+    assert "perplexity" in {row[0] for row in page.rows}
+    assert told.count("expected") == 6, "three answers of each task that has right and wrong ones"
     assert ["partial", "false"] in page.rows
     assert "not all examples were asked" not in told
 
