@@ -89,6 +89,8 @@ class Manifest:
     job: str = ""
     """Identity of the preparation that wrote the split; empty where shards were made in another way."""
     format_version: int = FORMAT_VERSION
+    stop_ids: tuple[int, ...] = ()
+    """Ids of the tokens that end scored answers, the most frequent first; empty for packed rows of documents."""
 
     @property
     def identity(self) -> str:
@@ -131,6 +133,7 @@ class Manifest:
                     "tokenizer": TokenizerRecord(**values["tokenizer"]),
                     "shards": tuple(ShardRecord(**shard) for shard in values["shards"]),
                     "sources": tuple(values["sources"]),
+                    "stop_ids": tuple(values.get("stop_ids", ())),
                 }
             )
         except (ValueError, KeyError, TypeError) as error:
