@@ -1,7 +1,7 @@
 """What a job of very many files, tasks and shards costs beside its text: is every step linear, and over in seconds?
 
     python benchmarks/prep_scale.py [files] [tasks]            60,000 and 10,000 unless given: SlimPajama's shape
-    python benchmarks/prep_scale.py [files] [tasks] s3         to moto's S3 server, which takes about five tasks a second
+    python benchmarks/prep_scale.py [files] [tasks] s3         to a moto server, which takes about 5 tasks a second
 
 The files are small, and each task writes two shards, so that their number and not their size is measured. The whole job
 runs with half of the files and tasks, then with all, each in one process. Prints processor time, wall time and the peak
@@ -153,7 +153,7 @@ def served(to_s3: bool) -> Iterator[dict[str, str]]:
 
 
 def serve() -> None:
-    """moto's server until the input ends; its port comes first."""
+    """A server of moto until the input ends; its port comes first."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -91,8 +91,6 @@ class Manifest:
     job: str = ""
     """Identity of the preparation that wrote the split; empty where shards were made in another way."""
     format_version: int = FORMAT_VERSION
-    stop_ids: tuple[int, ...] = ()
-    """Ids of the tokens that end scored answers, the most frequent first; empty for packed rows of documents."""
 
     @property
     def identity(self) -> str:
