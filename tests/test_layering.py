@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted((ROOT / "meap").rglob("*.py"))
 
 CORE = {
+    "answers",
     "errors",
     "extras",
     "noise",

@@ -133,15 +133,14 @@ class Prompting:
 
     def _tokenizer_config(self, prefix: list[int]) -> dict[str, Any]:
         tokens = self._vocabulary.get_vocab(with_added_tokens=True)
-        # transformers adds a token that the vocabulary lacks, with an id that the model has no row for.
-        config = {
-            name: value
-            for name, value in self.tokenizer.source_config.items()
-            if (name not in _ROLES or _content(value) in tokens) and name not in ("add_bos_token", "add_eos_token")
-        }
+        left_out = ("add_bos_token", "add_eos_token", *_ROLES)
+        config = {name: value for name, value in self.tokenizer.source_config.items() if name not in left_out}
+        # A token that the vocabulary lacks would be added by transformers, with an id that the model has no row for.
+        roles = {name: _content(self.tokenizer.source_config.get(name)) for name in _ROLES}
+        config |= {name: token for name, token in roles.items() if token in tokens}
         for name in ("additional_special_tokens", "extra_special_tokens"):
             if isinstance(config.get(name), list):
-                config[name] = [each for each in config[name] if _content(each) in tokens]
+                config[name] = [token for token in map(_content, config[name]) if token in tokens]
         if self.usage.chat_template is not None:
             config["chat_template"] = self.usage.chat_template
         if prefix in ([], [self.tokenizer.bos_id]):

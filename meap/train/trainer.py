@@ -13,7 +13,7 @@ from composer.utils.parallelism import FSDP2Config
 from meap.checkpoints import CheckpointStore
 from meap.config import RecipeConfig
 from meap.places.addresses import is_url
-from meap.train.checkpoints.model_record import record_model, usage_after
+from meap.train.checkpoints.model_record import record_model
 from meap.train.checkpoints.resuming import ResumePoint, find_resume_point
 from meap.train.checkpoints.saving import CheckpointSaving
 from meap.train.checkpoints.trust import named_checkpoint_errors
@@ -28,6 +28,7 @@ from meap.train.provenance import RunStart
 from meap.train.ranks import Ranks
 from meap.train.run import Run
 from meap.train.speed import speed_up
+from meap.train.usage import usage_after
 
 __all__ = ["PlannedTrainer", "build_trainer"]
 
@@ -153,7 +154,7 @@ def _sharding(config: RecipeConfig, model: NextTokenModel, *, kind: str) -> dict
     model.model.fsdp_wrap_fn = lambda module: module in layers  # type: ignore[assignment]
     return {
         "fsdp": FSDP2Config(
-            # Kept gathered between forward and backward pass, weights are sharded outside of steps only (ZeRO-2).
+            # Kept gathered between forward and backward pass, weights are sharded outside of steps only: SHARD_GRAD_OP.
             reshard_after_forward=not mode.gathers_in_step,
             state_dict_type=kind,
             load_monolith_rank0_only=kind == "full",

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
-
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from meap.checkpoints import CheckpointFile, ModelRecord, describe_content
-from meap.manifest import CONVERSATIONS, Manifest
 from meap.schema import TOKENIZER_DIR
 from meap.tokenizer import Tokenizer, tokenizer_files
 from meap.train.model import NextTokenModel
-from meap.usage import Usage, join_ids
+from meap.usage import Usage
 
-__all__ = ["record_model", "usage_after"]
+__all__ = ["record_model"]
 
 _ADDRESS = "_name_or_path"
 
@@ -28,7 +23,7 @@ def record_model(
     Args:
         model: The model.
         tokenizer: What made the rows it is trained on.
-        usage: How it is prompted, see `usage_after`.
+        usage: How it is prompted, see `meap.train.usage`.
         before: The record of the checkpoint that a run resumes from. It is kept, with the files it names: another
             version of a library may write the same tokenizer as other bytes.
     """
@@ -50,37 +45,3 @@ def record_model(
         ),
         contents,
     )
-
-
-def usage_after(manifests: Sequence[Manifest], tokenizer: Tokenizer, *, base: Usage) -> Usage:
-    """How a model is prompted once it was trained on the rows of `manifests`, which are of one kind.
-
-    Args:
-        manifests: Of each stream of its training split.
-        tokenizer: What made the rows; of conversations, with the template that rendered them.
-        base: How it was prompted before.
-    """
-    template = tokenizer.source_config.get("chat_template")
-    is_conversations = manifests[0].kind == CONVERSATIONS
-    return Usage(
-        kind=CONVERSATIONS if is_conversations else base.kind,
-        begins_with_bos=(
-            _writes_bos(template, tokenizer)
-            if is_conversations
-            else tokenizer.bos_id is not None and tokenizer.bos_id in manifests[0].tokenizer.borders[:-1]
-        ),
-        stop_ids=tuple(join_ids(*(each.stop_ids for each in manifests), base.stop_ids)),
-        chat_template=template if is_conversations else base.chat_template or template,
-        generation=base.generation,
-    )
-
-
-def _writes_bos(template: str | None, tokenizer: Tokenizer) -> bool:
-    """Whether a conversation that the template renders begins with BOS."""
-    question = {"role": "user", "content": "Hello"}
-    names: dict[str, Any] = {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token}
-    try:
-        (text,), _ = render_jinja_template([[question]], chat_template=template, add_generation_prompt=True, **names)
-    except Exception:  # noqa: BLE001  # a program from outside, which may refuse a conversation such as this
-        return False
-    return tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
