@@ -21,6 +21,7 @@ from meap.train.start.hugging_face import open_hugging_face
 from meap.train.start.lit_gpt import is_lit_gpt, open_lit_gpt
 from meap.train.start.own_run import is_own_run, open_own_run
 from meap.train.start.vocabulary import fit_vocabulary
+from meap.usage import Usage
 
 __all__ = ["initial_model", "recorded_model", "start_model"]
 
@@ -82,22 +83,23 @@ def initial_model(
         fit_vocabulary(model, rows, tokenizer.mask_id if base.is_mask_new else None)
     else:
         model = empty_model(_with_rows(architecture, rows), device=device)
-    trainable = _trainable(model, attention, rows_without_mask=base.rows_without_mask)
-    trainable.base_usage = base.usage
-    return trainable
+    return _trainable(model, attention, rows_without_mask=base.rows_without_mask, usage=base.usage)
 
 
 def recorded_model(record: ModelRecord, *, attention: str, device: str = "cpu") -> NextTokenModel:
     """The model of a run with uninitialised weights, to load those of a checkpoint into."""
     model = empty_model(recorded_architecture(record), device=device)
-    return _trainable(model, attention, rows_without_mask=record.rows_without_mask)
+    return _trainable(model, attention, rows_without_mask=record.rows_without_mask, usage=record.usage)
 
 
-def _trainable(model: PreTrainedModel, attention: str, *, rows_without_mask: int | None) -> NextTokenModel:
+def _trainable(
+    model: PreTrainedModel, attention: str, *, rows_without_mask: int | None, usage: Usage
+) -> NextTokenModel:
     model.config._attn_implementation = attention
     model.config.use_cache = False
     trainable = NextTokenModel(model)
     trainable.rows_without_mask = rows_without_mask
+    trainable.base_usage = usage
     return trainable
 
 
