@@ -12,6 +12,7 @@ from meap.config import RecipeConfig, load_config, save_config
 from meap.train.attention import choose_attention
 from meap.train.start import initial_model
 
+from .architectures import config_alone, tiny
 from .conftest import losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,8 @@ def test_ranks_microbatches_and_sharding_change_nothing(
         "train.max_duration=2ba",
         "checkpoint.interval=1ba",
     )
-    fresh = small_config(tmp_path / "fresh", "train.sharding=full", *warmup)
+    tiny("gemma3_text").save_pretrained(tmp_path / "config")  # with buffers, which ranks without weights need as well
+    fresh = small_config(tmp_path / "fresh", "train.sharding=full", *config_alone(tmp_path / "config"), *warmup)
     runs = [(SFT, tuning(f"micro{size}", size)) for size in (1, 2, 4)] + [(PRETRAINING, fresh)]
     words = []
     for recipe, config in runs:

@@ -1,22 +1,18 @@
-"""Starting from a Hugging Face folder or a name on the hub: Llama, Mistral and Qwen2/3 decoders.
-
-Their attention is plain causal attention, which `meap.train.attention` computes, and transformers hands the segments of
-fine-tuning rows on to it.
-"""
+"""Starting from a Hugging Face folder or a name on the hub; `meap.train.start.exactness` says which can be."""
 
 from __future__ import annotations
 
 from typing import cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.config import TokenizerConfig
-from meap.errors import ConfigError, DataError, MismatchError, first_line
+from meap.errors import ConfigError, MismatchError, first_line
 from meap.noise import hide_loading_bars
-from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
-from meap.train.start.base import Base, require_supported
+from meap.train.start.architecture import read_architecture, unreadable
+from meap.train.start.base import Base
 
 __all__ = ["open_hugging_face"]
 
@@ -29,11 +25,11 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
         tokenizer: The tokenizer of the data.
 
     Raises:
-        ConfigError: It is none of the supported decoders.
+        ConfigError: It needs code of its own.
         DataError: It cannot be read.
         MismatchError: Its tokenizer is not the data's.
     """
-    architecture = _architecture(base)
+    architecture = read_architecture("model.base", base)
     own = TokenizerConfig(base, tokenizer.bos_token, tokenizer.eos_token, tokenizer.mask_token)
     try:
         base_tokenizer = load_tokenizer(own)
@@ -54,17 +50,6 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
     )
 
 
-def _architecture(base: str) -> PretrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-        stored, _ = PretrainedConfig.get_config_dict(base)
-    except Exception as error:
-        raise _unreadable(base, error) from error
-    require_supported(base, config.model_type)
-    require_same_rope(f"model.base={base}", stored, config.rope_parameters)
-    return config
-
-
 def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
     hide_loading_bars(base)
     try:
@@ -72,18 +57,9 @@ def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
             base,
             config=architecture,
             dtype=torch.float32,
-            attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
         )
     except Exception as error:
-        raise _unreadable(base, error) from error
+        raise unreadable("model.base", base, error) from error
     return cast("PreTrainedModel", model)
-
-
-def _unreadable(base: str, error: Exception) -> DataError:
-    return DataError(
-        f"model.base={base} cannot be read ({type(error).__name__}: {first_line(error)}): give a folder or hub name "
-        "with config.json and safetensors weights, the folder of a run, one of its checkpoints, or a .pth of the "
-        "official code; for a gated repository log in with `hf auth login`"
-    )
