@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.config import TokenizerConfig
-from meap.errors import ConfigError, MismatchError, first_line
+from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.noise import hide_loading_bars
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.train.start.architecture import read_architecture, unreadable
@@ -53,13 +53,19 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
 def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
     hide_loading_bars(base)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             base,
             config=architecture,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:
         raise unreadable("model.base", base, error) from error
+    if lost := sorted(found["missing_keys"]) + sorted(str(each) for each in found["mismatched_keys"]):
+        raise DataError(
+            f"model.base={base}: {len(lost):,} weights of a {architecture.model_type!r} model are not in its files, or "
+            f"have other shapes, such as {lost[0]}: they would be random; give the config.json of these weights"
+        )
     return cast("PreTrainedModel", model)
