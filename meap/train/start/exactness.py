@@ -28,7 +28,7 @@ from meap.train.start.base import empty_model
 from meap.train.start.lit_gpt import is_lit_gpt
 from meap.train.start.own_run import is_own_run
 
-__all__ = ["TOLERANCE", "require_exact", "require_exact_model"]
+__all__ = ["TOLERANCE", "measured_difference", "require_exact", "require_exact_model", "small_copy"]
 
 TOLERANCE = 1e-3
 """Largest difference of a token's loss in nats. Rounding in fp32 makes 1e-5."""
