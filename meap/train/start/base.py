@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 
 from meap.checkpoints import ModelRecord
 from meap.errors import CheckpointError, first_line
+from meap.usage import Usage
 
 __all__ = ["Base", "empty_model", "recorded_architecture"]
 
@@ -28,6 +29,8 @@ class Base:
     """Embedding rows it had, or has, before our training added the mask token; None where that came from elsewhere."""
     load: Callable[[PretrainedConfig], PreTrainedModel]
     """Loads its weights, in fp32 on the CPU, into a model of this architecture, or of it with a longer context."""
+    usage: Usage = field(default_factory=Usage)
+    """How it is prompted."""
 
 
 def recorded_architecture(record: ModelRecord) -> PretrainedConfig:

@@ -14,6 +14,7 @@ from meap.tokenizer import load_tokenizer
 from meap.train.attention import choose_attention
 from meap.train.checkpoints.model_record import record_model
 from meap.train.start import initial_model, recorded_model
+from meap.usage import Usage
 
 ATTENTION = choose_attention("auto", on_gpu=False, bf16=False)
 
@@ -80,7 +81,7 @@ def test_a_longer_context_changes_theta_and_positions_alone(make_base, tokenizer
     extended = start(base, tokenizer, context=256, theta=640_000.0)
     if is_recorded:
         begun = begin(base, tokenizer, context=256, theta=640_000.0)
-        record, _ = record_model(begun, tokenizer, before=None)
+        record, _ = record_model(begun, tokenizer, Usage(), before=None)
         shutil.rmtree(base)
         extended = recorded_model(record, attention=ATTENTION).model
         extended.load_state_dict(begun.model.state_dict())
