@@ -45,7 +45,7 @@ _ROLES: dict[Role, dict[str, str]] = {
         "masking": "site",
         "model": "attention kernels",
         "train": "microbatch_size device log_interval sharding activation_checkpointing compile loss_chunks "
-        "eval_interval eval_batches dist_timeout deterministic",
+        "eval_interval eval_batches samples sample_tokens dist_timeout deterministic",
     },
     Role.PLACE: {
         "run": "name dir",

@@ -120,6 +120,11 @@ class TrainConfig:
     eval_batches: int = 16
     """Most held-out rows measured each time, in batches of train.global_batch_size rows. A larger split is sampled
     evenly. Each row counts once, on any number of devices. 0 turns held-out loss off."""
+    samples: int = 3
+    """Held-out prompts that the model answers each time held-out loss is measured: conversations up to their first
+    scored answer, or first tokens of rows. In the log, the loggers and samples.jsonl; 0 turns them off."""
+    sample_tokens: int = 64
+    """Most tokens of such an answer, at least 1; half of the context is the most."""
     dist_timeout: float = 1800.0
     """Seconds after which ranks stop waiting for others; must exceed the upload time of a checkpoint."""
     deterministic: bool = False
@@ -135,6 +140,8 @@ class TrainConfig:
         require_at_least("train.global_batch_size", self.global_batch_size, 1)
         require_at_least("train.microbatch_size", self.microbatch_size, 1)
         require_at_least("train.eval_batches", self.eval_batches, 0)
+        require_at_least("train.samples", self.samples, 0)
+        require_at_least("train.sample_tokens", self.sample_tokens, 1)
         require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
         require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
         require_one_of("train.sharding", self.sharding, tuple(SHARDINGS))

@@ -7,7 +7,8 @@ them; rows of ``T + 1`` tokens would lose their last target. Here labels arrive 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, TypedDict, cast
 
@@ -15,7 +16,7 @@ import torch
 from composer.models import ComposerModel
 from torch import nn
 from torchmetrics import Metric
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from meap.config import ModelConfig
 from meap.schema import IGNORE_INDEX, Batch, SftBatch, WeightedSftBatch
@@ -171,6 +172,26 @@ class NextTokenModel(ComposerModel):
             shape=LogitShape.of(self.config),
             speed_up=self.speed_up_loss,
         )
+
+    @contextmanager
+    def generating(self, settings: GenerationConfig) -> Iterator[Any]:
+        """The decoder as transformers has it, to call `generate` of: its own forward pass and attention, uncompiled."""
+        decoder, was_training = self.model, self.model.training
+        packed, attention = decoder.__dict__.pop("forward"), decoder.config._attn_implementation
+        # Those of a base may set sampling and penalties.
+        settings_before, decoder.generation_config = decoder.generation_config, settings
+        decoder.config._attn_implementation = "sdpa"
+        is_compiled = self.speed_up_loss is not uncompiled
+        try:
+            decoder.eval()
+            # A compiled layer would be compiled anew for every length.
+            with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+                yield decoder
+        finally:
+            decoder.train(was_training)
+            decoder.config._attn_implementation = attention
+            decoder.generation_config = settings_before
+            decoder.forward = packed
 
     def loss(self, outputs: ModelOutput, batch: Batch, *_: Any, **__: Any) -> torch.Tensor:
         """The mean loss computed by `forward`."""
