@@ -149,7 +149,7 @@ def _sharding(config: RecipeConfig, model: NextTokenModel, *, kind: str) -> dict
     mode = config.train.sharding_mode
     if not mode.spreads_weights:
         return None
-    layers = set(model.model.model.layers)
+    layers = set(model.layers)
     # Composer asks the child of the ComposerModel which of its modules form a group.
     model.model.fsdp_wrap_fn = lambda module: module in layers  # type: ignore[assignment]
     return {
