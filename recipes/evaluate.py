@@ -41,7 +41,7 @@ def main(cfg: EvaluationConfig) -> None:
     from meap.evals.ranks import join_ranks
     from meap.evals.runner import choose_tasks, require_packages_of, results_dir, run_tasks
     from meap.evals.tables import print_results
-    from meap.export.hf import read_export_record
+    from meap.usage import read_export_record
 
     use_one_s3_endpoint()
     names = choose_tasks(cfg.tasks)

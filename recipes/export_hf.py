@@ -67,6 +67,7 @@ def main(cfg: RecipeConfig) -> None:
         tokenizer,
         Path(out_dir),
         source,
+        usage=record.model.usage,
         dtype=cfg.export.dtype,
         max_shard_size=cfg.export.max_shard_size,
         drop_mask_to=drop_mask_to,

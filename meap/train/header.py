@@ -84,7 +84,8 @@ def _rows(config: RecipeConfig, data: RunData) -> list[str]:
         measured = min(heldout.rows, config.train.eval_batches * batch)
         which = "all" if measured == heldout.rows else f"{measured:,} of {heldout.rows:,}"
         often = f"every {timetable.eval_interval:,} steps and " if timetable.eval_interval < timetable.steps else ""
-        lines.append(f"measures   held-out loss on {which} rows {often}at the end")
+        answers = f"; answers to {config.train.samples} prompts" if config.train.samples else ""
+        lines.append(f"measures   held-out loss on {which} rows {often}at the end{answers}")
     return lines
 
 

@@ -7,19 +7,21 @@ them; rows of ``T + 1`` tokens would lose their last target. Here labels arrive 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypedDict, cast
 
 import torch
 from composer.models import ComposerModel
 from torchmetrics import Metric
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from meap.config import ModelConfig
-from meap.schema import IGNORE_INDEX, Batch, SftBatch
+from meap.schema import IGNORE_INDEX, Batch, SftBatch, WeightedSftBatch
 from meap.train.attention import Segments
 from meap.train.loss import SpeedUp, choose_loss_chunks, linear_cross_entropy, uncompiled
+from meap.usage import Usage
 
 __all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "decoder_config", "padded_vocab_size"]
 
@@ -35,7 +37,7 @@ class ModelOutput(TypedDict):
     """What a forward pass returns."""
 
     loss: torch.Tensor
-    """Mean cross-entropy over scored positions, in nats; scalar."""
+    """Mean cross-entropy over scored positions, in nats; scalar. Where the batch has `weights`, over views."""
     losses_BT: torch.Tensor
     """Cross-entropy of each position, detached; 0 where the label is `IGNORE_INDEX`."""
 
@@ -48,7 +50,10 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
 def decoder_config(
     config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int | None = 1, eos_id: int = 2
 ) -> PretrainedConfig:
-    """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded."""
+    """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded.
+
+    Its RoPE tables stay in fp32; the official code rounds cos and sin to bf16, which moves a logit by up to 3e-3.
+    """
     return AutoConfig.for_model(
         config.architecture,
         vocab_size=padded_vocab_size(vocab_size, config.vocab_multiple),
@@ -106,6 +111,8 @@ class NextTokenModel(ComposerModel):
         """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
         self.rows_without_mask: int | None = None
         """Embedding rows before our training added the mask token; None where that came from elsewhere."""
+        self.base_usage = Usage()
+        """How the finished model that training starts from is prompted."""
         self.speed_up_loss: SpeedUp = uncompiled
         # Head and loss run inside of the decoder's own call: that is where FSDP has gathered the head's weight.
         model.forward = partial(self._decode, model.forward)  # type: ignore[method-assign]
@@ -115,11 +122,17 @@ class NextTokenModel(ComposerModel):
         """Weights, shared ones once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, batch: Batch | SftBatch) -> ModelOutput:
+    def forward(self, batch: Batch | SftBatch | WeightedSftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
         labels_BT = batch["labels"]
-        total, losses_BT = self.model(batch["input_ids"], targets_BT=labels_BT, **_segment_arguments(batch))
-        num_scored = (labels_BT != IGNORE_INDEX).sum().clamp(min=1)
+        weights_BT = batch.get("weights")
+        total, losses_BT = self.model(
+            batch["input_ids"], targets_BT=labels_BT, weights_BT=weights_BT, **_segment_arguments(batch)
+        )
+        if "num_views" in batch:
+            num_scored = max(1, sum(batch["num_views"]))
+        else:
+            num_scored = (labels_BT != IGNORE_INDEX).sum().clamp(min=1)
         return {"loss": total / num_scored, "losses_BT": losses_BT}
 
     def _decode(
@@ -128,6 +141,7 @@ class NextTokenModel(ComposerModel):
         input_ids_BT: torch.Tensor,
         *,
         targets_BT: torch.Tensor | None = None,
+        weights_BT: torch.Tensor | None = None,
         **more: Any,
     ) -> Any:
         """The decoder's forward pass: losses if there are targets, else its usual outputs."""
@@ -139,9 +153,30 @@ class NextTokenModel(ComposerModel):
             hidden_BTD,
             self.model.lm_head.weight,
             targets_BT,
+            weights_BT=weights_BT,
             num_chunks=self.loss_chunks or choose_loss_chunks(targets_BT.numel(), self.config.vocab_size),
             speed_up=self.speed_up_loss,
         )
+
+    @contextmanager
+    def generating(self, settings: GenerationConfig) -> Iterator[Any]:
+        """The decoder as transformers has it, to call `generate` of: its own forward pass and attention, uncompiled."""
+        decoder, was_training = self.model, self.model.training
+        packed, attention = decoder.__dict__.pop("forward"), decoder.config._attn_implementation
+        # Those of a base may set sampling and penalties.
+        settings_before, decoder.generation_config = decoder.generation_config, settings
+        decoder.config._attn_implementation = "sdpa"
+        is_compiled = self.speed_up_loss is not uncompiled
+        try:
+            decoder.eval()
+            # A compiled layer would be compiled anew for every length.
+            with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+                yield decoder
+        finally:
+            decoder.train(was_training)
+            decoder.config._attn_implementation = attention
+            decoder.generation_config = settings_before
+            decoder.forward = packed
 
     def loss(self, outputs: ModelOutput, batch: Batch, *_: Any, **__: Any) -> torch.Tensor:
         """The mean loss computed by `forward`."""

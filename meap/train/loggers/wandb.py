@@ -13,7 +13,7 @@ from meap.config import RecipeConfig, flatten, to_values
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.whole import write_whole
-from meap.train.loggers.stepwise import StepwiseLogger
+from meap.train.loggers.stepwise import StepwiseLogger, Table
 
 __all__ = ["WandbLogger", "build_logger"]
 
@@ -72,6 +72,13 @@ class WandbLogger(StepwiseLogger):
         """Send a step. W&B refuses repeated steps: those that a resumed run repeats, bit for bit, are left out."""
         if step >= self._run.step:
             self._run.log(dict(metrics), step=step)
+
+    def write_table(self, step: int, table: Table) -> None:
+        """Send a table, unless the step is a repeated one."""
+        import wandb
+
+        if step >= self._run.step:
+            self._run.log({table.name: wandb.Table(columns=table.columns, data=table.rows)}, step=step)
 
     def finish(self) -> None:
         """Wait until everything is uploaded."""

@@ -82,7 +82,9 @@ def initial_model(
         fit_vocabulary(model, rows, tokenizer.mask_id if base.is_mask_new else None)
     else:
         model = empty_model(_with_rows(architecture, rows), device=device)
-    return _trainable(model, attention, rows_without_mask=base.rows_without_mask)
+    trainable = _trainable(model, attention, rows_without_mask=base.rows_without_mask)
+    trainable.base_usage = base.usage
+    return trainable
 
 
 def recorded_model(record: ModelRecord, *, attention: str, device: str = "cpu") -> NextTokenModel:
