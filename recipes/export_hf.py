@@ -76,7 +76,7 @@ def main(cfg: RecipeConfig) -> None:
     print(
         f"model       {done.parameters:,} parameters, step {checkpoint.step}\n"
         f"weights     {done.dtype}{rounding}\n"
-        f"verified    largest difference of a logit {done.max_abs_diff:.1e} (transformers' sdpa against training's)\n"
+        f"verified    largest difference of a logit {done.max_abs_diff:.1e} (transformers' own against training's)\n"
         f"written     {out_dir}",
         flush=True,
     )

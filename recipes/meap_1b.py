@@ -26,9 +26,10 @@ def main(cfg: RecipeConfig, *, dry_run: bool = False) -> None:
         from meap.train.algorithm import masking_algorithms
         from meap.train.callbacks import LRMonitor, MaskingMonitor, Samples, Throughput
         from meap.train.data import open_data
-        from meap.train.start import start_model
+        from meap.train.start import require_exact_model, start_model
         from meap.train.trainer import build_trainer
 
+        require_exact_model(cfg)  # what packed rows are not exact for is refused before any data are read
         data = open_data(cfg, run, kind=ROWS)
         model = start_model(cfg, run, data)
         trainer = build_trainer(

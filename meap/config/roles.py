@@ -28,7 +28,7 @@ _ROLES: dict[Role, dict[str, str]] = {
         "data.streams.<name>": "proportion",
         "masking": "ratio strategy span_length mask_last protected preset scope schedule final_ratio schedule_duration",
         "sft": "layout loss weighting min_answer_tokens",
-        "model": "base base_rope_theta hidden_size intermediate_size num_attention_heads num_key_value_heads "
+        "model": "base base_rope_theta config hidden_size intermediate_size num_attention_heads num_key_value_heads "
         "num_hidden_layers vocab_multiple rope_theta rms_norm_eps architecture head_dim tie_word_embeddings",
         "optimizer": "lr betas eps weight_decay decay_norms grad_clip_norm",
         "scheduler": "warmup_ratio warmup_duration final_ratio lead",

@@ -29,6 +29,7 @@ def describe_run(config: RecipeConfig, machine: Machine, data: RunData, model: N
     """What is about to be trained, on what and where: the header of a run."""
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
     start = f"from {config.model.base}" if config.model.base else "from scratch"
+    start += f", a {model.config.model_type} as in {config.model.config}" if config.model.config else ""
     sharding = f", sharded ({config.train.sharding})" if config.train.sharding_mode.spreads_weights else ""
     attention = describe_attention(
         str(model.config._attn_implementation),

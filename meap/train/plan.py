@@ -86,8 +86,10 @@ def device_memory(
 
     chunks = config.train.loss_chunks or choose_loss_chunks(tokens, architecture.vocab_size)
     head = getattr(architecture, "head_dim", None) or hidden // architecture.num_attention_heads
-    queries, keys = head * architecture.num_attention_heads, head * architecture.num_key_value_heads
-    layer = tokens * (26 * hidden + 4 * queries + 4 * keys + 8 * architecture.intermediate_size)
+    heads = architecture.num_attention_heads
+    queries, keys = head * heads, head * (getattr(architecture, "num_key_value_heads", None) or heads)
+    inner = getattr(architecture, "intermediate_size", None) or 4 * hidden
+    layer = tokens * (26 * hidden + 4 * queries + 4 * keys + 8 * inner)
     kept = layer * layers
     if config.train.activation_checkpointing:
         kept = layer + _FP32 * tokens * hidden * layers

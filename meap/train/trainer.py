@@ -28,7 +28,7 @@ from meap.train.provenance import RunStart
 from meap.train.ranks import Ranks
 from meap.train.run import Run
 from meap.train.speed import speed_up
-from meap.train.usage import usage_after
+from meap.train.usage import usage_of
 
 __all__ = ["PlannedTrainer", "build_trainer"]
 
@@ -123,8 +123,8 @@ def _plan(config: RecipeConfig, ranks: Ranks, run: Run, data: RunData, model: Ne
 def _saving(
     config: RecipeConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
 ) -> CheckpointSaving:
-    usage = usage_after([stream.manifest for stream in data.shards.streams], data.tokenizer, base=model.base_usage)
-    recorded, shared = record_model(model, data.tokenizer, usage, before=start.record.model if start else None)
+    before = start.record.model if start else None
+    recorded, shared = record_model(model, data.tokenizer, usage_of(data, model), before=before)
     return CheckpointSaving(
         config,
         run_dir=run.dir,
@@ -149,7 +149,7 @@ def _sharding(config: RecipeConfig, model: NextTokenModel, *, kind: str) -> dict
     mode = config.train.sharding_mode
     if not mode.spreads_weights:
         return None
-    layers = set(model.model.model.layers)
+    layers = set(model.layers)
     # Composer asks the child of the ComposerModel which of its modules form a group.
     model.model.fsdp_wrap_fn = lambda module: module in layers  # type: ignore[assignment]
     return {

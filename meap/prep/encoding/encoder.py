@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from meap.errors import DataError, first_line
 from meap.prep.encoding.cuts import WORD_MARK, find_cuts
 from meap.prep.encoding.engines import Encoded, Engine, FastokensEngine, TokenizersEngine
 from meap.prep.encoding.probe import probe_texts
@@ -88,6 +89,9 @@ def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:
     Args:
         tokenizer: Its vocabulary without the mask token is used.
         engine: `auto`, or `tokenizers` for the reference.
+
+    Raises:
+        DataError: `tokenizers` itself fails on a probe text.
     """
     encoder = _choose(tokenizer, engine)
     if encoder.fallback:
@@ -125,7 +129,13 @@ def _problem(candidate: Encoder, reference: Encoder, tokenizer: Tokenizer) -> st
     tokens = [token.content for token in tokenizer.plain.get_added_tokens_decoder().values()]
     texts = list(probe_texts([*tokens[:16], tokenizer.mask_token], words))
     utf8 = [text.encode() for text in texts]
-    expected = reference.encode(texts, utf8)
+    try:
+        expected = reference.encode(texts, utf8)
+    except Exception as error:
+        raise DataError(
+            f"tokenizer.name={tokenizer.name} cannot encode every text ({first_line(error)}): choose a tokenizer whose "
+            "model has an unknown token, or bytes to fall back to"
+        ) from error
     for _ in range(2):  # the second time from the engine's caches
         try:
             found = candidate.encode(texts, utf8)

@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from meap.errors import ConfigError
-from meap.prep.sft.messages import ASSISTANT, USER, Messages, RecordError
+from meap.prep.sft.messages import ASSISTANT, USER, Messages, RecordError, is_scored
 from meap.prep.sft.templates import has_marks, render, special_of_role
 from meap.prep.sft.tools import Tools
 from meap.tokenizer import Tokenizer
@@ -90,9 +90,7 @@ class Locator:
             RecordError: The template refuses it, leaves out a part of it, or does not show where its answers are.
             ConfigError: The template does not end, or makes too much.
         """
-        return _Conversation(self, self._for_template(messages), tools).located(
-            [message["role"] == ASSISTANT and bool(message.get("scored", True)) for message in messages]
-        )
+        return _Conversation(self, self._for_template(messages), tools).located(list(map(is_scored, messages)))
 
     def _for_template(self, messages: Messages) -> Messages:
         """Messages as the template knows them; only the default one reads an Alpaca record's input by itself."""

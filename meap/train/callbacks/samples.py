@@ -16,6 +16,7 @@ from meap.data import Prompt, RowLoader, read_prompts
 from meap.tokenizer import Tokenizer
 from meap.train.data import RunData
 from meap.train.model import NextTokenModel
+from meap.train.usage import usage_of
 
 __all__ = ["Samples"]
 
@@ -70,7 +71,7 @@ class Samples(Callback):
             heldout=data.heldout_loader,
             count=config.samples,
             num_tokens=config.sample_tokens,
-            stop_ids=[each for stream in data.shards.streams for each in stream.manifest.stop_ids],
+            stop_ids=usage_of(data, model).ends(data.tokenizer.eos_id),
         )
 
     def eval_end(self, state: State, logger: Logger) -> None:

@@ -1,7 +1,8 @@
 """The model a run starts from: fresh weights, or those of a finished model (`model.base`), whatever has stored it.
 
     model.base                                                          module
-    unset                                                               model         fresh weights
+    unset                                                               model         fresh weights, of a decoder by
+                                                                                      its sizes, or of `model.config`
     a folder with config.json, a name on the hub                        hugging_face
     a run's folder, its checkpoints' folder or URL, one checkpoint      own_run
     a .pth of the official code, local or a URL                         lit_gpt
@@ -12,6 +13,7 @@ weights are taken over: optimiser, schedule and data start anew. A run that resu
 checkpoints record the architecture.
 """
 
+from meap.train.start.exactness import require_exact_model
 from meap.train.start.model import initial_model, recorded_model, start_model
 
-__all__ = ["initial_model", "recorded_model", "start_model"]
+__all__ = ["initial_model", "recorded_model", "require_exact_model", "start_model"]
