@@ -13,7 +13,6 @@ from meap.back_off import BackOff, GaveUpError
 from meap.config import JudgeConfig
 from meap.errors import ConfigError, JudgeError
 from meap.evals.judge.answers import read_answer
-from meap.evals.judge.bounded import bounded_client
 from meap.evals.judge.budget import Budget
 from meap.evals.judge.replies import Reply, ReplyStore
 from meap.evals.responses import hash_of
@@ -82,8 +81,10 @@ class Endpoint:
     def _ask_all(
         self, prompts: list[str], keys: dict[str, str], store: ReplyStore, progress: Callable[[int, int], None]
     ) -> None:
-        require_packages("judge.model", "openai", extra="eval")
+        require_packages("judge.model", "httpx", "openai", extra="eval")
         from openai import OpenAI
+
+        from meap.evals.judge.bounded import bounded_client
 
         stopped = threading.Event()
         budget = Budget(self.config.max_cost, store.spent)
