@@ -15,6 +15,7 @@ from meap.train.attention import choose_attention
 from meap.train.checkpoints.model_record import record_model
 from meap.train.start import initial_model, recorded_model
 from meap.train.start.exactness import TOLERANCE, measured_difference, require_exact
+from meap.usage import Usage
 from tests.train.architectures import NAMES, PARTICULAR, config_alone, tiny
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,7 +46,7 @@ def test_an_architecture_is_packed_exactly_recorded_and_exported(write, tokenize
     folder = write(name)
     require_exact(f"model.config={folder}", AutoConfig.from_pretrained(folder), context=16)
     model = begin(folder, tokenizer)
-    record, _ = record_model(model, tokenizer, before=None)
+    record, _ = record_model(model, tokenizer, Usage(), before=None)
     again = recorded_model(record, attention=ATTENTION)
     assert again.config.to_dict() == model.config.to_dict() | {"_name_or_path": ""}
     again.load_state_dict(model.state_dict())
@@ -53,7 +54,7 @@ def test_an_architecture_is_packed_exactly_recorded_and_exported(write, tokenize
     with torch.no_grad():
         expected = model.model(ids).logits
         assert torch.equal(again.model(ids).logits, expected)
-        export_model(again.model, tokenizer, tmp_path / "hf", SOURCE)
+        export_model(again.model, tokenizer, tmp_path / "hf", SOURCE, usage=Usage(begins_with_bos=True))
         exported = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", attn_implementation="eager")
         torch.testing.assert_close(exported(ids).logits, expected, rtol=0, atol=1e-5)
     assert type(exported) is type(model.model)
