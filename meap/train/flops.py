@@ -52,7 +52,7 @@ def matmul_parameters(config: PretrainedConfig) -> int:
     return config.num_hidden_layers * (attention + mlp) + hidden * config.vocab_size
 
 
-def training_flops_per_token(config: PretrainedConfig, *, context: int, causal: bool) -> float:
+def training_flops_per_token(config: PretrainedConfig, *, context: int, causal: bool, frozen: bool = False) -> float:
     """Floating-point operations of forward and backward pass, per token.
 
     Six per weight (a multiplication and an addition, forward once, backward twice), and as much for the products of
@@ -62,10 +62,12 @@ def training_flops_per_token(config: PretrainedConfig, *, context: int, causal: 
         config: A Llama, Mistral or Qwen2/3 architecture.
         context: Tokens of a row.
         causal: Count only what a causal mask lets through, half of the pairs; False is PaLM's convention.
+        frozen: Whether weights get no gradient, which is a third of their work; adapters are not counted.
     """
     keys_per_query = context / 2 if causal else context
     width = config.num_attention_heads * _head_size(config)
-    return 6.0 * (matmul_parameters(config) + 2 * config.num_hidden_layers * width * keys_per_query)
+    attention = 6.0 * 2 * config.num_hidden_layers * width * keys_per_query
+    return (4.0 if frozen else 6.0) * matmul_parameters(config) + attention
 
 
 def peak_flops_per_second(device_name: str) -> float | None:

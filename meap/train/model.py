@@ -107,6 +107,10 @@ class NextTokenModel(ComposerModel):
         """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
         self.rows_without_mask: int | None = None
         """Embedding rows before our training added the mask token; None where that came from elsewhere."""
+        self.base_fingerprint: str | None = None
+        """Of the weights that are frozen, with adapters beside them (`meap.train.lora`); None where all are trained."""
+        self.base_dtype = "fp32"
+        """What those are stored in, fp32 or bf16."""
         self.speed_up_loss: SpeedUp = uncompiled
         # Head and loss run inside of the decoder's own call: that is where FSDP has gathered the head's weight.
         model.forward = partial(self._decode, model.forward)  # type: ignore[method-assign]
@@ -115,6 +119,15 @@ class NextTokenModel(ComposerModel):
     def num_parameters(self) -> int:
         """Weights, shared ones once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def num_trained(self) -> int:
+        """Weights that are trained: all of them, or those of adapters."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def head_weight(self) -> torch.Tensor:
+        """The head, as the loss computes with it."""
+        return self.model.lm_head.weight
 
     def forward(self, batch: Batch | SftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
@@ -138,7 +151,7 @@ class NextTokenModel(ComposerModel):
         hidden_BTD = self.model.model(input_ids=input_ids_BT, use_cache=False, **more).last_hidden_state
         return linear_cross_entropy(
             hidden_BTD,
-            self.model.lm_head.weight,
+            self.head_weight(),
             targets_BT,
             num_chunks=self.loss_chunks or choose_loss_chunks(targets_BT.numel(), self.config.vocab_size),
             speed_up=self.speed_up_loss,
