@@ -72,7 +72,15 @@ def main(cfg: RecipeConfig) -> None:
         base=run.model.base,
     )
     if as_adapter:
-        largest = export_adapter(model.model, *adapters_of(model), tokenizer, Path(out_dir), source)
+        largest = export_adapter(
+            model.model,
+            *adapters_of(model),
+            tokenizer,
+            Path(out_dir),
+            source,
+            usage=record.model.usage,
+            with_mask=record.model.rows_without_mask is None,
+        )
         print(
             f"model       {model.num_trained:,} parameters of adapters, step {checkpoint.step}, for {run.model.base}\n"
             f"verified    largest difference of a logit {largest:.1e} (peft beside the base against training's)\n"
@@ -88,6 +96,7 @@ def main(cfg: RecipeConfig) -> None:
         tokenizer,
         Path(out_dir),
         source,
+        usage=record.model.usage,
         dtype=cfg.export.dtype,
         max_shard_size=cfg.export.max_shard_size,
         drop_mask_to=drop_mask_to,

@@ -1,6 +1,6 @@
 """Pre-train a decoder with Mask-Enhanced Autoregressive Prediction. Size, ratio and start come from the yaml.
 
-    composer recipes/meap_1b.py yamls/tiny.yaml                                # a CPU, about two minutes
+    composer recipes/meap_1b.py yamls/tiny.yaml                                # a CPU, about three minutes
     composer recipes/meap_1b.py yamls/1b.yaml data.remote=s3://bucket/c4       # every GPU of this machine
     composer recipes/meap_1b.py yamls/1b_ntp.yaml                              # the control: ratio 0, plain NTP
     composer recipes/meap_1b.py yamls/long/1b_64k.yaml                         # that model further, in rows of 64K

@@ -2,7 +2,7 @@
 
     composer recipes/meap_sft.py yamls/sft_tiny.yaml                       # a CPU, a minute, on the demo's model
     composer recipes/meap_sft.py yamls/sft_llama3_8b.yaml                  # every GPU of this machine
-    composer recipes/meap_sft.py yamls/sft_llama3_8b.yaml masking.ratio=0  # the control: no copies, plain NTP
+    composer recipes/meap_sft.py yamls/controls/sft_llama3_8b_ntp.yaml     # the control: rows without copies, plain NTP
     python recipes/meap_sft.py yamls/sft_llama3_8b.yaml --dry-run          # check all, say what it will take, stop
 
 Reads the shards that dataprep/sft_to_mds.py wrote and the model at model.base; writes <run.dir>, as

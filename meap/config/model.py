@@ -19,18 +19,23 @@ class ModelConfig:
 
     base: str | None = None
     """What training starts from: a Hugging Face folder or hub name; a run of ours (its folder, its checkpoints' folder
-    or URL, or one checkpoint); a `.pth` of the official code. All but the last bring their own sizes: those below are
-    then unused."""
+    or URL, or one checkpoint); a local `.pth` of the official code. All but the last bring their own sizes: those below
+    are then unused."""
     base_rope_theta: float | None = None
     """RoPE theta that replaces the base's, for rows longer than it was trained on (the paper takes 640,000 for 65,536
     positions; yamls/long/). Unset: the base's own, and its own longest row."""
     architecture: str = "llama"
     """Decoder from scratch, by its name in transformers: `llama` (the paper), `mistral`, `qwen2` or `qwen3`."""
     hidden_size: int = 2048
+    """Width of the residual stream, at least 1."""
     intermediate_size: int = 5632
+    """Width of the MLP, at least 1."""
     num_attention_heads: int = 32
+    """Heads of queries, at least 1."""
     num_key_value_heads: int = 2
+    """Heads of keys and values, of which num_attention_heads is a multiple."""
     num_hidden_layers: int = 24
+    """Decoder layers, at least 1."""
     head_dim: int | None = None
     """Size of a head, an even number. Unset: hidden_size / num_attention_heads."""
     tie_word_embeddings: bool = False
@@ -38,7 +43,9 @@ class ModelConfig:
     vocab_multiple: int = 64
     """Embedding rows are padded up to a multiple of this (32,001 ids become 32,064 rows)."""
     rope_theta: float = 10_000.0
+    """Base of the rotary embedding's wave lengths, above 0."""
     rms_norm_eps: float = 1e-5
+    """What RMSNorm adds to the mean square."""
     attention: str = "auto"
     """`auto` and `sdpa`: torch's own, which chooses the fastest kernel of the device; `flash_attention_2`: the package
     flash-attn."""

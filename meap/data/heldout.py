@@ -8,6 +8,7 @@ so a rank that is one row short reads a row that another rank scores, with all l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,14 @@ def build_heldout_loader(
         global_batch_size: Rows per batch over all ranks.
         world_size: Number of ranks.
         cache_dir: Local folder for downloaded shards.
-        sft: Layout and loss, where rows hold conversations.
+        sft: Layout and loss, where rows hold conversations; held-out loss is a mean over tokens in any case.
 
     Raises:
         ConfigError: The cache is too small or the data itself, or there is too little shared memory.
     """
     is_sft = shards.streams[0].manifest.kind == CONVERSATIONS
     make: Any = (
-        partial(StreamingSFTDataset, sft=sft or SftConfig(), seq_len=shards.seq_len)
+        partial(StreamingSFTDataset, sft=replace(sft or SftConfig(), weighting="tokens"), seq_len=shards.seq_len)
         if is_sft
         else StreamingMaskedDataset
     )
@@ -147,4 +148,4 @@ class HeldoutBatches(IterableDataset[Any]):
         if is_scored:
             return sample
         sample["labels"] = torch.full_like(sample["labels"], IGNORE_INDEX)
-        return sample | ({"num_targets": 0} if "num_targets" in sample else {})
+        return sample | ({"num_targets": 0, "num_maskable": 0} if "num_targets" in sample else {})

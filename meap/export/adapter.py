@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from meap import __version__
 from meap.errors import CheckpointError
-from meap.export.hf import RECORD_NAME, TOLERANCE, ExportSource
+from meap.export.hf import TOLERANCE, ExportSource
+from meap.export.prompting import Prompting
 from meap.extras import require_packages
 from meap.noise import hide_loading_bars
 from meap.places.whole import whole_folder
 from meap.tokenizer import Tokenizer
+from meap.usage import EXPORT_RECORD_NAME, Usage
 
 __all__ = ["export_adapter"]
 
@@ -42,9 +44,10 @@ LoRA adapters of `{base}` (rank {rank}), from step {step} of run {run}, whose an
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "path/of/this/folder")
+model.generation_config = GenerationConfig.from_pretrained("path/of/this/folder")  # where answers end
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
 ```
 
@@ -59,6 +62,9 @@ def export_adapter(
     tokenizer: Tokenizer,
     out_dir: Path,
     source: ExportSource,
+    *,
+    usage: Usage,
+    with_mask: bool,
 ) -> float:
     """Write adapters to `out_dir`, verified beside their base, replacing the run's earlier export.
 
@@ -66,9 +72,11 @@ def export_adapter(
         model: The base in fp32 with its adapters, as it computes.
         settings: The adapters' `peft.LoraConfig`.
         weights: Theirs, by the names that peft gives them.
-        tokenizer: The tokenizer they were trained with; a mask token that the base did not have is left out.
+        tokenizer: The tokenizer they were trained with.
         out_dir: Folder that `meap.export.hf.require_replaceable` accepted.
         source: Where they came from, with their base.
+        usage: How the model is prompted.
+        with_mask: Whether the base has the mask token, too; one that training added is left out.
 
     Returns:
         The largest difference of a logit that was found.
@@ -83,7 +91,8 @@ def export_adapter(
         stored = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
         save_file(stored, draft / _WEIGHTS_NAME, metadata={"format": "pt"})
         (draft / _WEIGHTS_NAME).chmod(draft.stat().st_mode & 0o666)
-        tokenizer.save(draft, with_mask=not tokenizer.is_mask_new)
+        context = model.config.max_position_embeddings
+        Prompting(tokenizer, usage, with_mask=with_mask, context=context).write(draft)
         largest = _verify(model, draft, source.base, num_ids=tokenizer.plain_vocab_size)
         facts = {"run": source.run, "step": source.step, "ratio": source.masking_ratio, "rank": settings.r}
         card = _CARD.format(base=source.base, largest=largest, **facts)
@@ -95,7 +104,7 @@ def export_adapter(
             "max_abs_diff": largest,
             "versions": {"meap": __version__, **{name: version(name) for name in ("peft", "torch", "transformers")}},
         }
-        (draft / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (draft / EXPORT_RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return largest
 
 

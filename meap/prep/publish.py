@@ -21,7 +21,7 @@ from meap.prep.progress import BadLine
 from meap.prep.removal.report import removed_counts
 from meap.prep.removal.stages import WORK_DIR
 from meap.prep.resolved import ResolvedJob, ResolvedPrep, ResolvedSft
-from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch
+from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch, stop_ids
 from meap.prep.streams import MAX_STREAMS
 from meap.prep.task_records import SplitRecord, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, token_dtype
@@ -38,7 +38,7 @@ def publish(job: Job[ResolvedJob]) -> None:
         DataError: There is not a single row, or something cannot be written.
     """
     job.place.require()
-    records = job.records()
+    records = job.final_records
     if missing := [task for task in range(job.num_tasks) if task not in records]:
         raise IncompleteError(
             f"{job.folder.url}: task {missing[0]} and {len(missing) - 1} more of {job.num_tasks} are not complete or "
@@ -108,6 +108,7 @@ def _manifest(job: Job[ResolvedJob], part: str, records: Sequence[TaskRecord]) -
         kind=job.kind,
         text_bytes=sum(part.text_bytes for part in parts) or None,
         counts=_counts(job, parts) | removed_counts(records),
+        stop_ids=stop_ids(split.counts for record in records for split in record.splits.values()),
         shards=tuple(shard for part in parts for shard in part.shards),
         sources=job.inputs.urls,
         job=job.identity,

@@ -66,7 +66,7 @@ def add_adapters(model: NextTokenModel, config: LoraConfig, *, mask_id: int, see
         parameter.requires_grad_("lora_" in name)
     if config.train_mask:
         _train_row(model, mask_id)
-    model.should_save_peft_only = True  # Composer's switch: off while it hands weights out to the ranks
+    model.should_save_peft_only = True  # type: ignore[assignment]  # Composer's switch: off while it hands weights out to the ranks
     model.register_state_dict_post_hook(_leave_out_frozen)
     model.register_load_state_dict_pre_hook(_keep_frozen)
 
@@ -110,7 +110,8 @@ def merge_adapters(model: NextTokenModel) -> None:
         embedding.weight[embedding.mask_id] = embedding.mask_row[0]
         del embedding.mask_row
         embedding.__dict__.pop("forward")
-        model.__dict__.pop("head_weight", None)
+        if model.config.tie_word_embeddings:
+            del model.head_weight
 
 
 def _adapted_layers(decoder: PreTrainedModel) -> Iterator[tuple[torch.nn.Module, str, Any]]:

@@ -31,7 +31,7 @@ class TokenLosses(NamedTuple):
     """The loss of a batch in two forms; 0 where the label is `IGNORE_INDEX`."""
 
     total: torch.Tensor
-    """Sum over all tokens; differentiable."""
+    """Sum over all tokens, by their weights; differentiable."""
     losses_BT: torch.Tensor
     """Cross-entropy of each token in nats, detached."""
 
@@ -53,6 +53,7 @@ def linear_cross_entropy(
     labels_BT: torch.Tensor,
     *,
     num_chunks: int,
+    weights_BT: torch.Tensor | None = None,
     speed_up: SpeedUp = uncompiled,
 ) -> TokenLosses:
     """Cross-entropy of a linear head without bias, in fp32 (or wider, where hidden states are).
@@ -62,21 +63,23 @@ def linear_cross_entropy(
         weight_VD: The head.
         labels_BT: Target ids, or `IGNORE_INDEX`.
         num_chunks: Pieces into which the tokens are split, of equal length but the last; 1 keeps all logits.
+        weights_BT: What the loss of each token counts in the sum, 0 where the label is `IGNORE_INDEX`. Unset: 1.
         speed_up: What compiles the arithmetic.
     """
     labels_T = labels_BT.flatten()
     if num_chunks == 1:
         losses_BT = speed_up(_losses)(hidden_BTD, weight_VD, labels_T).view_as(labels_BT)
-        return TokenLosses(losses_BT.sum(), losses_BT.detach())
+        return TokenLosses(_weighted_sum(losses_BT, weights_BT), losses_BT.detach())
     hidden_TD = hidden_BTD.flatten(0, 1)
+    weights_T = None if weights_BT is None else weights_BT.flatten()
     size = math.ceil(len(labels_T) / num_chunks)
     if torch.is_grad_enabled():
         compute = speed_up(_losses_and_gradients)
-        total, losses_T = cast("Any", _ChunkedLoss.apply(hidden_TD, weight_VD, labels_T, size, compute))
+        total, losses_T = cast("Any", _ChunkedLoss.apply(hidden_TD, weight_VD, labels_T, weights_T, size, compute))
     else:
         pieces = zip(hidden_TD.split(size), labels_T.split(size), strict=True)
         losses_T = torch.cat([speed_up(_losses)(states_TD, weight_VD, ids_T) for states_TD, ids_T in pieces])
-        total = losses_T.sum()
+        total = _weighted_sum(losses_T, weights_T)
     return TokenLosses(total, losses_T.view_as(labels_BT))
 
 
@@ -89,6 +92,7 @@ class _ChunkedLoss(torch.autograd.Function):
         hidden_TD: torch.Tensor,
         weight_VD: torch.Tensor,
         labels_T: torch.Tensor,
+        weights_T: torch.Tensor | None,
         chunk_size: int,
         compute: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]],
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,25 +103,27 @@ class _ChunkedLoss(torch.autograd.Function):
         is_trained = ctx.needs_input_grad[1]
         weight_gradient_VD = torch.zeros_like(weight_VD) if is_trained else None
         narrow_VD = weight_VD.to(dtype)
+        factors_T = labels_T != IGNORE_INDEX if weights_T is None else weights_T
+        chunks = zip(*(each.split(chunk_size) for each in (hidden_TD, labels_T, factors_T)), strict=True)
         with torch.autocast(device, enabled=False):
-            for states_TD, ids_T in zip(hidden_TD.split(chunk_size), labels_T.split(chunk_size), strict=True):
+            for states_TD, *ids_and_factors in chunks:
                 chunk_losses, chunk_gradient_TD, gradient_VD = compute(
-                    states_TD.to(dtype), narrow_VD, ids_T, is_trained
+                    states_TD.to(dtype), narrow_VD, *ids_and_factors, is_trained
                 )
                 losses.append(chunk_losses)
                 hidden_gradients.append(chunk_gradient_TD)
-                if weight_gradient_VD is not None:
+                if weight_gradient_VD is not None and gradient_VD is not None:
                     weight_gradient_VD += gradient_VD
         losses_T = torch.cat(losses)
         ctx.save_for_backward(torch.cat(hidden_gradients).to(hidden_TD.dtype), weight_gradient_VD)
         ctx.mark_non_differentiable(losses_T)
-        return losses_T.sum(), losses_T
+        return _weighted_sum(losses_T, weights_T), losses_T
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, /, *factors: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         gradients = (None if gradient is None else factors[0] * gradient for gradient in ctx.saved_tensors)
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 def _losses(hidden: torch.Tensor, weight_VD: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:
@@ -126,15 +132,18 @@ def _losses(hidden: torch.Tensor, weight_VD: torch.Tensor, labels_T: torch.Tenso
 
 
 def _losses_and_gradients(
-    hidden_TD: torch.Tensor, weight_VD: torch.Tensor, labels_T: torch.Tensor, is_trained: bool
+    hidden_TD: torch.Tensor, weight_VD: torch.Tensor, labels_T: torch.Tensor, factors_T: torch.Tensor, is_trained: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Losses, and the gradient of their sum with regard to hidden states and, if it is trained, the weight."""
+    """Losses, and the gradient of their sum, each times its factor, by hidden states and, if trained, the weight."""
     logs_TV = F.log_softmax(_widened(F.linear(hidden_TD, weight_VD)), dim=-1)
     losses_T = F.nll_loss(logs_TV, labels_T, ignore_index=IGNORE_INDEX, reduction="none")
     is_label_TV = torch.arange(len(weight_VD), device=labels_T.device) == labels_T.unsqueeze(-1)
-    is_scored = (labels_T != IGNORE_INDEX).unsqueeze(-1)
-    gradient_TV = ((logs_TV.exp() - is_label_TV.to(logs_TV.dtype)) * is_scored).to(hidden_TD.dtype)
+    gradient_TV = ((logs_TV.exp() - is_label_TV.to(logs_TV.dtype)) * factors_T.unsqueeze(-1)).to(hidden_TD.dtype)
     return losses_T, gradient_TV @ weight_VD, gradient_TV.T @ hidden_TD if is_trained else None
+
+
+def _weighted_sum(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    return losses.sum() if weights is None else (losses * weights).sum()
 
 
 def _widened(logits: torch.Tensor) -> torch.Tensor:

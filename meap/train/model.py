@@ -18,9 +18,10 @@ from torchmetrics import Metric
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from meap.config import ModelConfig
-from meap.schema import IGNORE_INDEX, Batch, SftBatch
+from meap.schema import IGNORE_INDEX, Batch, SftBatch, WeightedSftBatch
 from meap.train.attention import Segments
 from meap.train.loss import SpeedUp, choose_loss_chunks, linear_cross_entropy, uncompiled
+from meap.usage import Usage
 
 __all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "decoder_config", "padded_vocab_size"]
 
@@ -36,7 +37,7 @@ class ModelOutput(TypedDict):
     """What a forward pass returns."""
 
     loss: torch.Tensor
-    """Mean cross-entropy over scored positions, in nats; scalar."""
+    """Mean cross-entropy over scored positions, in nats; scalar. Where the batch has `weights`, over views."""
     losses_BT: torch.Tensor
     """Cross-entropy of each position, detached; 0 where the label is `IGNORE_INDEX`."""
 
@@ -49,7 +50,10 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
 def decoder_config(
     config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int | None = 1, eos_id: int = 2
 ) -> PretrainedConfig:
-    """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded."""
+    """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded.
+
+    Its RoPE tables stay in fp32; the official code rounds cos and sin to bf16, which moves a logit by up to 3e-3.
+    """
     return AutoConfig.for_model(
         config.architecture,
         vocab_size=padded_vocab_size(vocab_size, config.vocab_multiple),
@@ -111,6 +115,8 @@ class NextTokenModel(ComposerModel):
         """Of the weights that are frozen, with adapters beside them (`meap.train.lora`); None where all are trained."""
         self.base_dtype = "fp32"
         """What those are stored in, fp32 or bf16."""
+        self.base_usage = Usage()
+        """How the finished model that training starts from is prompted."""
         self.speed_up_loss: SpeedUp = uncompiled
         # Head and loss run inside of the decoder's own call: that is where FSDP has gathered the head's weight.
         model.forward = partial(self._decode, model.forward)  # type: ignore[method-assign]
@@ -129,11 +135,17 @@ class NextTokenModel(ComposerModel):
         """The head, as the loss computes with it."""
         return self.model.lm_head.weight
 
-    def forward(self, batch: Batch | SftBatch) -> ModelOutput:
+    def forward(self, batch: Batch | SftBatch | WeightedSftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
         labels_BT = batch["labels"]
-        total, losses_BT = self.model(batch["input_ids"], targets_BT=labels_BT, **_segment_arguments(batch))
-        num_scored = (labels_BT != IGNORE_INDEX).sum().clamp(min=1)
+        weights_BT = batch.get("weights")
+        total, losses_BT = self.model(
+            batch["input_ids"], targets_BT=labels_BT, weights_BT=weights_BT, **_segment_arguments(batch)
+        )
+        if "num_views" in batch:
+            num_scored = max(1, sum(batch["num_views"]))
+        else:
+            num_scored = (labels_BT != IGNORE_INDEX).sum().clamp(min=1)
         return {"loss": total / num_scored, "losses_BT": losses_BT}
 
     def _decode(
@@ -142,6 +154,7 @@ class NextTokenModel(ComposerModel):
         input_ids_BT: torch.Tensor,
         *,
         targets_BT: torch.Tensor | None = None,
+        weights_BT: torch.Tensor | None = None,
         **more: Any,
     ) -> Any:
         """The decoder's forward pass: losses if there are targets, else its usual outputs."""
@@ -153,6 +166,7 @@ class NextTokenModel(ComposerModel):
             hidden_BTD,
             self.head_weight(),
             targets_BT,
+            weights_BT=weights_BT,
             num_chunks=self.loss_chunks or choose_loss_chunks(targets_BT.numel(), self.config.vocab_size),
             speed_up=self.speed_up_loss,
         )

@@ -29,6 +29,7 @@ from meap.train.provenance import RunStart
 from meap.train.ranks import Ranks
 from meap.train.run import Run
 from meap.train.speed import speed_up
+from meap.train.usage import usage_after
 
 __all__ = ["PlannedTrainer", "build_trainer"]
 
@@ -124,7 +125,8 @@ def _plan(config: RecipeConfig, ranks: Ranks, run: Run, data: RunData, model: Ne
 def _saving(
     config: RecipeConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
 ) -> CheckpointSaving:
-    recorded, shared = record_model(model, data.tokenizer, before=start.record.model if start else None)
+    usage = usage_after([stream.manifest for stream in data.shards.streams], data.tokenizer, base=model.base_usage)
+    recorded, shared = record_model(model, data.tokenizer, usage, before=start.record.model if start else None)
     return CheckpointSaving(
         config,
         run_dir=run.dir,
@@ -154,7 +156,7 @@ def _sharding(config: RecipeConfig, model: NextTokenModel, *, kind: str) -> dict
     model.model.fsdp_wrap_fn = lambda module: module in layers  # type: ignore[assignment]
     return {
         "fsdp": FSDP2Config(
-            # Kept gathered between forward and backward pass, weights are sharded outside of steps only (ZeRO-2).
+            # Kept gathered between forward and backward pass, weights are sharded outside of steps only: SHARD_GRAD_OP.
             reshard_after_forward=not mode.gathers_in_step,
             state_dict_type=kind,
             load_monolith_rank0_only=kind == "full",

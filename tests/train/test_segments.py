@@ -44,8 +44,8 @@ def model(request) -> NextTokenModel:
     return NextTokenModel(model)
 
 
-def batch_of(rows, layout):
-    sft = SftConfig(layout=layout)
+def batch_of(rows, layout, **sft):
+    sft = SftConfig(layout=layout, **sft)
     samples = [expand_row(row, n, seq_len=T, sft=sft, rule=RULE, epoch=0) for n, row in enumerate(rows[:4])]
     return collate_rows(
         [
@@ -114,6 +114,39 @@ def test_loss_and_gradients_are_those_of_the_segments_one_by_one(model, conversa
     alone = torch.stack(losses).sum() / sum(batch["num_targets"])
     torch.testing.assert_close(outputs["loss"], alone, rtol=0, atol=1e-5)
     alone.backward()
+    for gradient, parameter in zip(packed, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+@pytest.mark.parametrize("loss", ["answer+masked", "masked"])
+@pytest.mark.parametrize("layout", ["concat", "separate"])
+def test_by_rows_the_loss_is_the_mean_of_the_views_means(model, conversation_rows, layout, loss, copies):
+    """What the official loop gives with a view per device: the model's loss on each, and the mean of these."""
+    if not copies:
+        conversation_rows = [row | {"copied": np.zeros_like(row["copied"])} for row in conversation_rows]
+    batch = batch_of(conversation_rows, layout, loss=loss, weighting="rows")
+    outputs = model(batch)
+    outputs["loss"].backward()
+    packed = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    model.model.config._attn_implementation = "eager"
+    means = []
+    for row, stored in enumerate(conversation_rows[:4]):
+        start = 0
+        for length, is_copied in zip(stored["lengths"].tolist(), stored["copied"].tolist(), strict=True):
+            ends = [start + length, start + 2 * length][: 1 + is_copied]
+            for end in ends:
+                # In `concat` a copy attends to its original, whose own targets count by themselves.
+                first = start if layout == "concat" else end - length
+                logits = model.model(batch["input_ids"][row : row + 1, first:end]).logits[0, end - length - first :]
+                if ((labels := batch["labels"][row, end - length : end]) != IGNORE_INDEX).any():
+                    means.append(F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX))
+            start = ends[-1]
+    assert len(means) == sum(batch["num_views"])
+    expected = torch.stack(means).mean()
+    torch.testing.assert_close(outputs["loss"], expected, rtol=0, atol=1e-5)
+    expected.backward()
     for gradient, parameter in zip(packed, model.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-5)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from meap.answers import SCORED
 from meap.config import RecipeConfig, load_config, save_config
 from meap.errors import ConfigError, MismatchError
 
@@ -151,7 +152,8 @@ def test_the_prompts_are_conversations_up_to_their_first_answer(tune, tmp_path, 
     for row in conversation_rows[:2]:
         start = 0
         for length in row["lengths"]:
-            tokens, answer = (row[name][start : start + length].tolist() for name in ("tokens", "answer"))
+            tokens = row["tokens"][start : start + length].tolist()
+            answer = (row["answer"][start : start + length] & SCORED).tolist()
             first = answer.index(1)
             end = answer.index(0, first) if 0 in answer[first:] else length
             expected.append((tokenizer.decode(tokens[:first]), tokenizer.decode(tokens[first:end])))

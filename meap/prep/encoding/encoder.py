@@ -72,13 +72,12 @@ class _WholeDocuments:
 def _load(definition: str, engine: str, by_word: bool) -> _Encoding:
     """Cached per process: a worker runs many tasks, and each unpickles its encoder again."""
     load_engine = FastokensEngine if engine == "fastokens" else TokenizersEngine
-    parsed = json.loads(definition) if by_word else {}
-    cuts = find_cuts(parsed) if by_word else None
+    cuts = find_cuts(json.loads(definition)) if by_word else None
     if cuts is None:
         return _WholeDocuments(load_engine(definition))
     from meap.prep.encoding.by_word import ByWord  # imports numba
 
-    return ByWord(parsed, cuts, load_engine)
+    return ByWord(definition, cuts, load_engine)
 
 
 def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:

@@ -206,14 +206,16 @@ def _figures(state: State, metrics: dict[str, float]) -> list[str]:
 
 
 def _masking(metrics: dict[str, float]) -> list[str]:
-    ratio = metrics.get("masking/ratio")
-    if ratio is None:
+    shares = {"masking/ratio": "", "masking/ratio_of_answers": " of the copied answers"}
+    name = next((each for each in shares if each in metrics), None)
+    if name is None:
         return []
+    masked = f"masked {metrics[name]:.1%}{shares[name]}"
     if "masking/loss_masked_targets" not in metrics:
-        return [f"masked {ratio:.1%}"]
+        return [masked]
     losses = (
         f"{kind} {metrics[f'masking/loss_{kind}_targets']:.4f}"
         for kind in ("masked", "clean")
         if f"masking/loss_{kind}_targets" in metrics
     )
-    return [f"masked {ratio:.1%} (targets: {', '.join(losses)})"]
+    return [f"{masked} (targets: {', '.join(losses)})"]

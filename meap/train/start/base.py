@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from meap.checkpoints import ModelRecord
 from meap.config.model import ARCHITECTURES
 from meap.errors import CheckpointError, ConfigError, first_line
+from meap.usage import Usage
 
 __all__ = ["Base", "empty_model", "recorded_architecture", "require_supported"]
 
@@ -28,6 +29,8 @@ class Base:
     """Embedding rows it had, or has, before our training added the mask token; None where that came from elsewhere."""
     load: Callable[[PretrainedConfig], PreTrainedModel]
     """Loads its weights, in fp32 on the CPU, into a model of this architecture, or of it with a longer context."""
+    usage: Usage = field(default_factory=Usage)
+    """How it is prompted."""
 
 
 def require_supported(base: str, model_type: str) -> None:

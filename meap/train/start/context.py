@@ -35,8 +35,8 @@ def with_context(
         if limit is not None and limit < context:
             raise ConfigError(
                 f"model.base={base} has {name}={limit}, but segments of the data can take {context} positions: "
-                "prepare shorter ones, use sft.layout=separate, choose another base, or extend its context by "
-                "model.base_rope_theta (640000 for 65,536 positions)"
+                "prepare shorter ones (without max_length, they fit the model), use sft.layout=separate, choose "
+                "another base, or extend its context by model.base_rope_theta (640000 for 65,536 positions)"
             )
     if rope_theta is None:
         return architecture

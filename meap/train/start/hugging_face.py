@@ -6,17 +6,24 @@ fine-tuning rows on to it.
 
 from __future__ import annotations
 
-from typing import cast
+import json
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
+from meap.manifest import CONVERSATIONS, ROWS
 from meap.noise import hide_loading_bars
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.train.start.base import Base, require_supported
+from meap.usage import Usage, read_export_record
 
 __all__ = ["open_hugging_face"]
 
@@ -51,6 +58,7 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
         is_mask_new=is_mask_new,
         rows_without_mask=int(architecture.vocab_size) if is_mask_new else None,
         load=lambda changed: _load(base, changed),
+        usage=_usage(base, architecture, base_tokenizer),
     )
 
 
@@ -63,6 +71,30 @@ def _architecture(base: str) -> PretrainedConfig:
     require_supported(base, config.model_type)
     require_same_rope(f"model.base={base}", stored, config.rope_parameters)
     return config
+
+
+def _usage(base: str, architecture: PretrainedConfig, tokenizer: Tokenizer) -> Usage:
+    """How the base is prompted: in chats where it has a template, unless it is an export that says otherwise."""
+    template = tokenizer.source_config.get("chat_template")
+    export = read_export_record(Path(base)) or {}
+    return Usage(
+        kind=export.get("kind", CONVERSATIONS if template else ROWS),
+        chat_template=template,
+        generation=_generation_settings(base, architecture),
+    )
+
+
+def _generation_settings(base: str, architecture: PretrainedConfig) -> dict[str, Any]:
+    """The base's generation_config.json; without one, what `generate` takes from its config.json."""
+    path = Path(base, GENERATION_CONFIG_NAME)
+    try:
+        if not Path(base).is_dir():
+            path = Path(hf_hub_download(base, GENERATION_CONFIG_NAME))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, EntryNotFoundError):
+        return GenerationConfig.from_model_config(architecture).to_diff_dict()
+    except Exception as error:
+        raise _unreadable(base, error) from error
 
 
 def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:

@@ -97,6 +97,7 @@ def initial_model(
     else:
         model = empty_model(_with_rows(architecture, rows), device=device)
     trainable = _trainable(model, attention, rows_without_mask=base.rows_without_mask)
+    trainable.base_usage = base.usage
     if lora is not None and lora.rank:
         add_adapters(trainable, lora, mask_id=tokenizer.mask_id, seed=seed)
         freeze(trainable, frozen)

@@ -62,6 +62,7 @@ def open_own_run(base: str, tokenizer: Tokenizer) -> Base:
         is_mask_new=False,
         rows_without_mask=record.model.rows_without_mask,
         load=partial(_load, base),
+        usage=record.model.usage,
     )
 
 
