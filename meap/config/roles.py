@@ -30,6 +30,7 @@ _ROLES: dict[Role, dict[str, str]] = {
         "sft": "layout loss weighting min_answer_tokens",
         "model": "base base_rope_theta config hidden_size intermediate_size num_attention_heads num_key_value_heads "
         "num_hidden_layers vocab_multiple rope_theta rms_norm_eps architecture head_dim tie_word_embeddings",
+        "lora": "rank alpha dropout target_modules use_rslora train_mask",
         "optimizer": "lr betas eps weight_decay decay_norms grad_clip_norm",
         "scheduler": "warmup_ratio warmup_duration final_ratio lead",
         "train": "global_batch_size",
@@ -52,7 +53,7 @@ _ROLES: dict[Role, dict[str, str]] = {
         "data": "cache_dir",
         "checkpoint": "folder interval keep state_dict autoresume",
         "loggers": " ".join(fields_of(LoggersConfig)),
-        "export": "checkpoint out_dir keep_mask dtype max_shard_size",
+        "export": "checkpoint out_dir keep_mask dtype max_shard_size lora",
     },
 }
 ROLES = {

@@ -192,8 +192,12 @@ class ExportConfig:
     """Type of the stored weights: `fp32` as trained, or `bf16`, half the size."""
     max_shard_size: str = "5GB"
     """Largest file of weights, in KB, MB, GB or TB; a larger model has several files and an index."""
+    lora: str = "merge"
+    """Of a run with adapters: `merge` adds them to the base's weights; `adapter` writes them alone, for peft and the
+    base as it is, so without [MASK]."""
 
     def __post_init__(self) -> None:
+        require_one_of("export.lora", self.lora, ("merge", "adapter"))
         require_one_of("export.dtype", self.dtype, ("fp32", "bf16"))
         if not _FILE_SIZE.fullmatch(self.max_shard_size):
             raise ConfigError(f"export.max_shard_size={self.max_shard_size!r} is not a size: write for example 5GB")

@@ -55,7 +55,7 @@ def matmul_parameters(config: PretrainedConfig) -> int:
     return sum(weight.numel() for each in multiplied for weight in each.parameters(recurse=False) if weight.ndim > 1)
 
 
-def training_flops_per_token(config: PretrainedConfig, *, context: int, causal: bool) -> float:
+def training_flops_per_token(config: PretrainedConfig, *, context: int, causal: bool, frozen: bool = False) -> float:
     """Floating-point operations of forward and backward pass, per token.
 
     Six per weight (a multiplication and an addition, forward once, backward twice), and as much for the products of
@@ -66,10 +66,11 @@ def training_flops_per_token(config: PretrainedConfig, *, context: int, causal: 
         context: Tokens of a row.
         causal: Count only what a causal mask lets through, half of the pairs; False is PaLM's convention. A layer with
             a shorter sliding window counts that many keys.
+        frozen: Whether weights get no gradient, which is a third of their work; adapters are not counted.
     """
     width = config.num_attention_heads * _head_size(config)
     keys_of_layers = sum(_keys_per_query(window, context, causal=causal) for window in _windows(config))
-    return 6.0 * (matmul_parameters(config) + 2 * width * keys_of_layers)
+    return (4.0 if frozen else 6.0) * matmul_parameters(config) + 6.0 * 2 * width * keys_of_layers
 
 
 def _windows(config: PretrainedConfig) -> list[int | None]:

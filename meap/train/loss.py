@@ -133,24 +133,26 @@ class _ChunkedLoss(torch.autograd.Function):
         weights_T: torch.Tensor | None,
         chunk_size: int,
         shape: LogitShape,
-        compute: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+        compute: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device = hidden_TD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_TD.dtype
         losses, hidden_gradients = [], []
         # As wide as the weight itself, which autocast keeps in fp32: in bf16, a sum would lose small addends.
-        weight_gradient_VD = torch.zeros_like(weight_VD)
+        is_trained = ctx.needs_input_grad[1]
+        weight_gradient_VD = torch.zeros_like(weight_VD) if is_trained else None
         narrow_VD = weight_VD.to(dtype)
         factors_T = labels_T != IGNORE_INDEX if weights_T is None else weights_T
         chunks = zip(*(each.split(chunk_size) for each in (hidden_TD, labels_T, factors_T)), strict=True)
         with torch.autocast(device, enabled=False):
             for states_TD, *ids_and_factors in chunks:
                 chunk_losses, chunk_gradient_TD, gradient_VD = compute(
-                    states_TD.to(dtype), narrow_VD, *ids_and_factors, shape
+                    states_TD.to(dtype), narrow_VD, *ids_and_factors, shape, is_trained
                 )
                 losses.append(chunk_losses)
                 hidden_gradients.append(chunk_gradient_TD)
-                weight_gradient_VD += gradient_VD
+                if weight_gradient_VD is not None and gradient_VD is not None:
+                    weight_gradient_VD += gradient_VD
         losses_T = torch.cat(losses)
         ctx.save_for_backward(torch.cat(hidden_gradients).to(hidden_TD.dtype), weight_gradient_VD)
         ctx.mark_non_differentiable(losses_T)
@@ -159,7 +161,8 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, /, *factors: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return *(factors[0] * gradient for gradient in ctx.saved_tensors), None, None, None, None, None
+        gradients = (None if gradient is None else factors[0] * gradient for gradient in ctx.saved_tensors)
+        return *gradients, None, None, None, None, None
 
 
 def _losses(hidden: torch.Tensor, weight_VD: torch.Tensor, labels_T: torch.Tensor, shape: LogitShape) -> torch.Tensor:
@@ -168,16 +171,21 @@ def _losses(hidden: torch.Tensor, weight_VD: torch.Tensor, labels_T: torch.Tenso
 
 
 def _losses_and_gradients(
-    hidden_TD: torch.Tensor, weight_VD: torch.Tensor, labels_T: torch.Tensor, factors_T: torch.Tensor, shape: LogitShape
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Losses, and the gradient of their sum, each times its factor, with regard to hidden states and weight."""
+    hidden_TD: torch.Tensor,
+    weight_VD: torch.Tensor,
+    labels_T: torch.Tensor,
+    factors_T: torch.Tensor,
+    shape: LogitShape,
+    is_trained: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Losses, and the gradient of their sum, each times its factor, by hidden states and, if trained, the weight."""
     logits_TV = shape.logits(F.linear(hidden_TD, weight_VD))
     logs_TV = F.log_softmax(logits_TV, dim=-1)
     losses_T = F.nll_loss(logs_TV, labels_T, ignore_index=IGNORE_INDEX, reduction="none")
     is_label_TV = torch.arange(len(weight_VD), device=labels_T.device) == labels_T.unsqueeze(-1)
     gradient_TV = (logs_TV.exp() - is_label_TV.to(logs_TV.dtype)) * factors_T.unsqueeze(-1)
     gradient_TV = shape.outputs_gradient(gradient_TV, logits_TV).to(hidden_TD.dtype)
-    return losses_T, gradient_TV @ weight_VD, gradient_TV.T @ hidden_TD
+    return losses_T, gradient_TV @ weight_VD, gradient_TV.T @ hidden_TD if is_trained else None
 
 
 def _weighted_sum(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

@@ -118,6 +118,10 @@ class NextTokenModel(ComposerModel):
         """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
         self.rows_without_mask: int | None = None
         """Embedding rows before our training added the mask token; None where that came from elsewhere."""
+        self.base_fingerprint: str | None = None
+        """Of the weights that are frozen, with adapters beside them (`meap.train.lora`); None where all are trained."""
+        self.base_dtype = "fp32"
+        """What those are stored in, fp32 or bf16."""
         self.base_usage = Usage()
         """How the finished model that training starts from is prompted."""
         self.speed_up_loss: SpeedUp = uncompiled
@@ -135,6 +139,15 @@ class NextTokenModel(ComposerModel):
         length = self.config.num_hidden_layers
         lists = (module for module in self.model.base_model.modules() if isinstance(module, nn.ModuleList))
         return next(list(each) for each in lists if len(each) == length)
+
+    @property
+    def num_trained(self) -> int:
+        """Weights that are trained: all of them, or those of adapters."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def head_weight(self) -> torch.Tensor:
+        """The head, as the loss computes with it."""
+        return cast("nn.Linear", self.model.get_output_embeddings()).weight
 
     def forward(self, batch: Batch | SftBatch | WeightedSftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
@@ -165,7 +178,7 @@ class NextTokenModel(ComposerModel):
         hidden_BTD = self.model.base_model(input_ids=input_ids_BT, use_cache=False, **more).last_hidden_state
         return linear_cross_entropy(
             hidden_BTD,
-            cast("nn.Linear", self.model.get_output_embeddings()).weight,
+            self.head_weight(),
             targets_BT,
             weights_BT=weights_BT,
             num_chunks=self.loss_chunks or choose_loss_chunks(targets_BT.numel(), self.config.vocab_size),

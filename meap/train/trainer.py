@@ -13,6 +13,7 @@ from composer.utils.parallelism import FSDP2Config
 from meap.checkpoints import CheckpointStore
 from meap.config import RecipeConfig
 from meap.places.addresses import is_url
+from meap.train.callbacks import StepSeeds
 from meap.train.checkpoints.model_record import record_model
 from meap.train.checkpoints.resuming import ResumePoint, find_resume_point
 from meap.train.checkpoints.saving import CheckpointSaving
@@ -77,7 +78,7 @@ def build_trainer(
     if run.plans_for is not None:
         return _plan(config, run.plans_for, run, data, model)
     machine, timetable, train = run.machine, data.timetable, config.train
-    check_storage(config, machine, timetable, num_parameters=model.num_parameters)
+    check_storage(config, machine, timetable, num_parameters=model.num_trained)
     start = find_resume_point(config, run.dir)
     saving = _saving(config, run, data, model, start)
     if train.activation_checkpointing:
@@ -97,6 +98,7 @@ def build_trainer(
             algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
             callbacks=[
                 build_schedule(config.scheduler, timetable),
+                *([StepSeeds(config.run.seed)] if config.lora.dropout else []),
                 *callbacks,
                 saving,
                 RunStart(config, machine, data, model),

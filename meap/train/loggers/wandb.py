@@ -74,11 +74,14 @@ class WandbLogger(StepwiseLogger):
             self._run.log(dict(metrics), step=step)
 
     def write_table(self, step: int, table: Table) -> None:
-        """Send a table, unless the step is a repeated one."""
-        import wandb
-
+        """Send texts as values of the step: a `wandb.Table` asks the server, and an offline run would wait for it."""
         if step >= self._run.step:
-            self._run.log({table.name: wandb.Table(columns=table.columns, data=table.rows)}, step=step)
+            texts = {
+                f"{table.name}/{number}/{column}": value
+                for number, record in enumerate(table.records())
+                for column, value in record.items()
+            }
+            self._run.log(texts, step=step)
 
     def finish(self) -> None:
         """Wait until everything is uploaded."""

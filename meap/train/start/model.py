@@ -9,10 +9,12 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from meap.checkpoints import ModelRecord
-from meap.config import ModelConfig, RecipeConfig
+from meap.config import LoraConfig, ModelConfig, RecipeConfig
+from meap.errors import MismatchError
 from meap.tokenizer import Tokenizer
 from meap.train.attention import choose_attention
 from meap.train.data import RunData
+from meap.train.lora import add_adapters, fingerprint_weights, freeze
 from meap.train.model import NextTokenModel, build_model, decoder_config, padded_vocab_size
 from meap.train.run import Run
 from meap.train.start.architecture import fit_architecture, read_architecture, require_positions
@@ -37,6 +39,8 @@ def start_model(config: RecipeConfig, run: Run, data: RunData) -> NextTokenModel
         seed=config.run.seed,
         weights=run.start_weights(config.train),
         continues=data.continues,
+        lora=config.lora,
+        frozen=torch.bfloat16 if run.machine.bf16 else torch.float32,
     )
 
 
@@ -49,8 +53,10 @@ def initial_model(
     seed: int,
     weights: Literal["start", "none"] = "start",
     continues: ModelRecord | None = None,
+    lora: LoraConfig | None = None,
+    frozen: torch.dtype = torch.float32,
 ) -> NextTokenModel:
-    """The model at step 0, or one to load a checkpoint into, on the CPU, in fp32.
+    """The model at step 0, or one to load a checkpoint into, on the CPU, in fp32 but for what is frozen.
 
     Args:
         config: Section `model` of the configuration.
@@ -59,17 +65,21 @@ def initial_model(
         context: Positions of the longest segment of a row.
         seed: Seed of fresh weights.
         weights: `start`; `none`, if another rank has them (device `meta`).
-        continues: The model of a run that resumes, whose base is then not needed.
+        continues: The model of a run that resumes, whose base is then not needed, unless it is frozen.
+        lora: Adapters, where they are trained in place of all weights.
+        frozen: Type of weights that are not trained.
 
     Raises:
         ConfigError: The base, or the configuration, is too short for `context`, or needs code of its own.
         DataError: The base cannot be read.
         CheckpointError: The base is a checkpoint that is damaged, unsafe or of other sizes.
-        MismatchError: The base, or the run that resumes, has another tokenizer than the data.
+        MismatchError: The base, or the run that resumes, has another tokenizer than the data; or a frozen base is not
+            the one the run began with.
     """
     device = "meta" if weights == "none" else "cpu"
     if continues is not None:
         tokenizer.require_fingerprint(continues.tokenizer.fingerprint, owner="the run that continues")
+    if continues is not None and continues.base_fingerprint is None:
         return recorded_model(continues, attention=attention, device=device)
     if config.base is None:
         with torch.device(device):
@@ -79,12 +89,21 @@ def initial_model(
     base = _open_base(config, tokenizer)
     architecture = with_context(config.base, base.architecture, context=context, rope_theta=config.base_rope_theta)
     rows = _embedding_rows(config, tokenizer, base)
+    fingerprint = None
     if weights == "start":
         model = base.load(architecture)
+        if lora is not None and lora.rank:
+            fingerprint = fingerprint_weights(model)
+            _require_same_base(config.base, fingerprint, continues)
         fit_vocabulary(model, rows, tokenizer.mask_id if base.is_mask_new else None)
     else:
         model = empty_model(_with_rows(architecture, rows), device=device)
-    return _trainable(model, attention, rows_without_mask=base.rows_without_mask, usage=base.usage)
+    trainable = _trainable(model, attention, rows_without_mask=base.rows_without_mask, usage=base.usage)
+    if lora is not None and lora.rank:
+        add_adapters(trainable, lora, mask_id=tokenizer.mask_id, seed=seed)
+        freeze(trainable, frozen)
+        trainable.base_fingerprint, trainable.base_dtype = fingerprint, "bf16" if frozen == torch.bfloat16 else "fp32"
+    return trainable
 
 
 def recorded_model(record: ModelRecord, *, attention: str, device: str = "cpu") -> NextTokenModel:
@@ -102,6 +121,15 @@ def _trainable(
     trainable.rows_without_mask = rows_without_mask
     trainable.base_usage = usage
     return trainable
+
+
+def _require_same_base(base: str, fingerprint: str, continues: ModelRecord | None) -> None:
+    if continues is not None and fingerprint != continues.base_fingerprint:
+        raise MismatchError(
+            f"model.base={base} has other weights than the base that this run's adapters were trained beside "
+            f"({fingerprint}, recorded {continues.base_fingerprint}): give that one, wherever it is now, or give this "
+            "run another run.name"
+        )
 
 
 def _open_base(config: ModelConfig, tokenizer: Tokenizer) -> Base:
