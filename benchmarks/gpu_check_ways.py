@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from meap.answers import LONG, SCORED
 from meap.schema import ANSWER_COLUMN, COPIED_COLUMN, LENGTHS_COLUMN, TOKENS_COLUMN, TRAIN_SPLIT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -311,7 +312,7 @@ def _conversations(seq_len: int, seed: int) -> dict[str, np.ndarray[Any, Any]]:
     random, lengths = np.random.default_rng(seed), []
     while 2 * sum(lengths) < 0.9 * seq_len - seq_len // 8:
         lengths.append(int(random.integers(seq_len // 64, seq_len // 16)))
-    answers = [np.arange(length) >= length // 3 for length in lengths]
+    answers = [np.where(np.arange(length) >= length // 3, SCORED | LONG, 0) for length in lengths]
     return {
         TOKENS_COLUMN: random.integers(3, 500, sum(lengths)).astype(np.uint16),
         ANSWER_COLUMN: np.concatenate(answers).astype(np.uint8),

@@ -72,9 +72,9 @@ def encoding(tokenizer: Any, chats: list[list[dict[str, str]]]) -> dict[str, Cal
     def ours() -> int:
         marked = 0
         for start in range(0, len(chats), BATCH):
-            for rendered in template.render_batch(chats[start : start + BATCH]):
+            for rendered in template.render_batch([(chat, None) for chat in chats[start : start + BATCH]]):
                 assert not isinstance(rendered, RecordError)
-                marked += int(rendered.answer.sum())
+                marked += int((rendered.flags & 1).sum())
         return marked
 
     def transformers_loop() -> int:

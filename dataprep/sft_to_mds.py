@@ -4,7 +4,8 @@
     python dataprep/sft_to_mds.py yamls/prep_alpaca.yaml remote=s3://bucket/alpaca
     python dataprep/sft_to_mds.py source='chats/*.jsonl.gz' remote=data/chats/mds tokenizer.name=Qwen/Qwen2.5-14B
 
-Reads Alpaca's instruction/input/output, ShareGPT's conversations and OpenAI's messages, from .json, .jsonl or .parquet.
+Reads Alpaca's instruction/input/output, ShareGPT's conversations, OpenAI's messages and TRL's prompt/completion, with
+system prompts, histories, tools and calls, from .json, .jsonl, .csv or .parquet; docs/fine-tune.md lists the fields.
 Writes <remote>/train, <remote>/validation and <remote>/tokenizer (with the chat template). A split with an index.json
 is complete. The same command continues after an interruption, and does nothing once the data set is complete.
 """

@@ -10,7 +10,9 @@ from typing import Any
 from meap.config.commands import GenerateConfig
 from meap.errors import ConfigError, DataError, first_line
 from meap.extras import require_packages
+from meap.manifest import ROWS
 from meap.run_files import CONFIG_NAME, EXPORT_DIR, METRICS_NAME
+from meap.usage import join_ids, read_export_record
 
 __all__ = ["continue_prompt", "encode_prompt", "find_model", "stop_ids"]
 
@@ -51,7 +53,7 @@ def continue_prompt(cfg: GenerateConfig) -> None:
     sampling: dict[str, Any] = {"temperature": cfg.temperature, "top_p": cfg.top_p, "top_k": 0}
     # The model's own generation_config.json may set sampling and penalties; only the user's keys count here.
     model.generation_config = GenerationConfig(
-        max_new_tokens=min(cfg.max_tokens, context - len(ids)),
+        max_new_tokens=min(cfg.max_new_tokens, context - len(ids)),
         do_sample=bool(cfg.temperature),
         eos_token_id=ends or None,
         pad_token_id=ends[0] if ends else 0,
@@ -93,10 +95,9 @@ def encode_prompt(tokenizer: Any, cfg: GenerateConfig) -> list[int]:
     """
     assert cfg.prompt is not None
     if not _in_chat(tokenizer, cfg):
-        bos = [tokenizer.bos_token_id] if cfg.add_bos and tokenizer.bos_token_id is not None else []
-        ids = [*bos, *tokenizer.encode(cfg.prompt, add_special_tokens=False)]
+        ids = tokenizer.encode(cfg.prompt, add_special_tokens=cfg.add_bos)
         if not ids:
-            raise ConfigError("prompt is empty, and the model has no BOS token to begin with: give it some text")
+            raise ConfigError("prompt is empty, and the tokenizer writes no BOS token before it: give it some text")
         return ids
     messages = [{"role": "system", "content": cfg.system}] if cfg.system is not None else []
     messages.append({"role": "user", "content": cfg.prompt})
@@ -112,15 +113,14 @@ def stop_ids(tokenizer: Any, configured: int | Collection[int] | None, *, in_cha
         configured: `eos_token_id` of the model's generation_config.json.
         in_chat: Whether the prompt is rendered by the chat template.
     """
-    ids = [configured] if isinstance(configured, int) else list(configured or ())
-    ids.append(tokenizer.eos_token_id)
+    ids = join_ids(configured, tokenizer.eos_token_id)
     if in_chat:
         messages = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
         _, found, after = _render(tokenizer, messages).rpartition(_PROBE)
         following = tokenizer.encode(after.lstrip(), add_special_tokens=False) if found else []
         # A turn may also end in plain text, of which no token ends anything.
-        ids += [each for each in following[:1] if each in tokenizer.added_tokens_decoder]
-    return list(dict.fromkeys(each for each in ids if each is not None))
+        ids = join_ids(ids, [each for each in following[:1] if each in tokenizer.added_tokens_decoder])
+    return ids
 
 
 def _in_chat(tokenizer: Any, cfg: GenerateConfig) -> bool:
@@ -128,7 +128,9 @@ def _in_chat(tokenizer: Any, cfg: GenerateConfig) -> bool:
     if not has_template and (cfg.chat == "true" or cfg.system is not None):
         key = "chat=true" if cfg.chat == "true" else "system"
         raise ConfigError(f"{key} needs a chat template, and model={cfg.model} has none: leave it out")
-    return has_template and cfg.chat != "false"
+    # An export of ours that was trained on text alone may have the template of a tokenizer that came with one.
+    export = read_export_record(Path(tokenizer.name_or_path)) or {}
+    return has_template and (cfg.chat == "true" or (cfg.chat == "auto" and export.get("kind") != ROWS))
 
 
 def _render(tokenizer: Any, messages: list[dict[str, str]], **how: Any) -> str:

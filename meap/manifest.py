@@ -17,7 +17,7 @@ from meap.errors import DataError
 
 __all__ = ["CONVERSATIONS", "FORMAT_VERSION", "ROWS", "Manifest", "ShardRecord", "TokenizerRecord"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 ROWS, CONVERSATIONS = "rows", "conversations"
 """Kinds of a split: packed rows of documents, or packed rows of whole conversations for fine-tuning."""
@@ -86,6 +86,8 @@ class Manifest:
     """Documents whose end is among the dropped tail's tokens; `documents` counts them, too."""
     counts: dict[str, int] = field(default_factory=dict[str, int])
     """Further counts of preparation, such as conversations cut to length."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids of the tokens that end scored answers, the most frequent first; empty for packed rows of documents."""
     job: str = ""
     """Identity of the preparation that wrote the split; empty where shards were made in another way."""
     format_version: int = FORMAT_VERSION
@@ -131,6 +133,7 @@ class Manifest:
                     "tokenizer": TokenizerRecord(**values["tokenizer"]),
                     "shards": tuple(ShardRecord(**shard) for shard in values["shards"]),
                     "sources": tuple(values["sources"]),
+                    "stop_ids": tuple(values["stop_ids"]),
                 }
             )
         except (ValueError, KeyError, TypeError) as error:

@@ -24,6 +24,7 @@ __all__ = [
     "VALIDATION_SPLIT",
     "Batch",
     "SftBatch",
+    "WeightedSftBatch",
     "conversation_columns",
     "mds_columns",
     "token_dtype",
@@ -39,7 +40,7 @@ Rows of fine-tuning data hold the tokens of whole conversations, back to back, a
 """
 
 ANSWER_COLUMN: Final = "answer"
-"""uint8, one per token: 1 where it belongs to an assistant's answer, its end-of-turn token included."""
+"""uint8, one per token: its flags, see `meap.answers`."""
 LENGTHS_COLUMN: Final = "lengths"
 """uint32: tokens of each conversation of the row, in order."""
 COPIED_COLUMN: Final = "copied"
@@ -80,6 +81,17 @@ class SftBatch(Batch):
     """Tokens of each row's segments, in order; attention stays within a segment, and what they leave is padding."""
     num_targets: list[int]
     """Scored positions of each row."""
+    num_maskable: list[int]
+    """Words of each row's copies that may be masked; the ratio is a share of these."""
+
+
+class WeightedSftBatch(SftBatch):
+    """The same where each view weighs the same (`sft.weighting=rows`)."""
+
+    weights: Any
+    """float32 tensor (B, T): 1 / scored positions of the view that a scored position is in; 0 elsewhere."""
+    num_views: list[int]
+    """Views of each row in which anything is scored: what the weights of the row add up to."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:

@@ -29,13 +29,14 @@ from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.manifest import TokenizerRecord
 from meap.places.whole import write_whole
 
-__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "restore_tokenizer", "tokenizer_files"]
+__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "model_context", "restore_tokenizer", "tokenizer_files"]
 
 AUTO, BOS_EOS, EOS = SEPARATORS
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 _CHAT_TEMPLATE_FILE = "chat_template.jinja"
+_MODEL_FILE = "config.json"
 TOKENIZER_FILES = (_TOKENIZER_FILE, _CONFIG_FILE, _SPECIAL_TOKENS_FILE)
 """What `Tokenizer.save` writes."""
 
@@ -43,6 +44,8 @@ _MAX_FILE_BYTES = 1 << 28
 """Several times the largest tokenizer.json in use; reading one takes a multiple of its size in memory."""
 _MAX_IDS = 1 << 24
 """Far more than the largest vocabulary in use."""
+_NONCHARACTER = "\ufdd0"
+"""Unicode reserves it for use inside programs."""
 _FINGERPRINTED = ("added_tokens", "model", "normalizer", "pre_tokenizer")
 
 
@@ -201,19 +204,19 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """
     if config.name is None:
         raise ConfigError("tokenizer.name is not set: give a local folder with a tokenizer.json, or a hub name")
-    folder = Path(config.name)
-    if not folder.is_dir():
-        if folder.is_absolute() or config.name.startswith(".") or config.name.count("/") > 1:
-            raise DataError(f"tokenizer.name={config.name}: this folder does not exist; check the path")
-        folder = _download(config.name)
+    folder = _folder_of(config.name)
     tokenizer_file = folder / _TOKENIZER_FILE
     if not tokenizer_file.is_file():
         raise DataError(f"tokenizer folder {folder} holds no {_TOKENIZER_FILE}: export it with save_pretrained first")
     text = _read(tokenizer_file)
+    source_config = _read_json(folder / _SPECIAL_TOKENS_FILE) | _read_json(folder / _CONFIG_FILE)
+    if (chat_template := folder / _CHAT_TEMPLATE_FILE).is_file():
+        source_config |= {"chat_template": _read(chat_template)}
     try:
         definition = cast("dict[str, Any]", json.loads(text))
         # Padding and truncation belong to a caller, not to a vocabulary.
         definition |= {"padding": None, "truncation": None}
+        definition |= {"added_tokens": _all_added_tokens(definition, source_config, config)}
         full = RustTokenizer.from_str(json.dumps(definition))
         plain = RustTokenizer.from_str(json.dumps(_without_token(definition, config.mask_token)))
         largest = max(full.get_vocab(with_added_tokens=True).values())
@@ -231,9 +234,6 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
 
     is_mask_new = full.token_to_id(config.mask_token) is None
     full.add_special_tokens([AddedToken(config.mask_token, special=True, normalized=False)])
-    source_config = _read_json(folder / _SPECIAL_TOKENS_FILE) | _read_json(folder / _CONFIG_FILE)
-    if (chat_template := folder / _CHAT_TEMPLATE_FILE).is_file():
-        source_config |= {"chat_template": _read(chat_template)}
     bos_token = _special_token("bos_token", config.bos_token, source_config, full, config.name)
     eos_token = _special_token("eos_token", config.eos_token, source_config, full, config.name)
     if eos_token is None:
@@ -261,11 +261,37 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     return loaded.without_bos() if loaded.separator == EOS and bos_token != eos_token else loaded
 
 
+def model_context(name: str) -> int | None:
+    """Positions that the model reads whose folder or hub name this is; None where its config.json is not beside.
+
+    Args:
+        name: `tokenizer.name`.
+
+    Raises:
+        DataError: The files do not exist or cannot be read.
+    """
+    described = _read_json(_folder_of(name) / _MODEL_FILE)
+    described = described.get("text_config") or described  # of a model that also sees
+    limits = [described.get("max_position_embeddings")]
+    if described.get("use_sliding_window", True):
+        limits.append(described.get("sliding_window"))
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+
+def _folder_of(name: str) -> Path:
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise DataError(f"tokenizer.name={name}: this folder does not exist; check the path")
+    return _download(name)
+
+
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*TOKENIZER_FILES, _CHAT_TEMPLATE_FILE]))
+        return Path(snapshot_download(name, allow_patterns=[*TOKENIZER_FILES, _CHAT_TEMPLATE_FILE, _MODEL_FILE]))
     except Exception as error:
         raise DataError(
             f"tokenizer.name={name!r} is neither a local folder nor available on the Hugging Face hub "
@@ -277,8 +303,7 @@ def _download(name: str) -> Path:
 def _special_token(
     role: str, asked: str | None, source_config: dict[str, Any], vocabulary: RustTokenizer, name: str
 ) -> str | None:
-    defined = source_config.get(role)
-    token = asked or (cast("dict[str, str]", defined)["content"] if isinstance(defined, dict) else defined)
+    token = asked or _content(source_config.get(role))
     if not token:
         return None
     if vocabulary.token_to_id(token) is None:
@@ -286,11 +311,48 @@ def _special_token(
     return cast("str", token)
 
 
+def _all_added_tokens(
+    definition: dict[str, Any], source_config: dict[str, Any], config: TokenizerConfig
+) -> list[dict[str, Any]]:
+    """The tokens that are found in text: those of tokenizer.json, and those that transformers adds as it reads them.
+
+    Some tokenizer.json have special tokens as words of the vocabulary alone, which no text would be read as; that they
+    are special stands in tokenizer_config.json.
+    """
+    stored = cast("list[dict[str, Any]]", definition["added_tokens"])
+    vocab = definition["model"].get("vocab", {})
+    ids: dict[str, int] = (
+        vocab if isinstance(vocab, dict) else {each[0]: number for number, each in enumerate(cast("list[Any]", vocab))}
+    )
+    options = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    more = [
+        options | token | {"id": int(number)}
+        for number, token in source_config.get("added_tokens_decoder", {}).items()
+        if ids.get(token["content"], int(number)) == int(number)
+    ]
+    lists = [source_config.get(name) for name in ("additional_special_tokens", "extra_special_tokens")]
+    named = [config.bos_token, config.eos_token, source_config.get("bos_token"), source_config.get("eos_token")]
+    named += [token for each in lists if isinstance(each, list) for token in cast("list[Any]", each)]
+    more += [options | {"id": ids[token], "content": token} for token in map(_content, named) if token in ids]
+    known = {each["content"]: each for each in [*more[::-1], *stored]}
+    return sorted(known.values(), key=lambda each: each["id"])
+
+
+def _content(token: Any) -> str | None:
+    """Text of a special token, which configurations give alone or with its options."""
+    return cast("dict[str, str]", token)["content"] if isinstance(token, dict) else token
+
+
 def _without_token(definition: dict[str, Any], token: str) -> dict[str, Any]:
     """`definition` without an *added* token; a token of the model's own vocabulary stays."""
-    if token in definition["model"].get("vocab", {}):
+    added = definition["added_tokens"]
+    if token in definition["model"].get("vocab", {}) or token not in [each["content"] for each in added]:
         return definition
-    return definition | {"added_tokens": [each for each in definition["added_tokens"] if each["content"] != token]}
+    if added[-1]["content"] == token:
+        return definition | {"added_tokens": added[:-1]}
+    # Ids of later tokens are counted, so that its place is kept by one which no text spells.
+    renamed = [each | {"content": f"{_NONCHARACTER}{token}"} if each["content"] == token else each for each in added]
+    return definition | {"added_tokens": renamed}
 
 
 def _id_of(vocabulary: RustTokenizer, token: str) -> int:

@@ -41,7 +41,7 @@ def main(cfg: EvaluationConfig) -> None:
     from meap.evals.ranks import join_ranks
     from meap.evals.runner import choose_tasks, require_packages_of, results_dir, run_tasks
     from meap.evals.tables import print_results
-    from meap.export.hf import read_export_record
+    from meap.usage import read_export_record
 
     use_one_s3_endpoint()
     names = choose_tasks(cfg.tasks)
@@ -108,7 +108,8 @@ def open_inputs(cfg: EvaluationConfig, tokenizer: Any) -> Iterator[tuple[Any, st
 
     remotes, fingerprint = cfg.perplexity.remote, tokenizer.fingerprint
     with open_heldout_rows(remotes, fingerprint=fingerprint, key="perplexity.remote") as heldout:
-        yield TaskInputs(cfg, tokenizer, LazyRows(heldout.num_rows, heldout.read), heldout.why_none), heldout.origin
+        rows = LazyRows(heldout.num_rows, heldout.read, heldout.source_of)
+        yield TaskInputs(cfg, tokenizer, rows, heldout.why_none), heldout.origin
 
 
 if __name__ == "__main__":

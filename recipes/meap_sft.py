@@ -2,7 +2,7 @@
 
     composer recipes/meap_sft.py yamls/sft_tiny.yaml                       # a CPU, a minute, on the demo's model
     composer recipes/meap_sft.py yamls/sft_llama3_8b.yaml                  # every GPU of this machine
-    composer recipes/meap_sft.py yamls/sft_llama3_8b.yaml masking.ratio=0  # the control: no copies, plain NTP
+    composer recipes/meap_sft.py yamls/controls/sft_llama3_8b_ntp.yaml     # the control: rows without copies, plain NTP
     python recipes/meap_sft.py yamls/sft_llama3_8b.yaml --dry-run          # check all, say what it will take, stop
 
 Reads the shards that dataprep/sft_to_mds.py wrote and the model at model.base; writes <run.dir>, as
@@ -22,11 +22,12 @@ def main(cfg: RecipeConfig, *, dry_run: bool = False) -> None:
 
     with open_run(cfg, dry_run=dry_run) as run:  # first: Composer reads the rank variables at import
         from meap.manifest import CONVERSATIONS
-        from meap.train.callbacks import LRMonitor, MaskingMonitor, Throughput
+        from meap.train.callbacks import LRMonitor, MaskingMonitor, Samples, Throughput
         from meap.train.data import open_data
-        from meap.train.start import start_model
+        from meap.train.start import require_exact_model, start_model
         from meap.train.trainer import build_trainer
 
+        require_exact_model(cfg)  # what packed rows are not exact for is refused before any data are read
         data = open_data(cfg, run, kind=CONVERSATIONS)  # its loader copies conversations, and masks the copies
         model = start_model(cfg, run, data)
         trainer = build_trainer(
@@ -38,6 +39,7 @@ def main(cfg: RecipeConfig, *, dry_run: bool = False) -> None:
             callbacks=[
                 MaskingMonitor(mask_id=data.rule.mask_id, interval=data.timetable.log_interval),
                 LRMonitor(),
+                Samples.of(cfg.train, data, model),
                 Throughput.of(cfg, run.machine, model, data.timetable),
             ],
         )

@@ -25,6 +25,7 @@ import pytest
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from meap.answers import END, LONG, SCORED, with_long_answers
 from meap.config import TokenizerConfig
 from meap.manifest import CONVERSATIONS, Manifest, ShardRecord, TokenizerRecord
 from meap.schema import (
@@ -258,20 +259,20 @@ def write_shards(tokenizer: Tokenizer) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def conversation_rows() -> list[dict[str, np.ndarray]]:
-    """Rows of three random conversations of up to three turns, those with more than 8 answer tokens copied."""
+    """Rows of three random conversations of up to three turns, those with an answer of more than 4 words copied."""
     random, rows = np.random.default_rng(1), []
     for _ in range(48):
         conversations = []
         for _ in range(3):
             turns = [(int(random.integers(2, 5)), int(random.integers(1, 9))) for _ in range(random.integers(1, 4))]
-            answer = np.concatenate([np.repeat([0, 1], turn) for turn in turns]).astype(np.uint8)
-            conversations.append((random.integers(3, 90, len(answer)), answer))
+            flags = [each for asked, said in turns for each in [0] * asked + [SCORED] * said + [SCORED | END]]
+            conversations.append((random.integers(3, 90, len(flags)), with_long_answers(np.array(flags, np.uint8), 4)))
         rows.append(
             {
                 TOKENS_COLUMN: np.concatenate([tokens for tokens, _ in conversations]).astype(np.uint16),
-                ANSWER_COLUMN: np.concatenate([answer for _, answer in conversations]),
-                LENGTHS_COLUMN: np.array([len(answer) for _, answer in conversations], np.uint32),
-                COPIED_COLUMN: np.array([answer.sum() > 8 for _, answer in conversations], np.uint8),
+                ANSWER_COLUMN: np.concatenate([flags for _, flags in conversations]),
+                LENGTHS_COLUMN: np.array([len(flags) for _, flags in conversations], np.uint32),
+                COPIED_COLUMN: np.array([(flags & LONG).any() for _, flags in conversations], np.uint8),
             }
         )
     return rows
@@ -303,7 +304,7 @@ def write_conversations(write_shards, conversation_rows, tokenizer: Tokenizer) -
                 seq_len=seq_len,
                 rows=len(conversation_rows),
                 shards=(),
-                config={"min_answer_tokens": 8, "max_length": seq_len // 2},
+                config={"min_answer_tokens": 4, "max_length": seq_len // 2},
             )
             (remote / split / MANIFEST_NAME).write_text(manifest.to_json())
         return remote

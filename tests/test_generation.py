@@ -9,7 +9,9 @@ import torch
 from meap.cli import main
 from meap.config.commands import GenerateConfig
 from meap.errors import ConfigError
+from meap.export.prompting import Prompting
 from meap.generation import encode_prompt, find_model, stop_ids
+from meap.usage import Usage
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -31,7 +33,7 @@ def folder(tokenizer, tmp_path_factory):
     )  # fmt: skip
     run = tmp_path_factory.mktemp("run")
     LlamaForCausalLM(config).save_pretrained(run / "hf")
-    tokenizer.save(run / "hf")
+    Prompting(tokenizer, Usage(begins_with_bos=True), with_mask=True, context=64).write(run / "hf")
     return run / "hf"
 
 
@@ -71,14 +73,14 @@ def test_greedy_text_is_that_of_transformers_and_its_padding_is_never_text(folde
     )  # fmt: skip
     text = read.decode(expected[0, prompt.shape[1] :], skip_special_tokens=True)
     assert text
-    told = generated(capsys, f"model={folder}", "prompt=The boats", "max_tokens=12")
+    told = generated(capsys, f"model={folder}", "prompt=The boats", "max_new_tokens=12")
     assert told.strip() == text.strip()
-    assert told == generated(capsys, f"model={folder.parent}", "prompt=The boats", "max_tokens=12"), "by its run"
+    assert told == generated(capsys, f"model={folder.parent}", "prompt=The boats", "max_new_tokens=12"), "by its run"
 
 
 def test_samples_differ_by_seed_and_are_drawn_again(folder, capsys):
     def sample(seed: int) -> str:
-        options = ("temperature=2", "max_tokens=20", f"seed={seed}")
+        options = ("temperature=2", "max_new_tokens=20", f"seed={seed}")
         return generated(capsys, f"model={folder}", "prompt=The boats", *options)
 
     assert sample(1) == sample(1) != sample(2)
@@ -91,13 +93,19 @@ def test_a_turn_of_a_chat_is_rendered_and_ends_with_the_template(chatty):
     ids = encode_prompt(tokenizer, GenerateConfig(model="m", prompt="Hi", system="Be kind"))
     assert tokenizer.decode(ids) == "<s><|system|>Be kind<|end|><|user|>Hi<|end|><|assistant|>"
     assert ids.count(tokenizer.bos_token_id) == 1
-    assert "<|user|>" not in tokenizer.decode(encode_prompt(tokenizer, GenerateConfig(prompt="Hi", chat="false")))
+    plain = encode_prompt(tokenizer, GenerateConfig(prompt="Hi", chat="false"))
+    assert tokenizer.decode(plain) == "<s>Hi"
+    export = {"source": {"run": "small"}, "kind": "rows"}  # trained on text, by a tokenizer that came with a template
+    (chatty / "meap_export.json").write_text(json.dumps(export))
+    assert encode_prompt(tokenizer, GenerateConfig(prompt="Hi")) == plain
+    assert encode_prompt(tokenizer, GenerateConfig(prompt="Hi", system="Be kind", chat="true")) == ids
+    (chatty / "meap_export.json").unlink()
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     assert stop_ids(tokenizer, [5, tokenizer.eos_token_id], in_chat=True) == [5, tokenizer.eos_token_id, end]
     assert stop_ids(tokenizer, None, in_chat=False) == [tokenizer.eos_token_id]
 
 
-def test_text_begins_as_documents_do(read):
+def test_text_begins_as_the_tokenizer_begins_it(read):
     ids = encode_prompt(read, GenerateConfig(prompt="Hi"))
     assert ids[0] == read.bos_token_id
     assert encode_prompt(read, GenerateConfig(prompt="Hi", add_bos=False)) == ids[1:]

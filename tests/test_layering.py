@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted((ROOT / "meap").rglob("*.py"))
 
 CORE = {
+    "answers",
     "errors",
     "extras",
     "noise",
@@ -24,6 +25,7 @@ CORE = {
     "locks",
     "rope",
     "run_files",
+    "usage",
 }
 CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "places", "tokenizer"}
 ALLOWED = {
@@ -63,6 +65,7 @@ THIRD_PARTY_HOMES = {
     "spacy": {"prep"},
     "torch": {"checkpoints", "data", "train", "export", "evals", "inspect", "generation", "environment"},
     "transformers": {"prep", "train", "export", "evals", "generation"},
+    "peft": {"train", "export"},
     "yaml": {"config"},
     "tokenizers": {"tokenizer", "prep"},
     "matplotlib": {"show"},

@@ -21,6 +21,7 @@ MANIFEST = Manifest(
     sources=("a.json.gz",),
     config={"seq_len": 8},
     versions={"meap": "0"},
+    stop_ids=(7, 1),
 )
 
 
@@ -30,11 +31,11 @@ def test_json_round_trip():
 
 def test_another_format_version_is_refused():
     text = dataclasses.replace(MANIFEST, format_version=99).to_json()
-    with pytest.raises(DataError, match="here has format version 99, this program reads 1: prepare the data again"):
+    with pytest.raises(DataError, match="here has format version 99, this program reads 2: prepare the data again"):
         Manifest.from_json(text, origin="here")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"format_version": 1, "split": "train"})])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"format_version": 2, "split": "train"})])
 def test_what_is_not_a_manifest_is_refused(text: str):
     with pytest.raises(DataError, match="here is not a manifest"):
         Manifest.from_json(text, origin="here")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as RustTokenizer
 
 from meap.config import TextTokenizerConfig, TokenizerConfig
@@ -52,6 +53,38 @@ def test_transformers_reads_what_is_saved(tokenizer: Tokenizer, tmp_path: Path):
     assert loaded.mask_token_id == tokenizer.mask_id
     assert (loaded.bos_token_id, loaded.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
     assert loaded("The harbour", add_special_tokens=False).input_ids == tokenizer.encode("The harbour")
+
+
+@pytest.mark.parametrize("known_as", ["word", "decoder", "listed", "added"])
+def test_special_tokens_are_found_in_text_as_transformers_finds_them(tmp_path: Path, known_as: str):
+    """Some tokenizer.json have them as words of the vocabulary, or not at all; the mask token may stand before them."""
+    from transformers import AutoTokenizer
+
+    tokens = ["[MASK]", "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
+    full = RustTokenizer(models.BPE({"a": 0, "b": 1, "<": 2, "|": 3}, []))
+    full.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in tokens])
+    definition = json.loads(full.to_str())
+    added, kept = definition["added_tokens"], [] if known_as != "added" else definition["added_tokens"]
+    config: dict[str, object] = {"bos_token": tokens[1], "eos_token": tokens[2], "mask_token": tokens[0]}
+    if known_as in ("word", "listed"):
+        definition["model"]["vocab"] |= {each["content"]: each["id"] for each in added}
+    if known_as == "decoder":
+        config["added_tokens_decoder"] = {
+            str(each["id"]): {name: value for name, value in each.items() if name != "id"} for each in added
+        }
+    elif known_as in ("word", "listed"):
+        config["additional_special_tokens"] = tokens[3:]
+    config |= {"extra_special_tokens": config.pop("additional_special_tokens")} if known_as == "listed" else {}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition | {"added_tokens": kept}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    text = "<|begin_of_text|>ab<|eot_id|>a<|end_of_text|>"
+    assert loaded.encode(text) == [5, 0, 1, 7, 0, 6]
+    assert loaded.encode(text) == AutoTokenizer.from_pretrained(tmp_path).encode(text, add_special_tokens=False)
+    assert loaded.mask_id not in loaded.encode("a[MASK]b")
+    loaded.save(tmp_path / "saved")
+    again = load_tokenizer(TokenizerConfig(name=str(tmp_path / "saved")))
+    assert (again.fingerprint, again.encode(text)) == (loaded.fingerprint, loaded.encode(text))
 
 
 def test_llama2_gets_32001_ids(shared_data: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import EvaluationConfig, PrepConfig, ProofConfig, RecipeConfig, SftPrepConfig, load_config
+from meap.config import EvaluationConfig, PrepConfig, ProofConfig, RecipeConfig, SftConfig, SftPrepConfig, load_config
 
 FOLDER = Path(__file__).resolve().parent.parent / "yamls"
 YAMLS = sorted([*FOLDER.rglob("*.yaml"), *(FOLDER.parent / "experiments").rglob("*.yaml")])
@@ -33,13 +33,14 @@ class Run:
     """What decides a training run of the paper; what is the same in all of them is `common` below."""
 
     model: tuple[int, ...] | str
-    """Sizes of a fresh model, or the base and, for a longer context, its theta."""
+    """Sizes of a fresh model, or its config.json; or the base and, for a longer context, its theta."""
     duration: str
     ratio: float
     span_length: int = 1
     lr: float = 4e-4
     batch: int = 256
     seq_len: int = 4096
+    is_official: bool = False
 
 
 def pretraining(size: str, steps: int, ratio: float, *, span_length: int = 1) -> Run:
@@ -50,9 +51,10 @@ def extension(base: str, ratio: float) -> Run:
     return Run(f"{base} at theta 640000", "4000000000tok", ratio, lr=8e-5, batch=16, seq_len=65_536)
 
 
-def fine_tuning(base: str, epochs: int, ratio: float) -> Run:
-    # A row is an original and its copy; the control's is half as long. 16 rows are about 512 conversations.
-    return Run(base, f"{epochs}ep", ratio, lr=2e-5, batch=16, seq_len=8192 if ratio else 4096)
+def fine_tuning(base: str, epochs: int, ratio: float, *, context: int = 8192) -> Run:
+    # A row is an original and its copy; the control's is half as long. 131,072 positions are about 512 conversations.
+    seq_len = context if ratio else context // 2
+    return Run(base, f"{epochs}ep", ratio, lr=2e-5, batch=131_072 // context, seq_len=seq_len)
 
 
 TUNED = (
@@ -63,24 +65,40 @@ TUNED = (
 )
 STEPS = {20: 20_000, 40: 40_000, 60: 60_000, 200: 190_000}
 PAPER = {
-    "Tables 1, 4, 10, 16 to 18": [pretraining("1.1B", STEPS[200], ratio) for ratio in (0.15, 0.0)],
+    "Tables 1, 10, 16 to 18": [pretraining("1.1B", STEPS[200], ratio) for ratio in (0.15, 0.0)],
     "section 4.1": [pretraining("1.1B", STEPS[budget], ratio) for budget in (20, 40, 60) for ratio in (0.15, 0.0)],
     "Tables 2, 3": [
         extension(f"runs/1b{budget}{control}", ratio)
         for budget in ("_40b", "_60b", "")
         for control, ratio in (("", 0.15), ("_ntp", 0.0))
     ],
+    "Table 4": [
+        fine_tuning("runs/1b/hf", 2, 0.10, context=4096),
+        fine_tuning("runs/1b_ntp/hf", 4, 0.0, context=4096),
+    ],
     "Tables 5 to 8": [
         fine_tuning(base, *epochs_and_ratio) for base in TUNED for epochs_and_ratio in ((2, 0.10), (4, 0.0))
     ],
-    "Table 9, pre-training": [pretraining("0.3B", 4_768, ratio) for ratio in (0.0, 0.05, 0.10, 0.15, 0.20)],
+    "Table 9, pre-training": [pretraining("1.1B", STEPS[200], ratio) for ratio in (0.0, 0.05, 0.10, 0.15, 0.20)],
     "Table 9, fine-tuning": [
         fine_tuning(TUNED[0], *epochs_and_ratio) for epochs_and_ratio in ((6, 0.0), (3, 0.05), (3, 0.10), (3, 0.15))
+    ],
+    "Figure 5": [
+        fine_tuning(TUNED[0], *epochs_and_ratio)
+        for epochs in (1, 2, 3)
+        for epochs_and_ratio in ((epochs, 0.10), (2 * epochs, 0.0))
     ],
     "Table 12": [
         pretraining(size, steps, ratio)
         for size, steps in (("0.1B", 1_907), ("0.3B", 4_768), ("0.5B", 10_000))
         for ratio in (0.15, 0.0)
+    ],
+    "Table 14": [pretraining("1.1B", STEPS[200], ratio) for ratio in (0.0, 0.05, 0.10, 0.15)],
+    "the official code's": [
+        *(pretraining("0.1B", 1_907, ratio) for ratio in (0.05, 0.10)),
+        *(pretraining("0.3B", 4_768, ratio) for ratio in (0.05, 0.10, 0.15, 0.20)),
+        *(pretraining("0.5B", 10_000, ratio) for ratio in (0.05, 0.10, 0.15, 0.20)),
+        dataclasses.replace(pretraining("0.1B", 1_907, 0.10), is_official=True),
     ],
     "Table 15": [
         *(pretraining("0.3B", 4_768, 0.15, span_length=length) for length in (1, 5, 50)),
@@ -93,7 +111,9 @@ TOKENS = {1_907: 2e9, 4_768: 5e9, 10_000: 10e9, **{steps: budget * 1e9 for budge
 
 def run_of(config: RecipeConfig) -> Run:
     model, masking = config.model, config.masking
-    if model.base is None:
+    if model.config is not None:
+        described = model.config
+    elif model.base is None:
         described = (
             model.hidden_size,
             model.num_hidden_layers,
@@ -112,6 +132,7 @@ def run_of(config: RecipeConfig) -> Run:
         config.optimizer.lr,
         config.train.global_batch_size,
         config.data.seq_len,
+        (masking.preset, config.optimizer.decay_norms) == ("official", True),
     )
 
 
@@ -136,6 +157,8 @@ def test_every_yaml_is_a_run_of_the_paper_or_a_small_one(configs):
         "tiny",
         "tiny_long",
         "sft_tiny",
+        "qwen3_0.6b",
+        "sft_llama3_8b_lora",
         "train_cpu",
         "train_gpu",
     }
@@ -144,7 +167,7 @@ def test_every_yaml_is_a_run_of_the_paper_or_a_small_one(configs):
 
 def test_what_all_runs_of_the_paper_share(configs):
     for name, config in configs.items():
-        if "tiny" in name or name.startswith("train_"):
+        if "tiny" in name or name.startswith(("train_", "qwen3")) or "official" in name:
             continue
         optimizer, masking = config.optimizer, config.masking
         assert (optimizer.betas, optimizer.grad_clip_norm, config.scheduler.warmup_ratio) == ((0.9, 0.95), 1.0, 0.1)
@@ -157,12 +180,9 @@ def test_what_all_runs_of_the_paper_share(configs):
         is_sft = name.startswith("sft_")
         assert (optimizer.weight_decay, config.scheduler.final_ratio) == ((0.01, 0.0) if is_sft else (0.05, 0.1))
         if is_sft:
-            assert (config.sft.layout, config.sft.loss, config.sft.min_answer_tokens) == (
-                "concat",
-                "answer+masked",
-                None,
-            )
-            assert config.train.sharding == ("full" if "14b" in name else "grad_op")
+            assert config.sft == SftConfig(layout="concat", loss="answer+masked", weighting="tokens")
+            sharding = "none" if config.lora.rank else "full" if "14b" in name else "grad_op"
+            assert config.train.sharding == sharding
         if config.model.base is None:
             assert (config.model.rope_theta, config.model.rms_norm_eps, config.model.vocab_multiple) == (1e4, 1e-5, 64)
             steps = int(config.train.max_duration.removesuffix("ba"))
@@ -190,9 +210,9 @@ def test_the_table_of_yamls_lists_them_all():
 def test_variants_say_only_what_they_change():
     for path in YAMLS:
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-        if path.parent.name in {"ablations", "budgets", "controls"}:
+        if path.parent.name in {"ablations", "budgets", "controls", "official"}:
             assert lines[0].startswith("base: "), path
-            assert len(lines) <= 4, path
+            assert len(lines) <= 5, path
 
 
 def count_parameters(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int) -> int:
@@ -262,7 +282,8 @@ def test_rows_fit_what_preparation_writes(configs):
     long = load_config(PrepConfig, FOLDER / "prep_slimpajama_64k.yaml")
     for name, config in configs.items():
         if name.startswith("sft_llama3_8b"):
-            assert config.data.seq_len == alpaca.max_length * (2 if config.masking.ratio else 1)
+            assert alpaca.max_length is None, "4,096, or half of the context, which fits either model"
+            assert config.data.seq_len == 4096 * (2 if config.masking.ratio else 1)
         if name.endswith("_64k"):
             assert config.data.seq_len == long.seq_len
             expected = {stream: f"{long.remote}/{stream}" for stream in long.streams}

@@ -13,10 +13,11 @@ import xxhash
 
 from meap.errors import CheckpointError
 from meap.manifest import TokenizerRecord
+from meap.usage import Usage
 
 __all__ = ["CheckpointFile", "CheckpointRecord", "ModelRecord", "describe_content", "describe_file", "matches"]
 
-_FORMAT = 2
+_FORMAT = 3
 _READ_BYTES = 1 << 24
 # Files that a record names are read and deleted, so no name may lead out of the checkpoint's folder.
 _FILE_NAME = re.compile(r"ba\d+(\.pt|/[A-Za-z0-9_.]+)")
@@ -44,6 +45,12 @@ class ModelRecord:
     tokenizer: TokenizerRecord
     tokenizer_files: tuple[CheckpointFile, ...]
     """Shared by all checkpoints of the folder: ``tokenizer/tokenizer.json`` below it."""
+    base_fingerprint: str | None = None
+    """Of the frozen base that adapters stand beside and checkpoints leave out; None where they hold all weights."""
+    base_dtype: str = "fp32"
+    """What a frozen base was computed in, fp32 or bf16."""
+    usage: Usage = field(default_factory=Usage)
+    """How the model is prompted, and what ends its answers."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,7 @@ class CheckpointRecord:
             model |= {
                 "tokenizer": TokenizerRecord(**model["tokenizer"]),
                 "tokenizer_files": tuple(CheckpointFile(**each) for each in model["tokenizer_files"]),
+                "usage": Usage(**model["usage"] | {"stop_ids": tuple(model["usage"]["stop_ids"])}),
             }
             files = tuple(CheckpointFile(**each) for each in content.pop("files"))
             record = cls(**content, model=ModelRecord(**model), files=files)

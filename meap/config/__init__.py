@@ -8,24 +8,15 @@ A section ``x`` of a yaml is the dataclass ``XConfig``.
 from meap.config.command import run_command
 from meap.config.data import DataConfig, StreamConfig, TokenizerConfig
 from meap.config.evaluation import (
-    AncestralTraceConfig,
-    AttentionDecayConfig,
-    AttentionSegmentsConfig,
     CommonsenseConfig,
     EvaluationConfig,
     HaystackConfig,
-    KeyRetrievalConfig,
-    KvRetrievalConfig,
-    MultidocQaConfig,
-    MultiNeedleConfig,
-    NeedleFuConfig,
-    NeedleMagicConfig,
     PerplexityConfig,
-    RecordRetrievalConfig,
 )
 from meap.config.judging import HallucinationConfig, JudgeConfig
 from meap.config.loading import flatten, from_values, load_config, load_resolved, save_config, to_values, to_yaml
 from meap.config.loggers import LoggersConfig
+from meap.config.lora import LoraConfig
 from meap.config.masking import MaskingConfig, SftConfig
 from meap.config.model import ModelConfig
 from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TextTokenizerConfig
@@ -43,9 +34,6 @@ from meap.config.training import (
 )
 
 __all__ = [
-    "AncestralTraceConfig",
-    "AttentionDecayConfig",
-    "AttentionSegmentsConfig",
     "CheckpointConfig",
     "CommonsenseConfig",
     "DataConfig",
@@ -56,22 +44,16 @@ __all__ = [
     "HallucinationConfig",
     "HaystackConfig",
     "JudgeConfig",
-    "KeyRetrievalConfig",
-    "KvRetrievalConfig",
     "LitpkdsPrepConfig",
     "LoggersConfig",
+    "LoraConfig",
     "MaskingConfig",
     "ModelConfig",
-    "MultiNeedleConfig",
-    "MultidocQaConfig",
-    "NeedleFuConfig",
-    "NeedleMagicConfig",
     "OptimizerConfig",
     "PerplexityConfig",
     "PrepConfig",
     "ProofConfig",
     "RecipeConfig",
-    "RecordRetrievalConfig",
     "Role",
     "RunConfig",
     "SchedulerConfig",

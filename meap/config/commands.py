@@ -214,11 +214,12 @@ class GenerateConfig:
     prompt: str | None = None
     """Text to continue; in a chat, what the user says."""
     chat: str = "auto"
-    """Whether the prompt is rendered by the model's chat template: `true`, `false`, or `auto` (if it has one)."""
+    """Whether the prompt is rendered by the model's chat template: `true`, `false`, or `auto` (if it has one, unless it
+    is an export that was trained on text alone)."""
     system: str | None = None
     """System message of the chat."""
-    max_tokens: int = 256
-    """Most tokens to generate, at least 1; the end-of-text token and the model's context may end the text earlier."""
+    max_new_tokens: int = 256
+    """Most tokens to generate, at least 1; what ends answers, and the model's context, may end the text earlier."""
     temperature: float = 0.0
     """0 takes the most likely token (greedy); above 0, tokens are sampled from softmax(logits / temperature)."""
     top_p: float = 1.0
@@ -226,11 +227,11 @@ class GenerateConfig:
     seed: int = 0
     """Seed of sampling; at least 0."""
     add_bos: bool = True
-    """Whether a prompt outside a chat begins with BOS, as documents of data preparation do, where there is one."""
+    """Whether a prompt outside a chat begins as the tokenizer begins a text, which is with BOS for many models."""
 
     def __post_init__(self) -> None:
         require_one_of("chat", self.chat, ("auto", "true", "false"))
-        require_at_least("max_tokens", self.max_tokens, 1)
+        require_at_least("max_new_tokens", self.max_new_tokens, 1)
         require_at_least("temperature", self.temperature, 0)
         require_at_least("seed", self.seed, 0)
         if not 0 < self.top_p <= 1:

@@ -20,7 +20,8 @@ class TokenizerConfig:
     """Which tokenizer, and which of its tokens delimit documents and mark masks."""
 
     name: str | None = None
-    """Local folder with a tokenizer.json, or a name on the Hugging Face hub. Unset: the one stored with the data."""
+    """Local folder with a tokenizer.json, or a name on the Hugging Face hub. Unset: in training the one stored with the
+    data, in evaluation the model's, in preparation the built-in sample's; other data need one."""
     bos_token: str | None = None
     """Token before each document. Unset: the tokenizer's own."""
     eos_token: str | None = None
@@ -53,7 +54,7 @@ class DataConfig:
     streams: dict[str, StreamConfig] = field(default_factory=dict[str, StreamConfig])
     """Several data sets by name, mixed. With proportions, an epoch has as many rows as all streams together; a stream
     drawn for more rows than it has repeats rows, each time with other masks. Without, every row comes once per epoch.
-    Held-out loss counts every validation row of the streams once."""
+    Held-out loss counts each row that it measures once; see train.eval_batches."""
     cache_dir: str | None = None
     """Local folder for downloaded shards, with one folder per stream; runs cannot share it. Unset: <run.dir>/cache,
     with one per node if there are several."""
@@ -61,14 +62,14 @@ class DataConfig:
     """Input tokens per row; must equal seq_len of data preparation."""
     num_canonical_nodes: int = 24
     """Fixes the sample order for any number of nodes; a common multiple of all node counts the run may use. The rows of
-    an epoch are a multiple of it and of the batch. Data too small for that are read as with 1."""
+    an epoch are a multiple of it and of the batch. Data with fewer rows than that use 1."""
     shuffle: bool = True
     """Whether training rows are shuffled, differently in each epoch."""
     shuffle_algo: str = "py1e"
     """`py1e`, or `py1br` (rows meet within blocks), `py1s`, `py2s` (whole shards in random order)."""
     shuffle_block_size: int = 65536
-    """Rows within which py1e and py1br shuffle; at least 1. Each canonical node reads this many rows at once: a
-    cold start fetches about half of them for the first steps, 6 GB for 4,096 tokens and 24 canonical nodes."""
+    """Rows within which py1e and py1br shuffle; at least 1. A cold start downloads about half a block for each
+    canonical node: 6 GB for rows of 4,096 tokens and 24 canonical nodes."""
     sampling_method: str = "balanced"
     """Rows of a stream in an epoch that cannot hold all: `balanced`: different ones each epoch; `fixed`: the same."""
     batching_method: str = "random"

@@ -15,7 +15,8 @@ class MaskingConfig:
     """The method: which share of the input is masked, and where the masks are written."""
 
     ratio: float = 0.15
-    """Share of a row's input tokens replaced by the mask token, in [0, 1); 0 is plain next-token prediction."""
+    """Share of a row's input tokens (in fine-tuning: of each long answer in a copy) replaced by the mask token, in
+    [0, 1); 0 is plain next-token prediction."""
     strategy: str = "random"
     """`random` masks single tokens, `span` runs of `span_length` (Table 15); the count is the same."""
     span_length: int = 5
@@ -102,12 +103,18 @@ class SftConfig:
     layout: str = "concat"
     """`concat`: the copy attends to its original, positions run on (paper); `separate`: it does not (official code)."""
     loss: str = "answer+masked"
-    """`answer+masked`: answers of the original and masked tokens of the copy; `masked`: the latter alone."""
+    """`answer+masked`: answers of the original and masked tokens of the copy. `masked`: masked tokens of the copy;
+    short answers, which have none, in the original."""
+    weighting: str = "tokens"
+    """What weighs the same in the loss: `tokens`, all scored ones of a batch (paper); `rows`, each original and each
+    copy, whatever its length (official code): a masked token then weighs about 10 answer tokens."""
     min_answer_tokens: int | None = None
-    """Only conversations with more answer tokens are copied. Unset: as prepared; may be raised, not lowered."""
+    """Only answers of more tokens, end of turn not counted, are masked in a copy. Unset: as prepared; may be raised,
+    not lowered."""
 
     def __post_init__(self) -> None:
         require_one_of("sft.layout", self.layout, ("concat", "separate"))
         require_one_of("sft.loss", self.loss, ("answer+masked", "masked"))
+        require_one_of("sft.weighting", self.weighting, ("tokens", "rows"))
         if self.min_answer_tokens is not None:
             require_at_least("sft.min_answer_tokens", self.min_answer_tokens, 0)

@@ -22,6 +22,7 @@ __all__ = [
 
 TEXT_UNITS = ("file", "line", "paragraph")
 SEPARATORS = ("auto", "bos_eos", "eos")
+TURNS = ("all", "last", "each")
 SPECIAL_TOKENS_IN_TEXT = ("text", "token", "refuse")
 
 
@@ -183,16 +184,22 @@ class SftPrepConfig(JobConfig):
     remote: str | None = None
     """Folder or URL (s3://, ...) to write. Unset: data/sample_sft/mds, for the built-in sample only."""
     format: str = "auto"
-    """Fields of a record: `alpaca` (instruction, input, output), `sharegpt` (conversations), `messages`; or `auto`."""
+    """Fields of a record: `messages`, `sharegpt` (conversations), `alpaca` (instruction, input, output, history),
+    `prompt_completion`; or `auto`."""
     template: str = "auto"
     """`tokenizer`: its own chat template; `default`: Alpaca's prompt; `auto`: the tokenizer's if it has one."""
+    turns: str = "all"
+    """Answers that are scored: `all` of a conversation; the `last` one; or `each` as the last of a conversation of its
+    own, its history before it as the template then writes it (templates that drop the thoughts of earlier answers)."""
     max_length: int | None = None
     """Most tokens of a conversation, at least 2; the rest is cut off and counted. Unset: 4096, or 128 for the sample,
-    and never more than a row of `seq_len` holds."""
+    and never more than fits, beside its copy, a row of `seq_len` and the context of the model that `tokenizer.name`
+    names (its config.json)."""
     copies: bool = True
     """Whether rows leave room for a masked copy of conversations with long answers; false for an NTP control."""
     min_answer_tokens: int | None = None
-    """Conversations with MORE scored tokens than this, over all turns, get a copy. Unset: 50, or 12 for the sample."""
+    """Answers with MORE tokens than this, their end of turn not counted, are masked in a copy. Unset: 50, or 12 for the
+    sample."""
     seq_len: int | None = None
     """Positions of a row. Unset: 2 * max_length, so that the longest conversation fits beside its copy."""
     pack: bool = True
@@ -206,8 +213,9 @@ class SftPrepConfig(JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_one_of("format", self.format, ("auto", "alpaca", "sharegpt", "messages"))
+        require_one_of("format", self.format, ("auto", "alpaca", "sharegpt", "messages", "prompt_completion"))
         require_one_of("template", self.template, ("auto", "tokenizer", "default"))
+        require_one_of("turns", self.turns, TURNS)
         if self.max_length is not None:
             require_at_least("max_length", self.max_length, 2)
         if self.min_answer_tokens is not None:

@@ -28,7 +28,7 @@ class RunConfig:
     """Identity of the run."""
 
     name: str = "meap"
-    """Name of the run and of its folder, at most 200 bytes, without /. Unset: the name of the yaml, without `.yaml`."""
+    """Name of the run and of its folder, at most 200 bytes, without /. With a yaml: its name, without `.yaml`."""
     dir: str = "runs/${run.name}"
     """Local folder that holds everything the run writes."""
     seed: int = 17
@@ -42,13 +42,18 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW. Weight decay applies to matrices, the embedding among them; the weights of norms have none."""
+    """AdamW. Weight decay applies to matrices, the embedding among them."""
 
     lr: float = 4e-4
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the two moments, each in [0, 1)."""
     eps: float = 1e-8
+    """What AdamW adds to the root of the second moment."""
     weight_decay: float = 0.05
+    """Decoupled weight decay, at least 0."""
+    decay_norms: bool = False
+    """Whether vectors, which are the weights of norms and biases, decay as matrices do (official code)."""
     grad_clip_norm: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
 
@@ -71,12 +76,17 @@ class SchedulerConfig:
     """The same as a duration: 2000ba, 2000000000tok, 512000sp, 1ep, 0.1dur. Unset: warmup_ratio, else not read."""
     final_ratio: float = 0.1
     """Learning rate at the end as a share of the peak, in [0, 1)."""
+    lead: float | None = None
+    """Repeats the official code, where step k, counted from 0, has the schedule's rate at k + lead: 1 - 1/G with G
+    micro-batches per device. Unset: step k of W warm-up steps has (k + 1)/W of the peak; the decay begins after it."""
 
     def __post_init__(self) -> None:
         require_ratio("scheduler.warmup_ratio", self.warmup_ratio, remedy="The paper uses 0.1.")
         if self.warmup_duration is not None:
             require_share_or_duration("scheduler.warmup_duration", self.warmup_duration)
         require_ratio("scheduler.final_ratio", self.final_ratio, remedy="The paper uses 0.1.")
+        if self.lead is not None:
+            require_ratio("scheduler.lead", self.lead, remedy="Leave it unset, unless an official run is repeated.")
 
 
 @dataclass(frozen=True)
@@ -97,8 +107,8 @@ class TrainConfig:
     """How often a line is printed and metrics are logged: 10ba, 1ep, 500sp, 200000tok, or a share of the run such as
     0.01dur; rounded up to whole batches, as all intervals are."""
     sharding: str = "none"
-    """FSDP: `none` (every device holds all), `full` (weights, gradients and optimiser sharded, ZeRO-3), `grad_op` (the
-    same, with all weights gathered during a step)."""
+    """FSDP: `none` (every device holds all), `full` (weights, gradients and optimiser sharded, ZeRO-3), `grad_op`
+    (FSDP's SHARD_GRAD_OP: the same, with all weights gathered once per step)."""
     activation_checkpointing: bool = False
     """Whether activations are recomputed in the backward pass: less memory, about a third more time."""
     compile: str = "auto"
@@ -110,6 +120,11 @@ class TrainConfig:
     eval_batches: int = 16
     """Most held-out rows measured each time, in batches of train.global_batch_size rows. A larger split is sampled
     evenly. Each row counts once, on any number of devices. 0 turns held-out loss off."""
+    samples: int = 3
+    """Held-out prompts that the model answers each time held-out loss is measured: conversations up to their first
+    scored answer, or first tokens of rows. In the log, the loggers and samples.jsonl; 0 turns them off."""
+    sample_tokens: int = 64
+    """Most tokens of such an answer, at least 1; half of the context is the most."""
     dist_timeout: float = 1800.0
     """Seconds after which ranks stop waiting for others; must exceed the upload time of a checkpoint."""
     deterministic: bool = False
@@ -125,6 +140,8 @@ class TrainConfig:
         require_at_least("train.global_batch_size", self.global_batch_size, 1)
         require_at_least("train.microbatch_size", self.microbatch_size, 1)
         require_at_least("train.eval_batches", self.eval_batches, 0)
+        require_at_least("train.samples", self.samples, 0)
+        require_at_least("train.sample_tokens", self.sample_tokens, 1)
         require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
         require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
         require_one_of("train.sharding", self.sharding, tuple(SHARDINGS))
@@ -175,8 +192,12 @@ class ExportConfig:
     """Type of the stored weights: `fp32` as trained, or `bf16`, half the size."""
     max_shard_size: str = "5GB"
     """Largest file of weights, in KB, MB, GB or TB; a larger model has several files and an index."""
+    lora: str = "merge"
+    """Of a run with adapters: `merge` adds them to the base's weights; `adapter` writes them alone, for peft and the
+    base as it is, so without [MASK]."""
 
     def __post_init__(self) -> None:
+        require_one_of("export.lora", self.lora, ("merge", "adapter"))
         require_one_of("export.dtype", self.dtype, ("fp32", "bf16"))
         if not _FILE_SIZE.fullmatch(self.max_shard_size):
             raise ConfigError(f"export.max_shard_size={self.max_shard_size!r} is not a size: write for example 5GB")

@@ -100,7 +100,7 @@ def open_dataset(
         split: Name of the split.
         shuffle: Whether rows are shuffled, anew in each epoch.
         num_canonical_nodes: Fixes the order whatever the number of nodes; a multiple of the nodes that read.
-        sft: Layout and loss, where the rows are conversations; their defaults where unset.
+        sft: Layout, loss and weighting, where the rows are conversations; their defaults where unset.
         streaming_arguments: Everything else that `StreamingMaskedDataset` takes.
 
     Returns:

@@ -11,10 +11,22 @@ rows. Both are the same row here, [original | copy | original | ...]; they diffe
 What is scored, by `loss`:
 
     answer+masked   every answer token of the original, and the masked tokens of the copy
-    masked          the masked tokens of the copy; of a conversation without a copy, every answer token
+    masked          the masked tokens of the copy; of answers too short to be masked, every token of the original
 
-Masks are drawn among the answer tokens of the copy, for the address (seed, epoch, row * seq_len + place in the row), so
-that they change from epoch to epoch and depend on nothing else; at a ratio of 0 there are no copies. Which
+How scored tokens weigh in the loss of a batch, by `weighting`; a view is an original or a copy:
+
+    tokens   all alike: the loss is their mean over the batch (the paper's sum)
+    rows     each by 1 / scored tokens of its view: the loss is the mean over the batch's views, in which anything is
+             scored, of the mean over the view's scored tokens
+
+The official code takes the mean of each device's micro-batch, and the mean of these. With one row per device, a row
+being a view there, that is `rows`; with more it lies between the two and depends on the devices. Either choice here
+depends on the rows of the global batch alone. At a ratio of 0 the two differ in this only: by `rows`, conversations
+weigh the same, by `tokens`, long answers weigh more.
+
+The ratio is that of each long answer of the copy; ends of turns are no words, and never masked (`meap.answers`). Masks
+are drawn for the address (seed, epoch, row * seq_len + place of the answer), so that they change from epoch to epoch
+and depend on nothing else; at a ratio of 0 there are no copies. Which
 conversations share a row was decided by data preparation once and for all: a row is a sample, and order, elasticity and
 resumption are those of pre-training rows.
 """
@@ -32,6 +44,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from meap.answers import LONG, SCORED, Flags, long_answers
 from meap.config import DataConfig, SftConfig
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.loader import build_loader
@@ -51,6 +64,9 @@ class StreamingSFTDataset(StreamingMaskedDataset):
     ``segment_lengths``, models of transformers by ``position_ids``, which begin again with each segment; they leave the
     other columns unread. With `labels` of ``shifted`` the label at a position is the token that follows, with
     ``transformers`` the token at that position; rows have T positions in both.
+
+    Where `weighting` is ``rows``, the loss of a batch is ``(losses * batch["weights"]).sum() /
+    sum(batch["num_views"])``, over the views of all devices and of all parts of a step.
 
     A loop of one's own, with `model` a causal language model of transformers::
 
@@ -79,7 +95,7 @@ class StreamingSFTDataset(StreamingMaskedDataset):
             optimizer.zero_grad()
 
     Args:
-        sft: Layout and loss.
+        sft: Layout, loss and weighting.
         seq_len: Positions of a row.
         rule: How copies are masked; None, or a ratio of 0, yields originals only (evaluation, the NTP control).
         streaming_arguments: See `StreamingMaskedDataset`; `labels` among them.
@@ -104,7 +120,7 @@ class StreamingSFTDataset(StreamingMaskedDataset):
         )
         if not self._labels_are_shifted:
             # Nothing is lost at the end: no conversation's last position has a target.
-            row["labels"] = np.insert(row["labels"][:-1], 0, IGNORE_INDEX)
+            row |= {name: np.roll(row[name], 1) for name in ("labels", "weights") if name in row}
         return {
             name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in row.items()
         }
@@ -125,18 +141,20 @@ def expand_row(
         columns: What `meap.schema.conversation_columns` names: conversations back to back.
         sample_id: Number of the row in the data set.
         seq_len: Positions of the row, T.
-        sft: Layout and loss.
+        sft: Layout, loss and weighting.
         rule: How copies are masked; None for no copies.
         epoch: Epoch number, from 0.
 
     Returns:
         `input_ids`, `labels`, `position_ids`, each (T,) int64, `sample_id` () int64, and, as plain Python,
-        `segment_lengths` and `num_targets` (`meap.schema.SftBatch`).
+        `segment_lengths`, `num_targets` and `num_maskable` (`meap.schema.SftBatch`). Where views weigh the same, also
+        `weights`, (T,) float32, and `num_views` (`meap.schema.WeightedSftBatch`).
     """
     input_ids_T, position_ids_T = np.zeros(seq_len, np.int64), np.zeros(seq_len, np.int64)
     labels_T = np.full(seq_len, IGNORE_INDEX, np.int64)
     segment_lengths: list[int] = []
-    position = 0
+    view_lengths: list[int] = []
+    num_maskable = position = 0
 
     def place(tokens: NDArray[np.int64], is_scored: NDArray[np.bool_], clean: NDArray[np.int64], first: int) -> None:
         nonlocal position
@@ -146,32 +164,43 @@ def expand_row(
         # Shifted within the conversation: its last position has no target, also where its copy follows.
         labels_T[position : end - 1] = np.where(is_scored[1:], clean[1:], IGNORE_INDEX)
         position = end
+        view_lengths.append(len(tokens))
 
     tokens = columns[TOKENS_COLUMN].astype(np.int64)
-    is_answer = columns[ANSWER_COLUMN].astype(bool)
+    flags = columns[ANSWER_COLUMN]
     borders = pairwise([0, *np.cumsum(columns[LENGTHS_COLUMN]).tolist()])
     least = sft.min_answer_tokens or 0
-    for number, ((start, end), is_copied) in enumerate(zip(borders, columns[COPIED_COLUMN].tolist(), strict=True)):
-        original, answer = tokens[start:end], is_answer[start:end]
-        has_copy = bool(is_copied) and rule is not None and int(answer[1:].sum()) > least
-        place(original, answer if sft.loss == "answer+masked" or not has_copy else np.zeros_like(answer), original, 0)
+    for (start, end), is_copied in zip(borders, columns[COPIED_COLUMN].tolist(), strict=True):
+        original, is_scored = tokens[start:end], (flags[start:end] & SCORED) != 0
+        answers = long_answers(flags[start:end], least) if is_copied and rule is not None else []
+        if sft.loss == "masked":
+            for first, stop in answers:
+                is_scored[first:stop] = False
+        place(original, is_scored, original, 0)
         segment_lengths.append(len(original))
-        if rule is None or not has_copy:
+        if rule is None or not answers:
             continue
-        copy = _masked_copy(original, answer, rule, address=sample_id * seq_len + number, epoch=epoch)
+        in_scope_BT = _words_of(answers, flags[start:end])
+        num_maskable += int(in_scope_BT.sum())
+        # The address of an answer is its place in the row.
+        addresses_B = sample_id * seq_len + start + np.array([first for first, _ in answers])
+        copies_BT = rule.apply(np.tile(original, (len(answers), 1)), addresses_B, epoch=epoch, in_scope_BT=in_scope_BT)
+        copy = np.where((copies_BT != original).any(0), rule.mask_id, original)
         place(copy, copy != original, original, len(original) if sft.layout == "concat" else 0)
         if sft.layout == "concat":
             segment_lengths[-1] += len(copy)
         else:
             segment_lengths.append(len(copy))
-    return {
+    row = {
         "input_ids": input_ids_T,
         "labels": labels_T,
         "sample_id": np.array(sample_id, np.int64),
         "position_ids": position_ids_T,
         "segment_lengths": segment_lengths,
         "num_targets": int((labels_T != IGNORE_INDEX).sum()),
+        "num_maskable": num_maskable,
     }
+    return row | (_weigh_views(labels_T, view_lengths) if sft.weighting == "rows" else {})
 
 
 def collate_rows(rows: Sequence[dict[str, Any]]) -> SftBatch:
@@ -225,9 +254,18 @@ def build_sft_loader(
     )
 
 
-def _masked_copy(
-    original: NDArray[np.int64], answer: NDArray[np.bool_], rule: MaskRule, *, address: int, epoch: int
-) -> NDArray[np.int64]:
-    in_scope = answer.copy()
-    in_scope[0] = False  # nothing stands before the first token that could predict it
-    return rule.apply(original[None], np.array([address]), epoch=epoch, in_scope_BT=in_scope[None])[0]
+def _weigh_views(labels_T: NDArray[np.int64], view_lengths: Sequence[int]) -> dict[str, Any]:
+    """The columns by which each view of a row weighs 1 in all."""
+    weights_T = (labels_T != IGNORE_INDEX).astype(np.float32)
+    views = np.split(weights_T, np.cumsum(view_lengths))[:-1]
+    for view in views:
+        np.divide(view, view.sum(), out=view, where=view > 0)
+    return {"weights": weights_T, "num_views": sum(bool(view.any()) for view in views)}
+
+
+def _words_of(answers: Sequence[tuple[int, int]], flags: Flags) -> NDArray[np.bool_]:
+    """Where the words of each answer are, (answers, T)."""
+    in_scope = np.zeros((len(answers), len(flags)), bool)
+    for number, (first, stop) in enumerate(answers):
+        in_scope[number, first:stop] = (flags[first:stop] & LONG) != 0
+    return in_scope

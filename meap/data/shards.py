@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -191,6 +192,8 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
 def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
     """The tokenizer the shards were made with, or the configured one if it is the same.
 
+    That of conversations has the template that rendered them, whichever the configured one came with.
+
     Raises:
         MismatchError: `config.name` names another tokenizer.
         DataError: The tokenizer stored with the data cannot be read.
@@ -199,6 +202,10 @@ def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:
     if config.name is not None:
         tokenizer = load_tokenizer(config)
         tokenizer = tokenizer.without_bos() if recorded.bos_id is None else tokenizer
+        if shards.streams[0].manifest.kind == CONVERSATIONS:
+            stored = open_tokenizer(dataclasses.replace(config, name=None), shards).source_config
+            source_config = tokenizer.source_config | {"chat_template": stored.get("chat_template")}
+            tokenizer = dataclasses.replace(tokenizer, source_config=source_config)
     else:
         contents = {name: _read(remote, f"{TOKENIZER_DIR}/{name}") for name in TOKENIZER_FILES}
         tokenizer = restore_tokenizer(contents, config, name=recorded.name)

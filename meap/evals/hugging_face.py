@@ -23,6 +23,7 @@ from meap.evals.lm import Attention, Ids, Reading
 from meap.noise import hide_loading_bars
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
+from meap.usage import join_ids
 
 __all__ = [
     "HuggingFaceLM",
@@ -150,8 +151,8 @@ class HuggingFaceLM:
 
     Args:
         model: The model, on its device and in its precision.
-        tokenizer: Its tokenizer. The end-of-text id ends a response; mask, BOS, padding and ids beyond the vocabulary
-            are never generated.
+        tokenizer: Its tokenizer. The end-of-text id ends a response, as do the ids by which generation_config.json ends
+            an answer; mask, BOS, padding and ids beyond the vocabulary are never generated.
         name: Its name in the results.
         batch_size: Most rows or prompts per forward pass.
         batch_tokens: Most tokens per forward pass of more than one row or prompt.
@@ -175,9 +176,11 @@ class HuggingFaceLM:
         self._batch_tokens = batch_tokens
         self._chunk = prefill_chunk
         self._eos_id = tokenizer.eos_id
+        configured = getattr(model.generation_config, "eos_token_id", None)
+        self._ends = frozenset(join_ids(tokenizer.eos_id, configured))
         self._num_logits = int(model.config.vocab_size)
         self._max_positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
-        banned = {tokenizer.mask_id, tokenizer.bos_id, model.config.pad_token_id} - {tokenizer.eos_id, None}
+        banned = {tokenizer.mask_id, tokenizer.bos_id, model.config.pad_token_id} - {*self._ends, None}
         # Some tokenizers have one token as BOS and EOS; ids of padded embedding rows have no text.
         banned |= set(range(tokenizer.vocab_size, self._num_logits))
         self._banned_ids = sorted(token_id for token_id in banned if token_id < self._num_logits)
@@ -306,10 +309,10 @@ class HuggingFaceLM:
 
     def _add(self, ids: list[int], token_id: int, stop: str) -> bool:
         """Add a token to a continuation, unless it ends the text; returns whether the continuation has ended."""
-        if token_id == self._eos_id:
+        if token_id in self._ends:
             return True
         ids.append(token_id)
-        return bool(stop) and stop in self.tokenizer.decode(ids)
+        return bool(stop) and stop in self.tokenizer.decode(ids).lstrip()
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Batches of indices, longest first: little padding, and a lack of memory shows at once."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from meap.export.prompting import Prompting
+from meap.manifest import CONVERSATIONS
+
 __all__ = ["model_card"]
 
 _TEMPLATE = """\
@@ -36,10 +39,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
-text = {prompt}
-inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40, do_sample=False)[0]))
+
+{example}
+output = model.generate(**inputs, max_new_tokens=256)
+print(tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```
+
+{prompt_note} {end_note}
 
 {mask_note}
 
@@ -50,12 +56,23 @@ Quality was not measured by the export: run `recipes/evaluate.py`. It cannot rea
 """
 
 
-def model_card(record: Mapping[str, Any], config: Any) -> str:
+_TEXT = """\
+texts = ["Once upon a time", "The capital of France is"]
+inputs = tokenizer(texts, padding=True, return_tensors="pt")"""
+_CHAT = """\
+chats = [[{"role": "user", "content": text}] for text in ("Why is the sea salty?", "Name three rivers.")]
+inputs = tokenizer.apply_chat_template(
+    chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+)"""
+
+
+def model_card(record: Mapping[str, Any], config: Any, prompting: Prompting) -> str:
     """Markdown for the folder's README.md.
 
     Args:
         record: `meap.export.hf.ExportRecord` as a dictionary.
         config: The transformers configuration of the model.
+        prompting: What the folder says of prompts and their ends.
     """
     source = record["source"]
     ratio = source["masking_ratio"]
@@ -88,9 +105,9 @@ def model_card(record: Mapping[str, Any], config: Any) -> str:
             if record["rounding"]
             else record["dtype"]
         ),
-        prompt='tokenizer.bos_token + "Once upon a time"  # this token stands before every training document'
-        if config.bos_token_id is not None
-        else '"Once upon a time"',
+        example=_CHAT if prompting.usage.kind == CONVERSATIONS else _TEXT,
+        prompt_note=_prompt_note(prompting),
+        end_note=_end_note(prompting),
         mask=f"`{token}` is {record['mask_id']}" if token else "no mask token",
         mask_note=(
             f"`{token}` stood for hidden inputs in training only. Prompts need none, and `generate` never writes it."
@@ -105,3 +122,31 @@ def model_card(record: Mapping[str, Any], config: Any) -> str:
         ),
         **{key: record[key] for key in ("vocab_size", "max_abs_diff")},
     )
+
+
+def _prompt_note(prompting: Prompting) -> str:
+    """How a prompt is written, and what is written for whoever writes it."""
+    usage, bos = prompting.usage, prompting.tokenizer.bos_token
+    if usage.kind != CONVERSATIONS:
+        begins = f"begins with `{bos}`, which the tokenizer writes" if usage.begins_with_bos else "begins with its text"
+        return f"It continues text. A prompt {begins}, as training documents did."
+    notes = ["It answers conversations, which the chat template of the tokenizer writes as in training."]
+    if usage.begins_with_bos:
+        notes.append(
+            f"The template begins with `{bos}`: add none, and encode its text with `add_special_tokens=False`."
+        )
+    template = usage.chat_template if isinstance(usage.chat_template, str) else ""
+    if "['input']" in template:
+        notes.append('A user message may have an `"input"` beside its `"content"`, as Alpaca\'s records do.')
+    if "strftime_now" in template:
+        notes.append("It writes the date of the day, where training saw one date.")
+    return " ".join(notes)
+
+
+def _end_note(prompting: Prompting) -> str:
+    """What ends an answer, and what fills up a batch."""
+    vocabulary = prompting.tokenizer.full
+    ends = [f"`{vocabulary.id_to_token(each)}`" for each in prompting.ends]
+    named = ends[0] if len(ends) == 1 else f"{', '.join(ends[:-1])} or {ends[-1]}"
+    what = "An answer" if prompting.usage.kind == CONVERSATIONS else "A text"
+    return f"{what} ends with {named}. `{prompting.pad_token}` fills up a batch, on the left."

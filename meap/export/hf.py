@@ -12,35 +12,31 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from meap import __version__
-from meap.config import TokenizerConfig
 from meap.errors import CheckpointError, ConfigError
 from meap.export.card import model_card
+from meap.export.prompting import Prompting
 from meap.export.weights import DTYPES, round_weights, write_weights
 from meap.noise import hide_loading_bars
 from meap.places.addresses import is_url
 from meap.places.whole import whole_folder
 from meap.rope import former_rope
-from meap.tokenizer import Tokenizer, load_tokenizer
+from meap.tokenizer import Tokenizer
+from meap.usage import EXPORT_RECORD_NAME, Usage, read_export_record
 
 __all__ = [
-    "RECORD_NAME",
     "ROUNDING_TOLERANCE",
     "TOLERANCE",
     "ExportRecord",
     "ExportSource",
     "export_model",
-    "read_export_record",
     "require_replaceable",
 ]
-
-RECORD_NAME: Final = "meap_export.json"
-"""Records where an exported folder came from. An export replaces only folders that have it."""
 
 TOLERANCE: Final = 1e-5
 """Largest difference of a logit, in fp32, between the folder as loaded by transformers and the model in memory.
@@ -56,7 +52,6 @@ Rounding to bf16 changes a weight by 0.1 % (root mean square), and a hundred mat
 
 _COMPARED_ROWS = 3
 _COMPARED_TOKENS = 256
-_PROBE = "The lamp, 12,345 times!\n\n\tdéjà  vu, 東京 \U0001f642 def f(x):\r\n    return x"
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,8 @@ class ExportRecord:
     """What ``meap_export.json`` holds."""
 
     source: ExportSource
+    kind: str
+    """`rows` or `conversations`: whether it is prompted with text or by its chat template."""
     parameters: int
     vocab_size: int
     """Ids of the tokenizer; the embedding has more rows, padded."""
@@ -96,15 +93,6 @@ class ExportRecord:
     rounding: float
     """Change of logits by rounding the weights, relative to the spread of logits; 0 for fp32."""
     versions: dict[str, str]
-
-
-def read_export_record(folder: Path) -> dict[str, Any] | None:
-    """The `ExportRecord` of `folder` as a dictionary; None where it is not an export of this project."""
-    try:
-        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
-        return record if record["source"]["run"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def require_replaceable(out_dir: str, run: str) -> Path:
@@ -124,8 +112,8 @@ def require_replaceable(out_dir: str, run: str) -> Path:
     record = read_export_record(folder)
     if record is None:
         raise CheckpointError(
-            f"export.out_dir={out_dir} holds files that are not an export (no readable {RECORD_NAME}) and would be "
-            "lost: choose another folder, or empty it yourself"
+            f"export.out_dir={out_dir} holds files that are not an export (no readable {EXPORT_RECORD_NAME}) and would "
+            "be lost: choose another folder, or empty it yourself"
         )
     owner = record["source"]["run"]
     if owner != run:
@@ -142,6 +130,7 @@ def export_model(
     out_dir: Path,
     source: ExportSource,
     *,
+    usage: Usage,
     dtype: str = "fp32",
     max_shard_size: str = "5GB",
     drop_mask_to: int | None = None,
@@ -153,6 +142,7 @@ def export_model(
         tokenizer: The tokenizer it was trained with, mask token included.
         out_dir: Folder that `require_replaceable` accepted.
         source: Where the model came from.
+        usage: How it is prompted, as its checkpoint records it.
         dtype: What weights are stored in: fp32, or bf16 (`model`'s are rounded as well).
         max_shard_size: Largest file of weights, such as 5GB; a model with more has several, and an index.
         drop_mask_to: Leave out the mask token and cut the embedding to this many rows (`model` is changed); None keeps
@@ -175,10 +165,12 @@ def export_model(
         rounding = _require_close(trained, expected)
     with whole_folder(out_dir) as draft:
         write_weights(model, draft, dtype=DTYPES[dtype], max_shard_size=max_shard_size)
-        _write_configs(model, tokenizer, draft, dtype=DTYPES[dtype], with_mask=with_mask)
-        _write_tokenizer(tokenizer, draft, with_mask=with_mask)
+        prompting = Prompting(tokenizer, usage, with_mask=with_mask, context=model.config.max_position_embeddings)
+        _write_config(model, prompting, draft, dtype=DTYPES[dtype])
+        prompting.write(draft)
         record = ExportRecord(
             source=source,
+            kind=usage.kind,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             vocab_size=num_ids,
             tokenizer_fingerprint=tokenizer.fingerprint,
@@ -189,46 +181,29 @@ def export_model(
             rounding=rounding,
             versions={"meap": __version__, "torch": torch.__version__, "transformers": version("transformers")},
         )
-        (draft / "README.md").write_text(model_card(dataclasses.asdict(record), model.config), encoding="utf-8")
-        (draft / RECORD_NAME).write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
+        (draft / "README.md").write_text(
+            model_card(dataclasses.asdict(record), model.config, prompting), encoding="utf-8"
+        )
+        (draft / EXPORT_RECORD_NAME).write_text(
+            json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8"
+        )
     return record
 
 
-def _write_configs(
-    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype, with_mask: bool
-) -> None:
+def _write_config(model: PreTrainedModel, prompting: Prompting, folder: Path, *, dtype: torch.dtype) -> None:
     config = copy.deepcopy(model.config)
     config.use_cache = True  # training turns it off; generation is slow without it
     config.architectures = [type(model).__name__]
     config.dtype = dtype
-    config.bos_token_id, config.eos_token_id = tokenizer.bos_id, tokenizer.eos_id
+    if prompting.tokenizer.bos_id is not None:
+        config.bos_token_id = prompting.tokenizer.bos_id
+    config.eos_token_id = prompting.eos_token_id
     config.save_pretrained(folder)
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Readers older than transformers 4.56 know `dtype` by its former name.
     former_names = {"torch_dtype": str(dtype).removeprefix("torch.")}
-    former_names |= former_rope(written["rope_parameters"])
+    former_names |= former_rope(written.get("rope_parameters"))
     (folder / "config.json").write_text(json.dumps(written | former_names, indent=2, sort_keys=True))
-    GenerationConfig(
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id,
-        pad_token_id=tokenizer.eos_id,  # without one, generate() warns each time and takes the same
-        suppress_tokens=[tokenizer.mask_id] if with_mask else None,  # an input symbol: it is never a target in training
-    ).save_pretrained(folder)
-
-
-def _write_tokenizer(tokenizer: Tokenizer, folder: Path, *, with_mask: bool) -> None:
-    # The generic tokenizer class also returns token_type_ids, which generate() of Llama rejects.
-    inputs: dict[str, Any] = {"model_input_names": ["input_ids", "attention_mask"]}
-    dataclasses.replace(tokenizer, source_config=tokenizer.source_config | inputs).save(folder, with_mask=with_mask)
-    stored = load_tokenizer(TokenizerConfig(name=str(folder), mask_token=tokenizer.mask_token))
-    stored.require_fingerprint(tokenizer.fingerprint, owner="the exported model")
-    # For some architectures transformers forces a tokenizer class that encodes differently.
-    read = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if read.encode(_PROBE, add_special_tokens=False) != tokenizer.encode(_PROBE):
-        raise CheckpointError(
-            f"transformers reads the exported tokenizer as {type(read).__name__}, which encodes text differently from "
-            f"{tokenizer.name!r}: nothing was exported. Train this architecture with a tokenizer of its own kind"
-        )
 
 
 def _compared_rows(context: int, *, num_ids: int, mask_id: int | None) -> torch.Tensor:
@@ -266,7 +241,7 @@ def _verify(folder: Path, rows_BT: torch.Tensor, expected: list[torch.Tensor]) -
     """Largest difference of a logit between `expected` and the folder as transformers loads it, computed in fp32."""
     hide_loading_bars(folder)
     loaded = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="sdpa", dtype=torch.float32, use_safetensors=True, local_files_only=True
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     differences = [(one - other).abs().max() for one, other in zip(_logits(loaded, rows_BT), expected, strict=True)]
     largest = float(torch.stack(differences).max())

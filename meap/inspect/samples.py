@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from meap.answers import LONG, long_answers
 from meap.config import DataConfig, MaskingConfig, SftConfig, TokenizerConfig
 from meap.config.commands import InspectConfig
 from meap.data import (
@@ -169,23 +170,24 @@ class InspectedData:
         sizes = expand_row(
             columns, sample_id, seq_len=self.manifest.seq_len, sft=together, rule=self.rule, epoch=self.epoch
         )["segment_lengths"]
-        tokens, answer = columns[TOKENS_COLUMN].astype(np.int64), columns[ANSWER_COLUMN].astype(bool)
+        tokens, flags = columns[TOKENS_COLUMN].astype(np.int64), columns[ANSWER_COLUMN]
         lengths = columns[LENGTHS_COLUMN].tolist()
         place, start = 0, 0
         for number, (length, size) in enumerate(zip(lengths, sizes, strict=True)):
-            clean, is_answer = tokens[start : start + length], answer[start : start + length]
+            clean, own = tokens[start : start + length], flags[start : start + length]
             start += length
+            is_word = np.zeros(length, bool)
+            for first, stop in long_answers(own, self.sft.min_answer_tokens or 0):
+                is_word[first:stop] = (own[first:stop] & LONG) != 0
             for is_copy in [False, True][: size // length]:
                 inputs, labels = (shown[name][place : place + length] for name in ("input_ids", "labels"))
-                in_scope = is_answer.copy() if is_copy else np.zeros(length, bool)
-                in_scope[0] = False  # no token before it predicts it
                 yield Part(
                     conversation=number,
                     is_copy=is_copy,
                     first_position=int(shown["position_ids"][place]),
                     tokens=clean,
                     is_masked=inputs != clean,
-                    is_maskable=in_scope,
+                    is_maskable=is_word & is_copy,
                     is_scored=np.concatenate([[False], labels[:-1] != IGNORE_INDEX]),
                 )
                 place += length

@@ -17,7 +17,7 @@ from typing import IO, Any
 import zstandard
 from isal.igzip_lib import DECOMP_GZIP, IgzipDecompressor, IsalError
 
-__all__ = ["COMPRESSIONS", "DAMAGED", "DecompressedStream", "decompressed", "is_compressed"]
+__all__ = ["COMPRESSIONS", "DAMAGED", "DecompressedStream", "decompressed"]
 
 _READ_BYTES = 1 << 18
 """Stored bytes read at a time: progress moves by as much."""
@@ -197,11 +197,6 @@ class DecompressedStream(io.RawIOBase):
                 break
         if padding and skipped % padding:
             raise EOFError(f"{skipped:,} zero bytes follow stream {self._number}, no multiple of {padding}")
-
-
-def is_compressed(name: str) -> bool:
-    """Whether a name is that of a compressed file."""
-    return name.lower().endswith(COMPRESSIONS)
 
 
 def decompressed(raw: IO[bytes], name: str) -> io.BufferedReader:

@@ -75,6 +75,8 @@ class Tally:
     """By part: documents by their length."""
     hashes: HashSample = field(default_factory=HashSample)
     """Of the documents, by part."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Records with a field that carries text and is not read, by its name."""
     empty_documents: int = 0
     bad_lines: int = 0
     bad_bytes: int = 0

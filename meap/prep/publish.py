@@ -21,7 +21,7 @@ from meap.prep.progress import BadLine
 from meap.prep.removal.report import removed_counts
 from meap.prep.removal.stages import WORK_DIR
 from meap.prep.resolved import ResolvedJob, ResolvedPrep, ResolvedSft
-from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch
+from meap.prep.sft.report import ROWS_PER_BATCH, rows_per_batch, stop_ids
 from meap.prep.streams import MAX_STREAMS
 from meap.prep.task_records import SplitRecord, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, token_dtype
@@ -108,6 +108,7 @@ def _manifest(job: Job[ResolvedJob], part: str, records: Sequence[TaskRecord]) -
         kind=job.kind,
         text_bytes=sum(part.text_bytes for part in parts) or None,
         counts=_counts(job, parts) | removed_counts(records),
+        stop_ids=stop_ids(split.counts for record in records for split in record.splits.values()),
         shards=tuple(shard for part in parts for shard in part.shards),
         sources=job.inputs.urls,
         job=job.identity,

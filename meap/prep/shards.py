@@ -139,6 +139,7 @@ class WriteShards(PipelineStep):
             removed_bytes=self.tally.removed_bytes,
             removed_lines=dict(self.tally.removed_lines),
             first_loss=self.tally.first_loss,
+            unread=dict(self.tally.unread),
         )
         self.folder.write(task_record_name(rank), record.to_json())
         self.tally.finish()

@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from meap.manifest import CONVERSATIONS, ROWS
 from meap.prep.job import Job
 from meap.prep.removal.report import REMOVED_DIR, describe_removed
-from meap.prep.resolved import ResolvedJob, ResolvedPrep
+from meap.prep.resolved import ResolvedJob, ResolvedPrep, ResolvedSft
 from meap.prep.selection import describe_selection
-from meap.prep.sft.report import describe_packing
+from meap.prep.sft.report import describe_context, describe_packing, warning_of_context, warnings_of
 from meap.prep.steps import LOSSY_DOCUMENTS, SPELLED_TOKENS, SPELLING_DOCUMENTS, TRIED_DOCUMENTS
 from meap.prep.task_records import SplitRecord, TaskRecord, parts_of, unpublished_streams
 from meap.schema import TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.show.numbers import size
+from meap.tokenizer import model_context
 
 __all__ = ["summary"]
 
 _LARGE_TAIL = 0.01
 _FEW_LOSSY = 0.01
+_MOST_UNREAD = 20
 
 
 def summary(job: Job[ResolvedJob]) -> str:
-    """One line about the data set, its losses and this command's speed; then what filters removed, and warnings."""
+    """One line about the data set, its losses and this command's speed; what was removed or not read; and warnings."""
     records = job.final_records.values()
     by_part = [each for record in records for each in record.splits.items()]
     splits = [split for _, split in by_part]
@@ -38,12 +40,12 @@ def summary(job: Job[ResolvedJob]) -> str:
     if job.kind == CONVERSATIONS:
         said.append(_packing(job, [record.splits[TRAIN_SPLIT] for record in records]))
     told = [_selection(job, by_part), _special_tokens(job, splits), _unpublished(records), _losses(job, records)]
-    said += filter(None, told)
+    said += filter(None, [_context(job), *told])
     if not job.is_published:
         said.append(_speed(job))
     state = "already complete" if job.is_published else "complete"
     whole = f"{state}: {'; '.join(said)}" + describe_removed(records, f"{job.folder.url}/{REMOVED_DIR}")
-    return "\n".join([whole, *(f"warning: {each}" for each in _warnings(job, records))])
+    return "\n".join([whole, *_unread(records), *(f"warning: {each}" for each in _warnings(job, records))])
 
 
 def _losses(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> str:
@@ -95,6 +97,18 @@ def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterato
                 f"tasks loses less than a row of {job.config.seq_len + 1:,}; choose fewer tasks, or a smaller seq_len"
             )
     counts = sum((Counter(split.counts) for record in records for split in record.splits.values()), Counter[str]())
+    if isinstance(job.config, ResolvedSft):
+        by_part = [each for record in records for each in record.splits.items()]
+        heldout_rows = sum(split.rows for part, split in by_part if part.endswith(VALIDATION_SPLIT))
+        yield from warnings_of(
+            counts,
+            conversations=sum(split.documents for _, split in by_part),
+            heldout_rows=heldout_rows if job.config.heldout_ratio else None,
+            max_length=job.config.max_length,
+        )
+        context, views = model_context(job.tokenizer.name), job.config.views
+        if warning := warning_of_context(context, max_length=job.config.max_length, views=views):
+            yield warning
     if counts[LOSSY_DOCUMENTS] > _FEW_LOSSY * counts[TRIED_DOCUMENTS]:
         first = next((record.first_loss for record in records if record.first_loss is not None), "")
         yield (
@@ -120,6 +134,14 @@ def _unpublished(records: Collection[TaskRecord]) -> str:
     return f"too little for a row to train on: {streams}" if streams else ""
 
 
+def _unread(records: Collection[TaskRecord]) -> Iterator[str]:
+    counts = sum((Counter(record.unread) for record in records), Counter[str]())
+    fields = [f"{name} ({count:,} record{'s'[: count != 1]})" for name, count in counts.most_common(_MOST_UNREAD)]
+    more = f" and {len(counts) - len(fields):,} other fields" if len(counts) > len(fields) else ""
+    if fields:
+        yield f"not read: {', '.join(fields)}{more}"
+
+
 def _speed(job: Job[ResolvedJob]) -> str:
     seconds = job.progress.seconds or 1e-9
     text = f"{size(job.progress.text_bytes / seconds)} of text/s, " if job.progress.text_bytes else ""
@@ -133,6 +155,13 @@ def _selection(job: Job[ResolvedJob], by_part: Collection[tuple[str, SplitRecord
         train_tokens=sum(split.tokens for part, split in by_part if part.endswith(TRAIN_SPLIT)),
         max_tokens=job.config.max_tokens if isinstance(job.config, ResolvedPrep) else None,
     )
+
+
+def _context(job: Job[ResolvedJob]) -> str:
+    if not isinstance(job.config, ResolvedSft):
+        return ""
+    context = model_context(job.tokenizer.name)
+    return describe_context(context, max_length=job.config.max_length, views=job.config.views)
 
 
 def _packing(job: Job[ResolvedJob], parts: Collection[SplitRecord]) -> str:

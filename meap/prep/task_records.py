@@ -62,6 +62,8 @@ class TaskRecord:
     """Lines that a filter cut out of kept documents, by `step/reason`."""
     first_loss: str | None = None
     """What the first document lost that does not come back when it is decoded."""
+    unread: dict[str, int] = field(default_factory=dict[str, int])
+    """Records with a field that carries text and is not read, by its name."""
 
     def to_json(self) -> bytes:
         """The record as JSON."""

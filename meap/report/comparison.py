@@ -135,7 +135,11 @@ def _figures(runs: Sequence[Run]) -> Iterator[Figure]:
     yield Figure("training loss of masked targets, likewise", of_series("masked_loss", _end), better=by_masking)
     yield Figure("training loss of clean targets, likewise", of_series("clean_loss", _end), better=by_masking)
     yield from _figures_in_common(runs, by_masking)
-    yield Figure("masked share of the input, mean", of_series("mask_ratio", lambda each: each.values.mean()), "share")
+    yield Figure(
+        "masked share of the input or the copied answers, mean",
+        of_series("mask_ratio", lambda each: each.values.mean()),
+        "share",
+    )
     median = of_series("tokens_per_second", lambda each: float(np.median(each.values)))
     yield Figure("tokens per second, median", median, "count", "higher")
     median = of_series("mfu", lambda each: float(np.median(each.values)))

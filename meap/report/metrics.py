@@ -55,7 +55,13 @@ METRICS = (
         is_smoothed=True,
         falls_steeply=True,
     ),
-    Metric("mask_ratio", "Masked share of the input", "share", ("masking/ratio",), is_smoothed=True),
+    Metric(
+        "mask_ratio",
+        "Masked share of the input, or of the copied answers",
+        "share",
+        ("masking/ratio", "masking/ratio_of_answers"),
+        is_smoothed=True,
+    ),
     Metric("learning_rate", "Learning rate", "", ("lr-AdamW/group0",), from_zero=True),
     Metric(
         "tokens_per_second",

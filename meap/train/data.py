@@ -118,10 +118,11 @@ def packed_rows(loader: Any) -> DataSpec:
 
 
 def count_tokens(batch: Batch | SftBatch) -> dict[str, int]:
-    """Positions of a batch, and how many of them are scored; known on the host, without a device sync."""
+    """Positions of a batch, and what its loss is a mean of; known on the host, without a device sync."""
     num_tokens = int(batch["labels"].numel())
-    # Every position of a pre-training row is scored; rows of fine-tuning bring their counts.
-    num_scored = sum(batch["num_targets"]) if "num_targets" in batch else num_tokens
+    # Every position of a pre-training row is scored; rows of fine-tuning bring their counts, of views or of positions.
+    counts = batch.get("num_views", batch.get("num_targets"))
+    num_scored = sum(counts) if counts is not None else num_tokens
     return {"total": num_tokens, "loss_generating": num_scored}
 
 

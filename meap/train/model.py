@@ -7,19 +7,22 @@ them; rows of ``T + 1`` tokens would lose their last target. Here labels arrive 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 import torch
 from composer.models import ComposerModel
+from torch import nn
 from torchmetrics import Metric
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from meap.config import ModelConfig
-from meap.schema import IGNORE_INDEX, Batch, SftBatch
+from meap.schema import IGNORE_INDEX, Batch, SftBatch, WeightedSftBatch
 from meap.train.attention import Segments
-from meap.train.loss import SpeedUp, choose_loss_chunks, linear_cross_entropy, uncompiled
+from meap.train.loss import LogitShape, SpeedUp, choose_loss_chunks, linear_cross_entropy, uncompiled
+from meap.usage import Usage
 
 __all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "decoder_config", "padded_vocab_size"]
 
@@ -35,7 +38,7 @@ class ModelOutput(TypedDict):
     """What a forward pass returns."""
 
     loss: torch.Tensor
-    """Mean cross-entropy over scored positions, in nats; scalar."""
+    """Mean cross-entropy over scored positions, in nats; scalar. Where the batch has `weights`, over views."""
     losses_BT: torch.Tensor
     """Cross-entropy of each position, detached; 0 where the label is `IGNORE_INDEX`."""
 
@@ -48,7 +51,10 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
 def decoder_config(
     config: ModelConfig, *, vocab_size: int, seq_len: int, bos_id: int | None = 1, eos_id: int = 2
 ) -> PretrainedConfig:
-    """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded."""
+    """Transformers' description of a decoder from scratch; `vocab_size` is the tokenizer's, unpadded.
+
+    Its RoPE tables stay in fp32; the official code rounds cos and sin to bf16, which moves a logit by up to 3e-3.
+    """
     return AutoConfig.for_model(
         config.architecture,
         vocab_size=padded_vocab_size(vocab_size, config.vocab_multiple),
@@ -72,22 +78,28 @@ def decoder_config(
     )
 
 
-def build_model(config: PretrainedConfig, *, attention: str, seed: int) -> NextTokenModel:
+def build_model(
+    config: PretrainedConfig, *, attention: str, seed: int, weights: Literal["official", "own"] = "official"
+) -> NextTokenModel:
     """A freshly initialised model on the CPU.
 
-    Weights follow the official code: linear and embedding weights normal(0, sqrt(2 / (5 * hidden))), the output
-    projections of attention and MLP normal(0, 1 / (sqrt(hidden) * layers)), norms one, biases zero.
+    `official` weights follow the official code: linear and embedding weights normal(0, sqrt(2 / (5 * hidden))), the
+    output projections of attention and MLP normal(0, 1 / (sqrt(hidden) * layers)), norms one, biases zero. The
+    architecture's `own` are those of its ``_init_weights`` in transformers, by the ``initializer_range`` of its
+    config.json: what is right for a norm that adds one to its weight (Gemma), say, only the architecture knows.
 
     Args:
         config: Architecture, see `decoder_config`.
         attention: Name from `meap.train.attention.choose_attention`.
         seed: Seed of the weights; the same seed gives the same weights on any machine.
+        weights: Whose initialisation.
     """
-    config._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = cast("Any", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])(config)
-        _initialise(model)
+        if weights == "official":
+            _initialise(model)
+    model.config._attn_implementation = attention
     return NextTokenModel(model)
 
 
@@ -95,7 +107,7 @@ class NextTokenModel(ComposerModel):
     """Next-token prediction on pre-shifted labels.
 
     Args:
-        model: A decoder with the shape of transformers' ``*ForCausalLM``: a backbone ``model`` and an ``lm_head``.
+        model: One of transformers' ``*ForCausalLM``: a backbone, and a head without bias.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -106,6 +118,12 @@ class NextTokenModel(ComposerModel):
         """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
         self.rows_without_mask: int | None = None
         """Embedding rows before our training added the mask token; None where that came from elsewhere."""
+        self.base_fingerprint: str | None = None
+        """Of the weights that are frozen, with adapters beside them (`meap.train.lora`); None where all are trained."""
+        self.base_dtype = "fp32"
+        """What those are stored in, fp32 or bf16."""
+        self.base_usage = Usage()
+        """How the finished model that training starts from is prompted."""
         self.speed_up_loss: SpeedUp = uncompiled
         # Head and loss run inside of the decoder's own call: that is where FSDP has gathered the head's weight.
         model.forward = partial(self._decode, model.forward)  # type: ignore[method-assign]
@@ -115,11 +133,33 @@ class NextTokenModel(ComposerModel):
         """Weights, shared ones once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, batch: Batch | SftBatch) -> ModelOutput:
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder's layers, in order."""
+        length = self.config.num_hidden_layers
+        lists = (module for module in self.model.base_model.modules() if isinstance(module, nn.ModuleList))
+        return next(list(each) for each in lists if len(each) == length)
+
+    @property
+    def num_trained(self) -> int:
+        """Weights that are trained: all of them, or those of adapters."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def head_weight(self) -> torch.Tensor:
+        """The head, as the loss computes with it."""
+        return cast("nn.Linear", self.model.get_output_embeddings()).weight
+
+    def forward(self, batch: Batch | SftBatch | WeightedSftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
         labels_BT = batch["labels"]
-        total, losses_BT = self.model(batch["input_ids"], targets_BT=labels_BT, **_segment_arguments(batch))
-        num_scored = (labels_BT != IGNORE_INDEX).sum().clamp(min=1)
+        weights_BT = batch.get("weights")
+        total, losses_BT = self.model(
+            batch["input_ids"], targets_BT=labels_BT, weights_BT=weights_BT, **_segment_arguments(batch)
+        )
+        if "num_views" in batch:
+            num_scored = max(1, sum(batch["num_views"]))
+        else:
+            num_scored = (labels_BT != IGNORE_INDEX).sum().clamp(min=1)
         return {"loss": total / num_scored, "losses_BT": losses_BT}
 
     def _decode(
@@ -128,20 +168,43 @@ class NextTokenModel(ComposerModel):
         input_ids_BT: torch.Tensor,
         *,
         targets_BT: torch.Tensor | None = None,
+        weights_BT: torch.Tensor | None = None,
         **more: Any,
     ) -> Any:
         """The decoder's forward pass: losses if there are targets, else its usual outputs."""
         if targets_BT is None:
             return stock(input_ids_BT, **more)
         # use_cache=False: transformers' default of True breaks compiled graphs and keeps keys and values alive.
-        hidden_BTD = self.model.model(input_ids=input_ids_BT, use_cache=False, **more).last_hidden_state
+        hidden_BTD = self.model.base_model(input_ids=input_ids_BT, use_cache=False, **more).last_hidden_state
         return linear_cross_entropy(
             hidden_BTD,
-            self.model.lm_head.weight,
+            self.head_weight(),
             targets_BT,
+            weights_BT=weights_BT,
             num_chunks=self.loss_chunks or choose_loss_chunks(targets_BT.numel(), self.config.vocab_size),
+            shape=LogitShape.of(self.config),
             speed_up=self.speed_up_loss,
         )
+
+    @contextmanager
+    def generating(self, settings: GenerationConfig) -> Iterator[Any]:
+        """The decoder as transformers has it, to call `generate` of: its own forward pass and attention, uncompiled."""
+        decoder, was_training = self.model, self.model.training
+        packed, attention = decoder.__dict__.pop("forward"), decoder.config._attn_implementation
+        # Those of a base may set sampling and penalties.
+        settings_before, decoder.generation_config = decoder.generation_config, settings
+        decoder.config._attn_implementation = "sdpa"
+        is_compiled = self.speed_up_loss is not uncompiled
+        try:
+            decoder.eval()
+            # A compiled layer would be compiled anew for every length.
+            with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+                yield decoder
+        finally:
+            decoder.train(was_training)
+            decoder.config._attn_implementation = attention
+            decoder.generation_config = settings_before
+            decoder.forward = packed
 
     def loss(self, outputs: ModelOutput, batch: Batch, *_: Any, **__: Any) -> torch.Tensor:
         """The mean loss computed by `forward`."""

@@ -47,6 +47,8 @@ def check_config(config: RecipeConfig) -> None:
     require_writable_folder("run.dir", config.run.dir)
     _require_end_after_warm_up(config)
     config.loggers.require_packages()
+    if config.lora.rank:
+        require_packages(f"lora.rank={config.lora.rank}", "peft", extra="lora")
     if config.model.kernels == "liger":
         require_packages("model.kernels=liger", "liger_kernel", extra="gpu")
 
@@ -87,7 +89,7 @@ def check_storage(config: RecipeConfig, machine: Machine, timetable: Timetable, 
         config: The whole configuration.
         machine: Device, precision and ranks.
         timetable: How many checkpoints there will be.
-        num_parameters: Weights of the model.
+        num_parameters: Weights that checkpoints hold.
 
     Raises:
         ConfigError: There is too little free space.

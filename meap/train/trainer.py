@@ -13,6 +13,7 @@ from composer.utils.parallelism import FSDP2Config
 from meap.checkpoints import CheckpointStore
 from meap.config import RecipeConfig
 from meap.places.addresses import is_url
+from meap.train.callbacks import StepSeeds
 from meap.train.checkpoints.model_record import record_model
 from meap.train.checkpoints.resuming import ResumePoint, find_resume_point
 from meap.train.checkpoints.saving import CheckpointSaving
@@ -28,6 +29,7 @@ from meap.train.provenance import RunStart
 from meap.train.ranks import Ranks
 from meap.train.run import Run
 from meap.train.speed import speed_up
+from meap.train.usage import usage_of
 
 __all__ = ["PlannedTrainer", "build_trainer"]
 
@@ -76,7 +78,7 @@ def build_trainer(
     if run.plans_for is not None:
         return _plan(config, run.plans_for, run, data, model)
     machine, timetable, train = run.machine, data.timetable, config.train
-    check_storage(config, machine, timetable, num_parameters=model.num_parameters)
+    check_storage(config, machine, timetable, num_parameters=model.num_trained)
     start = find_resume_point(config, run.dir)
     saving = _saving(config, run, data, model, start)
     if train.activation_checkpointing:
@@ -96,6 +98,7 @@ def build_trainer(
             algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
             callbacks=[
                 build_schedule(config.scheduler, timetable),
+                *([StepSeeds(config.run.seed)] if config.lora.dropout else []),
                 *callbacks,
                 saving,
                 RunStart(config, machine, data, model),
@@ -122,7 +125,8 @@ def _plan(config: RecipeConfig, ranks: Ranks, run: Run, data: RunData, model: Ne
 def _saving(
     config: RecipeConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
 ) -> CheckpointSaving:
-    recorded, shared = record_model(model, data.tokenizer, before=start.record.model if start else None)
+    before = start.record.model if start else None
+    recorded, shared = record_model(model, data.tokenizer, usage_of(data, model), before=before)
     return CheckpointSaving(
         config,
         run_dir=run.dir,
@@ -147,12 +151,12 @@ def _sharding(config: RecipeConfig, model: NextTokenModel, *, kind: str) -> dict
     mode = config.train.sharding_mode
     if not mode.spreads_weights:
         return None
-    layers = set(model.model.model.layers)
+    layers = set(model.layers)
     # Composer asks the child of the ComposerModel which of its modules form a group.
     model.model.fsdp_wrap_fn = lambda module: module in layers  # type: ignore[assignment]
     return {
         "fsdp": FSDP2Config(
-            # Kept gathered between forward and backward pass, weights are sharded outside of steps only (ZeRO-2).
+            # Kept gathered between forward and backward pass, weights are sharded outside of steps only: SHARD_GRAD_OP.
             reshard_after_forward=not mode.gathers_in_step,
             state_dict_type=kind,
             load_monolith_rank0_only=kind == "full",

@@ -9,6 +9,7 @@ from meap.checkpoints import CheckpointFile, CheckpointRecord, ModelRecord, desc
 from meap.checkpoints import record as record_module
 from meap.errors import CheckpointError
 from meap.manifest import TokenizerRecord
+from meap.usage import Usage
 
 RECORD = CheckpointRecord(
     step=8,
@@ -23,6 +24,7 @@ RECORD = CheckpointRecord(
         rows_without_mask=None,
         tokenizer=TokenizerRecord("small", "sha256:0f", 301, 0, 1, 300),
         tokenizer_files=(CheckpointFile("tokenizer/tokenizer.json", 3, "0f"),),
+        usage=Usage("conversations", True, (7, 1), "{{ bos_token }}", {"temperature": 0.6, "eos_token_id": [1, 7]}),
     ),
     data={"data.remote": "64 rows in 2 shards"},
     versions={"torch": "2"},
@@ -63,10 +65,10 @@ def test_another_format_is_not_taken_for_damage(monkeypatch):
     monkeypatch.setattr(record_module, "_FORMAT", 1)
     earlier = RECORD.to_json()
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="record of step 8 has format 1, this program reads 2: use the version"):
+    with pytest.raises(CheckpointError, match="record of step 8 has format 1, this program reads 3: use the version"):
         CheckpointRecord.from_json(earlier)
     with pytest.raises(ValueError, match="hash does not match its content"):
-        CheckpointRecord.from_json(json.dumps(json.loads(earlier) | {"format": 2}).encode())
+        CheckpointRecord.from_json(json.dumps(json.loads(earlier) | {"format": 3}).encode())
 
 
 def test_a_file_matches_by_size_and_hash(tmp_path):

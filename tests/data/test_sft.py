@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from meap.answers import END, LONG, SCORED, answer_spans, long_answers, with_long_answers
 from meap.config import DataConfig, SftConfig
 from meap.data import build_sft_loader, open_shards
 from meap.data.sft import expand_row
@@ -16,13 +17,14 @@ from meap.masking import MaskRule
 from meap.schema import IGNORE_INDEX
 
 M, NO = 99, IGNORE_INDEX
+WORD, STOP = SCORED | LONG, SCORED | END
 RULE = MaskRule(mask_id=M, ratio=0.25, seed=3, mask_last=True)
 LAYOUTS, LOSSES = ("concat", "separate"), ("answer+masked", "masked")
 
-# A prompt of two tokens and an answer of four, with a copy; then a short one without.
+# A prompt of two tokens and an answer of three words and its end, with a copy; then a short one without.
 ROW = {
     "tokens": np.array([1, 11, 21, 22, 23, 2, 1, 12, 31, 2], np.uint16),
-    "answer": np.array([0, 0, 1, 1, 1, 1, 0, 0, 1, 1], np.uint8),
+    "answer": np.array([0, 0, WORD, WORD, WORD, STOP, 0, 0, SCORED, STOP], np.uint8),
     "lengths": np.array([6, 4], np.uint32),
     "copied": np.array([1, 0], np.uint8),
 }
@@ -37,8 +39,9 @@ def expand(layout="concat", loss="answer+masked", *, row=ROW, rule=RULE, epoch=0
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_row_written_out_by_hand(layout, loss):
     row = expand(layout, loss)
-    (masked,) = np.flatnonzero(row["input_ids"] == M) - 6  # one of four answer tokens at 0.25; the copy begins at 6
-    assert 2 <= masked <= 5
+    (masked,) = np.flatnonzero(row["input_ids"] == M) - 6  # at least one of three words; the copy begins at 6
+    assert 2 <= masked <= 4
+    assert row["num_maskable"] == 3
     copy = [1, 11, 21, 22, 23, 2]
     copy[masked] = M
     assert row["input_ids"].tolist() == [1, 11, 21, 22, 23, 2, *copy, 1, 12, 31, 2, 0, 0]
@@ -53,6 +56,20 @@ def test_a_row_written_out_by_hand(layout, loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_by_rows_an_original_a_copy_and_a_short_conversation_weigh_one_each(layout, loss):
+    tokens = expand(layout, loss)
+    row = expand_row(ROW, 5, seq_len=T, sft=SftConfig(layout, loss, "rows"), rule=RULE, epoch=0)
+    assert row.keys() - tokens.keys() == {"weights", "num_views"}
+    for name, expected in tokens.items():
+        np.testing.assert_array_equal(row[name], expected)
+    original, views = ([0, 0.25, 0.25, 0.25, 0.25, 0], 3) if loss == "answer+masked" else ([0] * 6, 2)
+    of_copy = [float(label != NO) for label in row["labels"][6:12]]  # one token is masked
+    assert row["weights"].tolist() == [*original, *of_copy, 0, 0.5, 0.5, 0, 0, 0]
+    assert (row["num_views"], row["weights"].dtype) == (views, np.float32)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_without_a_rule_every_row_is_plain_next_token_prediction(loss):
     row = expand(loss=loss, rule=None)
     assert row["input_ids"].tolist() == [1, 11, 21, 22, 23, 2, 1, 12, 31, 2] + [0] * 8
@@ -60,9 +77,11 @@ def test_without_a_rule_every_row_is_plain_next_token_prediction(loss):
     assert row["segment_lengths"] == [6, 4]
 
 
-def test_the_last_token_of_a_copy_is_masked_only_if_asked():
+def test_the_end_of_a_turn_is_never_masked_and_the_last_word_of_a_cut_answer_only_if_asked():
+    cut = ROW | {"answer": np.array([0, 0, WORD, WORD, WORD, WORD, 0, 0, SCORED, STOP], np.uint8)}
+    assert not any(expand(epoch=epoch)["input_ids"][11] == M for epoch in range(60))
     last = [
-        bool(expand(rule=dataclasses.replace(RULE, mask_last=mask_last), epoch=epoch)["input_ids"][11] == M)
+        bool(expand(row=cut, rule=dataclasses.replace(RULE, mask_last=mask_last), epoch=epoch)["input_ids"][11] == M)
         for mask_last in (False, True)
         for epoch in range(60)
     ]
@@ -89,21 +108,25 @@ def test_prompts_and_padding_are_never_masked_or_scored_and_counts_are_exact(row
             assert (row[name][used:] == empty).all()
         place, start = 0, 0
         for length, copied in zip(stored["lengths"].tolist(), stored["copied"].tolist(), strict=True):
-            tokens, answer = (stored[name][start : start + length] for name in ("tokens", "answer"))
+            tokens, flags = (stored[name][start : start + length] for name in ("tokens", "answer"))
+            answers = long_answers(flags)
+            assert copied == bool(answers)
             start += length
             for is_copy in range(1 + copied):
                 inputs, labels = (row[name][place : place + length] for name in ("input_ids", "labels"))
                 place += length
                 masked = inputs == M
-                assert masked.sum() == (max(1, int(answer[1:].sum() * 0.25)) if is_copy else 0)
-                assert (answer[masked] == 1).all()
+                assert masked.sum() == sum(masked[first:stop].sum() for first, stop in answers)
+                for first, stop in answers:  # the ratio is that of each answer; its last token is its end
+                    assert masked[first:stop].sum() == (max(1, int((stop - 1 - first) * 0.25)) if is_copy else 0)
+                assert (flags[masked] == WORD).all()
                 np.testing.assert_array_equal(inputs[~masked], tokens[~masked])
                 if is_copy:
                     scored = masked
-                elif loss == "masked" and copied:
-                    scored = np.zeros(length, bool)
                 else:
-                    scored = answer == 1
+                    scored = (flags & SCORED) != 0
+                    for first, stop in answers if loss == "masked" else []:
+                        scored[first:stop] = False
                 np.testing.assert_array_equal(labels, [*np.where(scored[1:], tokens[1:].astype(int), NO), NO])
         assert row["num_targets"] == (row["labels"] != NO).sum()
 
@@ -211,9 +234,9 @@ def test_copies_can_be_asked_of_longer_answers_only_at_run_time(remote, rows, tm
         row = expand_row(ROW, 5, seq_len=T, sft=sft, rule=RULE, epoch=0)
         return len(row["segment_lengths"]) - 2
 
-    assert [copies(least) for least in (None, 0, 3, 4)] == [1, 1, 1, 0]
-    with pytest.raises(ConfigError, match=r"sft.min_answer_tokens=7, but the rows .* more than 8 tokens only"):
-        load(remote, tmp_path, sft=SftConfig(min_answer_tokens=7))
+    assert [copies(least) for least in (None, 0, 2, 3)] == [1, 1, 1, 0]
+    with pytest.raises(ConfigError, match=r"sft.min_answer_tokens=3, but the rows .* more than 4 tokens only"):
+        load(remote, tmp_path, sft=SftConfig(min_answer_tokens=3))
 
 
 def test_a_ratio_of_zero_gives_no_copies(remote, rows, tmp_path):
@@ -222,3 +245,24 @@ def test_a_ratio_of_zero_gives_no_copies(remote, rows, tmp_path):
         expected = expand(row=rows[number], sample_id=number, rule=None, seq_len=WIDE)
         np.testing.assert_array_equal(plain["input_ids"][place].numpy(), expected["input_ids"])
         np.testing.assert_array_equal(plain["labels"][place].numpy(), expected["labels"])
+
+
+def test_each_long_answer_of_a_conversation_has_its_own_ratio_and_draw():
+    def words(*lengths: int) -> list[int]:
+        return [flag for length in lengths for flag in [0, 0, *[SCORED] * length, STOP]]
+
+    flags = with_long_answers(np.array(words(40, 5, 20, 40), np.uint8), 10)
+    row = {
+        "tokens": np.arange(1000, 1000 + len(flags)).astype(np.uint16),
+        "answer": flags,
+        "lengths": np.array([len(flags)], np.uint32),
+        "copied": np.array([1], np.uint8),
+    }
+    masks = [
+        expand(row=row, epoch=epoch, seq_len=WIDE)["input_ids"][len(flags) : 2 * len(flags)] == M for epoch in (0, 1)
+    ]
+    spans = answer_spans(flags)
+    assert [[int(each[first:stop].sum()) for first, stop in spans] for each in masks] == [[10, 0, 5, 10]] * 2
+    (first, _), *_, (last, _) = spans
+    assert (masks[0][first : first + 40] != masks[0][last : last + 40]).any()
+    assert (masks[0] != masks[1]).any()

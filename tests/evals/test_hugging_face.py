@@ -99,9 +99,12 @@ def test_banned_ids_are_never_generated(llama, tokenizer):
     assert not {tokenizer.mask_id, tokenizer.bos_id, 319} & set(ids)
 
 
-def test_generation_ends_before_the_end_of_text(llama, tokenizer):
+@pytest.mark.parametrize("end", ["eos", "turn"])
+def test_generation_ends_before_what_ends_an_answer(llama, tokenizer, end, monkeypatch):
+    ends = {"eos": tokenizer.eos_id, "turn": 42}
+    monkeypatch.setattr(llama.generation_config, "eos_token_id", [*ends.values()])
     bias = torch.zeros(320)
-    bias[tokenizer.eos_id] = 1e6
+    bias[ends[end]] = 1e6
     hook = llama.lm_head.register_forward_hook(lambda module, arguments, logits: logits + bias)
     try:
         lm = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3)

@@ -29,13 +29,14 @@ def run(tmp_path, monkeypatch, tokenizer, publish):
     from meap.train.attention import choose_attention
     from meap.train.checkpoints.model_record import record_model
     from meap.train.model import build_model, decoder_config
+    from meap.usage import Usage
 
     monkeypatch.chdir(tmp_path)
     config = load_config(RecipeConfig, None, ["run.name=small", "data.remote=mds", "data.seq_len=16"])
     config = dataclasses.replace(config, model=MODEL)
     architecture = decoder_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
     model = build_model(architecture, attention=choose_attention("sdpa", on_gpu=False, bf16=False), seed=3)
-    record, shared = record_model(model, tokenizer, before=None)
+    record, shared = record_model(model, tokenizer, Usage(), before=None)
     folder = str(tmp_path / "runs" / "small" / "checkpoints")
     publish(folder, 7, model.state_dict(), config=to_values(config), model=record, shared=shared)
     return model

@@ -1,6 +1,7 @@
 """The exported folder: what it holds, that it was verified, that it needs nothing of this project."""
 
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from meap.config import RecipeConfig, TokenizerConfig, load_config
 from meap.errors import CheckpointError, ConfigError
-from meap.export.hf import ExportSource, export_model, read_export_record, require_replaceable
+from meap.export.hf import ExportSource, export_model, require_replaceable
 from meap.tokenizer import load_tokenizer
+from meap.usage import Usage, read_export_record
 
 SOURCE = ExportSource(run="small", checkpoint="ba7.pt", step=7, tokens=700, masking_ratio=0.15)
+USAGE = Usage(begins_with_bos=True)
 
 GENERATE = """
 import importlib.abc, sys
@@ -29,7 +32,7 @@ sys.meta_path.insert(0, NoMeap())
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-inputs = tokenizer(tokenizer.bos_token + "The harbour", return_tensors="pt", add_special_tokens=False)
+inputs = tokenizer("The harbour", return_tensors="pt")
 ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0]
 assert ids[0] == tokenizer.bos_token_id and tokenizer.mask_token_id not in ids
 assert not [name for name in sys.modules if name.split(".")[0] == "meap"]
@@ -39,7 +42,7 @@ print(tokenizer.decode(ids))
 
 @pytest.fixture
 def exported(model, tokenizer, tmp_path):
-    export_model(model, tokenizer, tmp_path / "hf", SOURCE)
+    export_model(model, tokenizer, tmp_path / "hf", SOURCE, usage=USAGE)
     return tmp_path / "hf"
 
 
@@ -86,6 +89,7 @@ def test_weights_come_back_exactly(model, exported):
 def test_the_tokenizer_comes_with_its_mask_token(exported, tokenizer):
     assert load_tokenizer(TokenizerConfig(name=str(exported))).fingerprint == tokenizer.fingerprint
     theirs = AutoTokenizer.from_pretrained(exported)
+    assert theirs("The boats")["input_ids"] == [tokenizer.bos_id, *tokenizer.encode("The boats")]
     assert theirs.mask_token_id == tokenizer.mask_id
     text = "The harbour lay quiet."
     assert theirs(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
@@ -111,10 +115,28 @@ def test_the_record_says_where_it_came_from(exported, tokenizer):
 @pytest.mark.parametrize(("ratio", "method"), [(0.15, "15% of the input tokens masked"), (0.0, "plain next-token")])
 def test_the_card_tells_the_method(model, tokenizer, tmp_path, ratio, method):
     source = ExportSource(run="small", checkpoint="ba7.pt", step=None, tokens=None, masking_ratio=ratio)
-    export_model(model, tokenizer, tmp_path / "hf", source)
+    export_model(model, tokenizer, tmp_path / "hf", source, usage=USAGE)
     card = (tmp_path / "hf" / "README.md").read_text()
     assert method in card
     assert "| trained for | not recorded |" in card
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_the_card_of_a_model_of_text_continues_text_from_where_documents_begin(
+    model, tokenizer, tmp_path, follow_card, bos, capsys
+):
+    """Whatever template its tokenizer came with, which it never saw."""
+    named = dataclasses.replace(tokenizer, source_config=tokenizer.source_config | {"chat_template": "{{ x }}"})
+    usage = Usage(begins_with_bos=bos, chat_template="{{ x }}")
+    export_model(model, named if bos else named.without_bos(), tmp_path / "hf", SOURCE, usage=usage)
+    done = follow_card(tmp_path / "hf")
+    for ids, mask, text in zip(*done["inputs"].values(), done["texts"], strict=True):
+        assert ids[mask == 1].tolist() == [tokenizer.bos_id] * bos + tokenizer.encode(text)
+    assert len(done["output"]) == 2
+    assert capsys.readouterr().out
+    card = (tmp_path / "hf/README.md").read_text()
+    assert "A text ends with `</s>`. `[MASK]` fills up a batch, on the left." in card
+    assert ("begins with `<s>`, which the tokenizer writes" in card) == bos
 
 
 @pytest.mark.slow
@@ -140,7 +162,7 @@ def test_a_model_that_computes_something_else_is_not_exported(model, tokenizer, 
     before = {path.name: path.read_bytes() for path in exported.iterdir()}
     model.lm_head.register_forward_hook(lambda module, arguments, logits: logits + 1e-3)
     with pytest.raises(CheckpointError, match=r"differs from the trained one by 1.00e-03 in a logit, 1e-05 is allowed"):
-        export_model(model, tokenizer, exported, SOURCE)
+        export_model(model, tokenizer, exported, SOURCE, usage=USAGE)
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
     assert [path.name for path in exported.parent.iterdir()] == ["hf"]
 
@@ -148,14 +170,14 @@ def test_a_model_that_computes_something_else_is_not_exported(model, tokenizer, 
 def test_a_model_that_computes_nothing_finite_is_not_exported(model, tokenizer, tmp_path):
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
     with pytest.raises(CheckpointError, match="differs from the trained one by nan"):
-        export_model(model, tokenizer, tmp_path / "hf", SOURCE)
+        export_model(model, tokenizer, tmp_path / "hf", SOURCE, usage=USAGE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_export_of_the_run_is_replaced(model, tokenizer, exported):
     (exported / "stray.txt").touch()
     torch.nn.init.normal_(model.lm_head.weight)
-    export_model(model, tokenizer, require_replaceable(str(exported), "small"), SOURCE)
+    export_model(model, tokenizer, require_replaceable(str(exported), "small"), SOURCE, usage=USAGE)
     assert not (exported / "stray.txt").exists()
     assert torch.equal(AutoModelForCausalLM.from_pretrained(exported).lm_head.weight, model.lm_head.weight)
 
@@ -163,7 +185,7 @@ def test_an_older_export_of_the_run_is_replaced(model, tokenizer, exported):
 def test_what_an_interrupted_export_left_is_replaced(model, tokenizer, tmp_path):
     (tmp_path / ".hf.partial").mkdir()
     (tmp_path / ".hf.partial" / "stray.txt").touch()
-    export_model(model, tokenizer, tmp_path / "hf", SOURCE)
+    export_model(model, tokenizer, tmp_path / "hf", SOURCE, usage=USAGE)
     assert not (tmp_path / "hf" / "stray.txt").exists()
 
 
@@ -179,7 +201,7 @@ def test_an_older_export_survives_a_failed_move(model, tokenizer, exported, monk
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(OSError, match="no"):
-        export_model(model, tokenizer, exported, SOURCE)
+        export_model(model, tokenizer, exported, SOURCE, usage=USAGE)
     assert read_export_record(exported) is not None
 
 
@@ -211,7 +233,7 @@ def test_other_folders_are_refused(tmp_path, exported):
 
 def test_weights_in_bf16_are_the_nearest_and_loaded_as_such(model, tokenizer, tmp_path):
     trained = {name: weight.clone() for name, weight in model.state_dict().items()}
-    record = export_model(model, tokenizer, tmp_path / "hf", SOURCE, dtype="bf16")
+    record = export_model(model, tokenizer, tmp_path / "hf", SOURCE, usage=USAGE, dtype="bf16")
     assert 1e-4 < record.rounding < 0.05
     assert record.max_abs_diff < 1e-5
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto")
@@ -230,7 +252,7 @@ def test_rounding_that_changes_the_model_is_not_exported(model, tokenizer, tmp_p
     with pytest.raises(
         CheckpointError, match=r"rounding the weights to bf16 changes logits by .* Set export.dtype=fp32"
     ):
-        export_model(model, tokenizer, tmp_path / "hf", SOURCE, dtype="bf16")
+        export_model(model, tokenizer, tmp_path / "hf", SOURCE, usage=USAGE, dtype="bf16")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,7 +261,7 @@ def test_files_are_no_larger_than_asked_for_and_hold_every_weight_once(
     model, tokenizer, tmp_path, dtype, bytes_per_weight
 ):
     folder = tmp_path / "hf"
-    export_model(model, tokenizer, folder, SOURCE, dtype=dtype, max_shard_size="45KB")
+    export_model(model, tokenizer, folder, SOURCE, usage=USAGE, dtype=dtype, max_shard_size="45KB")
     files = sorted(folder.glob("*.safetensors"))
     weights = [load_file(path) for path in files]
     for held in weights:
@@ -258,7 +280,7 @@ def test_a_tied_head_is_written_once_into_whichever_file(model, tokenizer, tmp_p
     config = copy.deepcopy(model.config)
     config.tie_word_embeddings = True
     tied = LlamaForCausalLM(config)
-    export_model(tied, tokenizer, tmp_path / "hf", SOURCE, dtype="bf16", max_shard_size="45KB")
+    export_model(tied, tokenizer, tmp_path / "hf", SOURCE, usage=USAGE, dtype="bf16", max_shard_size="45KB")
     index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
     assert "lm_head.weight" not in index["weight_map"]
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from meap.answers import END, SCORED, with_long_answers
 from meap.config import load_config
 from meap.config.commands import InspectConfig
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, ShardRecord, TokenizerRecord
@@ -88,6 +89,12 @@ def rows_remote(tokenizer, documents, tmp_path_factory) -> Path:
     return remote
 
 
+def _flags(question: int, answer: int) -> np.ndarray:
+    """Of a question and an answer that ends with EOS."""
+    flags = np.array([0] * question + [SCORED] * (answer - 1) + [SCORED | END], np.uint8)
+    return with_long_answers(flags, MIN_ANSWER)
+
+
 @pytest.fixture(scope="session")
 def sft_remote(tokenizer, tmp_path_factory) -> Path:
     """Rows of two or three conversations, of which some have a copy, after a chat template of no words."""
@@ -102,9 +109,9 @@ def sft_remote(tokenizer, tmp_path_factory) -> Path:
         rows.append(
             {
                 "tokens": np.concatenate([question + answer for question, answer in conversations]).astype(np.uint16),
-                "answer": np.concatenate([[0] * len(q) + [1] * len(a) for q, a in conversations]).astype(np.uint8),
+                "answer": np.concatenate([_flags(len(q), len(a)) for q, a in conversations]),
                 "lengths": np.array([len(q) + len(a) for q, a in conversations], np.uint32),
-                "copied": np.array([len(a) > MIN_ANSWER for _, a in conversations], np.uint8),
+                "copied": np.array([len(a) - 1 > MIN_ANSWER for _, a in conversations], np.uint8),
             }
         )
     _write(

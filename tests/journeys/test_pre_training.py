@@ -78,7 +78,7 @@ def test_a_run_is_stopped_moves_is_resumed_exported_and_compared(prepared: Home)
     assert {"train_loss", "heldout_loss", "masked_loss", "mask_ratio", "learning_rate"} <= told["curves"].keys()
     assert told["evaluations"]
     assert answer_of(home.path / "runs/own/hf")
-    assert home.run("meap generate model=runs/own prompt='The import statement' max_tokens=8")
+    assert home.run("meap generate model=runs/own prompt='The import statement' max_new_tokens=8")
 
 
 def steps(run_dir: Path) -> list[int]:

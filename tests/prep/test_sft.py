@@ -1,22 +1,27 @@
 """Preparation of conversations: every one in exactly one row, every bad record counted, one job per folder."""
 
 import codecs
+import dataclasses
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meap.config import TokenizerConfig
+from meap.answers import SCORED
+from meap.config import SftPrepConfig, TokenizerConfig, load_config
 from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 from meap.manifest import CONVERSATIONS, Manifest
+from meap.prep.sft.records import ALL_FIELDS
+from meap.prep.sft.source import check_config
 from meap.prep.sft.steps import pack_best_fit
-from meap.tokenizer import load_tokenizer
+from meap.tokenizer import load_tokenizer, model_context
 from tests.prep.plain_streaming import open_plain
 
 
@@ -34,8 +39,9 @@ def read_conversations(remote: Path, split: str = "train") -> list[list[tuple[li
         assert ends[-1] == len(row["tokens"]) == len(row["answer"])
         rows.append(
             [
-                (row["tokens"][end - length : end].tolist(), row["answer"][end - length : end].tolist(), bool(copied))
+                (row["tokens"][span].tolist(), (row["answer"][span] & SCORED).tolist(), bool(copied))
                 for end, length, copied in zip(ends, row["lengths"], row["copied"], strict=True)
+                for span in [slice(end - length, end)]
             ]
         )
     return rows
@@ -45,6 +51,7 @@ def read_manifest(remote: Path, split: str = "train") -> Manifest:
     return Manifest.from_json((remote / split / "manifest.json").read_text(), origin="x")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=60))
 def test_packing_puts_every_item_in_one_bin_and_fills_no_bin_over(sizes):
     bins = pack_best_fit(sizes, 40)
@@ -68,7 +75,7 @@ def test_every_conversation_is_in_exactly_one_row(prepare_sft, tmp_path, tokeniz
                 tokenizer.decode([t for t, a in zip(tokens, answer, strict=True) if a])
                 == tokenizer.decode(tokens).split("Response:\n")[1]
             )
-            assert is_copied == (sum(answer) > 14)
+            assert is_copied == (sum(answer) - 1 > 14)  # the end of the turn is no word
         assert sum(len(tokens) * (1 + is_copied) for tokens, _, is_copied in row) <= 320
     manifest = read_manifest(tmp_path / "out")
     num_copied = sum(is_copied for row in rows for _, _, is_copied in row)
@@ -141,7 +148,7 @@ def test_bad_records_are_counted_with_file_and_number(prepare_sft, tmp_path, cap
         "not valid JSON",
         "not a JSON object but list",
         "an answer is empty",
-        "the record has 'other', not those of instruction and output, conversations, or messages",
+        f"the record has 'other', not those of {ALL_FIELDS}",
         "a user message contains the special token '</s>'",
     ]
     with pytest.raises(
@@ -316,6 +323,61 @@ def test_a_short_row_alone_bounds_the_conversations(prepare_sft, tmp_path, copie
     assert (config["seq_len"], config["max_length"]) == (321, max_length)
     lengths = [len(tokens) for row in read_conversations(tmp_path / "out") for tokens, *_ in row]
     assert 0 < max(lengths) <= max_length
+
+
+@pytest.fixture
+def model_folder(tmp_path, tokenizer_dir) -> Callable[..., Path]:
+    """A folder as of a finished model: its tokenizer beside its config.json."""
+
+    def make(**described) -> Path:
+        folder = tmp_path / "model"
+        shutil.copytree(tokenizer_dir, folder, dirs_exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(described))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("described", "overrides", "max_length", "seq_len"),
+    [
+        ({"max_position_embeddings": 4096}, (), 2048, 4096),
+        ({"max_position_embeddings": 4096}, ("copies=false",), 4096, 4096),
+        ({"max_position_embeddings": 131_072}, (), 4096, 8192),
+        ({"max_position_embeddings": 301}, (), 150, 300),
+        ({"max_position_embeddings": 4096}, ("seq_len=1000",), 500, 1000),
+        ({"max_position_embeddings": 200}, ("seq_len=1000",), 100, 1000),
+        ({"max_position_embeddings": 32_768, "sliding_window": 4096}, (), 2048, 4096),
+        ({"max_position_embeddings": 8192, "sliding_window": 64, "use_sliding_window": False}, (), 4096, 8192),
+        ({"text_config": {"max_position_embeddings": 1024}}, (), 512, 1024),
+        ({"model_type": "mamba"}, (), 4096, 8192),
+    ],
+)
+def test_a_conversation_and_its_copy_fit_the_model_to_tune(model_folder, described, overrides, max_length, seq_len):
+    config = load_config(SftPrepConfig, None, ["source=in.json", "remote=out", *overrides])
+    context = model_context(str(model_folder(**described)))
+    resolved = check_config(dataclasses.replace(config, tokenizer=TokenizerConfig(name="any")), context=context)
+    assert (resolved.max_length, resolved.seq_len) == (max_length, seq_len)
+
+
+def test_the_summary_says_what_the_context_decided_and_warns_of_what_exceeds_it(
+    prepare_sft, model_folder, tmp_path, capsys
+):
+    (tmp_path / "in.json").write_text(json.dumps(records(9)))
+    model = f"tokenizer.name={model_folder(max_position_embeddings=300)}"
+    prepare_sft("source=in.json", model)
+    assert read_manifest(tmp_path / "out").config["max_length"] == 150
+    first = capsys.readouterr().out
+    assert "; max_length=150 since the model reads 300 positions: half of the model's context, so that a" in first
+    prepare_sft("source=in.json", model, "copies=false", "remote=plain")
+    assert "; max_length=300 since the model reads 300 positions: its context; " in capsys.readouterr().out
+    prepare_sft("source=in.json", model, "max_length=160", "remote=asked")
+    told = capsys.readouterr().out
+    assert "since the model reads" not in told
+    assert (
+        "warning: a conversation of max_length=160 tokens and its copy takes 320 positions, and the model of "
+        "tokenizer.name reads 300: leave max_length unset (or train with sft.layout=separate)\n"
+    ) in told
 
 
 def test_a_job_is_done_once_and_another_one_is_refused(prepare_sft, tmp_path, capsys, tokenizer_dir):

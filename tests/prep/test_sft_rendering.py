@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError
-from meap.prep.sft.messages import RecordError, format_of, to_messages, without_first_answers
+from meap.prep.sft.messages import RecordError, to_messages
 from meap.prep.sft.rendering import ChatTemplate
 from meap.prep.sft.templates import DEFAULT_TEMPLATE, choose_template
 from meap.tokenizer import load_tokenizer
@@ -60,7 +60,7 @@ def test_every_assistant_turn_and_nothing_else_is_an_answer(chatml):
         ],
     )
     assert rendered.tokens.tolist() == tokens
-    assert rendered.answer.tolist() == answer
+    assert (rendered.flags & 1).tolist() == answer
 
 
 def test_rendering_is_that_of_transformers(chatml):
@@ -83,7 +83,7 @@ def test_the_default_template_is_alpacas_prompt(tokenizer, context):
     prompt += (f"### Input:\n{context}\n\n" if context else "") + "### Response:\n"
     tokens, answer = by_pieces(tokenizer, [(prompt, 0), ("Grey.</s>", 1)])
     assert rendered.text == prompt + "Grey.</s>"
-    assert (rendered.tokens.tolist(), rendered.answer.tolist()) == (tokens, answer)
+    assert (rendered.tokens.tolist(), (rendered.flags & 1).tolist()) == (tokens, answer)
     assert rendered.tokens[-1] == tokenizer.eos_id
 
 
@@ -93,7 +93,7 @@ def test_the_default_template_keeps_the_history(tokenizer):
         "<s>Be brief.\n\n### Instruction:\nIs the harbour quiet?\n\n### Response:\nIt lay quiet.</s>"
         "### Instruction:\nAnd the boats?\n\n### Response:\nThey rocked\nwithout a sound.</s>"
     )
-    answers = tokenizer.decode(rendered.tokens[rendered.answer == 1].tolist())
+    answers = tokenizer.decode(rendered.tokens[(rendered.flags & 1) == 1].tolist())
     assert answers == "It lay quiet.</s>They rocked\nwithout a sound.</s>"
 
 
@@ -113,14 +113,16 @@ def test_where_tokens_merge_across_the_border_the_prompt_is_encoded_as_inference
     assert whole[: len(apart)] != apart, "the tokenizer of this test does not merge"
     rendered = ChatTemplate(tokenizer, "tokenizer", template).render(chat)
     tokens, answer = by_pieces(tokenizer, [("Say: ", 0), ("the boats</s>", 1)])
-    assert (rendered.tokens.tolist(), rendered.answer.tolist()) == (tokens, answer)
+    assert (rendered.tokens.tolist(), (rendered.flags & 1).tolist()) == (tokens, answer)
 
 
 def test_a_template_that_rewrites_history_is_refused(tokenizer):
     template = ChatTemplate(
         tokenizer, "tokenizer", "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     )
-    with pytest.raises(RecordError, match="writes the beginning of a conversation differently once it continues"):
+    with pytest.raises(
+        RecordError, match="writes an answer differently once the conversation continues, .* turns=each"
+    ):
         template.render(TALK)
 
 
@@ -157,69 +159,3 @@ def test_a_template_in_a_file_of_its_own_is_found_and_saved(tokenizer_dir, tmp_p
         "tokenizer",
         CHATML,
     )
-
-
-def test_three_formats_give_the_same_messages():
-    chat = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
-    openai = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    expected = openai
-    assert to_messages({"conversations": chat}, "sharegpt") == expected
-    assert to_messages({"messages": openai}, "messages") == expected
-    assert to_messages({"instruction": "a", "output": "b"}, "alpaca") == [{**openai[0], "input": ""}, openai[1]]
-    assert [
-        format_of(each) for each in ({"messages": 1}, {"conversations": 1}, {"instruction": 1, "output": 1}, {"x": 1})
-    ] == [
-        "messages",
-        "sharegpt",
-        "alpaca",
-        None,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("record", "form", "reason"),
-    [
-        ({"instruction": "a", "output": " \n"}, "alpaca", "an answer is empty"),
-        ({"instruction": "a", "output": 3}, "alpaca", "field 'output' is not a string but int"),
-        ({"messages": "hello"}, "messages", "field 'messages' is not a list of turns but str"),
-        ({"messages": []}, "messages", "field 'messages' is not a list of turns but empty"),
-        ({"messages": ["hello"]}, "messages", "turn 1 of 'messages' is not an object but str"),
-        ({"messages": [{"role": "user"}]}, "messages", "turn 1: no field 'content'"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "turn 1 has role='tool'; known are assistant, "),
-        ({"messages": [{"role": "user", "content": "x"}]}, "messages", "the conversation has no assistant turn"),
-        ({"messages": [*TALK[1:], TALK[0]]}, "messages", "a system message stands after the first turn"),
-        (
-            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": 1}]}]},
-            "messages",
-            "turn 1 has tool_calls, and tool calls are not supported",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages",
-            "turn 1: field 'content' has a part that is not text",
-        ),
-    ],
-)
-def test_a_record_that_cannot_be_used_says_why(record, form, reason):
-    with pytest.raises(RecordError, match=reason):
-        to_messages(record, form)
-
-
-def test_turns_may_be_written_in_either_way_and_in_parts():
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    record = {"conversations": [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]}
-    expected = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "c"}]
-    assert to_messages(record, "sharegpt") == expected
-    assert to_messages({"messages": [{"from": "human", "value": "ab"}, {"from": "gpt", "value": "c"}]}, "messages") == (
-        expected
-    )
-    assert format_of(record | {"instruction": "x", "output": "y"}) == "sharegpt"
-    assert format_of(record | {"instruction": "x", "output": "y"}, "alpaca") == "alpaca"
-    assert format_of(record, "alpaca") is None
-
-
-def test_a_conversation_begins_with_its_first_question():
-    assert without_first_answers([TALK[0], TALK[2], *TALK[3:]]) == [TALK[0], *TALK[3:]]
-    assert without_first_answers(TALK) == TALK
-    with pytest.raises(RecordError, match="no assistant turn follows a user turn"):
-        without_first_answers([TALK[0], TALK[2], TALK[1]])

@@ -38,12 +38,6 @@ ZEPHYR = (
     "{% for m in messages %}\n{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token }}\n"
     "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
 )
-THINKING = (
-    "{% for m in messages %}<|start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
-    "{{ m.content.split('</think>')[-1] }}<|eot|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
-)
 DATED = (
     "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
     "{% for m in messages %}{{ m.content }}<|eot|>{% endfor %}"
@@ -92,7 +86,7 @@ def test_marked_tokens_are_the_answers_and_ids_those_of_transformers(model, temp
     assert rendered.tokens.tolist() == stock.apply_chat_template(TALK, return_dict=False)
     assert rendered.text == stock.apply_chat_template(TALK, tokenize=False)
     runs, inside = [], False
-    for token, is_answer in zip(rendered.tokens.tolist(), rendered.answer.tolist(), strict=True):
+    for token, is_answer in zip(rendered.tokens.tolist(), (rendered.flags & 1).tolist(), strict=True):
         if is_answer and not inside:
             runs.append([])
         if is_answer:
@@ -107,7 +101,7 @@ def test_a_batch_gives_what_each_alone_gives(model):
     template = ChatTemplate(model, "tokenizer", MISTRAL)
     system = [{"role": "system", "content": "Be brief."}, *TALK]
     special = [{"role": "user", "content": "<|eot|>"}, TALK[1]]
-    batch = template.render_batch([TALK, system, TALK[:2], special])
+    batch = template.render_batch([(each, None) for each in (TALK, system, TALK[:2], special)])
     assert [type(each) for each in batch] == [Rendered, RecordError, Rendered, RecordError]
     assert str(batch[1]) == (
         "the chat template refuses it (Conversation roles must alternate user/assistant/user/assistant/...)"
@@ -115,16 +109,7 @@ def test_a_batch_gives_what_each_alone_gives(model):
     for number, messages in ((0, TALK), (2, TALK[:2])):
         alone = template.render(messages)
         assert batch[number].tokens.tolist() == alone.tokens.tolist()
-        assert batch[number].answer.tolist() == alone.answer.tolist()
-
-
-def test_a_template_that_drops_its_thoughts_is_exact_for_one_turn_and_refused_for_more(tokenizer):
-    template = ChatTemplate(with_special_tokens(tokenizer), "tokenizer", THINKING)
-    rendered = template.render([TALK[2], {"role": "assistant", "content": "<think>hm</think>Quiet."}])
-    marked = template.tokenizer.decode(rendered.tokens[rendered.answer == 1].tolist())
-    assert marked == "<think></think>Quiet.<|eot|>"
-    with pytest.raises(RecordError, match="differently once it continues, .* template=default does not"):
-        template.render(TALK)
+        assert batch[number].flags.tolist() == alone.flags.tolist()
 
 
 def test_what_is_rendered_does_not_depend_on_the_day(tokenizer):
@@ -177,15 +162,14 @@ def test_a_long_conversation_is_rendered(tokenizer):
     assert len(templates.render(body, talk, {})) == (1 << 25) + 4
 
 
-def test_a_tokenizer_that_reads_its_special_tokens_as_text_is_refused(tokenizer_dir, tmp_path):
+def test_special_tokens_that_are_words_of_the_vocabulary_alone_are_read_as_such(tokenizer_dir, tmp_path):
     definition = json.loads((tokenizer_dir / "tokenizer.json").read_text())
     (bos,) = (each for each in definition["added_tokens"] if each["content"] == "<s>")
     definition["added_tokens"].remove(bos)
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
     (tmp_path / "tokenizer_config.json").write_bytes((tokenizer_dir / "tokenizer_config.json").read_bytes())
-    config = SftPrepConfig(tokenizer=TokenizerConfig(name=str(tmp_path)))
-    with pytest.raises(ConfigError, match=r"does not read '<s>' as its token 0, which is not among the added_tokens"):
-        load_chat_tokenizer(config)
+    _, loaded = load_chat_tokenizer(SftPrepConfig(tokenizer=TokenizerConfig(name=str(tmp_path))))
+    assert loaded.encode("<s>a</s>") == [0, *loaded.encode("a"), 1]
 
 
 def test_a_template_that_is_not_jinja_is_refused_before_anything_is_read():

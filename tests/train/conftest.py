@@ -37,9 +37,9 @@ def remote(tmp_path_factory: pytest.TempPathFactory, write_shards: Callable[...,
 
 @pytest.fixture(scope="session")
 def small_config(remote: Path) -> Callable[..., RecipeConfig]:
-    def make(run_dir: Path, *overrides: str) -> RecipeConfig:
+    def make(run_dir: Path, *overrides: str, yaml: Path | None = None) -> RecipeConfig:
         given = (*SMALL, f"data.remote={remote}", f"run.dir={run_dir}", f"run.name={run_dir.name}", *overrides)
-        return load_config(RecipeConfig, None, given)
+        return load_config(RecipeConfig, yaml, given)
 
     return make
 
@@ -94,8 +94,8 @@ def train(small_config, release_caches) -> Callable[..., list[float]]:
     """Run the recipe and return the loss of each step."""
     main = runpy.run_path(str(ROOT / "recipes/meap_1b.py"))["main"]
 
-    def run(run_dir: Path, *overrides: str) -> list[float]:
-        main(small_config(run_dir, *overrides))
+    def run(run_dir: Path, *overrides: str, yaml: Path | None = None) -> list[float]:
+        main(small_config(run_dir, *overrides, yaml=yaml))
         release_caches()
         return losses(run_dir)
 

@@ -17,9 +17,15 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tens
     return hidden, weight, labels
 
 
-def gradients(num_chunks: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+def token_weights(labels: torch.Tensor) -> torch.Tensor:
+    weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1))
+    return weights * (labels != IGNORE_INDEX)
+
+
+def gradients(num_chunks: int, dtype: torch.dtype = torch.float32, *, is_weighted: bool = False) -> list[torch.Tensor]:
     hidden, weight, labels = inputs(dtype)
-    total, losses = linear_cross_entropy(hidden, weight, labels, num_chunks=num_chunks)
+    weights = token_weights(labels) if is_weighted else None
+    total, losses = linear_cross_entropy(hidden, weight, labels, weights_BT=weights, num_chunks=num_chunks)
     assert not losses.requires_grad
     (total / 7).backward()
     assert hidden.grad is not None
@@ -36,11 +42,25 @@ def test_one_chunk_is_plain_cross_entropy_bit_for_bit():
         assert torch.equal(expected, value)
 
 
+@pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("num_chunks", [2, 5, NUM_TOKENS])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
-def test_chunks_change_neither_losses_nor_gradients(num_chunks, dtype, tolerance):
-    for expected, value in zip(gradients(1, dtype), gradients(num_chunks, dtype), strict=True):
+def test_chunks_change_neither_losses_nor_gradients(num_chunks, dtype, tolerance, is_weighted):
+    whole, chunked = (gradients(count, dtype, is_weighted=is_weighted) for count in (1, num_chunks))
+    for expected, value in zip(whole, chunked, strict=True):
         torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("num_chunks", [1, 4])
+def test_weights_count_in_the_sum_and_its_gradients_and_not_in_the_losses(num_chunks):
+    hidden, weight, labels = inputs()
+    logits = F.linear(hidden, weight).flatten(0, 1)
+    losses = F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none").view_as(labels)
+    total = (losses * token_weights(labels)).sum()
+    (total / 7).backward()
+    found = gradients(num_chunks, is_weighted=True)
+    for expected, value in zip([total, losses, hidden.grad, weight.grad], found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_gradients_are_those_of_finite_differences():

@@ -110,30 +110,60 @@ def test_every_position_of_a_packed_row_generates_loss():
     assert count_tokens(make_batch()) == {"total": 128, "loss_generating": 128}
 
 
-def test_matrices_decay_the_embedding_among_them_and_norms_do_not():
-    model = torch.nn.Sequential(torch.nn.Embedding(4, 4), torch.nn.Linear(4, 4, bias=False), torch.nn.RMSNorm(4))
-    optimizer = build_optimizer(OptimizerConfig(weight_decay=0.05), model, fused=False)
-    decay = {id(each): group["weight_decay"] for group in optimizer.param_groups for each in group["params"]}
-    assert [decay[id(parameter)] for parameter in model.parameters()] == [0.05, 0.05, 0.0]
+@pytest.mark.parametrize(("decay_norms", "left"), [(False, 1.0), (True, (1 - 0.4 * 0.05) ** 3)])
+def test_matrices_decay_the_embedding_among_them_and_norms_only_if_asked(decay_norms, left):
+    """Three steps at a rate of 0.4 without gradient: decay alone moves the weights."""
+    model = torch.nn.Sequential(torch.nn.Embedding(4, 4), torch.nn.Linear(4, 4), torch.nn.RMSNorm(4))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    config = OptimizerConfig(lr=0.4, weight_decay=0.05, decay_norms=decay_norms)
+    optimizer = build_optimizer(config, model, fused=False)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(3):
+        optimizer.step()
+    for parameter, first in zip(model.parameters(), before, strict=True):
+        share = (1 - 0.4 * 0.05) ** 3 if parameter.ndim == 2 else left
+        torch.testing.assert_close(parameter, first * share)
     assert optimizer.defaults["betas"] == (0.9, 0.95)
 
 
-# The official code's `get_lr` for 1,000 steps of 4 rows of 8 tokens: 10 % warm-up, cosine to 10 % of the peak.
-STEPS = [0, 1, 50, 99, 100, 101, 300, 550, 999, 1000]
-
-
-def closed_form(step: int, *, warmup: int = 100) -> float:
-    if step < warmup:
-        return step / warmup
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (1000 - warmup)))
+def rates(steps: list[int], *, warmup: int = 100, final_ratio: float = 0.1, lead: float | None = None) -> list[float]:
+    """As shares of the peak, of a run of 1,000 steps."""
+    schedule = LearningRateSchedule(warmup=warmup, total=1000, final_ratio=final_ratio, lead=lead)
+    optimizer, found = torch.optim.AdamW([torch.zeros(2)], lr=0.5), []
+    for step in steps:
+        schedule.batch_start(SimpleNamespace(timestamp=Timestamp(batch=step), optimizers=[optimizer]), None)
+        found.append(optimizer.param_groups[0]["lr"] / 0.5)
+    return found
 
 
 def test_the_learning_rate_is_linear_warm_up_then_cosine():
-    schedule = LearningRateSchedule(warmup=100, total=1000, final_ratio=0.1)
-    optimizer = torch.optim.AdamW([torch.zeros(2)], lr=0.5)
-    for step in STEPS:
-        schedule.batch_start(SimpleNamespace(timestamp=Timestamp(batch=step), optimizers=[optimizer]), None)
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * closed_form(step), abs=1e-12)
+    cosine = [0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / 900)) for step in (0, 1, 200, 450, 899)]
+    expected = [0.01, 0.02, 0.5, 0.99, 1.0, *cosine, 0.1]
+    assert rates([0, 1, 49, 98, 99, 100, 101, 300, 550, 999, 1000]) == pytest.approx(expected, abs=1e-12)
+    assert cosine[3] == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 100, 999])
+def test_no_step_is_idle(warmup):
+    of_all = rates([*range(1000)], warmup=warmup, final_ratio=0.0)
+    assert min(of_all) > 0
+    assert max(of_all) == of_all[max(0, warmup - 1)] == 1.0
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 32])
+def test_a_lead_of_all_parts_but_one_gives_the_official_rate_of_an_update(parts):
+    """The official rate is set for each of a step's micro-batches, which count on; the update takes the last one's."""
+    warmup, total, official = 100 * parts, 1000 * parts, []
+    for number in range(total):
+        if number < warmup:
+            rate = number / warmup
+        else:
+            rate = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (number - warmup) / (total - warmup)))
+        if (number + 1) % parts == 0:
+            official.append(rate)
+    assert rates([*range(1000)], lead=1 - 1 / parts) == pytest.approx(official, abs=1e-12)
+    assert official[:2] == pytest.approx([(1 - 1 / parts) / 100, (2 - 1 / parts) / 100])
 
 
 def test_nothing_but_warm_up_ends_at_the_final_rate():

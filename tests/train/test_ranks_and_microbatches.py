@@ -12,6 +12,7 @@ from meap.config import RecipeConfig, load_config, save_config
 from meap.train.attention import choose_attention
 from meap.train.start import initial_model
 
+from .architectures import config_alone, tiny
 from .conftest import losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,19 +47,24 @@ def test_ranks_microbatches_and_sharding_change_nothing(
     base = make_base("llama", vocab_rows=tokenizer.plain_vocab_size, max_position_embeddings=512)
     remote = write_conversations(tmp_path / "shards", seq_len=ROW)
 
-    def tuning(name: str, microbatch_size: int) -> RecipeConfig:
+    def tuning(name: str, microbatch_size: int, weighting: str = "tokens") -> RecipeConfig:
         place = (f"run.dir={tmp_path / name}", f"run.name={name}", f"data.remote={remote}", f"model.base={base}")
-        return load_config(RecipeConfig, None, [*FINE_TUNING, *place, f"train.microbatch_size={microbatch_size}"])
+        how = (f"train.microbatch_size={microbatch_size}", f"sft.weighting={weighting}")
+        return load_config(RecipeConfig, None, [*FINE_TUNING, *place, *how])
 
-    # The rate of the first step is 0: what is saved after it are the weights the run started from.
+    # Without a lead the rate of the first step is 0: what is saved after it are the weights the run started from.
     warmup = (
+        "scheduler.lead=0",
         "scheduler.warmup_ratio=0",
         "scheduler.warmup_duration=1ba",
         "train.max_duration=2ba",
         "checkpoint.interval=1ba",
     )
-    fresh = small_config(tmp_path / "fresh", "train.sharding=full", *warmup)
-    runs = [(SFT, tuning(f"micro{size}", size)) for size in (1, 2, 4)] + [(PRETRAINING, fresh)]
+    tiny("gemma3_text").save_pretrained(tmp_path / "config")  # with buffers, which ranks without weights need as well
+    fresh = small_config(tmp_path / "fresh", "train.sharding=full", *config_alone(tmp_path / "config"), *warmup)
+    split = {f"micro{size}": ("tokens", size) for size in (1, 2, 4)} | {"rows2": ("rows", 2)}
+    runs = [(SFT, tuning(name, size, weighting)) for name, (weighting, size) in split.items()]
+    runs.append((PRETRAINING, fresh))
     words = []
     for recipe, config in runs:
         save_config(config, tmp_path / f"{config.run.name}.yaml")
@@ -72,20 +78,22 @@ def test_ranks_microbatches_and_sharding_change_nothing(
         text=True,
     )
     try:
-        runpy.run_path(SFT)["main"](tuning("alone", 8))
+        for weighting in ("tokens", "rows"):
+            runpy.run_path(SFT)["main"](tuning(f"alone_{weighting}", 8, weighting))
         output, _ = ranks.communicate(timeout=300)
     finally:
         ranks.kill()
         ranks.wait()
     assert ranks.returncode == 0, output
 
-    history, alone = losses(tmp_path / "alone"), weights(tmp_path / "alone", STEPS)
-    assert history[-1] < history[0] - 0.02
-    for size in (1, 2, 4):
-        assert losses(tmp_path / f"micro{size}") == pytest.approx(history, abs=1e-5)
-        split = weights(tmp_path / f"micro{size}", STEPS)
-        largest = max(float((split[name] - weight).abs().max()) for name, weight in alone.items())
-        assert largest <= 1e-5, f"micro-batches of {size} rows on two ranks"
+    histories = {weighting: losses(tmp_path / f"alone_{weighting}") for weighting in ("tokens", "rows")}
+    assert all(history[-1] < history[0] - 0.02 for history in histories.values())
+    assert abs(histories["tokens"][0] - histories["rows"][0]) > 1e-4
+    for name, (weighting, _) in split.items():
+        assert losses(tmp_path / name) == pytest.approx(histories[weighting], abs=1e-5)
+        alone, on_ranks = weights(tmp_path / f"alone_{weighting}", STEPS), weights(tmp_path / name, STEPS)
+        largest = max(float((on_ranks[each] - weight).abs().max()) for each, weight in alone.items())
+        assert largest <= 1e-5, name
 
     attention = choose_attention("sdpa", on_gpu=False, bf16=False)
     expected = initial_model(fresh.model, tokenizer, attention=attention, context=16, seed=fresh.run.seed).state_dict()

@@ -1,23 +1,32 @@
 """The recipe as a whole: what a run promises, tried with real runs."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
+import random
 import runpy
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from meap.checkpoints import CheckpointStore, describe_file
-from meap.config import TokenizerConfig
+from meap.checkpoints.trust import load_checkpoint
+from meap.config import RecipeConfig, TokenizerConfig, load_config
 from meap.data import build_loader, open_shards, open_tokenizer
 from meap.errors import CheckpointError, ConfigError, IncompleteError, MismatchError
 from meap.schema import VALIDATION_SPLIT
 from meap.train.attention import choose_attention
-from meap.train.model import build_model, decoder_config
+from meap.train.model import NextTokenModel, build_model, decoder_config
 from meap.train.optim import build_optimizer
+
+from .architectures import config_alone, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCH = 8  # steps
@@ -92,8 +101,63 @@ def test_ratio_zero_is_plain_next_token_prediction_bit_for_bit(train, small_conf
     steps, config = 10, small_config(tmp_path / "x", "masking.ratio=0", "train.microbatch_size=8")
     history = train(tmp_path / "run", "masking.ratio=0", "train.microbatch_size=8", f"train.max_duration={steps}ba")
 
+    model, _ = fresh_model(config)
+    optimizer = build_optimizer(config.optimizer, model, fused=False)
+    plain = []
+    for step, batch in enumerate(clean_batches(config, tmp_path / "cache", steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = config.optimizer.lr * learning_rate_factor(step + (step < steps // 10), steps)
+        optimizer.zero_grad()
+        loss = model(batch)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        plain.append(float(loss.detach()))
+    assert history == plain
+
+
+def test_the_official_yaml_is_the_official_loop(small_config, train, tmp_path):
+    """Against that loop, written anew: transformers' Llama, torch's AdamW on all weights, Python's random."""
+    steps, yaml = 60, ROOT / "yamls/official/0.1b_official.yaml"
+    official = load_config(RecipeConfig, yaml)
+    assert (official.train.global_batch_size // 8 // official.train.microbatch_size, official.masking.ratio) == (2, 0.1)
+    run = (f"train.max_duration={steps}ba", f"checkpoint.interval={steps}ba")
+    history = train(tmp_path / "run", *run, yaml=yaml)  # a step is two micro-batches of 4 rows
+
+    config = small_config(tmp_path / "x", yaml=yaml)
+    fresh, mask_id = fresh_model(config)
+    model = LlamaForCausalLM(fresh.config)
+    model.load_state_dict(fresh.model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.05)
+    losses = []
+    for step, batch in enumerate(clean_batches(config, tmp_path / "cache", steps)):
+        masked = random.Random(50 + step % 51).sample(range(16 - 1), max(1, int(16 * 0.1)))
+        losses.append(0.0)
+        for part in range(2):
+            optimizer.param_groups[0]["lr"] = 0.01 * learning_rate_factor(step + part / 2, steps)
+            inputs, labels = (batch[name][4 * part : 4 * part + 4].clone() for name in ("input_ids", "labels"))
+            inputs[:, masked] = mask_id
+            loss = F.cross_entropy(model(inputs).logits.flatten(0, 1), labels.flatten()) / 2
+            loss.backward()
+            losses[-1] += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert history == pytest.approx(losses, rel=0, abs=1e-5)
+    assert history[-1] < history[0] - 0.1
+
+
+def fresh_model(config: RecipeConfig) -> tuple[NextTokenModel, int]:
+    """The model of a run at step 0, and the id of its mask token."""
+    tokenizer = open_tokenizer(TokenizerConfig(), open_shards(config.data, "train"))
+    architecture = decoder_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
+    attention = choose_attention("auto", on_gpu=False, bf16=False)
+    return build_model(architecture, attention=attention, seed=config.run.seed), tokenizer.mask_id
+
+
+def clean_batches(config: RecipeConfig, cache_dir: Path, steps: int) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches of the first steps of a run, without masks."""
     shards = open_shards(config.data, "train")
-    tokenizer = open_tokenizer(TokenizerConfig(), shards)
     loader = build_loader(
         config.data,
         shards,
@@ -101,35 +165,17 @@ def test_ratio_zero_is_plain_next_token_prediction_bit_for_bit(train, small_conf
         seed=config.run.seed,
         global_batch_size=8,
         world_size=1,
-        cache_dir=tmp_path / "cache",
+        cache_dir=cache_dir,
         shuffle=True,
     )
-    attention = choose_attention("auto", on_gpu=False, bf16=False)
-    architecture = decoder_config(config.model, vocab_size=tokenizer.vocab_size, seq_len=16)
-    model = build_model(architecture, attention=attention, seed=config.run.seed)
-    optimizer = build_optimizer(config.optimizer, model, fused=False)
-    plain = []
-    while len(plain) < steps:
-        for batch in loader:
-            step = len(plain)
-            if step == steps:
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = config.optimizer.lr * learning_rate_factor(step, steps)
-            optimizer.zero_grad()
-            loss = model(batch)["loss"]
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            plain.append(float(loss.detach()))
-    assert history == plain
+    yield from itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader)), steps)
 
 
-def learning_rate_factor(step: int, steps: int) -> float:
+def learning_rate_factor(time: float, steps: int) -> float:
     warmup = steps // 10
-    if step < warmup:
-        return step / warmup
-    return 0.1 + 0.9 * (1 + math.cos((step - warmup) / (steps - warmup) * math.pi)) / 2
+    if time < warmup:
+        return time / warmup
+    return 0.1 + 0.9 * (1 + math.cos((time - warmup) / (steps - warmup) * math.pi)) / 2
 
 
 @pytest.mark.slow
@@ -139,7 +185,7 @@ def test_the_learning_rate_of_a_run_is_the_closed_form(train, tmp_path, max_dura
     change = [f"scheduler.warmup_duration={warmup}", "scheduler.warmup_ratio=0.5"] if warmup else []
     assert len(train(tmp_path / "run", f"train.max_duration={max_duration}", "optimizer.lr=0.004", *change)) == 20
     rates = logged(tmp_path / "run", "lr-AdamW/group0")
-    assert rates == pytest.approx([0.004 * learning_rate_factor(step, 20) for step in range(20)], rel=1e-9)
+    assert rates == pytest.approx([0.004 * learning_rate_factor(step + (step < 2), 20) for step in range(20)], rel=1e-9)
 
 
 def test_held_out_loss_is_measured_on_clean_rows(train, tmp_path, small_config, capsys):
@@ -284,6 +330,25 @@ def test_streams_are_mixed_and_a_longer_run_continues_with_the_same_mixture(trai
     whole = train(tmp_path / "whole", "train.max_duration=12ba", *streams)
     train(tmp_path / "parts", "train.max_duration=5ba", *streams)
     assert train(tmp_path / "parts", "train.max_duration=12ba", *streams) == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "granite"])
+def test_any_architecture_resumes_and_is_exported(train, small_config, tmp_path, name, capsys):
+    """The second run needs no config.json: its checkpoint holds what it said."""
+    tiny(name).save_pretrained(tmp_path / "config")
+    settings = ("masking.ratio=0", *config_alone(tmp_path / "config"), "checkpoint.interval=2ba")
+    whole = train(tmp_path / "whole", "train.max_duration=4ba", *settings)
+    assert f"a {name} as in {tmp_path / 'config'}" in capsys.readouterr().out
+    train(tmp_path / "parts", "train.max_duration=4ba", *settings)
+    for later in (tmp_path / "parts/checkpoints").glob("ba4*"):
+        later.unlink()
+    shutil.rmtree(tmp_path / "config")
+    assert train(tmp_path / "parts", "train.max_duration=4ba", *settings) == whole
+    runpy.run_path(str(ROOT / "recipes/export_hf.py"))["main"](small_config(tmp_path / "parts", *settings))
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "parts/hf", attn_implementation="eager")
+    assert exported.config.model_type == name
+    weights = load_checkpoint(str(tmp_path / "whole/checkpoints/ba4.pt"))["state"]["model"]
+    assert all(torch.equal(weights[f"model.{key}"], weight) for key, weight in exported.state_dict().items())
 
 
 def test_an_architecture_is_a_yaml(train, small_config, tmp_path):

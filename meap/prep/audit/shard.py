@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from meap.answers import END, LONG, SCORED
 from meap.errors import DataError
 from meap.manifest import CONVERSATIONS, Manifest, ShardRecord
 from meap.mds.findings import FETCH_AGAIN, PREPARE_AGAIN, Finding, ShardError
@@ -169,8 +170,10 @@ def _problems_of_row(row: dict[str, NDArray[Any]], seq_len: int) -> Sequence[str
         problems.append(f"at most {seq_len:,} positions, with copies")
     if (lengths < 1).any():
         problems.append("conversations of at least 1 token")
-    if (answer > 1).any() or (copied > 1).any():
-        problems.append("flags of 0 and 1")
+    if (answer > SCORED | END | LONG).any() or ((answer & SCORED == 0) & (answer != 0)).any():
+        problems.append("flags of an end or a long answer at scored tokens only")
+    if (copied > 1).any():
+        problems.append("copy flags of 0 and 1")
     return problems
 
 

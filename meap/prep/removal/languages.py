@@ -61,10 +61,7 @@ def require_model(config: FiltersConfig) -> str:
 def model_fingerprint(config: FiltersConfig) -> str:
     """Hash of the model's file."""
     with Path(_path(config)).open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return "sha256:" + digest.hexdigest()
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _path(config: FiltersConfig) -> str:

@@ -15,9 +15,13 @@ from meap.prep.job import Job
 from meap.prep.progress import Tally
 from meap.prep.reader import BadRecords, read_records
 from meap.prep.resolved import ResolvedSft
-from meap.prep.sft.messages import Messages, RecordError, format_of, to_messages, without_first_answers
+from meap.prep.sft.messages import Messages, RecordError, format_of, parse_record, without_first_answers
+from meap.prep.sft.tools import Tools
 
-__all__ = ["Conversation", "ReadConversations", "bad_records"]
+__all__ = ["ALL_FIELDS", "Conversation", "ReadConversations", "bad_records"]
+
+ALL_FIELDS = "instruction and output, conversations, messages, or prompt and completion"
+"""Of which a record must have some."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Conversation:
     """Line, row, or element of an array, from 1."""
     is_shortened: bool = False
     """Whether answers before the first question are left out."""
+    tools: Tools | None = None
+    """JSON schemas of the functions that the model may call, for the template."""
 
 
 def bad_records(tally: Tally, allowed: int) -> BadRecords:
@@ -43,7 +49,7 @@ class ReadConversations(PipelineStep):
     Args:
         inputs: The files of the whole job; task t of n reads a contiguous range of them.
         tally: Where records and bytes are counted.
-        form: `alpaca`, `sharegpt`, `messages`, or `auto` for what the fields of each record say.
+        form: `alpaca`, `sharegpt`, `messages`, `prompt_completion`, or `auto` for what the fields of each record say.
         max_bad_records: Bad records per task that are left out before they are fatal.
     """
 
@@ -94,13 +100,14 @@ class ReadConversations(PipelineStep):
         form = format_of(record, self.form)
         if form is None:
             fields = ", ".join(map(repr, record)) or "no field at all"
-            wanted = "instruction and output, conversations, or messages" if self.form == "auto" else self.form
+            wanted = ALL_FIELDS if self.form == "auto" else self.form
             if is_first:
                 raise BadInputError(f"{url}:{number}: the record has {fields}, not those of {wanted}: see format=")
             return BadRecord(f"the record has {fields}, not those of {wanted}", size_of(record))
         try:
-            messages = to_messages(record, form)
-            kept = without_first_answers(messages)
+            parsed = parse_record(record, form)
+            kept = without_first_answers(parsed.messages)
         except RecordError as error:
             return BadRecord(str(error), size_of(record))
-        return Conversation(kept, url, number, is_shortened=len(kept) < len(messages))
+        self.tally.unread.update(parsed.unread)
+        return Conversation(kept, url, number, is_shortened=len(kept) < len(parsed.messages), tools=parsed.tools)

@@ -16,7 +16,7 @@ from meap.prep.sample import recorded_seed
 from meap.prep.sft.sample import write_sample_instructions
 from meap.prep.sft.templates import check_template, choose_template
 from meap.schema import TOKENIZER_DIR
-from meap.tokenizer import Tokenizer, load_tokenizer
+from meap.tokenizer import Tokenizer, load_tokenizer, model_context
 
 __all__ = ["check_config", "load_chat_tokenizer", "resolve_conversations"]
 
@@ -28,11 +28,16 @@ _MAX_LENGTH, _SAMPLE_MAX_LENGTH = 4096, 128
 _MIN_ANSWER_TOKENS, _SAMPLE_MIN_ANSWER_TOKENS = 50, 12
 
 _BYTES_PER_POSITION = 5 + 5
-"""A token, its answer flag, and at worst a length and a copy flag."""
+"""A token, its flags, and at worst a length and a copy flag."""
 
 
-def check_config(config: SftPrepConfig) -> ResolvedSft:
+def check_config(config: SftPrepConfig, *, context: int | None = None) -> ResolvedSft:
     """Check the configuration before any input is read; returns it with every default but the template.
+
+    Args:
+        config: The configuration.
+        context: Positions of the model to tune, in which the longest conversation and its copy must fit where their
+            length is not set; None where that is not known.
 
     Raises:
         ConfigError: A key is missing, holds a secret, or does not fit another.
@@ -47,8 +52,8 @@ def check_config(config: SftPrepConfig) -> ResolvedSft:
         )
     max_length = config.max_length
     if max_length is None:
-        max_length = _SAMPLE_MAX_LENGTH if is_sample else _MAX_LENGTH
-        max_length = min(max_length, config.seq_len // config.views if config.seq_len else max_length)
+        room = [each // config.views for each in (config.seq_len, context) if each]
+        max_length = min([_SAMPLE_MAX_LENGTH if is_sample else _MAX_LENGTH, *room])
     min_answer_tokens = config.min_answer_tokens
     if min_answer_tokens is None:
         min_answer_tokens = _SAMPLE_MIN_ANSWER_TOKENS if is_sample else _MIN_ANSWER_TOKENS
@@ -68,10 +73,11 @@ def resolve_conversations(config: SftPrepConfig) -> tuple[ResolvedSft, InputFile
 
     Raises:
         ConfigError: A key is missing or does not fit the input.
-        DataError: The source cannot be listed or holds no file.
+        DataError: The source cannot be listed or holds no file, or the tokenizer's folder cannot be read.
         MismatchError: The built-in corpus was prepared with another tokenizer than the one made for it.
     """
-    resolved = check_config(config)
+    model = config.tokenizer.name if config.max_length is None else None
+    resolved = check_config(config, context=model_context(model) if model is not None else None)
     source, tokenizer = resolved.source, resolved.tokenizer
     if source == SAMPLE:
         source = str(write_sample_instructions(SAMPLE_SFT_DIR / "corpus" / "instructions.json", seed=config.seed))

@@ -2,7 +2,7 @@
 
 Packing is done here, once for every epoch and every number of machines: a stored row is a sample, so order, elasticity
 and resumption are those of pre-training rows. The room of a masked copy is known here, since whether a conversation
-gets one depends on the length of its answers alone.
+gets one depends on the lengths of its answers alone.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import ArrayLike, NDArray
 
+from meap.answers import LONG, SCORED, Flags, answer_spans, long_answers, with_long_answers
 from meap.errors import DataError
 from meap.mds.writing import MdsWriter, Shard
 from meap.prep.document_counts import hash_of
@@ -26,10 +27,22 @@ from meap.prep.formats import BadRecord
 from meap.prep.job import Job
 from meap.prep.progress import Tally
 from meap.prep.resolved import ResolvedSft
-from meap.prep.sft.messages import RecordError
+from meap.prep.sft.messages import ASSISTANT, Messages, RecordError, is_scored
 from meap.prep.sft.records import Conversation, bad_records
 from meap.prep.sft.rendering import ChatTemplate, Rendered
-from meap.prep.sft.report import COPIED, CUT, CUT_TOKENS, DROPPED, POSITIONS, SHORTENED
+from meap.prep.sft.report import (
+    ANSWERS,
+    COPIED,
+    CUT,
+    CUT_TOKENS,
+    DROPPED,
+    ENDED_BY,
+    LONG_ANSWERS,
+    OPEN_ANSWERS,
+    POSITIONS,
+    SHORTENED,
+    UNPROMPTED,
+)
 from meap.schema import (
     ANSWER_COLUMN,
     COPIED_COLUMN,
@@ -40,7 +53,7 @@ from meap.schema import (
     token_dtype,
 )
 
-__all__ = ["ConversationBatch", "PackConversations", "pack_best_fit"]
+__all__ = ["ConversationBatch", "PackConversations", "pack_best_fit", "views_of"]
 
 _BATCH_CONVERSATIONS = 256
 _BATCH_CHARACTERS = 1_000_000
@@ -104,13 +117,11 @@ class PackConversations(PipelineStep):
         kept = {TRAIN_SPLIT: _Kept(dtype), VALIDATION_SPLIT: _Kept(dtype)}
         for batch in _batched(data):
             with self.track_time("batch"):
-                rendered = self.template.render_batch([conversation.messages for conversation in batch])
-                for conversation, each in zip(batch, rendered, strict=True):
-                    if isinstance(each, RecordError):
-                        bad = BadRecord(str(each), sum(len(each["content"].encode()) for each in conversation.messages))
-                        self.bad.leave_out(conversation.file, conversation.number, bad)
-                    else:
-                        self._keep(conversation, each, kept)
+                views = [views_of(conversation.messages, self.config.turns) for conversation in batch]
+                asked = [(view, each.tools) for each, own in zip(batch, views, strict=True) for view in own]
+                rendered = iter(self.template.render_batch(asked))
+                for conversation, own in zip(batch, views, strict=True):
+                    self._keep_all(conversation, [next(rendered) for _ in own], kept)
                 for split, conversations in kept.items():
                     self.tally.add_documents(split, *conversations.take_counts())
                 self.tally.report()
@@ -120,25 +131,43 @@ class PackConversations(PipelineStep):
             for start in range(0, len(rows), _BATCH_ROWS):
                 yield ConversationBatch(split, [conversations.row(row) for row in rows[start : start + _BATCH_ROWS]])
 
-    def _keep(self, conversation: Conversation, rendered: Rendered, kept: dict[str, _Kept]) -> None:
+    def _keep_all(
+        self, conversation: Conversation, views: Sequence[Rendered | RecordError], kept: dict[str, _Kept]
+    ) -> None:
+        """Keep the views of a record, all in one split, or count it as bad."""
+        if error := next((each for each in views if isinstance(each, RecordError)), None):
+            bad = BadRecord(str(error), sum(len(each["content"].encode()) for each in conversation.messages))
+            self.bad.leave_out(conversation.file, conversation.number, bad)
+            return
+        rendered = cast("Sequence[Rendered]", views)
+        split = split_of(rendered[-1].text.encode(), self.config.heldout_ratio, self.config.seed)
+        self.tally.counts[split, SHORTENED] += conversation.is_shortened
+        for view in rendered:
+            self._refuse_mask_id(view, conversation)
+            self._keep(view, split, kept[split])
+
+    def _keep(self, rendered: Rendered, split: str, kept: _Kept) -> None:
         """Cut a conversation to length and keep it, unless nothing of its answers is left; count it either way."""
-        self._refuse_mask_id(rendered, conversation)
-        text = rendered.text.encode()
-        split = split_of(text, self.config.heldout_ratio, self.config.seed)
         counts = self.tally.counts
         limit = self.config.max_length
-        counts[split, SHORTENED] += conversation.is_shortened
         counts[split, CUT] += len(rendered.tokens) > limit
         counts[split, CUT_TOKENS] += max(0, len(rendered.tokens) - limit)
-        tokens, answer = rendered.tokens[:limit], rendered.answer[:limit]
-        num_scored = int(np.count_nonzero(answer[1:]))  # nothing stands before the first token that could predict it
-        if not num_scored:
+        counts[split, UNPROMPTED] += not rendered.is_prompted
+        for end in rendered.ends:
+            counts[split, OPEN_ANSWERS if end is None else f"{ENDED_BY}{end}"] += 1
+        tokens, flags = rendered.tokens[:limit], rendered.flags[:limit]
+        # Nothing stands before the first token that could predict it.
+        if not (flags[1:] & SCORED).any():
             counts[split, DROPPED] += 1
             return
-        is_copied = self.config.copies and num_scored > self.config.min_answer_tokens
+        flags = with_long_answers(flags, self.config.min_answer_tokens)
+        is_copied = self.config.copies and bool((flags & LONG).any())
+        counts[split, ANSWERS] += len(answer_spans(flags))
+        counts[split, LONG_ANSWERS] += len(long_answers(flags))
         counts[split, COPIED] += is_copied
         counts[split, POSITIONS] += len(tokens) * (1 + is_copied)
-        kept[split].append(tokens, answer, is_copied=is_copied)
+        kept.append(tokens, flags, is_copied=is_copied)
+        text = rendered.text.encode()
         self.tally.text_bytes += len(text)
         self.tally.kept_bytes[split] += len(text)
         self.tally.tokens[split] += len(tokens)
@@ -159,17 +188,17 @@ class _Kept:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
         self._tokens = bytearray()
-        self._answer = bytearray()
+        self._flags = bytearray()
         self._ends = array("Q", [0])
         self._copied = bytearray()
         self._hashes = array("Q")
         """Of the conversations since `take_counts`."""
 
-    def append(self, tokens: NDArray[np.uint32], answer: NDArray[np.uint8], *, is_copied: bool) -> None:
+    def append(self, tokens: NDArray[np.uint32], flags: Flags, *, is_copied: bool) -> None:
         stored = tokens.astype(self._dtype)
         self._tokens += stored.tobytes()
         self._hashes.append(hash_of(stored))
-        self._answer += answer.tobytes()
+        self._flags += flags.tobytes()
         self._ends.append(self._ends[-1] + len(tokens))
         self._copied.append(is_copied)
 
@@ -185,11 +214,11 @@ class _Kept:
 
     def row(self, row: Sequence[int]) -> dict[str, NDArray[Any]]:
         """The row of the conversations numbered in `row`, by column."""
-        tokens, answer = np.frombuffer(self._tokens, self._dtype), np.frombuffer(self._answer, np.uint8)
+        tokens, flags = np.frombuffer(self._tokens, self._dtype), np.frombuffer(self._flags, np.uint8)
         spans = [slice(self._ends[number], self._ends[number + 1]) for number in row]
         return {
             TOKENS_COLUMN: np.concatenate([tokens[span] for span in spans]),
-            ANSWER_COLUMN: np.concatenate([answer[span] for span in spans]),
+            ANSWER_COLUMN: np.concatenate([flags[span] for span in spans]),
             LENGTHS_COLUMN: np.array([span.stop - span.start for span in spans], np.uint32),
             COPIED_COLUMN: np.array([self._copied[number] for number in row], np.uint8),
         }
@@ -233,6 +262,22 @@ def pack_best_fit(sizes: ArrayLike, room: int) -> list[list[int]]:
     for each in bins:
         each.sort()
     return sorted(bins)
+
+
+def views_of(messages: Messages, turns: str) -> list[Messages]:
+    """The conversations that are tuned on instead of one, by `turns`: itself, or some of its beginnings.
+
+    Args:
+        messages: A conversation with at least one scored answer.
+        turns: See `SftPrepConfig.turns`.
+    """
+    if turns == "all":
+        return [messages]
+    ends = [number for number, message in enumerate(messages) if is_scored(message)]
+    history: Messages = [
+        {**message, "scored": False} if message["role"] == ASSISTANT else message for message in messages
+    ]
+    return [[*history[:end], messages[end]] for end in (ends if turns == "each" else ends[-1:])]
 
 
 def _batched(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:

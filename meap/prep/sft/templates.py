@@ -7,10 +7,11 @@ that stands still: what is written must not depend on the day (Llama-3.2's templ
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, cast
@@ -19,7 +20,15 @@ from meap.errors import ConfigError
 from meap.prep.sft.messages import Messages
 from meap.tokenizer import Tokenizer
 
-__all__ = ["DEFAULT_TEMPLATE", "check_template", "choose_template", "render", "special_of_role", "time_limit"]
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "check_template",
+    "choose_template",
+    "has_marks",
+    "render",
+    "special_of_role",
+    "time_limit",
+]
 
 _RENDER_SECONDS = 20.0
 """A conversation takes a fraction of a millisecond; a template that takes this long never ends."""
@@ -28,6 +37,7 @@ _MOST_CHARACTERS = 1 << 24
 _COPIES = 4
 _TODAY = datetime(2024, 7, 26, tzinfo=UTC)
 """The date that Llama-3's templates fall back to."""
+_MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _SPECIAL_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 
 DEFAULT_TEMPLATE = (
@@ -45,8 +55,10 @@ DEFAULT_TEMPLATE = (
     "{%- if message['role'] == 'user' %}"
     "{{ '### Instruction:\n' + message['content'] + '\n\n' }}"
     "{%- if message['input'] %}{{ '### Input:\n' + message['input'] + '\n\n' }}{% endif %}"
-    "{%- else %}"
+    "{%- elif message['role'] == 'assistant' %}"
     "{{ '### Response:\n' + message['content'] + eos_token }}"
+    "{%- else %}"
+    "{{ raise_exception('no place for a later message of role ' + message['role'] + ' in the default template') }}"
     "{%- endif %}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
@@ -107,8 +119,19 @@ def special_of_role(tokenizer: Tokenizer) -> dict[str, str]:
     return {role: token for role, token in contents.items() if isinstance(token, str)} | own
 
 
+def has_marks(template: str) -> bool:
+    """Whether a template marks answers with ``{% generation %}``, as transformers documents it."""
+    return _MARK.search(template) is not None
+
+
 def render(
-    template: str, messages: Messages, special: Mapping[str, str], *, add_generation_prompt: bool = False
+    template: str,
+    messages: Messages,
+    special: Mapping[str, str],
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    add_generation_prompt: bool = False,
+    marks: list[tuple[int, int]] | None = None,
 ) -> str:
     """The text that a template makes of messages; without any, it is only compiled.
 
@@ -116,19 +139,21 @@ def render(
         template: Its Jinja text.
         messages: The conversation.
         special: See `special_of_role`.
+        tools: JSON schemas of the functions that may be called.
         add_generation_prompt: Whether the beginning of an answer follows.
+        marks: Where the marked answers begin and end is appended to it.
     """
     compiled = _compile(template)
     if not messages:
         return ""
     variables: dict[str, Any] = {**special, "strftime_now": _TODAY.strftime}
     pieces, size = list[str](), -_COPIES * sum(len(message["content"]) for message in messages)
-    for piece in compiled.generate(
-        messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **variables
-    ):
-        size += len(piece)
-        _require_room(size)
-        pieces.append(piece)
+    variables |= {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
+    with nullcontext() if marks is None else compiled.environment.activate_tracker(pieces, marks):
+        for piece in compiled.generate(messages=messages, **variables):
+            size += len(piece)
+            _require_room(size)
+            pieces.append(piece)
     return "".join(pieces)
 
 

@@ -19,10 +19,11 @@ __all__ = ["MaskingMonitor"]
 class MaskingMonitor(Callback):
     """Log the realised mask ratio, and the loss where the *target* token was masked in the input and where it was not.
 
-    The ratio is masked inputs per input token; padding is none: what ``segment_lengths`` (fine-tuning rows) or an
-    ``attention_mask`` leaves out. A scored position p has a masked target where the input at p + 1 is the mask token,
-    and a clean target elsewhere; both losses are next-token losses. In pre-training the two kinds of targets are drawn
-    alike; in fine-tuning masked targets are those of the copies, clean targets the answers of the originals.
+    The ratio is masked inputs per input token; padding is none: what an ``attention_mask`` leaves out. In fine-tuning
+    it is masked words per word of the copies' long answers (``num_maskable``). A scored position p has a masked target
+    where the input at p + 1 is the mask token, and a clean target elsewhere; both losses are next-token losses. In
+    pre-training the two kinds of targets are drawn alike; in fine-tuning masked targets are those of the copies, clean
+    targets the answers of the originals.
 
     Sums stay on the device and are read once per interval. The model must return ``losses_BT``, as `NextTokenModel`
     does, for labels that are shifted already.
@@ -32,7 +33,8 @@ class MaskingMonitor(Callback):
         interval: Batches between logs.
 
     Logs:
-        masking/ratio: Masked share of input tokens.
+        masking/ratio: Masked share of input tokens (pre-training).
+        masking/ratio_of_answers: Masked share of the copied answers (fine-tuning), where there are copies.
         masking/loss_masked_targets, masking/loss_clean_targets: Mean losses, in nats, of the kinds that occurred.
     """
 
@@ -40,6 +42,7 @@ class MaskingMonitor(Callback):
         self._mask_id = mask_id
         self._interval = interval
         self._sums: torch.Tensor | None = None
+        self._name = "masking/ratio"
 
     def after_forward(self, state: State, logger: Logger) -> None:
         """Add a micro-batch to the sums, without reading them."""
@@ -52,9 +55,10 @@ class MaskingMonitor(Callback):
         masked_target_BT &= scored_BT
         clean_target_BT = scored_BT & ~masked_target_BT
         losses_BT = outputs["losses_BT"]
+        self._name = "masking/ratio_of_answers" if "num_maskable" in batch else "masking/ratio"
         sums = torch.stack(
             [
-                _count_inputs(batch),
+                _count_maskable(batch),
                 is_mask_BT.sum(),
                 masked_target_BT.sum(),
                 (losses_BT * masked_target_BT).sum(),
@@ -70,9 +74,9 @@ class MaskingMonitor(Callback):
         if self._sums is None or (step % self._interval and step != last_step(state)):
             return
         dist.all_reduce(self._sums)
-        inputs, masked_inputs, masked, masked_loss, clean, clean_loss = self._sums.tolist()
+        maskable, masked_inputs, masked, masked_loss, clean, clean_loss = self._sums.tolist()
         self._sums = None
-        metrics = {"masking/ratio": masked_inputs / inputs}
+        metrics = {self._name: masked_inputs / maskable} if maskable else {}
         if masked:
             metrics["masking/loss_masked_targets"] = masked_loss / masked
         if clean:
@@ -80,12 +84,10 @@ class MaskingMonitor(Callback):
         logger.log_metrics(metrics)
 
 
-def _count_inputs(batch: Batch) -> torch.Tensor:
-    """Input tokens without padding, as a scalar on the batch's device, without a sync."""
+def _count_maskable(batch: Batch) -> torch.Tensor:
+    """Input tokens of which a share is masked, as a scalar on the batch's device, without a sync."""
     loaded = cast("dict[str, Any]", batch)
     if "attention_mask" in loaded:
         return (loaded["attention_mask"] != 0).sum()
-    num_inputs = batch["input_ids"].numel()
-    if "segment_lengths" in loaded:
-        num_inputs = sum(map(sum, loaded["segment_lengths"]))
-    return torch.full((), num_inputs, device=batch["input_ids"].device)
+    num_maskable = sum(loaded["num_maskable"]) if "num_maskable" in loaded else batch["input_ids"].numel()
+    return torch.full((), num_maskable, device=batch["input_ids"].device)

@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from meap.config import ModelConfig
 from meap.errors import CheckpointError, DataError, MismatchError, first_line
+from meap.places.addresses import is_url
 from meap.tokenizer import Tokenizer
 from meap.train.model import decoder_config
 from meap.train.start.base import Base, empty_model
@@ -155,10 +156,10 @@ def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
 
 def _read_weights(base: str) -> dict[str, torch.Tensor]:
     """The model's weights, read from disk only as they are used: the optimiser's state beside them is twice as much."""
+    if is_url(base):
+        raise DataError(f"model.base={base}: a .pth is read from a local file only; download it and give its path")
     if not Path(base).is_file():
-        raise DataError(
-            f"model.base={base} is no local file: give the .pth itself, downloaded first if it is elsewhere"
-        )
+        raise DataError(f"model.base={base} is no local file: check the path, which must be that of the .pth itself")
     try:
         state = torch.load(base, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

@@ -142,7 +142,7 @@ def _add(path, amount):
         ("manifest.json", _set(["seq_len"], 15), "columns: expected tokens ndarray:uint16:16, found "),
         ("manifest.json", _set(["seq_len"], "x"), "manifest: expected one that can be read"),
         ("manifest.json", _set(["split"], "validation"), "split: expected train, found validation"),
-        ("manifest.json", _set(["format_version"], 9), "has format version 9, this program reads 1"),
+        ("manifest.json", _set(["format_version"], 9), "has format version 9, this program reads 2"),
         ("manifest.json", _set(["hash_algorithm"], "md5"), "hash algorithm: expected xxh3_64, found md5"),
         ("manifest.json", _set(["tokenizer", "fingerprint"], "sha256:0"), "fingerprint: expected sha256:0, as "),
         ("manifest.json", _set(["tokenizer", "bos_id"], 7), "first token: expected BOS (7), with which each "),
@@ -240,7 +240,10 @@ def test_conversations_that_contradict_themselves_are_found(sft_remote, rewrite_
 
     name = rewrite_shard(sft_remote / "train", 0, flags_of_two)
     (finding,) = findings_of(sft_remote)
-    assert (finding_file(sft_remote, finding), finding.expected) == (f"train/{name}", "flags of 0 and 1")
+    assert (finding_file(sft_remote, finding), finding.expected) == (
+        f"train/{name}",
+        "flags of an end or a long answer at scored tokens only",
+    )
     edit_json(sft_remote / "validation" / "manifest.json", _add(["documents"], 1))
     edit_json(sft_remote / "validation" / "manifest.json", _add(["tokens"], 1))
     assert [each.what for each in findings_of(sft_remote)] == [

@@ -32,11 +32,11 @@ def monitored(batch, losses_BT: torch.Tensor, *, microbatches: int = 1) -> dict[
 
 
 def conversations(seq_len: int, loss: str, ratio: float) -> dict:
-    """Two rows, padded: a prompt of 4 with an answer of 8, copied; a prompt of 3 with an answer of 5, not copied."""
+    """Two rows, padded: a prompt of 4 with an answer of 8 words, copied; one of 3 with an answer of 5, not copied."""
     rule = MaskRule(mask_id=MASK, ratio=ratio, seed=1) if ratio else None
     columns = {
         TOKENS_COLUMN: np.arange(1, 21, dtype=np.uint16),
-        ANSWER_COLUMN: np.array([0] * 4 + [1] * 8 + [0] * 3 + [1] * 5, np.uint8),
+        ANSWER_COLUMN: np.array([0] * 4 + [5] * 8 + [0] * 3 + [1] * 5, np.uint8),
         LENGTHS_COLUMN: np.array([12, 8], np.uint32),
         COPIED_COLUMN: np.array([1, 0], np.uint8),
     }
@@ -61,7 +61,8 @@ def test_fine_tuning_rows_count_tokens_and_score_originals_and_copies_apart(micr
                 by_hand[kind].append(float(losses[row, position]))
     assert (len(by_hand["masked"]), len(by_hand["clean"])) == (8, 2 * (8 + 5))
     logged = monitored(batch, losses, microbatches=microbatches)
-    assert logged["masking/ratio"] == 8 / (2 * 32)  # padding, 16 positions of each row, is no input
+    assert "masking/ratio" not in logged
+    assert logged["masking/ratio_of_answers"] == 0.5
     assert logged["masking/loss_masked_targets"] == pytest.approx(np.mean(by_hand["masked"]))
     assert logged["masking/loss_clean_targets"] == pytest.approx(np.mean(by_hand["clean"]))
 

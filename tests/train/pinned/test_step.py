@@ -118,6 +118,7 @@ def test_losses_are_those_of_composers_trainer_bit_for_bit_each_under_its_step(s
 
 
 TWO_RANKS = """
+import torch
 from composer import Trainer
 from composer.utils import dist
 from composer.utils.device import get_device
@@ -126,16 +127,21 @@ from tests.train.pinned.test_step import losses_of, make_batches, parts
 
 dist.initialize_dist(get_device("cpu"), timeout=120)
 rank = dist.get_global_rank()
-batches = make_batches(4, segments=True)
-for batch in batches:
-    batch["num_targets"] = [8, 8 - rank, 8, 8]
-    batch["labels"][1, :rank] = -100
-theirs = Trainer(**parts(batches), accumulate_train_batch_on_tokens=True)
-theirs.fit()
-ours = LeanTrainer(loss_interval=3, **parts(batches))
-ours.fit()
-assert [loss for _, loss in losses_of(ours)] == [loss for _, loss in losses_of(theirs)]
-assert ours.state.timestamp.token == theirs.state.timestamp.token == 2 * 4 * 32
+for weighting in ("tokens", "rows"):
+    batches = make_batches(4, segments=True)
+    for batch in batches:
+        batch["num_targets"] = [8, 8 - rank, 8, 8]
+        batch["labels"][1, :rank] = -100
+        if weighting == "rows":
+            batch["num_views"] = [2, 1, 1, 1 + 2 * rank]
+            of_row = torch.tensor(batch["num_views"]) / torch.tensor(batch["num_targets"])
+            batch["weights"] = of_row[:, None] * (batch["labels"] != -100)
+    theirs = Trainer(**parts(batches), accumulate_train_batch_on_tokens=True)
+    theirs.fit()
+    ours = LeanTrainer(loss_interval=3, **parts(batches))
+    ours.fit()
+    assert [loss for _, loss in losses_of(ours)] == [loss for _, loss in losses_of(theirs)]
+    assert ours.state.timestamp.token == theirs.state.timestamp.token == 2 * 4 * 32
 """
 
 

@@ -14,6 +14,7 @@ from meap.tokenizer import load_tokenizer
 from meap.train.attention import choose_attention
 from meap.train.checkpoints.model_record import record_model
 from meap.train.start import initial_model, recorded_model
+from meap.usage import Usage
 
 ATTENTION = choose_attention("auto", on_gpu=False, bf16=False)
 
@@ -44,6 +45,36 @@ def test_known_ids_keep_their_logits_and_the_mask_token_starts_as_the_mean(make_
     ):
         torch.testing.assert_close(new.weight[tokenizer.mask_id], old.weight.mean(0))
         assert torch.equal(new.weight[:plain], old.weight)
+
+
+@pytest.mark.parametrize("stored", [None, {"temperature": 0.6, "eos_token_id": [1, 7], "own_setting": [1]}])
+@pytest.mark.parametrize("template", [None, "{{ bos_token }}", [{"name": "default", "template": "x"}]])
+@pytest.mark.parametrize("exported", [None, "rows", "conversations"])
+def test_what_the_base_says_of_prompts_is_taken_over(make_base, tokenizer, stored, template, exported):
+    base = make_base("llama", vocab_rows=320, with_mask=True, eos_token_id=[1, 5])
+    (base / "generation_config.json").unlink()
+    if stored is not None:
+        (base / "generation_config.json").write_text(json.dumps(stored))
+    if template is not None:
+        config = json.loads((base / "tokenizer_config.json").read_text())
+        (base / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    if exported is not None:
+        (base / "meap_export.json").write_text(json.dumps({"source": {"run": "small"}, "kind": exported}))
+    usage = begin(base, tokenizer, weights="none").base_usage
+    assert usage.kind == (exported or ("conversations" if template else "rows"))
+    assert usage.chat_template == template
+    if stored is not None:
+        assert usage.generation == stored
+    assert usage.ends(tokenizer.eos_id) == ([1, 5] if stored is None else [1, 7])
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize("content", ["{", "[1]", "1"])
+def test_a_base_whose_generation_settings_are_damaged_is_refused(make_base, tokenizer, content):
+    base = make_base("llama", vocab_rows=320, with_mask=True)
+    (base / "generation_config.json").write_text(content)
+    with pytest.raises(DataError, match=r"model.base=.* cannot be read"):
+        begin(base, tokenizer, weights="none")
 
 
 def test_spare_rows_are_used_before_any_are_added(make_base, tokenizer):
@@ -80,7 +111,7 @@ def test_a_longer_context_changes_theta_and_positions_alone(make_base, tokenizer
     extended = start(base, tokenizer, context=256, theta=640_000.0)
     if is_recorded:
         begun = begin(base, tokenizer, context=256, theta=640_000.0)
-        record, _ = record_model(begun, tokenizer, before=None)
+        record, _ = record_model(begun, tokenizer, Usage(), before=None)
         shutil.rmtree(base)
         extended = recorded_model(record, attention=ATTENTION).model
         extended.load_state_dict(begun.model.state_dict())
@@ -101,10 +132,7 @@ def test_what_cannot_be_tuned_is_refused(make_base, tokenizer, tokenizer_dir, tm
         start(base, tokenizer, context=256)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    with pytest.raises(ConfigError, match=r"is a 'gpt2' model: .* supported are llama, mistral, qwen2, qwen3"):
-        start(base, tokenizer)
-    base = make_base("mistral", vocab_rows=320, sliding_window=32)
-    with pytest.raises(ConfigError, match=r"has sliding_window=32, but segments of the data can take 64 positions"):
+    with pytest.raises(DataError, match=r"28 weights of a 'gpt2' model are not in its files, .* as transformer\."):
         start(base, tokenizer)
 
 

@@ -179,8 +179,11 @@ def test_what_does_not_fit_gets_one_clear_error(save, tokenizer, tmp_path):
             MismatchError, match=f"has a vocabulary of {rows:,} rows, but the tokenizer of the data has 301"
         ):
             start(save(lit_gpt_weights(rows)), tokenizer)
-    with pytest.raises(DataError, match=r"nowhere.pth is no local file: give the .pth itself"):
+    with pytest.raises(DataError, match=r"nowhere.pth is no local file: check the path, which must be"):
         start(str(tmp_path / "nowhere.pth"), tokenizer)
+    for place in ("s3://bucket", "https://host", f"file://{tmp_path}"):
+        with pytest.raises(DataError, match=f"model.base={place}/a.pth: a .pth is read from a local file only; downl"):
+            start(f"{place}/a.pth", tokenizer)
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match=r"text.pth is damaged, or no file of torch.save"):
         start(str(tmp_path / "text.pth"), tokenizer)
