@@ -75,7 +75,7 @@ def test_every_tracker_has_the_samples_of_each_evaluation_once(resumed):
     events.Reload()
     for number in range(3):
         texts = events.Tensors(f"samples/{number}/text_summary")
-        assert [each.step for each in texts] == [4, 8, 10]
+        assert [each.step for each in texts] == [4, 7, 8, 10]  # what is purged at a resumption are scalars
         assert by_step[10][number]["prompt"].splitlines()[0].strip() in texts[-1].tensor_proto.string_val[0].decode()
     sent = {}
     for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime):
