@@ -132,13 +132,20 @@ class Fields:
         """What the JSON in a field says.
 
         Raises:
-            RecordError: It is not JSON.
+            RecordError: It is not JSON, or has half a character, which no tokenizer encodes.
         """
         self._json.add(key)
         try:
-            return json.loads(text)
+            found = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise self.error(f"field {key!r} is a string that is not JSON: {short(text)}") from error
+        if "\\u" in text:
+            try:
+                json.dumps(found, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                half = ascii(error.object[error.start])
+                raise self.error(f"field {key!r} has half a character, {half}: repair it, or take it out") from error
+        return found
 
     def unread(self) -> Iterator[str]:
         """Names of the fields that carry text and have not been read, with those of all objects below."""
