@@ -1,13 +1,14 @@
 """What is scored: shapes of the templates that people tune, written anew, and tables of answers made by hand."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from tokenizers import AddedToken
 
 from meap.answers import END, LONG, SCORED, answer_spans, long_answers, with_long_answers
-from meap.prep.sft.messages import RecordError
+from meap.prep.sft.messages import RecordError, parse_record
 from meap.prep.sft.rendering import ChatTemplate
 from meap.prep.sft.steps import views_of
 from meap.prep.sft.templates import DEFAULT_TEMPLATE
@@ -303,3 +304,206 @@ def test_threshold_and_copy_are_those_of_each_answer():
     assert (long & (SCORED | END)).tolist() == flags.tolist()
     # Nothing predicts the first token: it is no word.
     assert long_answers(with_long_answers(flags[1:], 2)) == [(8, 12)]
+
+
+ODD = (
+    "end",
+    "m",
+    ">",
+    "<|im_end",
+    "im_end|>",
+    "s",
+    "assistant",
+    "``` x",
+    " \n led",
+    "I say.\n\n",
+    "I </think>",
+    "Why?",
+)
+"""Contents that are parts of headers and ends, that begin in white space, or end in a token that is a word."""
+
+
+@pytest.mark.parametrize("content", ODD)
+@pytest.mark.parametrize("name", TABLE)
+def test_odd_contents_are_located_as_any_other(chat_tokenizer, name, content):
+    template = ChatTemplate(chat_tokenizer, "default" if name == "alpaca" else "tokenizer", TABLE[name][0])
+    talk = [{"role": "user", "content": content}, {"role": "assistant", "content": content}, *TALK[2:]]
+    views = views_of(talk, "each" if name == "r1" else "all")
+    end = ENDS.get(name, "</s>")
+    for view in views:
+        rendered = template.render(view)
+        scored = "".join(scored_texts(chat_tokenizer, rendered)).split(end)
+        said = [each["content"] for each in view if each["role"] == "assistant" and each.get("scored", True)]
+        expected = [each.rpartition("</think>")[0] or each for each in said]
+        assert all(each.strip() in text for each, text in zip(expected, scored, strict=False))
+        assert len(scored) == len(said) + 1
+        assert scored[-1].strip() == ""
+        assert scored[-1] == "" or name == "marked"
+        assert rendered.ends == (chat_tokenizer.encode(end)[0],) * len(said)
+        ending = rendered.tokens[(rendered.flags & END) != 0].tolist()
+        assert [token for token in ending if chat_tokenizer.decode([token]).strip()] == list(rendered.ends)
+
+
+def _prepending(chat_tokenizer):
+    """Llama-2's way: a space before each text that stands between added tokens."""
+    definition = json.loads(chat_tokenizer.plain.to_str())
+    spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+    letters = sorted({*"▁\n", *map(chr, range(33, 127))})
+    words = [*letters, "▁I", "▁It"]
+    added = [each | {"id": len(words) + n} for n, each in enumerate(definition["added_tokens"])]
+    vocab = {word: number for number, word in enumerate(words)}
+    model = {"type": "BPE", "vocab": vocab, "merges": [["▁", "I"], ["▁I", "t"]]}
+    definition |= {"pre_tokenizer": spaces, "decoder": spaces, "post_processor": None, "normalizer": None}
+    definition |= {"added_tokens": added, "model": {**definition["model"], **model}}
+    plain = type(chat_tokenizer.plain).from_str(json.dumps(definition))
+    return dataclasses.replace(chat_tokenizer, plain=plain, full=plain)
+
+
+def test_a_prompt_that_ends_in_a_space_is_encoded_as_inference_does_by_sentencepiece_too(chat_tokenizer):
+    prepending = _prepending(chat_tokenizer)
+    template = VICUNA + "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
+    rendered = ChatTemplate(prepending, "tokenizer", template).render(TALK[:2])
+    prompt = prepending.encode(f"USER: {Q1} ASSISTANT: ")
+    assert rendered.tokens[: len(prompt)].tolist() == prompt
+    assert [prepending.full.id_to_token(token) for token in rendered.tokens[len(prompt) :]] == [
+        *A1.replace(" ", "▁"),
+        "</s>",
+    ]
+    assert (rendered.flags & SCORED).tolist() == [0] * len(prompt) + [1] * (len(A1) + 1)
+
+
+TAKING = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|taking|>\n' }}{% generation %}"
+    "{{ m.content + '<|said|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ '<|asked|>\n' + m.content + '<|said|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|taking|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+"""Phi-3's shape, whose tokens take the white space behind them."""
+
+
+@pytest.mark.parametrize("answer", [A1, f" \n {A1}", f"{A1} \n"])
+@pytest.mark.parametrize("with_marks", [True, False])
+@pytest.mark.parametrize("sides", [("rstrip",), ("lstrip",), ("rstrip", "lstrip")])
+def test_tokens_that_take_white_space_are_one_with_it(chat_tokenizer, sides, with_marks, answer):
+    plain = type(chat_tokenizer.plain).from_str(chat_tokenizer.plain.to_str())
+    tokens = ("<|taking|>", "<|said|>", "<|asked|>")
+    options = dict.fromkeys(sides, True)
+    plain.add_special_tokens([AddedToken(each, special=True, normalized=False, **options) for each in tokens])
+    taking = dataclasses.replace(chat_tokenizer, plain=plain, full=plain)
+    template = TAKING if with_marks else TAKING.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    talk = [TALK[0], {**TALK[1], "content": answer}, *TALK[2:]]
+    rendered = ChatTemplate(taking, "tokenizer", template).render(talk)
+    if answer == A1 or "rstrip" in sides:
+        assert rendered.tokens.tolist() == taking.encode(rendered.text)
+    scored = scored_texts(taking, rendered)
+    assert [each.strip().replace(" \n", "") for each in scored] == [f"{A1}<|said|>", f"{A2}<|said|>"]
+    assert rendered.ends == (taking.encode("<|said|>")[0],) * 2
+    first = int(np.flatnonzero(rendered.flags & SCORED)[0])
+    assert rendered.tokens[:first].tolist() == taking.encode(f"<|asked|>\n{Q1}<|said|>\n<|taking|>\n")
+
+
+def test_marks_hold_neither_prompts_nor_ends_that_are_none(chat_tokenizer):
+    with_header = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ '<|im_start|>assistant\n' + m.content + '<|im_end|>' }}{% endgeneration %}"
+        "{% else %}{{ '<|im_start|>user\n' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    rendered = ChatTemplate(chat_tokenizer, "tokenizer", with_header).render(TALK)
+    assert scored_texts(chat_tokenizer, rendered) == [f"{A1}<|im_end|>", f"{A2}<|im_end|>"]
+    without_end = with_header.replace(" + '<|im_end|>' }}{% endgen", " }}{% endgen")
+    answer = {"role": "assistant", "content": "<think>No wind.</think>"}
+    rendered = ChatTemplate(chat_tokenizer, "tokenizer", without_end).render([TALK[0], answer])
+    assert rendered.ends == (None,)
+    assert not (rendered.flags & END).any()
+
+
+CALL = {"id": "abcdef123", "type": "function", "function": {"name": "tide", "arguments": {"port": "Å\n"}}}
+CALLING = [
+    TALK[0],
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "low"},
+    TALK[1],
+]
+DEEPSEEK = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>' + m.content + '<|bot|>' }}"
+    "{% elif m.role == 'tool' %}{{ '<|start|>' + m.content + '<|stop|>' }}{% elif m.content is none %}"
+    "{% for c in m.tool_calls %}{{ c.function.name + '\n' + c.function.arguments }}{% endfor %}{{ eos_token }}"
+    "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+)
+MISTRAL3 = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}{% elif m.tool_calls %}"
+    "{{ '<tool_call>' + (m.tool_calls[0].function | tojson) + eos_token }}"
+    "{% elif m.role == 'tool' %}{{ '<|start|>' + m.content + '<|stop|>' }}"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "call", "answer"),
+    [
+        (DEEPSEEK, 'tide\n{"port": "Å\\n"}</s>', f"{A1}</s>"),
+        (MISTRAL3, '<tool_call>{"name": "tide", "arguments": {"port": "Å\\n"}}</s>', f" {A1}</s>"),
+    ],
+    ids=["DeepSeek's null and text", "Mistral's space before text alone"],
+)
+@pytest.mark.parametrize("turns", ["all", "each"])
+def test_calls_are_written_as_the_template_reads_them(chat_tokenizer, template, call, answer, turns):
+    rendered = [ChatTemplate(chat_tokenizer, "tokenizer", template).render(each) for each in views_of(CALLING, turns)]
+    assert [text for each in rendered for text in scored_texts(chat_tokenizer, each)] == [call, answer]
+
+
+def test_thoughts_are_written_under_both_names_that_transformers_gives_them(chat_tokenizer):
+    harmony = (
+        "{% for m in messages %}{% if m.thinking %}{{ '<|start|>thought<|stop|>' + m.thinking + '<|eot|>' }}{% endif %}"
+        "{{ '<|start|>' + m.role + '<|stop|>' + m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start|>' }}{% endif %}"
+    )
+    rendered = ChatTemplate(chat_tokenizer, "tokenizer", harmony).render(
+        [TALK[0], {**TALK[1], "reasoning_content": "No wind."}]
+    )
+    assert scored_texts(chat_tokenizer, rendered) == [
+        f"thought<|stop|>No wind.<|eot|><|start|>assistant<|stop|>{A1}<|im_end|>"
+    ]
+
+
+def test_thought_tags_are_an_answer_s_own_be_they_special_or_not(chat_tokenizer):
+    plain = type(chat_tokenizer.plain).from_str(chat_tokenizer.plain.to_str())
+    plain.add_special_tokens([AddedToken(each, special=True) for each in ("<think>", "</think>")])
+    template = ChatTemplate(dataclasses.replace(chat_tokenizer, plain=plain, full=plain), "tokenizer", R1)
+    for content in (f"<think>No wind.</think>{A1}", f"No wind.\n</think>\n\n{A1}"):
+        rendered = template.render([TALK[0], {"role": "assistant", "content": content}])
+        assert scored_texts(chat_tokenizer, rendered) == [f"No wind.\n</think>\n\n{A1}</s>"]
+        assert rendered.is_prompted
+    with pytest.raises(RecordError, match="a user message contains the special token '<think>'"):
+        template.render([{"role": "user", "content": "<think>"}, TALK[1]])
+
+
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [
+        ({"reasoning_content": "No wind."}, "or write the thought into the content, between <think> and </think>$"),
+        ({"tool_calls": [CALL]}, "or leave such records out$"),
+    ],
+)
+def test_the_remedy_is_one_that_helps(chat_tokenizer, answer, remedy):
+    with pytest.raises(RecordError, match=f"leaves out a part of .*choose one that writes it, {remedy}"):
+        ChatTemplate(chat_tokenizer, "tokenizer", CHATML).render([TALK[0], {**TALK[1], **answer}])
+
+
+def test_a_system_message_that_only_the_prompt_has_is_another_prompt(chat_tokenizer):
+    only_last = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST]' + ('\n\n' if loop.last else '') + m.content }}"
+        "{{ '[/INST]' }}{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+    )
+    rendered = ChatTemplate(chat_tokenizer, "tokenizer", only_last).render(TALK[:2])
+    assert not rendered.is_prompted
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "a\\udc00", "\\ude00\\ud83d"])
+def test_half_a_character_is_no_record(half):
+    turns = f'[{{"role": "user", "content": "{half}"}}, {{"role": "assistant", "content": "\\ud83d\\ude00"}}]'
+    with pytest.raises(RecordError, match=r"field 'messages' has half a character, '\\ud.*': repair it"):
+        parse_record({"messages": turns}, "messages")
+    whole = parse_record({"messages": turns.replace(half, "\\\\ud83d \\ud83d\\ude00", 1)}, "messages")
+    assert [each["content"] for each in whole.messages] == ["\\ud83d \U0001f600", "\U0001f600"]

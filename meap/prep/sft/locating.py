@@ -9,22 +9,22 @@ proven by what the template renders, and what a message says must be in the text
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 from meap.errors import ConfigError
-from meap.prep.sft.messages import ASSISTANT, USER, Messages, RecordError, is_scored
+from meap.prep.sft.contents import is_in, texts_of, without_thoughts
+from meap.prep.sft.messages import ASSISTANT, TOOL, USER, Messages, RecordError, is_scored
 from meap.prep.sft.templates import has_marks, render, special_of_role
-from meap.prep.sft.tools import Tools
+from meap.prep.sft.tools import CALL_NOTATIONS, Notation, Tools
 from meap.tokenizer import Tokenizer
 
-__all__ = ["Located", "Locator", "texts_of"]
+__all__ = ["Located", "Locator"]
 
 _REWRITES = (
     "the chat template writes an answer differently once the conversation continues, so that it cannot be located: "
@@ -35,7 +35,8 @@ _PROBES = ("Q7", "x4")
 _OWN_KEYS = ("input", "scored")
 """Fields of a message that templates do not know."""
 _THINK = "<think>"
-_THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+_THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>(.*)", re.DOTALL)
+"""The model writes no tag where the prompt opens the thought."""
 _SHOWN = 60
 
 
@@ -45,6 +46,8 @@ class Located:
 
     text: str
     spans: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    is_ended: list[bool] = field(default_factory=list[bool])
+    """Whether a token of its own ends each of them."""
     is_prompted: bool = True
     """Whether the prompt of inference stands before each of them."""
 
@@ -69,10 +72,11 @@ class Locator:
         self._template = template
         self._special_of_role = special_of_role(tokenizer)
         self.has_marks = has_marks(template)
-        ending = [token for token in tokenizer.plain.get_added_tokens_decoder().values() if token.content.strip()]
-        # A token that takes the white space after it is one with it.
-        spelled = [re.escape(token.content) + r"\s*" * token.rstrip for token in ending]
-        self._ending = re.compile("|".join(sorted(spelled, key=len, reverse=True)) or r"(?!)")
+        added = [token for token in tokenizer.plain.get_added_tokens_decoder().values() if token.content.strip()]
+        spelled = sorted((re.escape(token.content) for token in added), key=len, reverse=True)
+        self._ending = re.compile("|".join(spelled) or r"(?!)")
+        self._takes_behind = tuple(token.content for token in added if token.rstrip)
+        self._takes_before = tuple(token.content for token in added if token.lstrip)
 
     @cached_property
     def makes_prompts(self) -> bool:
@@ -90,13 +94,23 @@ class Locator:
             RecordError: The template refuses it, leaves out a part of it, or does not show where its answers are.
             ConfigError: The template does not end, or makes too much.
         """
-        return _Conversation(self, self._for_template(messages), tools).located(list(map(is_scored, messages)))
+        known, scored = self._for_template(messages), list(map(is_scored, messages))
+        try:
+            return _Conversation(self, known, tools, None).located(scored)
+        except RecordError:
+            if any(message.get("tool_calls") for message in messages):
+                for notation in CALL_NOTATIONS:
+                    with suppress(RecordError):
+                        return _Conversation(self, known, tools, notation).located(scored)
+            raise
 
     def _for_template(self, messages: Messages) -> Messages:
         """Messages as the template knows them; only the default one reads an Alpaca record's input by itself."""
         seen: Messages = []
         for message in messages:
             known = {key: value for key, value in message.items() if key not in _OWN_KEYS}
+            if thought := message.get("reasoning_content"):
+                known["thinking"] = thought  # as transformers does, since gpt-oss's template reads this
             if context := message.get("input"):
                 if self._name == "default":
                     known["input"] = context
@@ -126,13 +140,25 @@ class Locator:
             message: The answer.
         """
         content = message["content"].strip()
-        place = piece.rfind(content) if content and not message.get("tool_calls") else -1
-        if place >= 0:
-            found = self._ending.search(piece, place + len(content))
-            return found and found.end()
+        tokens = [found.span() for found in self._ending.finditer(piece)]
+        place = len(piece) if content and not message.get("tool_calls") else -1
+        while place >= 0 and (place := piece.rfind(content, 0, place + len(content) - 1)) >= 0:
+            said = place + len(content)
+            # "end" is found in <|im_end|>, too.
+            if not any(start < said < end or start < place < end for start, end in tokens):
+                return next((end for start, end in tokens if start >= said), None)
         # What the template made of the answer may hold special tokens of its own.
-        ends = [found.end() for found in self._ending.finditer(piece)]
-        return ends[-1] if ends and not piece[ends[-1] :].strip() else None
+        return tokens[-1][1] if tokens and not piece[tokens[-1][1] :].strip() else None
+
+    def beside_white_space(self, text: str, place: int) -> int:
+        """A border, moved past the white space around it that a token takes: it is one with the token."""
+        if self._takes_behind or self._takes_before:
+            before, behind = text[:place].rstrip(), text[place:].lstrip()
+            if before.endswith(self._takes_behind):
+                return len(text) - len(behind)
+            if behind.startswith(self._takes_before):
+                return len(before)
+        return place
 
 
 class _Conversation:
@@ -142,12 +168,14 @@ class _Conversation:
         locator: Its template.
         messages: As the template knows them.
         tools: What it may call.
+        notation: What the template reads a message with calls as, if not as it is.
     """
 
-    def __init__(self, locator: Locator, messages: Messages, tools: Tools | None) -> None:
+    def __init__(self, locator: Locator, messages: Messages, tools: Tools | None, notation: Notation | None) -> None:
         self._locator = locator
         self._messages = messages
         self._tools = tools
+        self._notation = notation
 
     def located(self, is_scored: list[bool]) -> Located:
         """The text and the scored answers."""
@@ -158,13 +186,28 @@ class _Conversation:
             raise RecordError(f"the chat template marks {len(marks)} of {len(answers)} answers with {{% generation %}}")
         for place, number in enumerate(answers):
             if is_scored[number]:
-                span = marks[place] if self._locator.has_marks else self._span(number, located)
-                located.spans.append(span)
+                start, end, is_ended = (
+                    self._marked(*marks[place], number, located) if marks else self._span(number, located)
+                )
+                located.spans.append((start, end))
+                located.is_ended.append(is_ended)
         self._require_contents(located, is_scored)
+        located.spans = [
+            (self._locator.beside_white_space(located.text, start), self._locator.beside_white_space(located.text, end))
+            for start, end in located.spans
+        ]
         return located
 
-    def _span(self, number: int, located: Located) -> tuple[int, int]:
-        """Where the answer of a message begins and ends."""
+    def _marked(self, start: int, end: int, number: int, located: Located) -> tuple[int, int, bool]:
+        """Where a marked answer begins and ends, and whether a token ends it."""
+        if not located.text.startswith(self._messages[number]["content"] or "\0", start):
+            prompt = self._text(self._messages[:number], add_generation_prompt=True)
+            if start < len(prompt) < end and located.text.startswith(prompt):
+                start = len(prompt)  # SmolLM3's marks hold the header
+        return start, end, self._locator.end_of_turn(located.text[start:end], self._messages[number]) is not None
+
+    def _span(self, number: int, located: Located) -> tuple[int, int, bool]:
+        """Where the answer of a message begins and ends, and whether a token ends it."""
         start = self._start(number, located)
         is_last = number == len(self._messages) - 1
         closed = located.text if is_last else self._text(self._messages[: number + 1])
@@ -172,7 +215,7 @@ class _Conversation:
         end = self._locator.end_of_turn(piece, self._messages[number])
         if end is None and start + len(piece) < len(closed):
             raise RecordError(_REWRITES)
-        return start, start + (len(piece) if end is None else end)
+        return start, start + (len(piece) if end is None else end), end is not None
 
     def _start(self, number: int, located: Located) -> int:
         before = self._messages[:number]
@@ -192,12 +235,13 @@ class _Conversation:
             self._put_in_thoughts(located, prompt, common, one[len(common) + len(_PROBES[0]) :])
             if located.text.startswith(prompt):
                 return len(prompt)
-        if not located.text.startswith(common):
-            raise RecordError(_REWRITES)
-        located.is_prompted &= prompt == without
         header = common.removeprefix(without)
         # A role's header is the template's; white space before an answer is the model's, which writes it with a word.
-        return len(common) - len(header) + (len(header.rstrip(" ")) if header.strip() else 0)
+        start = len(common) - len(header) + (len(header.rstrip(" ")) if header.strip() else 0)
+        if not located.text.startswith(common[:start]):
+            raise RecordError(_REWRITES)
+        located.is_prompted &= is_prefix and prompt == without
+        return start
 
     def _put_in_thoughts(self, located: Located, prompt: str, common: str, suffix: str) -> None:
         """Write the last answer as the model does, where the prompt opens a thought that the template leaves out."""
@@ -210,6 +254,8 @@ class _Conversation:
             located.text = written
 
     def _text(self, messages: Messages, **how: Any) -> str:
+        if self._notation:
+            messages = [self._notation(each) if each.get("tool_calls") else each for each in messages]
         return self._locator.text(messages, self._tools, **how)
 
     def _require_contents(self, located: Located, is_scored: list[bool]) -> None:
@@ -222,59 +268,32 @@ class _Conversation:
                 # The prompt may have opened the thought.
                 where = _THINK * where[:start].rstrip().endswith(_THINK) + where[start:end]
             elif message["role"] == ASSISTANT:
-                said = _without_thoughts(message)
-            if lost := next((text for text in texts_of(said) if not _is_in(text, where)), None):
-                thought = ", or turns=each if it is the thought of an earlier answer" * is_target
+                said = without_thoughts(message)
+            if lost := next((text for text in texts_of(said) if not is_in(text, where)), None):
                 raise RecordError(
                     f"the chat template leaves out a part of a message of role {message['role']!r} "
-                    f"({' '.join(lost.split())[:_SHOWN]!r}): choose one that writes it, or template=default{thought}"
+                    f"({' '.join(lost.split())[:_SHOWN]!r}): choose one that writes it"
+                    + _remedy(lost, said, is_earlier=is_target and message is not self._messages[-1])
                 )
         for tool in self._tools or ():
             name = str(tool.get("function", tool).get("name", ""))
-            if not _is_in(name, located.text):
+            if not is_in(name, located.text):
                 raise RecordError(
                     f"the chat template leaves out the tool {name!r}: choose a template that writes tools, or leave "
                     "such records out"
                 )
 
 
+def _remedy(lost: str, message: dict[str, Any], *, is_earlier: bool) -> str:
+    """What else helps where a text of a message is left out; template=default knows neither thoughts nor tools."""
+    each = ", or turns=each if it is the thought of an earlier answer" * is_earlier
+    if lost == message.get("reasoning_content"):
+        return f", or write the thought into the content, between <think> and </think>{each}"
+    is_content = message["role"] != TOOL and lost in (message["content"], message.get("input"))
+    return f", or template=default{each}" if is_content else ", or leave such records out"
+
+
 def _common_beginning(one: str, other: str) -> str:
     if one.startswith(other) or other.startswith(one):  # mostly, and commonprefix takes character by character
         return min(one, other, key=len)
     return os.path.commonprefix([one, other])  # noqa: RUF071  # of strings
-
-
-def _without_thoughts(message: dict[str, Any]) -> dict[str, Any]:
-    """An answer of the history, whose thoughts templates drop on purpose."""
-    said = {key: value for key, value in message.items() if key != "reasoning_content"}
-    return {**said, "content": message["content"].rpartition("</think>")[2]}
-
-
-def texts_of(message: dict[str, Any]) -> Iterator[str]:
-    """What a message says: contents, thoughts, and the strings of its tool calls."""
-    yield from (message[key] for key in ("content", "input", "reasoning_content") if message.get(key))
-    for call in message.get("tool_calls") or ():
-        function = call.get("function", {})
-        yield from _strings([function.get("name"), function.get("arguments")])
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from (text for pair in cast("dict[str, Any]", value).items() for text in _strings(list(pair)))
-    elif isinstance(value, list):
-        yield from (text for each in cast("list[Any]", value) for text in _strings(each))
-
-
-def _is_in(said: str, text: str) -> bool:
-    """Whether a text is in another, but for white space and JSON's escapes."""
-    if said.strip() in text:
-        return True
-    spellings = (said, *(json.dumps(said, ensure_ascii=is_ascii)[1:-1] for is_ascii in (False, True)))
-    squeezed = _squeezed(text)
-    return any(_squeezed(each) in squeezed for each in spellings)
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())

@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from meap.answers import END, SCORED, Flags
-from meap.prep.sft.locating import Located, Locator, texts_of
-from meap.prep.sft.messages import Messages, RecordError
+from meap.prep.sft.contents import texts_of
+from meap.prep.sft.locating import Located, Locator
+from meap.prep.sft.messages import ASSISTANT, Messages, RecordError
 from meap.prep.sft.templates import time_limit
 from meap.prep.sft.tools import Tools
 from meap.tokenizer import Tokenizer
 
 __all__ = ["ChatTemplate", "Rendered"]
 
+_THOUGHT_TAGS = ("<think>", "</think>")
+"""What a model writes itself, be they special tokens or not."""
 _MERGED = "the tokenizer merges the end of a prompt with its answer, and cannot encode them apart"
 
 
@@ -93,7 +96,7 @@ class ChatTemplate:
         for number, tokens in enumerate(encoded):
             if number % 2 == 1:
                 flags[start : start + len(tokens)] = SCORED
-                end = self._end_of(tokens)
+                end = self._end_of(tokens) if located.is_ended[number // 2] else len(tokens)
                 flags[start + end : start + len(tokens)] |= END
                 ends.append(int(tokens[end]) if end < len(tokens) else None)
             start += len(tokens)
@@ -124,7 +127,7 @@ class ChatTemplate:
             # There may be hundreds of them, and most begin alike.
             if any(beginning in text for beginning in self._special_beginnings):
                 for token in self._special:
-                    if token in text:
+                    if token in text and not (message["role"] == ASSISTANT and token in _THOUGHT_TAGS):
                         raise RecordError(f"a {message['role']} message contains the special token {token!r}")
 
     def _encode(self, conversations: Sequence[list[str]]) -> list[list[NDArray[np.uint32]] | RecordError]:
@@ -139,11 +142,19 @@ class ChatTemplate:
                 results.append([whole[start:end] for start, end in pairwise(borders)])
                 continue
             apart = self.tokenizer.encode_batch(pieces)
-            if self.tokenizer.decode(np.concatenate(apart).tolist()) == self.tokenizer.decode(whole.tolist()):
-                results.append(apart)
-            else:
-                results.append(RecordError(_MERGED))
+            text = self.tokenizer.decode(whole.tolist())
+            if not self._spells(apart, text):
+                apart[1::2] = map(self._encode_behind_text, pieces[1::2])
+            results.append(apart if self._spells(apart, text) else RecordError(_MERGED))
         return results
+
+    def _spells(self, pieces: Sequence[NDArray[np.uint32]], text: str) -> bool:
+        return self.tokenizer.decode(np.concatenate(pieces).tolist()) == text
+
+    def _encode_behind_text(self, piece: str) -> NDArray[np.uint32]:
+        """Ids of a text that another precedes: SentencePiece puts a space before one that stands alone."""
+        encoding = self.tokenizer.plain.encode(f"\n{piece}", add_special_tokens=False)
+        return np.array(encoding.ids[_token_border(encoding, 1) or 0 :], np.uint32)
 
 
 def _token_borders(encoding: Encoding, num_tokens: int, pieces: Sequence[str]) -> list[int] | None:

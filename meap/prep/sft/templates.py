@@ -147,7 +147,7 @@ def render(
     if not messages:
         return ""
     variables: dict[str, Any] = {**special, "strftime_now": _TODAY.strftime}
-    pieces, size = list[str](), -_COPIES * sum(len(message["content"]) for message in messages)
+    pieces, size = list[str](), -_COPIES * sum(len(message["content"] or "") for message in messages)
     variables |= {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
     with nullcontext() if marks is None else compiled.environment.activate_tracker(pieces, marks):
         for piece in compiled.generate(messages=messages, **variables):

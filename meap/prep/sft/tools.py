@@ -8,16 +8,20 @@ JSON in a turn).
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from meap.prep.sft.fields import Fields, short
 
-__all__ = ["Tools", "calls_in_text", "calls_of", "tools_of"]
+__all__ = ["CALL_NOTATIONS", "Notation", "Tools", "calls_in_text", "calls_of", "tools_of"]
 
 Tools = list[dict[str, Any]]
 """JSON schemas of functions, each {"type": "function", "function": {"name": ..., "description": ..., ...}}."""
+
+Notation = Callable[[dict[str, Any]], dict[str, Any]]
+"""Writes a message with calls for a template."""
 
 _THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
@@ -109,3 +113,27 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nulls(each) for each in cast("list[Any]", value)]
     return value
+
+
+def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with calls, as OpenAI writes their arguments: JSON in a string."""
+    functions = [call["function"] for call in message["tool_calls"]]
+    texts = [json.dumps(function["arguments"], ensure_ascii=False) for function in functions]
+    calls = zip(message["tool_calls"], functions, texts, strict=True)
+    return {
+        **message,
+        "tool_calls": [{**call, "function": {**function, "arguments": text}} for call, function, text in calls],
+    }
+
+
+def _with_null(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with calls, as OpenAI writes one that says nothing else."""
+    return {**message, "content": message["content"] or None}
+
+
+CALL_NOTATIONS: tuple[Notation, ...] = (
+    _with_text_arguments,
+    _with_null,
+    lambda message: _with_null(_with_text_arguments(message)),
+)
+"""Of messages with calls; transformers documents objects and empty contents, and some templates read others."""
