@@ -1,8 +1,8 @@
 """The method: which input tokens of a row are replaced by the mask token.
 
 MEAP (arXiv 2502.07490, section 3) replaces a fraction of the *input* tokens by ``[MASK]``, keeps the labels clean, and
-trains plain next-token prediction. A draw is an address, not a stream: (seed, epoch, sample id, view) alone decides
-which of the tokens in scope are masked. There is no state to checkpoint, and no worker or rank can get out of step. The
+trains plain next-token prediction. A draw is an address, not a stream: (seed, epoch, sample id) alone decides which
+of the tokens in scope are masked. There is no state to checkpoint, and no worker or rank can get out of step. The
 same body runs on numpy arrays (loader workers) and torch tensors (training process, CPU or CUDA), bit for bit.
 
 Invariants, one test per number:
@@ -12,9 +12,8 @@ Invariants, one test per number:
 3. Padding, tokens out of scope, protected ids and, unless `mask_last`, the last input token are never chosen.
 4. The choice depends on the address and on what is in scope: not on batch, rank, worker, order, or other token values.
 5. Both sites agree: numpy and torch give the same positions bit for bit.
-6. The first view is clean: view 0 is never masked.
-7. Ratio 0 is plain next-token prediction: inputs come back equal.
-8. Every feasible placement is equally likely: of single tokens, and of spans that do not overlap.
+6. Ratio 0 is plain next-token prediction: inputs come back equal.
+7. Every feasible placement is equally likely: of single tokens, and of spans that do not overlap.
 
 Single positions are the first distinct values of a stream of uniform indices; an index is ``word * n >> 32`` of a
 32-bit word, uniform up to a relative 2**-16 for n <= 65,536. Spans are drawn as single positions among the slots that
@@ -22,7 +21,7 @@ remain when every span is shrunk to one slot, and then grown again, which makes 
 lie among the choosable tokens: one may reach across a token that is out of scope.
 
 Words come from Philox4x64-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11), keyed
-by (seed, epoch) and counted by (block, sample id, view, purpose). numpy has it in C; on tensors `philox4x64` computes
+by (seed, epoch) and counted by (block, sample id, 1, purpose). numpy has it in C; on tensors `philox4x64` computes
 the same.
 """
 
@@ -41,12 +40,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "CLEAN_VIEW",
-    "MASKED_VIEW",
     "MaskRule",
     "choose_masked",
     "count_masked",
-    "mask_inputs",
     "official_positions",
     "philox4x64",
 ]
@@ -54,11 +50,10 @@ __all__ = [
 Array: TypeAlias = Any
 """A numpy array or a torch tensor."""
 
-CLEAN_VIEW = 0
-MASKED_VIEW = 1
-
 _POSITIONS, _SHORT_SPAN = 0, 1
 """Purposes of a draw: the last word of the counter."""
+_VIEW = 1
+"""The word before it: that of every draw so far, and so part of every mask."""
 
 _LOW_32 = 0xFFFFFFFF
 _PHILOX_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
@@ -88,7 +83,18 @@ def count_masked(num_tokens: int, ratio: float) -> int:
 
 @dataclass(frozen=True)
 class MaskRule:
-    """The arguments of `mask_inputs` that a run fixes, for both sites: all but the row and its address."""
+    """Which input tokens of a row are masked: all that a run fixes, for both sites.
+
+    Args:
+        mask_id: Id of the mask token.
+        ratio: Share of the input tokens in scope to mask, in [0, 1).
+        seed: The run's seed, in [0, 2**32).
+        span_length: Tokens per span; 1 masks single tokens.
+        mask_last: Whether the last input token of a row may be chosen.
+        protected_ids: Token ids that are never masked; they do not count as input tokens in scope.
+
+    Source: paper section 3 and Table 15 (spans); the counting rule is the official code's.
+    """
 
     mask_id: int
     ratio: float
@@ -102,9 +108,8 @@ class MaskRule:
         """Whether the mask of a row cannot be drawn from its address alone."""
         return bool(self.protected_ids)
 
-    def choose(self, sample_ids_B: Array, *, num_tokens: int, epoch: int) -> Array:
-        """Choose the masked positions of rows (B, T) as `choose_masked` does, where every token is in scope."""
-        assert not self.depends_on_tokens
+    def choose(self, sample_ids_B: Array, *, num_tokens: int, epoch: int, **scope: Array | None) -> Array:
+        """Choose the masked positions of rows (B, T) as `choose_masked` does, which also describes `scope`."""
         return choose_masked(
             sample_ids_B,
             num_tokens=num_tokens,
@@ -113,6 +118,7 @@ class MaskRule:
             epoch=epoch,
             span_length=self.span_length,
             mask_last=self.mask_last,
+            **scope,
         )
 
     def apply(
@@ -124,79 +130,28 @@ class MaskRule:
         in_scope_BT: Array | None = None,
         is_token_BT: Array | None = None,
     ) -> Array:
-        """Mask rows (B, T) as `mask_inputs` does."""
-        return mask_inputs(
-            input_ids_BT,
-            sample_ids_B,
-            mask_id=self.mask_id,
-            ratio=self.ratio,
-            seed=self.seed,
-            epoch=epoch,
-            span_length=self.span_length,
-            mask_last=self.mask_last,
-            protected_ids=self.protected_ids,
-            in_scope_BT=in_scope_BT,
-            is_token_BT=is_token_BT,
-        )
+        """Replace the chosen input tokens by the mask token; labels are the caller's and stay clean.
 
+        Args:
+            input_ids_BT: Token ids (B, T), a numpy array or torch tensor; not changed.
+            sample_ids_B: Row numbers in the data set (B,), int64, of the same library and device.
+            epoch: Epoch number, from 0.
+            in_scope_BT: Boolean (B, T), True where a token may be masked; all may be where it is None.
+            is_token_BT: Boolean (B, T), False at padding, which is out of scope; no padding where it is None.
 
-def mask_inputs(
-    input_ids_BT: Array,
-    sample_ids_B: Array,
-    *,
-    mask_id: int,
-    ratio: float,
-    seed: int,
-    epoch: int,
-    view: int = MASKED_VIEW,
-    span_length: int = 1,
-    mask_last: bool = False,
-    protected_ids: Sequence[int] = (),
-    in_scope_BT: Array | None = None,
-    is_token_BT: Array | None = None,
-) -> Array:
-    """Replace the chosen input tokens by the mask token; labels are the caller's and stay clean.
+        Returns:
+            Masked token ids (B, T), of the same type as `input_ids_BT`.
 
-    Args:
-        input_ids_BT: Token ids (B, T), a numpy array or torch tensor; not changed.
-        sample_ids_B: Row numbers in the data set (B,), int64, of the same library and device.
-        mask_id: Id of the mask token.
-        ratio: Share of input tokens to mask, in [0, 1).
-        seed: The run's seed, in [0, 2**32).
-        epoch: Epoch number, from 0.
-        view: `CLEAN_VIEW` is returned unmasked; pre-training has the masked view only.
-        span_length: Tokens per span; 1 masks single tokens.
-        mask_last: Whether the last input token of a row may be chosen.
-        protected_ids: Token ids that are never masked; they do not count as input tokens in scope.
-        in_scope_BT: Boolean (B, T), True where a token may be masked; all may be where it is None.
-        is_token_BT: Boolean (B, T), False at padding, which is out of scope; no padding where it is None.
-
-    Returns:
-        Masked token ids (B, T), of the same type as `input_ids_BT`.
-
-    Raises:
-        ValueError: `ratio` is outside [0, 1), or `span_length` is below 1.
-
-    Source: paper section 3 and Table 15 (spans); the counting rule is the official code's.
-    """
-    for token_id in protected_ids:
-        allowed_BT = input_ids_BT != token_id
-        in_scope_BT = allowed_BT if in_scope_BT is None else in_scope_BT & allowed_BT
-    chosen_BT = choose_masked(
-        sample_ids_B,
-        num_tokens=input_ids_BT.shape[1],
-        ratio=ratio,
-        seed=seed,
-        epoch=epoch,
-        view=view,
-        span_length=span_length,
-        mask_last=mask_last,
-        in_scope_BT=in_scope_BT,
-        is_token_BT=is_token_BT,
-    )
-    masked_BT = _copy(input_ids_BT)
-    masked_BT[chosen_BT] = mask_id
-    return masked_BT
+        Raises:
+            ValueError: The ratio is outside [0, 1), or the span length is below 1.
+        """
+        for token_id in self.protected_ids:
+            allowed_BT = input_ids_BT != token_id
+            in_scope_BT = allowed_BT if in_scope_BT is None else in_scope_BT & allowed_BT
+        scope = {"in_scope_BT": in_scope_BT, "is_token_BT": is_token_BT}
+        masked_BT = _copy(input_ids_BT)
+        masked_BT[self.choose(sample_ids_B, num_tokens=input_ids_BT.shape[1], epoch=epoch, **scope)] = self.mask_id
+        return masked_BT
 
 
 def choose_masked(
@@ -206,7 +161,6 @@ def choose_masked(
     ratio: float,
     seed: int,
     epoch: int,
-    view: int = MASKED_VIEW,
     span_length: int = 1,
     mask_last: bool = False,
     in_scope_BT: Array | None = None,
@@ -220,7 +174,6 @@ def choose_masked(
         ratio: Share of the tokens in scope to mask, in [0, 1).
         seed: The run's seed, in [0, 2**32).
         epoch: Epoch number, from 0.
-        view: `CLEAN_VIEW` chooses nothing.
         span_length: Tokens per span, at least 1; where the count does not divide, one span is shorter.
         mask_last: Whether the last input token of a row may be chosen.
         in_scope_BT: Boolean (B, T), True where a token may be masked; all may be where it is None.
@@ -234,7 +187,6 @@ def choose_masked(
     """
     if span_length < 1:
         raise ValueError(f"span length {span_length} is too small: it must be at least 1")
-    ratio = 0.0 if view == CLEAN_VIEW else ratio
     num_rows = sample_ids_B.shape[0]
     key = (seed, epoch)
     if is_token_BT is not None:
@@ -244,7 +196,7 @@ def choose_masked(
         num_chosen = min(count_masked(num_tokens, ratio), num_choices)
         if num_chosen == 0:
             return _full((num_rows, num_tokens), False, like=sample_ids_B)
-        drawn = _draw(sample_ids_B, [num_choices] * num_rows, [num_chosen] * num_rows, key, view, span_length)
+        drawn = _draw(sample_ids_B, [num_choices] * num_rows, [num_chosen] * num_rows, key, span_length)
         return drawn if mask_last else _append_false(drawn)
 
     choosable_BT = in_scope_BT if mask_last else _without_last(in_scope_BT, is_token_BT)
@@ -253,7 +205,7 @@ def choose_masked(
     if max(chosen, default=0) == 0:
         return _full((num_rows, num_tokens), False, like=sample_ids_B)
     # The draw is among ranks: the r-th choosable position of a row is masked where rank r was drawn.
-    drawn = _draw(sample_ids_B, choices, chosen, key, view, span_length)
+    drawn = _draw(sample_ids_B, choices, chosen, key, span_length)
     num_choices_B1 = _like(np.array(choices), sample_ids_B)[:, None]
     chosen_BT = _full((num_rows, num_tokens), False, like=sample_ids_B)
     chosen_BT[choosable_BT] = drawn[_arange(drawn.shape[1], like=sample_ids_B) < num_choices_B1]
@@ -322,20 +274,19 @@ def _draw(
     choices: Sequence[int],
     chosen: Sequence[int],
     key: tuple[int, int],
-    view: int,
     span_length: int,
 ) -> Array:
     """For each row mark `chosen` of its `choices`, in spans: boolean (B, max choices), False beyond a row's choices."""
     if span_length == 1:
-        return _draw_distinct(sample_ids_B, choices, chosen, key, view)
+        return _draw_distinct(sample_ids_B, choices, chosen, key)
     spans = [-(-count // span_length) for count in chosen]
     slots = [most - count + number for most, count, number in zip(choices, chosen, spans, strict=True)]
-    slots_BS = _draw_distinct(sample_ids_B, slots, spans, key, view)
+    slots_BS = _draw_distinct(sample_ids_B, slots, spans, key)
 
     # Grow the spans again: a free slot is one position wide, a span as wide as it is long, and one span is shorter.
     column = _like(np.array([choices, chosen, slots, spans]), sample_ids_B)[:, :, None]
     choices_B1, chosen_B1, slots_B1, spans_B1 = column
-    short_B1 = _draw_words(sample_ids_B, 1, key, view, _SHORT_SPAN) * spans_B1 >> 32
+    short_B1 = _draw_words(sample_ids_B, 1, key, _SHORT_SPAN) * spans_B1 >> 32
     short_length_B1 = chosen_B1 - (spans_B1 - 1) * span_length
     is_short_BS = (slots_BS.cumsum(1) - 1 == short_B1) & slots_BS
     slot_1S = _arange(slots_BS.shape[1], like=sample_ids_B)[None, :]
@@ -347,15 +298,13 @@ def _draw(
     return grown.reshape(len(choices), most)
 
 
-def _draw_distinct(
-    sample_ids_B: Array, choices: Sequence[int], chosen: Sequence[int], key: tuple[int, int], view: int
-) -> Array:
+def _draw_distinct(sample_ids_B: Array, choices: Sequence[int], chosen: Sequence[int], key: tuple[int, int]) -> Array:
     """For each row draw `chosen` distinct values below `choices`: boolean (B, max choices), True where drawn."""
     num_rows, width, fewest = len(choices), max(choices), min(chosen)
     num_draws = max(map(_enough_draws, choices, chosen))
     choices_B1, chosen_B1 = _like(np.array([choices, chosen]), sample_ids_B)[:, :, None]
     while True:
-        words = _draw_words(sample_ids_B, num_draws, key, view, _POSITIONS)
+        words = _draw_words(sample_ids_B, num_draws, key, _POSITIONS)
         slots = words * choices_B1 >> 32
         if num_rows > 1:
             slots = slots + _arange(num_rows, like=sample_ids_B)[:, None] * width
@@ -384,15 +333,15 @@ def _enough_draws(choices: int, chosen: int) -> int:
     return min(math.ceil(mean + 6 * deviation * (mean - chosen + 1) / mean) + 8, 16 * choices)
 
 
-def _draw_words(sample_ids_B: Array, num_words: int, key: tuple[int, int], view: int, purpose: int) -> Array:
+def _draw_words(sample_ids_B: Array, num_words: int, key: tuple[int, int], purpose: int) -> Array:
     """Uniform 32-bit words (B, num_words), as int64: low and high halves of the 64-bit words of blocks 1, 2, ..."""
     num_blocks = -(-num_words // _WORDS_PER_BLOCK)
     if _is_numpy(sample_ids_B):
-        rows = [_numpy_words(int(sample), num_blocks, key, view, purpose) for sample in sample_ids_B]
+        rows = [_numpy_words(int(sample), num_blocks, key, purpose) for sample in sample_ids_B]
         return np.concatenate(rows).reshape(len(rows), -1)[:, :num_words].astype(np.int64)
     blocks = _arange(num_blocks, like=sample_ids_B)[None, :] + 1
     zeros = (blocks * 0) + (sample_ids_B[:, None] * 0)
-    lanes = philox4x64((zeros + blocks, zeros + sample_ids_B[:, None], zeros + view, zeros + purpose), key)
+    lanes = philox4x64((zeros + blocks, zeros + sample_ids_B[:, None], zeros + _VIEW, zeros + purpose), key)
     words = _torch().stack(lanes, -1)  # (B, N, 4)
     halves = _torch().stack((words & _LOW_32, words >> 32 & _LOW_32), -1)  # (B, N, 4, 2)
     return halves.reshape(sample_ids_B.shape[0], -1)[:, :num_words]
@@ -410,10 +359,10 @@ class _Generator(threading.local):
 _generator = _Generator()
 
 
-def _numpy_words(sample: int, num_blocks: int, key: tuple[int, int], view: int, purpose: int) -> NDArray[np.uint32]:
+def _numpy_words(sample: int, num_blocks: int, key: tuple[int, int], purpose: int) -> NDArray[np.uint32]:
     state = _generator.state["state"]
     # numpy increments the counter before it computes a block, so the counter starts at 0 for block 1.
-    state["counter"][:] = 0, sample, view, purpose
+    state["counter"][:] = 0, sample, _VIEW, purpose
     state["key"][:] = key
     _generator.philox.state = _generator.state
     words = _generator.philox.random_raw(4 * num_blocks)

@@ -13,13 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meap import masking
-from meap.masking import CLEAN_VIEW, choose_masked, count_masked, mask_inputs, official_positions, philox4x64
+from meap.masking import MaskRule, choose_masked, count_masked, official_positions, philox4x64
 
 MASK = 32_000
 
 
 def rows(num_rows: int, num_tokens: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(3, MASK, (num_rows, num_tokens))
+
+
+def mask_inputs(inputs, samples, *, epoch: int, in_scope_BT=None, is_token_BT=None, **rule):
+    rule = MaskRule(**{"mask_id": MASK} | rule)
+    return rule.apply(inputs, samples, epoch=epoch, in_scope_BT=in_scope_BT, is_token_BT=is_token_BT)
 
 
 def test_every_numbered_invariant_has_a_test():
@@ -31,7 +36,7 @@ def test_every_numbered_invariant_has_a_test():
 def test_1_labels_are_the_clean_tokens():
     inputs = rows(4, 64)
     before = inputs.copy()
-    masked = mask_inputs(inputs, np.arange(4), mask_id=MASK, ratio=0.5, seed=1, epoch=0)
+    masked = mask_inputs(inputs, np.arange(4), ratio=0.5, seed=1, epoch=0)
     np.testing.assert_array_equal(inputs, before)
     assert masked is not inputs
     np.testing.assert_array_equal(masked[masked != MASK], inputs[masked != MASK])
@@ -69,7 +74,7 @@ def test_3_protected_ids_and_the_last_position_are_never_chosen():
     inputs = rows(200, 32)
     inputs[:, ::3] = 1
     inputs[:, 1::6] = 2
-    masked = mask_inputs(inputs, np.arange(200), mask_id=MASK, ratio=0.9, seed=5, epoch=0, protected_ids=(1, 2))
+    masked = mask_inputs(inputs, np.arange(200), ratio=0.9, seed=5, epoch=0, protected_ids=(1, 2))
     is_mask = masked == MASK
     assert not is_mask[:, -1].any()
     assert not (is_mask & np.isin(inputs, (1, 2))).any()
@@ -87,7 +92,7 @@ def test_3_the_last_position_may_be_chosen_when_asked_for():
 def test_3_a_row_without_tokens_in_scope_stays_as_it_is():
     inputs = np.ones((2, 8), np.int64)
     inputs[1] = 7
-    masked = mask_inputs(inputs, np.arange(2), mask_id=MASK, ratio=0.5, seed=0, epoch=0, protected_ids=(1,))
+    masked = mask_inputs(inputs, np.arange(2), ratio=0.5, seed=0, epoch=0, protected_ids=(1,))
     np.testing.assert_array_equal(masked[0], inputs[0])
     assert (masked[1] == MASK).sum() == 4
 
@@ -143,15 +148,13 @@ def test_4_the_choice_depends_on_the_address_alone():
     together = choose([5, 2**35 + 5, 9])
     np.testing.assert_array_equal(together[2:], choose([9]))
     np.testing.assert_array_equal(together[::-1], choose([9, 2**35 + 5, 5]))
-    for changed in ({"seed": 4}, {"epoch": 2}, {"view": 2}):
+    for changed in ({"seed": 4}, {"epoch": 2}):
         assert (choose([5], **changed) != together[:1]).any()
     spans = choose([5, 9, 12], span_length=5, ratio=0.3)
     np.testing.assert_array_equal(spans[1:2], choose([9], span_length=5, ratio=0.3))
     assert (together[0] != together[1]).any()
 
-    tokens = [
-        mask_inputs(rows(1, 128, seed), np.array([5]), mask_id=MASK, ratio=0.15, seed=3, epoch=1) for seed in (1, 2)
-    ]
+    tokens = [mask_inputs(rows(1, 128, seed), np.array([5]), ratio=0.15, seed=3, epoch=1) for seed in (1, 2)]
     np.testing.assert_array_equal(tokens[0] == MASK, tokens[1] == MASK)
 
 
@@ -160,7 +163,7 @@ def test_4_the_choice_depends_on_the_address_alone():
 @pytest.mark.parametrize("span_length", [1, 5, 50])
 def test_5_numpy_and_torch_agree_bit_for_bit(num_tokens: int, ratio: float, span_length: int):
     inputs, samples = rows(3, num_tokens), np.array([0, 77, 2**40 + 1])
-    arguments = {"mask_id": MASK, "ratio": ratio, "seed": 2**32 - 1, "epoch": 6, "span_length": span_length}
+    arguments = {"ratio": ratio, "seed": 2**32 - 1, "epoch": 6, "span_length": span_length}
     by_torch = mask_inputs(torch.from_numpy(inputs), torch.from_numpy(samples), **arguments)
     np.testing.assert_array_equal(mask_inputs(inputs, samples, **arguments), by_torch.numpy())
 
@@ -168,7 +171,7 @@ def test_5_numpy_and_torch_agree_bit_for_bit(num_tokens: int, ratio: float, span
 @pytest.mark.parametrize("span_length", [1, 7])
 def test_5_numpy_and_torch_agree_with_protected_ids(span_length: int):
     inputs, samples = rows(6, 200) % 9, np.arange(6)
-    arguments = {"mask_id": MASK, "ratio": 0.4, "seed": 8, "epoch": 0, "protected_ids": (1, 2)}
+    arguments = {"ratio": 0.4, "seed": 8, "epoch": 0, "protected_ids": (1, 2)}
     arguments["span_length"] = span_length
     by_torch = mask_inputs(torch.from_numpy(inputs), torch.from_numpy(samples), **arguments)
     np.testing.assert_array_equal(mask_inputs(inputs, samples, **arguments), by_torch.numpy())
@@ -183,7 +186,7 @@ def test_5_numpy_and_torch_agree_with_scope_and_padding(span_length: int, mask_l
         random_bits.random((6, 200)) < 0.6,
         np.arange(200) < np.array([[200], [1], [0], [77], [2], [9]]),
     )
-    arguments = {"mask_id": MASK, "ratio": 0.4, "seed": 8, "epoch": 0}
+    arguments = {"ratio": 0.4, "seed": 8, "epoch": 0}
     arguments |= {"span_length": span_length, "mask_last": mask_last}
     by_numpy = mask_inputs(inputs, samples, in_scope_BT=in_scope, is_token_BT=is_token, **arguments)
     by_torch = mask_inputs(
@@ -196,21 +199,15 @@ def test_5_numpy_and_torch_agree_with_scope_and_padding(span_length: int, mask_l
     np.testing.assert_array_equal(by_numpy, by_torch.numpy())
 
 
-def test_6_the_first_view_is_clean():
-    inputs = rows(2, 32)
-    clean = mask_inputs(inputs, np.arange(2), mask_id=MASK, ratio=0.5, seed=1, epoch=0, view=CLEAN_VIEW)
-    np.testing.assert_array_equal(clean, inputs)
-
-
-def test_7_ratio_zero_is_plain_next_token_prediction():
+def test_6_ratio_zero_is_plain_next_token_prediction():
     inputs = rows(2, 32)
     for protected in ((), (5,)):
-        same = mask_inputs(inputs, np.arange(2), mask_id=MASK, ratio=0.0, seed=1, epoch=0, protected_ids=protected)
+        same = mask_inputs(inputs, np.arange(2), ratio=0.0, seed=1, epoch=0, protected_ids=protected)
         np.testing.assert_array_equal(same, inputs)
 
 
 @pytest.mark.parametrize(("num_tokens", "ratio"), [(65, 0.15), (33, 0.6)])
-def test_8_every_position_is_equally_likely(num_tokens: int, ratio: float):
+def test_7_every_position_is_equally_likely(num_tokens: int, ratio: float):
     num_rows, choices = 100_000, num_tokens - 1
     chosen = choose_masked(np.arange(num_rows), num_tokens=num_tokens, ratio=ratio, seed=11, epoch=0)
     share = count_masked(num_tokens, ratio) / choices
@@ -229,7 +226,7 @@ def chi_square_is_plausible(observed: list[int], expected: list[float]) -> bool:
     return abs(statistic - freedom) < 4 * math.sqrt(2 * freedom)
 
 
-def test_8_gaps_between_masked_tokens_have_their_exact_distribution():
+def test_7_gaps_between_masked_tokens_have_their_exact_distribution():
     """The first masked position of k among n is g with probability C(n - g - 1, k - 1) / C(n, k)."""
     num_rows, choices, count = 100_000, 64, 9
     chosen = choose_masked(np.arange(num_rows), num_tokens=65, ratio=0.15, seed=2, epoch=0)[:, :choices]
@@ -244,7 +241,7 @@ def test_8_gaps_between_masked_tokens_have_their_exact_distribution():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_tokens", "num_spans", "span_length"), [(65, 3, 5), (81, 6, 4)])
-def test_8_gaps_between_spans_have_their_exact_distribution(num_tokens: int, num_spans: int, span_length: int):
+def test_7_gaps_between_spans_have_their_exact_distribution(num_tokens: int, num_spans: int, span_length: int):
     """With every span shrunk to one slot, gaps are those between k tokens among the slots that remain."""
     num_rows, count = 100_000, num_spans * span_length
     chosen = choose_masked(
@@ -267,7 +264,7 @@ def test_8_gaps_between_spans_have_their_exact_distribution(num_tokens: int, num
         assert chi_square_is_plausible([*observed, num_rows - sum(observed)], [*expected, num_rows - sum(expected)])
 
 
-def test_8_every_placement_of_spans_is_equally_likely():
+def test_7_every_placement_of_spans_is_equally_likely():
     """Eleven positions, two spans of three and one of two: every order and placement without overlap, counted."""
     num_rows, choices, count, span_length = 100_000, 11, 8, 3
     chosen = choose_masked(
@@ -299,7 +296,7 @@ def test_8_every_placement_of_spans_is_equally_likely():
 
 
 @pytest.mark.parametrize("span_length", [5, 50])
-def test_8_spans_keep_their_length_and_the_paper_s_count(span_length: int):
+def test_7_spans_keep_their_length_and_the_paper_s_count(span_length: int):
     chosen = choose_masked(np.arange(50), num_tokens=4096, ratio=0.15, seed=3, epoch=0, span_length=span_length)
     assert (chosen.sum(1) == 614).all()
     for row in chosen:
@@ -324,7 +321,7 @@ def test_a_span_without_length_is_refused():
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_ratio_out_of_range_is_refused(ratio: float):
     with pytest.raises(ValueError, match=r"masking ratio .* is out of range: it must be in \[0, 1\)"):
-        mask_inputs(rows(1, 8), np.array([0]), mask_id=MASK, ratio=ratio, seed=0, epoch=0)
+        mask_inputs(rows(1, 8), np.array([0]), ratio=ratio, seed=0, epoch=0)
 
 
 # Known-answer vectors published with the generator (Random123 distribution, kat_vectors, philox4x64 10).

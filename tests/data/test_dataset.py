@@ -16,7 +16,7 @@ from meap.config import DataConfig, MaskingConfig
 from meap.data import StreamingMaskedDataset, build_loader, build_mask_rule, open_shards
 from meap.data.loader import close_loaders
 from meap.errors import ConfigError, DataError
-from meap.masking import MaskRule, mask_inputs
+from meap.masking import MaskRule
 
 ROWS, SEQ_LEN, BATCH = 96, 16, 8
 
@@ -69,6 +69,7 @@ def test_without_masking_inputs_and_labels_are_the_shifted_row(clean_rows):
 def test_every_epoch_is_a_permutation_with_clean_labels_and_its_own_exact_masks(
     remote, tmp_path, tokenizer, clean_rows
 ):
+    rule = MaskRule(mask_id=tokenizer.mask_id, ratio=0.25, seed=17)
     first, second = epochs(load(remote, tmp_path), 2)
     for epoch, samples in enumerate((first, second)):
         assert sorted(samples["sample_id"].tolist()) == list(range(ROWS))
@@ -76,9 +77,7 @@ def test_every_epoch_is_a_permutation_with_clean_labels_and_its_own_exact_masks(
         for sample, inputs, labels in zip(samples["sample_id"], samples["input_ids"], samples["labels"], strict=True):
             clean_inputs, clean_labels = clean_rows[int(sample)]
             np.testing.assert_array_equal(labels.numpy(), clean_labels)
-            expected = mask_inputs(
-                clean_inputs[None], np.array([int(sample)]), mask_id=tokenizer.mask_id, ratio=0.25, seed=17, epoch=epoch
-            )
+            expected = rule.apply(clean_inputs[None], np.array([int(sample)]), epoch=epoch)
             np.testing.assert_array_equal(inputs.numpy(), expected[0])
     assert first["sample_id"].tolist() != second["sample_id"].tolist()
 
