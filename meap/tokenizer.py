@@ -114,6 +114,15 @@ class Tokenizer:
         return max(self.plain.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids that are no ordinary token: special tokens, that of unknown text, and ids without a token; ascending."""
+        ids = self.full.get_vocab(with_added_tokens=True)
+        special = {number for number, token in self.full.get_added_tokens_decoder().items() if token.special}
+        named = (self.bos_token, self.eos_token, self.mask_token, getattr(self.full.model, "unk_token", None))
+        special |= {ids[token] for token in named if token in ids}
+        return tuple(sorted(special | {*range(self.vocab_size)} - {*ids.values()}))
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides ids: equal fingerprints mean equal encodings."""
         definition = json.loads(self.full.to_str())

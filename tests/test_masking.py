@@ -1,5 +1,6 @@
 """The invariants of `meap.masking`, one test per number of its docstring, and what they rest on."""
 
+import dataclasses
 import math
 import random
 import re
@@ -13,9 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meap import masking
-from meap.masking import MaskRule, choose_masked, count_masked, official_positions, philox4x64
+from meap.masking import MaskRule, choose_masked, count_masked, official_positions
+from meap.philox import philox4x64
 
 MASK = 32_000
+SPECIAL = (0, 1, 2, MASK)
+ORDINARY = {"num_ids": MASK + 1, "special_ids": SPECIAL}
+REPLACEMENTS = [
+    {},
+    {"random_share": 1.0, **ORDINARY},
+    {"random_share": 0.1, "keep_share": 0.1, **ORDINARY},
+    {"keep_share": 0.5},
+]
 
 
 def rows(num_rows: int, num_tokens: int, seed: int = 0) -> np.ndarray:
@@ -199,11 +209,32 @@ def test_5_numpy_and_torch_agree_with_scope_and_padding(span_length: int, mask_l
     np.testing.assert_array_equal(by_numpy, by_torch.numpy())
 
 
+@pytest.mark.parametrize("replacement", REPLACEMENTS[1:], ids=str)
+@pytest.mark.parametrize("changed", [{}, {"span_length": 7, "mask_last": True}, {"protected_ids": (1, 2)}], ids=str)
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_5_numpy_and_torch_agree_on_what_replaces_a_token(replacement, changed, dtype):
+    inputs, samples = (rows(6, 200) % 40).astype(dtype), np.array([0, 1, 2, 77, 2**40 + 1, 3])
+    scope = {
+        "in_scope_BT": np.random.default_rng(1).random((6, 200)) < 0.6,
+        "is_token_BT": np.arange(200) < np.array([[200], [1], [0], [77], [2], [9]]),
+    }
+    rule = {"ratio": 0.4, "seed": 2**32 - 1} | replacement | changed
+    for given_scope in ({}, scope):
+        by_numpy = mask_inputs(inputs, samples, epoch=6, **given_scope, **rule)
+        tensors = {name: torch.from_numpy(each) for name, each in given_scope.items()}
+        by_torch = mask_inputs(torch.from_numpy(inputs), torch.from_numpy(samples), epoch=6, **tensors, **rule)
+        assert by_numpy.dtype == dtype
+        assert by_torch.numpy().dtype == dtype
+        np.testing.assert_array_equal(by_numpy, by_torch.numpy())
+
+
 def test_6_ratio_zero_is_plain_next_token_prediction():
     inputs = rows(2, 32)
     for protected in ((), (5,)):
-        same = mask_inputs(inputs, np.arange(2), ratio=0.0, seed=1, epoch=0, protected_ids=protected)
-        np.testing.assert_array_equal(same, inputs)
+        for replacement in REPLACEMENTS:
+            rule = {"protected_ids": protected, **replacement}
+            same = mask_inputs(inputs, np.arange(2), ratio=0.0, seed=1, epoch=0, **rule)
+            np.testing.assert_array_equal(same, inputs)
 
 
 @pytest.mark.parametrize(("num_tokens", "ratio"), [(65, 0.15), (33, 0.6)])
@@ -305,6 +336,77 @@ def test_7_spans_keep_their_length_and_the_paper_s_count(span_length: int):
         # Spans may touch; what is left over is the one short span.
         assert sorted(runs % span_length)[-2:] <= [614 % span_length] * 2
         assert sum(runs % span_length) % span_length == 614 % span_length
+
+
+MIXTURE = MaskRule(MASK, 0.3, seed=4, random_share=0.25, keep_share=0.15, **ORDINARY)
+
+
+def test_8_the_shares_are_those_asked_for_and_places_are_drawn_apart():
+    inputs = rows(4000, 65)
+    chosen = MIXTURE.choose(np.arange(4000), num_tokens=65, epoch=0)
+    replaced = MIXTURE.replace(inputs, chosen, np.arange(4000), epoch=0)
+    np.testing.assert_array_equal(replaced[~chosen], inputs[~chosen])
+    kinds = {"mask": replaced == MASK, "keep": chosen & (replaced == inputs)}
+    kinds["random"] = chosen & ~kinds["mask"] & ~kinds["keep"]
+    shares, total = {"mask": 0.6, "random": 0.25, "keep": 0.15}, int(chosen.sum())
+    assert total == 4000 * count_masked(65, 0.3)
+    names = sorted(shares)
+    assert chi_square_is_plausible([int(kinds[name].sum()) for name in names], [total * shares[name] for name in names])
+    # Neighbours are independent: both masked is as frequent as that says.
+    both = chosen[:, :-1] & chosen[:, 1:]
+    masked = (kinds["mask"][:, :-1] & kinds["mask"][:, 1:])[both].mean()
+    assert abs(masked - 0.36) < 4 * math.sqrt(0.36 * 0.64 / both.sum())
+
+
+def test_8_what_becomes_of_a_token_depends_on_its_address_its_place_and_itself():
+    inputs, samples = rows(3, 64), np.array([5, 2**35 + 5, 9])
+    together = MIXTURE.apply(inputs, samples, epoch=1)
+    np.testing.assert_array_equal(together[2:], MIXTURE.apply(inputs[2:], samples[2:], epoch=1))
+    np.testing.assert_array_equal(together[::-1], MIXTURE.apply(inputs[::-1], samples[::-1], epoch=1))
+    # Other tokens, whether before or after, change nothing of this one.
+    for place in np.flatnonzero(MIXTURE.choose(samples[:1], num_tokens=64, epoch=1)[0]):
+        others = rows(1, 64, seed=9)
+        others[0, place] = inputs[0, place]
+        assert MIXTURE.apply(others, samples[:1], epoch=1)[0, place] == together[0, place]
+    alone = {}
+    for changed in ({"seed": 4}, {"seed": 5}, {"seed": 4, "epoch": 2}):
+        epoch = {"epoch": 1, **changed}.pop("epoch")
+        rule = MaskRule(MASK, 0.3, seed=changed["seed"], random_share=1.0, **ORDINARY)
+        alone[str(changed)] = rule.replace(inputs, np.ones_like(inputs, bool), samples, epoch=epoch)
+    first, *others = alone.values()
+    assert all((first != other).mean() > 0.99 for other in others)
+
+
+def test_8_padding_on_either_side_changes_nothing():
+    inputs = rows(1, 30)
+    alone = MIXTURE.apply(inputs, np.array([5]), epoch=1)
+    for left, right in ((0, 1), (9, 0), (3, 50)):
+        is_token = np.concatenate([np.zeros(left, bool), np.ones(30, bool), np.zeros(right, bool)])[None]
+        padded = np.zeros_like(is_token, np.int64)
+        padded[is_token] = inputs[0]
+        seen = MIXTURE.apply(padded, np.array([5]), epoch=1, is_token_BT=is_token)
+        np.testing.assert_array_equal(seen[is_token][None], alone)
+        assert not seen[~is_token].any()
+
+
+def test_8_the_choice_is_that_of_plain_masks():
+    plain, samples = MaskRule(MASK, 0.3, seed=4), np.arange(3)
+    for span_length in (1, 5):
+        one, other = (dataclasses.replace(rule, span_length=span_length) for rule in (plain, MIXTURE))
+        np.testing.assert_array_equal(*(rule.choose(samples, num_tokens=64, epoch=2) for rule in (one, other)))
+
+
+@pytest.mark.parametrize("token", [1, 3, 7, 11])
+def test_9_a_random_token_is_any_ordinary_one_but_the_one_it_replaces(token: int):
+    """Of 12 ids, 4 are special; a special token may be replaced, too."""
+    special = (1, 2, 6, 11)
+    rule = MaskRule(11, 0.5, seed=3, random_share=1.0, num_ids=12, special_ids=special)
+    inputs = np.full((2000, 33), token)
+    chosen = rule.choose(np.arange(2000), num_tokens=33, epoch=0)
+    drawn = Counter(rule.apply(inputs, np.arange(2000), epoch=0)[chosen].tolist())
+    expected = {*range(12)} - {*special, token}
+    assert set(drawn) == expected
+    assert chi_square_is_plausible([drawn[each] for each in expected], [chosen.sum() / len(expected)] * len(expected))
 
 
 def test_the_official_preset_repeats_the_official_patterns():

@@ -92,6 +92,12 @@ def test_llama2_gets_32001_ids(shared_data: Path):
     assert (llama.bos_id, llama.eos_id, llama.mask_id, llama.vocab_size) == (1, 2, 32_000, 32_001)
 
 
+def test_special_ids_are_no_ordinary_tokens(tokenizer: Tokenizer, shared_data: Path):
+    assert tokenizer.special_ids == (0, 1, tokenizer.mask_id)
+    llama2 = load_tokenizer(TokenizerConfig(name=str(shared_data / "tokenizers" / "llama2")))
+    assert llama2.special_ids == (0, 1, 2, 32_000)
+
+
 def test_the_fingerprint_tells_tokenizers_apart(tokenizer: Tokenizer, tokenizer_dir: Path):
     swapped = load_tokenizer(TokenizerConfig(name=str(tokenizer_dir), bos_token="</s>"))
     assert swapped.fingerprint != tokenizer.fingerprint

@@ -17,6 +17,7 @@ _MASKING_KEYS = {
     "ratio": "masking.ratio",
     "strategy": "masking.strategy",
     "span_length": "masking.span_length",
+    "replacement": "masking.replacement",
     "seed": "run.seed",
     "layout": "sft.layout",
     "loss": "sft.loss",
@@ -46,6 +47,9 @@ class InspectConfig:
     """`random` or `span`. Unset: masking.strategy of training, or `span` where `span_length` is set."""
     span_length: int | None = None
     """Tokens per span, at least 1. Unset: masking.span_length of training."""
+    replacement: str | None = None
+    """`mask`, `random`, or shares such as {mask: 0.8, random: 0.1, keep: 0.1}. Unset: masking.replacement of
+    training."""
     seed: int | None = None
     """Seed of the masks. Unset: run.seed of training."""
     layout: str | None = None

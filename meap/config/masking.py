@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 
 from meap.config.checks import require_at_least, require_one_of, require_ratio, require_share_or_duration
 from meap.errors import ConfigError
 
-__all__ = ["MaskingConfig", "SftConfig"]
+__all__ = ["MaskingConfig", "Replacement", "SftConfig"]
+
+_KINDS = ("mask", "random", "keep")
+_SHARE = re.compile(r"\s*(\w+)\s*:\s*(\d*\.?\d+(?:e-?\d+)?)\s*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What chosen tokens become, as shares of them that add up to 1."""
+
+    mask: float = 0.0
+    """The mask token."""
+    random: float = 0.0
+    """Any ordinary token but themselves."""
+    keep: float = 0.0
+    """What they are."""
+
+    @classmethod
+    def parse(cls, key: str, text: str) -> Replacement:
+        """Read `mask`, `random`, or shares such as ``{mask: 0.8, random: 0.1, keep: 0.1}``.
+
+        Raises:
+            ConfigError: It is none of these, or the shares do not add up to 1.
+        """
+        if text in {"mask", "random"}:
+            return cls(**{text: 1.0})
+        example = "write mask, random, or shares such as {mask: 0.8, random: 0.1, keep: 0.1}"
+        if not (text.startswith("{") and text.endswith("}")):
+            raise ConfigError(f"{key}={text!r} is not known: {example}")
+        found = [_SHARE.fullmatch(each) for each in text[1:-1].split(",")]
+        shares = {each[1]: float(each[2]) for each in found if each is not None}
+        if len(shares) < len(found) or not shares.keys() <= {*_KINDS}:
+            raise ConfigError(f"{key}={text} does not give each of {', '.join(_KINDS)} one share or none: {example}")
+        if not math.isclose(total := math.fsum(shares.values()), 1.0, abs_tol=1e-9):
+            raise ConfigError(f"{key}={text} has shares that add up to {total:g}: they must add up to 1")
+        if shares.get("keep") == 1.0:
+            raise ConfigError(f"{key}={text} changes nothing: lower keep, or set masking.ratio=0")
+        return cls(**shares)
 
 
 @dataclass(frozen=True)
@@ -21,6 +60,9 @@ class MaskingConfig:
     """`random` masks single tokens, `span` runs of `span_length` (Table 15); the count is the same."""
     span_length: int = 5
     """Tokens per span, at least 1; only read where strategy is `span`."""
+    replacement: str = "mask"
+    """What chosen tokens become: `mask` (the paper); `random`: any ordinary token but themselves, never a special one;
+    or a mixture by shares, such as `{mask: 0.8, random: 0.1, keep: 0.1}`. All of them count and are scored alike."""
     mask_last: bool = False
     """Whether the last input position may be masked (the official code never does)."""
     protected: tuple[str, ...] = ()
@@ -43,10 +85,16 @@ class MaskingConfig:
         """Tokens that are masked together: 1 masks single tokens."""
         return self.span_length if self.strategy == "span" else 1
 
+    @property
+    def shares(self) -> Replacement:
+        """What `replacement` says."""
+        return Replacement.parse("masking.replacement", self.replacement)
+
     def __post_init__(self) -> None:
         require_ratio("masking.ratio", self.ratio, remedy="The paper uses 0.15; 0 trains the NTP control.")
         require_one_of("masking.strategy", self.strategy, ("random", "span"))
         require_at_least("masking.span_length", self.span_length, 1)
+        shares = self.shares
         for role in self.protected:
             require_one_of("masking.protected", role, ("bos", "eos"))
         require_one_of("masking.site", self.site, ("dataset", "algorithm"))
@@ -64,10 +112,16 @@ class MaskingConfig:
                     "masking.preset=official masks by training step, which loader workers do not know: "
                     "set masking.site=algorithm"
                 )
-            if self.strategy != "random" or self.mask_last or self.protected or self.scope != "all":
+            if (
+                self.strategy != "random"
+                or shares != Replacement(mask=1.0)
+                or self.mask_last
+                or self.protected
+                or self.scope != "all"
+            ):
                 raise ConfigError(
-                    "masking.preset=official fixes the rule: leave masking.strategy, mask_last, protected and scope "
-                    "unset"
+                    "masking.preset=official fixes the rule: leave masking.strategy, replacement, mask_last, protected "
+                    "and scope unset"
                 )
 
     def _check_schedule(self) -> None:

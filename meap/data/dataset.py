@@ -15,7 +15,7 @@ from meap.data.ahead import MaskAhead
 from meap.data.pinned.dataset import CheckedDataset
 from meap.errors import ConfigError
 from meap.masking import MaskRule
-from meap.schema import IGNORE_INDEX, TOKENS_COLUMN
+from meap.schema import CHOSEN_COLUMN, IGNORE_INDEX, TOKENS_COLUMN
 
 __all__ = ["StreamingMaskedDataset"]
 
@@ -49,7 +49,8 @@ class StreamingMaskedDataset(CheckedDataset):
             ``num_canonical_nodes`` and ``batch_size``, of one device, must be given.
 
     Yields (through iteration, or by random access with ``dataset[i]``, which masks as in epoch 0):
-        A dictionary of ``input_ids`` and ``labels``, each (T,) or (T + 1,) int64, and ``sample_id`` () int64.
+        A dictionary of ``input_ids`` and ``labels``, each (T,) or (T + 1,) int64, and ``sample_id`` () int64; where the
+        rule replaces tokens by random ones or keeps them also ``chosen``, bool as long as the inputs.
 
     Raises:
         ConfigError: ``labels`` is unknown, or as `CheckedDataset`.
@@ -86,15 +87,19 @@ class StreamingMaskedDataset(CheckedDataset):
         """The sample with the first of the ids, from the columns of a stored row."""
         row = columns[TOKENS_COLUMN].astype(np.int64)
         inputs, labels = row[:-1], row[1:]
-        if self._masks is not None:
-            inputs = self._masks.apply(inputs, sample_ids, epoch=self.epoch)
+        chosen = None
+        if self._masks is not None and self._rule is not None:
+            inputs, chosen = self._masks.apply(inputs, sample_ids, epoch=self.epoch)
+            chosen = None if self._rule.shows_choice else chosen
         if not self._labels_are_shifted:
             inputs, labels = np.append(inputs, row[-1]), np.insert(labels, 0, IGNORE_INDEX)
-        return {
+            chosen = None if chosen is None else np.append(chosen, False)
+        sample = {
             "input_ids": torch.from_numpy(inputs),
             "labels": torch.from_numpy(labels),
             "sample_id": torch.tensor(int(sample_ids[0])),
         }
+        return sample if chosen is None else sample | {CHOSEN_COLUMN: torch.from_numpy(chosen)}
 
 
 @cache

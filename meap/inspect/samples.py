@@ -34,6 +34,7 @@ from meap.manifest import CONVERSATIONS, Manifest
 from meap.masking import MaskRule
 from meap.schema import (
     ANSWER_COLUMN,
+    CHOSEN_COLUMN,
     IGNORE_INDEX,
     LENGTHS_COLUMN,
     SPLITS,
@@ -59,7 +60,10 @@ class Part:
     """`position_ids` of its first token."""
     tokens: NDArray[np.int64]
     """Clean. A row of documents includes its last token, which is only a label."""
+    inputs: NDArray[np.int64]
+    """What the model reads at their places."""
     is_masked: BoolArray
+    """Chosen tokens, whatever replaces them."""
     is_maskable: BoolArray
     """Tokens of which the ratio masks a share."""
     is_scored: BoolArray
@@ -145,7 +149,7 @@ class InspectedData:
         """A row, masked as in the chosen epoch."""
         columns = self.dataset.stored_at(sample_id)
         shown = {
-            name: np.asarray(value) if name in {"input_ids", "labels", "position_ids"} else value
+            name: np.asarray(value) if name in {"input_ids", "labels", "position_ids", CHOSEN_COLUMN} else value
             for name, value in self.dataset.sample_at(sample_id, epoch=self.epoch).items()
         }
         parts = self._conversations(columns, sample_id, shown) if self.is_conversations else [self._row(columns, shown)]
@@ -159,7 +163,8 @@ class InspectedData:
             is_copy=False,
             first_position=0,
             tokens=tokens,
-            is_masked=np.append(shown["input_ids"] != tokens[:-1], False),
+            inputs=np.append(shown["input_ids"], tokens[-1]),
+            is_masked=np.append(shown.get(CHOSEN_COLUMN, shown["input_ids"] != tokens[:-1]), False),
             is_maskable=is_input & ~np.isin(tokens, self.rule.protected_ids if self.rule else ()),
             is_scored=np.arange(len(tokens)) > 0,
         )
@@ -180,13 +185,15 @@ class InspectedData:
             for first, stop in long_answers(own, self.sft.min_answer_tokens or 0):
                 is_word[first:stop] = (own[first:stop] & LONG) != 0
             for is_copy in [False, True][: size // length]:
-                inputs, labels = (shown[name][place : place + length] for name in ("input_ids", "labels"))
+                here = slice(place, place + length)
+                inputs, labels = (shown[name][here] for name in ("input_ids", "labels"))
                 yield Part(
                     conversation=number,
                     is_copy=is_copy,
                     first_position=int(shown["position_ids"][place]),
                     tokens=clean,
-                    is_masked=inputs != clean,
+                    inputs=inputs,
+                    is_masked=shown[CHOSEN_COLUMN][here] if CHOSEN_COLUMN in shown else inputs != clean,
                     is_maskable=is_word & is_copy,
                     is_scored=np.concatenate([[False], labels[:-1] != IGNORE_INDEX]),
                 )
@@ -213,7 +220,8 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
     shards = open_shards(config, cfg.split, kind=manifest.kind)
     mask_token = manifest.config.get("tokenizer", {}).get("mask_token", TokenizerConfig.mask_token)
     tokenizer = open_tokenizer(TokenizerConfig(mask_token=mask_token), shards)
-    rule = build_mask_rule(masking, manifest.tokenizer, seed=seed) if masking.ratio else None
+    special_ids = tokenizer.special_ids
+    rule = build_mask_rule(masking, manifest.tokenizer, seed=seed, special_ids=special_ids) if masking.ratio else None
     how: Any = {
         "rule": rule,
         "seed": seed,

@@ -6,6 +6,7 @@ from meap.manifest import TokenizerRecord
 from meap.masking import MaskRule
 
 TOKENIZER = TokenizerRecord("t", "sha256:0", vocab_size=10, bos_id=1, eos_id=2, mask_id=9)
+SPECIAL = (1, 2, 9)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,16 @@ TOKENIZER = TokenizerRecord("t", "sha256:0", vocab_size=10, bos_id=1, eos_id=2, 
             MaskingConfig(ratio=0.2, strategy="span", span_length=50, mask_last=True, protected=("eos", "bos")),
             MaskRule(mask_id=9, ratio=0.2, seed=3, span_length=50, mask_last=True, protected_ids=(2, 1)),
         ),
+        (
+            MaskingConfig(replacement="random"),
+            MaskRule(mask_id=9, ratio=0.15, seed=3, random_share=1.0, num_ids=10, special_ids=SPECIAL),
+        ),
+        (
+            MaskingConfig(replacement="{mask: 0.8, random: 0.15, keep: 0.05}"),
+            MaskRule(9, 0.15, seed=3, random_share=0.15, keep_share=0.05, num_ids=10, special_ids=SPECIAL),
+        ),
+        (MaskingConfig(replacement="{mask: 1}"), MaskRule(mask_id=9, ratio=0.15, seed=3)),
     ],
 )
 def test_the_rule_is_the_configuration_with_the_ids_of_the_data(config: MaskingConfig, rule: MaskRule):
-    assert build_mask_rule(config, TOKENIZER, seed=3) == rule
+    assert build_mask_rule(config, TOKENIZER, seed=3, special_ids=SPECIAL) == rule

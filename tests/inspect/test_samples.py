@@ -1,6 +1,7 @@
 """What is shown is what the loader yields, sample by sample and epoch by epoch."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from meap.config import DataConfig, MaskingConfig, SftConfig
 from meap.config.commands import InspectConfig
 from meap.data import build_loader, build_mask_rule, build_sft_loader, open_shards
 from meap.errors import ConfigError, IncompleteError
+from meap.inspect.terminal import print_samples
 from meap.manifest import CONVERSATIONS, ROWS
 
 KINDS = ((ROWS, 64), (CONVERSATIONS, 512))
@@ -68,6 +70,27 @@ def test_a_sample_is_what_the_loader_yields_in_each_epoch(
                 seen[-1][number] = inputs.tolist()
     assert seen[0].keys() == seen[1].keys()
     assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("kind", [ROWS, CONVERSATIONS])
+def test_random_and_kept_tokens_are_shown_as_they_are_read(kind, rows_remote, sft_remote, open_split, capsys):
+    data = open_split(
+        remote_of(kind, rows_remote, sft_remote), "ratio=0.4", "replacement={mask: 0.4, random: 0.4, keep: 0.2}"
+    )
+    masks = open_split(remote_of(kind, rows_remote, sft_remote), "ratio=0.4")
+    samples = [data.sample(number) for number in range(8)]
+    for sample in samples:
+        for part, plain in zip(sample.parts, masks.sample(sample.sample_id).parts, strict=True):
+            np.testing.assert_array_equal(part.is_masked, plain.is_masked)
+            np.testing.assert_array_equal(part.inputs[~part.is_masked], part.tokens[~part.is_masked])
+    print_samples(data, samples)
+    shown = capsys.readouterr().out
+    assert "replacement {mask: 0.4, random: 0.4, keep: 0.2}" in shown
+    marked = re.findall("⟦([^⟧]*)⟧", shown)[1:]
+    with_arrow = [each.split("→") for each in marked if "→" in each]
+    assert any(before == after for before, after in with_arrow)  # kept
+    assert any(before != after for before, after in with_arrow)
+    assert len(with_arrow) < len(marked)  # masked
 
 
 def test_addressing_an_epoch_leaves_the_dataset_as_it_was(rows_remote, open_split):

@@ -1,5 +1,6 @@
 """The Algorithm, the monitor, the optimiser and its schedule."""
 
+import dataclasses
 import math
 import random
 from types import SimpleNamespace
@@ -32,6 +33,20 @@ def apply(algorithm: InputMasking, batch, epoch: int = 0):
     assert algorithm.match(Event.AFTER_DATALOADER, state)
     algorithm.apply(Event.AFTER_DATALOADER, state, None)
     return state.batch
+
+
+@pytest.mark.parametrize("changed", [{}, {"protected_ids": (3, 4)}, {"span_length": 4}], ids=str)
+def test_the_algorithm_says_which_tokens_are_chosen_where_inputs_do_not_show_it(changed):
+    rule = dataclasses.replace(RULE, random_share=0.5, keep_share=0.3, num_ids=100, special_ids=(0, MASK), **changed)
+    batch = make_batch()
+    masked = apply(InputMasking(rule), batch, 2)
+    samples, inputs = batch["sample_id"].numpy(), batch["input_ids"].numpy()
+    np.testing.assert_array_equal(masked["input_ids"].numpy(), rule.apply(inputs, samples, epoch=2))
+    chosen = rule.choose(samples, num_tokens=32, epoch=2, input_ids_BT=inputs)
+    np.testing.assert_array_equal(masked["chosen"].numpy(), chosen)
+    assert (masked["input_ids"] != batch["input_ids"]).sum() < chosen.sum()  # some are kept
+    with pytest.raises(ConfigError, match="masked already"):
+        apply(InputMasking(rule), masked)
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
@@ -90,6 +105,13 @@ def test_the_monitor_logs_the_realised_ratio_and_both_losses():
         monitor.batch_end(state, logger)
         assert bool(logged) == (batch == 2)
     assert logged["masking/ratio"] == 3 / 8
+    chosen = inputs == MASK
+    # Random and kept tokens count as masked ones do.
+    state.batch |= {"input_ids": torch.tensor([[1, 4, 3, MASK], [5, 6, 7, 8]]), "chosen": chosen}
+    other = dict(logged)
+    monitor.after_forward(state, logger)
+    monitor.batch_end(state, logger)
+    assert logged == other
     assert logged["masking/loss_masked_targets"] == pytest.approx((1.0 + 4.0) / 2)  # the third is not scored
     assert logged["masking/loss_clean_targets"] == pytest.approx((2.0 + 8.0 + 16.0 + 32.0 + 64.0) / 5)
 
