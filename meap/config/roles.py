@@ -32,8 +32,8 @@ _ROLES: dict[Role, dict[str, str]] = {
         "model": "base base_rope_theta hidden_size intermediate_size num_attention_heads num_key_value_heads "
         "num_hidden_layers vocab_multiple rope_theta rms_norm_eps architecture head_dim tie_word_embeddings",
         "optimizer": "lr betas eps weight_decay decay_norms grad_clip_norm",
-        "scheduler": "warmup_ratio warmup_duration final_ratio lead",
-        "train": "global_batch_size",
+        "scheduler": "schedule decay_fraction decay_shape warmup_ratio warmup_duration final_ratio lead",
+        "train": "global_batch_size branch_from",
     },
     Role.LENGTH: {"train": "max_duration precision"},
     Role.SOURCE: {

@@ -28,7 +28,8 @@ _EXAMPLE_DEVICE, _EXAMPLE_MFU = "H100", 0.4
 def describe_run(config: RecipeConfig, machine: Machine, data: RunData, model: NextTokenModel) -> list[str]:
     """What is about to be trained, on what and where: the header of a run."""
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
-    start = f"from {config.model.base}" if config.model.base else "from scratch"
+    base = config.train.branch_from or config.model.base
+    start = f"from {base}" if base else "from scratch"
     sharding = f", sharded ({config.train.sharding})" if config.train.sharding_mode.spreads_weights else ""
     attention = describe_attention(
         str(model.config._attn_implementation),
@@ -75,10 +76,11 @@ def _rows(config: RecipeConfig, data: RunData) -> list[str]:
     batch, shards, heldout, timetable = config.train.global_batch_size, data.shards, data.heldout, data.timetable
     held_out = f"; held out: {heldout.rows:,} rows" if heldout is not None else ""
     tokens, epochs = _tokens(config, data), timetable.steps / timetable.steps_per_epoch
+    trunk = f"; those up to {timetable.branch_step:,} are of the run it branches from" if timetable.branch_step else ""
     lines = [
         f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}{held_out}",
         f"epoch      {describe_epoch(config.data, shards, batch)}",
-        f"length     {timetable.steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs",
+        f"length     {timetable.steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs{trunk}",
     ]
     if heldout is not None:
         measured = min(heldout.rows, config.train.eval_batches * batch)

@@ -124,7 +124,8 @@ def _saving(
     config: RecipeConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
 ) -> CheckpointSaving:
     usage = usage_after([stream.manifest for stream in data.shards.streams], data.tokenizer, base=model.base_usage)
-    recorded, shared = record_model(model, data.tokenizer, usage, before=start.record.model if start else None)
+    before, is_branch = (start.record.model, start.is_branch) if start else (None, False)
+    recorded, shared = record_model(model, data.tokenizer, usage, before=before, is_branch=is_branch)
     return CheckpointSaving(
         config,
         run_dir=run.dir,

@@ -70,6 +70,13 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
         ("masking.replacement={mask: 0.5, noise: 0.5}", "does not give each of mask, random, keep one share or none"),
         ("masking.replacement={mask: -1, random: 2}", "does not give each of mask, random, keep one share or none"),
         ("masking.replacement={keep: 1}", "changes nothing: lower keep, or set masking.ratio=0"),
+        ("scheduler.schedule=step", "scheduler.schedule='step' is not known: choose one of constant, cosine, wsd"),
+        ("scheduler.decay_shape=cubic", "scheduler.decay_shape='cubic' is not known: choose one of 1-sqrt, linear"),
+        ("scheduler.decay_fraction=1.5", r"decay_fraction=1.5 is out of range: it must be in \[0, 1\]"),
+        (
+            "train.branch_from=runs/trunk",
+            "train.branch_from=runs/trunk is not a checkpoint: give a file ba<step>",
+        ),
         ("masking.protected=[pad]", "masking.protected='pad' is not known"),
         ("masking.preset=theirs", "masking.preset='theirs' is not known"),
         ("masking.preset=official", "set masking.site=algorithm"),

@@ -147,9 +147,9 @@ def test_matrices_decay_the_embedding_among_them_and_norms_only_if_asked(decay_n
     assert optimizer.defaults["betas"] == (0.9, 0.95)
 
 
-def rates(steps: list[int], *, warmup: int = 100, final_ratio: float = 0.1, lead: float | None = None) -> list[float]:
+def rates(steps: list[int], *, warmup: int = 100, final_ratio: float = 0.1, **more) -> list[float]:
     """As shares of the peak, of a run of 1,000 steps."""
-    schedule = LearningRateSchedule(warmup=warmup, total=1000, final_ratio=final_ratio, lead=lead)
+    schedule = LearningRateSchedule(warmup=warmup, total=1000, final_ratio=final_ratio, **more)
     optimizer, found = torch.optim.AdamW([torch.zeros(2)], lr=0.5), []
     for step in steps:
         schedule.batch_start(SimpleNamespace(timestamp=Timestamp(batch=step), optimizers=[optimizer]), None)
@@ -169,6 +169,19 @@ def test_no_step_is_idle(warmup):
     of_all = rates([*range(1000)], warmup=warmup, final_ratio=0.0)
     assert min(of_all) > 0
     assert max(of_all) == of_all[max(0, warmup - 1)] == 1.0
+
+
+@pytest.mark.parametrize("shape", ["linear", "1-sqrt"])
+@pytest.mark.parametrize("decay", [0, 1, 200, 900])
+@pytest.mark.parametrize("final_ratio", [0.0, 0.1])
+def test_a_stable_rate_falls_at_the_end_alone(shape, decay, final_ratio):
+    of_all = rates([*range(1000)], final_ratio=final_ratio, decay=decay, shape=shape)
+    assert of_all[:99] == [(step + 1) / 100 for step in range(99)]
+    assert set(of_all[99 : 1000 - decay]) <= {1.0}
+    done = [step / decay for step in range(decay)]
+    left = [1 - (share if shape == "linear" else math.sqrt(share)) for share in done]
+    assert of_all[1000 - decay :] == pytest.approx([final_ratio + (1 - final_ratio) * each for each in left])
+    assert min(of_all) > 0
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 32])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from meap.checkpoints import CheckpointFile, ModelRecord, describe_content
@@ -16,7 +17,7 @@ _ADDRESS = "_name_or_path"
 
 
 def record_model(
-    model: NextTokenModel, tokenizer: Tokenizer, usage: Usage, *, before: ModelRecord | None
+    model: NextTokenModel, tokenizer: Tokenizer, usage: Usage, *, before: ModelRecord | None, is_branch: bool = False
 ) -> tuple[ModelRecord, dict[CheckpointFile, bytes]]:
     """The record of a model, and the files it names with their contents.
 
@@ -26,11 +27,14 @@ def record_model(
         usage: How it is prompted, see `meap.train.usage`.
         before: The record of the checkpoint that a run resumes from. It is kept, with the files it names: another
             version of a library may write the same tokenizer as other bytes.
+        is_branch: Whether that is of another run, whose folder has those files: here they are written anew.
     """
     contents = {
         describe_content(content, f"{TOKENIZER_DIR}/{name}"): content
         for name, content in tokenizer_files(tokenizer).items()
     }
+    if before is not None and is_branch:
+        return dataclasses.replace(before, tokenizer_files=tuple(contents)), contents
     if before is not None:
         return before, {file: content for file, content in contents.items() if file in before.tokenizer_files}
     architecture = json.loads(model.config.to_json_string(use_diff=False))
