@@ -5,7 +5,8 @@ trains plain next-token prediction. A draw is an address, not a stream: (seed, e
 of the tokens in scope are chosen. There is no state to checkpoint, and no worker or rank can get out of step. The
 same body runs on numpy arrays (loader workers) and torch tensors (training process, CPU or CUDA), bit for bit.
 
-Beyond the paper, a share of the chosen tokens may become a random token, or stay as it is.
+Beyond the paper, a share of the chosen tokens may become a random token, or stay as it is, and a share of the rows may
+be read right to left.
 
 Invariants, one test per number:
 
@@ -13,12 +14,14 @@ Invariants, one test per number:
 2. The count is exact: ``max(1, int(T * ratio))`` distinct positions of T in scope (official code), not Bernoulli.
 3. Padding, tokens out of scope, protected ids and, unless `mask_last`, the last input token are never chosen.
 4. The choice depends on the address and on what is in scope: not on batch, rank, worker, order, or other token values.
-5. Both sites agree: numpy and torch give the same positions and the same tokens bit for bit.
-6. Ratio 0 is plain next-token prediction: inputs come back equal.
+5. Both sites agree: numpy and torch give the same positions, tokens and directions bit for bit.
+6. Ratio 0 is plain next-token prediction: inputs come back equal. So does a row of which no share is reversed.
 7. Every feasible placement is equally likely: of single tokens, and of spans that do not overlap.
 8. What becomes of a chosen token depends on its address, its place among the row's tokens, and itself alone. It is
    masked, random or kept by the shares, each token on its own.
 9. A random token is any ordinary one but the one that it replaces, each equally likely; never a special token.
+10. A reversed row is the direction token, never chosen, and the row from its end; its labels are those of the row from
+   their end. Which rows are reversed depends on the address alone.
 
 Single positions are the first distinct values of a stream of uniform indices; an index is ``word * n >> 32`` of a
 32-bit word, uniform up to a relative 2**-16 for n <= 65,536. Spans are drawn as single positions among the slots that
@@ -44,6 +47,7 @@ from meap.arrays import (
     cast_like,
     concatenate,
     copy_of,
+    flip,
     full,
     is_numpy,
     like,
@@ -61,7 +65,7 @@ __all__ = [
     "official_positions",
 ]
 
-_POSITIONS, _SHORT_SPAN, _KIND, _RANDOM_TOKEN = range(4)
+_POSITIONS, _SHORT_SPAN, _KIND, _RANDOM_TOKEN, _DIRECTION = range(5)
 """Purposes of a draw."""
 _WORDS = 1 << 32
 """Values of a random word."""
@@ -100,6 +104,8 @@ class MaskRule:
         keep_share: Share of the chosen tokens that stay as they are.
         num_ids: Number of ids, of which random tokens are drawn; only needed for these.
         special_ids: Ids that are never drawn.
+        reversed_ratio: Share of the rows that are read right to left, in [0, 1].
+        direction_id: Id of the token that begins them; only needed for these.
 
     Source: paper section 3 and Table 15 (spans); the counting rule is the official code's.
     """
@@ -114,6 +120,8 @@ class MaskRule:
     keep_share: float = 0.0
     num_ids: int = 0
     special_ids: tuple[int, ...] = ()
+    reversed_ratio: float = 0.0
+    direction_id: int | None = None
 
     @property
     def depends_on_tokens(self) -> bool:
@@ -121,9 +129,28 @@ class MaskRule:
         return bool(self.protected_ids)
 
     @property
+    def changes_rows(self) -> bool:
+        """Whether rows are read in any other way than as they are stored."""
+        return self.ratio > 0.0 or self.reversed_ratio > 0.0
+
+    @property
     def shows_choice(self) -> bool:
         """Whether a chosen token is always the mask token."""
         return not (self.random_share or self.keep_share)
+
+    def is_reversed(self, sample_ids_B: Array, *, epoch: int) -> Array:
+        """Which rows are read right to left: boolean (B,)."""
+        return draw_words(sample_ids_B, 1, (self.seed, epoch), _DIRECTION)[:, 0] < round(self.reversed_ratio * _WORDS)
+
+    def turn(self, input_ids_BT: Array, labels_BT: Array, sample_ids_B: Array, *, epoch: int) -> tuple[Array, Array]:
+        """Inputs and shifted labels of rows (B, T), as they are read: some of them from their end; not changed."""
+        if not self.reversed_ratio:
+            return input_ids_BT, labels_BT
+        is_reversed_B1 = self.is_reversed(sample_ids_B, epoch=epoch)[:, None]
+        backwards_BT = flip(labels_BT)
+        first_B1 = 0 * backwards_BT[:, :1] + self.direction_id
+        behind_BT = cast_like(concatenate([first_B1, backwards_BT[:, :-1]]), input_ids_BT)
+        return where(is_reversed_B1, behind_BT, input_ids_BT), where(is_reversed_B1, backwards_BT, labels_BT)
 
     def choose(
         self,
@@ -135,7 +162,7 @@ class MaskRule:
         in_scope_BT: Array | None = None,
         is_token_BT: Array | None = None,
     ) -> Array:
-        """Choose positions of rows: boolean (B, T).
+        """Choose positions of rows, as they are read: boolean (B, T).
 
         Args:
             sample_ids_B: Row numbers in the data set (B,), int64.
@@ -148,6 +175,10 @@ class MaskRule:
         for token_id in self.protected_ids:
             assert input_ids_BT is not None
             allowed_BT = input_ids_BT != token_id
+            in_scope_BT = allowed_BT if in_scope_BT is None else in_scope_BT & allowed_BT
+        if self.reversed_ratio:  # of which the first token is the direction
+            is_reversed_B1 = self.is_reversed(sample_ids_B, epoch=epoch)[:, None]
+            allowed_BT = ~is_reversed_B1 | (arange(num_tokens, like=sample_ids_B) > 0)
             in_scope_BT = allowed_BT if in_scope_BT is None else in_scope_BT & allowed_BT
         return choose_masked(
             sample_ids_B,

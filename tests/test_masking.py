@@ -228,6 +228,24 @@ def test_5_numpy_and_torch_agree_on_what_replaces_a_token(replacement, changed, 
         np.testing.assert_array_equal(by_numpy, by_torch.numpy())
 
 
+def test_5_numpy_and_torch_agree_on_rows_that_are_reversed():
+    rule = MaskRule(MASK, 0.2, seed=9, reversed_ratio=0.5, direction_id=MASK + 1)
+    inputs, samples = rows(40, 33), np.arange(40)
+    tensors = [torch.from_numpy(each) for each in (inputs[:, :-1], inputs[:, 1:], samples)]
+    turned = rule.turn(inputs[:, :-1], inputs[:, 1:], samples, epoch=3)
+    for one, other in zip(turned, rule.turn(*tensors, epoch=3), strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+        assert one.dtype == other.numpy().dtype
+    chosen = rule.choose(samples, num_tokens=32, epoch=3)
+    np.testing.assert_array_equal(chosen, rule.choose(tensors[2], num_tokens=32, epoch=3).numpy())
+
+
+def test_6_no_share_of_rows_is_reversed_unless_asked_for():
+    inputs = rows(40, 33)
+    turned = MaskRule(MASK, 0.2, seed=9).turn(inputs[:, :-1], inputs[:, 1:], np.arange(40), epoch=3)
+    np.testing.assert_array_equal(turned, (inputs[:, :-1], inputs[:, 1:]))
+
+
 def test_6_ratio_zero_is_plain_next_token_prediction():
     inputs = rows(2, 32)
     for protected in ((), (5,)):
@@ -407,6 +425,37 @@ def test_9_a_random_token_is_any_ordinary_one_but_the_one_it_replaces(token: int
     expected = {*range(12)} - {*special, token}
     assert set(drawn) == expected
     assert chi_square_is_plausible([drawn[each] for each in expected], [chosen.sum() / len(expected)] * len(expected))
+
+
+BOTH_WAYS = MaskRule(MASK, 0.25, seed=4, reversed_ratio=0.3, direction_id=MASK + 1)
+
+
+def test_10_a_reversed_row_is_the_direction_token_and_the_row_from_its_end():
+    stored, samples = rows(200, 17), np.arange(200)
+    inputs, labels = BOTH_WAYS.turn(stored[:, :-1], stored[:, 1:], samples, epoch=2)
+    is_reversed = BOTH_WAYS.is_reversed(samples, epoch=2)
+    assert 30 < is_reversed.sum() < 90
+    for row, read, target, backwards in zip(stored, inputs, labels, is_reversed, strict=True):
+        as_read = [MASK + 1, *row[:0:-1]] if backwards else row.tolist()
+        assert (read.tolist(), target.tolist()) == (as_read[:-1], as_read[1:])
+    chosen = BOTH_WAYS.choose(samples, num_tokens=16, epoch=2)
+    assert not chosen[is_reversed, 0].any()
+    assert chosen[~is_reversed, 0].any()
+    # Of a reversed row, all inputs but the direction token are in scope.
+    np.testing.assert_array_equal(chosen.sum(1), np.where(is_reversed, count_masked(15, 0.25), count_masked(16, 0.25)))
+
+
+def test_10_which_rows_are_reversed_depends_on_the_address_alone():
+    samples = np.array([5, 2**35 + 5, 9, 4, 77])
+    together = BOTH_WAYS.is_reversed(samples, epoch=1)
+    np.testing.assert_array_equal(together[::-1], BOTH_WAYS.is_reversed(samples[::-1], epoch=1))
+    assert [bool(BOTH_WAYS.is_reversed(samples[n : n + 1], epoch=1)[0]) for n in range(5)] == together.tolist()
+    many = np.arange(20_000)
+    of = [BOTH_WAYS.is_reversed(many, epoch=epoch) for epoch in (0, 1)]
+    of.append(dataclasses.replace(BOTH_WAYS, seed=5).is_reversed(many, epoch=0))
+    for one, other in combinations(of, 2):
+        assert abs((one & other).mean() - 0.09) < 4 * math.sqrt(0.09 * 0.91 / 20_000)
+    assert dataclasses.replace(BOTH_WAYS, reversed_ratio=1.0).is_reversed(many, epoch=0).all()
 
 
 def test_the_official_preset_repeats_the_official_patterns():

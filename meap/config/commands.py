@@ -18,6 +18,7 @@ _MASKING_KEYS = {
     "strategy": "masking.strategy",
     "span_length": "masking.span_length",
     "replacement": "masking.replacement",
+    "reversed_ratio": "masking.reversed_ratio",
     "seed": "run.seed",
     "layout": "sft.layout",
     "loss": "sft.loss",
@@ -50,6 +51,8 @@ class InspectConfig:
     replacement: str | None = None
     """`mask`, `random`, or shares such as {mask: 0.8, random: 0.1, keep: 0.1}. Unset: masking.replacement of
     training."""
+    reversed_ratio: float | None = None
+    """Share of the rows that are read right to left, in [0, 1]. Unset: masking.reversed_ratio of training."""
     seed: int | None = None
     """Seed of the masks. Unset: run.seed of training."""
     layout: str | None = None
@@ -96,7 +99,8 @@ class InspectConfig:
             )
         if self.split == "train" or self.ratio is not None:
             return config
-        return replace(config, masking=replace(config.masking, ratio=0.0))  # a run never masks held-out rows
+        # A run never masks held-out rows.
+        return replace(config, masking=replace(config.masking, ratio=0.0, reversed_ratio=0.0))
 
     def resolve_remote(self) -> str:
         """Where the data is: `remote`, or what the training reads.

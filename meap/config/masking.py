@@ -63,6 +63,9 @@ class MaskingConfig:
     replacement: str = "mask"
     """What chosen tokens become: `mask` (the paper); `random`: any ordinary token but themselves, never a special one;
     or a mixture by shares, such as `{mask: 0.8, random: 0.1, keep: 0.1}`. All of them count and are scored alike."""
+    reversed_ratio: float = 0.0
+    """Share of the rows, in [0, 1], that are read right to left behind a token that says so, which training adds to the
+    vocabulary; pre-training only."""
     mask_last: bool = False
     """Whether the last input position may be masked (the official code never does)."""
     protected: tuple[str, ...] = ()
@@ -95,6 +98,16 @@ class MaskingConfig:
         require_one_of("masking.strategy", self.strategy, ("random", "span"))
         require_at_least("masking.span_length", self.span_length, 1)
         shares = self.shares
+        if not 0.0 <= self.reversed_ratio <= 1.0:
+            raise ConfigError(
+                f"masking.reversed_ratio={self.reversed_ratio} is out of range: it must be in [0, 1]; 0 reads all rows "
+                "left to right"
+            )
+        if self.reversed_ratio and self.scope == "response":
+            raise ConfigError(
+                f"masking.reversed_ratio={self.reversed_ratio} is for rows that are scored as a whole: set "
+                "masking.scope=all, or masking.reversed_ratio=0"
+            )
         for role in self.protected:
             require_one_of("masking.protected", role, ("bos", "eos"))
         require_one_of("masking.site", self.site, ("dataset", "algorithm"))
@@ -115,13 +128,14 @@ class MaskingConfig:
             if (
                 self.strategy != "random"
                 or shares != Replacement(mask=1.0)
+                or self.reversed_ratio
                 or self.mask_last
                 or self.protected
                 or self.scope != "all"
             ):
                 raise ConfigError(
-                    "masking.preset=official fixes the rule: leave masking.strategy, replacement, mask_last, protected "
-                    "and scope unset"
+                    "masking.preset=official fixes the rule: leave masking.strategy, replacement, reversed_ratio, "
+                    "mask_last, protected and scope unset"
                 )
 
     def _check_schedule(self) -> None:

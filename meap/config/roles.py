@@ -26,8 +26,8 @@ _ROLES: dict[Role, dict[str, str]] = {
         "run": "seed",
         "data": "seq_len num_canonical_nodes shuffle shuffle_algo shuffle_block_size sampling_method batching_method",
         "data.streams.<name>": "proportion",
-        "masking": "ratio strategy span_length replacement mask_last protected preset scope schedule final_ratio "
-        "schedule_duration",
+        "masking": "ratio strategy span_length replacement reversed_ratio mask_last protected preset scope schedule "
+        "final_ratio schedule_duration",
         "sft": "layout loss weighting min_answer_tokens",
         "model": "base base_rope_theta hidden_size intermediate_size num_attention_heads num_key_value_heads "
         "num_hidden_layers vocab_multiple rope_theta rms_norm_eps architecture head_dim tie_word_embeddings",

@@ -67,7 +67,7 @@ class StreamingMaskedDataset(CheckedDataset):
         if labels is None:
             _warn_of_shifted_labels()
         self._labels_are_shifted = labels != "transformers"
-        self._rule = rule if rule is not None and rule.ratio > 0.0 else None
+        self._rule = rule if rule is not None and rule.changes_rows else None
         self._masks = MaskAhead(self._rule) if self._rule is not None else None
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
@@ -89,10 +89,13 @@ class StreamingMaskedDataset(CheckedDataset):
         inputs, labels = row[:-1], row[1:]
         chosen = None
         if self._masks is not None and self._rule is not None:
+            if self._rule.reversed_ratio:
+                both = self._rule.turn(inputs[None], labels[None], sample_ids[:1], epoch=self.epoch)
+                inputs, labels = (each[0] for each in both)
             inputs, chosen = self._masks.apply(inputs, sample_ids, epoch=self.epoch)
             chosen = None if self._rule.shows_choice else chosen
         if not self._labels_are_shifted:
-            inputs, labels = np.append(inputs, row[-1]), np.insert(labels, 0, IGNORE_INDEX)
+            inputs, labels = np.append(inputs, labels[-1]), np.insert(labels, 0, IGNORE_INDEX)
             chosen = None if chosen is None else np.append(chosen, False)
         sample = {
             "input_ids": torch.from_numpy(inputs),

@@ -16,12 +16,14 @@ def build_mask_rule(
 
     Args:
         config: Section `masking` of the configuration.
-        tokenizer: Special ids of the tokenizer the rows were made with.
+        tokenizer: Special ids of the tokenizer the rows were made with, that of the direction among them where rows
+            are reversed.
         seed: Seed of the masks, in [0, 2**32).
         special_ids: Those of the tokenizer; only needed for `masking.replacement` with random tokens.
     """
     shares = config.shares
     assert special_ids or not shares.random
+    assert tokenizer.direction_id is not None or not config.reversed_ratio
     ids_by_role = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
     return MaskRule(
         mask_id=tokenizer.mask_id,
@@ -34,4 +36,6 @@ def build_mask_rule(
         keep_share=shares.keep,
         num_ids=tokenizer.vocab_size if shares.random else 0,
         special_ids=special_ids if shares.random else (),
+        reversed_ratio=config.reversed_ratio,
+        direction_id=tokenizer.direction_id if config.reversed_ratio else None,
     )

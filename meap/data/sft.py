@@ -248,8 +248,14 @@ def build_sft_loader(
     """A loader of this rank's share of each global batch; arguments and errors are those of `build_loader`.
 
     Raises:
-        ConfigError: Also where `sft.min_answer_tokens` asks for copies that the rows have no room for.
+        ConfigError: Also where `sft.min_answer_tokens` asks for copies that the rows have no room for, or rows are to
+            be reversed.
     """
+    if rule is not None and rule.reversed_ratio:
+        raise ConfigError(
+            f"masking.reversed_ratio={rule.reversed_ratio}, but {shards.origin} holds conversations, which are not "
+            "read right to left: set it to 0"
+        )
     prepared = max(stream.manifest.config["min_answer_tokens"] for stream in shards.streams)
     if sft.min_answer_tokens is not None and sft.min_answer_tokens < prepared:
         raise ConfigError(

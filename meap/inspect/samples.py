@@ -59,7 +59,7 @@ class Part:
     first_position: int
     """`position_ids` of its first token."""
     tokens: NDArray[np.int64]
-    """Clean. A row of documents includes its last token, which is only a label."""
+    """Clean, in the order in which they are read. A row of documents includes its last token, which is only a label."""
     inputs: NDArray[np.int64]
     """What the model reads at their places."""
     is_masked: BoolArray
@@ -68,6 +68,8 @@ class Part:
     """Tokens of which the ratio masks a share."""
     is_scored: BoolArray
     """Tokens that some position has to predict."""
+    is_reversed: bool = False
+    """Whether it is read right to left, behind the direction token; `tokens` are then in that order."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +157,17 @@ class InspectedData:
         parts = self._conversations(columns, sample_id, shown) if self.is_conversations else [self._row(columns, shown)]
         return Sample(sample_id, self.epoch, self.manifest.seq_len, tuple(parts))
 
+    def stored_tokens(self, sample_id: int) -> NDArray[np.int64]:
+        """All tokens of a row, as they are stored."""
+        return self.dataset.stored_at(sample_id)[TOKENS_COLUMN].astype(np.int64)
+
     def _row(self, columns: Any, shown: dict[str, Any]) -> Part:
         tokens = columns[TOKENS_COLUMN].astype(np.int64)
+        is_reversed = self.rule is not None and shown["input_ids"][0] == self.rule.direction_id
+        if is_reversed:
+            tokens = np.append(shown["input_ids"][:1], shown["labels"])
         is_input = np.arange(len(tokens)) < len(tokens) - 1
+        unmaskable = [] if self.rule is None else [*self.rule.protected_ids, self.rule.direction_id or -1]
         return Part(
             conversation=None,
             is_copy=False,
@@ -165,8 +175,9 @@ class InspectedData:
             tokens=tokens,
             inputs=np.append(shown["input_ids"], tokens[-1]),
             is_masked=np.append(shown.get(CHOSEN_COLUMN, shown["input_ids"] != tokens[:-1]), False),
-            is_maskable=is_input & ~np.isin(tokens, self.rule.protected_ids if self.rule else ()),
+            is_maskable=is_input & ~np.isin(tokens, unmaskable),
             is_scored=np.arange(len(tokens)) > 0,
+            is_reversed=is_reversed,
         )
 
     def _conversations(self, columns: Any, sample_id: int, shown: dict[str, Any]) -> Iterator[Part]:
@@ -220,8 +231,9 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
     shards = open_shards(config, cfg.split, kind=manifest.kind)
     mask_token = manifest.config.get("tokenizer", {}).get("mask_token", TokenizerConfig.mask_token)
     tokenizer = open_tokenizer(TokenizerConfig(mask_token=mask_token), shards)
-    special_ids = tokenizer.special_ids
-    rule = build_mask_rule(masking, manifest.tokenizer, seed=seed, special_ids=special_ids) if masking.ratio else None
+    tokenizer = tokenizer.with_direction() if masking.reversed_ratio else tokenizer
+    rule = build_mask_rule(masking, tokenizer.record, seed=seed, special_ids=tokenizer.special_ids)
+    rule = rule if rule.changes_rows else None
     how: Any = {
         "rule": rule,
         "seed": seed,

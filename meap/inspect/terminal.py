@@ -68,6 +68,7 @@ def describe_masks(data: InspectedData) -> str:
     strategy = "single tokens" if masking.tokens_per_span == 1 else f"spans of {masking.tokens_per_span}"
     replacement = f", replacement {masking.replacement}" if not data.rule.shows_choice else ""
     protected = f", {' and '.join(masking.protected)} protected" if masking.protected else ""
+    protected += f", {masking.reversed_ratio:g} of the rows read right to left" if masking.reversed_ratio else ""
     return f"ratio {masking.ratio:g}, {strategy}{replacement}{protected}, seed {data.seed}, epoch {data.epoch}{layout}"
 
 
@@ -78,7 +79,8 @@ def describe_sample(data: InspectedData, sample: Sample) -> str:
     )
     title = f"sample {sample.sample_id:,}, epoch {sample.epoch}: "
     if not data.is_conversations:
-        return f"{title}{sample.num_masked:,} masked{share}"
+        backwards = "read right to left, " if sample.parts[0].is_reversed else ""
+        return f"{title}{backwards}{sample.num_masked:,} masked{share}"
     num_copies = sum(part.is_copy for part in sample.parts)
     used = sum(len(part.tokens) for part in sample.parts)
     return (

@@ -72,6 +72,7 @@ def mask_batch(
         is_target_BT[:, 0] = False  # nothing stands before the first token that could predict it
         in_scope_BT = is_target_BT
     is_token_BT = batch["attention_mask"] != 0 if "attention_mask" in batch else None
+    batch = _turned(batch, rule, epoch=epoch, is_token_BT=is_token_BT, labels_are_shifted=labels_are_shifted)
     # numpy chooses the same positions as torch, on a CPU in half the time.
     inputs, samples, in_scope, is_token = map(
         _host_array, (batch["input_ids"], batch["sample_id"], in_scope_BT, is_token_BT)
@@ -87,6 +88,29 @@ def mask_batch(
     replaced = rule.replace(inputs, chosen, samples, epoch=epoch, is_token_BT=is_token)
     masked = {**batch, "input_ids": torch.as_tensor(replaced)}
     return masked if rule.shows_choice else masked | {CHOSEN_COLUMN: torch.as_tensor(chosen)}
+
+
+def _turned(
+    batch: Mapping[str, Any],
+    rule: MaskRule,
+    *,
+    epoch: int,
+    is_token_BT: torch.Tensor | None,
+    labels_are_shifted: bool,
+) -> Mapping[str, Any]:
+    """The batch with the rule's share of rows from their end."""
+    if not rule.reversed_ratio:
+        return batch
+    labels_BT = batch.get("labels")
+    is_whole = labels_BT is not None and labels_are_shifted and not bool((labels_BT == IGNORE_INDEX).any())
+    if not is_whole or (is_token_BT is not None and not bool(is_token_BT.all())):
+        raise ConfigError(
+            "masking.reversed_ratio needs rows without padding whose labels are shifted and all scored: pack the rows, "
+            "or set it to 0"
+        )
+    turned = rule.turn(*(_host_array(batch[name]) for name in ("input_ids", "labels", "sample_id")), epoch=epoch)
+    inputs, labels = (torch.as_tensor(each) for each in turned)
+    return {**batch, "input_ids": inputs, "labels": labels}
 
 
 class InputMasking(Algorithm):
@@ -211,5 +235,6 @@ def _check(batch: Mapping[str, Any], rule: MaskRule, scope: str) -> None:
             f"{(num_rows, num_tokens)}: let the loader yield 1 for each token and 0 for padding"
         )
     # Prepared rows never hold the mask id, so a batch that does is masked already.
-    if CHOSEN_COLUMN in batch or bool((batch["input_ids"] == rule.mask_id).any()):
+    changed = (rule.mask_id, *([] if rule.direction_id is None else [rule.direction_id]))
+    if CHOSEN_COLUMN in batch or any(bool((batch["input_ids"] == each).any()) for each in changed):
         raise ConfigError("the batch is masked already: masking.site must be either dataset or algorithm, not both")

@@ -66,9 +66,13 @@ def describe_plan(config: RecipeConfig, ranks: Ranks, data: RunData, model: Next
 
 def _method(config: RecipeConfig) -> str:
     masking = config.masking
+    reversed_rows = f", {masking.reversed_ratio:g} of the rows read right to left" if masking.reversed_ratio else ""
     if masking.final_ratio is not None:
-        return f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
-    return f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
+        ratio = f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
+    else:
+        ratio = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
+    replacement = f", replacement {masking.replacement}" if masking.shares.mask < 1 else ""
+    return f"{ratio}{replacement}{reversed_rows}"
 
 
 def _rows(config: RecipeConfig, data: RunData) -> list[str]:

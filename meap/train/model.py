@@ -110,6 +110,8 @@ class NextTokenModel(ComposerModel):
         """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
         self.rows_without_mask: int | None = None
         """Embedding rows before our training added the mask token; None where that came from elsewhere."""
+        self.has_direction = False
+        """Whether a finished model that training starts from knows the token that begins reversed rows."""
         self.base_usage = Usage()
         """How the finished model that training starts from is prompted."""
         self.speed_up_loss: SpeedUp = uncompiled

@@ -66,7 +66,7 @@ def require_fine_tuning(config: RecipeConfig) -> None:
     """Refuse a configuration that is not one of fine-tuning.
 
     Raises:
-        ConfigError: There is no model to tune, or the training process is to mask.
+        ConfigError: There is no model to tune, the training process is to mask, or rows are to be reversed.
     """
     if config.model.base is None:
         raise ConfigError(
@@ -77,6 +77,11 @@ def require_fine_tuning(config: RecipeConfig) -> None:
         raise ConfigError(
             f"masking.site={config.masking.site} is for pre-training: copies are made and masked by the loader's "
             "workers, set masking.site=dataset"
+        )
+    if config.masking.reversed_ratio:
+        raise ConfigError(
+            f"masking.reversed_ratio={config.masking.reversed_ratio} is for pre-training: conversations are not read "
+            "right to left, set it to 0"
         )
 
 

@@ -20,6 +20,7 @@ _REMEDIES = {
     "model.base as it was",
 }
 _OTHER_RUN = "give this run another run.name, or delete the folder"
+_OF_BRANCH = "a branch may change masking and scheduler only, and no reversed_ratio"
 _FREE_IN_BRANCH = ("masking.", "scheduler.", "train.branch_from")
 _EFFECTS = {"train.max_duration": "; schedules that go by the length of the run are stretched to it"}
 
@@ -63,7 +64,7 @@ def _settings_before(config: RecipeConfig) -> tuple[str, RecipeConfig] | None:
     return str(folder), load_resolved(RecipeConfig, stored)
 
 
-def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any], *, free: tuple[str, ...]) -> None:
+def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any], *, free: tuple[str, ...] = ()) -> None:
     """Refuse what would make it another run, and log other changes; rows are compared when they are opened.
 
     Args:
@@ -85,8 +86,8 @@ def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any], *
             continue
         if free and role is Role.PLACE:
             continue
-        if role is Role.RESULT and not key.startswith(free):
-            remedy = "a branch may change masking and scheduler only" if free else _REMEDIES.get(key, _OTHER_RUN)
+        if role is Role.RESULT and (not key.startswith(free) or key == "masking.reversed_ratio"):
+            remedy = _OF_BRANCH if free else _REMEDIES.get(key, _OTHER_RUN)
             raise MismatchError(f"{place} holds a run with {key}={was}, not {given}: {remedy}")
         effect = "" if free else _EFFECTS.get(key, "")
         print(f"{verb} {place} with {key}={given} (was {was}){effect}", flush=True)

@@ -123,9 +123,10 @@ def _plan(config: RecipeConfig, ranks: Ranks, run: Run, data: RunData, model: Ne
 def _saving(
     config: RecipeConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
 ) -> CheckpointSaving:
-    usage = usage_after([stream.manifest for stream in data.shards.streams], data.tokenizer, base=model.base_usage)
+    tokenizer = data.tokenizer.with_direction() if model.has_direction else data.tokenizer
+    usage = usage_after([stream.manifest for stream in data.shards.streams], tokenizer, base=model.base_usage)
     before, is_branch = (start.record.model, start.is_branch) if start else (None, False)
-    recorded, shared = record_model(model, data.tokenizer, usage, before=before, is_branch=is_branch)
+    recorded, shared = record_model(model, tokenizer, usage, before=before, is_branch=is_branch)
     return CheckpointSaving(
         config,
         run_dir=run.dir,

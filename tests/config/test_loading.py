@@ -77,6 +77,7 @@ def test_a_resolved_configuration_reads_back_equal(tmp_path: Path):
             "train.branch_from=runs/trunk",
             "train.branch_from=runs/trunk is not a checkpoint: give a file ba<step>",
         ),
+        ("masking.reversed_ratio=1.5", r"masking.reversed_ratio=1.5 is out of range: it must be in \[0, 1\]"),
         ("masking.protected=[pad]", "masking.protected='pad' is not known"),
         ("masking.preset=theirs", "masking.preset='theirs' is not known"),
         ("masking.preset=official", "set masking.site=algorithm"),

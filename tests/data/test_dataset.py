@@ -110,22 +110,26 @@ def test_a_resumed_epoch_continues_with_the_same_samples_and_masks(remote, tmp_p
         {"mask_last": True},
         {"protected_ids": (1, 2)},
         {"random_share": 0.5, "keep_share": 0.2, "num_ids": 301, "special_ids": (0, 1, 300)},
+        {"reversed_ratio": 0.5, "direction_id": 301},
+        {"reversed_ratio": 0.5, "direction_id": 301, "ratio": 0.0},
         {"random_share": 0.5, "protected_ids": (7, 9), "num_ids": 301, "special_ids": (0, 1, 300)},
     ],
     ids=str,
 )
 def test_masks_are_those_of_their_address_wherever_reading_begins(remote, tmp_path, tokenizer, clean_rows, changed):
     """They are drawn for many rows at once: neither which, nor a row read in between, may change one."""
-    rule = MaskRule(mask_id=tokenizer.mask_id, ratio=0.25, seed=17, **changed)
+    rule = MaskRule(**{"mask_id": tokenizer.mask_id, "ratio": 0.25, "seed": 17} | changed)
 
     def check(sample: dict[str, torch.Tensor], *, epoch: int) -> None:
         number = int(sample["sample_id"])
-        expected = rule.apply(clean_rows[number][0][None], np.array([number]), epoch=epoch)[0]
+        both = (each[None] for each in clean_rows[number])
+        inputs, labels = rule.turn(*both, np.array([number]), epoch=epoch)
+        np.testing.assert_array_equal(sample["labels"].numpy(), labels[0])
+        expected = rule.apply(inputs, np.array([number]), epoch=epoch)[0]
         np.testing.assert_array_equal(sample["input_ids"].numpy(), expected)
         if rule.shows_choice:
             assert "chosen" not in sample
         else:
-            inputs = clean_rows[number][0][None]
             chosen = rule.choose(np.array([number]), num_tokens=SEQ_LEN, epoch=epoch, input_ids_BT=inputs)[0]
             np.testing.assert_array_equal(sample["chosen"].numpy(), chosen)
 

@@ -89,6 +89,16 @@ def test_the_end_of_a_turn_is_never_masked_and_the_last_word_of_a_cut_answer_onl
     assert any(last[60:])
 
 
+def test_conversations_are_not_reversed(write_conversations, tmp_path):
+    remote = write_conversations(tmp_path / "data", seq_len=WIDE)
+    data = DataConfig(remote=str(remote), seq_len=WIDE, num_canonical_nodes=1, num_workers=0)
+    shards = open_shards(data, "train", kind=CONVERSATIONS)
+    rule = dataclasses.replace(RULE, reversed_ratio=0.5, direction_id=100)
+    how = {"seed": 1, "global_batch_size": 1, "world_size": 1, "cache_dir": tmp_path / "cache", "shuffle": False}
+    with pytest.raises(ConfigError, match="masking.reversed_ratio=0.5, but .* holds conversations"):
+        build_sft_loader(data, shards, SftConfig(), rule=rule, **how)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_random_and_kept_tokens_are_scored_as_masked_ones_are(layout, loss):

@@ -93,6 +93,23 @@ def test_random_and_kept_tokens_are_shown_as_they_are_read(kind, rows_remote, sf
     assert len(with_arrow) < len(marked)  # masked
 
 
+def test_reversed_rows_are_shown_as_they_are_read(rows_remote, open_split, capsys):
+    data = open_split(rows_remote, "ratio=0.3", "reversed_ratio=0.5")
+    samples = [data.sample(number) for number in range(12)]
+    for sample in samples:
+        stored, (part,) = data.stored_tokens(sample.sample_id), sample.parts
+        as_read = [data.rule.direction_id, *stored[:0:-1]] if part.is_reversed else stored.tolist()
+        assert part.tokens.tolist() == as_read
+        assert part.is_maskable.sum() == 64 - part.is_reversed
+        assert not part.is_masked[~part.is_maskable].any()
+    backwards = sum(sample.parts[0].is_reversed for sample in samples)
+    assert 0 < backwards < 12
+    print_samples(data, samples)
+    shown = capsys.readouterr().out
+    assert "0.5 of the rows read right to left" in shown
+    assert shown.count(": read right to left, ") == shown.count("⟨[REVERSED]⟩") == backwards
+
+
 def test_addressing_an_epoch_leaves_the_dataset_as_it_was(rows_remote, open_split):
     dataset = open_split(rows_remote).dataset
     before = dataset[3]["input_ids"]

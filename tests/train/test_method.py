@@ -49,6 +49,23 @@ def test_the_algorithm_says_which_tokens_are_chosen_where_inputs_do_not_show_it(
         apply(InputMasking(rule), masked)
 
 
+def test_the_algorithm_reverses_rows_as_the_rule_does():
+    rule = dataclasses.replace(RULE, reversed_ratio=0.5, direction_id=MASK + 1)
+    batch = make_batch(num_rows=20)
+    turned = rule.turn(*(batch[name].numpy() for name in ("input_ids", "labels", "sample_id")), epoch=1)
+    masked = apply(InputMasking(rule), batch, 1)
+    assert 0 < (masked["input_ids"][:, 0] == MASK + 1).sum() < 20
+    np.testing.assert_array_equal(masked["labels"].numpy(), turned[1])
+    np.testing.assert_array_equal(
+        masked["input_ids"].numpy(), rule.apply(turned[0], batch["sample_id"].numpy(), epoch=1)
+    )
+    with pytest.raises(ConfigError, match="masked already"):
+        apply(InputMasking(dataclasses.replace(rule, ratio=0.0)), masked)
+    batch["labels"][0, 3] = IGNORE_INDEX
+    with pytest.raises(ConfigError, match="masking.reversed_ratio needs rows without padding"):
+        apply(InputMasking(rule), batch)
+
+
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_the_algorithm_masks_as_the_dataset_does(epoch):
     batch = make_batch()

@@ -79,11 +79,14 @@ def initial_model(
     rows = _embedding_rows(config, tokenizer, base)
     if weights == "start":
         model = base.load(architecture)
-        fit_vocabulary(model, rows, tokenizer.mask_id if base.is_mask_new else None)
+        new_ids = [tokenizer.mask_id] if base.is_mask_new else []
+        new_ids += [] if tokenizer.direction_id is None or base.has_direction else [tokenizer.direction_id]
+        fit_vocabulary(model, rows, new_ids)
     else:
         model = empty_model(_with_rows(architecture, rows), device=device)
     trainable = _trainable(model, attention, rows_without_mask=base.rows_without_mask)
     trainable.base_usage = base.usage
+    trainable.has_direction = base.has_direction
     return trainable
 
 
