@@ -106,6 +106,7 @@ class MaskRule:
         special_ids: Ids that are never drawn.
         reversed_ratio: Share of the rows that are read right to left, in [0, 1].
         direction_id: Id of the token that begins them; only needed for these.
+        later: Rules of later epochs, each with the first epoch in which it is in force, ascending; see `at`.
 
     Source: paper section 3 and Table 15 (spans); the counting rule is the official code's.
     """
@@ -122,6 +123,11 @@ class MaskRule:
     special_ids: tuple[int, ...] = ()
     reversed_ratio: float = 0.0
     direction_id: int | None = None
+    later: tuple[tuple[int, MaskRule], ...] = ()
+
+    def at(self, epoch: int) -> MaskRule:
+        """The rule in force in an epoch, counted from 0."""
+        return [self, *(rule for first, rule in self.later if first <= epoch)][-1]
 
     @property
     def depends_on_tokens(self) -> bool:
@@ -130,8 +136,8 @@ class MaskRule:
 
     @property
     def changes_rows(self) -> bool:
-        """Whether rows are read in any other way than as they are stored."""
-        return self.ratio > 0.0 or self.reversed_ratio > 0.0
+        """Whether rows of any epoch are read in another way than as they are stored."""
+        return self.ratio > 0.0 or self.reversed_ratio > 0.0 or any(rule.changes_rows for _, rule in self.later)
 
     @property
     def shows_choice(self) -> bool:

@@ -97,10 +97,12 @@ class InspectConfig:
                 f"masking.preset={config.masking.preset} masks by training step, so no sample has masks of its own: "
                 "leave out training=, or set the preset to null in that yaml"
             )
+        if self.ratio is not None or self.replacement is not None:  # in whichever epoch
+            config = replace(config, masking=replace(config.masking, from_epoch={}))
         if self.split == "train" or self.ratio is not None:
             return config
         # A run never masks held-out rows.
-        return replace(config, masking=replace(config.masking, ratio=0.0, reversed_ratio=0.0))
+        return replace(config, masking=replace(config.masking, ratio=0.0, reversed_ratio=0.0, from_epoch={}))
 
     def resolve_remote(self) -> str:
         """Where the data is: `remote`, or what the training reads.

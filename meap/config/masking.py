@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from meap.config.checks import require_at_least, require_one_of, require_ratio, require_share_or_duration
 from meap.errors import ConfigError
 
-__all__ = ["MaskingConfig", "Replacement", "SftConfig"]
+__all__ = ["EpochMasking", "MaskingConfig", "Replacement", "SftConfig"]
 
+_EPOCH = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 _KINDS = ("mask", "random", "keep")
 _SHARE = re.compile(r"\s*(\w+)\s*:\s*(\d*\.?\d+(?:e-?\d+)?)\s*", re.ASCII)
 
@@ -50,6 +51,16 @@ class Replacement:
 
 
 @dataclass(frozen=True)
+class EpochMasking:
+    """What changes at the beginning of an epoch."""
+
+    ratio: float | None = None
+    """`masking.ratio` from this epoch on. Unset: as before."""
+    replacement: str | None = None
+    """`masking.replacement` from this epoch on. Unset: as before."""
+
+
+@dataclass(frozen=True)
 class MaskingConfig:
     """The method: which share of the input is masked, and where the masks are written."""
 
@@ -82,11 +93,39 @@ class MaskingConfig:
     """Ratio at the end of the schedule and after it, in [0, 1); only with a schedule."""
     schedule_duration: str = "1dur"
     """Length of the schedule, from the start of training: 1dur, 0.5dur, 1000ba, 200000tok, 5000sp or 1ep."""
+    from_epoch: dict[str, EpochMasking] = field(default_factory=dict[str, EpochMasking])
+    """Other ratios and replacements from later epochs on, by the number of the first, counted from 0: `{1: {ratio:
+    0.15}}` beside `ratio: 0` leaves the first epoch plain (not in the paper). At either site."""
 
     @property
     def tokens_per_span(self) -> int:
         """Tokens that are masked together: 1 masks single tokens."""
         return self.span_length if self.strategy == "span" else 1
+
+    @property
+    def later(self) -> list[tuple[int, MaskingConfig]]:
+        """What is in force from which epoch on, where that changes; ascending."""
+        found, now = list[tuple[int, MaskingConfig]](), replace(self, from_epoch={})
+        for first, change in sorted(self.from_epoch.items(), key=lambda each: int(each[0])):
+            ratio = now.ratio if change.ratio is None else change.ratio
+            now = replace(now, ratio=ratio, replacement=change.replacement or now.replacement)
+            found.append((int(first), now))
+        return found
+
+    @property
+    def largest_ratio(self) -> float:
+        """Over all epochs, but without a schedule of steps."""
+        return max(self.ratio, *(masking.ratio for _, masking in self.later), 0.0)
+
+    @property
+    def last_replacement(self) -> str:
+        """That of the last epochs."""
+        return [self.replacement, *(masking.replacement for _, masking in self.later)][-1]
+
+    def in_epoch(self, epoch: int) -> MaskingConfig:
+        """What is in force in an epoch, counted from 0."""
+        first = replace(self, from_epoch={})
+        return [first, *(masking for start, masking in self.later if start <= epoch)][-1]
 
     @property
     def shares(self) -> Replacement:
@@ -118,6 +157,7 @@ class MaskingConfig:
                 "tokens (in fine-tuning, they are masked in answers only): set masking.site=algorithm"
             )
         self._check_schedule()
+        self._check_epochs()
         if self.preset is not None:
             require_one_of("masking.preset", self.preset, ("official",))
             if self.site != "algorithm":
@@ -137,6 +177,23 @@ class MaskingConfig:
                     "masking.preset=official fixes the rule: leave masking.strategy, replacement, reversed_ratio, "
                     "mask_last, protected and scope unset"
                 )
+
+    def _check_epochs(self) -> None:
+        for number, change in self.from_epoch.items():
+            key = f"masking.from_epoch.{number}"
+            if not _EPOCH.fullmatch(number):
+                raise ConfigError(f"{key}: {number!r} is no epoch after the first: give its number, 1 or more")
+            if change.ratio is None and change.replacement is None:
+                raise ConfigError(f"{key} changes nothing: give its ratio or its replacement, or leave it out")
+            if change.ratio is not None:
+                require_ratio(f"{key}.ratio", change.ratio, remedy="The paper uses 0.15.")
+            if change.replacement is not None:
+                Replacement.parse(f"{key}.replacement", change.replacement)
+        if self.from_epoch and (self.schedule != "constant" or self.preset is not None):
+            other = f"preset={self.preset}" if self.preset is not None else f"schedule={self.schedule}"
+            raise ConfigError(
+                f"masking.from_epoch and masking.{other} both say what the masks are: leave one of them out"
+            )
 
     def _check_schedule(self) -> None:
         require_one_of("masking.schedule", self.schedule, ("constant", "linear", "cosine"))

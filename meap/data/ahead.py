@@ -35,24 +35,26 @@ class MaskAhead:
             sample_ids: Its id, and those of the rows that are expected to follow; negative ones stand for none.
             epoch: Epoch number, from 0.
         """
-        rule, own = self._rule, sample_ids[:1]
+        rule, own = self._rule.at(epoch), sample_ids[:1]
         if rule.depends_on_tokens:
             row_BT = input_ids_T[None]
             chosen_T = rule.choose(own, num_tokens=len(input_ids_T), epoch=epoch, input_ids_BT=row_BT)[0]
         else:
-            chosen_T = self._choice_of(sample_ids, epoch, len(input_ids_T))
+            chosen_T = self._choice_of(rule, sample_ids, epoch, len(input_ids_T))
         if not rule.shows_choice:
             return rule.replace(input_ids_T[None], chosen_T[None], own, epoch=epoch)[0], chosen_T
         masked_T = input_ids_T.copy()
         np.putmask(masked_T, chosen_T, rule.mask_id)
         return masked_T, chosen_T
 
-    def _choice_of(self, sample_ids: NDArray[np.int64], epoch: int, num_tokens: int) -> NDArray[np.bool_]:
+    def _choice_of(
+        self, rule: MaskRule, sample_ids: NDArray[np.int64], epoch: int, num_tokens: int
+    ) -> NDArray[np.bool_]:
         sample_id = int(sample_ids[0])
         drawn_for, choices = self._drawn
         if drawn_for != (epoch, num_tokens) or sample_id not in choices:
             sample_ids = sample_ids[sample_ids >= 0]
-            chosen_BT = self._rule.choose(sample_ids, num_tokens=num_tokens, epoch=epoch)
+            chosen_BT = rule.choose(sample_ids, num_tokens=num_tokens, epoch=epoch)
             choices = dict(zip(sample_ids.tolist(), chosen_BT, strict=True))
             self._drawn = (epoch, num_tokens), choices
         return choices[sample_id]

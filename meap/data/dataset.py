@@ -89,11 +89,12 @@ class StreamingMaskedDataset(CheckedDataset):
         inputs, labels = row[:-1], row[1:]
         chosen = None
         if self._masks is not None and self._rule is not None:
-            if self._rule.reversed_ratio:
-                both = self._rule.turn(inputs[None], labels[None], sample_ids[:1], epoch=self.epoch)
+            rule = self._rule.at(self.epoch)
+            if rule.reversed_ratio:
+                both = rule.turn(inputs[None], labels[None], sample_ids[:1], epoch=self.epoch)
                 inputs, labels = (each[0] for each in both)
             inputs, chosen = self._masks.apply(inputs, sample_ids, epoch=self.epoch)
-            chosen = None if self._rule.shows_choice else chosen
+            chosen = None if rule.shows_choice else chosen
         if not self._labels_are_shifted:
             inputs, labels = np.append(inputs, labels[-1]), np.insert(labels, 0, IGNORE_INDEX)
             chosen = None if chosen is None else np.append(chosen, False)

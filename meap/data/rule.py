@@ -21,6 +21,10 @@ def build_mask_rule(
         seed: Seed of the masks, in [0, 2**32).
         special_ids: Those of the tokenizer; only needed for `masking.replacement` with random tokens.
     """
+    later = tuple(
+        (first, build_mask_rule(masking, tokenizer, seed=seed, special_ids=special_ids))
+        for first, masking in config.later
+    )
     shares = config.shares
     assert special_ids or not shares.random
     assert tokenizer.direction_id is not None or not config.reversed_ratio
@@ -38,4 +42,5 @@ def build_mask_rule(
         special_ids=special_ids if shares.random else (),
         reversed_ratio=config.reversed_ratio,
         direction_id=tokenizer.direction_id if config.reversed_ratio else None,
+        later=later,
     )

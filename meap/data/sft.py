@@ -118,12 +118,13 @@ class StreamingSFTDataset(StreamingMaskedDataset):
         self._seq_len = seq_len
 
     def _compose(self, columns: Mapping[str, NDArray[Any]], sample_ids: NDArray[np.int64]) -> dict[str, Any]:
+        rule = self._rule.at(self.epoch) if self._rule is not None else None
         row = expand_row(
             columns,
             int(sample_ids[0]),
             seq_len=self._seq_len,
             sft=self._sft,
-            rule=self._rule,
+            rule=rule if rule is not None and rule.ratio > 0.0 else None,
             epoch=self.epoch,
         )
         if not self._labels_are_shifted:

@@ -223,7 +223,7 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
         DataError: The data cannot be read, or there is none.
     """
     remote, training = cfg.resolve_remote(), cfg.resolve_training()
-    masking, sft, seed = training.masking, training.sft, training.run.seed
+    masking, sft, seed = training.masking.in_epoch(cfg.epoch), training.sft, training.run.seed
     manifest = read_manifest(remote, cfg.split, key="remote")
     _require_kind(cfg, manifest, remote)
     # Rows one by one, in order: this decides how a sample is fetched, not what it is.

@@ -63,6 +63,7 @@ def mask_batch(
         >>> bool((masked["labels"] == batch["labels"]).all())
         True
     """
+    rule = rule.at(epoch)
     _check(batch, rule, scope)
     in_scope_BT = None
     if scope == "response":

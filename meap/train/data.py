@@ -95,7 +95,9 @@ def open_data(config: RecipeConfig, run: Run, *, kind: str) -> RunData:
         tokenizer,
         rule,
         timetable,
-        context=longest_segment(shards, config.sft, ratio=config.masking.ratio) if is_sft else config.data.seq_len,
+        context=longest_segment(shards, config.sft, ratio=config.masking.largest_ratio)
+        if is_sft
+        else config.data.seq_len,
         loader=build(
             config.data,
             shards,

@@ -72,7 +72,10 @@ def _method(config: RecipeConfig) -> str:
     else:
         ratio = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
     replacement = f", replacement {masking.replacement}" if masking.shares.mask < 1 else ""
-    return f"{ratio}{replacement}{reversed_rows}"
+    later = "".join(
+        f"; from epoch {first} on ratio {each.ratio:g}, replacement {each.replacement}" for first, each in masking.later
+    )
+    return f"{ratio}{replacement}{reversed_rows}{later}"
 
 
 def _rows(config: RecipeConfig, data: RunData) -> list[str]:

@@ -102,6 +102,9 @@ def test_a_resumed_epoch_continues_with_the_same_samples_and_masks(remote, tmp_p
         torch.testing.assert_close(resumed[key], values[40:], rtol=0, atol=0)
 
 
+RANDOM_LATER = MaskRule(300, 0.3, seed=17, random_share=1.0, num_ids=301, special_ids=(0, 1, 300))
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -112,6 +115,7 @@ def test_a_resumed_epoch_continues_with_the_same_samples_and_masks(remote, tmp_p
         {"random_share": 0.5, "keep_share": 0.2, "num_ids": 301, "special_ids": (0, 1, 300)},
         {"reversed_ratio": 0.5, "direction_id": 301},
         {"reversed_ratio": 0.5, "direction_id": 301, "ratio": 0.0},
+        {"later": ((1, RANDOM_LATER),), "ratio": 0.0},
         {"random_share": 0.5, "protected_ids": (7, 9), "num_ids": 301, "special_ids": (0, 1, 300)},
     ],
     ids=str,
@@ -120,7 +124,10 @@ def test_masks_are_those_of_their_address_wherever_reading_begins(remote, tmp_pa
     """They are drawn for many rows at once: neither which, nor a row read in between, may change one."""
     rule = MaskRule(**{"mask_id": tokenizer.mask_id, "ratio": 0.25, "seed": 17} | changed)
 
+    whole = rule
+
     def check(sample: dict[str, torch.Tensor], *, epoch: int) -> None:
+        rule = whole.at(epoch)
         number = int(sample["sample_id"])
         both = (each[None] for each in clean_rows[number])
         inputs, labels = rule.turn(*both, np.array([number]), epoch=epoch)

@@ -93,6 +93,17 @@ def test_random_and_kept_tokens_are_shown_as_they_are_read(kind, rows_remote, sf
     assert len(with_arrow) < len(marked)  # masked
 
 
+def test_an_epoch_is_shown_by_the_rule_that_is_in_force(rows_remote, open_split, tmp_path):
+    yaml = tmp_path / "later.yaml"
+    yaml.write_text("masking: {ratio: 0, from_epoch: {2: {ratio: 0.25, replacement: random}}}\n")
+    for epoch, expected in ((0, 0), (1, 0), (2, 16), (5, 16)):
+        data = open_split(rows_remote, f"training={yaml}", f"epoch={epoch}")
+        sample = data.sample(3)
+        assert (sample.num_masked, data.masking.ratio) == (expected, expected / 64)
+        assert (sample.parts[0].inputs != sample.parts[0].tokens).sum() == expected
+    assert open_split(rows_remote, f"training={yaml}", "epoch=5", "ratio=0.5").sample(3).num_masked == 32
+
+
 def test_reversed_rows_are_shown_as_they_are_read(rows_remote, open_split, capsys):
     data = open_split(rows_remote, "ratio=0.3", "reversed_ratio=0.5")
     samples = [data.sample(number) for number in range(12)]

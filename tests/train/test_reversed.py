@@ -46,6 +46,21 @@ def test_both_sites_give_the_same_run_with_any_replacement(train, run, tmp_path)
     assert len(ratios) == STEPS
 
 
+def test_a_plain_first_epoch_is_plain_and_later_ones_are_not(train, tmp_path):
+    """Epochs of eight steps, at both sites and resumed within the second."""
+    later = ("masking.from_epoch.1.ratio=0.4", "masking.from_epoch.1.replacement=random")
+    steps = ("train.max_duration=10ba", "checkpoint.interval=9ba", "masking.ratio=0")
+    first = train(tmp_path / "plain", *steps)
+    by_dataset = train(tmp_path / "dataset", *steps, *later)
+    assert by_dataset[:8] == first[:8]
+    assert by_dataset[8:] != first[8:]
+    assert train(tmp_path / "algorithm", *steps, *later, "masking.site=algorithm") == by_dataset
+    records = map(json.loads, (tmp_path / "dataset/metrics.jsonl").read_text().splitlines())
+    assert [record["masking/ratio"] for record in records if "masking/ratio" in record] == [0] * 8 + [6 / 16] * 2
+    CheckpointStore(str(tmp_path / "dataset/checkpoints")).withdraw(10)
+    assert train(tmp_path / "dataset", *steps, *later) == by_dataset
+
+
 def test_the_export_has_the_token_and_never_generates_it(run, small_config, tokenizer, monkeypatch):
     monkeypatch.chdir(run)
     export = runpy.run_path(str(ROOT / "recipes/export_hf.py"))["main"]
