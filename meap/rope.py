@@ -16,8 +16,17 @@ from meap.errors import CheckpointError
 __all__ = ["former_rope", "require_same_rope"]
 
 
-def former_rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of transformers 4 for version 5's `parameters`; config.json holds both."""
+def former_rope(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keys of transformers 4 for version 5's `parameters`; config.json holds both.
+
+    Where each kind of layer has its own (Gemma 3), version 4 has a name for the theta of sliding layers.
+    """
+    if not parameters:
+        return {}
+    if "rope_theta" not in parameters:
+        return former_rope(parameters["full_attention"]) | {
+            "rope_local_base_freq": parameters["sliding_attention"]["rope_theta"]
+        }
     scaling = {name: value for name, value in parameters.items() if name != "rope_theta"}
     is_plain = scaling.get("rope_type", "default") == "default"
     return {"rope_theta": parameters["rope_theta"], "rope_scaling": None if is_plain else scaling}

@@ -12,6 +12,7 @@ __all__ = [
     "LOG_NAME",
     "METRICS_NAME",
     "RESULTS_NAME",
+    "SAMPLES_NAME",
     "STARTS_NAME",
     "VERSIONS_NAME",
 ]
@@ -19,6 +20,8 @@ __all__ = [
 CONFIG_NAME: Final = "config.yaml"
 METRICS_NAME: Final = "metrics.jsonl"
 """A line per step."""
+SAMPLES_NAME: Final = "samples.jsonl"
+"""The model's answers to held-out prompts, a line each time."""
 LOG_NAME: Final = "log.txt"
 """What the console showed."""
 VERSIONS_NAME: Final = "versions.json"

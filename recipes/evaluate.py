@@ -108,7 +108,8 @@ def open_inputs(cfg: EvaluationConfig, tokenizer: Any) -> Iterator[tuple[Any, st
 
     remotes, fingerprint = cfg.perplexity.remote, tokenizer.fingerprint
     with open_heldout_rows(remotes, fingerprint=fingerprint, key="perplexity.remote") as heldout:
-        yield TaskInputs(cfg, tokenizer, LazyRows(heldout.num_rows, heldout.read), heldout.why_none), heldout.origin
+        rows = LazyRows(heldout.num_rows, heldout.read, heldout.source_of)
+        yield TaskInputs(cfg, tokenizer, rows, heldout.why_none), heldout.origin
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@
     python recipes/export_hf.py yamls/tiny.yaml export.checkpoint=runs/tiny/checkpoints/ba200.pt
     python recipes/export_hf.py yamls/sft_tiny.yaml export.keep_mask=false                # the base's own vocabulary
     python recipes/export_hf.py yamls/sft_qwen2.5_14b.yaml export.dtype=bf16              # half the size
+    python recipes/export_hf.py yamls/sft_llama3_8b_lora.yaml export.lora=adapter         # adapters alone, for peft
     python recipes/export_hf.py run.dir=/elsewhere/1b                                     # a run that was moved
     python recipes/export_hf.py yamls/1b.yaml checkpoint.folder=s3://bucket/1b export.out_dir=/models/meap-1b
 
 Reads a checkpoint, its record, which alone decides the architecture, and the tokenizer beside it: neither the run's
 data nor its base has to be there, and the run may have been moved. Where the tokenizer is lost, give tokenizer.name.
+Only of a run with adapters (LoRA) the base is read, from model.base.
 Writes <export.out_dir>: model.safetensors (several with an index, where there is more than <export.max_shard_size>),
 config.json, generation_config.json, the tokenizer (by default with its mask token), README.md and meap_export.json;
 loaded back and compared before it is moved into place, for which memory holds it twice in fp32.
@@ -32,10 +34,12 @@ def main(cfg: RecipeConfig) -> None:
         recorded_tokenizer,
         rows_without_mask,
     )
+    from meap.export.adapter import export_adapter
     from meap.export.hf import ExportSource, export_model, require_replaceable
     from meap.places.addresses import use_one_s3_endpoint
     from meap.train.attention import choose_attention
-    from meap.train.start import recorded_model
+    from meap.train.lora import adapters_of, merge_adapters
+    from meap.train.start import adapted_model, recorded_model, require_exportable
 
     use_one_s3_endpoint()
 
@@ -50,7 +54,13 @@ def main(cfg: RecipeConfig) -> None:
         checkpoint = read_checkpoint(path)
 
     # The model as it was trained, with its own attention: what the exported folder is compared with.
-    model = recorded_model(record.model, attention=choose_attention("sdpa", on_gpu=False, bf16=False))
+    attention = choose_attention("sdpa", on_gpu=False, bf16=False)
+    run = require_exportable(cfg, run, record.model)
+    as_adapter, adapted = cfg.export.lora == "adapter", record.model.base_fingerprint is not None
+    if adapted:
+        model = adapted_model(run, record.model, tokenizer, attention=attention, as_trained=not as_adapter)
+    else:
+        model = recorded_model(record.model, attention=attention)
     load_weights(model, checkpoint)
 
     source = ExportSource(
@@ -63,6 +73,25 @@ def main(cfg: RecipeConfig) -> None:
         reversed_ratio=run.masking.reversed_ratio,
         base=run.model.base,
     )
+    if as_adapter:
+        largest = export_adapter(
+            model.model,
+            *adapters_of(model),
+            tokenizer,
+            Path(out_dir),
+            source,
+            usage=record.model.usage,
+            with_mask=record.model.rows_without_mask is None,
+        )
+        print(
+            f"model       {model.num_trained:,} parameters of adapters, step {checkpoint.step}, for {run.model.base}\n"
+            f"verified    largest difference of a logit {largest:.1e} (peft beside the base against training's)\n"
+            f"written     {out_dir}",
+            flush=True,
+        )
+        return
+    if adapted:
+        merge_adapters(model)
     drop_mask_to = None if cfg.export.keep_mask else rows_without_mask(record)
     done = export_model(
         model.model,
@@ -78,7 +107,7 @@ def main(cfg: RecipeConfig) -> None:
     print(
         f"model       {done.parameters:,} parameters, step {checkpoint.step}\n"
         f"weights     {done.dtype}{rounding}\n"
-        f"verified    largest difference of a logit {done.max_abs_diff:.1e} (transformers' sdpa against training's)\n"
+        f"verified    largest difference of a logit {done.max_abs_diff:.1e} (transformers' own against training's)\n"
         f"written     {out_dir}",
         flush=True,
     )

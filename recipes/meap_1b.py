@@ -24,11 +24,12 @@ def main(cfg: RecipeConfig, *, dry_run: bool = False) -> None:
     with open_run(cfg, dry_run=dry_run) as run:  # first: Composer reads the rank variables at import
         from meap.manifest import ROWS
         from meap.train.algorithm import masking_algorithms
-        from meap.train.callbacks import LRMonitor, MaskingMonitor, Throughput
+        from meap.train.callbacks import LRMonitor, MaskingMonitor, Samples, Throughput
         from meap.train.data import open_data
-        from meap.train.start import start_model
+        from meap.train.start import require_exact_model, start_model
         from meap.train.trainer import build_trainer
 
+        require_exact_model(cfg)  # what packed rows are not exact for is refused before any data are read
         data = open_data(cfg, run, kind=ROWS)
         model = start_model(cfg, run, data)
         trainer = build_trainer(
@@ -40,6 +41,7 @@ def main(cfg: RecipeConfig, *, dry_run: bool = False) -> None:
             callbacks=[
                 MaskingMonitor(mask_id=data.rule.mask_id, interval=data.timetable.log_interval),
                 LRMonitor(),
+                Samples.of(cfg.train, data, model),
                 Throughput.of(cfg, run.machine, model, data.timetable),
             ],
         )

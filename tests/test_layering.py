@@ -67,6 +67,7 @@ THIRD_PARTY_HOMES = {
     "spacy": {"prep"},
     "torch": {"checkpoints", "data", "train", "export", "evals", "inspect", "generation", "environment"},
     "transformers": {"prep", "train", "export", "evals", "generation"},
+    "peft": {"train", "export"},
     "yaml": {"config"},
     "tokenizers": {"tokenizer", "prep"},
     "matplotlib": {"show"},

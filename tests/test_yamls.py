@@ -33,7 +33,7 @@ class Run:
     """What decides a training run of the paper; what is the same in all of them is `common` below."""
 
     model: tuple[int, ...] | str
-    """Sizes of a fresh model, or the base and, for a longer context, its theta."""
+    """Sizes of a fresh model, or its config.json; or the base and, for a longer context, its theta."""
     duration: str
     ratio: float
     span_length: int = 1
@@ -111,7 +111,9 @@ TOKENS = {1_907: 2e9, 4_768: 5e9, 10_000: 10e9, **{steps: budget * 1e9 for budge
 
 def run_of(config: RecipeConfig) -> Run:
     model, masking = config.model, config.masking
-    if model.base is None:
+    if model.config is not None:
+        described = model.config
+    elif model.base is None:
         described = (
             model.hidden_size,
             model.num_hidden_layers,
@@ -155,6 +157,8 @@ def test_every_yaml_is_a_run_of_the_paper_or_a_small_one(configs):
         "tiny",
         "tiny_long",
         "sft_tiny",
+        "qwen3_0.6b",
+        "sft_llama3_8b_lora",
         "train_cpu",
         "train_gpu",
     }
@@ -163,7 +167,7 @@ def test_every_yaml_is_a_run_of_the_paper_or_a_small_one(configs):
 
 def test_what_all_runs_of_the_paper_share(configs):
     for name, config in configs.items():
-        if "tiny" in name or name.startswith("train_") or "official" in name:
+        if "tiny" in name or name.startswith(("train_", "qwen3")) or "official" in name:
             continue
         optimizer, masking = config.optimizer, config.masking
         assert (optimizer.betas, optimizer.grad_clip_norm, config.scheduler.warmup_ratio) == ((0.9, 0.95), 1.0, 0.1)
@@ -177,7 +181,8 @@ def test_what_all_runs_of_the_paper_share(configs):
         assert (optimizer.weight_decay, config.scheduler.final_ratio) == ((0.01, 0.0) if is_sft else (0.05, 0.1))
         if is_sft:
             assert config.sft == SftConfig(layout="concat", loss="answer+masked", weighting="tokens")
-            assert config.train.sharding == ("full" if "14b" in name else "grad_op")
+            sharding = "none" if config.lora.rank else "full" if "14b" in name else "grad_op"
+            assert config.train.sharding == sharding
         if config.model.base is None:
             assert (config.model.rope_theta, config.model.rms_norm_eps, config.model.vocab_multiple) == (1e4, 1e-5, 64)
             steps = int(config.train.max_duration.removesuffix("ba"))

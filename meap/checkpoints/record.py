@@ -45,6 +45,10 @@ class ModelRecord:
     tokenizer: TokenizerRecord
     tokenizer_files: tuple[CheckpointFile, ...]
     """Shared by all checkpoints of the folder: ``tokenizer/tokenizer.json`` below it."""
+    base_fingerprint: str | None = None
+    """Of the frozen base that adapters stand beside and checkpoints leave out; None where they hold all weights."""
+    base_dtype: str = "fp32"
+    """What a frozen base was computed in, fp32 or bf16."""
     usage: Usage = field(default_factory=Usage)
     """How the model is prompted, and what ends its answers."""
 

@@ -16,6 +16,7 @@ from meap.config.evaluation import (
 from meap.config.judging import HallucinationConfig, JudgeConfig
 from meap.config.loading import flatten, from_values, load_config, load_resolved, save_config, to_values, to_yaml
 from meap.config.loggers import LoggersConfig
+from meap.config.lora import LoraConfig
 from meap.config.masking import MaskingConfig, SftConfig
 from meap.config.model import ModelConfig
 from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TextTokenizerConfig
@@ -45,6 +46,7 @@ __all__ = [
     "JudgeConfig",
     "LitpkdsPrepConfig",
     "LoggersConfig",
+    "LoraConfig",
     "MaskingConfig",
     "ModelConfig",
     "OptimizerConfig",

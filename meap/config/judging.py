@@ -34,6 +34,8 @@ class JudgeConfig:
     """Most tokens of a judgement, its explanation included."""
     timeout: float = 120.0
     """Seconds without data from the server after which a request fails; above 0."""
+    longest: float = 600.0
+    """Seconds after which a reply that is still arriving fails; at least `timeout`."""
     retries: int = 6
     """Retries of a request if the server is busy, fails or is silent."""
     backoff: float = 1.0
@@ -48,6 +50,7 @@ class JudgeConfig:
         require_at_least("judge.backoff", self.backoff, 0)
         if not self.timeout > 0:
             raise ConfigError(f"judge.timeout={self.timeout} is too small: it must be above 0 seconds")
+        require_at_least("judge.longest", self.longest, self.timeout)
         for key, price in (("input_price", self.input_price), ("output_price", self.output_price)):
             if price is not None:
                 require_at_least(f"judge.{key}", price, 0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from meap.config.data import DataConfig, TokenizerConfig
 from meap.config.loggers import LoggersConfig
+from meap.config.lora import LoraConfig
 from meap.config.masking import MaskingConfig, SftConfig
 from meap.config.model import ModelConfig
 from meap.config.sharding import spreading_modes
@@ -32,6 +33,7 @@ class RecipeConfig:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -44,4 +46,9 @@ class RecipeConfig:
             raise ConfigError(
                 f"checkpoint.state_dict=sharded needs sharded state, but train.sharding={self.train.sharding}: set "
                 f"train.sharding={spreading_modes()}, or checkpoint.state_dict=full"
+            )
+        if self.lora.rank and self.model.base is None:
+            raise ConfigError(
+                f"lora.rank={self.lora.rank} adapts a finished model, but model.base is not set: set it, or "
+                "lora.rank=0 to train fresh weights"
             )

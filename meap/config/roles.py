@@ -30,8 +30,9 @@ _ROLES: dict[Role, dict[str, str]] = {
         "final_ratio schedule_duration",
         "masking.from_epoch.<name>": "ratio replacement",
         "sft": "layout loss weighting min_answer_tokens",
-        "model": "base base_rope_theta hidden_size intermediate_size num_attention_heads num_key_value_heads "
+        "model": "base base_rope_theta config hidden_size intermediate_size num_attention_heads num_key_value_heads "
         "num_hidden_layers vocab_multiple rope_theta rms_norm_eps architecture head_dim tie_word_embeddings",
+        "lora": "rank alpha dropout target_modules use_rslora train_mask",
         "optimizer": "lr betas eps weight_decay decay_norms grad_clip_norm",
         "scheduler": "schedule decay_fraction decay_shape warmup_ratio warmup_duration final_ratio lead",
         "train": "global_batch_size branch_from",
@@ -47,14 +48,14 @@ _ROLES: dict[Role, dict[str, str]] = {
         "masking": "site",
         "model": "attention kernels",
         "train": "microbatch_size device log_interval sharding activation_checkpointing compile loss_chunks "
-        "eval_interval eval_batches dist_timeout deterministic",
+        "eval_interval eval_batches samples sample_tokens dist_timeout deterministic",
     },
     Role.PLACE: {
         "run": "name dir",
         "data": "cache_dir",
         "checkpoint": "folder interval keep state_dict autoresume",
         "loggers": " ".join(fields_of(LoggersConfig)),
-        "export": "checkpoint out_dir keep_mask dtype max_shard_size",
+        "export": "checkpoint out_dir keep_mask dtype max_shard_size lora",
     },
 }
 ROLES = {

@@ -146,6 +146,11 @@ class TrainConfig:
     eval_batches: int = 16
     """Most held-out rows measured each time, in batches of train.global_batch_size rows. A larger split is sampled
     evenly. Each row counts once, on any number of devices. 0 turns held-out loss off."""
+    samples: int = 3
+    """Held-out prompts that the model answers each time held-out loss is measured: conversations up to their first
+    scored answer, or first tokens of rows. In the log, the loggers and samples.jsonl; 0 turns them off."""
+    sample_tokens: int = 64
+    """Most tokens of such an answer, at least 1; half of the context is the most."""
     dist_timeout: float = 1800.0
     """Seconds after which ranks stop waiting for others; must exceed the upload time of a checkpoint."""
     deterministic: bool = False
@@ -166,6 +171,8 @@ class TrainConfig:
         require_at_least("train.global_batch_size", self.global_batch_size, 1)
         require_at_least("train.microbatch_size", self.microbatch_size, 1)
         require_at_least("train.eval_batches", self.eval_batches, 0)
+        require_at_least("train.samples", self.samples, 0)
+        require_at_least("train.sample_tokens", self.sample_tokens, 1)
         require_one_of("train.device", self.device, ("auto", "gpu", "cpu"))
         require_one_of("train.precision", self.precision, ("auto", "fp32", "amp_bf16"))
         require_one_of("train.sharding", self.sharding, tuple(SHARDINGS))
@@ -222,8 +229,12 @@ class ExportConfig:
     """Type of the stored weights: `fp32` as trained, or `bf16`, half the size."""
     max_shard_size: str = "5GB"
     """Largest file of weights, in KB, MB, GB or TB; a larger model has several files and an index."""
+    lora: str = "merge"
+    """Of a run with adapters: `merge` adds them to the base's weights; `adapter` writes them alone, for peft and the
+    base as it is, so without [MASK]."""
 
     def __post_init__(self) -> None:
+        require_one_of("export.lora", self.lora, ("merge", "adapter"))
         require_one_of("export.dtype", self.dtype, ("fp32", "bf16"))
         if not _FILE_SIZE.fullmatch(self.max_shard_size):
             raise ConfigError(f"export.max_shard_size={self.max_shard_size!r} is not a size: write for example 5GB")

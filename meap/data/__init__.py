@@ -7,6 +7,7 @@
 - `build_mask_rule` says what is masked, for the dataset or for the training process.
 - `build_loader` makes a torch DataLoader over `StreamingMaskedDataset`, `build_sft_loader` over `StreamingSFTDataset`.
 - `build_heldout_loader` reads held-out rows of either kind, each once on any number of ranks.
+- `read_prompts` takes prompts from them.
 - `open_heldout_rows` reads them by number, for evaluations.
 """
 
@@ -20,11 +21,13 @@ from meap.data.heldout import build_heldout_loader  # noqa: E402
 from meap.data.loader import RowLoader, build_loader, build_streams, shared_memory_bytes  # noqa: E402
 from meap.data.mixture import describe_epoch, plan_epoch  # noqa: E402
 from meap.data.opening import open_dataset  # noqa: E402
+from meap.data.prompts import Prompt, read_prompts  # noqa: E402
 from meap.data.rule import build_mask_rule  # noqa: E402
 from meap.data.sft import StreamingSFTDataset, build_sft_loader, collate_rows, longest_segment  # noqa: E402
 from meap.data.shards import Shards, open_heldout, open_shards, open_tokenizer  # noqa: E402
 
 __all__ = [
+    "Prompt",
     "RowLoader",
     "Shards",
     "StreamingMaskedDataset",
@@ -43,5 +46,6 @@ __all__ = [
     "open_shards",
     "open_tokenizer",
     "plan_epoch",
+    "read_prompts",
     "shared_memory_bytes",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from meap.config import DataConfig, StreamConfig
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.loader import build_streams
+from meap.data.ranks import gather_from_ranks
 from meap.data.shards import open_shards, read_manifest
 from meap.errors import DataError, MismatchError
 from meap.schema import TOKENS_COLUMN, VALIDATION_SPLIT
@@ -30,13 +34,15 @@ class HeldoutRows:
     """Returns row number ``i``; streams are mixed in proportion to their rows."""
     origin: str | None = None
     """Where the data are."""
+    source_of: Callable[[int], str] = lambda index: ""
+    """Returns the data set of row number ``i``."""
     why_none: str = ""
     """Why there are no rows, if there are none."""
 
     @classmethod
     def none(cls, why: str, origin: str | None = None) -> HeldoutRows:
         """No rows."""
-        return cls(0, lambda index: np.empty(0, np.int64), origin, why)
+        return cls(0, lambda index: np.empty(0, np.int64), origin, why_none=why)
 
 
 @contextmanager
@@ -68,12 +74,11 @@ def open_heldout_rows(remotes: Sequence[str], *, fingerprint: str, key: str) -> 
     if shards.tokenizer.fingerprint != fingerprint:
         yield HeldoutRows.none(without, shards.origin)
         return
-    # A cache of its own: a training run that is still going on owns the other one.
-    with tempfile.TemporaryDirectory(prefix="meap-eval-") as cache_dir:
+    with _open_cache() as cache_dir:
         dataset = StreamingMaskedDataset(
             rule=None,
             labels="shifted",
-            streams=build_streams(data, shards, Path(cache_dir)),
+            streams=build_streams(data, shards, cache_dir),
             batch_size=1,
             num_canonical_nodes=1,
             shuffle=False,
@@ -84,4 +89,23 @@ def open_heldout_rows(remotes: Sequence[str], *, fingerprint: str, key: str) -> 
         def read(index: int) -> NDArray[np.int64]:
             return dataset.stored_at(int(order[index]))[TOKENS_COLUMN].astype(np.int64)
 
-        yield HeldoutRows(shards.rows, read, shards.origin)
+        ends = np.cumsum([stream.manifest.rows for stream in shards.streams])
+
+        def source_of(index: int) -> str:
+            return shards.streams[int(np.searchsorted(ends, order[index], side="right"))].remote
+
+        yield HeldoutRows(shards.rows, read, shards.origin, source_of=source_of)
+
+
+@contextmanager
+def _open_cache() -> Iterator[Path]:
+    """A folder for downloaded shards, the same on all ranks; a training run that is still going on owns another one."""
+    name = gather_from_ranks(secrets.token_hex(8))[0]
+    folder = Path(tempfile.gettempdir(), f"meap-eval-{name}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        # The first rank of a machine reads no less than the others do.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            shutil.rmtree(folder, ignore_errors=True)

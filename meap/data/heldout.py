@@ -25,7 +25,7 @@ from meap.data.shared_memory import require_shared_memory
 from meap.manifest import CONVERSATIONS
 from meap.schema import IGNORE_INDEX
 
-__all__ = ["build_heldout_loader", "deal_rows"]
+__all__ = ["HeldoutBatches", "build_heldout_loader", "deal_rows"]
 
 
 def deal_rows(
@@ -107,7 +107,7 @@ def build_heldout_loader(
         f"reading the {shards.split} split beside that of training",
     )
     return RowLoader(
-        _Batches(dataset, batches, collate_rows if is_sft else default_collate),
+        HeldoutBatches(dataset, batches, collate_rows if is_sft else default_collate),
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=BATCHES_AHEAD if num_workers else None,
@@ -116,7 +116,7 @@ def build_heldout_loader(
     )
 
 
-class _Batches(IterableDataset[Any]):
+class HeldoutBatches(IterableDataset[Any]):
     """Batches of rows by number; loader workers take turns, so the order does not depend on how many there are.
 
     Iterable, as Composer demands torch's sampler for map-style data sets, which repeats rows to even out ranks.
@@ -128,7 +128,9 @@ class _Batches(IterableDataset[Any]):
         batches: list[list[tuple[int, bool]]],
         collate: Callable[[list[dict[str, Any]]], Any],
     ) -> None:
-        self._rows, self._batches, self._collate = rows, batches, collate
+        self.rows = rows
+        """All rows of the split, by number."""
+        self._batches, self._collate = batches, collate
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -137,12 +139,12 @@ class _Batches(IterableDataset[Any]):
         first, step = 0, 1
         if (worker := get_worker_info()) is not None:
             first, step = worker.id, worker.num_workers
-            self._rows.forget_connections()
+            self.rows.forget_connections()
         for batch in self._batches[first::step]:
             yield self._collate([self._sample(row, is_scored=is_scored) for row, is_scored in batch])
 
     def _sample(self, row: int, *, is_scored: bool) -> dict[str, Any]:
-        sample = self._rows[row]
+        sample = self.rows[row]
         if is_scored:
             return sample
         sample["labels"] = torch.full_like(sample["labels"], IGNORE_INDEX)

@@ -76,6 +76,9 @@ class StreamingSFTDataset(StreamingMaskedDataset):
     other columns unread. With `labels` of ``shifted`` the label at a position is the token that follows, with
     ``transformers`` the token at that position; rows have T positions in both.
 
+    Where `weighting` is ``rows``, the loss of a batch is ``(losses * batch["weights"]).sum() /
+    sum(batch["num_views"])``, over the views of all devices and of all parts of a step.
+
     A loop of one's own, with `model` a causal language model of transformers::
 
         import torch.nn.functional as F

@@ -9,7 +9,7 @@
     scoring        intervals and tests                 summary       responses -> rows of a table
     answers        overlap of response and answer      haystack      text that needles are put into
     runner         results.json                        comparison    two of them side by side
-    ranks          processes that share the work       tables, pictures, page
+    ranks          processes that share the work       tables, pictures, samples, page
     rows           files of questions and articles     articles      articles with reference summaries
     judge/         a language model scores summaries   dry_run       the size of an evaluation
     attention      weights, reduced layer by layer     decay         Table 10 from responses
@@ -21,4 +21,5 @@ its row in `tasks.TASKS`. Batches, ranks, resuming, intervals, tables and compar
 
 from meap.extras import require_packages
 
-require_packages("meap.evals", "jinja2", "matplotlib", "pyarrow", "rich", "torch", "transformers", extra="eval")
+_PACKAGES = ("jinja2", "matplotlib", "pyarrow", "rich", "scipy", "torch", "transformers")
+require_packages("meap.evals", *_PACKAGES, extra="eval")

@@ -17,6 +17,9 @@ from meap.evals.task import Example, Output, Response, Scores, TaskInputs
 
 __all__ = ["answer", "ask_all", "require_fit"]
 
+_KEPT_TOKENS = 200
+"""Tokens at the end of a prompt that are stored as text with its response."""
+
 
 def answer(examples: Sequence[Example], model: LanguageModel, inputs: TaskInputs) -> list[Output]:
     """The model's output for each example; all examples have the same `max_new_tokens` and `stop`."""
@@ -34,7 +37,8 @@ def answer(examples: Sequence[Example], model: LanguageModel, inputs: TaskInputs
         prompts = [example.prompt for example in examples]
         for place, ids in enumerate(model.generate(prompts, max_new_tokens=max_new_tokens, stop=stop)):
             text = inputs.tokenizer.decode(ids, skip_special_tokens=True)
-            texts[place] = text.split(stop, 1)[0] if stop else text
+            begun = text.lstrip()
+            texts[place] = text[: len(text) - len(begun)] + begun.split(stop, 1)[0] if stop else text
     return [Output(*each) for each in zip(texts, loglikelihoods, attention, strict=True)]
 
 
@@ -70,7 +74,7 @@ def ask_all(
     wrong = [example for example in share if example.positions > model.max_positions]
     if wrong:
         store.add(
-            [_response(example, hash_by_id[example.id], Output(), {}) | {"too_long": True} for example in wrong],
+            [_response(example, hash_by_id[example.id], Output(), {}, "") | {"too_long": True} for example in wrong],
             rank=rank,
         )
         share = share[len(wrong) :]
@@ -78,12 +82,15 @@ def ask_all(
     for batch in _batches(share, inputs.config.batch_size):
         started = time.perf_counter()
         outputs = answer(batch, model, inputs)
+        ends = inputs.tokenizer.full.decode_batch(
+            [example.prompt[-_KEPT_TOKENS:].tolist() for example in batch], skip_special_tokens=True
+        )
         seconds = (time.perf_counter() - started) / len(batch)
         store.add(
             [
-                _response(example, hash_by_id[example.id], output, score(example, output))
+                _response(example, hash_by_id[example.id], output, score(example, output), end)
                 | {"seconds": round(seconds, 4)}
-                for example, output in zip(batch, outputs, strict=True)
+                for example, output, end in zip(batch, outputs, ends, strict=True)
             ],
             rank=rank,
         )
@@ -115,15 +122,18 @@ def _batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Exam
             yield alike[start : start + batch_size]
 
 
-def _response(example: Example, prompt_hash: str, output: Output, scores: Scores) -> Response:
+def _response(example: Example, prompt_hash: str, output: Output, scores: Scores, asked: str) -> Response:
     return {
         "id": example.id,
         "prompt_sha256": prompt_hash,
         "control": example.control,
+        "cluster": example.cluster or example.id,
         **example.facts,
         "answers": list(example.answers),
         "prompt_tokens": len(example.prompt) or example.positions,
+        "asked": asked,
         "text": output.text,
+        "right": example.right,
         "loglikelihoods": list(output.sums),
         **scores,
         "seconds": 0.0,

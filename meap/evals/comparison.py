@@ -1,8 +1,8 @@
 """Two evaluations side by side: the paper's tables with differences and their significance.
 
-Results whose prompts differ are refused. Differences are paired by example: McNemar's exact test where responses are
-right or wrong, paired bootstrap elsewhere and for means over rows. Many rows mean many tests: one in twenty is below
-0.05 by chance.
+Results whose prompts differ are refused. Both models' values, their difference and its test are of the same examples,
+paired by question (`meap.evals.scoring`). Many rows mean many tests: of twenty on equal models one has p below 0.05 by
+chance. Beside p is what Holm's correction for the tests of a table makes of it, and the star goes by that.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from meap.errors import ConfigError, DataError, MismatchError
 from meap.evals.pictures import draw_comparison, panel
 from meap.evals.responses import read_responses
 from meap.evals.runner import read_results
-from meap.evals.scoring import Group, paired_difference
+from meap.evals.scoring import Group, estimate, holm, paired_difference
 from meap.evals.summary import group_responses, select
-from meap.evals.tables import row_label, shown
+from meap.evals.tables import row_label, shown, shown_interval
 from meap.evals.task import Response
 from meap.evals.tasks import TASKS
 from meap.places.whole import write_whole
@@ -30,15 +30,21 @@ __all__ = [
     "SIGNIFICANCE",
     "compare",
     "comparison_lines",
-    "contrast_lines",
+    "contrast_tables",
     "folders_to_compare",
     "picture_of",
     "print_comparison",
     "short_names",
 ]
 
-SIGNIFICANCE = "* p < 0.05: McNemar's exact test by row, paired bootstrap for means and for scores that are not binary"
-"""Meaning of the star in a table."""
+SIGNIFICANCE = (
+    "Both values, and their difference, are those of the examples that both models have. p is that of an exact "
+    "sign-flip test by question (McNemar's, if answers are right or wrong), or of a paired t-test by question if there "
+    "are too many different differences. Each line is a test: of twenty tests of equal models one has p < 0.05 by "
+    "chance. p (Holm) is p after Holm's correction for the tests of its table, and * marks those below 0.05. Nothing "
+    "corrects for several tables."
+)
+"""Meaning of p and of the star in a table."""
 
 
 def folders_to_compare(asked: str) -> list[Path]:
@@ -120,15 +126,15 @@ def print_comparison(found: Mapping[str, Any]) -> None:
     for name, numbers in found["tasks"].items():
         print(f"\n{numbers['title']} ({name}): {numbers['metrics'][numbers['headline']]['label']}")
         print("\n".join(align(comparison_lines(numbers, names))))
-        if further := contrast_lines(name, numbers, names):
+        for further in contrast_tables(name, numbers, names):
             print("\n" + "\n".join(align(further)))
     print(f"\n{SIGNIFICANCE}")
     if found["partial"]:
         print("partial: not all examples were asked (limit)")
 
 
-def contrast_lines(name: str, numbers: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Lines with a header that the comparison of a task adds to its table; empty if it adds none.
+def contrast_tables(name: str, numbers: Mapping[str, Any], names: Sequence[str]) -> list[list[tuple[str, ...]]]:
+    """Tables, each with a header, that the comparison of a task adds to its own.
 
     Args:
         name: Name of the task.
@@ -136,7 +142,7 @@ def contrast_lines(name: str, numbers: Mapping[str, Any], names: Sequence[str]) 
         names: Names of the models.
     """
     contrast = TASKS[name].contrast
-    return contrast.lines({**numbers, "models": names}) if contrast else []
+    return contrast.tables({**numbers, "models": names}) if contrast else []
 
 
 def comparison_lines(numbers: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -147,7 +153,9 @@ def comparison_lines(numbers: Mapping[str, Any], names: Sequence[str]) -> list[t
         names: Names of the models.
     """
     chosen = numbers["headline"]
-    lines: list[tuple[str, ...]] = [("", *names, "difference", "95 % interval", "relative", "p", "n")]
+    lines: list[tuple[str, ...]] = [
+        ("", *names, "difference", "95 % interval", "relative", "p", "p (Holm)", "n", "questions")
+    ]
     if len(numbers["rows"]) > 1:
         lines += [
             _line(row_label(row), numbers["metrics"][chosen], row["metrics"][chosen])
@@ -195,20 +203,18 @@ def _compare_task(
         if not pairs:
             continue
         groups = [[pair[place] for pair in pairs] for place in (0, 1)]
-        about = {key: metric[key] for key in ("label", "binary", "higher_is_better", "chance")}
-        metrics[name] = about | _compare_groups(groups[0], groups[1], metric, metric, second["metrics"][name])
+        about = {key: metric[key] for key in ("label", "higher_is_better", "chance")}
+        metrics[name] = about | _compare_groups(*groups, bounded=metric["bounded"])
     rows: list[dict[str, Any]] = []
     for place, (by, control, _) in enumerate(rows_by_model[0]):
         row: dict[str, Any] = {"by": by, "control": control, "metrics": {}}
-        for name, estimates in first["rows"][place]["metrics"].items():
-            if name not in metrics:
-                continue
-            metric, of_other = first["metrics"][name], rows_by_model[1][place][2]
-            if (pair := _pair(rows_by_model[0][place][2], of_other, name, metric["weight"])) is not None:
-                row["metrics"][name] = _compare_groups(
-                    [pair[0]], [pair[1]], metric, estimates, second["rows"][place]["metrics"][name]
-                )
+        for name in metrics:
+            metric = first["metrics"][name]
+            of_one, of_other = (model_rows[place][2] for model_rows in rows_by_model)
+            if (pair := _pair(of_one, of_other, name, metric["weight"])) is not None:
+                row["metrics"][name] = _compare_groups([pair[0]], [pair[1]], bounded=metric["bounded"])
         rows.append(row)
+    _correct([*(row["metrics"].get(next(iter(metrics))) for row in rows if len(rows) > 1), *metrics.values()])
     contrast = TASKS[task].contrast
     return {
         "title": first["title"],
@@ -235,34 +241,36 @@ def _pair(
     return None if one is None or other is None else (one, other)
 
 
-def _compare_groups(
-    first: Sequence[Group],
-    second: Sequence[Group],
-    metric: Mapping[str, Any],
-    estimate_of_first: Mapping[str, Any],
-    estimate_of_second: Mapping[str, Any],
-) -> dict[str, Any]:
-    found = paired_difference(first, second, binary=metric["binary"])
-    kept = ("value", "low", "high", "n")
+def _compare_groups(first: Sequence[Group], second: Sequence[Group], *, bounded: bool) -> dict[str, Any]:
+    found = paired_difference(first, second, bounded=bounded)
+    before, after = (estimate(groups, bounded=bounded) for groups in (first, second))
     return {
-        "first": {key: estimate_of_first[key] for key in kept},
-        "second": {key: estimate_of_second[key] for key in kept},
+        "first": asdict(before),
+        "second": asdict(after),
         "difference": asdict(found),
-        "relative": found.value / estimate_of_first["value"] if estimate_of_first["value"] else None,
+        "relative": found.value / before.value if before.value else None,
     }
+
+
+def _correct(tests: Sequence[dict[str, Any] | None]) -> None:
+    """Add Holm's correction for the tests of a table to each of them."""
+    differences = [each["difference"] for each in tests if each is not None]
+    for difference, p in zip(differences, holm([each["p"] for each in differences]), strict=True):
+        difference["p_holm"] = p
 
 
 def _line(label: str, metric: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
     difference = found["difference"]
-    interval = f"[{shown(metric, difference['low'], sign=True)}, {shown(metric, difference['high'], sign=True)}]"
     relative = "" if found["relative"] is None else f"{100 * found['relative']:+.1f} %"
     return (
         label,
         shown(metric, found["first"]["value"]),
         shown(metric, found["second"]["value"]),
         shown(metric, difference["value"], sign=True),
-        interval,
+        shown_interval(metric, difference, sign=True),
         relative,
-        f"{difference['p']:.3g}{'*' if difference['p'] < 0.05 else ' '}",
+        f"{difference['p']:.3g}",
+        f"{difference['p_holm']:.3g}{'*' if difference['p_holm'] < 0.05 else ' '}",
         f"{found['first']['n']:,}",
+        f"{found['first']['clusters']:,}",
     )

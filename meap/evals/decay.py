@@ -6,8 +6,9 @@ the score S at masked positions and the variance V over the others, for the clea
     decay               1 - mean S after / mean S before     t of S after - S before: negative for a decay
     variance increase   mean V after / mean V before - 1     t of V after - V before; both are paired
 
-Before and after are two of the four combinations of model and input. The paper's is one diagonal, NTP on X_N against
-MEAP on X_M, in which both change at once; the other pairs separate them (`PAIRS`).
+Before and after are two of the four combinations of model and input (`READ`). The paper's is one diagonal, NTP on X_N
+against MEAP on X_M, in which both change at once: masks change the attention of a model that never saw one, too, so the
+diagonal alone says nothing about training. The other pairs separate them (`PAIRS`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap.errors import MismatchError
-from meap.extras import require_packages
+from meap.evals.scoring import Group, estimate, quantile_of_t, student_t
 
-__all__ = ["HEADLINE", "PAIRS", "Change", "change", "decay_between", "decay_within", "key", "paired_t", "welch_t"]
+__all__ = [
+    "HEADLINE",
+    "PAIRS",
+    "READ",
+    "Change",
+    "change",
+    "decay_between",
+    "decay_within",
+    "key",
+    "paired_t",
+    "welch_t",
+]
 
 HEADLINE = "received_mean"
 """The default variant."""
+
+READ = ((0, "clean"), (0, "masked"), (1, "clean"), (1, "masked"))
+"""Which model reads which input."""
 
 PAIRS: dict[str, tuple[tuple[int, str], tuple[int, str]]] = {
     "paper": ((0, "clean"), (1, "masked")),
@@ -37,9 +52,6 @@ PAIRS: dict[str, tuple[tuple[int, str], tuple[int, str]]] = {
 }
 """Before and after: which model and which input."""
 
-_DRAWS = 2000
-_DRAWN_AT_ONCE = 1 << 22
-
 
 @dataclass(frozen=True)
 class Change:
@@ -48,7 +60,7 @@ class Change:
     value: float | None
     """None if the mean before is 0."""
     low: float | None
-    """95 % interval of the paired bootstrap over sequences."""
+    """95 % interval over sequences; None if there is only one, or if the mean before may be 0."""
     high: float | None
     t: float | None
     """Of the paired differences, after less before; None if they are all equal, or if there is only one."""
@@ -72,7 +84,8 @@ def paired_t(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[f
     """t, degrees of freedom and two-sided p of paired differences."""
     differences = after - before
     n = len(differences)
-    return _t(float(differences.mean()), float(differences.var(ddof=1) / n) if n > 1 else 0.0, n - 1)
+    t, p = student_t(float(differences.mean()), float(differences.var(ddof=1) / n) if n > 1 else 0.0, n - 1)
+    return t, n - 1, p
 
 
 def welch_t(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float | None, float, float | None]:
@@ -83,43 +96,56 @@ def welch_t(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[fl
     errors = [float(each.var(ddof=1) / n) for each in (before, after)]
     squares = sum(each**2 for each in errors)
     df = (n - 1) * sum(errors) ** 2 / squares if squares else 0.0
-    return _t(float(after.mean() - before.mean()), sum(errors), df)
+    t, p = student_t(float(after.mean() - before.mean()), sum(errors), df)
+    return t, df, p
 
 
-def change(before: NDArray[np.float64], after: NDArray[np.float64], *, sign: int = 1, seed: int = 0) -> Change:
+def change(before: NDArray[np.float64], after: NDArray[np.float64], *, sign: int = 1) -> Change:
     """How much the mean over sequences changed.
 
     Args:
         before: Values by sequence.
         after: Values of the same sequences.
         sign: -1 counts a decrease as positive; t keeps its sign.
-        seed: Seed of the bootstrap.
     """
     t, df, p = paired_t(before, after)
     mean = float(before.mean())
     if mean == 0:
         return Change(None, None, None, t, df, p)
-    drawn_before, drawn_after = _redrawn(np.stack([before, after], 1), seed).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = sign * (drawn_after / drawn_before - 1)
-    low, high = (float(each) for each in np.quantile(drawn[np.isfinite(drawn)], (0.025, 0.975)))
-    return Change(sign * (float(after.mean()) / mean - 1) + 0.0, low, high, t, df, p)  # + 0.0: no -0
+    limits = sorted(sign * (ratio - 1) + 0.0 for ratio in _fieller(before, after))  # + 0.0: no -0
+    low, high = limits or (None, None)
+    return Change(sign * (float(after.mean()) / mean - 1) + 0.0, low, high, t, df, p)
 
 
-def decay_between(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], *, seed: int = 0
-) -> dict[str, Any]:
+def _fieller(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, ...]:
+    """95 % limits of the ratio of two means over the same sequences (Fieller 1954); empty if they are not finite.
+
+    They are the ratios r for which the mean of ``after - r * before`` does not differ from 0 by the t-test.
+    """
+    n = len(before)
+    if n < 2:
+        return ()
+    x, y = float(before.mean()), float(after.mean())
+    (vx, cov), (_, vy) = np.cov(before, after) * (quantile_of_t(n - 1) ** 2 / n)
+    a, b, c = x * x - vx, x * y - cov, y * y - vy
+    if a <= 0:
+        return ()  # the mean before may be 0
+    root = math.sqrt(max(0.0, b * b - a * c))
+    return (b - root) / a, (b + root) / a
+
+
+def decay_between(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Table 10 with further pairs and definitions, from the responses of two models.
 
     Args:
         first: Responses of the control, NTP.
         second: Responses of the method, MEAP, on the same sequences with the same masks; in any order.
-        seed: Seed of the bootstrap.
 
     Returns:
         ``lengths``: for each length of sequences ``length``, ``n``, and
+        ``read``: in the order of `READ`, ``score`` and ``variance``, each the fields of an `Estimate`;
         ``pairs``: by the names of `PAIRS`, ``decay`` and ``variance_increase``, each the fields of a `Change`;
-        ``variants``: the paper's pair by the other definitions of S and V; ``layers``: the paper's pair in each layer;
+        ``variants``: the pairs by the other definitions of S and V; ``layers``: the paper's pair in each layer;
         ``further``: the paper's pair by mean of ratios, pooled variance, and Welch's t.
 
     Raises:
@@ -136,36 +162,36 @@ def decay_between(
     for length in sorted({response["length"] for response in first}):
         names = [name for name, response in by_id[0].items() if response["length"] == length]
         columns = [_columns([responses[name] for name in names]) for responses in by_id]
-        pairs = {
-            name: _changes(columns[before[0]], columns[after[0]], HEADLINE, (before[1], after[1]), seed)
-            for name, (before, after) in PAIRS.items()
-        }
-        variants = {
-            variant: _changes(columns[0], columns[1], variant, ("clean", "masked"), seed)
-            for variant in _variants(columns[0])
-            if variant != HEADLINE and not variant.startswith("layer_")
+        by_variant = {
+            variant: {
+                name: _changes(columns[before[0]], columns[after[0]], variant, (before[1], after[1]))
+                for name, (before, after) in PAIRS.items()
+            }
+            for variant in _definitions(columns[0])
         }
         found.append(
             {
                 "length": length,
                 "n": len(names),
-                "pairs": pairs,
-                "variants": variants,
-                "layers": _layers(columns[0], columns[1], seed),
+                "read": [_read(columns[model], view) for model, view in READ],
+                "pairs": by_variant.pop(HEADLINE),
+                "variants": by_variant,
+                "layers": _layers(columns[0], columns[1]),
                 "further": _further(columns[0], columns[1]),
             }
         )
     return {"lengths": found}
 
 
-def decay_within(responses: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
-    """What masking changes in one model: ``lengths``, each with ``decay``, ``variance_increase`` and ``layers``."""
+def decay_within(responses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What masking changes in one model: ``lengths``, each with ``read`` of both inputs and the fields of a pair."""
     found: list[dict[str, Any]] = []
     for length in sorted({response["length"] for response in responses}):
         columns = _columns([response for response in responses if response["length"] == length])
         about = {"length": length, "n": len(next(iter(columns.values())))}
-        changes = _changes(columns, columns, HEADLINE, ("clean", "masked"), seed)
-        found.append(about | changes | {"layers": _layers(columns, columns, seed)})
+        by_variant = {name: _changes(columns, columns, name, ("clean", "masked")) for name in _definitions(columns)}
+        more = {"read": [_read(columns, view) for view in ("clean", "masked")], "layers": _layers(columns, columns)}
+        found.append(about | by_variant.pop(HEADLINE) | {"variants": by_variant} | more)
     return {"lengths": found}
 
 
@@ -184,23 +210,37 @@ def _variants(columns: _Columns) -> list[str]:
     return [name.removesuffix(end) for name in columns if name.endswith(end)]
 
 
-def _changes(before: _Columns, after: _Columns, variant: str, views: tuple[str, str], seed: int) -> dict[str, Any]:
+def _definitions(columns: _Columns) -> list[str]:
+    """Names of the definitions of S and V, the headline first."""
+    names = [name for name in _variants(columns) if not name.startswith("layer_")]
+    return sorted(names, key=lambda name: name != HEADLINE)
+
+
+def _read(columns: _Columns, view: str) -> dict[str, Any]:
+    """S and V of one model on one input."""
+    return {
+        quantity: asdict(estimate([Group(columns[key(HEADLINE, quantity, view)])]))
+        for quantity in ("score", "variance")
+    }
+
+
+def _changes(before: _Columns, after: _Columns, variant: str, views: tuple[str, str]) -> dict[str, Any]:
     score, variance = (
         (before[key(variant, quantity, views[0])], after[key(variant, quantity, views[1])])
         for quantity in ("score", "variance")
     )
     return {
-        "decay": asdict(change(*score, sign=-1, seed=seed)),
-        "variance_increase": asdict(change(*variance, seed=seed)),
+        "decay": asdict(change(*score, sign=-1)),
+        "variance_increase": asdict(change(*variance)),
     }
 
 
-def _layers(before: _Columns, after: _Columns, seed: int) -> list[dict[str, Any]]:
+def _layers(before: _Columns, after: _Columns) -> list[dict[str, Any]]:
     variants = [variant for variant in _variants(before) if variant.startswith("layer_")]
     # Two models may differ in depth: layers that only one has are not compared.
     shared = [variant for variant in variants if key(variant, "score", "masked") in after]
     return [
-        {"layer": int(variant.removeprefix("layer_"))} | _changes(before, after, variant, ("clean", "masked"), seed)
+        {"layer": int(variant.removeprefix("layer_"))} | _changes(before, after, variant, ("clean", "masked"))
         for variant in sorted(shared, key=lambda name: int(name.removeprefix("layer_")))
     ]
 
@@ -221,25 +261,3 @@ def _further(before: _Columns, after: _Columns) -> dict[str, Any]:
         "decay_welch": dict(zip(("t", "df", "p"), welch_t(score_before, score_after), strict=True)),
         "variance_increase_welch": dict(zip(("t", "df", "p"), welch_t(variance_before, variance_after), strict=True)),
     }
-
-
-def _t(difference: float, squared_error: float, df: float) -> tuple[float | None, float, float | None]:
-    if squared_error == 0:
-        return None, df, None
-    require_packages("tasks=attention_decay", "scipy", extra="eval")
-    from scipy.special import stdtr
-
-    t = difference / math.sqrt(squared_error)
-    return t, df, 2 * float(stdtr(df, -abs(t)))
-
-
-def _redrawn(columns: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Means of the columns (number of sequences, columns) over `_DRAWS` bootstrap samples of rows."""
-    n = len(columns)
-    rng = np.random.default_rng(seed)
-    step = max(1, _DRAWN_AT_ONCE // n)
-    parts: list[NDArray[np.float64]] = []
-    for start in range(0, _DRAWS, step):
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(step, _DRAWS - start))
-        parts.append(counts @ columns / n)
-    return np.concatenate(parts)

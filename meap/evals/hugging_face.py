@@ -312,7 +312,7 @@ class HuggingFaceLM:
         if token_id in self._ends:
             return True
         ids.append(token_id)
-        return bool(stop) and stop in self.tokenizer.decode(ids)
+        return bool(stop) and stop in self.tokenizer.decode(ids).lstrip()
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Batches of indices, longest first: little padding, and a lack of memory shows at once."""

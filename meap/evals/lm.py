@@ -72,7 +72,8 @@ class LanguageModel(Protocol):
             prompts: Token ids, of any lengths of at least 1.
             max_new_tokens: Most tokens to generate; a continuation ends before the end-of-text token,
                 or another that ends the model's answers.
-            stop: A continuation ends with the token that completes this text; empty: no such text.
+            stop: A continuation ends with the token that completes this text, once anything but spaces and newlines
+                precedes it; empty: no such text.
         """
         ...
 

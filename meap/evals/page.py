@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from meap.config import flatten
-from meap.evals.comparison import SIGNIFICANCE, comparison_lines, contrast_lines, picture_of, short_names
+from meap.evals.comparison import SIGNIFICANCE, comparison_lines, contrast_tables, picture_of, short_names
 from meap.evals.pictures import panel
+from meap.evals.responses import read_responses
 from meap.evals.runner import read_results
-from meap.evals.tables import headline_of, notes_of, shown, task_lines
+from meap.evals.samples import choose_samples
+from meap.evals.tables import ESTIMATE_HEADER, estimate_cells, headline_of, notes_of, shown, task_lines, unit_of
+from meap.evals.task import Response
 from meap.evals.tasks import TASKS
 from meap.places.whole import write_whole
 from meap.show.figures import draw_svg
@@ -26,7 +29,9 @@ _PARTIAL = "partial: not all examples were asked (limit)"
 
 def write_results_page(folder: Path) -> None:
     """Write the page of the results in `folder` beside them."""
-    write_whole(folder / PAGE_NAME, render_results(read_results(folder)), several_writers=True)
+    results = read_results(folder)
+    responses = {name: read_responses(folder, name) for name in results["tasks"]}
+    write_whole(folder / PAGE_NAME, render_results(results, responses), several_writers=True)
 
 
 def write_comparison_page(found: Mapping[str, Any], folder: Path) -> None:
@@ -35,11 +40,12 @@ def write_comparison_page(found: Mapping[str, Any], folder: Path) -> None:
     write_whole(folder / PAGE_NAME, render_comparison(found, results), several_writers=True)
 
 
-def render_results(results: Mapping[str, Any]) -> str:
+def render_results(results: Mapping[str, Any], responses: Mapping[str, Sequence[Response]]) -> str:
     """The page of an evaluation as text.
 
     Args:
         results: Content of results.json.
+        responses: Responses of its tasks, by name.
     """
     remarks = [_PARTIAL] if results["partial"] else []
     remarks += [f"skipped {name}: {reason}" for name, reason in results["skipped"].items()]
@@ -47,9 +53,10 @@ def render_results(results: Mapping[str, Any]) -> str:
         {
             "title": numbers["title"],
             "about": f"{name}: {headline_of(numbers)}",
-            "tables": [task_lines(numbers)],
+            "tables": [task_lines(numbers), *numbers["tables"]],
             "notes": notes_of(numbers),
             "picture": draw_svg(panel(TASKS[name].draw, numbers)),
+            "samples": choose_samples(numbers, responses[name]),
         }
         for name, numbers in results["tasks"].items()
     ]
@@ -80,13 +87,14 @@ def render_comparison(found: Mapping[str, Any], results: Sequence[Mapping[str, A
         {
             "title": numbers["title"],
             "about": f"{task}: {numbers['metrics'][numbers['headline']]['label']}",
-            "tables": list(filter(None, (comparison_lines(numbers, names), contrast_lines(task, numbers, names)))),
+            "tables": [comparison_lines(numbers, names), *contrast_tables(task, numbers, names)],
             "notes": [
                 f"{name}: {note}"
                 for name, each in zip(names, results, strict=True)
                 for note in notes_of(each["tasks"][task])
             ],
             "picture": draw_svg(picture_of(found, task)),
+            "samples": [],
         }
         for task, numbers in found["tasks"].items()
     ]
@@ -102,13 +110,12 @@ def render_comparison(found: Mapping[str, Any], results: Sequence[Mapping[str, A
 
 
 def _overview(results: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    yield "", "value", "95 % interval", "n", "chance"
+    yield *ESTIMATE_HEADER, "chance"
     for numbers in results["tasks"].values():
         metric = numbers["metrics"][numbers["headline"]]
-        interval = f"[{shown(metric, metric['low'])}, {shown(metric, metric['high'])}]"
         chance = "" if metric["chance"] is None else shown(metric, metric["chance"])
-        label = f"{numbers['title']}: {metric['label']}"
-        yield label, shown(metric, metric["value"]), interval, f"{metric['n']:,}", chance
+        label = ", ".join(filter(None, (f"{numbers['title']}: {metric['label']}", unit_of(metric))))
+        yield label, *estimate_cells(metric, metric), chance
 
 
 def _origin(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ too. Here a pair of runs that differ only in the way they were trained counts as
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import numpy as np
 
 from meap.evals.decay import HEADLINE, key
 from meap.evals.runner import read_results
-from meap.extras import require_packages
+from meap.evals.scoring import Estimate, Group, estimate, paired_difference
 from meap.show.figures import COLOURS, FAINT
+from meap.show.intervals import draw_interval_points
 from meap.show.tables import align
 from meap.synthetic import NUM_CANDIDATES
 
@@ -25,16 +25,11 @@ __all__ = [
     "MEASURES",
     "ArmsRow",
     "Measure",
-    "SeedEstimate",
     "compare_arms",
     "draw_arms",
-    "mean_over_seeds",
     "measure_run",
-    "sign_flip",
     "table_of_arms",
 ]
-
-_MOST_FLIPS = 1 << 16
 
 _Runs = Sequence[Mapping[str, float]]
 
@@ -59,20 +54,15 @@ MEASURES = (
     Measure("generation", "retrieval, generation"),
     Measure("loss", "held-out loss", percent=False),
     Measure("answer", "attention on the answer"),
-    Measure("masked", "attention received where masked", percent=False),
-    Measure("elsewhere", "its variance elsewhere, 1e-6", percent=False),
+    Measure("masked", "attention where masked, NTP on X_N and MEAP on X_M (paper)", percent=False),
+    Measure("masked_clean", "attention where masked, both on X_N", percent=False),
+    Measure("masked_masked", "attention where masked, both on X_M", percent=False),
+    Measure("elsewhere", "its variance elsewhere, 1e-6, NTP on X_N and MEAP on X_M (paper)", percent=False),
+    Measure("elsewhere_clean", "its variance elsewhere, 1e-6, both on X_N", percent=False),
+    Measure("elsewhere_masked", "its variance elsewhere, 1e-6, both on X_M", percent=False),
 )
-"""The measures. Attention where masked is that of Table 10: the control reads clean text, the method masked text."""
-
-
-@dataclass(frozen=True)
-class SeedEstimate:
-    """A mean over seeds with its 95 % interval (Student's t, n - 1 degrees of freedom)."""
-
-    value: float
-    low: float
-    high: float
-    n: int
+"""The measures. In the paper's pair the control reads clean text (X_N) and the method masked text (X_M), so that model
+and input change at once; on the same text only the model does."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +72,11 @@ class ArmsRow:
     measure: Measure
     values: tuple[tuple[float, ...], tuple[float, ...]]
     """Values of every run, by arm; runs at the same index are a pair."""
-    means: tuple[SeedEstimate, SeedEstimate]
-    difference: SeedEstimate
+    means: tuple[Estimate, Estimate]
+    difference: Estimate
     """Second arm less first, over pairs."""
     p: float
-    """From `sign_flip`."""
+    """From `paired_difference`: exact, up to 16 pairs."""
 
 
 def measure_run(eval_dir: Path) -> dict[str, float]:
@@ -107,45 +97,12 @@ def measure_run(eval_dir: Path) -> dict[str, float]:
         "generation": value("record_retrieval", "generation"),
         "loss": value("perplexity", "loss"),
         "answer": value("attention_segments", "sum_answer"),
-        "masked": value("attention_decay", key(HEADLINE, "score", view)),
-        "elsewhere": 1e6 * value("attention_decay", key(HEADLINE, "variance", view)),
+        **{
+            name + (f"_{each}" if each else ""): scale * value("attention_decay", key(HEADLINE, quantity, each or view))
+            for name, quantity, scale in (("masked", "score", 1), ("elsewhere", "variance", 1e6))
+            for each in ("", "clean", "masked")
+        },
     }
-
-
-def mean_over_seeds(values: Sequence[float]) -> SeedEstimate:
-    """Mean and interval of independent numbers.
-
-    Args:
-        values: One per seed, at least 2.
-    """
-    require_packages("the table of a proof", "scipy", extra="eval")
-    from scipy.special import stdtrit
-
-    numbers = np.asarray(values, np.float64)
-    n = len(numbers)
-    half = float(stdtrit(n - 1, 0.975) * numbers.std(ddof=1) / np.sqrt(n))
-    mean = float(numbers.mean())
-    return SeedEstimate(mean, mean - half, mean + half, n)
-
-
-def sign_flip(differences: Sequence[float]) -> float:
-    """Exact p-value of the sign-flip test, two-sided.
-
-    It is the share of all swaps within pairs that give a mean difference at least as far from 0, so it is never below
-    2 / 2^n.
-
-    Args:
-        differences: One per seed, at most 16.
-
-    Raises:
-        ValueError: There are more than 16, which have too many sign flips.
-    """
-    if 2 ** len(differences) > _MOST_FLIPS:
-        raise ValueError(f"{len(differences)} differences have too many sign flips to try: give at most 16")
-    numbers = np.asarray(differences, np.float64)
-    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(numbers))))
-    # The order of a sum changes its last bits, hence the tolerance.
-    return float(np.mean(np.abs(signs @ numbers) >= abs(numbers.sum()) * (1 - 1e-12)))
 
 
 def compare_arms(first: _Runs, second: _Runs) -> list[ArmsRow]:
@@ -159,8 +116,11 @@ def compare_arms(first: _Runs, second: _Runs) -> list[ArmsRow]:
     for measure in MEASURES:
         before, after = (tuple(run[measure.name] for run in runs) for runs in (first, second))
         differences = [two - one for one, two in zip(before, after, strict=True)]
-        means = (mean_over_seeds(before), mean_over_seeds(after))
-        rows.append(ArmsRow(measure, (before, after), means, mean_over_seeds(differences), sign_flip(differences)))
+        first_mean, second_mean, difference = (
+            estimate([Group(np.array(values))]) for values in (before, after, differences)
+        )
+        p = paired_difference(*([Group(np.array(values))] for values in (before, after))).p
+        rows.append(ArmsRow(measure, (before, after), (first_mean, second_mean), difference, p))
     return rows
 
 
@@ -169,7 +129,8 @@ def table_of_arms(arms: tuple[str, str], rows: Sequence[ArmsRow]) -> list[str]:
     lines: list[tuple[str, ...]] = [("", *arms, "difference", "95 % interval", "p")]
     for row in rows:
         shown, difference = row.measure.shown, row.difference
-        interval = f"[{shown(difference.low, sign=True)}, {shown(difference.high, sign=True)}]"
+        limits = (difference.low, difference.high)
+        interval = "-" if None in limits else f"[{', '.join(shown(each or 0.0, sign=True) for each in limits)}]"
         means = (shown(mean.value) for mean in row.means)
         lines.append((row.measure.label, *means, shown(difference.value, sign=True), interval, f"{row.p:.3f}"))
     return align(lines)
@@ -187,14 +148,8 @@ def draw_arms(axes: Any, row: ArmsRow, *, arms: tuple[str, str]) -> None:
     for before, after in zip(*row.values, strict=True):
         axes.plot([0, 1], [scale * before, scale * after], color=FAINT, linewidth=0.8, marker="o", markersize=3)
     for place, (mean, colour) in enumerate(zip(row.means, COLOURS[1::-1], strict=True)):
-        axes.errorbar(
-            place + (0.12 if place else -0.12),
-            scale * mean.value,
-            yerr=[[scale * (mean.value - mean.low)], [scale * (mean.high - mean.value)]],
-            fmt="s",
-            color=colour,
-            capsize=4,
-        )
+        found = {key: None if each is None else scale * each for key, each in asdict(mean).items()}
+        draw_interval_points(axes, [place + (0.12 if place else -0.12)], [found], colour=colour, label="_")
     if row.measure.chance is not None:
         axes.axhline(scale * row.measure.chance, color=FAINT, linestyle=":", linewidth=1)
     axes.set_xticks([0, 1], arms)

@@ -1,37 +1,67 @@
-"""Means with 95 % intervals, and tests of their differences.
+"""Means with 95 % intervals, and tests of their differences, by question.
 
 A row of a table is a mean over examples, weighted if the metric says so. A table of several rows is the mean of these:
 of a grid, or of seven benchmarks of different sizes.
+
+Examples of one question, at several positions or depths, are no independent observations: they form a *cluster*, and
+intervals and tests count clusters. Rows that share clusters form a *block*; the mean of a block is a mean over its
+clusters, and blocks are independent of each other. Where each example has its own question, clusters are examples and
+blocks are rows.
+
+    shares in [0, 1]                  Wilson (1927), with the variance between clusters and Student's quantile;
+                                      for several blocks Price and Bonett (2004)
+    differences of shares             Student; Bonett and Price (2012) where clusters only gain, lose or tie
+    losses and other measurements     Student; for several blocks with Satterthwaite's degrees of freedom
+
+The p-value is the share of all exchanges of the two models within clusters (a sign-flip test, which
+is McNemar's exact one for answers that are right or wrong); with many different differences, that of the t-test.
+`benchmarks/interval_coverage.py` measures how often the intervals hold.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Difference", "Estimate", "Group", "estimate", "mcnemar", "paired_difference", "wilson"]
+__all__ = [
+    "Difference",
+    "Estimate",
+    "Group",
+    "estimate",
+    "holm",
+    "paired_difference",
+    "quantile_of_t",
+    "sign_flip",
+    "student_t",
+]
 
 _Z = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
-_DRAWS = 2000
-_DRAWN_AT_ONCE = 1 << 22
+_MOST_FLIPS = 16
+"""Most differences whose signs are exchanged in all ways."""
 _CONSTANT = 1e-12
 """Smaller differences of means come from rounding."""
+
+_Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its 95 % interval, its standard error, and its number of examples."""
+    """A mean and its 95 % interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """None if there are too few clusters: fewer than two."""
+    high: float | None
     n: int
-    standard_error: float
+    """Examples."""
+    clusters: int
+    """Questions, which are independent of each other."""
+    standard_error: float | None
 
 
 @dataclass(frozen=True)
@@ -39,130 +69,279 @@ class Difference:
     """The second mean less the first, on the same examples."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     """Probability of a difference at least this large between two equally good models; two-sided."""
     test: str
-    """The test: ``mcnemar`` (exact) or ``bootstrap``."""
+    """The test: ``sign flip`` (exact; McNemar's for answers that are right or wrong) or ``t``."""
 
 
 @dataclass(frozen=True)
 class Group:
     """The scores of the examples of one row of a table."""
 
-    values: NDArray[np.float64]
+    values: _Values
     """Scores by example."""
-    weights: NDArray[np.float64]
-    """Weight of each example in the mean of the group, above 0."""
+    weights: _Values | None = None
+    """Weight of each example in the mean of the group, above 0; None: equal weights."""
+    clusters: Sequence[str] | None = None
+    """Question of each example; None: each has its own."""
 
     def __post_init__(self) -> None:
-        assert len(self.values) == len(self.weights) > 0
+        assert len(self.values) > 0
+        assert all(each is None or len(each) == len(self.values) for each in (self.weights, self.clusters))
 
 
-def wilson(num_correct: int, n: int) -> Estimate:
-    """A proportion with Wilson's score interval (Wilson 1927), which holds for few examples and near 0 and 1.
+@dataclass(frozen=True)
+class _Block:
+    """Rows that share clusters."""
 
-    Args:
-        num_correct: Successes, in [0, `n`].
-        n: Examples, at least 1.
+    share: float
+    """Its share of all rows."""
+    by_cluster: _Values
+    """A value per cluster, whose mean is that of the block: the mean of a cluster, where all are in all rows."""
 
-    Raises:
-        ValueError: A number is out of its range.
-    """
-    if not 0 <= num_correct <= n or n < 1:
-        raise ValueError(f"num_correct={num_correct} of n={n} is not a proportion: 0 <= num_correct <= n, n >= 1")
-    return replace(_score_interval(num_correct / n, n), n=n)
+    @property
+    def mean(self) -> float:
+        return float(self.by_cluster.mean())
+
+    @property
+    def size(self) -> int:
+        return len(self.by_cluster)
+
+    @property
+    def variance(self) -> float:
+        """Of a cluster; NaN if there is only one."""
+        return float(self.by_cluster.var(ddof=1)) if self.size > 1 else math.nan
 
 
-def estimate(groups: Sequence[Group], *, binary: bool = False, bounded: bool = False, seed: int = 0) -> Estimate:
+def estimate(groups: Sequence[Group], *, bounded: bool = False) -> Estimate:
     """Mean over groups of the means of their examples.
 
     Args:
         groups: At least one; every group has the same weight, whatever its size.
-        binary: Whether examples are right or wrong. If none is right in part, groups of equal size have Wilson's
-            interval of their union, which is not narrower than that of the groups, and not empty if all are right or
-            all are wrong.
         bounded: Whether values lie in [0, 1]; the interval is then never empty.
-        seed: Seed of the bootstrap, which resamples examples within each group, not tokens: tokens of one text are
-            correlated, and an interval over tokens would be too narrow.
     """
-    sizes = [len(group.values) for group in groups]
-    if binary and len(set(sizes)) == 1 and _right_or_wrong(groups):
-        return wilson(round(float(sum(group.values.sum() for group in groups))), sum(sizes))
-    value = _mean(groups)
-    drawn = _bootstrap(groups, seed)
-    if bounded and np.ptp(drawn) < _CONSTANT:
-        # If all examples score the same, the bootstrap has no variance: it would claim certainty. A variable in [0, 1]
-        # has at most the variance of a binary one with the same mean, so a proportion's interval is wide enough.
-        # Groups of different sizes count as groups of equal size with the same standard error.
-        n = len(sizes) ** 2 / sum(1 / size for size in sizes)
-        return replace(_score_interval(value, n), n=sum(sizes))
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Estimate(value, float(low), float(high), sum(sizes), float(drawn.std()))
+    blocks = _blocks(groups)
+    low, high = _interval(blocks, _interval_of_share if bounded else _interval_of_mean)
+    error = math.sqrt(_squared_error(blocks))
+    return Estimate(
+        value=_total(blocks),
+        low=low,
+        high=high,
+        n=sum(len(group.values) for group in groups),
+        clusters=sum(block.size for block in blocks),
+        standard_error=None if math.isnan(error) else error,
+    )
 
 
-def paired_difference(first: Sequence[Group], second: Sequence[Group], *, binary: bool, seed: int = 0) -> Difference:
-    """`second` less `first`, with an interval of the paired bootstrap over examples.
+def paired_difference(first: Sequence[Group], second: Sequence[Group], *, bounded: bool = False) -> Difference:
+    """`second` less `first`.
 
     Args:
         first: Scores of one model, by group.
-        second: Scores of the other on the same examples in the same order.
-        binary: Whether examples are right or wrong: McNemar's exact test then applies to a single group in which none
-            is right in part.
-        seed: Seed of the bootstrap.
+        second: Scores of the other on the same examples in the same order, with the same weights and clusters.
+        bounded: Whether values lie in [0, 1].
     """
-    drawn = _bootstrap(second, seed) - _bootstrap(first, seed)  # equal seeds and sizes draw the same examples
-    low, high = (float(each) for each in np.quantile(drawn, (0.025, 0.975)))
-    value = _mean(second) - _mean(first)
-    if binary and len(first) == 1 and _right_or_wrong([*first, *second]):
-        gained = int(((second[0].values == 1) & (first[0].values == 0)).sum())
-        lost = int(((second[0].values == 0) & (first[0].values == 1)).sum())
-        return Difference(value, low, high, mcnemar(gained, lost), "mcnemar")
-    # One draw is added to both sides: a finite number of draws never proves p = 0.
-    below, above = (int((drawn <= 0).sum()) + 1, int((drawn >= 0).sum()) + 1)
-    return Difference(value, low, high, min(1.0, 2 * min(below, above) / (len(drawn) + 1)), "bootstrap")
+    pairs = zip(first, second, strict=True)
+    blocks = _blocks([Group(two.values - one.values, one.weights, one.clusters) for one, two in pairs])
+    low, high = _interval(blocks, _interval_of_difference if bounded else _interval_of_mean)
+    # Their sum is the difference: exchanging the models of a cluster changes the sign of one of them.
+    parts = np.concatenate([block.share / block.size * block.by_cluster for block in blocks])
+    parts = np.where(np.abs(parts) < _CONSTANT, 0.0, parts)
+    exact = sign_flip(parts)
+    if exact is not None:
+        return Difference(_total(blocks), low, high, exact, "sign flip")
+    df = _degrees_of_freedom([(block, block.size - 1) for block in blocks])
+    p = student_t(float(parts.sum()), _squared_error(blocks), df)[1]
+    return Difference(_total(blocks), low, high, 1.0 if p is None else p, "t")
 
 
-def mcnemar(gained: int, lost: int) -> float:
-    """Exact p-value of McNemar's test, two-sided.
+def sign_flip(differences: Sequence[float] | _Values) -> float | None:
+    """Exact p-value of the sign-flip test, two-sided; None if there are too many ways to try.
+
+    It is the share of all exchanges within pairs that give a sum at least as far from 0. Differences of 0 change
+    nothing. If all others are equally large, it is McNemar's exact test, for any number of pairs.
 
     Args:
-        gained: Examples that only the second model gets right.
-        lost: Examples that only the first model gets right.
+        differences: One per pair.
     """
-    n = gained + lost
-    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    numbers = np.asarray(differences, np.float64)
+    numbers = numbers[numbers != 0]
+    n = len(numbers)
+    if n and np.ptp(np.abs(numbers)) < _CONSTANT + 1e-9 * np.abs(numbers).max():
+        rarer = int(min((numbers > 0).sum(), (numbers < 0).sum()))
+        return min(1.0, 2 * sum(math.comb(n, k) for k in range(rarer + 1)) / 2**n)
+    if n > _MOST_FLIPS:
+        return None
+    signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    # The order of a sum changes its last bits, hence the tolerance.
+    return float(np.mean(np.abs(signs @ numbers) >= abs(numbers.sum()) * (1 - 1e-12)))
 
 
-def _score_interval(share: float, n: float) -> Estimate:
-    """Wilson's interval of a share of `n`; neither needs to be whole."""
-    scale = 1 + _Z**2 / n
-    centre = (share + _Z**2 / (2 * n)) / scale
-    half = _Z / scale * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    error = math.sqrt(share * (1 - share) / n)
-    low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding may cross the share
-    return Estimate(share, low, high, round(n), error)
+def student_t(difference: float, squared_error: float, df: float) -> tuple[float | None, float | None]:
+    """T and its two-sided p; None if the error is 0 or unknown."""
+    if not squared_error > 0:
+        return None, None
+    from scipy.special import stdtr
+
+    t = difference / math.sqrt(squared_error)
+    return t, 2 * float(stdtr(df, -abs(t)))
 
 
-def _right_or_wrong(groups: Sequence[Group]) -> bool:
-    return all(bool(np.isin(group.values, (0.0, 1.0)).all()) for group in groups)
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests, corrected for their number (Holm 1979), in the same order."""
+    found = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, (len(p_values) - rank) * p_values[place])
+        found[place] = min(1.0, largest)
+    return found
 
 
-def _mean(groups: Sequence[Group]) -> float:
-    return float(np.mean([np.average(group.values, weights=group.weights) for group in groups]))
+def quantile_of_t(df: float) -> float:
+    """97.5 % quantile of Student's t; that of the normal distribution for infinite `df`."""
+    if math.isinf(df):
+        return _Z
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, 0.975))
 
 
-def _bootstrap(groups: Sequence[Group], seed: int) -> NDArray[np.float64]:
-    """Means of `_DRAWS` bootstrap samples of the groups."""
-    rng = np.random.default_rng(seed)
-    means = np.zeros(_DRAWS)
+def _blocks(groups: Sequence[Group]) -> list[_Block]:
+    """Groups joined where they share clusters."""
+    joined: list[tuple[set[str], list[Group]]] = []
     for group in groups:
-        n = len(group.values)
-        step = max(1, _DRAWN_AT_ONCE // n)
-        weighted = group.values * group.weights
-        for start in range(0, _DRAWS, step):
-            chosen = rng.integers(n, size=(min(step, _DRAWS - start), n))
-            means[start : start + step] += weighted[chosen].sum(1) / group.weights[chosen].sum(1)
-    return means / len(groups)
+        names = set(group.clusters or ())
+        members = [group]
+        apart: list[tuple[set[str], list[Group]]] = []
+        for others, their in joined:
+            if names.isdisjoint(others):
+                apart.append((others, their))
+            else:
+                names, members = names | others, [*their, *members]
+        joined = [*apart, (names, members)]
+    return [_block(members, len(members) / len(groups)) for _, members in joined]
+
+
+def _block(groups: Sequence[Group], share: float) -> _Block:
+    """The contribution of each cluster to the mean of the groups (its influence), on the scale of the mean."""
+    parts: list[_Values] = []
+    means: list[float] = []
+    for group in groups:
+        weights = np.ones(len(group.values)) if group.weights is None else group.weights
+        mean = float(np.average(group.values, weights=weights))
+        means.append(mean)
+        parts.append(weights * (group.values - mean) / weights.sum() / len(groups))
+    influences = np.concatenate(parts)
+    if groups[0].clusters is not None:
+        names = [name for group in groups for name in group.clusters or ()]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        influences = np.bincount([numbers[name] for name in names], influences)
+    by_cluster = float(np.mean(means)) + len(influences) * influences
+    # Differences that come from rounding would look like a tiny variance.
+    rounded = np.round(by_cluster, 12)
+    return _Block(share, np.where(np.abs(by_cluster - rounded) < _CONSTANT, rounded, by_cluster))
+
+
+def _interval_of_mean(blocks: Sequence[_Block]) -> tuple[float, float] | None:
+    """Student's."""
+    if any(block.size < 2 for block in blocks):
+        return None
+    value, df = _total(blocks), _degrees_of_freedom([(block, block.size - 1) for block in blocks])
+    half = quantile_of_t(df) * math.sqrt(_squared_error(blocks))
+    return value - half, value + half
+
+
+def _interval_of_share(blocks: Sequence[_Block]) -> tuple[float, float]:
+    """Wilson's interval of as many independent answers as tell as much as the clusters.
+
+    A variable in [0, 1] has at most the variance m (1 - m) of a binary one with the same mean. `ratio` is its share of
+    that: 1 if every cluster is right or wrong as a whole. For these it is 1 by definition, not by estimation, so that
+    the normal quantile holds. If all clusters score the same, it is taken to be 1: no variance is no certainty.
+    """
+    ratios: list[float] = []
+    for block in blocks:
+        m, variance = block.mean, block.variance
+        ratio = variance / (m * (1 - m) + variance / block.size) if variance > _CONSTANT else 1.0
+        ratios.append(ratio)
+    df = _degrees_of_freedom(
+        [
+            (block, math.inf if ratio > 1 - 1e-9 else (block.size - 1) / (1 - ratio**2))
+            for block, ratio in zip(blocks, ratios, strict=True)
+        ]
+    )
+    value, quantile = _total(blocks), quantile_of_t(df)
+    if len(blocks) == 1:
+        low, high = _wilson(value, blocks[0].size / ratios[0], quantile)
+    else:
+        low, high = _price_bonett(blocks, ratios, quantile)
+    return max(0.0, min(value, low)), min(1.0, max(value, high))
+
+
+def _price_bonett(blocks: Sequence[_Block], ratios: Sequence[float], quantile: float) -> tuple[float, float]:
+    """The interval of a sum of shares: four more answers in all, half of them right."""
+    more = 4 / len(blocks)
+    centre = squared_error = 0.0
+    for block, ratio in zip(blocks, ratios, strict=True):
+        n = block.size / ratio
+        share = (n * block.mean + more / 2) / (n + more)
+        centre += block.share * share
+        squared_error += block.share**2 * share * (1 - share) / (n + more)
+    half = quantile * math.sqrt(squared_error)
+    return centre - half, centre + half
+
+
+def _interval_of_difference(blocks: Sequence[_Block]) -> tuple[float, float] | None:
+    """Student's; where clusters only gain, lose or tie, that of Bonett and Price: one more gains, and one loses."""
+    value = _total(blocks)
+    changes = [block.by_cluster for block in blocks]
+    if all(np.isin(each, (-1.0, 0.0, 1.0)).all() for each in changes):
+        more = 1 / len(blocks)
+        centre = squared_error = 0.0
+        for block, each in zip(blocks, changes, strict=True):
+            n = block.size + 2 * more
+            mean = float(each.sum()) / n
+            centre += block.share * mean
+            squared_error += block.share**2 * (float((each**2).sum() + 2 * more) / n - mean**2) / n
+        half = _Z * math.sqrt(squared_error)
+        low, high = centre - half, centre + half
+    elif not any(block.variance > _CONSTANT for block in blocks):
+        # All change alike: no variance is no certainty.
+        limits = _wilson((value + 1) / 2, sum(block.size for block in blocks), _Z)
+        low, high = (2 * limit - 1 for limit in limits)
+    elif (found := _interval_of_mean(blocks)) is not None:
+        low, high = found
+    else:
+        return None
+    return max(-1.0, min(value, low)), min(1.0, max(value, high))
+
+
+def _wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
+    """Wilson's interval of a share of `n`; neither needs to be whole."""
+    scale = 1 + quantile**2 / n
+    centre = (share + quantile**2 / (2 * n)) / scale
+    half = quantile / scale * math.sqrt(share * (1 - share) / n + quantile**2 / (4 * n**2))
+    return centre - half, centre + half
+
+
+def _interval(
+    blocks: Sequence[_Block], of: Callable[[Sequence[_Block]], tuple[float, float] | None]
+) -> tuple[float, float] | tuple[None, None]:
+    return (of(blocks) if sum(block.size for block in blocks) > 1 else None) or (None, None)
+
+
+def _total(blocks: Sequence[_Block]) -> float:
+    return float(sum(block.share * block.mean for block in blocks))
+
+
+def _squared_error(blocks: Sequence[_Block]) -> float:
+    return sum(block.share**2 * block.variance / block.size for block in blocks)
+
+
+def _degrees_of_freedom(blocks: Sequence[tuple[_Block, float]]) -> float:
+    """Satterthwaite's, of the sum of the variances of the means."""
+    parts = [(block.share**2 * block.variance / block.size, df) for block, df in blocks if block.size > 1]
+    squares = sum(part**2 / df for part, df in parts)
+    return sum(part for part, _ in parts) ** 2 / squares if squares else math.inf

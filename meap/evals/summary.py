@@ -1,4 +1,4 @@
-"""Records -> the numbers of a task: each metric overall and by row of the table."""
+"""Responses -> the numbers of a task: each metric overall and by row of the table."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def summarise(task: Task, responses: Sequence[Response], config: EvaluationConfi
         metrics[metric.name] = {
             "label": metric.label,
             "weight": metric.weight,
-            "binary": metric.binary,
+            "bounded": metric.bounded,
             "higher_is_better": metric.higher_is_better,
             "chance": metric.chance(config) if metric.chance else None,
             "rows": len(groups),
-            **asdict(estimate(groups, binary=metric.binary, bounded=metric.bounded, seed=config.seed)),
+            **asdict(estimate(groups, bounded=metric.bounded)),
         }
-    return {
+    numbers = {
         "title": task.title,
         "headline": next(iter(metrics)),
         "by": list(task.by),
@@ -54,9 +54,7 @@ def summarise(task: Task, responses: Sequence[Response], config: EvaluationConfi
                 "control": control,
                 "n": len(members),
                 "metrics": {
-                    metric.name: asdict(
-                        estimate([group], binary=metric.binary, bounded=metric.bounded, seed=config.seed)
-                    )
+                    metric.name: asdict(estimate([group], bounded=metric.bounded))
                     for metric in task.metrics
                     if (group := select(members, metric.name, metric.weight)) is not None
                 },
@@ -65,6 +63,7 @@ def summarise(task: Task, responses: Sequence[Response], config: EvaluationConfi
         ],
         **task.further(responses),
     }
+    return numbers | {"tables": task.tables(numbers)}
 
 
 def group_responses(
@@ -88,7 +87,5 @@ def select(responses: Sequence[Response], metric: str, weight: str | None) -> Gr
     ):
         return None
     values = np.array([response.get(metric) or 0.0 for response in chosen], np.float64)
-    weights = np.array(
-        [response.get(weight) or 1.0 for response in chosen] if weight else np.ones(len(chosen)), np.float64
-    )
-    return Group(values, weights)
+    weights = np.array([response.get(weight) or 1.0 for response in chosen], np.float64) if weight else None
+    return Group(values, weights, [response["cluster"] for response in chosen])

@@ -8,24 +8,46 @@ from typing import Any
 
 from meap.show.tables import align
 
-__all__ = ["grid_csv", "headline_of", "notes_of", "print_results", "row_label", "shown", "task_lines"]
+__all__ = [
+    "ESTIMATE_HEADER",
+    "estimate_cells",
+    "grid_csv",
+    "headline_of",
+    "notes_of",
+    "print_results",
+    "row_label",
+    "shown",
+    "shown_interval",
+    "task_lines",
+    "unit_of",
+]
+
+ESTIMATE_HEADER = ("", "value", "95 % interval", "n", "questions")
+"""Header of a table of `estimate_cells`: n counts examples, of which several may ask one question."""
 
 
 def print_results(results: Mapping[str, Any]) -> None:
     """Print, for each task, the headline metric by row, the mean of every metric, and its floors."""
     for name, numbers in results["tasks"].items():
         print(f"\n{numbers['title']} ({name}): {headline_of(numbers)}")
-        print("\n".join(align(task_lines(numbers))))
+        for table in (task_lines(numbers), *numbers["tables"]):
+            print("\n".join(align(table)))
         for note in notes_of(numbers):
             print(f"note: {note}")
     for name, reason in results["skipped"].items():
         print(f"\nskipped {name}: {reason}")
 
 
+def unit_of(metric: Mapping[str, Any]) -> str:
+    """Unit of the values of a metric in tables and pictures: shares are in percent; others name theirs in the label."""
+    return "%" if metric["higher_is_better"] else ""
+
+
 def headline_of(numbers: Mapping[str, Any]) -> str:
     """The metric of a task's table, its chance level, and remarks on all rows."""
     metric = numbers["metrics"][numbers["headline"]]
     marks = (
+        unit_of(metric),
         f"chance {shown(metric, metric['chance'])}" if metric["chance"] is not None else "",
         "partial" if numbers["partial"] else "",
         f"{numbers['too_long']:,} too long" if numbers["too_long"] else "",
@@ -36,16 +58,16 @@ def headline_of(numbers: Mapping[str, Any]) -> str:
 def task_lines(numbers: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A task's table: its header, the headline metric by row, and the mean of every metric."""
     chosen = numbers["headline"]
-    lines: list[tuple[str, ...]] = [("", "value", "95 % interval", "n")]
+    lines: list[tuple[str, ...]] = [ESTIMATE_HEADER]
     if len(numbers["rows"]) > 1:
         lines += [
-            _line(row_label(row), numbers["metrics"][chosen], row["metrics"][chosen])
+            (row_label(row), *estimate_cells(numbers["metrics"][chosen], row["metrics"][chosen]))
             for row in numbers["rows"]
             if chosen in row["metrics"]
         ]
-    lines += [_line(f"mean, {each['label']}", each, each) for each in numbers["metrics"].values()]
+    lines += [(f"mean, {each['label']}", *estimate_cells(each, each)) for each in numbers["metrics"].values()]
     for floor, scores in numbers.get("floors", {}).items():
-        lines.append((f"floor, {floor}", shown(numbers["metrics"][chosen], scores[chosen]), "", ""))
+        lines.append((f"floor, {floor}", shown(numbers["metrics"][chosen], scores[chosen]), "", "", ""))
     return lines
 
 
@@ -72,6 +94,13 @@ def shown(metric: Mapping[str, Any], value: float, *, sign: bool = False) -> str
     return f"{value:{plus}.2e}" if 0 < abs(value) < 1e-3 else f"{value:{plus}.4f}"
 
 
+def shown_interval(metric: Mapping[str, Any], found: Mapping[str, Any], *, sign: bool = False) -> str:
+    """The interval of an estimate as text; a dash if there is none."""
+    if found["low"] is None or found["high"] is None:
+        return "-"
+    return f"[{shown(metric, found['low'], sign=sign)}, {shown(metric, found['high'], sign=sign)}]"
+
+
 def grid_csv(grid: Mapping[str, Any]) -> str:
     """A grid as comma-separated values: a line per depth, a column per length; empty where no example was asked."""
     lines = [["depth", *map(str, grid["lengths"])]]
@@ -80,6 +109,7 @@ def grid_csv(grid: Mapping[str, Any]) -> str:
     return "".join(",".join(line) + "\n" for line in lines)
 
 
-def _line(label: str, metric: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    interval = f"[{shown(metric, found['low'])}, {shown(metric, found['high'])}]"
-    return label, shown(metric, found["value"]), interval, f"{found['n']:,}"
+def estimate_cells(metric: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
+    """An estimate of a metric as cells of a table: value, interval, examples, questions."""
+    value, interval = shown(metric, found["value"]), shown_interval(metric, found)
+    return value, interval, f"{found['n']:,}", f"{found['clusters']:,}"

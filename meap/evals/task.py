@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Scores = dict[str, float]
-"""Value by metric; a binary metric is 1.0 or 0.0."""
+"""Value by metric; a right answer is 1.0, a wrong one 0.0."""
 
 Response = dict[str, Any]
 """The response to an example: ``id``, ``control``, its facts, the model's text, and its scores; JSON values."""
@@ -54,11 +54,18 @@ class LazyRows(Sequence[NDArray[np.int64]]):
     Args:
         num_rows: Number of rows.
         read: Returns row number ``i``.
+        source_of: Names the data set of row number ``i``.
     """
 
-    def __init__(self, num_rows: int, read: Callable[[int], NDArray[np.int64]]) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        read: Callable[[int], NDArray[np.int64]],
+        source_of: Callable[[int], str] = lambda index: "",
+    ) -> None:
         self._num_rows = num_rows
         self._read = read
+        self.source_of = source_of
 
     def __len__(self) -> int:
         return self._num_rows
@@ -92,7 +99,8 @@ class Example:
     max_new_tokens: int = 0
     """Most tokens to generate; 0: none."""
     stop: str = ""
-    """Text that ends the continuation and is removed from it; empty: none."""
+    """Text that ends the continuation, once it has begun with anything but spaces and newlines, and is removed from it;
+    empty: none."""
     candidates: tuple[Candidate, ...] = ()
     """Rows whose likelihood is computed."""
     readings: tuple[Reading, ...] = ()
@@ -103,6 +111,9 @@ class Example:
     """Index of the right candidate; None if there is none."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further facts, such as the depth of a needle: columns of the responses; JSON values."""
+    cluster: str = ""
+    """Question that it shares with other examples, at other positions or depths; empty: it has its own. Intervals and
+    tests count questions, not examples."""
     control: bool = False
     """Whether it is a control, such as a question without its context: reported, but not part of any mean."""
 
@@ -141,11 +152,8 @@ class Metric:
     """Its name in tables and pictures."""
     weight: str | None = None
     """Key in `Scores` of the weight of an example; None: equal weights."""
-    binary: bool = False
-    """Whether an example is right or wrong: Wilson's interval and McNemar's test. Bootstrap otherwise, or if an example
-    is right in part."""
     bounded: bool = True
-    """Whether values lie in [0, 1]: an interval is then not empty if all are equal."""
+    """Whether values lie in [0, 1], as shares and right or wrong answers do."""
     higher_is_better: bool | None = True
     """Whether higher is better; None: descriptive, neither better nor worse."""
     chance: Callable[[EvaluationConfig], float] | None = None
@@ -160,8 +168,8 @@ class Contrast:
     """Draws the numbers of the comparison on matplotlib axes."""
     find: Callable[[Sequence[Response], Sequence[Response]], dict[str, Any]] = lambda first, second: {}
     """Further numbers, JSON values, from the responses of both models to the same examples."""
-    lines: Callable[[dict[str, Any]], list[tuple[str, ...]]] = lambda numbers: []
-    """Lines of a table of these."""
+    tables: Callable[[dict[str, Any]], list[list[tuple[str, ...]]]] = lambda numbers: []
+    """Tables of these, each with a header."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +179,7 @@ class TaskInputs:
     config: EvaluationConfig
     tokenizer: Tokenizer
     """The model's own."""
-    heldout_rows: Sequence[NDArray[np.int64]] = ()
+    heldout_rows: LazyRows = field(default_factory=lambda: LazyRows(0, lambda index: np.empty(0, np.int64)))
     """Clean held-out rows of ``seq_len + 1`` ids, read on access."""
     why_no_rows: str = "no held-out rows of the model's tokenizer are given: set perplexity.remote=[<prepared data>]"
     """The reason if there are none; tasks that need them are then skipped."""
@@ -209,6 +217,8 @@ class Task:
     at once if it cannot judge, and asks nothing twice when an evaluation resumes."""
     further: Callable[[Sequence[Response]], dict[str, Any]] = lambda responses: {}
     """Further numbers for the results file and the picture; `notes` are remarks on the table."""
+    tables: Callable[[dict[str, Any]], list[list[tuple[str, ...]]]] = lambda numbers: []
+    """Further tables of these, each with a header."""
     packages: Callable[[EvaluationConfig], tuple[str, ...]] = lambda config: ()
     """Modules of the extra [eval] that this task needs; checked before the first task runs."""
     contrast: Contrast | None = None

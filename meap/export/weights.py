@@ -39,8 +39,9 @@ def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, m
         max_shard_size: Largest size of a file, such as 5GB; a tensor larger than that has a file of its own.
     """
     weights = dict(model.state_dict())
-    if model.config.tie_word_embeddings:
-        del weights["lm_head.weight"]  # the embedding's; a file holds a tensor once, and loading ties them again
+    if model.config.tie_word_embeddings:  # a file holds a tensor once, and loading ties them again
+        firsts = {weight.data_ptr(): name for name, weight in reversed(weights.items())}
+        weights = {name: weight for name, weight in weights.items() if firsts[weight.data_ptr()] == name}
     # Sizes are those of what is stored, and nothing is converted to learn them.
     stored = {name: torch.empty_like(weight, dtype=dtype, device="meta") for name, weight in weights.items()}
     split = split_torch_state_dict_into_shards(stored, max_shard_size=max_shard_size)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from meap.inspect.pieces import Cutter, Piece, escape_controls
+from meap.inspect.pieces import Cutter, Piece
 from meap.inspect.samples import InspectedData, Sample
 from meap.inspect.statistics import NUM_PLACES, Measured, group_sources
 from meap.inspect.terminal import describe_masks, describe_part, describe_sample, shown_text
@@ -15,6 +15,7 @@ from meap.places.whole import write_named
 from meap.show.bars import Bars, show_bars
 from meap.show.bins import bin_by_powers_of_two, bin_linearly
 from meap.show.pages import render
+from meap.show.text import escape_controls
 
 __all__ = ["render_page", "write_page"]
 

@@ -6,21 +6,17 @@ ends where no following token changes what has been decoded so far.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from meap.inspect.samples import Part
 from meap.tokenizer import Tokenizer
 
-__all__ = ["Cutter", "Piece", "escape_controls"]
+__all__ = ["Cutter", "Piece"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _MOST_CONTINUATIONS = 3
 """Bytes of a UTF-8 character after its first."""
-
-# C0 and C1 but tab and newline; line and paragraph separators; what turns the direction of text around.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 @dataclass(frozen=True)
@@ -92,16 +88,6 @@ class Cutter:
             for text, num_tokens in _split_plain(ids[start:end], self._tokenizer.decode):
                 yield text, num_tokens, False
             start = end
-
-
-def escape_controls(text: str) -> str:
-    """Escape control characters, which a terminal or browser would obey rather than show."""
-    return _CONTROLS.sub(lambda found: _escape(found[0]), text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def _are_alike(one: Piece, other: Piece) -> bool:

@@ -7,8 +7,9 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 
-from meap.inspect.pieces import Cutter, Piece, escape_controls
+from meap.inspect.pieces import Cutter, Piece
 from meap.inspect.samples import InspectedData, Part, Sample
+from meap.show.text import escape_controls
 
 __all__ = [
     "describe_masks",

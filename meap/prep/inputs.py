@@ -123,5 +123,6 @@ def find_inputs(
         return several[0]
     found: dict[str, int] = {}
     for files in several:
-        found = found | {url: size for url, size in zip(files.urls, files.sizes, strict=True) if url not in found}
+        for url, size in zip(files.urls, files.sizes, strict=True):
+            found.setdefault(url, size)
     return InputFiles("", tuple(found), tuple(found.values()))

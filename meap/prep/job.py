@@ -6,6 +6,7 @@ import dataclasses
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,7 @@ from meap.prep.inputs import InputFiles
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
 from meap.prep.resolved import ResolvedJob
-from meap.prep.task_records import PREP_DIR, TaskRecord, task_record_name
+from meap.prep.task_records import PREP_DIR, TASKS_DIR, TaskRecord, task_record_name
 from meap.tokenizer import Tokenizer
 
 __all__ = ["ConfigT_co", "Job", "output_config", "valid_records"]
@@ -77,6 +78,11 @@ class Job(Generic[ConfigT_co]):
         """Where datatrove puts its folders logs, stats and completions."""
         return str(self.folder.local_path(PREP_DIR)) if self.folder.is_local else self.folder.url_of(PREP_DIR)
 
+    @cached_property
+    def final_records(self) -> dict[int, TaskRecord]:
+        """The same once all tasks have run, read once."""
+        return self.records()
+
     def records(self) -> dict[int, TaskRecord]:
         """Records of the tasks whose shards are all in place, by task."""
         return valid_records(self.folder, self.identity, self.num_tasks)
@@ -90,11 +96,13 @@ def output_config(config: ResolvedJob) -> dict[str, Any]:
 
 def valid_records(folder: Folder, identity: str, num_tasks: int) -> dict[int, TaskRecord]:
     """Records of the tasks of a job whose shards are all in place, by task; those of other jobs do not count."""
-    contents = folder.read_all([task_record_name(task) for task in range(num_tasks)])
+    names = [task_record_name(task) for task in range(num_tasks)]
+    there = folder.sizes(TASKS_DIR)  # a store takes one request for a thousand names, and one for each file
+    contents = folder.read_all([name for name in names if name.rpartition("/")[2] in there])
     written: dict[int, TaskRecord] = {}
     for task in range(num_tasks):
         with suppress(ValueError, KeyError, TypeError, AttributeError):  # absent or damaged: the task runs again
-            record = TaskRecord.from_json(contents.pop(task_record_name(task)))
+            record = TaskRecord.from_json(contents.pop(names[task]))
             if record.job == identity:
                 written[task] = record
     sizes = {part: folder.sizes(part) for part in {part for record in written.values() for part in record.splits}}

@@ -14,12 +14,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from meap.errors import DataError
 from meap.places.folder import Folder
-from meap.prep.progress import MAX_SHOWN_BAD_LINES, Counts, clear_counts, read_counts
+from meap.prep.progress import MAX_SHOWN_BAD_LINES, Counts, Totals, clear_counts, read_counts
 from meap.prep.view import Snapshot, position_of
 from meap.show.progress import Display
 
@@ -77,6 +78,11 @@ class Progress:
         self._poll_seconds = min(poll_seconds, interval)
         self._display = Display(interval=interval, title=title, file=console)
         self._counts: dict[int, Counts] = {}
+        """Of the tasks that are not done."""
+        self._over_tasks = set(completed)
+        """Tasks whose progress is not read any more: a poll costs what the running tasks cost, not all of them."""
+        self._done = Totals()
+        """Of the tasks that this command has done."""
         self._history: deque[tuple[float, int, int]] = deque()
         """Time, bytes read, tokens."""
         self._warned: Counter[int] = Counter()
@@ -119,17 +125,18 @@ class Progress:
     @property
     def text_bytes(self) -> int:
         """UTF-8 bytes of text packed by this command's tasks."""
-        return sum(each.text_bytes for each in self._counts.values())
+        return self._totals.text_bytes
 
     @property
     def tokens(self) -> int:
         """Tokens packed by this command's tasks."""
-        return sum(each.tokens for each in self._counts.values())
+        return self._totals.tokens
 
     def clear(self) -> None:
         """Remove the progress of an earlier command."""
         clear_counts(self.folder)
         self._counts.clear()
+        self._over_tasks, self._done = set(self._completed), Totals()
 
     def failure_of(self, task: int) -> tuple[str, str] | None:
         """Host and error of a task that reported a failure."""
@@ -150,10 +157,9 @@ class Progress:
             self._is_shown = True
 
     def _read_tallies(self) -> None:
-        ended = {task for task, counts in self._counts.items() if counts.is_done}
-        self._counts |= read_counts(self.folder, but=self._completed | ended)
-        now = time.monotonic()
-        self._history.append((now, self._read_bytes, self.tokens))
+        self._counts |= read_counts(self.folder, but=self._over_tasks)
+        now, totals = time.monotonic(), self._totals
+        self._history.append((now, totals.input_bytes, totals.tokens))
         while now - self._history[0][0] > _WINDOW_SECONDS:
             self._history.popleft()
 
@@ -164,6 +170,9 @@ class Progress:
             if self.announces_failures and counts.failure is not None and task not in self._announced:
                 self._announced.add(task)
                 self.say(f"warning: task {task} failed on {counts.host}, the others continue: {counts.failure}")
+            if counts.is_done:
+                self._done.add(self._counts.pop(task))
+                self._over_tasks.add(task)
 
     def _warn_of_bad_lines(self, task: int, counts: Counts) -> None:
         for bad_line in counts.bad_lines[self._warned[task] :]:
@@ -185,26 +194,29 @@ class Progress:
                 os.kill(os.getpid(), signal.SIGINT)  # the one way to wake the main thread from its wait
 
     @property
-    def _read_bytes(self) -> int:
-        return sum(each.input_bytes for each in self._counts.values())
+    def _totals(self) -> Totals:
+        totals = replace(self._done)
+        for counts in self._counts.values():
+            totals.add(counts)
+        return totals
 
     def _snapshot(self) -> Snapshot:
-        counts = self._counts.values()
+        counts, totals = self._counts.values(), self._totals
         (before, read_before, tokens_before), (now, read, tokens) = self._history[0], self._history[-1]
         seconds = max(now - before, 1e-9)
         remaining = self._total_bytes - self._done_bytes - read
         return Snapshot(
-            documents=sum(each.documents for each in counts),
+            documents=totals.documents,
             tokens=tokens,
             tokens_per_second=(tokens - tokens_before) / seconds,
             read_bytes=self._done_bytes + read,
             total_bytes=self._total_bytes,
             seconds_left=remaining * seconds / (read - read_before) if read > read_before else None,
-            done_tasks=len(self._completed) + sum(each.is_done for each in counts),
+            done_tasks=len(self._over_tasks) + sum(each.is_done for each in counts),
             tasks=self._tasks,
             workers=sum(not each.is_over for each in counts),
-            bad_lines=sum(each.num_bad_lines for each in counts),
-            bad_bytes=sum(each.bad_bytes for each in counts),
+            bad_lines=totals.num_bad_lines,
+            bad_bytes=totals.bad_bytes,
             failures=sum(each.failure is not None for each in counts),
             note=self.note,
         )

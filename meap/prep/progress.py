@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from meap.places.whole import write_whole
 from meap.prep.document_counts import DocumentCounts, rounded
 from meap.prep.sampling import MAX_HASHES, HashSample
 
-__all__ = ["MAX_SHOWN_BAD_LINES", "BadLine", "Counts", "Tally", "clear_counts", "read_counts"]
+__all__ = ["MAX_SHOWN_BAD_LINES", "BadLine", "Counts", "Tally", "Totals", "clear_counts", "read_counts"]
 
 MAX_SHOWN_BAD_LINES = 3
 
@@ -186,12 +187,31 @@ class Counts:
         return self.is_done or self.failure is not None
 
 
-def read_counts(folder: Path | Folder, *, but: frozenset[int]) -> dict[int, Counts]:
+@dataclass
+class Totals:
+    """Sums over tasks."""
+
+    tasks: int = 0
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+    input_bytes: int = 0
+    num_bad_lines: int = 0
+    bad_bytes: int = 0
+
+    def add(self, counts: Counts) -> None:
+        """Add a task's."""
+        self.tasks += 1
+        for name in ("documents", "tokens", "text_bytes", "input_bytes", "num_bad_lines", "bad_bytes"):
+            setattr(self, name, getattr(self, name) + getattr(counts, name))
+
+
+def read_counts(folder: Path | Folder, *, but: Container[int]) -> dict[int, Counts]:
     """The stored progress of each task except some."""
     found: dict[int, Counts] = {}
     for name, content in _read_all(folder, but).items():
         with suppress(ValueError, TypeError):  # half written: the next read gets it
-            found[int(name.removesuffix(".json"))] = Counts(**json.loads(content))
+            found[int(name.partition(".")[0])] = Counts(**json.loads(content))
     return found
 
 
@@ -214,15 +234,21 @@ def _write(folder: Path | Folder, name: str, content: bytes) -> None:
         folder.write(name, content)
 
 
-def _read_all(folder: Path | Folder, but: frozenset[int]) -> dict[str, bytes]:
-    left_out = {f"{task:05d}.json" for task in but}
-    if isinstance(folder, Path):
+def _read_all(folder: Path | Folder, but: Container[int]) -> dict[str, bytes]:
+    with suppress(DataError, FileNotFoundError):
+        names = os.listdir(folder) if isinstance(folder, Path) else folder.entries()  # noqa: PTH208  cheap names
+        wanted = [name for name in names if (task := _task_of(name)) is not None and task not in but]
+        if not isinstance(folder, Path):
+            return folder.read_all(wanted)
         contents: dict[str, bytes] = {}
-        for file in folder.glob("*.json"):
+        for name in wanted:
             with suppress(OSError):
-                if file.name not in left_out:
-                    contents[file.name] = file.read_bytes()
+                contents[name] = (folder / name).read_bytes()
         return contents
-    with suppress(DataError):
-        return folder.read_all([name for name in folder.entries() if name not in left_out])
     return {}
+
+
+def _task_of(name: str) -> int | None:
+    """The task whose progress a file of that name holds; None for drafts."""
+    stem, _, suffix = name.partition(".")
+    return int(stem) if suffix == "json" and stem.isdecimal() else None

@@ -38,7 +38,7 @@ def publish(job: Job[ResolvedJob]) -> None:
         DataError: There is not a single row, or something cannot be written.
     """
     job.place.require()
-    records = job.records()
+    records = job.final_records
     if missing := [task for task in range(job.num_tasks) if task not in records]:
         raise IncompleteError(
             f"{job.folder.url}: task {missing[0]} and {len(missing) - 1} more of {job.num_tasks} are not complete or "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -136,31 +135,29 @@ class PackRows(PipelineStep):
     ) -> Iterator[RowBatch]:
         utf8 = [text.encode() for text in batch.texts]
         encoded, spelled = self.special.settle(self.encoder.encode(batch.texts, utf8), utf8, batch.places)
-        ids = encoded.ids.astype(self.dtype, copy=False)
-        by_part: dict[str, list[Any]] = {}
-        kept_bytes, added = self.tally.kept_bytes, len(self.borders)
-        spans = pairwise(encoded.offsets.tolist())
-        in_order = zip(utf8, batch.streams, batch.places, spans, strict=True)
-        for number, (text, stream, place, (start, end)) in enumerate(in_order):
+        ids, offsets = encoded.ids.astype(self.dtype, copy=False), encoded.offsets.tolist()
+        numbers_of: dict[str, list[int]] = {}
+        added = len(self.borders)
+        for number, (text, stream) in enumerate(zip(utf8, batch.streams, strict=True)):
             split = batch.split or split_of(text, self.heldout_ratio, self.seed)
             part = part_of(stream, split)
-            if selection is None or selection.takes(part, stream, split, end - start + added, place):
-                by_part.setdefault(part, []).append((number, ids[start:end]))
-                kept_bytes[part] += len(text)
-                if number in spelled:
-                    self.tally.counts[part, SPELLING_DOCUMENTS] += 1
-                    self.tally.counts[part, SPELLED_TOKENS] += spelled[number]
+            num_tokens = offsets[number + 1] - offsets[number] + added
+            if selection is None or selection.takes(part, stream, split, num_tokens, batch.places[number]):
+                numbers_of.setdefault(part, []).append(number)
         self.tally.text_bytes += sum(map(len, utf8))
-        for part, numbered in by_part.items():
+        for part, numbers in numbers_of.items():
             if part not in packers:
                 packers[part] = RowPacker(self.seq_len + 1, borders=self.borders, dtype=self.dtype)
-            documents = [document for _, document in numbered]
-            lengths, hashes = [len(document) for document in documents], [hash_of(each) for each in documents]
+            documents = [ids[offsets[number] : offsets[number + 1]] for number in numbers]
+            lengths, hashes = [*map(len, documents)], [*map(hash_of, documents)]
             self.tally.add_documents(part, lengths, hashes)
             self.tally.tokens[part] += sum(lengths) + added * len(lengths)
-            for (number, document), document_hash in zip(numbered, hashes, strict=True):
-                if self.round_trip.is_chosen(document, document_hash, tried=self.tally.tried[part]):
-                    self._try_round_trip(part, batch, number, document)
+            self.tally.kept_bytes[part] += sum(len(utf8[number]) for number in numbers)
+            for number in spelled.keys() & numbers if spelled else ():
+                self.tally.counts[part, SPELLING_DOCUMENTS] += 1
+                self.tally.counts[part, SPELLED_TOKENS] += spelled[number]
+            for chosen in self.round_trip.chosen(lengths, hashes, tried=self.tally.tried[part]):
+                self._try_round_trip(part, batch, numbers[chosen], documents[chosen])
             yield RowBatch(part, packers[part].pack(documents))
 
     def _try_round_trip(self, part: str, batch: DocumentBatch, number: int, document: NDArray[Any]) -> None:

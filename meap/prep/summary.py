@@ -27,7 +27,7 @@ _MOST_UNREAD = 20
 
 def summary(job: Job[ResolvedJob]) -> str:
     """One line about the data set, its losses and this command's speed; what was removed or not read; and warnings."""
-    records = job.records().values()
+    records = job.final_records.values()
     by_part = [each for record in records for each in record.splits.items()]
     splits = [split for _, split in by_part]
     noun = "documents" if job.kind == ROWS else "conversations"

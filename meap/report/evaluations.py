@@ -31,7 +31,10 @@ def read_evaluation(path: Path) -> Evaluation | None:
     """The results in a file; None where it holds something else."""
     try:
         found = json.loads(path.read_bytes())
-        estimates = {label: {key: float(each[key]) for key in each.keys() & _PARTS} for label, each in _labelled(found)}
+        estimates = {
+            label: {key: float(each[key]) for key in each.keys() & _PARTS if each[key] is not None}
+            for label, each in _labelled(found)
+        }
         tasks = dict(found["tasks"])
         asked = _asked(found["config"], tasks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

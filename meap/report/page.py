@@ -14,9 +14,12 @@ from meap.show.figures import COLOURS, Drawn
 from meap.show.intervals import Interval, show_intervals
 from meap.show.lines import show_lines
 from meap.show.pages import render
+from meap.show.text import escape_controls
 
 __all__ = ["render_page"]
 
+_MOST_ANSWERS = 10
+"""Shown of a run to a prompt."""
 _WEIGHTS = {
     "result": "decide what is trained",
     "speed": "should change speed only",
@@ -59,6 +62,7 @@ def render_page(comparison: Comparison) -> str:
         settings=list(_settings(comparison)),
         same=[(key, describe_setting(value)) for key, value in comparison.same.items()],
         versions=[_plain_row(name, values) for name, values in comparison.versions.items()],
+        samples=[_samples(number, run) for number, run in enumerate(runs) if run.samples],
         starts=[_starts(number, run) for number, run in enumerate(runs) if run.starts],
     )
 
@@ -114,6 +118,19 @@ def _settings(comparison: Comparison) -> Iterator[dict[str, Any]]:
 
 def _plain_row(label: str, values: Sequence[Any]) -> _Row:
     return _Row(label, [_Cell(describe_setting(value)) for value in values])
+
+
+def _samples(number: int, run: Run) -> dict[str, Any]:
+    """A run's answers to each prompt, the newest first; of many steps, some that are spread evenly."""
+    steps = sorted(run.samples, reverse=True)
+    chosen = sorted({round(place * (len(steps) - 1) / (_MOST_ANSWERS - 1)) for place in range(_MOST_ANSWERS)})
+    prompts: dict[str, dict[str, Any]] = {}
+    for step in (steps[place] for place in chosen):
+        for sample in run.samples[step]:
+            texts = {key: escape_controls(text) for key, text in sample.items()}
+            known = prompts.setdefault(sample["prompt"], texts | {"answers": []})
+            known["answers"].append((f"{step:,}", texts["answer"]))
+    return {"number": number, "name": run.name, "prompts": [*prompts.values()]}
 
 
 def _starts(number: int, run: Run) -> dict[str, Any]:

@@ -14,12 +14,22 @@ from meap.manifest import Manifest
 from meap.report.evaluations import Evaluation, read_evaluation
 from meap.report.metrics import HOURS, METRICS
 from meap.report.series import Series, join_series
-from meap.run_files import CONFIG_NAME, DATA_DIR, EVAL_DIR, METRICS_NAME, RESULTS_NAME, STARTS_NAME, VERSIONS_NAME
+from meap.run_files import (
+    CONFIG_NAME,
+    DATA_DIR,
+    EVAL_DIR,
+    METRICS_NAME,
+    RESULTS_NAME,
+    SAMPLES_NAME,
+    STARTS_NAME,
+    VERSIONS_NAME,
+)
 from meap.schema import MANIFEST_NAME, TRAIN_SPLIT
 
 __all__ = ["Run", "read_run", "read_runs"]
 
 _MOST_NAMED = 5
+_TEXTS = ("prompt", "answer", "expected")
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Run:
     """Results of `recipes/evaluate.py` by file name without its ending."""
     rows: Mapping[str, str] = field(default_factory=dict[str, str])
     """Fingerprint of the training rows, by the key that names their location."""
+    samples: Mapping[int, Sequence[Mapping[str, str]]] = field(default_factory=dict[int, Sequence[Mapping[str, str]]])
+    """Prompts, answers and expected texts by step; a resumed run's last ones count."""
     notes: Sequence[str] = field(default=())
     """What is missing or broken."""
 
@@ -105,6 +117,7 @@ def read_run(folder: Path, name: str) -> Run:
         starts=_read_starts(folder / STARTS_NAME, notes),
         evaluations=_read_evaluations(folder / EVAL_DIR, notes),
         rows=_read_rows(folder / DATA_DIR, notes),
+        samples=_read_samples(folder / SAMPLES_NAME, notes),
         notes=notes,
     )
 
@@ -230,6 +243,20 @@ def _read_rows(folder: Path, notes: list[str]) -> dict[str, str]:
         except (OSError, DataError) as error:
             notes.append(f"{path.relative_to(folder.parent)} cannot be read and was left out ({error})")
     return found
+
+
+def _read_samples(path: Path, notes: list[str]) -> dict[int, list[dict[str, str]]]:
+    """By step; of a prompt that a resumed run answered again, the last answer counts."""
+    found: dict[int, dict[str, dict[str, str]]] = {}
+    if path.is_file():
+        for record in _read_lines(path, notes, is_whole=_is_sample):
+            texts = {key: record[key] for key in _TEXTS}
+            found.setdefault(record["step"], {})[f"{record.get('row')} {texts['prompt']}"] = texts
+    return {step: [*by_prompt.values()] for step, by_prompt in sorted(found.items())}
+
+
+def _is_sample(record: dict[str, Any]) -> bool:
+    return type(record.get("step")) is int and all(isinstance(record.get(key), str) for key in _TEXTS)
 
 
 def _read_evaluations(folder: Path, notes: list[str]) -> dict[str, Evaluation]:

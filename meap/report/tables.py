@@ -88,6 +88,7 @@ def as_json(comparison: Comparison, curves: dict[str, Any]) -> str:
                 "versions": run.versions,
                 "starts": run.starts,
                 "notes": run.notes,
+                "samples": {step: list(samples) for step, samples in run.samples.items()},
             }
             for run in comparison.runs
         },

@@ -46,7 +46,7 @@ def show_intervals(name: str, intervals: Sequence[Interval]) -> Drawn:
 def draw_interval_points(
     axes: Any,
     places: Sequence[float],
-    found: Sequence[Mapping[str, float]],
+    found: Sequence[Mapping[str, float | None]],
     *,
     colour: str,
     label: str,
@@ -57,14 +57,15 @@ def draw_interval_points(
     Args:
         axes: To draw on.
         places: Along the horizontal axis.
-        found: `value`, `low` and `high` of each.
+        found: `value`, `low` and `high` of each; no interval is drawn where these are None.
         colour: Of points and line.
         label: In the legend.
         line: Style of the line between them: `none` for points alone.
     """
-    values = [each["value"] for each in found]
-    below = [max(0.0, each["value"] - each["low"]) for each in found]
-    above = [max(0.0, each["high"] - each["value"]) for each in found]
+    values = [each["value"] or 0.0 for each in found]
+    limits = [(_or(each["low"], value), _or(each["high"], value)) for each, value in zip(found, values, strict=True)]
+    below = [max(0.0, value - low) for value, (low, _) in zip(values, limits, strict=True)]
+    above = [max(0.0, high - value) for value, (_, high) in zip(values, limits, strict=True)]
     axes.errorbar(
         places,
         values,
@@ -78,3 +79,7 @@ def draw_interval_points(
         linestyle=line,
         label=label,
     )
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value

@@ -2,7 +2,10 @@
 
 Pre-training rows are packed without padding and attention is not reset at document borders: the mask is the plain
 causal one. Rows of fine-tuning are block-causal: attention stays within each of a row's segments, and padding attends
-to nothing that counts. No mask of any size is ever built.
+to nothing that counts. Layers with a sliding window attend to that many tokens before, the current one included, within
+the same segment. On CUDA no mask of any size is ever built.
+
+What a layer asks for beyond that (sinks, caps, biases or masks of its own) is refused, never passed over.
 
 On CUDA torch chooses the kernel, for SDPA and for `varlen_attn` on the segments of rows: cuDNN's on Hopper and
 Blackwell, where it takes about half the time of flash-attention 2 by published figures, and the latter's on older
@@ -14,7 +17,7 @@ out the flash kernels. Functions registered under other names get no mask at all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from itertools import accumulate, chain, pairwise
@@ -31,6 +34,16 @@ __all__ = ["Segments", "causal_flash_attention", "causal_sdpa", "choose_attentio
 
 _SDPA_NAME = "meap_sdpa"
 _FLASH_NAME = "meap_fa2"  # transformers would look for its own kernel behind a name with "flash" in it
+_NOT_COMPUTED = {
+    "s_aux": "sinks",
+    "sinks": "sinks",
+    "softcap": "scores capped by a tanh (attn_logit_softcapping)",
+    "position_bias": "a bias by position",
+    "attention_bias": "a bias by position",
+    "block_indices": "blocks chosen token by token",
+    "indices": "keys chosen token by token",
+}
+"""Arguments that transformers' layers hand to their attention function, and what they stand for."""
 _CUDNN_FASTEST = (9, 10)
 """Major compute capabilities, of Hopper and Blackwell, for which torch prefers cuDNN."""
 
@@ -71,20 +84,34 @@ def causal_sdpa(
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: Segments | None = None,
-    **_: Any,
+    sliding_window: int | None = None,
+    **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal grouped-query attention by torch's SDPA; returns (B, T, H, D) and no weights.
 
-    With `segments`, all of them in one call of torch's variable-length kernel on CUDA in half precision. Elsewhere a
-    call each: work is the sum of their squares, and padding gets zeros.
+    With `segments`, or a window shorter than the row, all of them in one call of torch's variable-length kernel on CUDA
+    in half precision. Elsewhere a call each: work is the sum of their squares, and padding gets zeros.
     """
-    _require_no_mask(attention_mask)
-    if segments is not None and not dropout and _takes_varlen(query_BHTD):
-        return _varlen(query_BHTD, key_BHTD, value_BHTD, scaling, segments), None
+    _require_plain_attention(module, attention_mask, more)
+    window = _shorter_window(sliding_window, query_BHTD, segments)
+    has_borders = segments is not None or window is not None
+    if has_borders and not dropout and _takes_varlen(query_BHTD) and query_BHTD.shape[-1] == value_BHTD.shape[-1]:
+        return _varlen(query_BHTD, key_BHTD, value_BHTD, scaling, segments, window), None
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        num_tokens = query.shape[2]
+        band = None
+        if window is not None and window < num_tokens:
+            band = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=query.device).tril().triu(1 - window)
         return F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True
+            query,
+            key,
+            value,
+            attn_mask=band,
+            dropout_p=dropout,
+            is_causal=band is None,
+            scale=scaling,
+            enable_gqa=True,
         )
 
     if segments is None:
@@ -97,8 +124,7 @@ def causal_sdpa(
                 attend(*(each[:, :, start:end] for each in states))
                 for start, end in pairwise(accumulate(lengths, initial=0))
             ]
-            padding = torch.zeros_like(states[0][:, :, sum(lengths) :])
-            rows.append(torch.cat([*pieces, padding], dim=2))
+            rows.append(F.pad(torch.cat(pieces, dim=2), (0, 0, 0, query_BHTD.shape[2] - sum(lengths))))
         output_BHTD = torch.cat(rows)
     return output_BHTD.transpose(1, 2).contiguous(), None
 
@@ -112,10 +138,14 @@ def _varlen(
     key_BHTD: torch.Tensor,
     value_BHTD: torch.Tensor,
     scaling: float | None,
-    segments: Segments,
+    segments: Segments | None,
+    window: int | None,
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn  # makes torch's compiler a folder for temporary files
 
+    if segments is None:
+        num_rows, _, num_tokens, _ = query_BHTD.shape
+        segments = Segments.of([[num_tokens]] * num_rows, num_tokens=num_tokens, device=query_BHTD.device)
     query, key, value = (each.transpose(1, 2) for each in (query_BHTD, key_BHTD, value_BHTD))
     takes_groups: dict[str, Any] = {"enable_gqa": True}
     if "enable_gqa" not in signature(varlen_attn).parameters:  # torch 2.11
@@ -130,7 +160,7 @@ def _varlen(
         segments.longest,
         segments.longest,
         scale=scaling,
-        window_size=(-1, 0),
+        window_size=(-1 if window is None else window - 1, 0),
         **takes_groups,
     )
     assert isinstance(output, torch.Tensor)
@@ -146,7 +176,8 @@ def causal_flash_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: Segments | None = None,
-    **_: Any,
+    sliding_window: int | None = None,
+    **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal grouped-query attention by flash-attention 2; returns (B, T, H, D) and no weights.
 
@@ -155,19 +186,21 @@ def causal_flash_attention(
     require_packages("model.attention=flash_attention_2", "flash_attn", extra="gpu")
     from flash_attn import flash_attn_func, flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
-    _require_no_mask(attention_mask)
+    _require_plain_attention(module, attention_mask, more)
+    window = _shorter_window(sliding_window, query_BHTD, segments)
+    choices: dict[str, Any] = {"dropout_p": dropout, "softmax_scale": scaling, "causal": True}
+    if window is not None:
+        choices["window_size"] = (window - 1, 0)
     states = [each.transpose(1, 2) for each in (query_BHTD, key_BHTD, value_BHTD)]
     if segments is None:
-        return flash_attn_func(*states, dropout_p=dropout, softmax_scale=scaling, causal=True), None
+        return flash_attn_func(*states, **choices), None
     output = flash_attn_varlen_func(
         *(each.flatten(0, 1) for each in states),
         cu_seqlens_q=segments.borders,
         cu_seqlens_k=segments.borders,
         max_seqlen_q=segments.longest,
         max_seqlen_k=segments.longest,
-        dropout_p=dropout,
-        softmax_scale=scaling,
-        causal=True,
+        **choices,
     )
     return output.view_as(states[0]), None
 
@@ -217,6 +250,20 @@ def describe_attention(name: str, *, on_gpu: bool, bf16: bool, has_segments: boo
     return f"{function}, {'cuDNN' if with_cudnn else 'flash-attention 2'}'s kernel on sm_{major}{minor}"
 
 
-def _require_no_mask(attention_mask: torch.Tensor | None) -> None:
+def _shorter_window(window: int | None, query_BHTD: torch.Tensor, segments: Segments | None) -> int | None:
+    """The window, if any segment is longer."""
+    longest = query_BHTD.shape[2] if segments is None else segments.longest
+    return window if window is not None and window < longest else None
+
+
+def _require_plain_attention(
+    module: torch.nn.Module, attention_mask: torch.Tensor | None, more: Mapping[str, Any]
+) -> None:
+    """Raise `ValueError` if a layer asks for more than causal attention within a window."""
     if attention_mask is not None:
         raise ValueError("packed rows take no attention mask: padded batches need attn_implementation='sdpa'")
+    for name, meaning in _NOT_COMPUTED.items():
+        if more.get(name) is not None:
+            raise ValueError(f"its attention has {meaning}, which the kernels for packed rows do not compute")
+    if not (getattr(module, "is_causal", True) if more.get("is_causal") is None else more["is_causal"]):
+        raise ValueError("its attention is not causal")

@@ -7,6 +7,7 @@ embedding's lookup, norms, softmax and whatever activation checkpointing compute
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import TYPE_CHECKING
 
@@ -40,32 +41,49 @@ _PEAKS = {
 
 
 def matmul_parameters(config: PretrainedConfig) -> int:
-    """Weights that every token is multiplied with: the layers' projections and the head, tied or not.
+    """Weights that every token is multiplied with: all matrices but embeddings, and the head, tied or not.
 
     Args:
-        config: A Llama, Mistral or Qwen2/3 architecture.
+        config: Any decoder of transformers without experts.
     """
-    hidden, num_heads = config.hidden_size, config.num_attention_heads
-    head_size = _head_size(config)
-    attention = 2 * hidden * head_size * (num_heads + config.num_key_value_heads)
-    mlp = 3 * hidden * config.intermediate_size
-    return config.num_hidden_layers * (attention + mlp) + hidden * config.vocab_size
+    import torch  # here, so that preflight, which counts checkpoints only, need not wait for it
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
+    multiplied = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
+    return sum(weight.numel() for each in multiplied for weight in each.parameters(recurse=False) if weight.ndim > 1)
 
 
-def training_flops_per_token(config: PretrainedConfig, *, context: int, causal: bool) -> float:
+def training_flops_per_token(config: PretrainedConfig, *, context: int, causal: bool, frozen: bool = False) -> float:
     """Floating-point operations of forward and backward pass, per token.
 
     Six per weight (a multiplication and an addition, forward once, backward twice), and as much for the products of
     queries with keys and of attention with values.
 
     Args:
-        config: A Llama, Mistral or Qwen2/3 architecture.
+        config: Any decoder of transformers without experts.
         context: Tokens of a row.
-        causal: Count only what a causal mask lets through, half of the pairs; False is PaLM's convention.
+        causal: Count only what a causal mask lets through, half of the pairs; False is PaLM's convention. A layer with
+            a shorter sliding window counts that many keys.
+        frozen: Whether weights get no gradient, which is a third of their work; adapters are not counted.
     """
-    keys_per_query = context / 2 if causal else context
     width = config.num_attention_heads * _head_size(config)
-    return 6.0 * (matmul_parameters(config) + 2 * config.num_hidden_layers * width * keys_per_query)
+    keys_of_layers = sum(_keys_per_query(window, context, causal=causal) for window in _windows(config))
+    return (4.0 if frozen else 6.0) * matmul_parameters(config) + 6.0 * 2 * width * keys_of_layers
+
+
+def _windows(config: PretrainedConfig) -> list[int | None]:
+    """Of each layer; None where it attends to all of a row."""
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def _keys_per_query(window: int | None, context: int, *, causal: bool) -> float:
+    if window is None or window >= context:
+        return context / 2 if causal else context
+    return window * (1 - window / (2 * context)) if causal else window
 
 
 def peak_flops_per_second(device_name: str) -> float | None:

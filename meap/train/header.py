@@ -30,6 +30,7 @@ def describe_run(config: RecipeConfig, machine: Machine, data: RunData, model: N
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
     base = config.train.branch_from or config.model.base
     start = f"from {base}" if base else "from scratch"
+    start += f", a {model.config.model_type} as in {config.model.config}" if config.model.config else ""
     sharding = f", sharded ({config.train.sharding})" if config.train.sharding_mode.spreads_weights else ""
     attention = describe_attention(
         str(model.config._attn_implementation),
@@ -39,7 +40,7 @@ def describe_run(config: RecipeConfig, machine: Machine, data: RunData, model: N
     )
     return [
         f"run        {config.run.name}: {_method(config)}, masks written by the {config.masking.site}",
-        f"model      {model.num_parameters:,} parameters {start}",
+        f"model      {model.num_parameters:,} parameters {start}{_adapters(config, model)}",
         f"attention  {attention}",
         *_rows(config, data),
         f"batch      {config.train.global_batch_size} rows = {tokens_per_step:,} tokens per step",
@@ -53,15 +54,22 @@ def describe_plan(config: RecipeConfig, ranks: Ranks, data: RunData, model: Next
     """What a run on these ranks will take: memory, disk, arithmetic and time."""
     num_parameters = model.num_parameters
     vocabulary = {id(layer.weight): layer.weight.numel() for layer in _vocabulary_layers(model)}
+    body = num_parameters - sum(vocabulary.values())
     return [
         f"dry run    {config.run.name}: nothing is trained, nothing is written",
-        f"model      {num_parameters:,} parameters, {num_parameters - sum(vocabulary.values()):,} without embeddings",
+        f"model      {num_parameters:,} parameters, {body:,} without embeddings{_adapters(config, model)}",
         *_rows(config, data),
         *_memory(config, ranks, data, model),
-        f"disk       {_disk(config, data, num_parameters)}",
+        f"disk       {_disk(config, data, model.num_trained)}",
         *_arithmetic(config, data, model),
         *_notes(config, data),
     ]
+
+
+def _adapters(config: RecipeConfig, model: NextTokenModel) -> str:
+    if not config.lora.rank:
+        return ""
+    return f", frozen; {model.num_trained:,} of adapters (rank {config.lora.rank}) are trained"
 
 
 def _method(config: RecipeConfig) -> str:
@@ -93,12 +101,19 @@ def _rows(config: RecipeConfig, data: RunData) -> list[str]:
         measured = min(heldout.rows, config.train.eval_batches * batch)
         which = "all" if measured == heldout.rows else f"{measured:,} of {heldout.rows:,}"
         often = f"every {timetable.eval_interval:,} steps and " if timetable.eval_interval < timetable.steps else ""
-        lines.append(f"measures   held-out loss on {which} rows {often}at the end")
+        answers = f"; answers to {config.train.samples} prompts" if config.train.samples else ""
+        lines.append(f"measures   held-out loss on {which} rows {often}at the end{answers}")
     return lines
 
 
 def _memory(config: RecipeConfig, ranks: Ranks, data: RunData, model: NextTokenModel) -> list[str]:
-    memory = device_memory(config, model.config, num_parameters=model.num_parameters, num_devices=ranks.world_size)
+    memory = device_memory(
+        config,
+        model.config,
+        num_parameters=model.num_parameters,
+        num_devices=ranks.world_size,
+        num_trained=model.num_trained,
+    )
     how = f"bf16, sharding {config.train.sharding}"
     if config.train.activation_checkpointing:
         how += ", activations recomputed"
@@ -130,7 +145,8 @@ def _disk(config: RecipeConfig, data: RunData, num_parameters: int) -> str:
 
 def _arithmetic(config: RecipeConfig, data: RunData, model: NextTokenModel) -> list[str]:
     tokens, context = _tokens(config, data), config.data.seq_len
-    flops = training_flops_per_token(model.config, context=context, causal=False)
+    frozen = bool(config.lora.rank)
+    flops = training_flops_per_token(model.config, context=context, causal=False, frozen=frozen)
     peak = peak_flops_per_second(_EXAMPLE_DEVICE)
     assert peak is not None
     days = training_days(
@@ -139,6 +155,7 @@ def _arithmetic(config: RecipeConfig, data: RunData, model: NextTokenModel) -> l
         tokens=tokens,
         peak_flops=peak * EXAMPLE_DEVICES,
         utilisation=_EXAMPLE_MFU,
+        frozen=frozen,
     )
     return [
         f"compute    {flops * tokens:.3g} FLOPs, {flops / 1e9:.3f} GFLOP per token (PaLM's convention)",

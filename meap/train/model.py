@@ -7,19 +7,21 @@ them; rows of ``T + 1`` tokens would lose their last target. Here labels arrive 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 import torch
 from composer.models import ComposerModel
+from torch import nn
 from torchmetrics import Metric
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from meap.config import ModelConfig
 from meap.schema import IGNORE_INDEX, Batch, SftBatch, WeightedSftBatch
 from meap.train.attention import Segments
-from meap.train.loss import SpeedUp, choose_loss_chunks, linear_cross_entropy, uncompiled
+from meap.train.loss import LogitShape, SpeedUp, choose_loss_chunks, linear_cross_entropy, uncompiled
 from meap.usage import Usage
 
 __all__ = ["ModelOutput", "NextTokenModel", "TokenLoss", "build_model", "decoder_config", "padded_vocab_size"]
@@ -76,22 +78,28 @@ def decoder_config(
     )
 
 
-def build_model(config: PretrainedConfig, *, attention: str, seed: int) -> NextTokenModel:
+def build_model(
+    config: PretrainedConfig, *, attention: str, seed: int, weights: Literal["official", "own"] = "official"
+) -> NextTokenModel:
     """A freshly initialised model on the CPU.
 
-    Weights follow the official code: linear and embedding weights normal(0, sqrt(2 / (5 * hidden))), the output
-    projections of attention and MLP normal(0, 1 / (sqrt(hidden) * layers)), norms one, biases zero.
+    `official` weights follow the official code: linear and embedding weights normal(0, sqrt(2 / (5 * hidden))), the
+    output projections of attention and MLP normal(0, 1 / (sqrt(hidden) * layers)), norms one, biases zero. The
+    architecture's `own` are those of its ``_init_weights`` in transformers, by the ``initializer_range`` of its
+    config.json: what is right for a norm that adds one to its weight (Gemma), say, only the architecture knows.
 
     Args:
         config: Architecture, see `decoder_config`.
         attention: Name from `meap.train.attention.choose_attention`.
         seed: Seed of the weights; the same seed gives the same weights on any machine.
+        weights: Whose initialisation.
     """
-    config._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = cast("Any", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])(config)
-        _initialise(model)
+        if weights == "official":
+            _initialise(model)
+    model.config._attn_implementation = attention
     return NextTokenModel(model)
 
 
@@ -99,7 +107,7 @@ class NextTokenModel(ComposerModel):
     """Next-token prediction on pre-shifted labels.
 
     Args:
-        model: A decoder with the shape of transformers' ``*ForCausalLM``: a backbone ``model`` and an ``lm_head``.
+        model: One of transformers' ``*ForCausalLM``: a backbone, and a head without bias.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -112,6 +120,10 @@ class NextTokenModel(ComposerModel):
         """Embedding rows before our training added the mask token; None where that came from elsewhere."""
         self.has_direction = False
         """Whether a finished model that training starts from knows the token that begins reversed rows."""
+        self.base_fingerprint: str | None = None
+        """Of the weights that are frozen, with adapters beside them (`meap.train.lora`); None where all are trained."""
+        self.base_dtype = "fp32"
+        """What those are stored in, fp32 or bf16."""
         self.base_usage = Usage()
         """How the finished model that training starts from is prompted."""
         self.speed_up_loss: SpeedUp = uncompiled
@@ -122,6 +134,22 @@ class NextTokenModel(ComposerModel):
     def num_parameters(self) -> int:
         """Weights, shared ones once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder's layers, in order."""
+        length = self.config.num_hidden_layers
+        lists = (module for module in self.model.base_model.modules() if isinstance(module, nn.ModuleList))
+        return next(list(each) for each in lists if len(each) == length)
+
+    @property
+    def num_trained(self) -> int:
+        """Weights that are trained: all of them, or those of adapters."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def head_weight(self) -> torch.Tensor:
+        """The head, as the loss computes with it."""
+        return cast("nn.Linear", self.model.get_output_embeddings()).weight
 
     def forward(self, batch: Batch | SftBatch | WeightedSftBatch) -> ModelOutput:
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
@@ -149,15 +177,36 @@ class NextTokenModel(ComposerModel):
         if targets_BT is None:
             return stock(input_ids_BT, **more)
         # use_cache=False: transformers' default of True breaks compiled graphs and keeps keys and values alive.
-        hidden_BTD = self.model.model(input_ids=input_ids_BT, use_cache=False, **more).last_hidden_state
+        hidden_BTD = self.model.base_model(input_ids=input_ids_BT, use_cache=False, **more).last_hidden_state
         return linear_cross_entropy(
             hidden_BTD,
-            self.model.lm_head.weight,
+            self.head_weight(),
             targets_BT,
             weights_BT=weights_BT,
             num_chunks=self.loss_chunks or choose_loss_chunks(targets_BT.numel(), self.config.vocab_size),
+            shape=LogitShape.of(self.config),
             speed_up=self.speed_up_loss,
         )
+
+    @contextmanager
+    def generating(self, settings: GenerationConfig) -> Iterator[Any]:
+        """The decoder as transformers has it, to call `generate` of: its own forward pass and attention, uncompiled."""
+        decoder, was_training = self.model, self.model.training
+        packed, attention = decoder.__dict__.pop("forward"), decoder.config._attn_implementation
+        # Those of a base may set sampling and penalties.
+        settings_before, decoder.generation_config = decoder.generation_config, settings
+        decoder.config._attn_implementation = "sdpa"
+        is_compiled = self.speed_up_loss is not uncompiled
+        try:
+            decoder.eval()
+            # A compiled layer would be compiled anew for every length.
+            with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+                yield decoder
+        finally:
+            decoder.train(was_training)
+            decoder.config._attn_implementation = attention
+            decoder.generation_config = settings_before
+            decoder.forward = packed
 
     def loss(self, outputs: ModelOutput, batch: Batch, *_: Any, **__: Any) -> torch.Tensor:
         """The mean loss computed by `forward`."""

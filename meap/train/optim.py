@@ -32,11 +32,11 @@ def build_optimizer(config: OptimizerConfig, model: torch.nn.Module, *, fused: b
         model: The model to train.
         fused: Use the fused CUDA kernel.
     """
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    of_vectors = config.weight_decay if config.decay_norms else 0.0
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": config.weight_decay if config.decay_norms else 0.0},
+        {"params": [each for each in trained if each.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [each for each in trained if each.ndim < 2], "weight_decay": of_vectors},
     ]
     return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 

@@ -46,7 +46,12 @@ class DeviceMemory:
 
 
 def device_memory(
-    config: RecipeConfig, architecture: PretrainedConfig, *, num_parameters: int, num_devices: int
+    config: RecipeConfig,
+    architecture: PretrainedConfig,
+    *,
+    num_parameters: int,
+    num_devices: int,
+    num_trained: int | None = None,
 ) -> DeviceMemory:
     """An estimate of what one device holds; compiled runs, whose kernels keep less, stay below it.
 
@@ -65,12 +70,16 @@ def device_memory(
     `train.sharding` of grad_op divides gradients, optimizer and the fp32 weights between steps by N, though a step has
     all weights gathered; full divides all of them, but for the two layers that are gathered at a time.
 
+    Beside adapters, a frozen weight takes 2 bytes: it is stored in bf16, and has neither gradient nor optimizer.
+
     Args:
         config: The whole configuration.
         architecture: Sizes of the model.
         num_parameters: P.
         num_devices: N.
+        num_trained: Those of the P that are trained; all of them where unset.
     """
+    trained = num_parameters if num_trained is None else num_trained
     mode = config.train.sharding_mode
     shards = num_devices if mode.spreads_weights else 1
     layers, hidden = architecture.num_hidden_layers, architecture.hidden_size
@@ -79,6 +88,9 @@ def device_memory(
     is_whole = mode.gathers_in_step or not mode.spreads_weights
     gathered = num_parameters if is_whole else min(num_parameters, 2 * per_layer)
     weights = _FP32 * num_parameters // shards + _BF16 * gathered + (_FP32 * gathered if shards > 1 else 0)
+    if trained < num_parameters:
+        frozen = num_parameters - trained
+        weights = (_BF16 * frozen + _FP32 * trained) // shards + _BF16 * (gathered if shards > 1 else trained)
 
     rows = min(config.train.microbatch_size, -(-config.train.global_batch_size // num_devices))
     tokens = rows * config.data.seq_len
@@ -86,22 +98,24 @@ def device_memory(
 
     chunks = config.train.loss_chunks or choose_loss_chunks(tokens, architecture.vocab_size)
     head = getattr(architecture, "head_dim", None) or hidden // architecture.num_attention_heads
-    queries, keys = head * architecture.num_attention_heads, head * architecture.num_key_value_heads
-    layer = tokens * (26 * hidden + 4 * queries + 4 * keys + 8 * architecture.intermediate_size)
+    heads = architecture.num_attention_heads
+    queries, keys = head * heads, head * (getattr(architecture, "num_key_value_heads", None) or heads)
+    inner = getattr(architecture, "intermediate_size", None) or 4 * hidden
+    layer = tokens * (26 * hidden + 4 * queries + 4 * keys + 8 * inner)
     kept = layer * layers
     if config.train.activation_checkpointing:
         kept = layer + _FP32 * tokens * hidden * layers
     return DeviceMemory(
         weights=weights,
-        gradients=_FP32 * num_parameters // shards,
-        optimizer=2 * _FP32 * num_parameters // shards,
+        gradients=_FP32 * trained // shards,
+        optimizer=2 * _FP32 * trained // shards,
         activations=kept,
         logits=(_BF16 + 2 * _FP32) * -(-tokens // chunks) * architecture.vocab_size,
     )
 
 
 def checkpoint_bytes(num_parameters: int) -> int:
-    """Size of a checkpoint: weights and AdamW's two moments, in fp32."""
+    """Size of a checkpoint: the trained weights and AdamW's two moments, in fp32."""
     return 3 * _FP32 * num_parameters
 
 
@@ -112,8 +126,14 @@ def num_checkpoints(timetable: Timetable, *, keep: int) -> int:
 
 
 def training_days(
-    architecture: PretrainedConfig, *, context: int, tokens: int, peak_flops: float, utilisation: float
+    architecture: PretrainedConfig,
+    *,
+    context: int,
+    tokens: int,
+    peak_flops: float,
+    utilisation: float,
+    frozen: bool = False,
 ) -> float:
     """Days at a model FLOPs utilisation by PaLM's convention, of devices with `peak_flops` per second together."""
-    flops = training_flops_per_token(architecture, context=context, causal=False) * tokens
+    flops = training_flops_per_token(architecture, context=context, causal=False, frozen=frozen) * tokens
     return flops / (peak_flops * utilisation) / _SECONDS_PER_DAY

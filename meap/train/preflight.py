@@ -46,7 +46,14 @@ def check_config(config: RecipeConfig) -> None:
     _require_plain_addresses(config)
     require_writable_folder("run.dir", config.run.dir)
     _require_room_for_schedule(config)
+    if config.lora.rank and config.masking.reversed_ratio:
+        raise ConfigError(
+            f"masking.reversed_ratio={config.masking.reversed_ratio} adds a token to the vocabulary, whose embedding "
+            f"lora.rank={config.lora.rank} leaves frozen: set one of the two to 0"
+        )
     config.loggers.require_packages()
+    if config.lora.rank:
+        require_packages(f"lora.rank={config.lora.rank}", "peft", extra="lora")
     if config.model.kernels == "liger":
         require_packages("model.kernels=liger", "liger_kernel", extra="gpu")
 
@@ -92,7 +99,7 @@ def check_storage(config: RecipeConfig, machine: Machine, timetable: Timetable, 
         config: The whole configuration.
         machine: Device, precision and ranks.
         timetable: How many checkpoints there will be.
-        num_parameters: Weights of the model.
+        num_parameters: Weights that checkpoints hold.
 
     Raises:
         ConfigError: There is too little free space.

@@ -41,6 +41,7 @@ _PACKAGES = (
     "mosaicml",
     "mosaicml-streaming",
     "numpy",
+    "peft",
     "tokenizers",
     "torch",
     "transformers",

@@ -82,6 +82,8 @@ def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any], *
     for key in sorted(now.keys() | before.keys()):
         was, given = before.get(key), now.get(key)
         role = role_of(key)
+        if key == "model.base" and now.get("lora.rank"):
+            role = Role.SOURCE  # it is read again, and known by its fingerprint
         if was == given or (role is Role.SOURCE and key.startswith("data.")):
             continue
         if free and role is Role.PLACE:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from meap.config import RecipeConfig
+from meap.config.model import ARCHITECTURES
 from meap.errors import ConfigError
 from meap.extras import how_to_install, is_installed, require_packages
 from meap.train.model import NextTokenModel
@@ -43,7 +44,9 @@ def speed_up(config: RecipeConfig, model: NextTokenModel, *, on_gpu: bool, has_s
         ConfigError: What is asked for cannot work here.
     """
     compiled = choose_compilation(config.train.compile, on_gpu=on_gpu, has_segments=has_segments)
-    kernels = choose_kernels(config.model.kernels, on_gpu=on_gpu, compiled=compiled)
+    kernels = choose_kernels(
+        config.model.kernels, on_gpu=on_gpu, compiled=compiled, architecture=model.config.model_type
+    )
     model.loss_chunks = config.train.loss_chunks
     if kernels == "liger":
         use_liger_kernels(model)
@@ -88,18 +91,19 @@ def compile_model(model: NextTokenModel, *, backend: str | Callable[..., Any] = 
     # DDP's own splitting of graphs into buckets would break those of layers apart.
     torch._dynamo.config.optimize_ddp = False
     compile_whole = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend)
-    for layer in model.model.model.layers:
+    for layer in model.layers:
         layer.forward = compile_whole(layer.forward)
     model.speed_up_loss = cache(compile_whole)
 
 
-def choose_kernels(wanted: str, *, on_gpu: bool, compiled: bool) -> str:
+def choose_kernels(wanted: str, *, on_gpu: bool, compiled: bool, architecture: str = "llama") -> str:
     """``torch`` or ``liger``.
 
     Args:
         wanted: One of the two, or ``auto``: Liger where it is installed, on CUDA, unless layers are compiled.
         on_gpu: Whether the model runs on CUDA.
         compiled: Whether layers are compiled.
+        architecture: The decoder, by its name in transformers. Others than `ARCHITECTURES` are not tried with Liger.
 
     Raises:
         ConfigError: Liger is asked for where it cannot run, or beside compiled layers.
@@ -116,7 +120,13 @@ def choose_kernels(wanted: str, *, on_gpu: bool, compiled: bool) -> str:
             "model.kernels=liger and compiled layers exclude each other (torch.compile fuses the same operations): "
             "choose train.compile=false or model.kernels=auto"
         )
-    return "liger" if wanted != "torch" and installed and on_gpu and not compiled else "torch"
+    if wanted == "liger" and architecture not in ARCHITECTURES:
+        raise ConfigError(
+            f"model.kernels=liger is not tried with a {architecture!r} model, only with {', '.join(ARCHITECTURES)}: "
+            "choose model.kernels=auto"
+        )
+    can_run = installed and on_gpu and not compiled and architecture in ARCHITECTURES
+    return "liger" if wanted != "torch" and can_run else "torch"
 
 
 def use_liger_kernels(model: NextTokenModel) -> None:

@@ -13,6 +13,7 @@ from composer.utils.parallelism import FSDP2Config
 from meap.checkpoints import CheckpointStore
 from meap.config import RecipeConfig
 from meap.places.addresses import is_url
+from meap.train.callbacks import StepSeeds
 from meap.train.checkpoints.model_record import record_model
 from meap.train.checkpoints.resuming import ResumePoint, find_resume_point
 from meap.train.checkpoints.saving import CheckpointSaving
@@ -28,7 +29,7 @@ from meap.train.provenance import RunStart
 from meap.train.ranks import Ranks
 from meap.train.run import Run
 from meap.train.speed import speed_up
-from meap.train.usage import usage_after
+from meap.train.usage import usage_of
 
 __all__ = ["PlannedTrainer", "build_trainer"]
 
@@ -77,7 +78,7 @@ def build_trainer(
     if run.plans_for is not None:
         return _plan(config, run.plans_for, run, data, model)
     machine, timetable, train = run.machine, data.timetable, config.train
-    check_storage(config, machine, timetable, num_parameters=model.num_parameters)
+    check_storage(config, machine, timetable, num_parameters=model.num_trained)
     start = find_resume_point(config, run.dir)
     saving = _saving(config, run, data, model, start)
     if train.activation_checkpointing:
@@ -97,6 +98,7 @@ def build_trainer(
             algorithms=[*([GradientClipping("norm", clip_norm)] if clip_norm else []), *algorithms],
             callbacks=[
                 build_schedule(config.scheduler, timetable),
+                *([StepSeeds(config.run.seed)] if config.lora.dropout else []),
                 *callbacks,
                 saving,
                 RunStart(config, machine, data, model),
@@ -124,9 +126,8 @@ def _saving(
     config: RecipeConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
 ) -> CheckpointSaving:
     tokenizer = data.tokenizer.with_direction() if model.has_direction else data.tokenizer
-    usage = usage_after([stream.manifest for stream in data.shards.streams], tokenizer, base=model.base_usage)
     before, is_branch = (start.record.model, start.is_branch) if start else (None, False)
-    recorded, shared = record_model(model, tokenizer, usage, before=before, is_branch=is_branch)
+    recorded, shared = record_model(model, tokenizer, usage_of(data, model), before=before, is_branch=is_branch)
     return CheckpointSaving(
         config,
         run_dir=run.dir,
@@ -151,7 +152,7 @@ def _sharding(config: RecipeConfig, model: NextTokenModel, *, kind: str) -> dict
     mode = config.train.sharding_mode
     if not mode.spreads_weights:
         return None
-    layers = set(model.model.model.layers)
+    layers = set(model.layers)
     # Composer asks the child of the ComposerModel which of its modules form a group.
     model.model.fsdp_wrap_fn = lambda module: module in layers  # type: ignore[assignment]
     return {

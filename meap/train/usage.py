@@ -11,12 +11,20 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.tokenizer import Tokenizer
+from meap.train.data import RunData
+from meap.train.model import NextTokenModel
 from meap.usage import ChatTemplate, Usage, join_ids
 
-__all__ = ["usage_after"]
+__all__ = ["usage_after", "usage_of"]
 
 _PROBES = ("Q7", "x4")
 """Answers that differ from the first character on."""
+
+
+def usage_of(data: RunData, model: NextTokenModel) -> Usage:
+    """How the model of a run is prompted once it was trained on the run's data."""
+    manifests = [stream.manifest for stream in data.shards.streams]
+    return usage_after(manifests, data.tokenizer, base=model.base_usage)
 
 
 def usage_after(manifests: Sequence[Manifest], tokenizer: Tokenizer, *, base: Usage) -> Usage:

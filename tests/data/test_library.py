@@ -190,8 +190,9 @@ def test_both_conventions_have_the_same_inputs_masks_and_targets(remote, tmp_pat
 
 @pytest.mark.parametrize("layout", ["concat", "separate"])
 def test_both_conventions_of_fine_tuning_have_the_same_targets(conversations, tmp_path, layout):
+    sft = SftConfig(layout, weighting="rows")
     shifted, plain = (
-        open_dataset(remote=conversations, local=tmp_path / each, labels=each, batch_size=8, sft=SftConfig(layout))
+        open_dataset(remote=conversations, local=tmp_path / each, labels=each, batch_size=8, sft=sft)
         for each in ("shifted", "transformers")
     )
     for number in range(48):
@@ -199,6 +200,9 @@ def test_both_conventions_of_fine_tuning_have_the_same_targets(conversations, tm
         assert torch.equal(other["labels"][1:], one["labels"][:-1])
         assert one["labels"][-1] == other["labels"][0] == IGNORE_INDEX
         assert int((other["labels"] != IGNORE_INDEX).sum()) == one["num_targets"]
+        for sample in (one, other):
+            assert torch.equal(sample["weights"] > 0, sample["labels"] != IGNORE_INDEX)
+            assert float(sample["weights"].sum()) == pytest.approx(sample["num_views"])
 
 
 def test_what_models_of_transformers_say_of_whole_batches_is_the_loss_of_shifted_labels(

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 from meap.config import DataConfig, TokenizerConfig
 from meap.data import open_shards, open_tokenizer
 from meap.errors import DataError, IncompleteError, MismatchError
-from meap.schema import MANIFEST_NAME
+from meap.manifest import CONVERSATIONS
+from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,18 @@ def test_the_manifest_and_the_tokenizer_come_with_the_shards(remote, tokenizer):
 def test_the_same_tokenizer_may_be_named(remote, tokenizer_dir, tokenizer):
     shards = open_shards(config(remote), "train")
     assert open_tokenizer(TokenizerConfig(name=str(tokenizer_dir)), shards).fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_conversations_bring_the_template_that_rendered_them(write_conversations, tokenizer_dir, tmp_path, named):
+    write_conversations(tmp_path / "mds", seq_len=16)
+    stored = tmp_path / "mds" / TOKENIZER_DIR / "tokenizer_config.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"chat_template": "{{ trained }}"}))
+    own = shutil.copytree(tokenizer_dir, tmp_path / "own")
+    (own / "chat_template.jinja").write_text("{{ of_the_base }}")
+    shards = open_shards(config(tmp_path / "mds"), "train", kind=CONVERSATIONS)
+    opened = open_tokenizer(TokenizerConfig(name=str(own) if named else None), shards)
+    assert opened.source_config["chat_template"] == "{{ trained }}"
 
 
 @pytest.mark.fault(9)

@@ -1,5 +1,6 @@
 """A judge on this machine: speaks the chat completions protocol, counts, and fails where it is told to."""
 
+import gzip
 import json
 import re
 import socket
@@ -22,13 +23,15 @@ def fair_verdict(prompt: str) -> str:
 class JudgeServer:
     """What `fault` says of a request (its number, from 1) happens to it.
 
-    A fault is None (answer it), a status, `cut`: hang up in the middle of the answer, `page`: an answer in HTML, or
-    `silent`: say nothing until `resumed` is set.
+    A fault is None (answer it), a status, `cut`: hang up in the middle of the answer, `page`: an answer in HTML,
+    `silent`: say nothing until `resumed` is set, `endless`: never stop, `slow`: never stop, a byte at a time, `zipped`:
+    an answer that grows, `streamed`: an answer in pieces, or `only streams`: refuse requests that ask for no stream.
     """
 
     def __init__(self) -> None:
         self.fault: Callable[[int], int | str | None] = lambda number: None
-        self.verdict: Callable[[str], str] = fair_verdict
+        self.verdict: Callable[[str], object] = fair_verdict
+        self.usage: object = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
         self.prompts: list[str] = []
         self.bodies: list[str] = []
         self.keys: set[str | None] = set()
@@ -60,22 +63,51 @@ class JudgeServer:
                     judge.resumed.wait()
                     self.close_connection = True
                     return
-                if fault == "page":
+                if fault == "only streams":
+                    wants = json.loads(body)
+                    if not wants.get("stream"):
+                        message = "This model only supports stream mode, please enable the stream parameter"
+                        self._say(400, json.dumps({"error": {"message": message}}), "application/json")
+                        return
+                    fault = "streamed"
+                if fault in {"endless", "slow"}:
+                    self._go_on(slowly=fault == "slow")
+                elif fault == "zipped":
+                    self._say(200, "", "application/json", zipped=True)
+                elif fault == "streamed":
+                    text = judge.verdict(asked["messages"][-1]["content"])
+                    self._say(200, _streamed(asked, text, judge.usage), "text/event-stream; charset=utf-8")
+                elif fault == "page":
                     self._say(200, "<html>busy</html>", "text/html")
                 elif isinstance(fault, int):
                     message = f"no, {self.headers.get('Authorization')} may not"
                     self._say(fault, json.dumps({"error": {"message": message}}), "application/json")
                 else:
                     text = judge.verdict(asked["messages"][-1]["content"])
-                    self._say(200, json.dumps(_completion(asked, text)), "application/json", cut=fault == "cut")
+                    self._say(
+                        200, json.dumps(_completion(asked, text, judge.usage)), "application/json", cut=fault == "cut"
+                    )
 
-            def _say(self, status: int, text: str, kind: str, *, cut: bool = False) -> None:
-                content = text.encode()
+            def _go_on(self, *, slowly: bool) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.close_connection = True
+                while not judge.resumed.wait(0.01 if slowly else 0):
+                    try:
+                        self.wfile.write(b" " * (1 if slowly else 1 << 20))
+                    except OSError:
+                        return
+
+            def _say(self, status: int, text: str, kind: str, *, cut: bool = False, zipped: bool = False) -> None:
+                content = gzip.compress(b" " * (16 << 20)) if zipped else text.encode()
                 with judge.lock:
                     judge.answered += status == 200 and not cut and kind != "text/html"
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(content)))
+                if zipped:
+                    self.send_header("Content-Encoding", "gzip")
                 for name, value in judge.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -106,7 +138,21 @@ class JudgeServer:
         self.server.server_close()
 
 
-def _completion(asked: dict, text: str) -> dict:
+def _streamed(asked: dict, text: str, usage: object) -> str:
+    """Server-sent events, as servers send them: comments between, pieces, then usage without a choice."""
+    pieces = [text[start : start + 7] for start in range(0, len(text), 7)]
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": f"{asked['model']}-2024"}
+    deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces), {}]
+    ends = [None] * (len(deltas) - 1) + ["stop"]
+    events = [
+        head | {"choices": [{"index": 0, "delta": delta, "finish_reason": end}]}
+        for delta, end in zip(deltas, ends, strict=True)
+    ]
+    events.append(head | {"choices": [], "usage": usage})
+    return ": ping\n\n" + "".join(f"data: {json.dumps(each)}\n\n" for each in events) + "data: [DONE]\n\n"
+
+
+def _completion(asked: dict, text: object, usage: object) -> dict:
     message = {"role": "assistant", "content": text}
     return {
         "id": "chatcmpl-1",
@@ -114,5 +160,5 @@ def _completion(asked: dict, text: str) -> dict:
         "created": 1_700_000_000,
         "model": f"{asked['model']}-2024",
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
+        "usage": usage,
     }

@@ -1,13 +1,19 @@
 """Two evaluations side by side."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from meap.config import EvaluationConfig
 from meap.errors import ConfigError, DataError, MismatchError
-from meap.evals.comparison import compare, print_comparison, short_names
+from meap.evals.comparison import compare, comparison_lines, print_comparison, short_names
+from meap.evals.responses import ResponseStore
 from meap.evals.runner import run_tasks
+from meap.evals.summary import summarise
+from meap.evals.task import Metric
 from meap.evals.tasks import TASKS
 
 NAMES = ("perplexity", "key_retrieval")
@@ -41,7 +47,7 @@ def test_differences_are_the_second_less_the_first(both, tmp_path, capsys):
     assert generation["difference"]["p"] < 0.01
     assert generation["relative"] is None
     row = found["tasks"]["key_retrieval"]["rows"][0]["metrics"]["generation"]["difference"]
-    assert (row["test"], row["p"]) == ("mcnemar", pytest.approx(2 / 2**6))
+    assert (row["test"], row["p"]) == ("sign flip", pytest.approx(2 / 2**6))
     assert found["tasks"]["perplexity"]["metrics"]["loss"]["difference"]["value"] < 0
     assert json.loads((tmp_path / "out/compare.json").read_text()) == json.loads(json.dumps(found))
     assert (tmp_path / "out/compare.png").read_bytes().startswith(b"\x89PNG")
@@ -49,9 +55,72 @@ def test_differences_are_the_second_less_the_first(both, tmp_path, capsys):
     capsys.readouterr()
     print_comparison(found)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split() == ["blind", "oracle", "difference", "95", "%", "interval", "relative", "p", "n"]
+    assert lines[2].split() == [
+        "blind",
+        "oracle",
+        "difference",
+        "95",
+        "%",
+        "interval",
+        "relative",
+        "p",
+        "p",
+        "(Holm)",
+        "n",
+        "questions",
+    ]
     (mean,) = [line.split() for line in lines if line.startswith("mean, generation")]
     assert mean[2:5] == ["0.0", "100.0", "+100.0"]
+
+
+def write_results(folder, responses):
+    """A folder of results with these responses, as an evaluation writes it."""
+    metrics = (Metric("similarity", "judged similar"), Metric("rouge1", "ROUGE-1"))
+    task = dataclasses.replace(TASKS["hallucination"], metrics=metrics, further=lambda responses: {"judge": None})
+    numbers = summarise(task, responses, EvaluationConfig()) | {"prompts_sha256": "x", "partial": False, "seconds": 0}
+    ResponseStore(folder, "hallucination", "k").finish(responses)
+    results = {"model": {"name": folder.name}, "add_bos": True, "partial": False, "tasks": {"hallucination": numbers}}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_values_are_those_of_the_pairs(tmp_path):
+    """A judge gave no verdict on some summaries of one model: the other's are not part of the comparison either."""
+    verdicts = {"a": [1, 1, 0, None, None, 1], "b": [1, None, 0, 0, 0, 1]}
+    folders = []
+    for name, scores in verdicts.items():
+        (tmp_path / name).mkdir()
+        responses = [
+            {"id": f"{i}", "cluster": f"{i}", "control": False, "too_long": False, "data_set": "xsum" if i % 2 else "x",
+             "condition": None, "similarity": score, "rouge1": i / 10}
+            for i, score in enumerate(scores)
+        ]  # fmt: skip
+        folders.append(write_results(tmp_path / name, responses))
+    numbers = compare(",".join(map(str, folders)), tmp_path / "out")["tasks"]["hallucination"]
+    for found in (numbers["metrics"]["similarity"], *(row["metrics"]["similarity"] for row in numbers["rows"])):
+        assert found["second"]["value"] - found["first"]["value"] == pytest.approx(found["difference"]["value"])
+        assert found["difference"]["value"] == 0
+    shared = numbers["metrics"]["similarity"]
+    assert (shared["first"]["value"], shared["first"]["n"], shared["second"]["n"]) == (0.75, 3, 3)
+
+
+def test_p_stands_beside_its_correction(both, tmp_path, capsys):
+    """Holm's over the lines of a table, each of which is a test; the star goes by it, and the caveat stands below."""
+    found = compare(f"{both[0]},{both[1]}", tmp_path / "out")
+    for numbers in found["tasks"].values():
+        rows = [row["metrics"][numbers["headline"]] for row in numbers["rows"] if len(numbers["rows"]) > 1]
+        tests = [each["difference"] for each in (*rows, *numbers["metrics"].values())]
+        p = np.array([each["p"] for each in tests])
+        order = np.argsort(p, kind="stable")
+        steps = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+        assert [tests[place]["p_holm"] for place in order] == pytest.approx(steps.tolist())
+        header, *lines = comparison_lines(numbers, ["a", "b"])
+        assert len(lines) == len(tests)
+        column = header.index("p (Holm)")
+        assert [line[column].endswith("*") for line in lines] == [each["p_holm"] < 0.05 for each in tests]
+    capsys.readouterr()
+    print_comparison(found)
+    assert "of twenty tests of equal models one has p < 0.05 by chance" in capsys.readouterr().out
 
 
 def test_a_model_does_not_differ_from_itself(both, tmp_path):

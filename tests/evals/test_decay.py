@@ -39,10 +39,20 @@ def test_welchs_t_is_that_of_two_samples():
 def test_a_fall_is_a_decay_with_a_negative_t():
     found = change(np.array([0.2, 0.4, 0.6]), np.array([0.1, 0.3, 0.2]), sign=-1)
     assert found.value == pytest.approx(0.5)
-    assert 0.25 - 1e-9 <= found.low < found.value < found.high <= 2 / 3 + 1e-9
+    assert found.low is None, "three sequences do not tell the mean before from 0"
     assert found.t == pytest.approx(stats.ttest_rel([0.1, 0.3, 0.2], [0.2, 0.4, 0.6]).statistic)
     assert found.t < 0
     assert found.df == 2
+
+
+def test_the_interval_holds_what_the_t_test_does_not_reject():
+    """Fieller's limits: a ratio r is in the interval if the mean of after - r before may be 0."""
+    found = change(BEFORE, AFTER, sign=-1)
+    for limit in (found.low, found.high):
+        assert stats.ttest_1samp(AFTER - (1 - limit) * BEFORE, 0).pvalue == pytest.approx(0.05)
+    assert found.low < found.value < found.high
+    again = change(BEFORE, AFTER)
+    assert (again.low, again.high) == pytest.approx((-found.high, -found.low))
 
 
 def test_what_does_not_change_has_no_t():

@@ -49,7 +49,7 @@ def test_tasks_run_on_an_exported_model(main, folder, capsys):
     assert found["tasks"]["key_retrieval"]["n"] == 6
     assert (found["skipped"], found["export"], found["data"]) == ({}, None, "0: mds")
     printed = capsys.readouterr().out
-    assert "Key retrieval (key_retrieval): ranking, chance 25.0" in printed
+    assert "Key retrieval (key_retrieval): ranking, %, chance 25.0" in printed
     assert "written     runs/eval/hf" in printed
     assert "<h2>Key retrieval</h2>" in Path("runs/eval/hf/report.html").read_text()
 
@@ -93,17 +93,22 @@ def test_two_evaluations_are_compared(main, folder, capsys):
 @pytest.mark.slow
 def test_two_ranks_share_the_work(main, folder, project_root, warm_python, quiet_environment):
     """As a launcher starts them: both load the model, one writes the results, which are those of one process."""
-    overrides = ("model=hf", "tasks=key_retrieval", "key_retrieval.examples=6", "key_retrieval.sentences=1")
+    overrides = (
+        *("model=hf", "tasks=perplexity,key_retrieval", "perplexity.remote=[mds]", "perplexity.rows=20"),
+        *("key_retrieval.examples=6", "key_retrieval.sentences=1"),
+    )
     command = [warm_python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = quiet_environment | {"PYTHONPATH": str(project_root), "PYTHON_EXEC": warm_python}
     recipe = str(project_root / "recipes" / "evaluate.py")
     subprocess.run([*command, recipe, *overrides], env=environment, check=True, capture_output=True, timeout=300)
-    shared = results()["tasks"]["key_retrieval"]
+    shared = results()["tasks"]
     assert not Path("runs/eval/hf/unfinished").exists()
     main(configure(*overrides, "out_dir=alone"))
-    alone = results("alone")["tasks"]["key_retrieval"]
-    assert shared["prompts_sha256"] == alone["prompts_sha256"]
-    assert shared["rows"] == alone["rows"]
+    alone = results("alone")["tasks"]
+    for name in ("perplexity", "key_retrieval"):
+        assert shared[name]["prompts_sha256"] == alone[name]["prompts_sha256"]
+        both = [numbers[name]["metrics"][numbers[name]["headline"]]["value"] for numbers in (shared, alone)]
+        assert both[0] == pytest.approx(both[1], rel=1e-5)
 
 
 def test_unknown_tasks_are_found_out_at_once(main, folder):

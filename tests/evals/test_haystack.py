@@ -1,57 +1,74 @@
 """Text of any length, and the end of a sentence in it."""
 
+import re
+
 import numpy as np
 import pytest
 
 from meap.config import HaystackConfig
 from meap.errors import DataError
-from meap.evals.haystack import Haystack, insert_needles, open_haystack, sentence_ends, sentence_place
-
-LINES = [np.array([1, 2, 3], np.int32), np.array([4, 5], np.int32)]
+from meap.evals.haystack import Context, Haystack, open_haystack, sentence_place, token_borders
 
 
-def test_lines_are_repeated_to_length():
-    haystack = Haystack(LINES)
-    assert haystack.tokens(9).tolist() == [1, 2, 3, 4, 5, 1, 2, 3, 4]
-    assert haystack.tokens(4, first_line=1).tolist() == [4, 5, 1, 2]
-    assert haystack.tokens(0).tolist() == []
+def words(text):
+    """A context whose tokens are words with the space before them."""
+    ends = np.cumsum([len(each) for each in re.findall(r" ?[^ ]+", text)])
+    return Context(text, np.array([0, *ends]))
+
+
+def test_lines_are_repeated_to_length(tokenizer):
+    haystack = Haystack(["One two.\n", "Three.\n"], tokenizer)
+    of_all = len(tokenizer.encode("One two.\nThree.\n"))
+    assert haystack.take(of_all).text == "One two.\nThree.\n"
+    assert haystack.take(2 * of_all + 1).text.startswith("One two.\nThree.\nOne two.\nThree.\n")
+    assert haystack.take(of_all, first_line=1).text == "Three.\nOne two.\n"
+    assert haystack.take(of_all, first_line=3).text == "Three.\nOne two.\n"
+    assert (haystack.take(0).text, haystack.take(0).num_tokens) == ("", 0)
+    for number in range(2 * of_all):
+        assert haystack.take(number).num_tokens == number
 
 
 def test_a_needle_walks_left_to_the_end_of_a_sentence():
-    context = np.array([5, 9, 5, 5, 9, 5, 5, 5, 5, 5], np.int32)
-    ends = frozenset({9})
-    assert sentence_place(context, 90, ends) == 5
-    assert sentence_place(context, 50, ends) == 5
-    assert sentence_place(context, 40, ends) == 2
-    assert sentence_place(context, 10, ends) == 0
-    assert sentence_place(context, 0, ends) == 0
-    assert sentence_place(context, 100, ends) == 10
+    context = words("a b. c d e. f g h i j")
+    assert sentence_place(context, 90) == 5
+    assert sentence_place(context, 50) == 5
+    assert sentence_place(context, 40) == 2
+    assert sentence_place(context, 10) == 0
+    assert sentence_place(context, 0) == 0
+    assert sentence_place(context, 100) == 10
 
 
 def test_without_a_sentence_a_needle_stays_at_its_depth():
-    assert sentence_place(np.zeros(2000, np.int32), 50, frozenset({9})) == 1000
+    assert sentence_place(words("x " * 1999 + "x"), 50) == 1000
 
 
 def test_needles_are_put_in_and_nothing_is_lost():
-    context = np.arange(6, dtype=np.int32)
-    needles = [(4, np.array([70], np.int32)), (0, np.array([80, 81], np.int32)), (6, np.array([90], np.int32))]
-    assert insert_needles(context, needles).tolist() == [80, 81, 0, 1, 2, 3, 70, 4, 5, 90]
+    context = words("a b c d e f")
+    needles = [(4, "<1>"), (0, "<2>"), (6, "<4>"), (4, "<3>")]
+    assert context.with_needles(needles) == "<2>a b c d<1><3> e f<4>"
+    assert context.last(2) == " e f"
+
+
+@pytest.mark.parametrize("text", ["One. Two .\nThree, four.Five", "Ünïcödé ✓✓. 漢字 and  spaces . \n\n", "", "."])
+def test_borders_divide_a_text_among_its_tokens(tokenizer, text):
+    borders = token_borders(text, tokenizer)
+    assert len(borders) == len(tokenizer.encode(text)) + 1
+    assert borders.tolist() == sorted(borders.tolist())
+    assert (borders[0], borders[-1]) == (0, len(text))
 
 
 def test_periods_are_found_by_whatever_name(tokenizer):
-    ids = np.array(tokenizer.encode("One. Two .\nThree, four.Five"), np.int32)
-    ends = sentence_ends(tokenizer, ids)
-    assert ends
-    assert all("." in tokenizer.decode([each]) for each in ends)
-    assert sum(int(each) in ends for each in ids) == 3
+    text = "One. Two .\nThree, four.Five"
+    context = Context(text, token_borders(text, tokenizer))
+    assert sum(context.ends_sentence(place) for place in range(1, context.num_tokens + 1)) == 3
 
 
 def test_generated_prose_is_long_enough_and_seeded(tokenizer):
     def build(seed):
         return open_haystack(HaystackConfig(), tokenizer, seed, 3000)
 
-    assert build(1).tokens(3000).tolist() == build(1).tokens(3000).tolist()
-    assert build(1).tokens(500).tolist() != build(2).tokens(500).tolist()
+    assert build(1).take(3000).text == build(1).take(3000).text
+    assert build(1).take(500).text != build(2).take(500).text
     assert build(1).num_lines > 10
 
 

@@ -42,15 +42,17 @@ def test_an_evaluation_is_one_page(evaluate, perfect, tokenizer):
     told = " ".join(page.texts)
     for name in NAMES:
         assert TASKS[name].title in told
-    assert ["Key retrieval: ranking", "100.0", "[88.6, 100.0]", "30", "25.0"] in page.rows
-    assert ["depth 0.5", "100.0", "[61.0, 100.0]", "6"] in page.rows
-    assert ["mean, generation", "100.0", "[88.6, 100.0]", "30"] in page.rows
+    assert ["Key retrieval: ranking, %", "100.0", "[86.2, 100.0]", "30", "30", "25.0"] in page.rows
+    assert ["depth 0.5", "100.0", "[61.0, 100.0]", "6", "6"] in page.rows
+    assert ["mean, generation", "100.0", "[86.2, 100.0]", "30", "30"] in page.rows
     assert ["seed", "1234"] in page.rows
     assert ["data", "<mds>"] in page.rows
     assert ["tokenizer fingerprint", tokenizer.fingerprint] in page.rows
     assert ["key_retrieval.examples", "30"] in page.rows
     assert any(row[0] == "openai" for row in page.rows)
     assert "no judge was asked" in told
+    assert "perplexity" in {row[0] for row in page.rows}
+    assert told.count("expected") == 6, "three answers of each task that has right and wrong ones"
     assert ["partial", "false"] in page.rows
     assert "not all examples were asked" not in told
 
@@ -78,4 +80,4 @@ def test_a_comparison_is_one_page(evaluate, perfect, blind, tmp_path):
     assert row[1:4] == ["0.0", "100.0", "+100.0"]
     told = " ".join(page.texts)
     assert "blind: perplexity was not compared" in told
-    assert "McNemar's exact test by row" in told
+    assert "McNemar's, if answers are right or wrong" in told

@@ -141,13 +141,13 @@ def test_nothing_to_measure_is_an_error_and_leaves_former_results(make_inputs, b
 def test_the_table_has_a_line_per_row_and_metric(run, capsys):
     print_results(run(names=["key_retrieval"]))
     lines = [line for line in capsys.readouterr().out.splitlines() if "tokens |" not in line]
-    assert lines[1] == "Key retrieval (key_retrieval): ranking, chance 25.0"
+    assert lines[1] == "Key retrieval (key_retrieval): ranking, %, chance 25.0"
     assert [line.split("  ")[0] for line in lines[3:]] == [
         *(f"depth {depth}" for depth in (0.0, 0.25, 0.5, 0.75, 1.0)),
         "mean, ranking",
         "mean, generation",
     ]
-    assert lines[-1].split() == ["mean,", "generation", "100.0", "[88.6,", "100.0]", "30"]
+    assert lines[-1].split() == ["mean,", "generation", "100.0", "[86.2,", "100.0]", "30", "30"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,9 @@
 """A small model with training's own attention."""
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -15,6 +19,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def follow_card():
+    """Do what the card of an exported folder tells; returns what that leaves behind, by name."""
+
+    def follow(folder: Path) -> dict[str, Any]:
+        (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+        namespace: dict[str, Any] = {}
+        exec(code.replace("path/of/this/folder", str(folder)), namespace)
+        return namespace
+
+    return follow
 
 
 @pytest.fixture

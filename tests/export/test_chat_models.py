@@ -160,13 +160,12 @@ def make_base(folder: Path, family: Family) -> Path:
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def tuned(request, tmp_path_factory) -> tuple[Family, Path, Path]:
-    """A family, and the folders of its base and of its tuned export; all else is gone."""
+    """A family, and the folders of its base and of its tuned export; the data is gone."""
     family = FAMILIES[request.param]
     home = tmp_path_factory.mktemp(request.param)
     base = make_base(home / "base", family)
     run_all(home, family, base)
-    for name in ("mds", "run/checkpoints", "chats.json"):
-        (shutil.rmtree if (home / name).is_dir() else Path.unlink)(home / name)
+    shutil.rmtree(home / "mds")
     return family, base, home / "run/hf"
 
 
@@ -275,7 +274,7 @@ def test_the_tokenizer_reads_text_and_chats_as_training_did(tuned):
     text = "Which tide?"
     begin = [ours.bos_id] if family.begins_with_bos else []
     assert theirs(text)["input_ids"] == [*begin, *ours.encode(text)]
-    assert theirs.add_bos_token == family.begins_with_bos
+    assert json.loads((folder / "tokenizer_config.json").read_text())["add_bos_token"] == family.begins_with_bos
     assert (theirs.model_max_length, theirs.padding_side) == (512, "left")
     template = theirs.chat_template
     assert template == family.config.get("chat_template", DEFAULT_TEMPLATE)
@@ -291,12 +290,39 @@ def test_the_tokenizer_reads_text_and_chats_as_training_did(tuned):
 
 
 @pytest.mark.slow
-def test_meap_generate_answers_as_the_card_does(tuned, capsys):
+def test_meap_generate_answers_and_the_card_can_be_followed(tuned, follow_card, capsys):
     from meap.cli import main
 
     question = next(iter(ANSWERS))
     assert main(["generate", f"model={tuned[2]}", f"prompt={question}", "max_new_tokens=60"]) == 0
     assert capsys.readouterr().out.strip() == ANSWERS[question]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        done = follow_card(tuned[2])
+    for ids in done["inputs"]["input_ids"].tolist():
+        assert ids.count(done["tokenizer"].bos_token_id) == tuned[0].begins_with_bos
     card = (tuned[2] / "README.md").read_text()
-    assert "apply_chat_template(" in card
     assert all(f"`{each}`" in card for each in (*tuned[0].ends, tuned[0].pad))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["run", "run/hf"])
+def test_whoever_trains_it_further_keeps_what_ends_its_answers(tuned, start):
+    from meap.config import ModelConfig, TokenizerConfig
+    from meap.manifest import CONVERSATIONS
+    from meap.tokenizer import load_tokenizer
+    from meap.train.attention import choose_attention
+    from meap.train.start import initial_model
+
+    family, _, folder = tuned
+    tokenizer = load_tokenizer(TokenizerConfig(name=str(folder)))
+    attention = choose_attention("sdpa", on_gpu=False, bf16=False)
+    config = ModelConfig(base=str(folder.parents[1] / start))
+    usage = initial_model(config, tokenizer, attention=attention, context=64, seed=0).base_usage
+    ends = [tokenizer.full.token_to_id(each) for each in family.ends]
+    assert usage.kind == CONVERSATIONS
+    assert set(usage.ends(tokenizer.eos_id)) == set(ends)
+    assert usage.chat_template == family.config.get("chat_template", DEFAULT_TEMPLATE)
+    changed = ("eos_token_id", "suppress_tokens", "bos_token_id")
+    kept = {name: value for name, value in (family.generation or {}).items() if name not in changed}
+    assert {name: usage.generation.get(name) for name in kept} == kept

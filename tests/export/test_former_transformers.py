@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from meap.errors import CheckpointError
 from meap.export.hf import ExportSource, export_model
+from meap.manifest import CONVERSATIONS
 from meap.rope import former_rope, require_same_rope
 from meap.usage import Usage
 
@@ -33,7 +34,11 @@ assert transformers.__version__.startswith("4."), transformers.__version__
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
 with torch.no_grad():
     logits = model(torch.arange(5, 45)[None]).logits
-torch.save({"logits": logits, "ids": AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])["input_ids"]}, sys.argv[3])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+chat = tokenizer.apply_chat_template([{"role": "user", "content": sys.argv[2]}], add_generation_prompt=True)
+facts = (tokenizer.pad_token, tokenizer.padding_side, tokenizer.model_max_length, model.generation_config.eos_token_id)
+ids = tokenizer(sys.argv[2])["input_ids"]
+torch.save({"logits": logits, "ids": ids, "chat": chat, "facts": facts}, sys.argv[3])
 """
 
 
@@ -43,7 +48,9 @@ def test_both_versions_compute_the_same(model, tokenizer, tmp_path, quiet_enviro
     model.config.rope_parameters = dict(SCALED)
     rebuilt = LlamaForCausalLM(model.config)
     rebuilt.load_state_dict(model.state_dict())
-    export_model(rebuilt, tokenizer, tmp_path / "hf", SOURCE, usage=USAGE)
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ 'A:' if add_generation_prompt }}"
+    usage = Usage(CONVERSATIONS, True, (7,), template, {"temperature": 0.6, "do_sample": False})
+    export_model(rebuilt, tokenizer, tmp_path / "hf", SOURCE, usage=usage)
     done = subprocess.run(
         [sys.executable, "-c", READ, str(tmp_path / "hf"), "The harbour  lamp\n", str(tmp_path / "read.pt")],
         env=quiet_environment | {"PYTHONPATH": str(FORMER)},
@@ -59,6 +66,8 @@ def test_both_versions_compute_the_same(model, tokenizer, tmp_path, quiet_enviro
         logits = now(torch.arange(5, 45)[None]).logits
     torch.testing.assert_close(former["logits"], logits, rtol=0, atol=1e-4)
     assert former["ids"] == [tokenizer.bos_id, *tokenizer.encode("The harbour  lamp\n")]
+    assert former["chat"] == [tokenizer.bos_id, *tokenizer.encode("The harbour  lamp\nA:")]
+    assert former["facts"] == ("[MASK]", "left", 64, [7, tokenizer.eos_id])
     other_theta = LlamaForCausalLM(model.config.__class__(**now.config.to_dict() | {"rope_parameters": None}))
     other_theta.load_state_dict(now.state_dict())
     with torch.no_grad():  # the difference would show

@@ -1,6 +1,7 @@
 """The exported folder: what it holds, that it was verified, that it needs nothing of this project."""
 
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -128,6 +129,24 @@ def test_the_card_tells_the_method(model, tokenizer, tmp_path, trained, method):
     card = (tmp_path / "hf" / "README.md").read_text()
     assert method in card
     assert "| trained for | not recorded |" in card
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_the_card_of_a_model_of_text_continues_text_from_where_documents_begin(
+    model, tokenizer, tmp_path, follow_card, bos, capsys
+):
+    """Whatever template its tokenizer came with, which it never saw."""
+    named = dataclasses.replace(tokenizer, source_config=tokenizer.source_config | {"chat_template": "{{ x }}"})
+    usage = Usage(begins_with_bos=bos, chat_template="{{ x }}")
+    export_model(model, named if bos else named.without_bos(), tmp_path / "hf", SOURCE, usage=usage)
+    done = follow_card(tmp_path / "hf")
+    for ids, mask, text in zip(*done["inputs"].values(), done["texts"], strict=True):
+        assert ids[mask == 1].tolist() == [tokenizer.bos_id] * bos + tokenizer.encode(text)
+    assert len(done["output"]) == 2
+    assert capsys.readouterr().out
+    card = (tmp_path / "hf/README.md").read_text()
+    assert "A text ends with `</s>`. `[MASK]` fills up a batch, on the left." in card
+    assert ("begins with `<s>`, which the tokenizer writes" in card) == bos
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from meap.inspect.page import render_page, write_page
-from meap.inspect.pieces import Cutter, escape_controls
+from meap.inspect.pieces import Cutter
 from meap.inspect.statistics import measure
+from meap.show.text import escape_controls
 from tests.pages import Page, whole_page
 
 

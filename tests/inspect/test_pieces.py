@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as RustTokenizer
 
-from meap.inspect.pieces import Cutter, escape_controls
+from meap.inspect.pieces import Cutter
 from meap.inspect.samples import Part
 from meap.tokenizer import Tokenizer
 
@@ -84,15 +84,3 @@ def test_a_masked_token_is_a_piece_and_a_shared_character_counts_its_masked_toke
         assert sum(piece.num_masked for piece in pieces) == len(masked)
         assert sum(piece.num_tokens for piece in pieces) == len(ids)
         assert not any(piece.is_scored for piece in pieces)  # everything is, in a row of documents
-
-
-@given(text=st.text(max_size=60))
-def test_nothing_is_left_that_a_terminal_would_obey(text):
-    shown = escape_controls(text)
-    assert not any((ord(each) < 32 and each not in "\n\t") or 0x7F <= ord(each) < 0xA0 for each in shown)
-    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029\u200e\u200f")
-    assert escape_controls(shown) == shown
-
-
-def test_controls_are_named():
-    assert escape_controls("a\x1b[31m\r\u202e\tb\n") == "a\\x1b[31m\\x0d\\u202e\tb\n"

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from meap.inspect.pieces import Cutter, escape_controls
+from meap.inspect.pieces import Cutter
 from meap.inspect.terminal import mark_with_brackets, mark_with_color, print_samples
+from meap.show.text import escape_controls
 
 ANSI = re.compile("\x1b\\[[0-9;]*m")
 MASKED = re.compile("\x1b\\[7;35m(.*?)\x1b\\[0m")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from meap.errors import ConfigError, DataError, IncompleteError, MismatchError
+from meap.prep.removal import duplicates
 
 BOTH = ("dedup.exact=true", "dedup.minhash=true", "dedup.num_buckets=4", "dedup.hashes_per_bucket=3")
 
@@ -118,6 +120,20 @@ def test_tasks_without_a_signature_are_no_trouble(prepare, tmp_path, arguments, 
     assert _removed(tmp_path / "minhash") == {"removed/regex/match": 1}
     prepare(*command, "remote=both")
     assert _removed(tmp_path / "both") == {"removed/regex/match": 1, "removed/exact_dedup/same_text": 1}
+
+
+@pytest.mark.parametrize(("room", "is_warned"), [(1 << 40, False), (1000, True)])
+def test_pairs_that_may_not_fit_into_memory_are_told_before_they_are_read(
+    prepare, tmp_path, arguments, write_corpus, planted, capsys, monkeypatch, room, is_warned
+):
+    monkeypatch.setattr(duplicates, "_usable_memory", lambda: room)
+    source = write_corpus("raw", planted["files"])
+    prepare(source, *arguments, "tasks=3", "remote=out", *BOTH)
+    told = capsys.readouterr().err
+    warned = (
+        r"(?s)warning: \d+ pairs of similar texts take up to .* more than the 1.0 kB of this machine: .*clusters of"
+    )
+    assert bool(re.search(warned, told)) == ("pairs of similar texts take" in told) == is_warned
 
 
 def test_a_bad_line_is_told_once_though_it_is_read_twice(prepare, tmp_path, arguments, write_lines, make_texts, capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meap.answers import SCORED
@@ -51,6 +51,7 @@ def read_manifest(remote: Path, split: str = "train") -> Manifest:
     return Manifest.from_json((remote / split / "manifest.json").read_text(), origin="x")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=60))
 def test_packing_puts_every_item_in_one_bin_and_fills_no_bin_over(sizes):
     bins = pack_best_fit(sizes, 40)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meap.answers import answer_spans
@@ -638,7 +638,7 @@ def paths_of_texts(value: object, path: tuple[str, ...] = ("",)) -> Iterator[tup
 
 
 @pytest.mark.parametrize("form", records)
-@settings(max_examples=50)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_text_of_a_record_is_lost_unsaid(form, data):
     record = data.draw(records[form])

@@ -46,6 +46,23 @@ def test_the_page_needs_nothing_else_and_is_well_formed(runs, tmp_path):
     assert set(re.findall(r'<input [^>]*id="([^"]+)"', text)) == set(re.findall(r'<label [^>]*for="([^"]+)"', text))
 
 
+def test_the_page_shows_answers_of_the_newest_step_first_and_as_text(make_run, tmp_path):
+    folder, page = make_run("a"), tmp_path / "page.html"
+    steps = range(5, 200, 5)
+    lines = [
+        {"step": step, "row": 0, "prompt": "<b>why\x1b?", "answer": f"<i>{step}", "expected": "so"} for step in steps
+    ]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["report", f"runs={folder}", f"html={page}", f"json={tmp_path / 'a.json'}"]) == 0
+    text = page.read_text(encoding="utf-8")
+    whole_page(text)
+    assert "&lt;b&gt;why\\x1b?" in text
+    shown = [int(step) for step in re.findall(r"&lt;i&gt;(\d+)", text)]
+    assert shown == sorted(shown, reverse=True)
+    assert (shown[0], shown[-1], len(shown)) == (195, 5, 10)
+    assert json.loads((tmp_path / "a.json").read_text())["runs"]["a"]["samples"]["195"][0]["answer"] == "<i>195"
+
+
 def test_names_and_settings_are_text(make_run, tmp_path):
     a = make_run("<b onload=x>&", "model.base=<script>alert(1)</script>")
     b = make_run("</style><script>")

@@ -124,3 +124,19 @@ def test_what_is_not_a_run_is_refused_with_those_that_are(make_run, tmp_path):
     (folder / "metrics.jsonl").write_text("not a metric\n")
     with pytest.raises(DataError, match="holds no step that can be read"):
         read_runs([folder])
+
+
+def test_of_samples_that_a_resumed_run_wrote_again_the_last_count(make_run):
+    folder = make_run("a")
+    assert not read_run(folder, "a").samples
+    lines = [(50, 0, "old"), (50, 1, "old"), (100, 0, "x"), (50, 0, "new"), (50, 1, "new")]
+    with (folder / "samples.jsonl").open("w") as file:
+        for step, row, answer in lines:
+            file.write(json.dumps({"step": step, "row": row, "prompt": "p", "answer": answer, "expected": "e"}) + "\n")
+        file.write('{"step": 150, "row": 0, "pro')
+    run = read_run(folder, "a")
+    assert {step: [each["answer"] for each in samples] for step, samples in run.samples.items()} == {
+        50: ["new", "new"],
+        100: ["x"],
+    }
+    assert "the last line of samples.jsonl was broken" in run.notes[0]

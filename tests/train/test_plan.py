@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from meap.config import RecipeConfig, load_config
 from meap.data import open_shards
@@ -96,6 +97,31 @@ def test_sharding_and_recomputation_save_what_they_promise():
     assert memory_of("train.sharding=full", num_devices=16).total < full.total < grad_op.total < plain.total + 4 * 14e9
     recomputed = memory_of("train.activation_checkpointing=true", num_devices=8)
     assert recomputed.activations < plain.activations / 8
+
+
+def test_adapters_of_an_8b_model_fit_a_card_of_80_gb_and_all_of_its_weights_do_not():
+    config = load_config(RecipeConfig, YAMLS / "sft_llama3_8b_lora.yaml")
+    hidden, mlp, keys, layers, rows, rank = 4096, 14_336, 1024, 32, 128_320, 16
+    architecture = AutoConfig.for_model(
+        "llama",
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        vocab_size=rows,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    )
+    base = 2 * rows * hidden + layers * (2 * hidden * (hidden + keys) + 3 * hidden * mlp + 2 * hidden) + hidden
+    adapters = (
+        layers * rank * (2 * 2 * hidden + 2 * (hidden + keys) + 3 * (hidden + mlp)) + hidden
+    )  # and the mask's row
+    sizes = {"num_parameters": base + adapters, "num_devices": 1}
+    memory = device_memory(config, architecture, **sizes, num_trained=adapters)
+    assert memory.weights == 2 * base + 6 * adapters
+    assert (memory.gradients, memory.optimizer) == (4 * adapters, 8 * adapters)
+    assert memory.total == pytest.approx(33.6e9, rel=0.01)  # as docs/fine-tune.md has it
+    assert device_memory(config, architecture, **sizes).total == pytest.approx(161e9, rel=0.01)
+    assert checkpoint_bytes(adapters) == pytest.approx(0.5e9, rel=0.01)
 
 
 def test_the_paper_s_run_in_figures():

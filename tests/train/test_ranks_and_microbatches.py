@@ -12,6 +12,7 @@ from meap.config import RecipeConfig, load_config, save_config
 from meap.train.attention import choose_attention
 from meap.train.start import initial_model
 
+from .architectures import config_alone, tiny
 from .conftest import losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +60,8 @@ def test_ranks_microbatches_and_sharding_change_nothing(
         "train.max_duration=2ba",
         "checkpoint.interval=1ba",
     )
-    fresh = small_config(tmp_path / "fresh", "train.sharding=full", *warmup)
+    tiny("gemma3_text").save_pretrained(tmp_path / "config")  # with buffers, which ranks without weights need as well
+    fresh = small_config(tmp_path / "fresh", "train.sharding=full", *config_alone(tmp_path / "config"), *warmup)
     split = {f"micro{size}": ("tokens", size) for size in (1, 2, 4)} | {"rows2": ("rows", 2)}
     runs = [(SFT, tuning(name, size, weighting)) for name, (weighting, size) in split.items()]
     runs.append((PRETRAINING, fresh))

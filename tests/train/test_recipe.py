@@ -7,15 +7,17 @@ import math
 import os
 import random
 import runpy
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from meap.checkpoints import CheckpointStore, describe_file
+from meap.checkpoints.trust import load_checkpoint
 from meap.config import RecipeConfig, TokenizerConfig, load_config
 from meap.data import build_loader, open_shards, open_tokenizer
 from meap.errors import CheckpointError, ConfigError, IncompleteError, MismatchError
@@ -23,6 +25,8 @@ from meap.schema import VALIDATION_SPLIT
 from meap.train.attention import choose_attention
 from meap.train.model import NextTokenModel, build_model, decoder_config
 from meap.train.optim import build_optimizer
+
+from .architectures import config_alone, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCH = 8  # steps
@@ -326,6 +330,25 @@ def test_streams_are_mixed_and_a_longer_run_continues_with_the_same_mixture(trai
     whole = train(tmp_path / "whole", "train.max_duration=12ba", *streams)
     train(tmp_path / "parts", "train.max_duration=5ba", *streams)
     assert train(tmp_path / "parts", "train.max_duration=12ba", *streams) == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "granite"])
+def test_any_architecture_resumes_and_is_exported(train, small_config, tmp_path, name, capsys):
+    """The second run needs no config.json: its checkpoint holds what it said."""
+    tiny(name).save_pretrained(tmp_path / "config")
+    settings = ("masking.ratio=0", *config_alone(tmp_path / "config"), "checkpoint.interval=2ba")
+    whole = train(tmp_path / "whole", "train.max_duration=4ba", *settings)
+    assert f"a {name} as in {tmp_path / 'config'}" in capsys.readouterr().out
+    train(tmp_path / "parts", "train.max_duration=4ba", *settings)
+    for later in (tmp_path / "parts/checkpoints").glob("ba4*"):
+        later.unlink()
+    shutil.rmtree(tmp_path / "config")
+    assert train(tmp_path / "parts", "train.max_duration=4ba", *settings) == whole
+    runpy.run_path(str(ROOT / "recipes/export_hf.py"))["main"](small_config(tmp_path / "parts", *settings))
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "parts/hf", attn_implementation="eager")
+    assert exported.config.model_type == name
+    weights = load_checkpoint(str(tmp_path / "whole/checkpoints/ba4.pt"))["state"]["model"]
+    assert all(torch.equal(weights[f"model.{key}"], weight) for key, weight in exported.state_dict().items())
 
 
 def test_an_architecture_is_a_yaml(train, small_config, tmp_path):

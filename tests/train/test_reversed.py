@@ -10,8 +10,10 @@ import torch
 from meap.checkpoints import CheckpointStore
 from meap.checkpoints.trust import load_checkpoint
 from meap.config import ModelConfig, TokenizerConfig
+from meap.errors import ConfigError
 from meap.tokenizer import load_tokenizer
 from meap.train.attention import choose_attention
+from meap.train.preflight import check_config
 from meap.train.start import initial_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,12 @@ def test_a_plain_first_epoch_is_plain_and_later_ones_are_not(train, tmp_path):
     assert [record["masking/ratio"] for record in records if "masking/ratio" in record] == [0] * 8 + [6 / 16] * 2
     CheckpointStore(str(tmp_path / "dataset/checkpoints")).withdraw(10)
     assert train(tmp_path / "dataset", *steps, *later) == by_dataset
+
+
+def test_a_frozen_embedding_cannot_learn_the_token(small_config, tmp_path):
+    config = small_config(tmp_path, "masking.reversed_ratio=0.5", "lora.rank=4", "model.base=b")
+    with pytest.raises(ConfigError, match="adds a token to the vocabulary, whose embedding lora.rank=4 leaves frozen"):
+        check_config(config)
 
 
 def test_the_export_has_the_token_and_never_generates_it(run, small_config, tokenizer, monkeypatch):

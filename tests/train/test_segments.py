@@ -29,7 +29,8 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
 }
-CONFIGS = [LlamaConfig(**SIZES), MistralConfig(**SIZES, sliding_window=None), Qwen2Config(**SIZES)]
+WINDOW = 24
+CONFIGS = [LlamaConfig(**SIZES), MistralConfig(**SIZES, sliding_window=WINDOW), Qwen2Config(**SIZES)]
 RULE = MaskRule(mask_id=299, ratio=0.3, seed=1)
 
 
@@ -151,19 +152,19 @@ def test_by_rows_the_loss_is_the_mean_of_the_views_means(model, conversation_row
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_no_mask_is_built(model, conversation_rows, monkeypatch):
-    shapes = []
+def test_no_mask_is_built_but_for_segments_longer_than_a_window(model, conversation_rows, monkeypatch):
+    shapes, window = [], getattr(model.config, "sliding_window", None) or T
     original = F.scaled_dot_product_attention
 
     def spy(*args, **kwargs):
-        shapes.append((args[0].shape[2], kwargs.get("attn_mask")))
+        shapes.append((args[0].shape[2], kwargs.get("attn_mask") is None))
         return original(*args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     batch = batch_of(conversation_rows, "separate")
     model(batch)
     lengths = [length for row in batch["segment_lengths"] for length in row]
-    assert shapes == [(length, None) for length in lengths] * SIZES["num_hidden_layers"]
+    assert shapes == [(length, length <= window) for length in lengths] * SIZES["num_hidden_layers"]
 
 
 @pytest.mark.parametrize("kernel", ["flash_attn", "varlen_attn"])
@@ -171,8 +172,9 @@ def test_the_variable_length_kernels_are_asked_for_the_same(model, conversation_
     """Their contract, computed sequence by sequence: the kernels themselves run on CUDA only."""
     calls = []
 
-    def attend(query, key, value, borders, other_borders, longest, other_longest, *, scale, is_causal):
-        calls.append((longest, other_longest, is_causal, borders.dtype))
+    def attend(query, key, value, borders, other_borders, longest, other_longest, *, scale, window_size):
+        calls.append((longest, other_longest, window_size, borders.dtype))
+        left = longest if window_size[0] == -1 else window_size[0]  # keys before the current one
         assert borders is other_borders
         assert int(borders[-1]) == len(query) == len(key) == len(value)
         assert int(borders.diff().max()) == longest
@@ -180,7 +182,7 @@ def test_the_variable_length_kernels_are_asked_for_the_same(model, conversation_
             [
                 F.scaled_dot_product_attention(
                     *(each[start:end].transpose(0, 1) for each in (query, key, value)),
-                    is_causal=is_causal,
+                    attn_mask=torch.ones(end - start, end - start, dtype=torch.bool).tril().triu(-left),
                     scale=scale,
                     enable_gqa=True,
                 ).transpose(0, 1)
@@ -190,11 +192,13 @@ def test_the_variable_length_kernels_are_asked_for_the_same(model, conversation_
 
     def flash_attn_varlen_func(*states, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **options):
         places = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-        return attend(*states, *places, scale=options["softmax_scale"], is_causal=options["causal"])
+        assert options["causal"]
+        window_size = options.get("window_size", (-1, 0))
+        return attend(*states, *places, scale=options["softmax_scale"], window_size=window_size)
 
     def varlen_attn(*states_and_places, scale, window_size, enable_gqa):
         assert enable_gqa
-        return attend(*states_and_places, scale=scale, is_causal=window_size == (-1, 0))
+        return attend(*states_and_places, scale=scale, window_size=window_size)
 
     batch = batch_of(conversation_rows, "separate")
     expected = model(batch)["losses_BT"]
@@ -206,11 +210,54 @@ def test_the_variable_length_kernels_are_asked_for_the_same(model, conversation_
         monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen_attn)
         monkeypatch.setattr(attention, "_takes_varlen", lambda query: True)
     torch.testing.assert_close(model(batch)["losses_BT"], expected, rtol=0, atol=1e-5)
-    assert set(calls) == {(max(segments_with_padding(batch)),) * 2 + (True, torch.int32)}
+    before = WINDOW - 1 if getattr(model.config, "sliding_window", None) else -1
+    assert set(calls) == {(max(segments_with_padding(batch)),) * 2 + ((before, 0), torch.int32)}
+
+
+def test_rows_longer_than_a_window_are_segments_of_the_variable_length_kernel(monkeypatch):
+    """Also as one compiled graph."""
+    borders, states = [], [torch.randn(2, heads, 32, 8) for heads in (4, 2, 2)]
+    expected, _ = attention.causal_sdpa(torch.nn.Identity(), *states, None, sliding_window=6)
+
+    def varlen_attn(query, key, value, first, second, longest, other_longest, *, scale, window_size, enable_gqa):
+        band = torch.ones(32, 32, dtype=torch.bool).tril().triu(-window_size[0])
+        borders.append((first, longest, window_size))
+        rows = (each.view(2, 32, -1, 8).transpose(1, 2) for each in (query, key, value))
+        return F.scaled_dot_product_attention(*rows, attn_mask=band, enable_gqa=True).transpose(1, 2).flatten(0, 1)
+
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(attention, "_takes_varlen", lambda query: True)
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        compute = (
+            torch.compile(attention.causal_sdpa, fullgraph=True, backend="eager") if compiled else attention.causal_sdpa
+        )
+        found, _ = compute(torch.nn.Identity(), *states, None, sliding_window=6)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        first, longest, window_size = borders.pop()
+        assert (first.tolist(), longest, window_size) == ([0, 32, 64], 32, (5, 0))
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"s_aux": torch.zeros(4)}, "sinks"),
+        ({"softcap": 30.0}, "scores capped by a tanh"),
+        ({"position_bias": torch.zeros(1)}, "a bias by position"),
+        ({"is_causal": False}, "not causal"),
+    ],
+)
+def test_what_is_not_computed_is_refused_and_never_passed_over(monkeypatch, asked, reason):
+    state = torch.zeros(1, 4, 8, 8)
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=None, flash_attn_func=None))
+    for compute in (attention.causal_sdpa, attention.causal_flash_attention):
+        with pytest.raises(ValueError, match=reason):
+            compute(torch.nn.Identity(), state, state, state, None, **asked)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's variable-length kernel runs on CUDA only")
-def test_the_variable_length_kernel_is_exact_on_this_device():
+@pytest.mark.parametrize("window", [None, 40])
+def test_the_variable_length_kernel_is_exact_on_this_device(window):
     generator = torch.Generator("cuda").manual_seed(0)
     shapes = ((2, 8, T, 64), (2, 2, T, 64), (2, 2, T, 64))
     states = [torch.randn(shape, device="cuda", generator=generator, requires_grad=True) for shape in shapes]
@@ -218,7 +265,7 @@ def test_the_variable_length_kernel_is_exact_on_this_device():
     results = []
     for dtype in (torch.float32, torch.bfloat16):  # one call per segment; all in one
         given = [each.to(dtype) for each in states]
-        output, _ = attention.causal_sdpa(torch.nn.Identity(), *given, None, segments=segments)
+        output, _ = attention.causal_sdpa(torch.nn.Identity(), *given, None, segments=segments, sliding_window=window)
         kept = torch.cat([output[0, :157], output[1]]).float()
         results.append((kept, *torch.autograd.grad(kept.square().sum(), states)))
     for exact, half in zip(*results, strict=True):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from meap.answers import SCORED
 from meap.config import RecipeConfig, load_config, save_config
 from meap.errors import ConfigError, MismatchError
 
@@ -113,9 +114,10 @@ def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(
     tune, settings, tmp_path, warm_python, quiet_environment
 ):
     flat = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999", "train.microbatch_size=1")
+    measured = ("train.eval_batches=1", "train.eval_interval=6ba", "train.sample_tokens=4")
     words, kinds = [], ("grad_op", "full")
     for sharding, stop in itertools.product(kinds, (4, 6)):
-        overrides = (f"train.max_duration={stop}ba", f"train.sharding={sharding}", *flat)
+        overrides = (f"train.max_duration={stop}ba", f"train.sharding={sharding}", *flat, *measured)
         path = tmp_path / f"{sharding}-{stop}.yaml"
         save_config(load_config(RecipeConfig, None, settings(tmp_path / sharding, *overrides)), path)
         words += [str(ROOT / "recipes/meap_sft.py"), str(path)]
@@ -129,9 +131,35 @@ def test_sharded_ranks_train_the_model_of_one_process_and_resume_as_one(
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    whole = tune(tmp_path / "one", "train.max_duration=8ba", *flat)
+    whole = tune(tmp_path / "one", "train.max_duration=8ba", *flat, *measured)
+    asked = prompts(tmp_path / "one")
+    assert [step for step, _ in asked] == [6] * 3 + [8] * 3
     for sharding in kinds:
+        assert set(asked[:3]) < set(prompts(tmp_path / sharding))
         assert tune(tmp_path / sharding, "train.max_duration=8ba", *flat) == pytest.approx(whole, abs=2e-4)
+
+
+def prompts(run_dir: Path) -> list[tuple[int, str]]:
+    """Steps and held-out prompts that were answered."""
+    lines = map(json.loads, (run_dir / "samples.jsonl").read_text().splitlines())
+    return [(each["step"], each["prompt"]) for each in lines]
+
+
+@pytest.mark.slow
+def test_the_prompts_are_conversations_up_to_their_first_answer(tune, tmp_path, conversation_rows, tokenizer):
+    tune(tmp_path / "run", "train.max_duration=1ba", "train.eval_batches=1", "train.samples=5")
+    expected = []
+    for row in conversation_rows[:2]:
+        start = 0
+        for length in row["lengths"]:
+            tokens = row["tokens"][start : start + length].tolist()
+            answer = (row["answer"][start : start + length] & SCORED).tolist()
+            first = answer.index(1)
+            end = answer.index(0, first) if 0 in answer[first:] else length
+            expected.append((tokenizer.decode(tokens[:first]), tokenizer.decode(tokens[first:end])))
+            start += length
+    found = [json.loads(line) for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()]
+    assert [(each["prompt"], each["expected"]) for each in found] == expected[:5]
 
 
 @pytest.mark.slow

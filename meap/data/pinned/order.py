@@ -4,8 +4,8 @@ streaming orders the rows of all nodes at once, in int64, in about nine passes t
 node is ordered at a time, in int32 where row numbers allow, and written to its places in the sequence that this node
 reads; canonical nodes that other nodes read only advance the generator.
 
-The order cannot be had for less time than its draws: one generator makes them all, and shuffling a span rejects as many
-draws as only drawing tells. So none can be skipped, made out of turn, or left to another node.
+The order cannot be had for less time than its draws, a seventh of this: one generator makes them all, and shuffling a
+span rejects as many draws as only drawing tells. So none can be skipped, made out of turn, or left to another node.
 
 Only what the recipes use by default is ordered so: `py1e` or no shuffling, rows that fill whole rounds of canonical
 nodes and ranks. `is_regular` tells; streaming itself orders the rest.
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from streaming import StreamingDataset
 
 __all__ = ["RowLocator", "Unit", "draw_units", "fill_sequence", "is_regular", "row_dtype", "sequence_length"]
+
+
+_PART = 1 << 16
+"""Positions that are sorted at once."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ def _shuffled_parts(
             assert dataset.shuffle_block_size is not None
             positions = _shifted_positions(epoch_rng, sizes, dataset.shuffle_block_size, wanted)
             if positions is not None:
-                ids = ids[np.argsort(positions)]
+                ids = ids[_sorting_order(positions, reach=int(0.625 * dataset.shuffle_block_size) + 2)]
         yield ids if wanted else None
 
 
@@ -213,3 +217,39 @@ def _shifted_positions(
             positions[offset : offset + size] += rng.uniform(low, high, size)
         offset += size
     return positions
+
+
+def _sorting_order(positions: NDArray[np.float64], *, reach: int) -> NDArray[np.signedinteger]:
+    """What `np.argsort` gives for positions that are at least 0 and less than `reach` away from their index.
+
+    Parts are sorted that stay in the processor's cache, as integers of position and index: half the time. Where two
+    positions are too close for that, or even equal, `argsort` decides.
+    """
+    rows, order = len(positions), np.empty(len(positions), np.int32)
+    if not _PART <= rows < 1 << 31 or reach > _PART:
+        return np.argsort(positions)
+    filled = 0
+    for begin in range(0, rows, _PART):
+        end = begin + _PART if begin + _PART < rows else rows + reach
+        first = max(0, begin - reach)
+        near = positions[first : end + reach]
+        index = np.flatnonzero((near >= begin) & (near < end))
+        index_bits = len(near).bit_length()
+        keys = near[index] - (begin - 1)
+        keys *= 2.0 ** (62 - (end - begin + 1).bit_length() - index_bits)
+        keys = keys.astype(np.int64)
+        keys <<= index_bits
+        keys |= index
+        keys.sort()
+        places = keys >> index_bits
+        if (places[1:] == places[:-1]).any():
+            index = index[np.argsort(near[index])]
+            if not (np.diff(near[index]) > 0).all():
+                return np.argsort(positions)
+        else:
+            keys &= (1 << index_bits) - 1
+            index = keys
+        order[filled : filled + len(index)] = index + first
+        filled += len(index)
+    assert filled == rows
+    return order

@@ -5,6 +5,8 @@
 
     protocols  prompts of the judge, and verdicts from its replies; pure
     endpoint   concurrent requests with retries
+    bounded    responses that end, in time and size
+    answers    text and tokens in a response, whole or streamed
     budget     dollars that may be spent
     replies    every reply, on disk, so that none is paid for twice
     responses    columns of the responses

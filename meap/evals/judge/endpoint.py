@@ -12,6 +12,7 @@ from typing import Any
 from meap.back_off import BackOff, GaveUpError
 from meap.config import JudgeConfig
 from meap.errors import ConfigError, JudgeError
+from meap.evals.judge.answers import read_answer
 from meap.evals.judge.budget import Budget
 from meap.evals.judge.replies import Reply, ReplyStore
 from meap.evals.responses import hash_of
@@ -22,6 +23,12 @@ __all__ = ["Endpoint", "most_tokens"]
 _LONGEST_WAIT = 60.0
 _FRAME_TOKENS = 64
 _NEVER_SENT = ("ConnectError", "ConnectTimeout")
+_WAYS: tuple[dict[str, Any], ...] = (
+    {},
+    {"stream": True, "stream_options": {"include_usage": True}},
+    {"stream": True},
+)
+"""How a reply is asked for: the next is tried if a server refuses one for its streaming."""
 
 
 class Endpoint:
@@ -37,6 +44,7 @@ class Endpoint:
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
         self._key = _find_key(config.key_variable)
+        self._way = 0
 
     def ask(
         self,
@@ -62,7 +70,7 @@ class Endpoint:
         found = {prompt: store.get(key) for prompt, key in keys.items()}
         return {prompt: reply for prompt, reply in found.items() if reply is not None}
 
-    def price(self, input_tokens: int, output_tokens: int) -> float:
+    def price(self, input_tokens: float, output_tokens: float) -> float:
         """Dollars for a number of tokens."""
         prices = (self.config.input_price or 0.0, self.config.output_price or 0.0)
         return (input_tokens * prices[0] + output_tokens * prices[1]) / 1e6
@@ -73,8 +81,10 @@ class Endpoint:
     def _ask_all(
         self, prompts: list[str], keys: dict[str, str], store: ReplyStore, progress: Callable[[int, int], None]
     ) -> None:
-        require_packages("judge.model", "openai", extra="eval")
+        require_packages("judge.model", "httpx", "openai", extra="eval")
         from openai import OpenAI
+
+        from meap.evals.judge.bounded import bounded_client
 
         stopped = threading.Event()
         budget = Budget(self.config.max_cost, store.spent)
@@ -84,6 +94,7 @@ class Endpoint:
                 base_url=self.config.base_url,
                 timeout=self.config.timeout,
                 max_retries=0,  # retried here, where every request counts towards the budget
+                http_client=bounded_client(self.config.timeout, self.config.longest),
             ) as client,
             ThreadPoolExecutor(self.config.parallel, thread_name_prefix="judge") as pool,
         ):
@@ -155,20 +166,24 @@ class Endpoint:
     def _request(self, client: Any, prompt: str, key: str, most: float) -> Reply:
         import openai
 
+        way = self._way
         try:
-            found = client.chat.completions.create(
+            # The text, not the library's objects: servers differ in what they send.
+            response = client.chat.completions.with_raw_response.create(
                 model=self.config.model,
                 messages=[{"role": "user", "content": prompt}],
                 temperature=0,
                 max_tokens=self.config.max_new_tokens,
+                extra_body=_WAYS[way],
             )
-            text, usage = found.choices[0].message.content or "", found.usage
-            dollars = self.price(usage.prompt_tokens, usage.completion_tokens) if usage else most
-            model = str(found.model or self.config.model)
+            answer = read_answer(response.http_response.text)
         except openai.APIStatusError as error:
             reason = f"status {error.status_code}: {self._without_key(str(error))}"
             if error.status_code in {408, 409, 429} or error.status_code >= 500:
                 raise _RepeatableError(reason, wait=_retry_after(error.response.headers)) from error
+            if "stream" in str(error).lower() and way + 1 < len(_WAYS):
+                self._way = max(self._way, way + 1)
+                return self._request(client, prompt, key, most)
             raise JudgeError(
                 f"judge.base_url={self.config.base_url} refuses a request ({reason}): check judge.model="
                 f"{self.config.model} and the key in {self.config.key_variable or 'judge.key_variable'}"
@@ -176,10 +191,12 @@ class Endpoint:
         except openai.APIConnectionError as error:
             cause = type(error.__cause__).__name__
             raise _RepeatableError(f"{error} {cause}", paid=cause not in _NEVER_SENT) from error
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError) as error:
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, LookupError) as error:
             # A proxy's page, or half a reply.
             raise _RepeatableError(f"a malformed reply, {type(error).__name__}", paid=True) from error
-        return Reply(key, text, model, datetime.now(UTC).isoformat(timespec="seconds"), dollars)
+        dollars = most if answer.tokens is None else self.price(*answer.tokens)
+        model = answer.model or str(self.config.model)
+        return Reply(key, answer.text, model, datetime.now(UTC).isoformat(timespec="seconds"), dollars)
 
     def _without_key(self, message: str) -> str:
         """The start of a server's message without the key, which it may echo."""

@@ -40,9 +40,27 @@ _FAITHFULNESS = (
     "Conclusion: False"
 )
 
-_SCORE = re.compile(r"\bScore:[\s*]*([01])\b(?!\.\d|/(?!1\b))")
-"""``Score: 0`` or ``Score: 1``, bold or not; 1/1 counts as 1, but 1/5, 0.5 and 01 are not verdicts."""
-_CONCLUSION = re.compile(r"\bConclusion:[\s*]*(True|False)\b")
+_MARKS = r"""[\s*_`~"'$\\|\[\](){}<>]*"""
+"""Marks of bold, code, quotes, JSON or mathematics."""
+
+
+def _verdict(name: str, value: str, beyond: str) -> re.Pattern[str]:
+    """A pattern of ``name: value`` in any case and with any marks; a remark in brackets may follow the name.
+
+    Args:
+        name: Name of the verdict.
+        value: Pattern of its value, a group.
+        beyond: Pattern of what makes it something else if it follows.
+    """
+    said = rf"(?<![^\W_]){name}(?![^\W_])(?:\s*\([^()\n]*\))?{_MARKS}[:\uff1a=]{_MARKS}(?:boxed{_MARKS})?{value}"
+    return re.compile(rf"{said}(?!{beyond})", re.IGNORECASE)
+
+
+_OF_ONE = r"1(?:\.0+)?(?!\.?\d)"
+_SCORE = _verdict("score", r"([01])(?:\.0+)?", rf"[.,]?\d|[^\W\d_]|\s*%|\s*or\b|\s*(?:/|out\s+of\b)\s*(?!{_OF_ONE}|\s)")
+"""``Score: 0`` or ``Score: 1``; 1/1 and 1.0 count as 1, but 1/5, 0.5, 01 and "0 or 1" are no verdicts."""
+_CONCLUSION = _verdict("conclusion", "(true|false)", r"[^\W_]|\s*/|\s*or\b")
+"""``Conclusion: True`` or ``Conclusion: False``."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,7 @@ def read_score(reply: str) -> float | None:
 def read_conclusion(reply: str) -> float | None:
     """The last ``Conclusion: True`` or ``Conclusion: False`` of a reply, as 1 or 0."""
     found = _CONCLUSION.findall(reply)
-    return float(found[-1] == "True") if found else None
+    return float(found[-1].lower() == "true") if found else None
 
 
 def _between_marks(texts: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,8 +65,10 @@ class ReplyStore:
     def _read(self, line: str) -> None:
         try:
             found = json.loads(line)
-            self.spent += found["dollars"]
-            if "lost" not in found:
+            dollars = float(found["dollars"])
+            # A number that cannot be a cost would switch the budget off.
+            self.spent += dollars if math.isfinite(dollars) and dollars > 0 else 0.0
+            if "lost" not in found and isinstance(found["text"], str):
                 self._replies[found["key"]] = Reply(**found)
         except (ValueError, TypeError, KeyError):
             return  # the process was killed while it wrote the line: the question is asked again

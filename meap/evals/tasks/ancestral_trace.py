@@ -123,8 +123,8 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=(
-        Metric("contains", "names the eldest", binary=True, chance=_chance),
-        Metric("exact", "names the eldest alone", binary=True, chance=_chance),
+        Metric("contains", "names the eldest", chance=_chance),
+        Metric("exact", "names the eldest alone", chance=_chance),
     ),
     by=("relations",),
     draw=partial(draw_curves, x="relations", metrics=("contains",), x_label="relations", x_scale="log"),

@@ -12,8 +12,11 @@ weight of query i on key j <= i:
 What was matched: the lengths, the number of sequences, the ratio, an exact count of masks as in training. What is ours:
 position 0, the attention sink, is never masked; sequences are held-out rows, which begin anywhere in a document,
 unchanged by `add_bos`; every sequence has its own mask, drawn by `meap.masking` from the seed and the row's number.
-Every model reads both inputs, so that a comparison has the paper's pair and pairs that separate the effect of the model
-from that of the input; a model without a mask token of its own is skipped.
+Every model reads both inputs, so that a comparison has all four combinations, the paper's pair, and pairs that separate
+the effect of the model from that of the input; a model without a mask token of its own is skipped.
+
+The paper's pair changes model and input at once. Masks alone lower the attention at masked positions, also in a model
+that never saw one: a decay of the paper's pair does not show that training with masks made a model attend less to them.
 
 `VARIANTS` are the other readings of the definition, all sums over the same weights. All need care: r_j falls with j
 even if attention is uniform, so that V is mostly position and sink (`uniform_relative` removes the position); rows of A
@@ -30,9 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap.errors import ConfigError
-from meap.evals.decay import HEADLINE, PAIRS, decay_between, decay_within, key
+from meap.evals.decay import HEADLINE, PAIRS, READ, decay_between, decay_within, key
 from meap.evals.lm import Attention, Reading
-from meap.evals.pictures import draw_decay
+from meap.evals.pictures import draw_decay, draw_decay_pairs
 from meap.evals.task import Contrast, Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.masking import choose_masked
 
@@ -107,6 +110,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
                 Example(
                     id=f"{length}-{row}",
                     readings=(Reading(ids), Reading(masked)),
+                    cluster=f"{row}",
                     facts={"length": length, "masked_tokens": int(is_masked.sum())},
                 )
             )
@@ -189,33 +193,87 @@ def _between(first: Sequence[Response], second: Sequence[Response]) -> dict[str,
     return decay_between(first, second)
 
 
-def _lines(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Table 10, the further pairs, and the paper's pair by the other definitions."""
-    names = numbers["models"]
-    header = ("", "tokens", "decay", "95 % interval", "t (df)", "variance", "95 % interval", "t (df)")
+_VIEW_NAMES = {"clean": "X_N", "masked": "X_M"}
+_HEADER = ("", "tokens", "decay", "95 % interval", "t (df)", "variance", "95 % interval", "t (df)")
+
+
+def _tables_of_two(numbers: dict[str, Any]) -> list[list[tuple[str, ...]]]:
+    """What each model gives to masked positions of each input; the pairs; the pairs by other definitions."""
+    names, lengths = numbers["models"], numbers["lengths"]
+    labels = {pair: _label_of(pair, names) for pair in PAIRS}
+    readers = [f"{names[model]} on {_VIEW_NAMES[view]}" for model, view in READ]
+    pairs = [_line(labels[pair], each["length"], each["pairs"][pair]) for each in lengths for pair in PAIRS]
+    definitions = [
+        (
+            f"{quantity}, {_definition(name)}",
+            f"{each['length']:,}",
+            *(_percent(changes[pair][column]) for pair in PAIRS),
+        )
+        for each in lengths
+        for name, changes in {HEADLINE: each["pairs"], **each["variants"]}.items()
+        for quantity, column in (("decay", "decay"), ("variance", "variance_increase"))
+    ]
+    return [_read_table(readers, lengths), [_HEADER, *pairs], [("", "tokens", *labels.values()), *definitions]]
+
+
+def _tables_of_one(numbers: dict[str, Any]) -> list[list[tuple[str, ...]]]:
+    """What the model gives to masked positions of both inputs, and what masks change, by all definitions."""
+    lengths = numbers["lengths"]
+    changes = [
+        _line(f"X_N to X_M, {_definition(name)}", each["length"], found)
+        for each in lengths
+        for name, found in {HEADLINE: each, **each["variants"]}.items()
+    ]
+    return [_read_table([f"on {view}" for view in _VIEW_NAMES.values()], lengths), [_HEADER, *changes]]
+
+
+def _read_table(readers: Sequence[str], lengths: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    header = ("", "tokens", "attention at masked positions", "95 % interval", "variance elsewhere", "95 % interval")
     lines: list[tuple[str, ...]] = [header]
-    for each in numbers["lengths"]:
-        for pair, changes in each["pairs"].items():
-            (before, clean), (after, masked) = PAIRS[pair]
-            views = ("X_N" if view == "clean" else "X_M" for view in (clean, masked))
-            label = " to ".join(f"{names[model]} {view}" for model, view in zip((before, after), views, strict=True))
-            lines.append(_line(f"{label} (paper)" if pair == "paper" else label, each["length"], changes))
-        for variant, changes in each["variants"].items():
-            label = VARIANTS[variant].label if variant in VARIANTS else "variance of the single weights"
-            lines.append(_line(f"  paper, {label}", each["length"], changes))
+    for each in lengths:
+        for reader, found in zip(readers, each["read"], strict=True):
+            cells = [cell for name in ("score", "variance") for cell in _value_cells(found[name])]
+            lines.append((reader, f"{each['length']:,}", *cells))
     return lines
+
+
+def _value_cells(found: dict[str, Any]) -> tuple[str, str]:
+    limits = [found["low"], found["high"]]
+    return f"{found['value']:.3e}", "-" if None in limits else f"[{', '.join(f'{each:.3e}' for each in limits)}]"
+
+
+def _label_of(pair: str, names: Sequence[str]) -> str:
+    label = " to ".join(f"{names[model]} {_VIEW_NAMES[view]}" for model, view in PAIRS[pair])
+    return f"{label} (paper)" if pair == "paper" else label
+
+
+def _definition(name: str) -> str:
+    return VARIANTS[name].label if name in VARIANTS else "the single weights"
+
+
+def _percent(found: dict[str, Any]) -> str:
+    return "-" if found["value"] is None else f"{100 * found['value']:+.2f} %"
 
 
 def _line(label: str, length: int, changes: dict[str, Any]) -> tuple[str, ...]:
     cells: list[str] = []
     for found in (changes["decay"], changes["variance_increase"]):
-        known = found["value"] is not None
+        limits = [found["low"], found["high"]]
         cells += [
-            f"{100 * found['value']:+.2f} %" if known else "-",
-            f"[{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]" if known else "-",
+            _percent(found),
+            "-" if None in limits else f"[{', '.join(f'{100 * each:+.2f}' for each in limits)}]",
             "-" if found["t"] is None else f"{found['t']:.2f} ({found['df']:.0f})",
         ]
     return label, f"{length:,}", *cells
+
+
+def _further(responses: Sequence[Response]) -> dict[str, Any]:
+    note = (
+        "This is what masks change in one model, trained with them or not. The paper's Table 10 compares a model "
+        "trained without masks on X_N with one trained with them on X_M: compare both evaluations for it, and for what "
+        "training alone changes."
+    )
+    return decay_within(responses) | {"notes": [note]}
 
 
 TASK = Task(
@@ -231,6 +289,7 @@ TASK = Task(
     by=("length",),
     draw=draw_decay,
     skip=_skip,
-    further=decay_within,
-    contrast=Contrast(find=_between, lines=_lines, draw=draw_decay),
+    further=_further,
+    tables=_tables_of_one,
+    contrast=Contrast(find=_between, tables=_tables_of_two, draw=draw_decay_pairs),
 )

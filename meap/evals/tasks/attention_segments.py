@@ -142,20 +142,20 @@ def _find(first: Sequence[Response], second: Sequence[Response]) -> dict[str, An
                 measures[measure][segment] = {
                     "first": asdict(estimate([groups[0]])),
                     "second": asdict(estimate([groups[1]])),
-                    "difference": asdict(paired_difference([groups[0]], [groups[1]], binary=False)),
+                    "difference": asdict(paired_difference([groups[0]], [groups[1]])),
                 }
     return {"measures": measures}
 
 
-def _lines(numbers: dict[str, Any]) -> list[tuple[str, ...]]:
+def _tables(numbers: dict[str, Any]) -> list[list[tuple[str, ...]]]:
     """Tables 16 to 18: a column for each segment, two rows for each measure."""
-    lines = [("", *(_LABELS[segment] for segment in SEGMENTS))]
+    lines: list[tuple[str, ...]] = [("", *(_LABELS[segment] for segment in SEGMENTS))]
     headline = {segment: numbers["metrics"][f"sum_{segment}"] for segment in SEGMENTS}
     for measure, found in {"sum": headline, **numbers["measures"]}.items():
         for model, which in zip(numbers["models"], ("first", "second"), strict=True):
             cells = (f"{found[segment][which]['value']:.4f}" if segment in found else "-" for segment in SEGMENTS)
             lines.append((f"{measure}, {model}", *cells))
-    return lines
+    return [lines]
 
 
 _SUMS = tuple(f"sum_{segment}" for segment in ("answer", *(each for each in SEGMENTS if each != "answer")))
@@ -172,5 +172,5 @@ TASK = Task(
     by=(),
     draw=_draw,
     further=_further,
-    contrast=Contrast(draw=_draw, find=_find, lines=_lines),
+    contrast=Contrast(draw=_draw, find=_find, tables=_tables),
 )

@@ -159,7 +159,7 @@ TASK = Task(
     title="Commonsense (lm-evaluation-harness)",
     examples=examples,
     score=score,
-    metrics=(Metric("acc", "acc", binary=True), Metric("acc_norm", "acc_norm", binary=True)),
+    metrics=(Metric("acc", "acc"), Metric("acc_norm", "acc_norm")),
     by=("task",),
     packages=lambda config: ("lm_eval", "datasets"),
     draw=partial(draw_rows, metrics=_METRICS),

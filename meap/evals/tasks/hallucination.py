@@ -9,13 +9,14 @@ ways:
                    field uses: document, reference and summary, explanation first, then ``Conclusion: True`` if the
                    document supports all that the summary says, or ``Conclusion: False``. It measures hallucination.
 
-What was matched: the instruction to the model, one line before the article; the texts that the judge sees; explanation
-first; 1 or 0; temperature 0 of the judge; the mean as accuracy, higher is better. What differs or is unstated there:
-the judge's prompts are reworded, with texts between marks that they cannot forge; decoding is greedy, up to
-`hallucination.max_new_tokens`; articles are truncated to `hallucination.document_tokens`, which is counted, and the
-judge sees the truncated article; the articles are drawn by `seed`; an empty summary is wrong without asking the judge;
-a reply without a verdict is counted separately, neither right nor wrong. ROUGE needs no judge. With 100 articles the
-standard error is three to five points: compare two models by `compare=`, which pairs them, or draw more.
+What was matched: the prompt of the model, that of appendix A.5, ``Summarize the following article:`` and the article;
+the texts that the judge sees; explanation first; 1 or 0; temperature 0 of the judge; the mean as accuracy, higher is
+better. What differs or is unstated there: the judge's prompts are reworded, with texts between marks that they cannot
+forge; `hallucination.template` alpaca puts the prompt into Alpaca's frame, for models tuned on it; decoding is greedy,
+up to `hallucination.max_new_tokens`; articles are truncated to `hallucination.document_tokens`, which is counted, and
+the judge sees the truncated article; the articles are drawn by `seed`; an empty summary is wrong without asking the
+judge; a reply without a verdict is counted separately, neither right nor wrong. ROUGE needs no judge. With 100 articles
+the standard error is three to five points: compare two models by `compare=`, which pairs them, or draw more.
 
 If a set has predictions of another model, they are judged as a control, in a row of their own.
 """
@@ -36,9 +37,9 @@ from meap.evals.task import Example, Metric, Output, Response, Scores, Task, Tas
 
 __all__ = ["TASK", "examples", "prompt", "score"]
 
-_INSTRUCTION = "Summarize the following article."
+_INSTRUCTION = "Summarize the following article:"
 _TEMPLATES = {
-    "plain": "{instruction}\n\n{document}\n\n",
+    "plain": "{instruction} {document}",
     "alpaca": (
         "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
         "response that appropriately completes the request.\n\n"
@@ -150,7 +151,7 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=(
-        *(Metric(name, protocol.label, binary=True) for name, protocol in PROTOCOLS.items()),
+        *(Metric(name, protocol.label) for name, protocol in PROTOCOLS.items()),
         *(Metric(name, label) for name, label in _ROUGE.items()),
     ),
     by=("data_set", "condition"),

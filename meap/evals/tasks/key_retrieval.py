@@ -98,8 +98,8 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=(
-        Metric("ranking", "ranking", binary=True, chance=_chance),
-        Metric("generation", "generation", binary=True),
+        Metric("ranking", "ranking", chance=_chance),
+        Metric("generation", "generation"),
     ),
     by=("depth",),
     draw=partial(

@@ -45,7 +45,7 @@ def positions_of(num_keys: int, number: int) -> list[int]:
 def examples(inputs: TaskInputs) -> list[Example]:
     """Keys by position by object; an object is the same at all positions but that of its asked pair."""
     config = inputs.config.kv_retrieval
-    asked: list[tuple[str, str, str, dict[str, int]]] = []
+    asked: list[tuple[str, str, str, str, dict[str, int]]] = []
     for num_keys in config.keys:
         objects = (
             _read(Path(config.source), num_keys)
@@ -57,10 +57,12 @@ def examples(inputs: TaskInputs) -> list[Example]:
                 others = [pair for pair in pairs if pair[0] != key]
                 placed = [*others[:position], (key, value), *others[position:]]
                 facts = {"keys": num_keys, "position": position + 1}
-                asked.append((f"{num_keys}-{position + 1}-{index}", prompt(placed, key), value, facts))
+                name = f"{num_keys}-{position + 1}-{index}"
+                asked.append((name, prompt(placed, key), value, f"{num_keys}-{index}", facts))
+    encoded = inputs.encode([text for _, text, *_ in asked])
     return [
-        Example(id=name, prompt=ids, max_new_tokens=config.max_new_tokens, answers=(value,), facts=facts)
-        for (name, _, value, facts), ids in zip(asked, inputs.encode([text for _, text, *_ in asked]), strict=True)
+        Example(name, ids, config.max_new_tokens, answers=(value,), cluster=cluster, facts=facts)
+        for (name, _, value, cluster, facts), ids in zip(asked, encoded, strict=True)
     ]
 
 
@@ -107,7 +109,7 @@ TASK = Task(
     title="Key-value retrieval",
     examples=examples,
     score=score,
-    metrics=(Metric("contains", "contains the value", binary=True),),
+    metrics=(Metric("contains", "contains the value"),),
     by=("keys", "position"),
     draw=partial(draw_curves, x="position", metrics=("contains",), x_label="position of the asked pair"),
 )

@@ -37,8 +37,7 @@ import numpy as np
 from meap.errors import ConfigError, DataError
 from meap.evals.answers import contains
 from meap.evals.chains import Chain, draw_chain, read_chains, write_chains
-from meap.evals.haystack import Haystack, insert_needles, open_haystack
-from meap.evals.lm import Ids
+from meap.evals.haystack import Haystack, open_haystack
 from meap.evals.pictures import draw_curves
 from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.evals.tasks.needle_fu import grid_files, grid_of
@@ -64,9 +63,8 @@ def examples(inputs: TaskInputs) -> list[Example]:
     config = inputs.config.multi_needle
     haystack = open_haystack(inputs.config.haystack, inputs.tokenizer, inputs.config.seed, 2 * max(config.lengths))
     published = _published(config.source, config.needles) if config.source is not None else {}
-    (before,) = inputs.encode([BEFORE])
     return [
-        _example(inputs, haystack, before, published.get(num_needles, ()), num_needles, length, depth, trial)
+        _example(inputs, haystack, published.get(num_needles, ()), num_needles, length, depth, trial)
         for num_needles in config.needles
         for length in config.lengths
         for trial in range(config.trials)
@@ -107,7 +105,7 @@ def _scores(response: str, answer: str) -> Scores:
 
 
 def _example(
-    inputs: TaskInputs, haystack: Haystack, before: Ids, published: Sequence[Chain], num_needles: int, length: int,
+    inputs: TaskInputs, haystack: Haystack, published: Sequence[Chain], num_needles: int, length: int,
     depth: int | None, trial: int
 ) -> Example:  # fmt: skip
     config, tokenizer = inputs.config.multi_needle, inputs.tokenizer
@@ -115,15 +113,16 @@ def _example(
     # Drawn by name, so that cells shared by two grids have the same prompts.
     rng = random.Random(f"multi_needle {inputs.config.seed} {name}")  # noqa: S311 (not for secrets)
     chain = rng.choice(published) if published else draw_chain(rng, num_needles)
-    needles = [np.array(tokenizer.encode(f"\n{each}\n"), np.int32) for each in chain.derivations]
-    taken = 0 if depth is None else sum(map(len, needles))
+    needles = [f"\n{each}\n" for each in chain.derivations]
+    sizes = [len(tokenizer.encode(needle)) for needle in needles]
+    taken = 0 if depth is None else sum(sizes)
     room = length - config.buffer - taken
     if room < 1:
         raise ConfigError(
             f"multi_needle.lengths: {length} less multi_needle.buffer={config.buffer} leaves no haystack beside "
             f"{num_needles} needles of {taken} tokens: give at least {config.buffer + taken + 1}"
         )
-    context = haystack.tokens(room, first_line=rng.randrange(haystack.num_lines))
+    context = haystack.take(room, first_line=rng.randrange(haystack.num_lines))
     facts: dict[str, Any] = {
         "needles": num_needles,
         "length": length,
@@ -131,20 +130,21 @@ def _example(
         "question": chain.question,
         "derivations": list(chain.derivations),
     }
-    filled = context
+    filled = context.text
     if depth is not None:
-        places = places_of(len(context), depth, [len(each) for each in needles])
-        filled = insert_needles(context, list(zip(places, needles, strict=True)))
-        facts |= {"depth": depth, "places": places, "at_end": sum(place == len(context) for place in places)}
-        piece = tokenizer.decode(context[-config.max_new_tokens :].tolist())
+        places = places_of(context.num_tokens, depth, sizes)
+        filled = context.with_needles(list(zip(places, needles, strict=True)))
+        facts |= {"depth": depth, "places": places, "at_end": sum(place == context.num_tokens for place in places)}
+        piece = context.last(config.max_new_tokens)
         for text, floor in ((chain.question, "echo"), (piece, "haystack")):
             facts |= {f"{floor}_{metric}": value for metric, value in _scores(text, chain.answer).items()}
-    behind = np.array(tokenizer.encode(BEHIND.format(question=chain.question)), np.int32)
+    (prompt,) = inputs.encode([BEFORE + filled + BEHIND.format(question=chain.question)])
     return Example(
         id=name,
-        prompt=np.concatenate([before, filled, behind]).astype(np.int32),
+        prompt=prompt,
         max_new_tokens=config.max_new_tokens,
         answers=(chain.answer,),
+        cluster=chain.question,
         facts=facts,
         control=depth is None,
     )
@@ -190,7 +190,7 @@ TASK = Task(
     score=score,
     metrics=(
         Metric("keywords", "words of the answer (NeedleBench v1)"),
-        Metric("contains", "contains the answer", binary=True),
+        Metric("contains", "contains the answer"),
     ),
     by=("needles", "length"),
     draw=partial(draw_curves, x="length", metrics=("keywords",), x_label="tokens"),

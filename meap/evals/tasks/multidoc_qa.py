@@ -3,8 +3,12 @@
 The protocol is that of lost in the middle (Liu et al., 2024; repository nelson-liu/lost-in-the-middle, 29b8a6d):
 NQ-Open questions over 10 or 20 documents, one of which holds the answer, at a chosen position. What was matched: the
 prompts, verbatim (``qa.prompt``, ``closedbook_qa.prompt``, without a newline at the end); documents numbered from 1;
-greedy decoding of up to 100 tokens; the answer ends with its line; ``best_subspan_em``; position 1 is the published
-gold index 0.
+greedy decoding of up to 100 tokens; the answer is one line; ``best_subspan_em``; position 1 is the published gold index
+0.
+
+The published scripts disagree about an answer after a newline. The one for Llama 2 strips the output before it takes
+the first line, so that the answer counts: this is ``best_subspan_em``, the headline. The one for MPT takes the first
+line as it is, so that an output that begins with a newline is empty: ``unstripped``, beside it.
 
 Sources, see `multidoc_qa.source`:
 
@@ -111,6 +115,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
             stop="\n",
             answers=each.answers,
             facts={"documents": None, "position": None, "condition": None, "question": each.question} | facts,
+            cluster=each.question,
             control=control,
         )
         for (name, _, each, facts, control), ids in zip(asked, encoded, strict=True)
@@ -118,9 +123,9 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def score(example: Example, output: Output) -> Scores:
-    """Whether an answer is in the first line of the response."""
-    said = output.text.split("\n", 1)[0].strip()
-    return {"best_subspan_em": float(best_subspan_em(said, example.answers))}
+    """Whether an answer is in the first line of the response, stripped first or not."""
+    lines = {"best_subspan_em": output.text.strip(), "unstripped": output.text}
+    return {name: float(best_subspan_em(text.split("\n", 1)[0], example.answers)) for name, text in lines.items()}
 
 
 _At = Callable[[int, int], list[Question]]
@@ -255,7 +260,10 @@ TASK = Task(
     title="Multi-document QA",
     examples=examples,
     score=score,
-    metrics=(Metric("best_subspan_em", "answer in the first line (best_subspan_em)", binary=True),),
+    metrics=(
+        Metric("best_subspan_em", "answer in the first line (best_subspan_em)"),
+        Metric("unstripped", "answer in the first line, before stripping (MPT's script)"),
+    ),
     by=("documents", "position", "condition"),
     draw=partial(draw_curves, x="position", metrics=("best_subspan_em",), x_label="position of the answering document"),
     further=_further,

@@ -4,28 +4,27 @@ Prompt, needle, question and answer are those of ``eval/needle/needle_in_haystac
 (2b38d52). What was matched: the frame of a "very long story book", verbatim; the position of the needle by its rule
 (`meap.evals.haystack.sentence_place`); greedy decoding of 50 tokens; 200 tokens of each length reserved.
 
-What differs: prompts are joined as ids instead of being decoded and encoded again, so that the needle keeps its tokens
-and the only BOS is at the start; files are read in the order of their names; the search for the end of a sentence is
-bounded. The paper states neither the prompt nor the kind of ROUGE-1; its 98.2 exceeds the overlap that Fu et al. plot,
-whose maximum is 91.7. All variants are computed; the headline is recall of the answer in the first line of the
-response, since an F-score gives an echo of the question 0.70. ``contains`` is the strict one: the whole answer, in
-order.
+What differs: the only BOS is at the start; files are read in the order of their names; where a sentence ends
+(`sentence_place` names two differences). The paper states neither the prompt nor the kind of ROUGE-1; its 98.2 exceeds
+the overlap that Fu et al. plot, whose maximum is 91.7. All variants are computed; the headline is recall of the answer
+in the first line of the response, since an F-score gives an echo of the question 0.70. ``overlap`` is with the answer
+of their plot, which ends in a period: the word "day." counts, "day" does not. ``contains`` is the strict one: the whole
+answer, in order.
 
-A control per length has no needle: the score of a model without the information.
+A trial is one haystack, asked at every length and depth: intervals and tests count haystacks, so that there are none
+with a single trial. A control per length has no needle: the score of a model without the information.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from meap.errors import ConfigError
 from meap.evals.answers import contains, normalize_answer, rouge1, word_overlap
-from meap.evals.haystack import insert_needles, open_haystack, sentence_ends, sentence_place
-from meap.evals.lm import Ids
+from meap.evals.haystack import open_haystack, sentence_place, token_borders
 from meap.evals.pictures import draw_grid
 from meap.evals.tables import grid_csv
 from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
@@ -47,35 +46,30 @@ def examples(inputs: TaskInputs) -> list[Example]:
     """Length by depth by trial, and a control without a needle for each length and trial."""
     config, tokenizer = inputs.config.needle_fu, inputs.tokenizer
     haystack = open_haystack(inputs.config.haystack, tokenizer, inputs.config.seed, 2 * max(config.lengths))
-    needle, behind = (
-        np.array(tokenizer.encode(text), np.int32) for text in (config.needle, BEHIND.format(question=config.question))
-    )
-    (before,) = inputs.encode([BEFORE])
+    needle_tokens = len(tokenizer.encode(config.needle))
     asked: list[Example] = []
     for length in config.lengths:
         room = length - config.buffer
-        if len(needle) >= room:
+        if needle_tokens >= room:
             raise ConfigError(
                 f"needle_fu.lengths: {length} less needle_fu.buffer={config.buffer} leaves no haystack beside a needle "
-                f"of {len(needle)} tokens: give at least {config.buffer + len(needle) + 1}"
+                f"of {needle_tokens} tokens: give at least {config.buffer + needle_tokens + 1}"
             )
         for trial in range(config.trials):
             first_line = trial * haystack.num_lines // config.trials
-            context = haystack.tokens(room - len(needle), first_line=first_line)
-            ends = sentence_ends(tokenizer, context)
-            frame = partial(_example, inputs, before, behind)
+            context = haystack.take(room - needle_tokens, first_line=first_line)
             for depth in depths_of(config.depths):
-                place = sentence_place(context, depth, ends)
-                filled = insert_needles(context, [(place, needle)])
+                place = sentence_place(context, depth)
+                filled = context.with_needles([(place, config.needle)])
                 facts = {
                     "depth": depth,
-                    "actual_depth": 100 * place / len(context),
-                    "needle_start": len(before) + place,
-                    "needle_tokens": len(needle),
+                    "actual_depth": 100 * place / context.num_tokens,
+                    "needle_start": len(inputs.start) + _tokens_before(inputs, filled),
+                    "needle_tokens": needle_tokens,
                 }
-                asked.append(frame(f"{length}-{depth}-{trial}", filled, length, trial, facts, control=False))
-            plain = haystack.tokens(room, first_line=first_line)
-            asked.append(frame(f"{length}-none-{trial}", plain, length, trial, {}, control=True))
+                asked.append(_example(inputs, f"{length}-{depth}-{trial}", filled, length, trial, facts))
+            plain = haystack.take(room, first_line=first_line).text
+            asked.append(_example(inputs, f"{length}-none-{trial}", plain, length, trial, None))
     return asked
 
 
@@ -92,7 +86,7 @@ def score(example: Example, output: Output) -> Scores:
         "f_answer_response": of_answer.f,
         "f_needle": of_needle.f,
         "recall_needle": of_needle.recall,
-        "overlap": word_overlap(response, answer),
+        "overlap": word_overlap(response, f"{answer.removesuffix('.')}."),
         "contains": float(contains(normalize_answer(first_line), normalize_answer(answer))),
     }
 
@@ -116,18 +110,27 @@ def grid_files(numbers: dict[str, Any], responses: Sequence[Response]) -> dict[s
 
 
 def _example(
-    inputs: TaskInputs, before: Ids, behind: Ids, name: str, context: Ids, length: int, trial: int,
-    facts: dict[str, Any], *, control: bool
-) -> Example:  # fmt: skip
+    inputs: TaskInputs, name: str, context: str, length: int, trial: int, facts: dict[str, Any] | None
+) -> Example:
+    """An example; `facts` is None for a control."""
     config = inputs.config.needle_fu
+    (prompt,) = inputs.encode([BEFORE + context + BEHIND.format(question=config.question)])
     return Example(
         id=name,
-        prompt=np.concatenate([before, context, behind]).astype(np.int32),
+        prompt=prompt,
         max_new_tokens=config.max_new_tokens,
         answers=(config.answer,),
-        facts={"length": length, "trial": trial, "needle": config.needle, **facts},
-        control=control,
+        cluster=f"haystack {trial}",
+        facts={"length": length, "trial": trial, "needle": config.needle, **(facts or {})},
+        control=facts is None,
     )
+
+
+def _tokens_before(inputs: TaskInputs, context: str) -> int:
+    """Tokens of the prompt before the needle."""
+    text = BEFORE + context
+    borders = token_borders(text, inputs.tokenizer)
+    return int(np.searchsorted(borders, text.index(inputs.config.needle_fu.needle)))
 
 
 def _further(responses: Sequence[Response]) -> dict[str, Any]:
@@ -146,7 +149,7 @@ TASK = Task(
         Metric("f_needle", "ROUGE-1 F with the needle, whole response (Fu et al.'s score)"),
         Metric("recall_needle", "ROUGE-1 recall of the needle, whole response"),
         Metric("overlap", "word overlap (Fu et al.'s plot)"),
-        Metric("contains", "contains the answer", binary=True),
+        Metric("contains", "contains the answer"),
     ),
     by=("length",),
     packages=lambda config: ("rouge_score",),

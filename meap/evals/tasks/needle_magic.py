@@ -25,13 +25,10 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from meap.config import EvaluationConfig
 from meap.errors import ConfigError
 from meap.evals.answers import contains
-from meap.evals.haystack import Haystack, insert_needles, open_haystack, sentence_ends, sentence_place
-from meap.evals.lm import Ids
+from meap.evals.haystack import Haystack, open_haystack, sentence_place
 from meap.evals.pictures import draw_grid
 from meap.evals.task import Example, Metric, Output, Response, Scores, Task, TaskInputs
 from meap.evals.tasks.needle_fu import depths_of, grid_files, grid_of
@@ -85,7 +82,7 @@ def score(example: Example, output: Output) -> Scores:
 
 
 def _example(inputs: TaskInputs, haystack: Haystack, length: int, depth: int | None, trial: int) -> Example:
-    config, tokenizer = inputs.config.needle_magic, inputs.tokenizer
+    config = inputs.config.needle_magic
     name = f"{length}-{'none' if depth is None else depth}-{trial}"
     # Drawn by name, so that cells shared by two grids have the same prompts.
     rng = random.Random(f"needle_magic {inputs.config.seed} {name}")  # noqa: S311 (not for secrets)
@@ -94,21 +91,20 @@ def _example(inputs: TaskInputs, haystack: Haystack, length: int, depth: int | N
     places: list[float | None] = [depth, *(rng.uniform(0, 100) for _ in cities[1:])]
     if depth is None:
         places[: config.asked] = [None] * config.asked
-    context = haystack.tokens(length - config.buffer, first_line=rng.randrange(haystack.num_lines))
-    ends = sentence_ends(tokenizer, context)
-    needles: list[tuple[int, Ids]] = []
+    context = haystack.take(length - config.buffer, first_line=rng.randrange(haystack.num_lines))
+    needles: list[tuple[int, str]] = []
     for city, number, each in zip(cities, numbers, places, strict=True):
         if each is not None:
             line = "\n" + NEEDLE.format(city=city, number=number) + "\n"
-            needles.append((sentence_place(context, each, ends), np.array(tokenizer.encode(line), np.int32)))
-    (before,) = inputs.encode([INSTRUCTION])
-    behind = np.array(tokenizer.encode("\n" + _question(cities[: config.asked])), np.int32)
+            needles.append((sentence_place(context, each), line))
+    text = INSTRUCTION + context.with_needles(needles) + "\n" + _question(cities[: config.asked])
+    (prompt,) = inputs.encode([text])
     facts: dict[str, Any] = {"length": length, "trial": trial, "city": _BETWEEN.join(cities[: config.asked])}
     if depth is not None:
-        facts |= {"depth": depth, "actual_depth": 100 * needles[0][0] / len(context)}
+        facts |= {"depth": depth, "actual_depth": 100 * needles[0][0] / context.num_tokens}
     return Example(
         id=name,
-        prompt=np.concatenate([before, insert_needles(context, needles), behind]).astype(np.int32),
+        prompt=prompt,
         max_new_tokens=config.max_new_tokens * config.asked,
         answers=(_BETWEEN.join(map(str, numbers[: config.asked])),),
         facts=facts,
@@ -135,9 +131,8 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=(
-        # With several cities it is the share of the numbers, and has a bootstrap interval.
-        Metric("contains", "contains the number", binary=True, chance=_chance),
-        Metric("first_line", "contains the number in its first line", binary=True),
+        Metric("contains", "contains the number", chance=_chance),
+        Metric("first_line", "contains the number in its first line"),
     ),
     by=("length",),
     draw=draw_grid,

@@ -40,6 +40,7 @@ def examples(inputs: TaskInputs) -> list[Example]:
             candidates=encoded[sentences, index][1],
             answers=(example.answer,),
             right=example.candidates.index(example.answer),
+            cluster=f"{index}",
             facts={"sentences": sentences, "depth": example.depth, "prompt": example.prompt},
         )
         for (sentences, index), example in asked.items()
@@ -59,8 +60,8 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=(
-        Metric("ranking", "ranking", binary=True, chance=_chance_of_ranking),
-        Metric("generation", "generation", binary=True, chance=_chance_of_generation),
+        Metric("ranking", "ranking", chance=_chance_of_ranking),
+        Metric("generation", "generation", chance=_chance_of_generation),
     ),
     by=("sentences",),
     draw=partial(draw_curves, x="sentences", metrics=("ranking", "generation"), x_label="sentences of prose"),

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 from meap.errors import MeapError
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.mds.findings import PREPARE_AGAIN, Finding
 from meap.mds.index import INDEX_NAME
+from meap.places.folder import Folder
 from meap.prep.audit.metadata import RUN_AGAIN, Split, look_at
 from meap.prep.audit.places import DataSet, read_tokenizer, task_records
 from meap.prep.audit.shard import check_shard
 from meap.prep.audit.workers import ShardMeter, in_order
-from meap.prep.task_records import PREP_DIR, task_record_name
+from meap.prep.task_records import PREP_DIR, TaskRecord, task_record_name
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT
 
 __all__ = ["Verdict", "verify"]
@@ -50,11 +52,12 @@ def verify(data_sets: Sequence[DataSet], *, workers: int) -> Verdict:
     """
     verdict = Verdict()
     splits: list[Split] = []
+    records_of = cache(task_records)  # the streams of a job share its folder
     for data in data_sets:
         if not data.is_part and data.folder.read(f"{TRAIN_SPLIT}/{INDEX_NAME}") is None:
             verdict.findings.append(_not_complete(data))
         of_data = [look_at(data, split, verdict.findings) for split in data.splits]
-        verdict.findings += _check_job(data, of_data)
+        verdict.findings += _check_job(data, of_data, records_of)
         _check_tokenizer(data, of_data, verdict.findings)
         splits += of_data
     _check_same_tokenizer(splits, verdict.findings)
@@ -85,7 +88,9 @@ def _not_complete(data: DataSet) -> Finding:
     )
 
 
-def _check_job(data: DataSet, splits: Iterable[Split]) -> list[Finding]:
+def _check_job(
+    data: DataSet, splits: Iterable[Split], records_of: Callable[[Folder], dict[int, TaskRecord]]
+) -> list[Finding]:
     """Check that one job has made all of it: its manifests, and where they are kept the records of its tasks."""
     manifests = [(split, split.manifest) for split in splits if split.manifest is not None]
     findings: list[Finding] = []
@@ -97,7 +102,7 @@ def _check_job(data: DataSet, splits: Iterable[Split]) -> list[Finding]:
         if manifest.job != job:
             findings.append(Finding(split.file(MANIFEST_NAME), "job", as_there, manifest.job, _MIXTURE))
     folder = data.parent or data.folder
-    for task, record in sorted(task_records(folder).items()) if job else ():
+    for task, record in sorted(records_of(folder).items()) if job else ():
         file = folder.url_of(task_record_name(task))
         if record.job != job:
             findings.append(Finding(file, "job", as_there, record.job, _MIXTURE))

@@ -25,16 +25,17 @@ class ByWord:
     """Encodes documents of a SentencePiece-style tokenizer word by word, those that spell an added token as a whole.
 
     Args:
-        definition: A tokenizer.json, parsed.
+        definition: A tokenizer.json.
         cuts: Where its texts can be split.
         load_engine: Builds an engine from a definition, for long words.
     """
 
-    def __init__(self, definition: dict[str, Any], cuts: Cuts, load_engine: Callable[[str], Engine]) -> None:
-        bare = load_engine(json.dumps(without_surroundings(definition)))
-        self._table = WordTable(bare, cuts, build_merge_tables(definition["model"]))
-        self._whole = TokenizersEngine(json.dumps(definition))
-        tokens = [token["content"] for token in definition["added_tokens"]]
+    def __init__(self, definition: str, cuts: Cuts, load_engine: Callable[[str], Engine]) -> None:
+        parsed: dict[str, Any] = json.loads(definition)
+        bare = load_engine(json.dumps(without_surroundings(parsed)))
+        self._table = WordTable(bare, cuts, build_merge_tables(parsed["model"]))
+        self._whole = TokenizersEngine(definition)
+        tokens = [token["content"] for token in parsed["added_tokens"]]
         self._added_tokens = [token.encode() for token in tokens]
         self._prefix = os.path.commonprefix(tokens).encode()  # noqa: RUF071 (of strings, not of paths)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from meap.errors import DataError, first_line
 from meap.prep.encoding.cuts import WORD_MARK, find_cuts
 from meap.prep.encoding.engines import Encoded, Engine, FastokensEngine, TokenizersEngine
 from meap.prep.encoding.probe import probe_texts
@@ -72,13 +73,12 @@ class _WholeDocuments:
 def _load(definition: str, engine: str, by_word: bool) -> _Encoding:
     """Cached per process: a worker runs many tasks, and each unpickles its encoder again."""
     load_engine = FastokensEngine if engine == "fastokens" else TokenizersEngine
-    parsed = json.loads(definition) if by_word else {}
-    cuts = find_cuts(parsed) if by_word else None
+    cuts = find_cuts(json.loads(definition)) if by_word else None
     if cuts is None:
         return _WholeDocuments(load_engine(definition))
     from meap.prep.encoding.by_word import ByWord  # imports numba
 
-    return ByWord(parsed, cuts, load_engine)
+    return ByWord(definition, cuts, load_engine)
 
 
 def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:
@@ -89,6 +89,9 @@ def build_encoder(tokenizer: Tokenizer, *, engine: str = "auto") -> Encoder:
     Args:
         tokenizer: Its vocabulary without the mask token is used.
         engine: `auto`, or `tokenizers` for the reference.
+
+    Raises:
+        DataError: `tokenizers` itself fails on a probe text.
     """
     encoder = _choose(tokenizer, engine)
     if encoder.fallback:
@@ -126,7 +129,13 @@ def _problem(candidate: Encoder, reference: Encoder, tokenizer: Tokenizer) -> st
     tokens = [token.content for token in tokenizer.plain.get_added_tokens_decoder().values()]
     texts = list(probe_texts([*tokens[:16], tokenizer.mask_token], words))
     utf8 = [text.encode() for text in texts]
-    expected = reference.encode(texts, utf8)
+    try:
+        expected = reference.encode(texts, utf8)
+    except Exception as error:
+        raise DataError(
+            f"tokenizer.name={tokenizer.name} cannot encode every text ({first_line(error)}): choose a tokenizer whose "
+            "model has an unknown token, or bytes to fall back to"
+        ) from error
     for _ in range(2):  # the second time from the engine's caches
         try:
             found = candidate.encode(texts, utf8)

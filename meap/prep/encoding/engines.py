@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer as RustTokenizer
 
-__all__ = ["Encoded", "Engine", "FastokensEngine", "TokenizersEngine"]
+__all__ = ["Encoded", "Engine", "FastokensEngine", "TokenizersEngine", "loaded"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Engine(Protocol):
         ...
 
 
+@lru_cache(maxsize=2)
+def loaded(definition: str) -> RustTokenizer:
+    """A tokenizer.json in memory, never to be changed: whoever encodes or decodes with it in this process shares it."""
+    return RustTokenizer.from_str(definition)
+
+
 class TokenizersEngine:
     """The reference: Hugging Face's `tokenizers`.
 
@@ -37,9 +45,7 @@ class TokenizersEngine:
     """
 
     def __init__(self, definition: str) -> None:
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_str(definition)
+        self._tokenizer = loaded(definition)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of each text."""

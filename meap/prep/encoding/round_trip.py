@@ -7,12 +7,12 @@ lacks, be it a letter, a digit or the space. Only what comes back tells.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import zip_longest
 
 import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer as RustTokenizer
+from numpy.typing import ArrayLike, NDArray
+
+from meap.prep.encoding.engines import loaded
 
 __all__ = ["RoundTrip"]
 
@@ -31,22 +31,24 @@ class RoundTrip:
     definition: str = field(repr=False)
     """A tokenizer.json."""
 
-    def is_chosen(self, ids: NDArray[np.integer], document_hash: int, *, tried: int) -> bool:
-        """Whether a document is of the sample.
+    def chosen(self, lengths: ArrayLike, hashes: ArrayLike, *, tried: int) -> list[int]:
+        """Which documents of a batch are of the sample.
 
         Args:
-            ids: Its tokens.
-            document_hash: See `meap.prep.document_counts.hash_of`.
+            lengths: Tokens of each.
+            hashes: See `meap.prep.document_counts.hash_of`.
             tried: Documents of this task that were tried before.
         """
-        return len(ids) <= _LONGEST and (tried < _FIRST or document_hash % _ONE_IN == 0)
+        is_chosen = np.asarray(hashes, np.uint64) % np.uint64(_ONE_IN) == 0
+        is_chosen[: max(0, _FIRST - tried)] = True
+        return np.flatnonzero(is_chosen & (np.asarray(lengths, np.int64) <= _LONGEST)).tolist()
 
     def loss(self, text: str, ids: NDArray[np.integer]) -> str | None:
         """What is lost first when a document is encoded and decoded, for a message; None if nothing is.
 
         A normalizer's doing, such as lower case, is no loss, and neither is space at the ends.
         """
-        reader = _reader(self.definition)
+        reader = loaded(self.definition)
         found = reader.decode(ids.tolist(), skip_special_tokens=False).strip()
         normalizer = reader.normalizer
         wanted = [text.strip(), *([normalizer.normalize_str(text).strip()] if normalizer is not None else [])]
@@ -57,8 +59,3 @@ class RoundTrip:
         around = wanted[0][max(0, number - 20) : number + 10]
         what = f"{lost!r} (U+{ord(lost):04X})" if lost is not None else f"nothing, where {instead!r} comes back,"
         return f"{what} in {around!r}"
-
-
-@lru_cache(maxsize=2)
-def _reader(definition: str) -> RustTokenizer:
-    return RustTokenizer.from_str(definition)

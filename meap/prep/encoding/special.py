@@ -35,8 +35,6 @@ class SpecialTokens:
 
     definition: str = field(repr=False)
     """A tokenizer.json."""
-    plain: str = field(repr=False)
-    """The same, or one whose model finds no special token in text either; see `_without_pieces`."""
     mode: str
     """`tokenizer.special_tokens_in_text`: `text`, `token` or `refuse`."""
     special: NDArray[np.bool_] = field(repr=False)
@@ -58,12 +56,10 @@ class SpecialTokens:
         unknown = _unknown_of(definition["model"])
         if unknown is not None and (number := tokenizer.plain.token_to_id(unknown)) is not None:
             special[number] = False
-        is_unigram = definition["model"].get("type") == "Unigram"
-        plain = _without_pieces(definition, special) if is_unigram else tokenizer.plain_definition
         bounds = [-1, *np.flatnonzero(special).tolist(), len(special)]
         gap = max(pairwise(bounds), key=lambda pair: pair[1] - pair[0])
         mask_id, mask_token = tokenizer.mask_id, tokenizer.mask_token
-        return cls(tokenizer.plain_definition, plain, mode, special, gap, unknown, mask_id, mask_token)
+        return cls(tokenizer.plain_definition, mode, special, gap, unknown, mask_id, mask_token)
 
     def settle(
         self, encoded: Encoded, utf8: Sequence[bytes], places: Sequence[tuple[str, int]]
@@ -95,13 +91,11 @@ class SpecialTokens:
         again = sorted(counts) if self.mode == "text" else with_mask
         if not again:
             return encoded, counts
-        reader = _reader(self.plain)
-        texts = [utf8[number].decode() for number in again]
-        found = reader.encode_batch_fast(texts, add_special_tokens=False)
-        by_number = {number: np.array(each.ids, np.uint32) for number, each in zip(again, found, strict=True)}
+        by_number = self._as_text(again, utf8)
         for number, ids in by_number.items():
-            self._require_plain(ids, *places[number])
-        pieces = [by_number.get(number, _ids_of(encoded, number)) for number in range(len(utf8))]
+            self._require_plain(ids, encoded, utf8, number, places[number])
+        again_ids = (by_number.get(number) for number in range(len(utf8)))
+        pieces = [_ids_of(encoded, number) if ids is None else ids for number, ids in enumerate(again_ids)]
         return Encoded(np.concatenate(pieces), np.cumsum([0, *map(len, pieces)], dtype=np.int64)), counts
 
     def _count(self, encoded: Encoded, utf8: Sequence[bytes]) -> dict[int, int]:
@@ -126,21 +120,47 @@ class SpecialTokens:
         token = _reader(self.definition).id_to_token(int(special[0]))
         return token if token is not None else utf8[number][:20].decode(errors="replace")
 
-    def _require_plain(self, ids: NDArray[np.uint32], file: str, line: int) -> None:
+    def _as_text(self, numbers: Sequence[int], utf8: Sequence[bytes]) -> dict[int, NDArray[np.uint32] | None]:
+        """Ids of some documents as plain characters; None for one that the model has no token for, not even unknown."""
+        hidden = np.flatnonzero(self.special).tolist()
+        if self.mask_token.isalnum():  # a word, which texts would lose: `_require_plain` says so
+            hidden.remove(self.mask_id)
+        reader = _plain_reader(self.definition, tuple(hidden))
+        texts = [utf8[number].decode() for number in numbers]
+        try:
+            found = [each.ids for each in reader.encode_batch_fast(texts, add_special_tokens=False)]
+        except Exception:  # noqa: BLE001 (tokenizers has no other)
+            if len(numbers) == 1:
+                return {numbers[0]: None}
+            by_number: dict[int, NDArray[np.uint32] | None] = {}
+            for number in numbers:
+                by_number |= self._as_text([number], utf8)
+            return by_number
+        return {number: np.array(ids, np.uint32) for number, ids in zip(numbers, found, strict=True)}
+
+    def _require_plain(
+        self,
+        ids: NDArray[np.uint32] | None,
+        encoded: Encoded,
+        utf8: Sequence[bytes],
+        number: int,
+        place: tuple[str, int],
+    ) -> None:
         """Some vocabularies have a special token among their words, which no way to encode can avoid."""
-        left = ids[self.special[ids]]
-        if not len(left):
+        left = _ids_of(encoded, number) if ids is None else ids
+        left = left[self.special[left]]
+        if ids is not None and not len(left):
             return
+        file, line = place
         if (left == self.mask_id).any():
             raise DataError(
                 f"{file}:{line} contains the mask token {self.mask_token!r} (id {self.mask_id}), which is a word of "
                 "the tokenizer's own vocabulary: choose a tokenizer.mask_token that the vocabulary lacks"
             )
-        token = _reader(self.definition).id_to_token(int(left[0]))
         raise DataError(
-            f"{file}:{line} spells {token!r}, a special token that is also a word of the tokenizer's vocabulary, so "
-            "that it cannot be read as plain characters: remove it from the text, or set "
-            "tokenizer.special_tokens_in_text=token"
+            f"{file}:{line} spells {self._spelled(encoded, utf8, number)!r}, a special token that is also a word of "
+            "the tokenizer's vocabulary, so that it cannot be read as plain characters: remove it from the text, or "
+            "set tokenizer.special_tokens_in_text=token"
         )
 
 
@@ -152,20 +172,43 @@ def _reader(definition: str) -> RustTokenizer:
     return reader
 
 
-def _without_pieces(definition: dict[str, Any], special: NDArray[np.bool_]) -> str:
-    """The tokenizer.json of a Unigram model with other texts for special tokens that are pieces of it.
+@lru_cache(maxsize=2)
+def _plain_reader(definition: str, hidden: tuple[int, ...]) -> RustTokenizer:
+    """The same, whose model does not find the tokens of `hidden` in text either."""
+    parsed: dict[str, Any] = json.loads(definition)
+    renamed = _hide(parsed["model"], hidden)
+    for token in parsed["added_tokens"]:  # else it would get another id
+        token["content"] = renamed.get(token["content"], token["content"])
+    return _reader(json.dumps(parsed))
 
-    SentencePiece never finds its control symbols in text; the Unigram model of `tokenizers` takes them for words.
+
+def _hide(model: dict[str, Any], hidden: Sequence[int]) -> dict[str, str]:
+    """Give special tokens that are words of a model other texts, which are returned, so that no document spells them.
+
+    BERT's models find a word such as ``[SEP]`` where nothing splits it, Unigram any piece, BPE what its merges make.
+    Documents get the unknown token there, or the pieces of the word.
     """
-    model = definition["model"]
-    # The digest keeps a text from spelling the replacement by chance; one character is a word that texts need.
+    # The digest keeps a text from spelling the replacement by chance.
     digest = hashlib.sha256(json.dumps(model).encode()).hexdigest()[:16]
-    hidden = np.append(np.flatnonzero(special), [] if model.get("unk_id") is None else model["unk_id"]).astype(int)
-    for number in hidden[hidden < len(model["vocab"])].tolist():
-        piece, score = model["vocab"][number]
-        if len(piece) > 1:
-            model["vocab"][number] = [f"{_NONCHARACTER}{digest}{number}", score]
-    return json.dumps(definition)
+    if model.get("type") == "Unigram":
+        numbers = [*hidden, *([] if model.get("unk_id") is None else [model["unk_id"]])]
+        entries = [(number, model["vocab"][number][0]) for number in numbers if number < len(model["vocab"])]
+    else:
+        unknown = model["vocab"].get(model.get("unk_token"))
+        chosen = {*hidden, unknown}
+        entries = [(number, text) for text, number in model["vocab"].items() if number in chosen]
+    # One character is a word that texts need.
+    renamed = {text: f"{_NONCHARACTER}{digest}{number}" for number, text in entries if len(text) > 1}
+    if model.get("type") == "Unigram":
+        model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in model["vocab"]]
+        return renamed
+    model["vocab"] = {renamed.get(text, text): number for text, number in model["vocab"].items()}
+    if model.get("unk_token") is not None:
+        model["unk_token"] = renamed.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:
+        pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+        model["merges"] = [pair for pair in pairs if not renamed.keys() & {*pair, "".join(pair)}]
+    return renamed
 
 
 def _unknown_of(model: dict[str, Any]) -> str | None:

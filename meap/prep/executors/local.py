@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import multiprocess
 import multiprocess.forkserver
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
-from datatrove.utils.stats import Stats
 
 from meap.prep.executors.base import TasksToRun, quiet
 from meap.prep.pinned.executor import CompletionFromRecords
@@ -37,22 +36,35 @@ class LocalExecutor(CompletionFromRecords, LocalPipelineExecutor):
 
     def run(self) -> None:
         """Run the tasks; the first failure ends them all."""
-        if self.workers > 1:
-            self.job.progress.has_local_workers = True
-            with quiet(), _workers_from_server():
-                super().run()
+        ranks = self.get_incomplete_ranks()
+        if self.workers > 1 and ranks:
+            self._run_in_workers(ranks)
             return
-        steps = cast("list[PipelineStep]", self.pipeline)
-        for rank in self.get_incomplete_ranks():
-            self.pipeline = [_with_own_stats(step) for step in steps]
+        for rank in ranks:
             self.run_task(rank)
 
+    def _run_in_workers(self, ranks: Sequence[int]) -> None:
+        """Run tasks in a pool whose workers get the steps once: they name every input file of the job."""
+        self.job.progress.has_local_workers = True
+        processes: Any = multiprocess
+        with (
+            quiet(),
+            _workers_from_server(),
+            processes.Pool(min(self.workers, len(ranks)), initializer=_keep, initargs=(self,)) as pool,
+        ):
+            deque(pool.imap_unordered(_run_task, ranks), maxlen=0)
 
-def _with_own_stats(step: PipelineStep) -> PipelineStep:
-    """A step with new statistics of datatrove's and everything else shared: a deep copy would copy the tokenizer."""
-    own = copy.copy(step)
-    own.stats = Stats(str(step))
-    return own
+
+_kept: list[LocalExecutor] = []
+"""In a worker process: whose tasks it runs."""
+
+
+def _keep(executor: LocalExecutor) -> None:
+    _kept[:] = [executor]
+
+
+def _run_task(rank: int) -> None:
+    _kept[0].run_task(rank)
 
 
 @contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from datatrove.executor.base import PipelineExecutor
+from datatrove.utils.logging import log_pipeline, logger
+from datatrove.utils.stats import PipelineStats, Stats
 
 from meap.errors import DataError, MeapError
-from meap.prep.executors.base import TasksToRun, quiet
+from meap.prep.executors.base import TasksToRun, log_of_task
 from meap.prep.progress import Tally
 
 __all__ = ["CompletionFromRecords"]
@@ -56,11 +60,24 @@ class CompletionFromRecords(PipelineExecutor):
         self._run_for_rank(rank)
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        """What datatrove's does, which also makes four handlers of its log for each task, as slow as a small task."""
+        del local_rank
         self.tally.start(rank)
+        self._set_distributed_environment(node_rank)
+        steps: list[Any] = [_with_own_stats(step) for step in self.pipeline]
         try:
-            with quiet():
-                # Not by the next base: Ray's collects logs in a folder that it shares with other jobs and users.
-                return PipelineExecutor._run_for_rank(self, rank, local_rank, node_rank)
+            with log_of_task(self.logging_dir, rank):
+                log_pipeline(steps)
+                data = None
+                for step in steps:
+                    data = step(data, rank, self.world_size)
+                deque(data or (), maxlen=0)
+                stats = PipelineStats(steps)
+                with self.logging_dir.open(f"stats/{rank:05d}.json", "w") as file:
+                    stats.save_to_disk(file)
+                logger.info(stats.get_repr(f"Task {rank}"))
+                self.mark_rank_as_completed(rank)
+                return stats
         except MeapError as error:
             self.tally.fail(str(error))
             raise
@@ -72,3 +89,10 @@ class CompletionFromRecords(PipelineExecutor):
             )
             self.tally.fail(message)
             raise DataError(message) from None
+
+
+def _with_own_stats(step: Any) -> Any:
+    """A step with new statistics of datatrove's and everything else shared: a deep copy would copy the tokenizer."""
+    own = copy.copy(step)
+    own.stats = Stats(str(step))
+    return own

@@ -12,7 +12,10 @@ cluster numbers allow this. Texts are compared by 64 bits of hash.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +48,7 @@ from meap.prep.removal.report import Excluded
 from meap.prep.removal.stages import WORK_DIR, Stage, StartStage, run_stage
 from meap.prep.removal.words import load_words
 from meap.prep.resolved import ResolvedPrep
+from meap.show.numbers import size
 
 __all__ = ["MAX_TASKS", "duplicate_filters", "find_duplicates"]
 
@@ -52,6 +56,9 @@ _FINDERS = 16
 """Most tasks that look for equal texts; each task of the job writes a file of signatures for each of them."""
 _BUFFERED_RECORDS = 1024
 """Signatures of a file that are read at once; datatrove's default would make a request per 5 on remote storage."""
+_STORED_BYTES_OF_PAIR = 16
+_BYTES_OF_PAIR = 240
+"""Memory that datatrove's clustering takes for one, measured; less where pairs share documents."""
 MAX_TASKS = 65_535
 """datatrove has no more priorities."""
 
@@ -64,7 +71,32 @@ def find_duplicates(job: Job[ResolvedPrep]) -> None:
     """
     if job.config.dedup.is_on and len(job.completed) < job.num_tasks:
         for stage in _stages(job):
+            if stage.name == "minhash" and (warning := _memory_warning(job)):
+                print(f"warning: {warning}", file=sys.stderr, flush=True)
             run_stage(stage, job)
+
+
+def _memory_warning(job: Job[ResolvedPrep]) -> str:
+    """What to do if the pairs may need more memory than there is where their one task runs; empty if they do not."""
+    pairs = sum(job.folder.matching(f"{WORK_DIR}/minhash/pairs/*").values()) // _STORED_BYTES_OF_PAIR
+    config, needed = job.config, pairs * _BYTES_OF_PAIR
+    room = config.ray.memory_gb * 2**30 if config.executor == "ray" else 0
+    if needed <= (room := room or _usable_memory()):
+        return ""
+    return (
+        f"{pairs:,} pairs of similar texts take up to {size(needed)} of memory in one task, more than the {size(room)} "
+        f"{'of ray.memory_gb' if config.executor == 'ray' and config.ray.memory_gb else 'of this machine'}: if that "
+        "task is killed, run the same command again where there is more, or in another remote with dedup.exact=true, a "
+        "larger dedup.hashes_per_bucket, or a part of source"
+    )
+
+
+def _usable_memory() -> int:
+    """Bytes of the machine, or fewer where a container or scheduler says so."""
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # no cgroups, or no limit ("max")
+        return min(most, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return most
 
 
 def duplicate_filters(config: DedupConfig, tally: Tally, folder: Folder) -> list[PipelineStep]:

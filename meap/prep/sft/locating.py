@@ -14,11 +14,12 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, cast
 
 from meap.errors import ConfigError
-from meap.prep.sft.messages import ASSISTANT, Messages, RecordError
+from meap.prep.sft.messages import ASSISTANT, USER, Messages, RecordError, is_scored
 from meap.prep.sft.templates import has_marks, render, special_of_role
 from meap.prep.sft.tools import Tools
 from meap.tokenizer import Tokenizer
@@ -73,6 +74,15 @@ class Locator:
         spelled = [re.escape(token.content) + r"\s*" * token.rstrip for token in ending]
         self._ending = re.compile("|".join(sorted(spelled, key=len, reverse=True)) or r"(?!)")
 
+    @cached_property
+    def makes_prompts(self) -> bool:
+        """Whether the template knows `add_generation_prompt`."""
+        question: Messages = [{"role": USER, "content": _PROBES[0]}]
+        try:
+            return self.text(question, None) != self.text(question, None, add_generation_prompt=True)
+        except RecordError:  # it wants other messages
+            return False
+
     def locate(self, messages: Messages, tools: Tools | None) -> Located:
         """The text of a conversation, and its answers whose `scored` is not False.
 
@@ -80,9 +90,7 @@ class Locator:
             RecordError: The template refuses it, leaves out a part of it, or does not show where its answers are.
             ConfigError: The template does not end, or makes too much.
         """
-        return _Conversation(self, self._for_template(messages), tools).located(
-            [message["role"] == ASSISTANT and bool(message.get("scored", True)) for message in messages]
-        )
+        return _Conversation(self, self._for_template(messages), tools).located(list(map(is_scored, messages)))
 
     def _for_template(self, messages: Messages) -> Messages:
         """Messages as the template knows them; only the default one reads an Alpaca record's input by itself."""
@@ -144,7 +152,7 @@ class _Conversation:
     def located(self, is_scored: list[bool]) -> Located:
         """The text and the scored answers."""
         marks: list[tuple[int, int]] = []
-        located = Located(self._locator.text(self._messages, self._tools, marks=marks))
+        located = Located(self._text(self._messages, marks=marks if self._locator.has_marks else None))
         answers = [number for number, message in enumerate(self._messages) if message["role"] == ASSISTANT]
         if self._locator.has_marks and len(marks) != len(answers):
             raise RecordError(f"the chat template marks {len(marks)} of {len(answers)} answers with {{% generation %}}")
@@ -168,9 +176,13 @@ class _Conversation:
 
     def _start(self, number: int, located: Located) -> int:
         before = self._messages[:number]
-        without = self._text(before)
         prompt = self._text(before, add_generation_prompt=True)
-        if prompt != without and located.text.startswith(prompt):
+        is_prefix = located.text.startswith(prompt)
+        content = self._messages[number]["content"]
+        if is_prefix and self._locator.makes_prompts and content and located.text.startswith(content, len(prompt)):
+            return len(prompt)
+        without = self._text(before)
+        if is_prefix and prompt != without:
             return len(prompt)
         one, two = (self._text([*before, {"role": ASSISTANT, "content": probe}]) for probe in _PROBES)
         common = _common_beginning(one, two)
@@ -197,8 +209,8 @@ class _Conversation:
         if thought and written.startswith(prompt):
             located.text = written
 
-    def _text(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        return self._locator.text(messages, self._tools, add_generation_prompt=add_generation_prompt)
+    def _text(self, messages: Messages, **how: Any) -> str:
+        return self._locator.text(messages, self._tools, **how)
 
     def _require_contents(self, located: Located, is_scored: list[bool]) -> None:
         """Raise an error where the template leaves out what a message says, or a tool."""
@@ -227,6 +239,8 @@ class _Conversation:
 
 
 def _common_beginning(one: str, other: str) -> str:
+    if one.startswith(other) or other.startswith(one):  # mostly, and commonprefix takes character by character
+        return min(one, other, key=len)
     return os.path.commonprefix([one, other])  # noqa: RUF071  # of strings
 
 

@@ -172,7 +172,7 @@ def _is_json_of_turns(text: str) -> bool:
         return False
     with suppress(ValueError, RecursionError):
         turns = json.loads(text)
-        return bool(turns) and all(isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in turns)
+        return bool(turns) and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in turns)
     return False
 
 

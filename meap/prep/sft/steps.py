@@ -27,7 +27,7 @@ from meap.prep.formats import BadRecord
 from meap.prep.job import Job
 from meap.prep.progress import Tally
 from meap.prep.resolved import ResolvedSft
-from meap.prep.sft.messages import ASSISTANT, Messages, RecordError
+from meap.prep.sft.messages import ASSISTANT, Messages, RecordError, is_scored
 from meap.prep.sft.records import Conversation, bad_records
 from meap.prep.sft.rendering import ChatTemplate, Rendered
 from meap.prep.sft.report import (
@@ -273,11 +273,7 @@ def views_of(messages: Messages, turns: str) -> list[Messages]:
     """
     if turns == "all":
         return [messages]
-    ends = [
-        number
-        for number, message in enumerate(messages)
-        if message["role"] == ASSISTANT and message.get("scored", True)
-    ]
+    ends = [number for number, message in enumerate(messages) if is_scored(message)]
     history: Messages = [
         {**message, "scored": False} if message["role"] == ASSISTANT else message for message in messages
     ]

@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, cast
@@ -149,7 +149,7 @@ def render(
     variables: dict[str, Any] = {**special, "strftime_now": _TODAY.strftime}
     pieces, size = list[str](), -_COPIES * sum(len(message["content"]) for message in messages)
     variables |= {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
-    with compiled.environment.activate_tracker(pieces, [] if marks is None else marks):
+    with nullcontext() if marks is None else compiled.environment.activate_tracker(pieces, marks):
         for piece in compiled.generate(messages=messages, **variables):
             size += len(piece)
             _require_room(size)

@@ -162,7 +162,7 @@ def _flag(fields: Fields) -> bool | None:
     found = {key: value for key in _FLAGS if (value := fields.get(key)) is not None}
     for key, value in found.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
-            raise fields.error(f"{key}={short(value)} is neither 0 nor 1 (false nor true): an answer is learned or not")
+            raise fields.error(f"{key}={short(value)} is neither 0 nor 1: write 1 (true) to learn it, 0 (false) not to")
     if len(set(map(bool, found.values()))) > 1:
         said = " and ".join(f"{key}={short(value)}" for key, value in found.items())
         raise fields.error(f"{said} contradict each other: keep one of them")

@@ -79,7 +79,9 @@ class Throughput(Callback):
             interval=timetable.log_interval,
             timetable=timetable,
             tokens_per_batch=config.train.global_batch_size * config.data.seq_len,
-            flops_per_token=training_flops_per_token(model.config, context=config.data.seq_len, causal=False),
+            flops_per_token=training_flops_per_token(
+                model.config, context=config.data.seq_len, causal=False, frozen=bool(config.lora.rank)
+            ),
             peak_flops=machine.peak_flops,
             world_size=machine.world_size,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from meap.checkpoints import CheckpointFile, ModelRecord, describe_content
 from meap.schema import TOKENIZER_DIR
@@ -33,10 +34,13 @@ def record_model(
         describe_content(content, f"{TOKENIZER_DIR}/{name}"): content
         for name, content in tokenizer_files(tokenizer).items()
     }
-    if before is not None and is_branch:
-        return dataclasses.replace(before, tokenizer_files=tuple(contents)), contents
+    frozen: Any = {"base_fingerprint": model.base_fingerprint, "base_dtype": model.base_dtype}
     if before is not None:
-        return before, {file: content for file, content in contents.items() if file in before.tokenizer_files}
+        frozen = frozen if model.base_fingerprint else {}  # on other ranks than the first, which records nothing
+        if is_branch:
+            return dataclasses.replace(before, tokenizer_files=tuple(contents), **frozen), contents
+        kept = {file: content for file, content in contents.items() if file in before.tokenizer_files}
+        return dataclasses.replace(before, **frozen), kept
     architecture = json.loads(model.config.to_json_string(use_diff=False))
     architecture.pop(_ADDRESS, None)
     return (
@@ -46,6 +50,7 @@ def record_model(
             tokenizer=tokenizer.record,
             tokenizer_files=tuple(contents),
             usage=usage,
+            **frozen,
         ),
         contents,
     )

@@ -16,7 +16,6 @@ from pathlib import Path
 from composer.loggers import LoggerDestination
 
 from meap.config import RecipeConfig
-from meap.run_files import METRICS_NAME
 from meap.train.loggers.console import build_console
 from meap.train.loggers.metrics_file import MetricsFile
 
@@ -39,6 +38,6 @@ def build_loggers(config: RecipeConfig, run_dir: Path, *, is_leader: bool, inter
     chosen = (import_module(f"{__name__}.{name}") for name in config.loggers.chosen)
     return [
         *build_console(run_dir, is_leader=is_leader, interval=interval),
-        MetricsFile(run_dir / METRICS_NAME, interval=interval),
+        MetricsFile(run_dir, interval=interval),
         *(module.build_logger(config, run_dir, interval=interval) for module in chosen),
     ]

@@ -13,12 +13,15 @@ from composer.loggers import Logger, LoggerDestination
 
 from meap.show.numbers import clock
 from meap.show.progress import Display, Position, is_terminal
+from meap.show.text import one_line
 from meap.train.callbacks.throughput import last_step
 from meap.train.run_folder import append_to_log
 
 __all__ = ["ProgressBar", "ProgressLines", "build_console"]
 
 _HELDOUT, _LOSS = "metrics/heldout/loss", "loss/train/total"
+_MOST_CHARACTERS = 200
+"""Shown of each text of a sample; of a prompt its end."""
 
 
 def build_console(run_dir: Path, *, is_leader: bool, interval: int) -> list[LoggerDestination]:
@@ -77,10 +80,17 @@ class ProgressLines(LoggerDestination):
         self._interval = interval
         self._write = write
         self._interval_metrics = _IntervalMetrics()
+        self._samples: list[str] = []
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Collect metrics."""
         self._interval_metrics.add(metrics)
+
+    def log_table(
+        self, columns: list[str], rows: list[list[Any]], name: str = "Table", step: int | None = None
+    ) -> None:
+        """Keep samples, to be written below the held-out loss."""
+        self._samples = _describe_table(columns, rows)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Write the line where the interval ends, and after the last batch."""
@@ -89,9 +99,11 @@ class ProgressLines(LoggerDestination):
             self._write(" | ".join([_position(step, total), *_figures(state, self._interval_metrics.take())]))
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Write the held-out loss."""
+        """Write the held-out loss, and the samples in one block."""
         if (loss := self._interval_metrics.newest.pop(_HELDOUT, None)) is not None:
-            self._write(f"step {int(state.timestamp.batch):>6,} | heldout loss {float(loss):.4f}")
+            line = f"step {int(state.timestamp.batch):>6,} | heldout loss {float(loss):.4f}"
+            self._write("\n".join([line, *self._samples]))
+            self._samples = []
 
 
 class ProgressBar(LoggerDestination):
@@ -126,6 +138,12 @@ class ProgressBar(LoggerDestination):
             self._figures = _figures(state, self._interval_metrics.take())
         self._show(state, self._figures, now=is_due)
 
+    def log_table(
+        self, columns: list[str], rows: list[list[Any]], name: str = "Table", step: int | None = None
+    ) -> None:
+        """Print samples above the bar."""
+        self._display.say("\n".join([f"{name} at step {step:,}", *_describe_table(columns, rows)]))
+
     def eval_start(self, state: State, logger: Logger) -> None:
         """Say why the bar pauses."""
         self._show(state, ["measuring held-out loss"])
@@ -152,6 +170,17 @@ class ProgressBar(LoggerDestination):
         position = Position(step, total or None, f"{head} | {text}", head=head, details=((text, ""),))
         if self._display.is_live:
             self._display.show(position, now=now)
+
+
+def _describe_table(columns: list[str], rows: list[list[Any]]) -> list[str]:
+    """Its texts, a line each; numbers are left out."""
+    width = max(map(len, columns))
+    return [
+        f"  {column:<{width}}  {one_line(cell, most=_MOST_CHARACTERS, keep='end' if column == 'prompt' else 'start')}"
+        for row in rows
+        for column, cell in zip(columns, row, strict=True)
+        if isinstance(cell, str)
+    ]
 
 
 def _position(step: int, total: int) -> str:

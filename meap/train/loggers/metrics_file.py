@@ -1,45 +1,60 @@
-"""Metrics as lines of JSON in the run's folder: always written, and read by reports."""
+"""Metrics and samples as lines of JSON in the run's folder: always written, and read by reports."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from composer.core import State
 
-from meap.train.loggers.stepwise import StepwiseLogger
+from meap.run_files import METRICS_NAME, SAMPLES_NAME
+from meap.train.loggers.stepwise import StepwiseLogger, Table
 
 __all__ = ["MetricsFile"]
 
 
 class MetricsFile(StepwiseLogger):
-    """Append ``{"step": 10, "loss/train/total": 2.5, ...}``, the first step being 1.
+    """Append ``{"step": 10, "loss/train/total": 2.5, ...}`` to metrics.jsonl, the first step being 1.
 
-    A step may have several lines, also because a resumed run repeats steps: the last value of a metric counts.
+    Samples go to samples.jsonl, a line each. A step may have several lines, also because a resumed run repeats steps:
+    the last value of a metric, and the last samples, count.
 
     Args:
-        path: File to append to.
+        run_dir: The run's folder.
         interval: Batches between writings.
     """
 
-    def __init__(self, path: Path, *, interval: int) -> None:
+    def __init__(self, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
-        self._path = path
-        self._lines: list[str] = []
+        self._run_dir = run_dir
+        self._lines: dict[str, list[str]] = defaultdict(list)
 
     def open(self, state: State) -> None:
-        """Start on a new line, even if a crash has truncated the last one."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.is_file() and self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
-            self._lines.append("")
+        """Start on new lines, even if a crash has truncated the last ones."""
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        for name in (METRICS_NAME, SAMPLES_NAME):
+            path = self._run_dir / name
+            if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+                self._lines[name].append("")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a line."""
-        self._lines.append(json.dumps({"step": step, **metrics}))
+        self._add(METRICS_NAME, {"step": step, **metrics})
+
+    def write_table(self, step: int, table: Table) -> None:
+        """Add a line per row of the samples."""
+        for record in table.records():
+            self._add(SAMPLES_NAME, {"step": step, **record})
 
     def flush(self) -> None:
         """Append all lines at once."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("\n".join(self._lines) + "\n")
-        self._lines = []
+        for name, lines in self._lines.items():
+            with (self._run_dir / name).open("a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+        self._lines.clear()
+
+    def _add(self, name: str, record: dict[str, Any]) -> None:
+        self._lines[name].append(json.dumps(record))

@@ -13,7 +13,7 @@ from meap.config import RecipeConfig, flatten, to_values
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.whole import write_whole
-from meap.train.loggers.stepwise import StepwiseLogger
+from meap.train.loggers.stepwise import StepwiseLogger, Table
 
 __all__ = ["MlflowLogger", "build_logger"]
 
@@ -85,6 +85,16 @@ class MlflowLogger(StepwiseLogger):
         """Keep a step for `flush`. MLflow would show a repeated step twice: those it has are left out."""
         if step > self._last_step:
             self._rows.append((step, metrics))
+
+    def write_table(self, step: int, table: Table) -> None:
+        """Keep the texts of a step as an artifact, in the form of MLflow's own tables."""
+        from mlflow.exceptions import MlflowException
+
+        content = {"columns": table.columns, "data": table.rows}
+        try:
+            self._client.log_dict(self._run_id, content, f"{table.name}/step_{step:09}.json")
+        except (MlflowException, OSError) as error:
+            print(f"MLflow refuses {table.name} ({type(error).__name__}); they are in {table.name}.jsonl", flush=True)
 
     def flush(self) -> None:
         """Send what was kept, in as few requests as the server allows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,20 @@ from composer.utils import dist
 
 from meap.train.callbacks.throughput import last_step
 
-__all__ = ["StepwiseLogger"]
+__all__ = ["StepwiseLogger", "Table"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts that belong to a step."""
+
+    name: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row each, by column."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 class StepwiseLogger(LoggerDestination):
@@ -28,6 +42,7 @@ class StepwiseLogger(LoggerDestination):
     def __init__(self, *, interval: int) -> None:
         self._interval = interval
         self._pending: dict[int, dict[str, float]] = {}
+        self._tables: dict[int, Table] = {}
         self._is_open = False
 
     def open(self, state: State) -> None:
@@ -36,6 +51,9 @@ class StepwiseLogger(LoggerDestination):
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of a step; the last one may come again with more of them."""
         raise NotImplementedError
+
+    def write_table(self, step: int, table: Table) -> None:
+        """Write texts of a step, after its metrics."""
 
     def flush(self) -> None:
         """Make what was written durable."""
@@ -50,6 +68,13 @@ class StepwiseLogger(LoggerDestination):
             name: float(value) for name, value in metrics.items() if isinstance(value, int | float | torch.Tensor)
         }
         self._pending.setdefault(step, {}).update(numbers)
+
+    def log_table(
+        self, columns: list[str], rows: list[list[Any]], name: str = "Table", step: int | None = None
+    ) -> None:
+        """Collect texts by step."""
+        assert step is not None, "Composer's Logger fills in the step"
+        self._tables[step] = Table(name, columns, rows)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Open; the step to resume from is known now."""
@@ -81,9 +106,12 @@ class StepwiseLogger(LoggerDestination):
             self.finish()
 
     def _write_pending(self) -> None:
-        if self._is_open and self._pending:
-            for step in sorted(self._pending):
-                self.write(step, self._pending[step])
+        if self._is_open and (steps := sorted({*self._pending, *self._tables})):
+            for step in steps:
+                if step in self._pending:
+                    self.write(step, self._pending[step])
+                if step in self._tables:
+                    self.write_table(step, self._tables[step])
             self.flush()
         if self._is_open or dist.get_global_rank() != 0:
-            self._pending = {}
+            self._pending, self._tables = {}, {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 
 from composer.core import State
 
 from meap.config import RecipeConfig, to_yaml
 from meap.extras import require_packages
-from meap.train.loggers.stepwise import StepwiseLogger
+from meap.train.loggers.stepwise import StepwiseLogger, Table
 
 __all__ = ["TensorBoardLogger", "build_logger"]
 
@@ -48,6 +49,13 @@ class TensorBoardLogger(StepwiseLogger):
         assert self._writer is not None
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, global_step=step)
+
+    def write_table(self, step: int, table: Table) -> None:
+        """Add its rows as texts, each as it is."""
+        assert self._writer is not None
+        for number, record in enumerate(table.records()):
+            parts = (f"**{column}**\n\n{indent(str(value), '    ')}" for column, value in record.items())
+            self._writer.add_text(f"{table.name}/{number}", "\n\n".join(parts), global_step=step)
 
     def flush(self) -> None:
         """Write events to the disk."""

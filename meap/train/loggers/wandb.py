@@ -13,7 +13,7 @@ from meap.config import RecipeConfig, flatten, to_values
 from meap.errors import ConfigError
 from meap.extras import require_packages
 from meap.places.whole import write_whole
-from meap.train.loggers.stepwise import StepwiseLogger
+from meap.train.loggers.stepwise import StepwiseLogger, Table
 
 __all__ = ["WandbLogger", "build_logger"]
 
@@ -72,6 +72,16 @@ class WandbLogger(StepwiseLogger):
         """Send a step. W&B refuses repeated steps: those that a resumed run repeats, bit for bit, are left out."""
         if step >= self._run.step:
             self._run.log(dict(metrics), step=step)
+
+    def write_table(self, step: int, table: Table) -> None:
+        """Send texts as values of the step: a `wandb.Table` asks the server, and an offline run would wait for it."""
+        if step >= self._run.step:
+            texts = {
+                f"{table.name}/{number}/{column}": value
+                for number, record in enumerate(table.records())
+                for column, value in record.items()
+            }
+            self._run.log(texts, step=step)
 
     def finish(self) -> None:
         """Wait until everything is uploaded."""

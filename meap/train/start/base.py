@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from meap.checkpoints import ModelRecord
-from meap.config.model import ARCHITECTURES
-from meap.errors import CheckpointError, ConfigError, first_line
+from meap.errors import CheckpointError, first_line
 from meap.usage import Usage
 
-__all__ = ["Base", "empty_model", "recorded_architecture", "require_supported"]
+__all__ = ["Base", "empty_model", "recorded_architecture"]
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,6 @@ class Base:
     """Whether it was trained with the token that begins reversed rows."""
     usage: Usage = field(default_factory=Usage)
     """How it is prompted."""
-
-
-def require_supported(base: str, model_type: str) -> None:
-    """Raise `ConfigError` unless models of `model_type` are Llama-like decoders with plain causal attention."""
-    if model_type not in ARCHITECTURES:
-        raise ConfigError(
-            f"model.base={base} is a {model_type!r} model: its attention may not be plain causal attention; "
-            f"supported are {', '.join(ARCHITECTURES)}"
-        )
 
 
 def recorded_architecture(record: ModelRecord) -> PretrainedConfig:
@@ -66,13 +57,7 @@ def empty_model(architecture: PretrainedConfig, *, device: str = "cpu") -> PreTr
     Initialising weights that are about to be overwritten would take a core 7 s at 0.5B parameters; this takes 0.1 s.
     """
     architecture.dtype = torch.float32
-    with torch.device("meta"):
+    with torch.device(device), no_init_weights():
         model = cast("PreTrainedModel", AutoModelForCausalLM.from_config(architecture))
-    if device == "meta":
-        return model
-    model.to_empty(device=torch.device(device))
-    # Buffers are not in checkpoints, and `to_empty` has split tied weights.
-    backbone: Any = model.model
-    backbone.rotary_emb = type(backbone.rotary_emb)(architecture)
     model.tie_weights()
     return model

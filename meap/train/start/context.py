@@ -25,25 +25,21 @@ def with_context(
     Raises:
         ConfigError: They do not fit, or the model has RoPE scaling of its own.
     """
-    window = (
-        getattr(architecture, "sliding_window", None) if getattr(architecture, "use_sliding_window", True) else None
-    )
-    limits = {"sliding_window": window}
     if rope_theta is None:
-        limits["max_position_embeddings"] = architecture.max_position_embeddings
-    for name, limit in limits.items():
+        limit = getattr(architecture, "max_position_embeddings", None)
         if limit is not None and limit < context:
             raise ConfigError(
-                f"model.base={base} has {name}={limit}, but segments of the data can take {context} positions: "
-                "prepare shorter ones (without max_length, they fit the model), use sft.layout=separate, choose "
-                "another base, or extend its context by model.base_rope_theta (640000 for 65,536 positions)"
+                f"model.base={base} has max_position_embeddings={limit}, but segments of the data can take {context} "
+                "positions: prepare shorter ones (without max_length, they fit the model), use sft.layout=separate, "
+                "choose another base, or extend its context by model.base_rope_theta (640000 for 65,536 positions)"
             )
-    if rope_theta is None:
         return architecture
-    if architecture.rope_parameters.get("rope_type", "default") != "default":
+    parameters = getattr(architecture, "rope_parameters", None) or {}
+    if "rope_theta" not in parameters or parameters.get("rope_type", "default") != "default":
+        has = "scales its RoPE already, or has one for each kind of layer" if parameters else "has no RoPE"
         raise ConfigError(
-            f"model.base_rope_theta={rope_theta:g}, but model.base={base} scales its RoPE already "
-            f"({architecture.rope_parameters}): leave base_rope_theta unset, or choose a base with plain RoPE"
+            f"model.base_rope_theta={rope_theta:g}, but model.base={base} {has} ({parameters}): leave base_rope_theta "
+            "unset, or choose a base with plain RoPE"
         )
     extended = copy.deepcopy(architecture)
     extended.rope_parameters["rope_theta"] = rope_theta

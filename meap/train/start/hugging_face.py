@@ -1,8 +1,4 @@
-"""Starting from a Hugging Face folder or a name on the hub: Llama, Mistral and Qwen2/3 decoders.
-
-Their attention is plain causal attention, which `meap.train.attention` computes, and transformers hands the segments of
-fine-tuning rows on to it.
-"""
+"""Starting from a Hugging Face folder or a name on the hub; `meap.train.start.exactness` says which can be."""
 
 from __future__ import annotations
 
@@ -13,16 +9,16 @@ from typing import Any, cast
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.manifest import CONVERSATIONS, ROWS
 from meap.noise import hide_loading_bars
-from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
-from meap.train.start.base import Base, require_supported
+from meap.train.start.architecture import read_architecture, unreadable
+from meap.train.start.base import Base
 from meap.usage import Usage, read_export_record
 
 __all__ = ["open_hugging_face"]
@@ -36,11 +32,11 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
         tokenizer: The tokenizer of the data.
 
     Raises:
-        ConfigError: It is none of the supported decoders.
+        ConfigError: It needs code of its own.
         DataError: It cannot be read.
         MismatchError: Its tokenizer is not the data's.
     """
-    architecture = _architecture(base)
+    architecture = read_architecture("model.base", base)
     own = TokenizerConfig(base, tokenizer.bos_token, tokenizer.eos_token, tokenizer.mask_token)
     try:
         base_tokenizer = load_tokenizer(own)
@@ -61,17 +57,6 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
         has_direction=base_tokenizer.direction_id is not None,
         usage=_usage(base, architecture, base_tokenizer),
     )
-
-
-def _architecture(base: str) -> PretrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-        stored, _ = PretrainedConfig.get_config_dict(base)
-    except Exception as error:
-        raise _unreadable(base, error) from error
-    require_supported(base, config.model_type)
-    require_same_rope(f"model.base={base}", stored, config.rope_parameters)
-    return config
 
 
 def _usage(base: str, architecture: PretrainedConfig, tokenizer: Tokenizer) -> Usage:
@@ -95,28 +80,26 @@ def _generation_settings(base: str, architecture: PretrainedConfig) -> dict[str,
     except (FileNotFoundError, EntryNotFoundError):
         return GenerationConfig.from_model_config(architecture).to_diff_dict()
     except Exception as error:
-        raise _unreadable(base, error) from error
+        raise unreadable("model.base", base, error) from error
 
 
 def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
     hide_loading_bars(base)
+    read: Any = AutoModelForCausalLM.from_pretrained
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = read(
             base,
             config=architecture,
             dtype=torch.float32,
-            attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:
-        raise _unreadable(base, error) from error
+        raise unreadable("model.base", base, error) from error
+    if lost := sorted(found["missing_keys"]) + sorted(str(each) for each in found["mismatched_keys"]):
+        raise DataError(
+            f"model.base={base}: {len(lost):,} weights of a {architecture.model_type!r} model are not in its files, or "
+            f"have other shapes, such as {lost[0]}: they would be random; give the config.json of these weights"
+        )
     return cast("PreTrainedModel", model)
-
-
-def _unreadable(base: str, error: Exception) -> DataError:
-    return DataError(
-        f"model.base={base} cannot be read ({type(error).__name__}: {first_line(error)}): give a folder or hub name "
-        "with config.json and safetensors weights, the folder of a run, one of its checkpoints, or a .pth of the "
-        "official code; for a gated repository log in with `hf auth login`"
-    )

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from meap.checkpoints import CheckpointRecord, find_checkpoint, newest_record
 from meap.checkpoints.reading import load_weights, local_copy, read_checkpoint, read_record
 from meap.config import RecipeConfig, load_resolved
-from meap.errors import CheckpointError
+from meap.errors import CheckpointError, ConfigError
 from meap.places.addresses import is_url
 from meap.run_files import CONFIG_NAME
 from meap.tokenizer import Tokenizer
@@ -47,10 +47,16 @@ def open_own_run(base: str, tokenizer: Tokenizer) -> Base:
 
     Raises:
         CheckpointError: There is no checkpoint.
+        ConfigError: It trained adapters.
         MismatchError: The run was trained with another tokenizer.
     """
     record = _record(base)
     tokenizer.require_fingerprint(record.model.tokenizer.fingerprint, owner=f"model.base={base}")
+    if record.model.base_fingerprint is not None:
+        raise ConfigError(
+            f"model.base={base} is a run of adapters, whose checkpoints do not hold its base: export it "
+            "(recipes/export_hf.py merges them), and give that folder"
+        )
     return Base(
         recorded_architecture(record.model),
         is_mask_new=False,

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from streaming import StreamingDataset
@@ -13,6 +14,8 @@ from streaming.base.world import World
 
 from meap.data.pinned.order import (
     RowLocator,
+    _shifted_positions,
+    _sorting_order,
     draw_units,
     fill_sequence,
     is_regular,
@@ -120,3 +123,14 @@ def test_rows_are_found_in_their_shards(sizes):
     locator = RowLocator(np.array(sizes))
     found = [locator[row] for row in range(sum(sizes))]
     assert found == [(shard, number) for shard, size in enumerate(sizes) for number in range(size)]
+
+
+@pytest.mark.parametrize("places", [None, 1 << 12, 1 << 8], ids=["all", "close", "equal"])
+@pytest.mark.parametrize(("size", "block"), [(8192, 65_536), (100, 2_000), (30_000, 60_000), (3_000, 1_000_000)])
+def test_positions_are_sorted_as_numpy_sorts_them(places, size, block):
+    rows = 150_000 // size * size
+    positions = _shifted_positions(np.random.default_rng(size), [size] * (rows // size), block, wanted=True)
+    if places is not None:
+        positions = np.floor(positions * places) / places
+    found = _sorting_order(positions, reach=int(0.625 * block) + 2)
+    np.testing.assert_array_equal(found, np.argsort(positions))

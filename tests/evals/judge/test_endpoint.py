@@ -156,6 +156,87 @@ def test_an_answer_that_was_cut_may_have_been_paid(ask, judge_server, tmp_path):
     assert ReplyStore(tmp_path / "judge.jsonl").spent == pytest.approx(most + PRICE)
 
 
+BAD_COUNTS = (-5, -1e9, float("nan"), float("inf"), float("-inf"), None, "12", True, [1])
+
+
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens", "usage"])
+@pytest.mark.parametrize("count", BAD_COUNTS, ids=str)
+def test_usage_that_cannot_be_costs_what_the_request_could(ask, judge_server, tmp_path, name, count):
+    """Neither a negative cost nor one that is no number may lift the cap, in this evaluation or a later one."""
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100}
+    judge_server.usage = count if name == "usage" else usage | {name: count}
+    most = (most_tokens(PROMPTS[0]) * 1 + 1024 * 10) / 1e6
+    ask(PROMPTS[:1])
+    assert ReplyStore(tmp_path / "judge.jsonl").spent == pytest.approx(most)
+    with pytest.raises(JudgeError, match="judge.max_cost=0.02 dollars"):
+        ask(max_cost=0.02, parallel=1)
+    assert len(judge_server.prompts) == 1 + 0, "another request could exceed the cap"
+
+
+def test_a_cost_on_disk_that_cannot_be_lifts_no_cap(ask, judge_server, tmp_path):
+    ask(PROMPTS[:1])
+    path = tmp_path / "judge.jsonl"
+    stored = json.loads(path.read_text())
+    for dollars in (-1e9, float("nan"), float("-inf")):
+        path.write_text(path.read_text() + json.dumps(stored | {"key": str(dollars), "dollars": dollars}) + "\n")
+    assert ReplyStore(path).spent == pytest.approx(PRICE)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "Score: "}, {"type": "text", "text": "1"}], "Score: 1"),
+        ([{"type": "thinking", "thinking": "hm"}, "Score: 0"], "Score: 0"),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_content_in_parts_is_read_as_text(ask, judge_server, content, text):
+    judge_server.verdict = lambda prompt: content
+    for _ in range(2):  # the second time from the disk
+        assert [reply.text for reply in ask(PROMPTS[:1]).values()] == [text]
+    assert len(judge_server.prompts) == 1
+
+
+def test_a_stored_reply_that_is_no_text_is_asked_for_again(ask, judge_server, tmp_path):
+    ask(PROMPTS[:1])
+    path = tmp_path / "judge.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"text": ["Score: 1"]}) + "\n")
+    assert [reply.text for reply in ask(PROMPTS[:1]).values()] == ["I read prompt 0"]
+    assert ReplyStore(path).spent == pytest.approx(2 * PRICE)
+
+
+@pytest.mark.parametrize("content", [{"text": "x"}, 7])
+def test_content_that_is_no_text_is_a_malformed_reply(ask, judge_server, content):
+    judge_server.verdict = lambda prompt: content
+    with pytest.raises(JudgeError, match="has not answered in 1 attempts .a malformed reply, TypeError"):
+        ask(PROMPTS[:1], retries=0)
+
+
+@pytest.mark.parametrize("fault", ["streamed", "only streams"])
+def test_servers_that_only_stream_are_understood(ask, judge_server, fault):
+    judge_server.fault = lambda number: fault
+    replies = ask()
+    assert {prompt: reply.text for prompt, reply in replies.items()} == {each: f"I read {each}" for each in PROMPTS}
+    assert all(reply.model == "judge-2024" for reply in replies.values())
+    assert sum(reply.dollars for reply in replies.values()) == pytest.approx(6 * PRICE)
+    refused = 0 if fault == "streamed" else sum("stream" not in json.loads(body) for body in judge_server.bodies)
+    assert len(judge_server.prompts) == 6 + refused
+    assert refused <= 6
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("endless", "RemoteProtocolError"), ("slow", "Request timed out"), ("zipped", "RemoteProtocolError")],
+)
+def test_no_reply_takes_for_ever_or_fills_the_memory(ask, judge_server, tmp_path, fault, reason):
+    judge_server.fault = lambda number: fault
+    with pytest.raises(JudgeError, match=f"has not answered in 1 attempts .*{reason}"):
+        ask(PROMPTS[:1], retries=0, timeout=0.5 if fault == "slow" else 30, longest=0.6 if fault == "slow" else 60)
+    most = (most_tokens(PROMPTS[0]) * 1 + 1024 * 10) / 1e6
+    assert ReplyStore(tmp_path / "judge.jsonl").spent == pytest.approx(most), "it may have been paid for"
+
+
 def test_requests_run_side_by_side_and_no_more_than_asked(ask, judge_server):
     both = Condition()
 

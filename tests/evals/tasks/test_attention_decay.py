@@ -201,6 +201,10 @@ def test_a_model_that_ignores_masks_has_all_the_decay(make_inputs, attention_of,
         for name in ("models on X_N", "masking in the first"):
             assert pairs[name] == (pytest.approx(0, abs=1e-12), None)
         assert set(each["variants"]) == {*VARIANTS, "entries"} - {"received_mean"}
+        assert all(set(of_pairs) == set(each["pairs"]) for of_pairs in each["variants"].values())
+        # Uniform attention of one model to both inputs, and of the other to the clean one.
+        read = [found["score"]["value"] for found in each["read"]]
+        assert read == pytest.approx([read[0], read[0], read[0], 0])
 
     capsys.readouterr()
     print_comparison(found)
@@ -210,7 +214,10 @@ def test_a_model_that_ignores_masks_has_all_the_decay(make_inputs, attention_of,
     assert paper.count("(5)") == 2
     (nothing,) = [line for line in lines if line.startswith("blind X_N to blind X_M") and " 16 " in line]
     assert nothing.split()[6:8] == ["+0.00", "%"]
-    assert any(line.startswith("  paper, relative to uniform attention ") for line in lines)
+    for reader in ("blind on X_N", "blind on X_M", "ignoring on X_N", "ignoring on X_M"):
+        assert sum(line.startswith(reader) for line in lines) == 2, "all four combinations, at both lengths"
+    (relative,) = [line for line in lines if line.startswith("decay, relative to uniform attention") and " 32 " in line]
+    assert relative.split()[-10:] == ["+100.00", "%", "+0.00", "%", "+100.00", "%", "+0.00", "%", "+100.00", "%"]
 
 
 @pytest.mark.slow

@@ -26,13 +26,13 @@ def evaluate(make_inputs, articles, oracle, tmp_path):
 
 
 def test_the_model_is_asked_in_one_line_before_the_article():
-    assert prompt("An article.\nOf two lines.") == "Summarize the following article.\n\nAn article.\nOf two lines.\n\n"
+    assert prompt("An article.\nOf two lines.") == "Summarize the following article: An article.\nOf two lines."
 
 
 def test_alpaca_s_frame_is_that_of_fine_tuning():
     from jinja2 import Template
 
-    message = {"role": "user", "content": "Summarize the following article.", "input": "An article."}
+    message = {"role": "user", "content": "Summarize the following article:", "input": "An article."}
     rendered = Template(DEFAULT_TEMPLATE).render(
         messages=[message], add_generation_prompt=True, bos_token="", eos_token="</s>"
     )
@@ -92,7 +92,7 @@ def test_a_judge_is_asked_once_about_each_summary_and_told_nothing_of_the_model(
     assert numbers["headline"] == "similarity"
     for protocol in ("similarity", "faithfulness"):
         assert numbers["metrics"][protocol]["value"] == 1
-        assert numbers["metrics"][protocol]["low"] == pytest.approx(0.7008, abs=1e-4)  # Wilson, 9 of 9
+        assert numbers["metrics"][protocol]["low"] == pytest.approx(0.6500, abs=1e-4)  # 3 of 3 three times
     assert (numbers["judge"]["models"], numbers["judge"]["replies"]) == (["judge-2024"], 18)
     assert len(judge_server.prompts) == 18
     assert not any("oracle" in body for body in judge_server.bodies)
@@ -150,7 +150,7 @@ def test_two_models_are_compared_where_both_were_judged(evaluate, blind, judged,
     numbers = compare(f"{tmp_path / 'blind'},{tmp_path / 'eval'}", tmp_path / "out")["tasks"]["hallucination"]
     assert numbers["metrics"]["similarity"]["difference"]["value"] == 1
     assert ["similarity" in row["metrics"] for row in numbers["rows"]] == [False, True, True]
-    assert numbers["rows"][1]["metrics"]["similarity"]["difference"]["test"] == "mcnemar"
+    assert numbers["rows"][1]["metrics"]["similarity"]["difference"]["test"] == "sign flip"
     shared = compare(f"{tmp_path / 'unjudged'},{tmp_path / 'eval'}", tmp_path / "out")["tasks"]["hallucination"]
     assert shared["headline"] == "rouge1"
     assert set(shared["metrics"]) == {"rouge1", "rouge2", "rougeL"}

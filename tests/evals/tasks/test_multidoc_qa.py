@@ -7,6 +7,7 @@ import pytest
 
 from meap.errors import BadInputError, ConfigError, DataError
 from meap.evals.answers import normalize_answer
+from meap.evals.runner import run_tasks
 from meap.evals.task import Example, Output
 from meap.evals.tasks.multidoc_qa import Document, closed_book_prompt, examples, prompt, score
 
@@ -108,7 +109,9 @@ def test_the_oracle_file_of_the_publishers(make_inputs, shared_data, tmp_path):
         (" beat", ["Beatles"], False),
         (" Ringo", ["John", "Ringo Starr", "Ringo"], True),
         (" John\nRingo", ["Ringo"], False),
-        ("\nRingo", ["Ringo"], False),
+        ("\nRingo", ["Ringo"], True),
+        (" \n\n Ringo\nJohn", ["Ringo"], True),
+        (" \n John\nRingo", ["Ringo"], False),
         (" U.S.A.", ["USA"], True),
         (" a", ["The"], False),
         ("", ["x"], False),
@@ -118,6 +121,24 @@ def test_the_oracle_file_of_the_publishers(make_inputs, shared_data, tmp_path):
 def test_scores_by_hand(text, answers, right):
     found = score(Example("0", answers=tuple(answers)), Output(text))
     assert found["best_subspan_em"] == right
+
+
+@pytest.mark.parametrize(
+    ("text", "stripped", "as_it_is"),
+    [("\nRingo", 1, 0), (" Ringo\nJohn", 1, 1), ("\nJohn\nRingo", 0, 0), ("", 0, 0), (" \nRingo", 1, 0)],
+)
+def test_both_published_scripts_are_computed(text, stripped, as_it_is):
+    """Llama 2's strips the output before it takes the first line, MPT's does not."""
+    found = score(Example("0", answers=("Ringo",)), Output(text))
+    assert (found["best_subspan_em"], found["unstripped"]) == (stripped, as_it_is)
+
+
+def test_an_answer_after_a_newline_is_seen(make_inputs, oracle, tmp_path):
+    inputs = make_inputs()
+    model = oracle(examples(inputs), lambda answer: f"\n{answer}\nAnd so on")
+    found = run_tasks(inputs, model, ["multidoc_qa"], tmp_path)["tasks"]["multidoc_qa"]
+    assert {name: each["value"] for name, each in found["metrics"].items()} == {"best_subspan_em": 1, "unstripped": 0}
+    assert (found["metrics"]["unstripped"]["n"], found["metrics"]["unstripped"]["clusters"]) == (10, 5)
 
 
 def test_positions_beyond_the_documents_are_left_out(make_inputs):

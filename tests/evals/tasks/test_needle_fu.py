@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from meap.errors import ConfigError
+from meap.evals.runner import run_tasks
 from meap.evals.task import Example, Output
 from meap.evals.tasks.needle_fu import depths_of, examples, grid_of, score
 
@@ -61,6 +62,16 @@ def test_files_are_read_in_the_order_of_their_names(make_inputs, tokenizer, tmp_
     assert "<book> First file. Second file. First file. " in text
 
 
+def test_one_haystack_is_one_cluster(make_inputs, blind, tmp_path):
+    """All lengths and depths of a trial have one text in common: with one trial there is no interval."""
+    for trials in (1, 3):
+        inputs = make_inputs(f"needle_fu.trials={trials}")
+        found = run_tasks(inputs, blind, ["needle_fu"], tmp_path / str(trials))["tasks"]["needle_fu"]
+        recall = found["metrics"]["recall"]
+        assert (recall["n"], recall["clusters"]) == (2 * 3 * trials, trials)
+        assert (recall["low"] is None) == (trials == 1)
+
+
 def test_depths_are_rounded_percents():
     # Fu et al.: np.round(np.linspace(0, 100, 10)).
     assert depths_of(10) == [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
@@ -71,8 +82,11 @@ def test_depths_are_rounded_percents():
     ("text", "expected"),
     [
         # By hand: the answer has 12 words, the needle 21, of which the answer's are the last.
-        (ANSWER, {"recall": 1, "f_answer": 1, "f_needle": 24 / 33, "recall_needle": 12 / 21, "overlap": 11 / 12}),
+        (ANSWER, {"recall": 1, "f_answer": 1, "f_needle": 24 / 33, "recall_needle": 12 / 21, "overlap": 10 / 12}),
         (NEEDLE, {"recall": 1, "f_answer": 24 / 33, "f_needle": 1, "recall_needle": 1, "contains": 1}),
+        # Their plot expects "sunny day.", and two of its 12 words are alike.
+        (NEEDLE, {"overlap": 11 / 12}),
+        (f"{ANSWER}.", {"overlap": 11 / 12, "contains": 1}),
         (f" {ANSWER.upper()}.", {"recall": 1, "f_answer": 1, "contains": 1}),
         ("\n\n", {"recall": 0, "f_answer": 0, "f_needle": 0, "contains": 0, "overlap": 0}),
         ("visit Chinatown", {"recall": 0, "contains": 0}),

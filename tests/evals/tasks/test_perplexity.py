@@ -14,7 +14,10 @@ from meap.evals.tasks.perplexity import TASK, examples, loss_by_position, score
 
 def response(losses):
     ids = np.zeros(len(losses) + 1, np.int32)
-    return score(Example("row", candidates=(Candidate(ids, len(losses)),)), Output("", (-np.asarray(losses),)))
+    return score(
+        Example("row", candidates=(Candidate(ids, len(losses)),), facts={"bytes": 4}),
+        Output("", (-np.asarray(losses),)),
+    )
 
 
 def test_the_loss_is_that_of_transformers(lm, llama, make_inputs, tmp_path):
@@ -28,6 +31,28 @@ def test_the_loss_is_that_of_transformers(lm, llama, make_inputs, tmp_path):
     assert loss["low"] < expected < loss["high"]
     assert found["perplexity"]["value"] == pytest.approx(np.exp(expected), rel=1e-3)
     assert (found["n"], found["num_tokens"]) == (5, 160)
+    text = [inputs.tokenizer.decode(row[1:].tolist(), skip_special_tokens=True) for row in inputs.heldout_rows[:5]]
+    num_bytes = sum(len(each.encode()) for each in text)
+    bits = found["metrics"]["bits_per_byte"]
+    assert bits["value"] == pytest.approx(expected * 160 / np.log(2) / num_bytes, rel=1e-4)
+    assert found["num_bytes"] == num_bytes
+
+
+def test_each_data_set_has_its_own_loss(lm, make_inputs, tmp_path):
+    inputs = make_inputs()
+    rows = LazyRows(6, inputs.heldout_rows.__getitem__, lambda index: "ab"[index % 2])
+    found = run_tasks(TaskInputs(inputs.config, inputs.tokenizer, rows), lm, ["perplexity"], tmp_path)
+    numbers = found["tasks"]["perplexity"]
+    apart = {
+        name: run_tasks(
+            TaskInputs(inputs.config, inputs.tokenizer, LazyRows(3, lambda i, first=first: rows[2 * i + first])),
+            lm, ["perplexity"], tmp_path / name,
+        )["tasks"]["perplexity"]["metrics"]["loss"]["value"]
+        for first, name in enumerate("ab")
+    }  # fmt: skip
+    assert {name: each["value"] for name, each in numbers["data_sets"].items()} == pytest.approx(apart)
+    assert numbers["metrics"]["loss"]["value"] == pytest.approx(sum(apart.values()) / 2)
+    assert [row[0] for row in numbers["tables"][1]] == ["loss by data set", "a", "b"]
 
 
 def test_only_the_first_rows_are_read(make_inputs):
@@ -58,7 +83,7 @@ def test_without_rows_it_is_skipped(make_inputs):
 
 
 def test_long_rows_are_refused_even_where_others_count_as_wrong(lm, make_inputs, tmp_path):
-    rows = list(np.full((2, 130), 5))
+    rows = LazyRows(2, lambda index: np.full(130, 5))
     inputs = make_inputs("too_long=wrong")
     with pytest.raises(ConfigError, match=r"perplexity: 2 of 2 examples exceed the 128 tokens .* row-0 takes 129"):
         run_tasks(TaskInputs(inputs.config, inputs.tokenizer, rows), lm, ["perplexity"], tmp_path)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
+import zstandard
 from streaming import MDSWriter
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
@@ -126,3 +128,31 @@ def test_a_shard_elsewhere_is_neither_read_nor_written(train, write_shards, tmp_
     with pytest.raises(DataError, match=r"names a shard \.\./evil\.mds outside its folder"):
         train(tmp_path / "run", f"data.remote={remote}", "train.max_duration=2ba")
     assert not list((tmp_path / "run").rglob("evil.mds"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_hides_gigabytes_ends_the_run_in_the_memory_of_its_stated_size(
+    train, write_shards, tmp_path, workers
+):
+    remote = write_shards(tmp_path / "mds", rows=64, seq_len=16, validation_rows=0)
+    split = remote / "train"
+    index = json.loads((split / "index.json").read_text())
+    stated = index["shards"][0]
+    compressor, zeros = zstandard.ZstdCompressor().compressobj(), bytes(1 << 24)
+    content = b"".join([*(compressor.compress(zeros) for _ in range(128)), compressor.flush()])
+    name, size = stated["zip_data"]["basename"], stated["raw_data"]["bytes"]
+    (split / name).write_bytes(content)
+    stated["zip_data"] |= {"bytes": len(content), "hashes": {"xxh3_64": xxhash.xxh3_64_hexdigest(content)}}
+    (split / "index.json").write_text(json.dumps(index))
+    rewrite_manifest(split)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _peak_bytes()
+    unusable = rf"^{split / name} \(rows 0 to \d+\) cannot be used after 1 attempt: "
+    with pytest.raises(DataError, match=rf"{unusable}it unpacks to more than the {size:,} bytes that .*: [^\n]*$"):
+        train(tmp_path / "run", f"data.remote={remote}", "train.max_duration=1ep", f"data.num_workers={workers}")
+    assert _peak_bytes() - before < 1 << 29, "of 2 GiB"
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10

@@ -21,10 +21,10 @@ KINDS = (
 PLACES = ("{}the sea", "the sea{}", "the {} sea", "the s{}ea", "{0}{0}", " {} \n {}", "{}", "the\t{}\u00a0sea")
 
 
-def encode(tokenizer, texts, mode):
+def encode(tokenizer, texts, mode, engine="auto"):
     utf8 = [text.encode() for text in texts]
     places = [("in.jsonl", number + 1) for number in range(len(texts))]
-    ordinary = build_encoder(tokenizer).encode(texts, utf8)
+    ordinary = build_encoder(tokenizer, engine=engine).encode(texts, utf8)
     encoded, counts = SpecialTokens.of(tokenizer, mode).settle(ordinary, utf8, places)
     return [ids.tolist() for ids in np.split(encoded.ids, encoded.offsets[1:-1])], counts
 
@@ -99,18 +99,74 @@ def test_the_unknown_token_is_no_sign_where_the_model_writes_it(tmp_path, mode):
     assert ids == [[2, 0], [2, 3, 5, 4, 2] if mode == "text" else [2, 0, 2]]
 
 
-def test_a_token_that_is_a_word_of_the_vocabulary_is_refused(tmp_path):
-    tokenizer = _by_words(tmp_path, ["[UNK]", "</s>", "sea"], split=False)
-    with pytest.raises(DataError, match=r"in.jsonl:1 spells '</s>', a special token that is also a word .*text=token"):
-        encode(tokenizer, ["</s>"], "text")
-    assert encode(tokenizer, ["</s>"], "token") == ([[1]], {0: 1})
+_WORDS = ("sea", "the", "[", "]", "<", ">", "/", "s", "SEP", "UNK", "MASK", "##s", "##>", "##SEP", "##]", "##/")
+_SPECIAL = ("[UNK]", "[SEP]", "</s>")
+_PIECES = [*_SPECIAL, "[MASK]", *_WORDS]
+_CHARACTERS = [*_PIECES, *sorted({*"".join(_PIECES)} - {*_PIECES})]
+_MERGES = [("<", "/"), ("</", "s"), ("</s", ">")]
+_MODELS = {
+    "words": lambda unknown: models.WordLevel(_numbered(_PIECES), unk_token=unknown),
+    "wordpiece": lambda unknown: models.WordPiece(_numbered(_PIECES), unk_token=unknown),
+    "bpe": lambda unknown: models.BPE(_numbered([*_CHARACTERS, "</", "</s"]), _MERGES, unk_token=unknown),
+    "whole_words": lambda unknown: models.BPE(_numbered(_CHARACTERS), [], unk_token=unknown, ignore_merges=True),
+    "unigram": lambda _: models.Unigram([(piece, -float(number)) for number, piece in enumerate(_PIECES)], unk_id=0),
+}
 
 
-def _by_words(folder, words, *, split=True):
+@pytest.mark.parametrize("splits", [pre_tokenizers.WhitespaceSplit, pre_tokenizers.BertPreTokenizer])
+@pytest.mark.parametrize("kind", _MODELS)
+def test_no_model_makes_a_special_token_of_text(tmp_path, kind, splits):
+    tokenizer = _saved(tmp_path, _MODELS[kind]("[UNK]"), splits())
+    spelled = [place.format(token, token) for place in PLACES for token in (*_SPECIAL, "[MASK]", "[SEP] </s> [UNK]")]
+    ids, _ = encode(tokenizer, spelled, "text")
+    assert not {1, 2, tokenizer.mask_id} & {number for each in ids for number in each}
+    assert all(ids), "what the model cannot spell is the unknown token, not nothing"
+    others = ["the sea", "a lion sea", "/ < s > SEP"]
+    assert encode(tokenizer, [*spelled, *others], "text")[0][len(spelled) :] == reference(tokenizer, as_text=True)(
+        others
+    )
+    if kind == "words" and splits is pre_tokenizers.WhitespaceSplit:
+        assert encode(tokenizer, ["the </s> sea", "[SEP]"], "text")[0] == [[5, 0, 4], [0]]
+        assert encode(tokenizer, ["the </s> sea", "[SEP]"], "token") == ([[5, 2, 4], [1]], {0: 1, 1: 1})
+    if kind in {"wordpiece", "bpe", "whole_words"} and splits is pre_tokenizers.WhitespaceSplit:
+        ((*pieces,),), _ = encode(tokenizer, ["</s>"], "text")
+        assert "".join(map(tokenizer.full.id_to_token, pieces)).replace("##", "") == "</s>"
+
+
+def test_what_cannot_be_spelled_at_all_is_refused(tmp_path):
+    tokenizer = _saved(tmp_path, _MODELS["words"]("<none>"), pre_tokenizers.WhitespaceSplit())
+    with pytest.raises(DataError, match=r"in.jsonl:2 spells '</s>', a special token .* is also a word .*text=token"):
+        encode(tokenizer, ["the sea", "</s>"], "text", "tokenizers")
+    assert encode(tokenizer, ["</s>"], "token", "tokenizers") == ([[2]], {0: 1})
+    with pytest.raises(
+        DataError, match=r"cannot encode every text \(.*Missing.*\): choose a tokenizer whose model has"
+    ):
+        build_encoder(tokenizer)
+
+
+def test_a_mask_token_that_is_an_ordinary_word_is_refused(tmp_path):
+    tokenizer = _saved(tmp_path, _MODELS["words"]("[UNK]"), pre_tokenizers.WhitespaceSplit(), mask_token="sea")
+    with pytest.raises(DataError, match=r"in.jsonl:1 contains the mask token 'sea' .*choose a tokenizer.mask_token"):
+        encode(tokenizer, ["the sea"], "text")
+
+
+def _numbered(words):
+    return {word: number for number, word in enumerate(words)}
+
+
+def _saved(folder, model, splits, **keys):
+    vocabulary = RustTokenizer(model)
+    vocabulary.pre_tokenizer = splits
+    vocabulary.add_special_tokens([AddedToken(each, special=True) for each in _SPECIAL])
+    vocabulary.save(str(folder / "tokenizer.json"))
+    return load_tokenizer(TokenizerConfig(str(folder), eos_token="</s>", **keys))
+
+
+def _by_words(folder, words):
     vocabulary = RustTokenizer(
         models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[0])
     )
-    vocabulary.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if split else pre_tokenizers.WhitespaceSplit()
+    vocabulary.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     vocabulary.add_special_tokens([AddedToken(each, special=True) for each in words[:2]])
     (folder / "tokenizer.json").write_text(vocabulary.to_str())
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": words[1]}))

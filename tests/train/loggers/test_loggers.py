@@ -59,6 +59,33 @@ def test_tensorboard_shows_each_step_once(resumed):
     assert len(list((folder / "tensorboard").iterdir())) == 2  # one file per start
 
 
+def test_every_tracker_has_the_samples_of_each_evaluation_once(resumed):
+    from mlflow import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = resumed
+    by_step: dict[int, list[dict]] = {}
+    for line in (folder / "samples.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        by_step.setdefault(record["step"], []).append(record)
+    assert {step: [each["row"] for each in records] for step, records in by_step.items()} == {
+        step: [0, 1, 2] for step in (4, 7, 8, 10)
+    }
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    for number in range(3):
+        texts = events.Tensors(f"samples/{number}/text_summary")
+        assert [each.step for each in texts] == [4, 7, 8, 10]  # what is purged at a resumption are scalars
+        assert by_step[10][number]["prompt"].splitlines()[0].strip() in texts[-1].tensor_proto.string_val[0].decode()
+    sent = {}
+    for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime):
+        sent |= read_wandb(path, "samples/2/answer")
+    assert sent == {step: records[2]["answer"] for step, records in by_step.items()}
+    client, (run_id,) = MlflowClient((folder.parent / "mlruns").as_uri()), (folder / "mlflow.id").read_text().split()
+    stored = [each.path for each in client.list_artifacts(run_id, "samples")]
+    assert stored == [f"samples/step_{step:09}.json" for step in (4, 7, 8, 10)]
+
+
 def test_wandb_goes_on_with_the_same_run(resumed):
     folder, losses = resumed
     (run_id,) = (folder / "wandb.id").read_text().split()
@@ -70,8 +97,8 @@ def test_wandb_goes_on_with_the_same_run(resumed):
     assert [(first | second)[step] for step in range(1, 11)] == losses
 
 
-def read_wandb(path: Path) -> dict[int, float]:
-    """Loss by step, in the order in which it was written."""
+def read_wandb(path: Path, name: str = LOSS) -> dict[int, float]:
+    """A value by step, in the order in which it was written."""
     from wandb.proto import wandb_internal_pb2
     from wandb.sdk.internal.datastore import DataStore
 
@@ -81,9 +108,9 @@ def read_wandb(path: Path) -> dict[int, float]:
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         items = {item.nested_key[0] if item.nested_key else item.key: item for item in record.history.item}
-        if LOSS in items:
+        if name in items:
             assert record.history.step.num not in by_step
-            by_step[record.history.step.num] = json.loads(items[LOSS].value_json)
+            by_step[record.history.step.num] = json.loads(items[name].value_json)
     store.close()
     return by_step
 

@@ -8,8 +8,10 @@ import torch
 from meap.checkpoints.trust import load_checkpoint
 from meap.config import ModelConfig
 from meap.errors import CheckpointError, MismatchError
+from meap.manifest import ROWS
 from meap.train.attention import choose_attention
 from meap.train.start import initial_model
+from meap.usage import Usage
 
 
 def start(base, tokenizer, *, weights="start", context=16, theta=None):
@@ -37,6 +39,10 @@ def test_a_run_its_checkpoints_and_one_of_them_can_be_the_base(run, tokenizer):
         assert all(torch.equal(weights[name], newest[name]) for name in newest)
     earlier = start(run / "checkpoints/ba4.pt", tokenizer).state_dict()
     assert all(torch.equal(earlier[name], weight) for name, weight in stored(run, "ba4.pt").items())
+
+
+def test_what_the_run_says_of_prompts_is_taken_over(run, tokenizer):
+    assert start(run, tokenizer).base_usage == Usage(ROWS, begins_with_bos=True)
 
 
 def test_a_run_says_which_checkpoint_it_started_from(run, tokenizer, capsys):
