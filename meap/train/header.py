@@ -81,7 +81,9 @@ def _method(config: RecipeConfig) -> str:
         ratio = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
     replacement = f", replacement {masking.replacement}" if masking.shares.mask < 1 else ""
     later = "".join(
-        f"; from epoch {first} on ratio {each.ratio:g}, replacement {each.replacement}" for first, each in masking.later
+        f"; from epoch {first} on "
+        + ", ".join(f"{name} {value}" for name, value in vars(change).items() if value is not None)
+        for first, change in masking.from_epoch.items()
     )
     return f"{ratio}{replacement}{reversed_rows}{later}"
 
