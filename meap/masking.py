@@ -226,9 +226,7 @@ class MaskRule:
 
         def words_for(purpose: int) -> Array:
             words_BT = draw_words(sample_ids_B, input_ids_BT.shape[1], (self.seed, epoch), purpose)
-            if (
-                is_token_BT is not None
-            ):  # padding does not count, so that it changes nothing, on whichever side it stands
+            if is_token_BT is not None:  # padding does not count: on whichever side it stands, it changes nothing
                 rows_B1 = arange(len(sample_ids_B), like=sample_ids_B)[:, None]
                 words_BT = words_BT[rows_B1, is_token_BT.cumsum(1) - 1]
             return words_BT[chosen_BT]
@@ -252,12 +250,15 @@ class MaskRule:
         in_scope_BT: Array | None = None,
         is_token_BT: Array | None = None,
     ) -> Array:
-        """Choose input tokens and replace them, see `choose` and `replace`; labels are the caller's and stay clean.
+        """Choose input tokens and replace them, as `choose` and `replace` of the rule that is in force in the epoch do.
+
+        Labels are the caller's and stay clean.
 
         Raises:
             ValueError: The ratio is outside [0, 1), or the span length is below 1.
         """
-        chosen_BT = self.choose(
+        rule = self.at(epoch)
+        chosen_BT = rule.choose(
             sample_ids_B,
             num_tokens=input_ids_BT.shape[1],
             epoch=epoch,
@@ -265,7 +266,7 @@ class MaskRule:
             in_scope_BT=in_scope_BT,
             is_token_BT=is_token_BT,
         )
-        return self.replace(input_ids_BT, chosen_BT, sample_ids_B, epoch=epoch, is_token_BT=is_token_BT)
+        return rule.replace(input_ids_BT, chosen_BT, sample_ids_B, epoch=epoch, is_token_BT=is_token_BT)
 
     def _random_tokens(self, tokens: Array, words: Array) -> Array:
         """For each word an ordinary token other than the one given."""
