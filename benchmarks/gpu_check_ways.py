@@ -119,7 +119,7 @@ def _exact(states: list[torch.Tensor], lengths: Any) -> torch.Tensor:
 
 
 def check_masks(size: str, scratch: Path) -> Figures:
-    """Positions drawn on the device against those that numpy draws, for rules of every kind."""
+    """Positions, tokens and directions drawn on the device against those that numpy draws, for rules of every kind."""
     from meap.masking import MaskRule
 
     rows, length = (64, 4096) if size == "full" else (4, 256)
@@ -135,6 +135,10 @@ def check_masks(size: str, scratch: Path) -> Figures:
             (0.0, 1, 1, False, ()),
         ]
     ]
+    rules += [
+        MaskRule(2, 0.3, seed=5, random_share=0.5, keep_share=0.2, num_ids=99, special_ids=(0, 1, 2)),
+        MaskRule(2, 0.3, seed=5, reversed_ratio=0.5, direction_id=99),
+    ]
     masked = 0
     for rule in rules:
         for scope in ({}, {"in_scope_BT": in_scope, "is_token_BT": is_token}):
@@ -145,7 +149,11 @@ def check_masks(size: str, scratch: Path) -> Figures:
             if not np.array_equal(here, there.cpu().numpy()):
                 raise WrongError(f"{rule}: {int((here != there.cpu().numpy()).sum())} positions differ")
             masked += int((here == 2).sum())
-    return {"positions compared": 8 * rows * length, "of these masked": masked}
+        turned = rule.turn(tokens[:, :-1], tokens[:, 1:], ids, epoch=3)
+        placed = map(_on_device, (tokens[:, :-1], tokens[:, 1:], ids))
+        if not all(map(np.array_equal, turned, (each.cpu().numpy() for each in rule.turn(*placed, epoch=3)))):
+            raise WrongError(f"{rule}: rows are read in other directions")
+    return {"positions compared": 2 * len(rules) * rows * length, "of these masked": masked}
 
 
 def _on_device(array: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -196,7 +196,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         serve()
     elif sys.argv[1:2] == ["measure"]:
-        print(json.dumps(measure(*sys.argv[2:4], *map(int, sys.argv[4:6]))))
+        print(json.dumps(measure(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))))
     else:
         sizes = [int(float(each)) for each in sys.argv[1:] if each != "s3"] or [FILES, TASKS]
         sys.exit(main(sizes[0], sizes[1], to_s3="s3" in sys.argv[1:]))

@@ -35,6 +35,8 @@ class TokenizerRecord:
     mask_id: int
     separator: str = "bos_eos"
     """What stands around each document of packed rows, `bos_eos` or `eos`."""
+    direction_id: int | None = None
+    """Begins rows that are read right to left; None where training has not added it."""
 
     @property
     def borders(self) -> tuple[int, ...]:

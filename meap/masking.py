@@ -1,9 +1,12 @@
-"""The method: which input tokens of a row are replaced by the mask token.
+"""The method: which input tokens of a row are chosen, and what replaces them.
 
 MEAP (arXiv 2502.07490, section 3) replaces a fraction of the *input* tokens by ``[MASK]``, keeps the labels clean, and
-trains plain next-token prediction. A draw is an address, not a stream: (seed, epoch, sample id, view) alone decides
-which of the tokens in scope are masked. There is no state to checkpoint, and no worker or rank can get out of step. The
+trains plain next-token prediction. A draw is an address, not a stream: (seed, epoch, sample id) alone decides which
+of the tokens in scope are chosen. There is no state to checkpoint, and no worker or rank can get out of step. The
 same body runs on numpy arrays (loader workers) and torch tensors (training process, CPU or CUDA), bit for bit.
+
+Beyond the paper, a share of the chosen tokens may become a random token, or stay as it is, and a share of the rows may
+be read right to left.
 
 Invariants, one test per number:
 
@@ -11,62 +14,61 @@ Invariants, one test per number:
 2. The count is exact: ``max(1, int(T * ratio))`` distinct positions of T in scope (official code), not Bernoulli.
 3. Padding, tokens out of scope, protected ids and, unless `mask_last`, the last input token are never chosen.
 4. The choice depends on the address and on what is in scope: not on batch, rank, worker, order, or other token values.
-5. Both sites agree: numpy and torch give the same positions bit for bit.
-6. The first view is clean: view 0 is never masked.
-7. Ratio 0 is plain next-token prediction: inputs come back equal.
-8. Every feasible placement is equally likely: of single tokens, and of spans that do not overlap.
+5. Both sites agree: numpy and torch give the same positions, tokens and directions bit for bit.
+6. Ratio 0 is plain next-token prediction: inputs come back equal. So does a row of which no share is reversed.
+7. Every feasible placement is equally likely: of single tokens, and of spans that do not overlap.
+8. What becomes of a chosen token depends on its address, its place among the row's tokens, and itself alone. It is
+   masked, random or kept by the shares, each token on its own.
+9. A random token is any ordinary one but the one that it replaces, each equally likely; never a special token.
+10. A reversed row is the direction token, never chosen, and the row from its end; its labels are those of the row from
+   their end. Which rows are reversed depends on the address alone.
 
 Single positions are the first distinct values of a stream of uniform indices; an index is ``word * n >> 32`` of a
 32-bit word, uniform up to a relative 2**-16 for n <= 65,536. Spans are drawn as single positions among the slots that
 remain when every span is shrunk to one slot, and then grown again, which makes every placement equally likely. Spans
-lie among the choosable tokens: one may reach across a token that is out of scope.
-
-Words come from Philox4x64-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11), keyed
-by (seed, epoch) and counted by (block, sample id, view, purpose). numpy has it in C; on tensors `philox4x64` computes
-the same.
+lie among the choosable tokens: one may reach across a token that is out of scope. A random token is an index among the
+ordinary ids, drawn alike. Words are those of `meap.philox`, for each purpose others.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from meap.arrays import (
+    Array,
+    arange,
+    cast_like,
+    concatenate,
+    copy_of,
+    flip,
+    full,
+    is_numpy,
+    like,
+    place_in,
+    repeat,
+    torch_of,
+    where,
+)
+from meap.philox import draw_words
+
 __all__ = [
-    "CLEAN_VIEW",
-    "MASKED_VIEW",
     "MaskRule",
     "choose_masked",
     "count_masked",
-    "mask_inputs",
     "official_positions",
-    "philox4x64",
 ]
 
-Array: TypeAlias = Any
-"""A numpy array or a torch tensor."""
-
-CLEAN_VIEW = 0
-MASKED_VIEW = 1
-
-_POSITIONS, _SHORT_SPAN = 0, 1
-"""Purposes of a draw: the last word of the counter."""
-
-_LOW_32 = 0xFFFFFFFF
-_PHILOX_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_PHILOX_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
-_PHILOX_ROUNDS = 10
-_WORDS_PER_BLOCK = 8
-"""32-bit words: four of 64 bits."""
-
+_POSITIONS, _SHORT_SPAN, _KIND, _RANDOM_TOKEN, _DIRECTION = range(5)
+"""Purposes of a draw."""
+_WORDS = 1 << 32
+"""Values of a random word."""
 _OFFICIAL_PATTERNS = 51
 _OFFICIAL_FIRST_SEED = 50
 
@@ -88,7 +90,26 @@ def count_masked(num_tokens: int, ratio: float) -> int:
 
 @dataclass(frozen=True)
 class MaskRule:
-    """The arguments of `mask_inputs` that a run fixes, for both sites: all but the row and its address."""
+    """Which input tokens of a row are chosen, and what replaces them: all that a run fixes, for both sites.
+
+    Args:
+        mask_id: Id of the mask token.
+        ratio: Share of the input tokens in scope to choose, in [0, 1).
+        seed: The run's seed, in [0, 2**32).
+        span_length: Tokens per span; 1 chooses single tokens.
+        mask_last: Whether the last input token of a row may be chosen.
+        protected_ids: Token ids that are never chosen; they do not count as input tokens in scope.
+        random_share: Share of the chosen tokens that a random token replaces. What neither this nor `keep_share` takes
+            is masked.
+        keep_share: Share of the chosen tokens that stay as they are.
+        num_ids: Number of ids, of which random tokens are drawn; only needed for these.
+        special_ids: Ids that are never drawn.
+        reversed_ratio: Share of the rows that are read right to left, in [0, 1].
+        direction_id: Id of the token that begins them; only needed for these.
+        later: Rules of later epochs, each with the first epoch in which it is in force, ascending; see `at`.
+
+    Source: paper section 3 and Table 15 (spans); the counting rule is the official code's.
+    """
 
     mask_id: int
     ratio: float
@@ -96,15 +117,75 @@ class MaskRule:
     span_length: int = 1
     mask_last: bool = False
     protected_ids: tuple[int, ...] = ()
+    random_share: float = 0.0
+    keep_share: float = 0.0
+    num_ids: int = 0
+    special_ids: tuple[int, ...] = ()
+    reversed_ratio: float = 0.0
+    direction_id: int | None = None
+    later: tuple[tuple[int, MaskRule], ...] = ()
+
+    def at(self, epoch: int) -> MaskRule:
+        """The rule in force in an epoch, counted from 0."""
+        return [self, *(rule for first, rule in self.later if first <= epoch)][-1]
 
     @property
     def depends_on_tokens(self) -> bool:
-        """Whether the mask of a row cannot be drawn from its address alone."""
+        """Whether the chosen positions of a row cannot be drawn from its address alone."""
         return bool(self.protected_ids)
 
-    def choose(self, sample_ids_B: Array, *, num_tokens: int, epoch: int) -> Array:
-        """Choose the masked positions of rows (B, T) as `choose_masked` does, where every token is in scope."""
-        assert not self.depends_on_tokens
+    @property
+    def changes_rows(self) -> bool:
+        """Whether rows of any epoch are read in another way than as they are stored."""
+        return self.ratio > 0.0 or self.reversed_ratio > 0.0 or any(rule.changes_rows for _, rule in self.later)
+
+    @property
+    def shows_choice(self) -> bool:
+        """Whether a chosen token is always the mask token."""
+        return not (self.random_share or self.keep_share)
+
+    def is_reversed(self, sample_ids_B: Array, *, epoch: int) -> Array:
+        """Which rows are read right to left: boolean (B,)."""
+        return draw_words(sample_ids_B, 1, (self.seed, epoch), _DIRECTION)[:, 0] < round(self.reversed_ratio * _WORDS)
+
+    def turn(self, input_ids_BT: Array, labels_BT: Array, sample_ids_B: Array, *, epoch: int) -> tuple[Array, Array]:
+        """Inputs and shifted labels of rows (B, T), as they are read: some of them from their end; not changed."""
+        if not self.reversed_ratio:
+            return input_ids_BT, labels_BT
+        is_reversed_B1 = self.is_reversed(sample_ids_B, epoch=epoch)[:, None]
+        backwards_BT = flip(labels_BT)
+        first_B1 = 0 * backwards_BT[:, :1] + self.direction_id
+        behind_BT = cast_like(concatenate([first_B1, backwards_BT[:, :-1]]), input_ids_BT)
+        return where(is_reversed_B1, behind_BT, input_ids_BT), where(is_reversed_B1, backwards_BT, labels_BT)
+
+    def choose(
+        self,
+        sample_ids_B: Array,
+        *,
+        num_tokens: int,
+        epoch: int,
+        input_ids_BT: Array | None = None,
+        in_scope_BT: Array | None = None,
+        is_token_BT: Array | None = None,
+    ) -> Array:
+        """Choose positions of rows, as they are read: boolean (B, T).
+
+        Args:
+            sample_ids_B: Row numbers in the data set (B,), int64.
+            num_tokens: Input tokens per row, T.
+            epoch: Epoch number, from 0.
+            input_ids_BT: Token ids (B, T), needed where the rule depends on tokens.
+            in_scope_BT: Boolean (B, T), True where a token may be chosen; all may be where it is None.
+            is_token_BT: Boolean (B, T), False at padding, which is out of scope; no padding where it is None.
+        """
+        for token_id in self.protected_ids:
+            assert input_ids_BT is not None
+            allowed_BT = input_ids_BT != token_id
+            in_scope_BT = allowed_BT if in_scope_BT is None else in_scope_BT & allowed_BT
+        if self.reversed_ratio:  # of which the first token is the direction
+            is_reversed_B1 = self.is_reversed(sample_ids_B, epoch=epoch)[:, None]
+            allowed_BT = ~is_reversed_B1 | (arange(num_tokens, like=sample_ids_B) > 0)
+            in_scope_BT = allowed_BT if in_scope_BT is None else in_scope_BT & allowed_BT
         return choose_masked(
             sample_ids_B,
             num_tokens=num_tokens,
@@ -113,7 +194,52 @@ class MaskRule:
             epoch=epoch,
             span_length=self.span_length,
             mask_last=self.mask_last,
+            in_scope_BT=in_scope_BT,
+            is_token_BT=is_token_BT,
         )
+
+    def replace(
+        self,
+        input_ids_BT: Array,
+        chosen_BT: Array,
+        sample_ids_B: Array,
+        *,
+        epoch: int,
+        is_token_BT: Array | None = None,
+    ) -> Array:
+        """Replace chosen tokens: by the mask token, or by what the shares say.
+
+        Args:
+            input_ids_BT: Token ids (B, T); not changed.
+            chosen_BT: What `choose` returned.
+            sample_ids_B: Row numbers in the data set (B,), int64.
+            epoch: Epoch number, from 0.
+            is_token_BT: As `choose` was given it.
+
+        Returns:
+            Token ids (B, T), of the same type as `input_ids_BT`.
+        """
+        replaced_BT = copy_of(input_ids_BT)
+        if self.shows_choice:
+            replaced_BT[chosen_BT] = self.mask_id
+            return replaced_BT
+
+        def words_for(purpose: int) -> Array:
+            words_BT = draw_words(sample_ids_B, input_ids_BT.shape[1], (self.seed, epoch), purpose)
+            if is_token_BT is not None:  # padding does not count: on whichever side it stands, it changes nothing
+                rows_B1 = arange(len(sample_ids_B), like=sample_ids_B)[:, None]
+                words_BT = words_BT[rows_B1, is_token_BT.cumsum(1) - 1]
+            return words_BT[chosen_BT]
+
+        tokens = input_ids_BT[chosen_BT]
+        drawn = self._random_tokens(tokens, words_for(_RANDOM_TOKEN)) if self.random_share else tokens
+        if self.random_share < 1:
+            kinds, changed = words_for(_KIND), 0 * tokens + self.mask_id
+            unmasked = self.random_share + self.keep_share
+            changed = where(kinds < round(unmasked * _WORDS), tokens, changed)
+            drawn = where(kinds < round(self.random_share * _WORDS), drawn, changed)
+        replaced_BT[chosen_BT] = drawn
+        return replaced_BT
 
     def apply(
         self,
@@ -124,79 +250,38 @@ class MaskRule:
         in_scope_BT: Array | None = None,
         is_token_BT: Array | None = None,
     ) -> Array:
-        """Mask rows (B, T) as `mask_inputs` does."""
-        return mask_inputs(
-            input_ids_BT,
+        """Choose input tokens and replace them, as `choose` and `replace` of the rule that is in force in the epoch do.
+
+        Labels are the caller's and stay clean.
+
+        Raises:
+            ValueError: The ratio is outside [0, 1), or the span length is below 1.
+        """
+        rule = self.at(epoch)
+        chosen_BT = rule.choose(
             sample_ids_B,
-            mask_id=self.mask_id,
-            ratio=self.ratio,
-            seed=self.seed,
+            num_tokens=input_ids_BT.shape[1],
             epoch=epoch,
-            span_length=self.span_length,
-            mask_last=self.mask_last,
-            protected_ids=self.protected_ids,
+            input_ids_BT=input_ids_BT,
             in_scope_BT=in_scope_BT,
             is_token_BT=is_token_BT,
         )
+        return rule.replace(input_ids_BT, chosen_BT, sample_ids_B, epoch=epoch, is_token_BT=is_token_BT)
+
+    def _random_tokens(self, tokens: Array, words: Array) -> Array:
+        """For each word an ordinary token other than the one given."""
+        ordinary = like(_ordinary_ids(self.num_ids, self.special_ids), words)
+        most = ordinary.shape[0]
+        places = place_in(ordinary, cast_like(tokens, ordinary))
+        is_ordinary = ordinary[places.clip(max=most - 1)] == tokens
+        # An ordinary token is left out: those after it move up.
+        drawn = words * (most - 1 * is_ordinary) >> 32
+        return cast_like(ordinary[drawn + 1 * (is_ordinary & (drawn >= places))], tokens)
 
 
-def mask_inputs(
-    input_ids_BT: Array,
-    sample_ids_B: Array,
-    *,
-    mask_id: int,
-    ratio: float,
-    seed: int,
-    epoch: int,
-    view: int = MASKED_VIEW,
-    span_length: int = 1,
-    mask_last: bool = False,
-    protected_ids: Sequence[int] = (),
-    in_scope_BT: Array | None = None,
-    is_token_BT: Array | None = None,
-) -> Array:
-    """Replace the chosen input tokens by the mask token; labels are the caller's and stay clean.
-
-    Args:
-        input_ids_BT: Token ids (B, T), a numpy array or torch tensor; not changed.
-        sample_ids_B: Row numbers in the data set (B,), int64, of the same library and device.
-        mask_id: Id of the mask token.
-        ratio: Share of input tokens to mask, in [0, 1).
-        seed: The run's seed, in [0, 2**32).
-        epoch: Epoch number, from 0.
-        view: `CLEAN_VIEW` is returned unmasked; pre-training has the masked view only.
-        span_length: Tokens per span; 1 masks single tokens.
-        mask_last: Whether the last input token of a row may be chosen.
-        protected_ids: Token ids that are never masked; they do not count as input tokens in scope.
-        in_scope_BT: Boolean (B, T), True where a token may be masked; all may be where it is None.
-        is_token_BT: Boolean (B, T), False at padding, which is out of scope; no padding where it is None.
-
-    Returns:
-        Masked token ids (B, T), of the same type as `input_ids_BT`.
-
-    Raises:
-        ValueError: `ratio` is outside [0, 1), or `span_length` is below 1.
-
-    Source: paper section 3 and Table 15 (spans); the counting rule is the official code's.
-    """
-    for token_id in protected_ids:
-        allowed_BT = input_ids_BT != token_id
-        in_scope_BT = allowed_BT if in_scope_BT is None else in_scope_BT & allowed_BT
-    chosen_BT = choose_masked(
-        sample_ids_B,
-        num_tokens=input_ids_BT.shape[1],
-        ratio=ratio,
-        seed=seed,
-        epoch=epoch,
-        view=view,
-        span_length=span_length,
-        mask_last=mask_last,
-        in_scope_BT=in_scope_BT,
-        is_token_BT=is_token_BT,
-    )
-    masked_BT = _copy(input_ids_BT)
-    masked_BT[chosen_BT] = mask_id
-    return masked_BT
+@lru_cache(maxsize=8)
+def _ordinary_ids(num_ids: int, special_ids: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.setdiff1d(np.arange(num_ids, dtype=np.int64), special_ids)
 
 
 def choose_masked(
@@ -206,7 +291,6 @@ def choose_masked(
     ratio: float,
     seed: int,
     epoch: int,
-    view: int = MASKED_VIEW,
     span_length: int = 1,
     mask_last: bool = False,
     in_scope_BT: Array | None = None,
@@ -220,7 +304,6 @@ def choose_masked(
         ratio: Share of the tokens in scope to mask, in [0, 1).
         seed: The run's seed, in [0, 2**32).
         epoch: Epoch number, from 0.
-        view: `CLEAN_VIEW` chooses nothing.
         span_length: Tokens per span, at least 1; where the count does not divide, one span is shorter.
         mask_last: Whether the last input token of a row may be chosen.
         in_scope_BT: Boolean (B, T), True where a token may be masked; all may be where it is None.
@@ -234,7 +317,6 @@ def choose_masked(
     """
     if span_length < 1:
         raise ValueError(f"span length {span_length} is too small: it must be at least 1")
-    ratio = 0.0 if view == CLEAN_VIEW else ratio
     num_rows = sample_ids_B.shape[0]
     key = (seed, epoch)
     if is_token_BT is not None:
@@ -243,20 +325,20 @@ def choose_masked(
         num_choices = num_tokens if mask_last else num_tokens - 1
         num_chosen = min(count_masked(num_tokens, ratio), num_choices)
         if num_chosen == 0:
-            return _full((num_rows, num_tokens), False, like=sample_ids_B)
-        drawn = _draw(sample_ids_B, [num_choices] * num_rows, [num_chosen] * num_rows, key, view, span_length)
+            return full((num_rows, num_tokens), False, like=sample_ids_B)
+        drawn = _draw(sample_ids_B, [num_choices] * num_rows, [num_chosen] * num_rows, key, span_length)
         return drawn if mask_last else _append_false(drawn)
 
     choosable_BT = in_scope_BT if mask_last else _without_last(in_scope_BT, is_token_BT)
     scope_sizes, choices = ([int(size) for size in each.sum(1)] for each in (in_scope_BT, choosable_BT))
     chosen = [min(count_masked(size, ratio), most) for size, most in zip(scope_sizes, choices, strict=True)]
     if max(chosen, default=0) == 0:
-        return _full((num_rows, num_tokens), False, like=sample_ids_B)
+        return full((num_rows, num_tokens), False, like=sample_ids_B)
     # The draw is among ranks: the r-th choosable position of a row is masked where rank r was drawn.
-    drawn = _draw(sample_ids_B, choices, chosen, key, view, span_length)
-    num_choices_B1 = _like(np.array(choices), sample_ids_B)[:, None]
-    chosen_BT = _full((num_rows, num_tokens), False, like=sample_ids_B)
-    chosen_BT[choosable_BT] = drawn[_arange(drawn.shape[1], like=sample_ids_B) < num_choices_B1]
+    drawn = _draw(sample_ids_B, choices, chosen, key, span_length)
+    num_choices_B1 = like(np.array(choices), sample_ids_B)[:, None]
+    chosen_BT = full((num_rows, num_tokens), False, like=sample_ids_B)
+    chosen_BT[choosable_BT] = drawn[arange(drawn.shape[1], like=sample_ids_B) < num_choices_B1]
     return chosen_BT
 
 
@@ -280,87 +362,47 @@ def official_positions(step: int, *, num_tokens: int, ratio: float) -> tuple[int
     return _official_pattern(_OFFICIAL_FIRST_SEED + step % _OFFICIAL_PATTERNS, num_choices, num_chosen)
 
 
-def philox4x64(counters: Sequence[Array], key: tuple[int, int], rounds: int = _PHILOX_ROUNDS) -> tuple[Array, ...]:
-    """The Philox4x64 counter-based generator (Salmon et al., SC'11), on int64 arrays that hold 64-bit words.
-
-    Args:
-        counters: Four int64 arrays of the same shape; bit patterns of unsigned words.
-        key: Two unsigned words.
-        rounds: 10 is the published default.
-
-    Returns:
-        Four int64 arrays; bit patterns of unsigned words.
-    """
-    word0, word1, word2, word3 = counters
-    key0, key1 = key
-    for _ in range(rounds):
-        high0, low0 = _multiply(word0, _PHILOX_MULTIPLIERS[0])
-        high1, low1 = _multiply(word2, _PHILOX_MULTIPLIERS[1])
-        word0, word1, word2, word3 = high1 ^ word1 ^ _signed(key0), low1, high0 ^ word3 ^ _signed(key1), low0
-        key0, key1 = key0 + _PHILOX_WEYL[0], key1 + _PHILOX_WEYL[1]
-    return word0, word1, word2, word3
-
-
-def _multiply(words: Array, multiplier: int) -> tuple[Array, Array]:
-    """High and low 64 bits of unsigned products, from 32-bit halves; int64 wraps around and keeps the low 64 bits."""
-    low, high = words & _LOW_32, words >> 32 & _LOW_32
-    by_low, by_high = multiplier & _LOW_32, multiplier >> 32
-    low_low, low_high, high_low = low * by_low, low * by_high, high * by_low
-    carry = (low_low >> 32 & _LOW_32) + (low_high & _LOW_32) + (high_low & _LOW_32)
-    upper = high * by_high + (low_high >> 32 & _LOW_32) + (high_low >> 32 & _LOW_32) + (carry >> 32)
-    return upper, words * _signed(multiplier)
-
-
-def _signed(word: int) -> int:
-    """An unsigned 64-bit word as the int64 of the same bits."""
-    word &= (1 << 64) - 1
-    return word - (1 << 64) if word >> 63 else word
-
-
 def _draw(
     sample_ids_B: Array,
     choices: Sequence[int],
     chosen: Sequence[int],
     key: tuple[int, int],
-    view: int,
     span_length: int,
 ) -> Array:
     """For each row mark `chosen` of its `choices`, in spans: boolean (B, max choices), False beyond a row's choices."""
     if span_length == 1:
-        return _draw_distinct(sample_ids_B, choices, chosen, key, view)
+        return _draw_distinct(sample_ids_B, choices, chosen, key)
     spans = [-(-count // span_length) for count in chosen]
     slots = [most - count + number for most, count, number in zip(choices, chosen, spans, strict=True)]
-    slots_BS = _draw_distinct(sample_ids_B, slots, spans, key, view)
+    slots_BS = _draw_distinct(sample_ids_B, slots, spans, key)
 
     # Grow the spans again: a free slot is one position wide, a span as wide as it is long, and one span is shorter.
-    column = _like(np.array([choices, chosen, slots, spans]), sample_ids_B)[:, :, None]
+    column = like(np.array([choices, chosen, slots, spans]), sample_ids_B)[:, :, None]
     choices_B1, chosen_B1, slots_B1, spans_B1 = column
-    short_B1 = _draw_words(sample_ids_B, 1, key, view, _SHORT_SPAN) * spans_B1 >> 32
+    short_B1 = draw_words(sample_ids_B, 1, key, _SHORT_SPAN) * spans_B1 >> 32
     short_length_B1 = chosen_B1 - (spans_B1 - 1) * span_length
     is_short_BS = (slots_BS.cumsum(1) - 1 == short_B1) & slots_BS
-    slot_1S = _arange(slots_BS.shape[1], like=sample_ids_B)[None, :]
+    slot_1S = arange(slots_BS.shape[1], like=sample_ids_B)[None, :]
     width_BS = (slot_1S < slots_B1) + slots_BS * (span_length - 1) + is_short_BS * (short_length_B1 - span_length)
     # A last slot fills every row up to the longest, so that all rows end where the next begins.
     most = max(choices)
-    width_BS = _concatenate([width_BS, most - choices_B1])
-    grown = _repeat(_append_false(slots_BS).reshape(-1), width_BS.reshape(-1))
+    width_BS = concatenate([width_BS, most - choices_B1])
+    grown = repeat(_append_false(slots_BS).reshape(-1), width_BS.reshape(-1))
     return grown.reshape(len(choices), most)
 
 
-def _draw_distinct(
-    sample_ids_B: Array, choices: Sequence[int], chosen: Sequence[int], key: tuple[int, int], view: int
-) -> Array:
+def _draw_distinct(sample_ids_B: Array, choices: Sequence[int], chosen: Sequence[int], key: tuple[int, int]) -> Array:
     """For each row draw `chosen` distinct values below `choices`: boolean (B, max choices), True where drawn."""
     num_rows, width, fewest = len(choices), max(choices), min(chosen)
     num_draws = max(map(_enough_draws, choices, chosen))
-    choices_B1, chosen_B1 = _like(np.array([choices, chosen]), sample_ids_B)[:, :, None]
+    choices_B1, chosen_B1 = like(np.array([choices, chosen]), sample_ids_B)[:, :, None]
     while True:
-        words = _draw_words(sample_ids_B, num_draws, key, view, _POSITIONS)
+        words = draw_words(sample_ids_B, num_draws, key, _POSITIONS)
         slots = words * choices_B1 >> 32
         if num_rows > 1:
-            slots = slots + _arange(num_rows, like=sample_ids_B)[:, None] * width
+            slots = slots + arange(num_rows, like=sample_ids_B)[:, None] * width
         # The first `fewest` draws hold no more distinct values than any row needs, so their order does not matter.
-        drawn = _full((num_rows * width,), False, like=sample_ids_B)
+        drawn = full((num_rows * width,), False, like=sample_ids_B)
         drawn[slots[:, :fewest]] = True
         missing_B1 = chosen_B1 - drawn.reshape(num_rows, width).sum(1)[:, None]
         slots = slots[:, fewest:]
@@ -384,80 +426,9 @@ def _enough_draws(choices: int, chosen: int) -> int:
     return min(math.ceil(mean + 6 * deviation * (mean - chosen + 1) / mean) + 8, 16 * choices)
 
 
-def _draw_words(sample_ids_B: Array, num_words: int, key: tuple[int, int], view: int, purpose: int) -> Array:
-    """Uniform 32-bit words (B, num_words), as int64: low and high halves of the 64-bit words of blocks 1, 2, ..."""
-    num_blocks = -(-num_words // _WORDS_PER_BLOCK)
-    if _is_numpy(sample_ids_B):
-        rows = [_numpy_words(int(sample), num_blocks, key, view, purpose) for sample in sample_ids_B]
-        return np.concatenate(rows).reshape(len(rows), -1)[:, :num_words].astype(np.int64)
-    blocks = _arange(num_blocks, like=sample_ids_B)[None, :] + 1
-    zeros = (blocks * 0) + (sample_ids_B[:, None] * 0)
-    lanes = philox4x64((zeros + blocks, zeros + sample_ids_B[:, None], zeros + view, zeros + purpose), key)
-    words = _torch().stack(lanes, -1)  # (B, N, 4)
-    halves = _torch().stack((words & _LOW_32, words >> 32 & _LOW_32), -1)  # (B, N, 4, 2)
-    return halves.reshape(sample_ids_B.shape[0], -1)[:, :num_words]
-
-
-class _Generator(threading.local):
-    """numpy's Philox4x64-10, one per thread; setting its state is several times cheaper than making another."""
-
-    def __init__(self) -> None:
-        self.philox = np.random.Philox(key=0)
-        self.state: Any = self.philox.state
-        """At the end of its buffer, so that the next word is computed."""
-
-
-_generator = _Generator()
-
-
-def _numpy_words(sample: int, num_blocks: int, key: tuple[int, int], view: int, purpose: int) -> NDArray[np.uint32]:
-    state = _generator.state["state"]
-    # numpy increments the counter before it computes a block, so the counter starts at 0 for block 1.
-    state["counter"][:] = 0, sample, view, purpose
-    state["key"][:] = key
-    _generator.philox.state = _generator.state
-    words = _generator.philox.random_raw(4 * num_blocks)
-    return words.astype("<u8", copy=False).view("<u4")
-
-
-# Operations that numpy and torch spell differently. torch is never imported here: a caller with tensors has done so.
-
-
-def _is_numpy(array: Array) -> bool:
-    return isinstance(array, np.ndarray)
-
-
-def _torch() -> Any:
-    return sys.modules["torch"]
-
-
-def _copy(array: Array) -> Array:
-    return array.copy() if _is_numpy(array) else array.clone()
-
-
-def _arange(stop: int, *, like: Array) -> Array:
-    return np.arange(stop, dtype=np.int64) if _is_numpy(like) else _torch().arange(stop, device=like.device)
-
-
-def _full(shape: tuple[int, ...], value: bool, *, like: Array) -> Array:
-    return np.full(shape, value) if _is_numpy(like) else _torch().full(shape, value, device=like.device)
-
-
-def _like(values: NDArray[Any], like: Array) -> Array:
-    return values if _is_numpy(like) else _torch().as_tensor(values, device=like.device)
-
-
-def _concatenate(columns: Sequence[Array]) -> Array:
-    return np.concatenate(columns, 1) if _is_numpy(columns[0]) else _torch().cat(tuple(columns), 1)
-
-
-def _repeat(values: Array, times: Array) -> Array:
-    return np.repeat(values, times) if _is_numpy(values) else _torch().repeat_interleave(values, times)
-
-
 def _append_false(chosen: Array) -> Array:
     """One more column, of False."""
-    return _concatenate([chosen, _full((chosen.shape[0], 1), False, like=chosen)])
+    return concatenate([chosen, full((chosen.shape[0], 1), False, like=chosen)])
 
 
 def _without_last(in_scope: Array, is_token: Array | None) -> Array:
@@ -470,11 +441,11 @@ def _without_last(in_scope: Array, is_token: Array | None) -> Array:
 def _first_occurrences(slots: Array, num_slots: int) -> Array:
     """True where a value of `slots` (B, N) appears for the first time; values of different rows are disjoint."""
     flat = slots.reshape(-1)
-    order = _arange(flat.shape[0], like=slots)
-    if _is_numpy(slots):
+    order = arange(flat.shape[0], like=slots)
+    if is_numpy(slots):
         first = np.empty(num_slots, np.int64)
         first[flat[::-1]] = order[::-1]  # of repeated indices numpy keeps the last assignment
     else:
-        first = _torch().full((num_slots,), flat.shape[0], device=slots.device)
+        first = torch_of().full((num_slots,), flat.shape[0], device=slots.device)
         first.scatter_reduce_(0, flat, order, "amin")
     return (first[flat] == order).reshape(slots.shape)

@@ -13,6 +13,7 @@ import numpy as np
 
 __all__ = [
     "ANSWER_COLUMN",
+    "CHOSEN_COLUMN",
     "COPIED_COLUMN",
     "IGNORE_INDEX",
     "LENGTHS_COLUMN",
@@ -45,6 +46,10 @@ LENGTHS_COLUMN: Final = "lengths"
 """uint32: tokens of each conversation of the row, in order."""
 COPIED_COLUMN: Final = "copied"
 """uint8, one per conversation: 1 where the row has room for a masked copy of it."""
+
+CHOSEN_COLUMN: Final = "chosen"
+"""Of batches whose inputs do not show which tokens were chosen: bool (B, T), True where one was, whatever stands there
+now: the mask token, a random one, or itself."""
 
 TRAIN_SPLIT: Final = "train"
 VALIDATION_SPLIT: Final = "validation"

@@ -1,5 +1,8 @@
 """The tokenizer of the whole flow: loads it, adds the mask token, encodes documents, saves it with every artefact.
 
+Where rows are read right to left, training adds a second token, `DIRECTION_TOKEN`, behind the mask token: prepared data
+need not know it. It decides no id of any text, and so no fingerprint.
+
 The mask token is an additional special token at the end of the vocabulary (Llama-2's 32,000 pieces become 32,001), and
 its id is always looked up. Raw text is encoded by the vocabulary *without* it, so that a document which happens to
 contain the characters ``[MASK]`` can never put the mask id into the training data; every other id is exactly what
@@ -29,9 +32,19 @@ from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.manifest import TokenizerRecord
 from meap.places.whole import write_whole
 
-__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer", "model_context", "restore_tokenizer", "tokenizer_files"]
+__all__ = [
+    "DIRECTION_TOKEN",
+    "TOKENIZER_FILES",
+    "Tokenizer",
+    "load_tokenizer",
+    "model_context",
+    "restore_tokenizer",
+    "tokenizer_files",
+]
 
 AUTO, BOS_EOS, EOS = SEPARATORS
+DIRECTION_TOKEN = "[REVERSED]"  # noqa: S105 (not a secret)
+"""Begins a row that is read right to left."""
 _TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
@@ -58,7 +71,7 @@ class Tokenizer:
     full: RustTokenizer = field(repr=False)
     """The vocabulary with the mask token: for decoding, export and inference."""
     plain: RustTokenizer = field(repr=False)
-    """The vocabulary without the mask token: for encoding raw text."""
+    """The vocabulary without the mask token and the direction token: for encoding raw text."""
     bos_token: str | None
     """None for a tokenizer that has none, such as Qwen's or T5's."""
     eos_token: str
@@ -96,6 +109,7 @@ class Tokenizer:
             eos_id=self.eos_id,
             mask_id=self.mask_id,
             separator=self.separator,
+            direction_id=self.direction_id,
         )
 
     @cached_property
@@ -104,20 +118,35 @@ class Tokenizer:
         return _id_of(self.full, self.mask_token)
 
     @cached_property
+    def direction_id(self) -> int | None:
+        """Id of the direction token; None where nothing has added it."""
+        return self.full.token_to_id(DIRECTION_TOKEN)
+
+    @cached_property
     def vocab_size(self) -> int:
         """Number of ids, the mask token's included (not padded): one more than the largest id."""
         return max(self.full.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def plain_vocab_size(self) -> int:
-        """Number of ids without the mask token, unless the model's own vocabulary contains it."""
+        """Number of ids without the mask token, unless the model's own vocabulary contains it, and the direction."""
         return max(self.plain.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids that are no ordinary token: special tokens, that of unknown text, and ids without a token; ascending."""
+        ids = self.full.get_vocab(with_added_tokens=True)
+        special = {number for number, token in self.full.get_added_tokens_decoder().items() if token.special}
+        named = (self.bos_token, self.eos_token, self.mask_token, getattr(self.full.model, "unk_token", None))
+        special |= {ids[token] for token in named if token in ids}
+        return tuple(sorted(special | {*range(self.vocab_size)} - {*ids.values()}))
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides ids: equal fingerprints mean equal encodings."""
         definition = json.loads(self.full.to_str())
         decisive = {key: definition.get(key) for key in _FINGERPRINTED}
+        decisive["added_tokens"] = [each for each in definition["added_tokens"] if each["content"] != DIRECTION_TOKEN]
         decisive["special"] = {"bos": self.bos_id, "eos": self.eos_id, "mask": self.mask_id}
         return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -147,6 +176,23 @@ class Tokenizer:
     def without_bos(self) -> Tokenizer:
         """The same for documents without BOS, which a model trained on them has never seen."""
         return dataclasses.replace(self, bos_token=None, separator=EOS)
+
+    def with_direction(self) -> Tokenizer:
+        """The same with the direction token, which is added where it is missing.
+
+        Raises:
+            ConfigError: Text may hold it.
+        """
+        if self.plain.token_to_id(DIRECTION_TOKEN) is not None:
+            raise ConfigError(
+                f"tokenizer {self.name!r} has {DIRECTION_TOKEN!r} among its own tokens, so that text may hold what "
+                "marks rows read right to left: set masking.reversed_ratio=0, or take another tokenizer"
+            )
+        if self.direction_id is not None:
+            return self
+        full = RustTokenizer.from_str(self.full.to_str())
+        full.add_special_tokens([AddedToken(DIRECTION_TOKEN, special=True, normalized=False)])
+        return dataclasses.replace(self, full=full)
 
     def require_fingerprint(self, expected: str, *, owner: str) -> None:
         """Raise `MismatchError` unless this is the tokenizer whose fingerprint `owner` recorded."""
@@ -218,7 +264,8 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
         definition |= {"padding": None, "truncation": None}
         definition |= {"added_tokens": _all_added_tokens(definition, source_config, config)}
         full = RustTokenizer.from_str(json.dumps(definition))
-        plain = RustTokenizer.from_str(json.dumps(_without_token(definition, config.mask_token)))
+        without = _without_token(_without_token(definition, DIRECTION_TOKEN), config.mask_token)
+        plain = RustTokenizer.from_str(json.dumps(without))
         largest = max(full.get_vocab(with_added_tokens=True).values())
     except BaseException as error:
         if (

@@ -68,7 +68,9 @@ def main(cfg: RecipeConfig) -> None:
         checkpoint=checkpoint.name,
         step=checkpoint.step,
         tokens=checkpoint.tokens,
-        masking_ratio=run.masking.ratio,
+        masking_ratio=run.masking.largest_ratio,
+        replacement=run.masking.last_replacement,
+        reversed_ratio=run.masking.reversed_ratio,
         base=run.model.base,
     )
     if as_adapter:

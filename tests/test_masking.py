@@ -1,5 +1,6 @@
 """The invariants of `meap.masking`, one test per number of its docstring, and what they rest on."""
 
+import dataclasses
 import math
 import random
 import re
@@ -13,25 +14,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meap import masking
-from meap.masking import CLEAN_VIEW, choose_masked, count_masked, mask_inputs, official_positions, philox4x64
+from meap.masking import MaskRule, choose_masked, count_masked, official_positions
+from meap.philox import philox4x64
 
 MASK = 32_000
+SPECIAL = (0, 1, 2, MASK)
+ORDINARY = {"num_ids": MASK + 1, "special_ids": SPECIAL}
+REPLACEMENTS = [
+    {},
+    {"random_share": 1.0, **ORDINARY},
+    {"random_share": 0.1, "keep_share": 0.1, **ORDINARY},
+    {"keep_share": 0.5},
+]
 
 
 def rows(num_rows: int, num_tokens: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(3, MASK, (num_rows, num_tokens))
 
 
+def mask_inputs(inputs, samples, *, epoch: int, in_scope_BT=None, is_token_BT=None, **rule):
+    rule = MaskRule(**{"mask_id": MASK} | rule)
+    return rule.apply(inputs, samples, epoch=epoch, in_scope_BT=in_scope_BT, is_token_BT=is_token_BT)
+
+
 def test_every_numbered_invariant_has_a_test():
     assert masking.__doc__ is not None
     promised = re.findall(r"^(\d+)\. ", masking.__doc__, flags=re.MULTILINE)
-    assert sorted({name.split("_")[1] for name in globals() if re.match(r"test_\d+_", name)}) == promised
+    tested = {name.split("_")[1] for name in globals() if re.match(r"test_\d+_", name)}
+    assert sorted(tested, key=int) == promised
 
 
 def test_1_labels_are_the_clean_tokens():
     inputs = rows(4, 64)
     before = inputs.copy()
-    masked = mask_inputs(inputs, np.arange(4), mask_id=MASK, ratio=0.5, seed=1, epoch=0)
+    masked = mask_inputs(inputs, np.arange(4), ratio=0.5, seed=1, epoch=0)
     np.testing.assert_array_equal(inputs, before)
     assert masked is not inputs
     np.testing.assert_array_equal(masked[masked != MASK], inputs[masked != MASK])
@@ -69,7 +85,7 @@ def test_3_protected_ids_and_the_last_position_are_never_chosen():
     inputs = rows(200, 32)
     inputs[:, ::3] = 1
     inputs[:, 1::6] = 2
-    masked = mask_inputs(inputs, np.arange(200), mask_id=MASK, ratio=0.9, seed=5, epoch=0, protected_ids=(1, 2))
+    masked = mask_inputs(inputs, np.arange(200), ratio=0.9, seed=5, epoch=0, protected_ids=(1, 2))
     is_mask = masked == MASK
     assert not is_mask[:, -1].any()
     assert not (is_mask & np.isin(inputs, (1, 2))).any()
@@ -87,7 +103,7 @@ def test_3_the_last_position_may_be_chosen_when_asked_for():
 def test_3_a_row_without_tokens_in_scope_stays_as_it_is():
     inputs = np.ones((2, 8), np.int64)
     inputs[1] = 7
-    masked = mask_inputs(inputs, np.arange(2), mask_id=MASK, ratio=0.5, seed=0, epoch=0, protected_ids=(1,))
+    masked = mask_inputs(inputs, np.arange(2), ratio=0.5, seed=0, epoch=0, protected_ids=(1,))
     np.testing.assert_array_equal(masked[0], inputs[0])
     assert (masked[1] == MASK).sum() == 4
 
@@ -143,15 +159,13 @@ def test_4_the_choice_depends_on_the_address_alone():
     together = choose([5, 2**35 + 5, 9])
     np.testing.assert_array_equal(together[2:], choose([9]))
     np.testing.assert_array_equal(together[::-1], choose([9, 2**35 + 5, 5]))
-    for changed in ({"seed": 4}, {"epoch": 2}, {"view": 2}):
+    for changed in ({"seed": 4}, {"epoch": 2}):
         assert (choose([5], **changed) != together[:1]).any()
     spans = choose([5, 9, 12], span_length=5, ratio=0.3)
     np.testing.assert_array_equal(spans[1:2], choose([9], span_length=5, ratio=0.3))
     assert (together[0] != together[1]).any()
 
-    tokens = [
-        mask_inputs(rows(1, 128, seed), np.array([5]), mask_id=MASK, ratio=0.15, seed=3, epoch=1) for seed in (1, 2)
-    ]
+    tokens = [mask_inputs(rows(1, 128, seed), np.array([5]), ratio=0.15, seed=3, epoch=1) for seed in (1, 2)]
     np.testing.assert_array_equal(tokens[0] == MASK, tokens[1] == MASK)
 
 
@@ -160,7 +174,7 @@ def test_4_the_choice_depends_on_the_address_alone():
 @pytest.mark.parametrize("span_length", [1, 5, 50])
 def test_5_numpy_and_torch_agree_bit_for_bit(num_tokens: int, ratio: float, span_length: int):
     inputs, samples = rows(3, num_tokens), np.array([0, 77, 2**40 + 1])
-    arguments = {"mask_id": MASK, "ratio": ratio, "seed": 2**32 - 1, "epoch": 6, "span_length": span_length}
+    arguments = {"ratio": ratio, "seed": 2**32 - 1, "epoch": 6, "span_length": span_length}
     by_torch = mask_inputs(torch.from_numpy(inputs), torch.from_numpy(samples), **arguments)
     np.testing.assert_array_equal(mask_inputs(inputs, samples, **arguments), by_torch.numpy())
 
@@ -168,7 +182,7 @@ def test_5_numpy_and_torch_agree_bit_for_bit(num_tokens: int, ratio: float, span
 @pytest.mark.parametrize("span_length", [1, 7])
 def test_5_numpy_and_torch_agree_with_protected_ids(span_length: int):
     inputs, samples = rows(6, 200) % 9, np.arange(6)
-    arguments = {"mask_id": MASK, "ratio": 0.4, "seed": 8, "epoch": 0, "protected_ids": (1, 2)}
+    arguments = {"ratio": 0.4, "seed": 8, "epoch": 0, "protected_ids": (1, 2)}
     arguments["span_length"] = span_length
     by_torch = mask_inputs(torch.from_numpy(inputs), torch.from_numpy(samples), **arguments)
     np.testing.assert_array_equal(mask_inputs(inputs, samples, **arguments), by_torch.numpy())
@@ -183,7 +197,7 @@ def test_5_numpy_and_torch_agree_with_scope_and_padding(span_length: int, mask_l
         random_bits.random((6, 200)) < 0.6,
         np.arange(200) < np.array([[200], [1], [0], [77], [2], [9]]),
     )
-    arguments = {"mask_id": MASK, "ratio": 0.4, "seed": 8, "epoch": 0}
+    arguments = {"ratio": 0.4, "seed": 8, "epoch": 0}
     arguments |= {"span_length": span_length, "mask_last": mask_last}
     by_numpy = mask_inputs(inputs, samples, in_scope_BT=in_scope, is_token_BT=is_token, **arguments)
     by_torch = mask_inputs(
@@ -196,21 +210,54 @@ def test_5_numpy_and_torch_agree_with_scope_and_padding(span_length: int, mask_l
     np.testing.assert_array_equal(by_numpy, by_torch.numpy())
 
 
-def test_6_the_first_view_is_clean():
-    inputs = rows(2, 32)
-    clean = mask_inputs(inputs, np.arange(2), mask_id=MASK, ratio=0.5, seed=1, epoch=0, view=CLEAN_VIEW)
-    np.testing.assert_array_equal(clean, inputs)
+@pytest.mark.parametrize("replacement", REPLACEMENTS[1:], ids=str)
+@pytest.mark.parametrize("changed", [{}, {"span_length": 7, "mask_last": True}, {"protected_ids": (1, 2)}], ids=str)
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_5_numpy_and_torch_agree_on_what_replaces_a_token(replacement, changed, dtype):
+    inputs, samples = (rows(6, 200) % 40).astype(dtype), np.array([0, 1, 2, 77, 2**40 + 1, 3])
+    scope = {
+        "in_scope_BT": np.random.default_rng(1).random((6, 200)) < 0.6,
+        "is_token_BT": np.arange(200) < np.array([[200], [1], [0], [77], [2], [9]]),
+    }
+    rule = {"ratio": 0.4, "seed": 2**32 - 1} | replacement | changed
+    for given_scope in ({}, scope):
+        by_numpy = mask_inputs(inputs, samples, epoch=6, **given_scope, **rule)
+        tensors = {name: torch.from_numpy(each) for name, each in given_scope.items()}
+        by_torch = mask_inputs(torch.from_numpy(inputs), torch.from_numpy(samples), epoch=6, **tensors, **rule)
+        assert by_numpy.dtype == dtype
+        assert by_torch.numpy().dtype == dtype
+        np.testing.assert_array_equal(by_numpy, by_torch.numpy())
 
 
-def test_7_ratio_zero_is_plain_next_token_prediction():
+def test_5_numpy_and_torch_agree_on_rows_that_are_reversed():
+    rule = MaskRule(MASK, 0.2, seed=9, reversed_ratio=0.5, direction_id=MASK + 1)
+    inputs, samples = rows(40, 33), np.arange(40)
+    tensors = [torch.from_numpy(each) for each in (inputs[:, :-1], inputs[:, 1:], samples)]
+    turned = rule.turn(inputs[:, :-1], inputs[:, 1:], samples, epoch=3)
+    for one, other in zip(turned, rule.turn(*tensors, epoch=3), strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+        assert one.dtype == other.numpy().dtype
+    chosen = rule.choose(samples, num_tokens=32, epoch=3)
+    np.testing.assert_array_equal(chosen, rule.choose(tensors[2], num_tokens=32, epoch=3).numpy())
+
+
+def test_6_no_share_of_rows_is_reversed_unless_asked_for():
+    inputs = rows(40, 33)
+    turned = MaskRule(MASK, 0.2, seed=9).turn(inputs[:, :-1], inputs[:, 1:], np.arange(40), epoch=3)
+    np.testing.assert_array_equal(turned, (inputs[:, :-1], inputs[:, 1:]))
+
+
+def test_6_ratio_zero_is_plain_next_token_prediction():
     inputs = rows(2, 32)
     for protected in ((), (5,)):
-        same = mask_inputs(inputs, np.arange(2), mask_id=MASK, ratio=0.0, seed=1, epoch=0, protected_ids=protected)
-        np.testing.assert_array_equal(same, inputs)
+        for replacement in REPLACEMENTS:
+            rule = {"protected_ids": protected, **replacement}
+            same = mask_inputs(inputs, np.arange(2), ratio=0.0, seed=1, epoch=0, **rule)
+            np.testing.assert_array_equal(same, inputs)
 
 
 @pytest.mark.parametrize(("num_tokens", "ratio"), [(65, 0.15), (33, 0.6)])
-def test_8_every_position_is_equally_likely(num_tokens: int, ratio: float):
+def test_7_every_position_is_equally_likely(num_tokens: int, ratio: float):
     num_rows, choices = 100_000, num_tokens - 1
     chosen = choose_masked(np.arange(num_rows), num_tokens=num_tokens, ratio=ratio, seed=11, epoch=0)
     share = count_masked(num_tokens, ratio) / choices
@@ -229,7 +276,7 @@ def chi_square_is_plausible(observed: list[int], expected: list[float]) -> bool:
     return abs(statistic - freedom) < 4 * math.sqrt(2 * freedom)
 
 
-def test_8_gaps_between_masked_tokens_have_their_exact_distribution():
+def test_7_gaps_between_masked_tokens_have_their_exact_distribution():
     """The first masked position of k among n is g with probability C(n - g - 1, k - 1) / C(n, k)."""
     num_rows, choices, count = 100_000, 64, 9
     chosen = choose_masked(np.arange(num_rows), num_tokens=65, ratio=0.15, seed=2, epoch=0)[:, :choices]
@@ -244,7 +291,7 @@ def test_8_gaps_between_masked_tokens_have_their_exact_distribution():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_tokens", "num_spans", "span_length"), [(65, 3, 5), (81, 6, 4)])
-def test_8_gaps_between_spans_have_their_exact_distribution(num_tokens: int, num_spans: int, span_length: int):
+def test_7_gaps_between_spans_have_their_exact_distribution(num_tokens: int, num_spans: int, span_length: int):
     """With every span shrunk to one slot, gaps are those between k tokens among the slots that remain."""
     num_rows, count = 100_000, num_spans * span_length
     chosen = choose_masked(
@@ -267,7 +314,7 @@ def test_8_gaps_between_spans_have_their_exact_distribution(num_tokens: int, num
         assert chi_square_is_plausible([*observed, num_rows - sum(observed)], [*expected, num_rows - sum(expected)])
 
 
-def test_8_every_placement_of_spans_is_equally_likely():
+def test_7_every_placement_of_spans_is_equally_likely():
     """Eleven positions, two spans of three and one of two: every order and placement without overlap, counted."""
     num_rows, choices, count, span_length = 100_000, 11, 8, 3
     chosen = choose_masked(
@@ -299,7 +346,7 @@ def test_8_every_placement_of_spans_is_equally_likely():
 
 
 @pytest.mark.parametrize("span_length", [5, 50])
-def test_8_spans_keep_their_length_and_the_paper_s_count(span_length: int):
+def test_7_spans_keep_their_length_and_the_paper_s_count(span_length: int):
     chosen = choose_masked(np.arange(50), num_tokens=4096, ratio=0.15, seed=3, epoch=0, span_length=span_length)
     assert (chosen.sum(1) == 614).all()
     for row in chosen:
@@ -308,6 +355,108 @@ def test_8_spans_keep_their_length_and_the_paper_s_count(span_length: int):
         # Spans may touch; what is left over is the one short span.
         assert sorted(runs % span_length)[-2:] <= [614 % span_length] * 2
         assert sum(runs % span_length) % span_length == 614 % span_length
+
+
+MIXTURE = MaskRule(MASK, 0.3, seed=4, random_share=0.25, keep_share=0.15, **ORDINARY)
+
+
+def test_8_the_shares_are_those_asked_for_and_places_are_drawn_apart():
+    inputs = rows(4000, 65)
+    chosen = MIXTURE.choose(np.arange(4000), num_tokens=65, epoch=0)
+    replaced = MIXTURE.replace(inputs, chosen, np.arange(4000), epoch=0)
+    np.testing.assert_array_equal(replaced[~chosen], inputs[~chosen])
+    kinds = {"mask": replaced == MASK, "keep": chosen & (replaced == inputs)}
+    kinds["random"] = chosen & ~kinds["mask"] & ~kinds["keep"]
+    shares, total = {"mask": 0.6, "random": 0.25, "keep": 0.15}, int(chosen.sum())
+    assert total == 4000 * count_masked(65, 0.3)
+    names = sorted(shares)
+    assert chi_square_is_plausible([int(kinds[name].sum()) for name in names], [total * shares[name] for name in names])
+    # Neighbours are independent: both masked is as frequent as that says.
+    both = chosen[:, :-1] & chosen[:, 1:]
+    masked = (kinds["mask"][:, :-1] & kinds["mask"][:, 1:])[both].mean()
+    assert abs(masked - 0.36) < 4 * math.sqrt(0.36 * 0.64 / both.sum())
+
+
+def test_8_what_becomes_of_a_token_depends_on_its_address_its_place_and_itself():
+    inputs, samples = rows(3, 64), np.array([5, 2**35 + 5, 9])
+    together = MIXTURE.apply(inputs, samples, epoch=1)
+    np.testing.assert_array_equal(together[2:], MIXTURE.apply(inputs[2:], samples[2:], epoch=1))
+    np.testing.assert_array_equal(together[::-1], MIXTURE.apply(inputs[::-1], samples[::-1], epoch=1))
+    # Other tokens, whether before or after, change nothing of this one.
+    for place in np.flatnonzero(MIXTURE.choose(samples[:1], num_tokens=64, epoch=1)[0]):
+        others = rows(1, 64, seed=9)
+        others[0, place] = inputs[0, place]
+        assert MIXTURE.apply(others, samples[:1], epoch=1)[0, place] == together[0, place]
+    alone = {}
+    for changed in ({"seed": 4}, {"seed": 5}, {"seed": 4, "epoch": 2}):
+        epoch = {"epoch": 1, **changed}.pop("epoch")
+        rule = MaskRule(MASK, 0.3, seed=changed["seed"], random_share=1.0, **ORDINARY)
+        alone[str(changed)] = rule.replace(inputs, np.ones_like(inputs, bool), samples, epoch=epoch)
+    first, *others = alone.values()
+    assert all((first != other).mean() > 0.99 for other in others)
+
+
+def test_8_padding_on_either_side_changes_nothing():
+    inputs = rows(1, 30)
+    alone = MIXTURE.apply(inputs, np.array([5]), epoch=1)
+    for left, right in ((0, 1), (9, 0), (3, 50)):
+        is_token = np.concatenate([np.zeros(left, bool), np.ones(30, bool), np.zeros(right, bool)])[None]
+        padded = np.zeros_like(is_token, np.int64)
+        padded[is_token] = inputs[0]
+        seen = MIXTURE.apply(padded, np.array([5]), epoch=1, is_token_BT=is_token)
+        np.testing.assert_array_equal(seen[is_token][None], alone)
+        assert not seen[~is_token].any()
+
+
+def test_8_the_choice_is_that_of_plain_masks():
+    plain, samples = MaskRule(MASK, 0.3, seed=4), np.arange(3)
+    for span_length in (1, 5):
+        one, other = (dataclasses.replace(rule, span_length=span_length) for rule in (plain, MIXTURE))
+        np.testing.assert_array_equal(*(rule.choose(samples, num_tokens=64, epoch=2) for rule in (one, other)))
+
+
+@pytest.mark.parametrize("token", [1, 3, 7, 11])
+def test_9_a_random_token_is_any_ordinary_one_but_the_one_it_replaces(token: int):
+    """Of 12 ids, 4 are special; a special token may be replaced, too."""
+    special = (1, 2, 6, 11)
+    rule = MaskRule(11, 0.5, seed=3, random_share=1.0, num_ids=12, special_ids=special)
+    inputs = np.full((2000, 33), token)
+    chosen = rule.choose(np.arange(2000), num_tokens=33, epoch=0)
+    drawn = Counter(rule.apply(inputs, np.arange(2000), epoch=0)[chosen].tolist())
+    expected = {*range(12)} - {*special, token}
+    assert set(drawn) == expected
+    assert chi_square_is_plausible([drawn[each] for each in expected], [chosen.sum() / len(expected)] * len(expected))
+
+
+BOTH_WAYS = MaskRule(MASK, 0.25, seed=4, reversed_ratio=0.3, direction_id=MASK + 1)
+
+
+def test_10_a_reversed_row_is_the_direction_token_and_the_row_from_its_end():
+    stored, samples = rows(200, 17), np.arange(200)
+    inputs, labels = BOTH_WAYS.turn(stored[:, :-1], stored[:, 1:], samples, epoch=2)
+    is_reversed = BOTH_WAYS.is_reversed(samples, epoch=2)
+    assert 30 < is_reversed.sum() < 90
+    for row, read, target, backwards in zip(stored, inputs, labels, is_reversed, strict=True):
+        as_read = [MASK + 1, *row[:0:-1]] if backwards else row.tolist()
+        assert (read.tolist(), target.tolist()) == (as_read[:-1], as_read[1:])
+    chosen = BOTH_WAYS.choose(samples, num_tokens=16, epoch=2)
+    assert not chosen[is_reversed, 0].any()
+    assert chosen[~is_reversed, 0].any()
+    # Of a reversed row, all inputs but the direction token are in scope.
+    np.testing.assert_array_equal(chosen.sum(1), np.where(is_reversed, count_masked(15, 0.25), count_masked(16, 0.25)))
+
+
+def test_10_which_rows_are_reversed_depends_on_the_address_alone():
+    samples = np.array([5, 2**35 + 5, 9, 4, 77])
+    together = BOTH_WAYS.is_reversed(samples, epoch=1)
+    np.testing.assert_array_equal(together[::-1], BOTH_WAYS.is_reversed(samples[::-1], epoch=1))
+    assert [bool(BOTH_WAYS.is_reversed(samples[n : n + 1], epoch=1)[0]) for n in range(5)] == together.tolist()
+    many = np.arange(20_000)
+    of = [BOTH_WAYS.is_reversed(many, epoch=epoch) for epoch in (0, 1)]
+    of.append(dataclasses.replace(BOTH_WAYS, seed=5).is_reversed(many, epoch=0))
+    for one, other in combinations(of, 2):
+        assert abs((one & other).mean() - 0.09) < 4 * math.sqrt(0.09 * 0.91 / 20_000)
+    assert dataclasses.replace(BOTH_WAYS, reversed_ratio=1.0).is_reversed(many, epoch=0).all()
 
 
 def test_the_official_preset_repeats_the_official_patterns():
@@ -324,7 +473,7 @@ def test_a_span_without_length_is_refused():
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_ratio_out_of_range_is_refused(ratio: float):
     with pytest.raises(ValueError, match=r"masking ratio .* is out of range: it must be in \[0, 1\)"):
-        mask_inputs(rows(1, 8), np.array([0]), mask_id=MASK, ratio=ratio, seed=0, epoch=0)
+        mask_inputs(rows(1, 8), np.array([0]), ratio=ratio, seed=0, epoch=0)
 
 
 # Known-answer vectors published with the generator (Random123 distribution, kat_vectors, philox4x64 10).

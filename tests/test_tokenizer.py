@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from meap.config import TextTokenizerConfig, TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError
-from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
+from meap.tokenizer import DIRECTION_TOKEN, TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 
 def test_the_mask_token_is_added_at_the_end_and_looked_up(tokenizer: Tokenizer, tokenizer_dir: Path):
@@ -90,6 +90,38 @@ def test_special_tokens_are_found_in_text_as_transformers_finds_them(tmp_path: P
 def test_llama2_gets_32001_ids(shared_data: Path):
     llama = load_tokenizer(TokenizerConfig(name=str(shared_data / "tokenizers/llama2")))
     assert (llama.bos_id, llama.eos_id, llama.mask_id, llama.vocab_size) == (1, 2, 32_000, 32_001)
+
+
+def test_special_ids_are_no_ordinary_tokens(tokenizer: Tokenizer, shared_data: Path):
+    assert tokenizer.special_ids == (0, 1, tokenizer.mask_id)
+    llama2 = load_tokenizer(TokenizerConfig(name=str(shared_data / "tokenizers" / "llama2")))
+    assert llama2.special_ids == (0, 1, 2, 32_000)
+
+
+def test_the_direction_token_stands_behind_the_mask_token_and_changes_no_text(tokenizer: Tokenizer, tmp_path: Path):
+    both = tokenizer.with_direction()
+    assert (tokenizer.direction_id, both.direction_id) == (None, tokenizer.vocab_size)
+    assert (both.vocab_size, both.plain_vocab_size) == (tokenizer.vocab_size + 1, tokenizer.plain_vocab_size)
+    assert both.fingerprint == tokenizer.fingerprint
+    assert both.special_ids == (*tokenizer.special_ids, both.direction_id)
+    both.save(tmp_path)
+    loaded = load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    for each in (both, loaded, loaded.with_direction()):
+        assert (each.record.direction_id, each.mask_id) == (both.direction_id, tokenizer.mask_id)
+        assert each.fingerprint == tokenizer.fingerprint
+        text = f"a {tokenizer.mask_token} and {DIRECTION_TOKEN} here"
+        assert each.encode(text) == tokenizer.encode(text)
+        assert not {each.mask_id, each.direction_id} & {*each.encode(text)}
+
+
+def test_a_vocabulary_whose_text_may_hold_the_direction_token_is_refused(tokenizer_dir: Path, tmp_path: Path):
+    definition = json.loads((tokenizer_dir / "tokenizer.json").read_text())
+    definition["model"]["vocab"][DIRECTION_TOKEN] = max(definition["model"]["vocab"].values()) + 1
+    for name in ("tokenizer_config.json",):
+        (tmp_path / name).write_text((tokenizer_dir / name).read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(ConfigError, match="among its own tokens, so that text may hold what marks rows"):
+        load_tokenizer(TokenizerConfig(name=str(tmp_path))).with_direction()
 
 
 def test_the_fingerprint_tells_tokenizers_apart(tokenizer: Tokenizer, tokenizer_dir: Path):

@@ -17,6 +17,8 @@ _MASKING_KEYS = {
     "ratio": "masking.ratio",
     "strategy": "masking.strategy",
     "span_length": "masking.span_length",
+    "replacement": "masking.replacement",
+    "reversed_ratio": "masking.reversed_ratio",
     "seed": "run.seed",
     "layout": "sft.layout",
     "loss": "sft.loss",
@@ -46,6 +48,11 @@ class InspectConfig:
     """`random` or `span`. Unset: masking.strategy of training, or `span` where `span_length` is set."""
     span_length: int | None = None
     """Tokens per span, at least 1. Unset: masking.span_length of training."""
+    replacement: str | None = None
+    """`mask`, `random`, or shares such as {mask: 0.8, random: 0.1, keep: 0.1}. Unset: masking.replacement of
+    training."""
+    reversed_ratio: float | None = None
+    """Share of the rows that are read right to left, in [0, 1]. Unset: masking.reversed_ratio of training."""
     seed: int | None = None
     """Seed of the masks. Unset: run.seed of training."""
     layout: str | None = None
@@ -90,9 +97,12 @@ class InspectConfig:
                 f"masking.preset={config.masking.preset} masks by training step, so no sample has masks of its own: "
                 "leave out training=, or set the preset to null in that yaml"
             )
+        if self.ratio is not None or self.replacement is not None:  # in whichever epoch
+            config = replace(config, masking=replace(config.masking, from_epoch={}))
         if self.split == "train" or self.ratio is not None:
             return config
-        return replace(config, masking=replace(config.masking, ratio=0.0))  # a run never masks held-out rows
+        # A run never masks held-out rows.
+        return replace(config, masking=replace(config.masking, ratio=0.0, reversed_ratio=0.0, from_epoch={}))
 
     def resolve_remote(self) -> str:
         """Where the data is: `remote`, or what the training reads.

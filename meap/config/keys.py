@@ -84,6 +84,7 @@ def nearest_keys(config_class: type[Any], key: str) -> list[str]:
     known = [_with_names(each, key.split(".")) for each in config_keys(config_class)]
     close = difflib.get_close_matches(whole, known, n=1)
     same = sorted(each for each in known if each.split(".")[-1] == whole.split(".")[-1])
+    same = [each for each in same if ANY_NAME not in each] or same  # those whose names all are known come first
     if whole in known or not same or ("." in whole and close and close[0] in same):
         return close
     return same[:_MOST_MEANT]

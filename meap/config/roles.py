@@ -26,14 +26,16 @@ _ROLES: dict[Role, dict[str, str]] = {
         "run": "seed",
         "data": "seq_len num_canonical_nodes shuffle shuffle_algo shuffle_block_size sampling_method batching_method",
         "data.streams.<name>": "proportion",
-        "masking": "ratio strategy span_length mask_last protected preset scope schedule final_ratio schedule_duration",
+        "masking": "ratio strategy span_length replacement reversed_ratio mask_last protected preset scope schedule "
+        "final_ratio schedule_duration",
+        "masking.from_epoch.<name>": "ratio replacement",
         "sft": "layout loss weighting min_answer_tokens",
         "model": "base base_rope_theta config hidden_size intermediate_size num_attention_heads num_key_value_heads "
         "num_hidden_layers vocab_multiple rope_theta rms_norm_eps architecture head_dim tie_word_embeddings",
         "lora": "rank alpha dropout target_modules use_rslora train_mask",
         "optimizer": "lr betas eps weight_decay decay_norms grad_clip_norm",
-        "scheduler": "warmup_ratio warmup_duration final_ratio lead",
-        "train": "global_batch_size",
+        "scheduler": "schedule decay_fraction decay_shape warmup_ratio warmup_duration final_ratio lead",
+        "train": "global_batch_size branch_from",
     },
     Role.LENGTH: {"train": "max_duration precision"},
     Role.SOURCE: {
@@ -62,11 +64,11 @@ ROLES = {
     for section, names in sections.items()
     for name in names.split()
 }
-"""By key; `<name>` stands for that of a stream. A key has one role: a test goes through all of them."""
+"""By key; `<name>` stands for that of a stream, or the number of an epoch. A test goes through all keys."""
 
-_STREAM = re.compile(r"^data\.streams\.[^.]+")
+_NAMED = re.compile(r"^(data\.streams|masking\.from_epoch)\.[^.]+")
 
 
 def role_of(key: str) -> Role:
     """The role of a dotted key, such as ``data.streams.web.remote``; an unknown key counts as deciding the result."""
-    return ROLES.get(_STREAM.sub("data.streams.<name>", key), Role.RESULT)
+    return ROLES.get(_NAMED.sub(r"\1.<name>", key), Role.RESULT)

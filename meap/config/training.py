@@ -20,6 +20,7 @@ from meap.errors import ConfigError
 
 __all__ = ["CheckpointConfig", "ExportConfig", "OptimizerConfig", "RunConfig", "SchedulerConfig", "TrainConfig"]
 
+_CHECKPOINT = re.compile(r"(?:^|/)ba(\d+)(?:\.pt)?/?$")
 _FILE_SIZE = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]B")
 
 
@@ -68,7 +69,16 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """Linear warm-up, then cosine decay."""
+    """Linear warm-up, then a schedule of the learning rate."""
+
+    schedule: str = "cosine"
+    """After the warm-up: `cosine`: falls to final_ratio over all steps (the paper); `constant`: stays at the peak;
+    `wsd`: stays there and falls to final_ratio over the last steps. In a branch (train.branch_from), over its own."""
+    decay_fraction: float = 0.1
+    """Share of the run's steps in which the rate falls, in [0, 1]; of a branch, share of its own. Only read where
+    schedule is `wsd`; 0 is `constant`."""
+    decay_shape: str = "linear"
+    """How the rate falls where schedule is `wsd`: `linear`, or `1-sqrt`: 1 minus the square root of the share done."""
 
     warmup_ratio: float = 0.1
     """Share of the training steps in which the learning rate rises from 0 to its peak, in [0, 1)."""
@@ -80,7 +90,19 @@ class SchedulerConfig:
     """Repeats the official code, where step k, counted from 0, has the schedule's rate at k + lead: 1 - 1/G with G
     micro-batches per device. Unset: step k of W warm-up steps has (k + 1)/W of the peak; the decay begins after it."""
 
+    @property
+    def decay(self) -> tuple[float | None, str]:
+        """Share of the steps in which the rate falls, None for all after the warm-up, and along what."""
+        shares = {"cosine": (None, "cosine"), "constant": (0.0, "linear")}
+        return shares.get(self.schedule, (self.decay_fraction, self.decay_shape))
+
     def __post_init__(self) -> None:
+        require_one_of("scheduler.schedule", self.schedule, ("cosine", "constant", "wsd"))
+        require_one_of("scheduler.decay_shape", self.decay_shape, ("linear", "1-sqrt"))
+        if not 0.0 <= self.decay_fraction <= 1.0:
+            raise ConfigError(
+                f"scheduler.decay_fraction={self.decay_fraction} is out of range: it must be in [0, 1]; 0.1 is usual"
+            )
         require_ratio("scheduler.warmup_ratio", self.warmup_ratio, remedy="The paper uses 0.1.")
         if self.warmup_duration is not None:
             require_share_or_duration("scheduler.warmup_duration", self.warmup_duration)
@@ -95,6 +117,10 @@ class TrainConfig:
 
     max_duration: str = "190000ba"
     """Length of training in batches (`ba`), tokens (`tok`), samples (`sp`) or epochs (`ep`), rounded up to batches."""
+    branch_from: str | None = None
+    """Checkpoint (`ba<step>.pt` or a folder `ba<step>`, here or in a store) of another run that this one continues, in
+    a folder of its own: weights, optimiser and place in the data; max_duration counts from the other's beginning. Must
+    be of the part in which the rate is at its peak. `masking` and `scheduler` may differ."""
     global_batch_size: int = 256
     """Rows per optimiser step over all devices."""
     microbatch_size: int = 8
@@ -136,6 +162,11 @@ class TrainConfig:
                 f"train.dist_timeout={self.dist_timeout} is not allowed: it must be more than 0 seconds, and more than "
                 "the upload of a checkpoint takes"
             )
+        if self.branch_from is not None and not _CHECKPOINT.search(self.branch_from):
+            raise ConfigError(
+                f"train.branch_from={self.branch_from} is not a checkpoint: give a file ba<step>.pt or a folder "
+                "ba<step>, such as runs/trunk/checkpoints/ba2400.pt"
+            )
         require_duration("train.max_duration", self.max_duration)
         require_at_least("train.global_batch_size", self.global_batch_size, 1)
         require_at_least("train.microbatch_size", self.microbatch_size, 1)
@@ -149,6 +180,12 @@ class TrainConfig:
         require_at_least("train.loss_chunks", self.loss_chunks, 0)
         require_interval("train.log_interval", self.log_interval)
         require_interval("train.eval_interval", self.eval_interval)
+
+    @property
+    def branch_step(self) -> int:
+        """Steps before the branch; 0 for a run that is none."""
+        found = _CHECKPOINT.search(self.branch_from or "")
+        return int(found[1]) if found else 0
 
     @property
     def sharding_mode(self) -> Sharding:

@@ -15,7 +15,7 @@ from meap.data.ahead import MaskAhead
 from meap.data.pinned.dataset import CheckedDataset
 from meap.errors import ConfigError
 from meap.masking import MaskRule
-from meap.schema import IGNORE_INDEX, TOKENS_COLUMN
+from meap.schema import CHOSEN_COLUMN, IGNORE_INDEX, TOKENS_COLUMN
 
 __all__ = ["StreamingMaskedDataset"]
 
@@ -49,7 +49,8 @@ class StreamingMaskedDataset(CheckedDataset):
             ``num_canonical_nodes`` and ``batch_size``, of one device, must be given.
 
     Yields (through iteration, or by random access with ``dataset[i]``, which masks as in epoch 0):
-        A dictionary of ``input_ids`` and ``labels``, each (T,) or (T + 1,) int64, and ``sample_id`` () int64.
+        A dictionary of ``input_ids`` and ``labels``, each (T,) or (T + 1,) int64, and ``sample_id`` () int64; where the
+        rule replaces tokens by random ones or keeps them also ``chosen``, bool as long as the inputs.
 
     Raises:
         ConfigError: ``labels`` is unknown, or as `CheckedDataset`.
@@ -66,7 +67,7 @@ class StreamingMaskedDataset(CheckedDataset):
         if labels is None:
             _warn_of_shifted_labels()
         self._labels_are_shifted = labels != "transformers"
-        self._rule = rule if rule is not None and rule.ratio > 0.0 else None
+        self._rule = rule if rule is not None and rule.changes_rows else None
         self._masks = MaskAhead(self._rule) if self._rule is not None else None
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
@@ -86,15 +87,23 @@ class StreamingMaskedDataset(CheckedDataset):
         """The sample with the first of the ids, from the columns of a stored row."""
         row = columns[TOKENS_COLUMN].astype(np.int64)
         inputs, labels = row[:-1], row[1:]
-        if self._masks is not None:
-            inputs = self._masks.apply(inputs, sample_ids, epoch=self.epoch)
+        chosen = None
+        if self._masks is not None and self._rule is not None:
+            rule = self._rule.at(self.epoch)
+            if rule.reversed_ratio:
+                both = rule.turn(inputs[None], labels[None], sample_ids[:1], epoch=self.epoch)
+                inputs, labels = (each[0] for each in both)
+            inputs, chosen = self._masks.apply(inputs, sample_ids, epoch=self.epoch)
+            chosen = None if rule.shows_choice else chosen
         if not self._labels_are_shifted:
-            inputs, labels = np.append(inputs, row[-1]), np.insert(labels, 0, IGNORE_INDEX)
-        return {
+            inputs, labels = np.append(inputs, labels[-1]), np.insert(labels, 0, IGNORE_INDEX)
+            chosen = None if chosen is None else np.append(chosen, False)
+        sample = {
             "input_ids": torch.from_numpy(inputs),
             "labels": torch.from_numpy(labels),
             "sample_id": torch.tensor(int(sample_ids[0])),
         }
+        return sample if chosen is None else sample | {CHOSEN_COLUMN: torch.from_numpy(chosen)}
 
 
 @cache

@@ -7,13 +7,13 @@ from typing import Any
 
 from streaming.base.world import World
 
-from meap.config import DataConfig, MaskingConfig, SftConfig
+from meap.config import DataConfig, MaskingConfig, SftConfig, TokenizerConfig
 from meap.data.dataset import StreamingMaskedDataset
 from meap.data.loader import build_streams
 from meap.data.mixture import plan_epoch
 from meap.data.rule import build_mask_rule
 from meap.data.sft import StreamingSFTDataset
-from meap.data.shards import open_shards, read_manifest
+from meap.data.shards import open_shards, open_tokenizer, read_manifest
 from meap.manifest import CONVERSATIONS
 from meap.schema import TRAIN_SPLIT
 
@@ -27,6 +27,7 @@ def open_dataset(
     labels: str,
     batch_size: int,
     ratio: float = MaskingConfig.ratio,
+    replacement: str = MaskingConfig.replacement,
     seed: int = 17,
     split: str = TRAIN_SPLIT,
     shuffle: bool = True,
@@ -96,6 +97,7 @@ def open_dataset(
         labels: ``shifted`` for a loss of one's own, ``transformers`` for ``model(**batch)``.
         batch_size: Rows of a batch of one device, as the DataLoader is given.
         ratio: Share of input tokens that are masked, in [0, 1); 0 for clean rows, as in evaluation.
+        replacement: What these become, as `masking.replacement` of a yaml: ``mask``, ``random``, or shares.
         seed: Seed of the masks and the order of rows.
         split: Name of the split.
         shuffle: Whether rows are shuffled, anew in each epoch.
@@ -115,8 +117,10 @@ def open_dataset(
     data = DataConfig(remote=remote, seq_len=manifest.seq_len, num_canonical_nodes=num_canonical_nodes)
     shards = open_shards(data, split, kind=None)
     epoch = plan_epoch(data, shards, batch_size * World.detect().num_ranks)
+    masking = MaskingConfig(ratio=ratio, replacement=replacement)
+    special_ids = open_tokenizer(TokenizerConfig(), shards).special_ids if masking.shares.random else ()
     arguments = {
-        "rule": build_mask_rule(MaskingConfig(ratio=ratio), shards.tokenizer, seed=seed),
+        "rule": build_mask_rule(masking, shards.tokenizer, seed=seed, special_ids=special_ids),
         "labels": labels,
         "streams": build_streams(data, shards, Path(local), counts=epoch.counts),
         "batch_size": batch_size,

@@ -24,6 +24,9 @@ being a view there, that is `rows`; with more it lies between the two and depend
 depends on the rows of the global batch alone. At a ratio of 0 the two differ in this only: by `rows`, conversations
 weigh the same, by `tokens`, long answers weigh more.
 
+Masked stands for chosen here: what the rule makes of a chosen token (the mask token, a random one, or itself) changes
+what stands in the copy, not what is scored.
+
 The ratio is that of each long answer of the copy; ends of turns are no words, and never masked (`meap.answers`). Masks
 are drawn for the address (seed, epoch, row * seq_len + place of the answer), so that they change from epoch to epoch
 and depend on nothing else; at a ratio of 0 there are no copies. Which
@@ -51,7 +54,15 @@ from meap.data.loader import build_loader
 from meap.data.shards import Shards
 from meap.errors import ConfigError
 from meap.masking import MaskRule
-from meap.schema import ANSWER_COLUMN, COPIED_COLUMN, IGNORE_INDEX, LENGTHS_COLUMN, TOKENS_COLUMN, SftBatch
+from meap.schema import (
+    ANSWER_COLUMN,
+    CHOSEN_COLUMN,
+    COPIED_COLUMN,
+    IGNORE_INDEX,
+    LENGTHS_COLUMN,
+    TOKENS_COLUMN,
+    SftBatch,
+)
 
 __all__ = ["StreamingSFTDataset", "build_sft_loader", "collate_rows", "expand_row", "longest_segment"]
 
@@ -110,12 +121,13 @@ class StreamingSFTDataset(StreamingMaskedDataset):
         self._seq_len = seq_len
 
     def _compose(self, columns: Mapping[str, NDArray[Any]], sample_ids: NDArray[np.int64]) -> dict[str, Any]:
+        rule = self._rule.at(self.epoch) if self._rule is not None else None
         row = expand_row(
             columns,
             int(sample_ids[0]),
             seq_len=self._seq_len,
             sft=self._sft,
-            rule=self._rule,
+            rule=rule if rule is not None and rule.ratio > 0.0 else None,
             epoch=self.epoch,
         )
         if not self._labels_are_shifted:
@@ -148,10 +160,11 @@ def expand_row(
     Returns:
         `input_ids`, `labels`, `position_ids`, each (T,) int64, `sample_id` () int64, and, as plain Python,
         `segment_lengths`, `num_targets` and `num_maskable` (`meap.schema.SftBatch`). Where views weigh the same, also
-        `weights`, (T,) float32, and `num_views` (`meap.schema.WeightedSftBatch`).
+        `weights`, (T,) float32, and `num_views` (`meap.schema.WeightedSftBatch`); where the rule replaces tokens by
+        random ones or keeps them, `chosen`, (T,) bool.
     """
     input_ids_T, position_ids_T = np.zeros(seq_len, np.int64), np.zeros(seq_len, np.int64)
-    labels_T = np.full(seq_len, IGNORE_INDEX, np.int64)
+    labels_T, chosen_T = np.full(seq_len, IGNORE_INDEX, np.int64), np.zeros(seq_len, bool)
     segment_lengths: list[int] = []
     view_lengths: list[int] = []
     num_maskable = position = 0
@@ -184,9 +197,14 @@ def expand_row(
         num_maskable += int(in_scope_BT.sum())
         # The address of an answer is its place in the row.
         addresses_B = sample_id * seq_len + start + np.array([first for first, _ in answers])
-        copies_BT = rule.apply(np.tile(original, (len(answers), 1)), addresses_B, epoch=epoch, in_scope_BT=in_scope_BT)
-        copy = np.where((copies_BT != original).any(0), rule.mask_id, original)
-        place(copy, copy != original, original, len(original) if sft.layout == "concat" else 0)
+        originals_BT = np.tile(original, (len(answers), 1))
+        chosen_BT = rule.choose(
+            addresses_B, num_tokens=len(original), epoch=epoch, input_ids_BT=originals_BT, in_scope_BT=in_scope_BT
+        )
+        copies_BT, is_chosen = rule.replace(originals_BT, chosen_BT, addresses_B, epoch=epoch), chosen_BT.any(0)
+        copy = np.where(is_chosen, copies_BT[chosen_BT.argmax(0), np.arange(len(original))], original)
+        chosen_T[position : position + len(copy)] = is_chosen
+        place(copy, is_chosen, original, len(original) if sft.layout == "concat" else 0)
         if sft.layout == "concat":
             segment_lengths[-1] += len(copy)
         else:
@@ -200,6 +218,8 @@ def expand_row(
         "num_targets": int((labels_T != IGNORE_INDEX).sum()),
         "num_maskable": num_maskable,
     }
+    if rule is not None and not rule.shows_choice:
+        row[CHOSEN_COLUMN] = chosen_T
     return row | (_weigh_views(labels_T, view_lengths) if sft.weighting == "rows" else {})
 
 
@@ -232,8 +252,14 @@ def build_sft_loader(
     """A loader of this rank's share of each global batch; arguments and errors are those of `build_loader`.
 
     Raises:
-        ConfigError: Also where `sft.min_answer_tokens` asks for copies that the rows have no room for.
+        ConfigError: Also where `sft.min_answer_tokens` asks for copies that the rows have no room for, or rows are to
+            be reversed.
     """
+    if rule is not None and rule.reversed_ratio:
+        raise ConfigError(
+            f"masking.reversed_ratio={rule.reversed_ratio}, but {shards.origin} holds conversations, which are not "
+            "read right to left: set it to 0"
+        )
     prepared = max(stream.manifest.config["min_answer_tokens"] for stream in shards.streams)
     if sft.min_answer_tokens is not None and sft.min_answer_tokens < prepared:
         raise ConfigError(

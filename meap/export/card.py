@@ -75,8 +75,11 @@ def model_card(record: Mapping[str, Any], config: Any, prompting: Prompting) -> 
         prompting: What the folder says of prompts and their ends.
     """
     source = record["source"]
-    ratio = source["masking_ratio"]
     token, base = record["mask_token"], source["base"]
+    ratio, replacement = source["masking_ratio"], source["replacement"]
+    scope = "the input tokens" if base is None else "what may be"
+    became = "masked" if replacement == "mask" else f"replaced (`{replacement}`)"
+    backwards = f", {source['reversed_ratio']:.0%} of the rows read right to left" if source["reversed_ratio"] else ""
     size = f"{record['parameters']:,} parameters"
     counts = ((source["step"], "steps"), (source["tokens"], "tokens"))
     return _TEMPLATE.format(
@@ -89,10 +92,11 @@ def model_card(record: Mapping[str, Any], config: Any, prompting: Prompting) -> 
         checkpoint=source["checkpoint"],
         method=(
             f"Mask-Enhanced Autoregressive Prediction ([arXiv 2502.07490](https://arxiv.org/abs/2502.07490)): "
-            f"next-token prediction with {ratio:.0%} of {'the input tokens' if base is None else 'what may be'} masked"
+            f"next-token prediction with {ratio:.0%} of {scope} {became}"
             if ratio
             else "plain next-token prediction (masking ratio 0)"
-        ),
+        )
+        + backwards,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,

@@ -68,6 +68,10 @@ class ExportSource:
     """Input tokens seen in training."""
     masking_ratio: float
     """Share of input tokens (in fine-tuning: of the copies' answers) masked in training; 0 is plain NTP."""
+    replacement: str = "mask"
+    """What these became: `masking.replacement`."""
+    reversed_ratio: float = 0.0
+    """Share of the rows that were read right to left."""
     base: str | None = None
     """The finished model that training started from; None for a model trained from scratch."""
 

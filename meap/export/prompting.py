@@ -95,8 +95,10 @@ class Prompting:
         base = {name: value for name, value in self.usage.generation.items() if name not in _NOT_SETTINGS}
         tokens = self._vocabulary.get_vocab(with_added_tokens=True)
         bos_id, pad_id = self.tokenizer.bos_id, base.get("pad_token_id")
-        # An input symbol: the mask token is never a target in training.
-        suppressed = join_ids(base.get("suppress_tokens"), self.tokenizer.mask_id if self.with_mask else None)
+        # Input symbols: neither is ever a target in training.
+        suppressed = base.get("suppress_tokens")
+        for token_id in (self.tokenizer.mask_id, self.tokenizer.direction_id):
+            suppressed = join_ids(suppressed, token_id if self.with_mask else None)
         changed = {
             "eos_token_id": self.eos_token_id,
             "pad_token_id": pad_id if pad_id in tokens.values() else tokens[self.pad_token],

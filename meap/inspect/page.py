@@ -9,7 +9,7 @@ from typing import Any
 from meap.inspect.pieces import Cutter, Piece
 from meap.inspect.samples import InspectedData, Sample
 from meap.inspect.statistics import NUM_PLACES, Measured, group_sources
-from meap.inspect.terminal import describe_masks, describe_part, describe_sample
+from meap.inspect.terminal import describe_masks, describe_part, describe_sample, shown_text
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.places.whole import write_named
 from meap.show.bars import Bars, show_bars
@@ -180,7 +180,7 @@ def _piece(piece: Piece) -> dict[str, str]:
     }
     several = piece.num_masked and piece.num_tokens > 1
     return {
-        "text": escape_controls(piece.text),
+        "text": escape_controls(shown_text(piece)),
         "classes": " ".join(name for name, holds in classes.items() if holds),
         "told": f"{piece.num_masked} of {piece.num_tokens} tokens masked" if several else "",
     }

@@ -31,6 +31,8 @@ class Piece:
     is_special: bool
     is_end: bool
     """Whether it is the token that ends a document."""
+    became: str = ""
+    """What the model reads instead, where that is another token than the mask token, or the same."""
 
 
 class Cutter:
@@ -58,6 +60,7 @@ class Cutter:
                 is_scored=part.conversation is not None and bool(part.is_scored[here].any()),
                 is_special=is_special,
                 is_end=is_special and int(part.tokens[start]) == self._tokenizer.eos_id,
+                became=self._replacement(part, here),
             )
             if pieces and _are_alike(pieces[-1], piece):
                 last = pieces.pop()
@@ -65,6 +68,10 @@ class Cutter:
             pieces.append(piece)
             start += num_tokens
         return pieces
+
+    def _replacement(self, part: Part, here: slice) -> str:
+        chosen = part.inputs[here][part.is_masked[here]]
+        return "" if (chosen == self._tokenizer.mask_id).all() else self._tokenizer.decode(part.inputs[here].tolist())
 
     def split(self, ids: Sequence[int]) -> Iterator[tuple[str, int, bool]]:
         """Text, number of tokens, and whether it is a special token.

@@ -34,6 +34,7 @@ from meap.manifest import CONVERSATIONS, Manifest
 from meap.masking import MaskRule
 from meap.schema import (
     ANSWER_COLUMN,
+    CHOSEN_COLUMN,
     IGNORE_INDEX,
     LENGTHS_COLUMN,
     SPLITS,
@@ -58,12 +59,17 @@ class Part:
     first_position: int
     """`position_ids` of its first token."""
     tokens: NDArray[np.int64]
-    """Clean. A row of documents includes its last token, which is only a label."""
+    """Clean, in the order in which they are read. A row of documents includes its last token, which is only a label."""
+    inputs: NDArray[np.int64]
+    """What the model reads at their places."""
     is_masked: BoolArray
+    """Chosen tokens, whatever replaces them."""
     is_maskable: BoolArray
     """Tokens of which the ratio masks a share."""
     is_scored: BoolArray
     """Tokens that some position has to predict."""
+    is_reversed: bool = False
+    """Whether it is read right to left, behind the direction token; `tokens` are then in that order."""
 
 
 @dataclass(frozen=True)
@@ -145,23 +151,33 @@ class InspectedData:
         """A row, masked as in the chosen epoch."""
         columns = self.dataset.stored_at(sample_id)
         shown = {
-            name: np.asarray(value) if name in {"input_ids", "labels", "position_ids"} else value
+            name: np.asarray(value) if name in {"input_ids", "labels", "position_ids", CHOSEN_COLUMN} else value
             for name, value in self.dataset.sample_at(sample_id, epoch=self.epoch).items()
         }
         parts = self._conversations(columns, sample_id, shown) if self.is_conversations else [self._row(columns, shown)]
         return Sample(sample_id, self.epoch, self.manifest.seq_len, tuple(parts))
 
+    def stored_tokens(self, sample_id: int) -> NDArray[np.int64]:
+        """All tokens of a row, as they are stored."""
+        return self.dataset.stored_at(sample_id)[TOKENS_COLUMN].astype(np.int64)
+
     def _row(self, columns: Any, shown: dict[str, Any]) -> Part:
         tokens = columns[TOKENS_COLUMN].astype(np.int64)
+        is_reversed = self.rule is not None and shown["input_ids"][0] == self.rule.direction_id
+        if is_reversed:
+            tokens = np.append(shown["input_ids"][:1], shown["labels"])
         is_input = np.arange(len(tokens)) < len(tokens) - 1
+        unmaskable = [] if self.rule is None else [*self.rule.protected_ids, self.rule.direction_id or -1]
         return Part(
             conversation=None,
             is_copy=False,
             first_position=0,
             tokens=tokens,
-            is_masked=np.append(shown["input_ids"] != tokens[:-1], False),
-            is_maskable=is_input & ~np.isin(tokens, self.rule.protected_ids if self.rule else ()),
+            inputs=np.append(shown["input_ids"], tokens[-1]),
+            is_masked=np.append(shown.get(CHOSEN_COLUMN, shown["input_ids"] != tokens[:-1]), False),
+            is_maskable=is_input & ~np.isin(tokens, unmaskable),
             is_scored=np.arange(len(tokens)) > 0,
+            is_reversed=is_reversed,
         )
 
     def _conversations(self, columns: Any, sample_id: int, shown: dict[str, Any]) -> Iterator[Part]:
@@ -180,13 +196,15 @@ class InspectedData:
             for first, stop in long_answers(own, self.sft.min_answer_tokens or 0):
                 is_word[first:stop] = (own[first:stop] & LONG) != 0
             for is_copy in [False, True][: size // length]:
-                inputs, labels = (shown[name][place : place + length] for name in ("input_ids", "labels"))
+                here = slice(place, place + length)
+                inputs, labels = (shown[name][here] for name in ("input_ids", "labels"))
                 yield Part(
                     conversation=number,
                     is_copy=is_copy,
                     first_position=int(shown["position_ids"][place]),
                     tokens=clean,
-                    is_masked=inputs != clean,
+                    inputs=inputs,
+                    is_masked=shown[CHOSEN_COLUMN][here] if CHOSEN_COLUMN in shown else inputs != clean,
                     is_maskable=is_word & is_copy,
                     is_scored=np.concatenate([[False], labels[:-1] != IGNORE_INDEX]),
                 )
@@ -205,7 +223,7 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
         DataError: The data cannot be read, or there is none.
     """
     remote, training = cfg.resolve_remote(), cfg.resolve_training()
-    masking, sft, seed = training.masking, training.sft, training.run.seed
+    masking, sft, seed = training.masking.in_epoch(cfg.epoch), training.sft, training.run.seed
     manifest = read_manifest(remote, cfg.split, key="remote")
     _require_kind(cfg, manifest, remote)
     # Rows one by one, in order: this decides how a sample is fetched, not what it is.
@@ -213,7 +231,9 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
     shards = open_shards(config, cfg.split, kind=manifest.kind)
     mask_token = manifest.config.get("tokenizer", {}).get("mask_token", TokenizerConfig.mask_token)
     tokenizer = open_tokenizer(TokenizerConfig(mask_token=mask_token), shards)
-    rule = build_mask_rule(masking, manifest.tokenizer, seed=seed) if masking.ratio else None
+    tokenizer = tokenizer.with_direction() if masking.reversed_ratio else tokenizer
+    rule = build_mask_rule(masking, tokenizer.record, seed=seed, special_ids=tokenizer.special_ids)
+    rule = rule if rule.changes_rows else None
     how: Any = {
         "rule": rule,
         "seed": seed,

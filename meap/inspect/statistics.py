@@ -90,7 +90,7 @@ def measure(data: InspectedData, samples: Sequence[Sample], *, extra_shards: int
         for sample in data.samples_of(shard):
             _add(measured, sample)
             if not data.is_conversations:
-                rows.append(sample.parts[0].tokens)
+                rows.append(data.stored_tokens(sample.sample_id))
         if rows:
             # Rows of a shard follow each other as documents do: a document may run on from one into the next.
             _add_documents(measured, np.concatenate(rows), data.manifest.tokenizer.borders)

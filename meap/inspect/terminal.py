@@ -18,6 +18,7 @@ __all__ = [
     "mark_with_brackets",
     "mark_with_color",
     "print_samples",
+    "shown_text",
 ]
 
 _MASKED, _SCORED, _SPECIAL = "7;35", "32", "2;36"
@@ -26,6 +27,7 @@ _OPEN = {"masked": "⟦", "scored": "⟪", "special": "⟨"}
 _CLOSE = {"masked": "⟧", "scored": "⟫", "special": "⟩"}
 _BRACKETS = re.compile(f"[{''.join([*_OPEN.values(), *_CLOSE.values()])}]")
 _NEWLINE_SIGN = "↵"
+_BECOMES = "→"
 
 
 def print_samples(data: InspectedData, samples: Iterable[Sample], *, color: str = "auto") -> None:
@@ -46,7 +48,7 @@ def print_samples(data: InspectedData, samples: Iterable[Sample], *, color: str 
         f"{noun}, {manifest.tokens:,} tokens"
     )
     print(describe_masks(data))
-    print(f"legend: {_legend(in_color, scored=data.is_conversations)}")
+    print(f"legend: {_legend(in_color, data)}")
     for sample in samples:
         print()
         print(_heading(f"── {describe_sample(data, sample)} ──", in_color))
@@ -65,8 +67,10 @@ def describe_masks(data: InspectedData) -> str:
         reason = ", as held-out rows are in a run (ratio= shows masks)" if data.split != "train" else ""
         return f"{what}{reason}{layout}"
     strategy = "single tokens" if masking.tokens_per_span == 1 else f"spans of {masking.tokens_per_span}"
+    replacement = f", replacement {masking.replacement}" if not data.rule.shows_choice else ""
     protected = f", {' and '.join(masking.protected)} protected" if masking.protected else ""
-    return f"ratio {masking.ratio:g}, {strategy}{protected}, seed {data.seed}, epoch {data.epoch}{layout}"
+    protected += f", {masking.reversed_ratio:g} of the rows read right to left" if masking.reversed_ratio else ""
+    return f"ratio {masking.ratio:g}, {strategy}{replacement}{protected}, seed {data.seed}, epoch {data.epoch}{layout}"
 
 
 def describe_sample(data: InspectedData, sample: Sample) -> str:
@@ -76,7 +80,8 @@ def describe_sample(data: InspectedData, sample: Sample) -> str:
     )
     title = f"sample {sample.sample_id:,}, epoch {sample.epoch}: "
     if not data.is_conversations:
-        return f"{title}{sample.num_masked:,} masked{share}"
+        backwards = "read right to left, " if sample.parts[0].is_reversed else ""
+        return f"{title}{backwards}{sample.num_masked:,} masked{share}"
     num_copies = sum(part.is_copy for part in sample.parts)
     used = sum(len(part.tokens) for part in sample.parts)
     return (
@@ -100,7 +105,7 @@ def mark_with_color(pieces: Sequence[Piece]) -> str:
     """The text of `pieces` with ANSI colours, and a sign at masked line ends."""
     marked = []
     for piece in pieces:
-        text = escape_controls(piece.text)
+        text = escape_controls(shown_text(piece))
         code = _color_of(piece)
         if piece.num_masked:
             text = text.replace("\n", f"{_NEWLINE_SIGN}\n")
@@ -114,7 +119,7 @@ def mark_with_brackets(pieces: Sequence[Piece]) -> str:
     marked = []
     is_open = False
     for piece in pieces:
-        text = _BRACKETS.sub(lambda found: f"\\u{ord(found[0]):04x}", escape_controls(piece.text))
+        text = _BRACKETS.sub(lambda found: f"\\u{ord(found[0]):04x}", escape_controls(shown_text(piece)))
         if piece.is_special:
             text = f"{_OPEN['special']}{text}{_CLOSE['special']}"
         if piece.num_masked:
@@ -127,12 +132,20 @@ def mark_with_brackets(pieces: Sequence[Piece]) -> str:
     return "".join([*marked, _CLOSE["scored"]] if is_open else marked)
 
 
-def _legend(in_color: bool, *, scored: bool) -> str:
+def shown_text(piece: Piece) -> str:
+    """Its text; behind an arrow what replaces it, unless that is the mask token."""
+    return f"{piece.text}{_BECOMES}{piece.became}" if piece.became else piece.text
+
+
+def _legend(in_color: bool, data: InspectedData) -> str:
+    masked = "masked, the hidden token shown"
+    if data.rule is not None and not data.rule.shows_choice:
+        masked += f"{_BECOMES}what is read instead, if not the mask token"
     entries = [
-        ("masked, the hidden token shown", "masked", _MASKED),
+        (masked, "masked", _MASKED),
         ("special token", "special", _SPECIAL),
     ]
-    if scored:
+    if data.is_conversations:
         entries.insert(1, ("answer that is scored", "scored", _SCORED))
     if in_color:
         return "  ".join(_paint(name, code) for name, _, code in entries)

@@ -22,7 +22,7 @@ from composer.loggers import Logger
 from meap.config import MaskingConfig
 from meap.errors import ConfigError
 from meap.masking import MaskRule, official_positions
-from meap.schema import IGNORE_INDEX
+from meap.schema import CHOSEN_COLUMN, IGNORE_INDEX
 from meap.train.schedule import RatioSchedule
 
 __all__ = ["InputMasking", "build_input_masking", "mask_batch", "masking_algorithms"]
@@ -33,7 +33,7 @@ _SCOPES = ("all", "response")
 def mask_batch(
     batch: Mapping[str, Any], rule: MaskRule, *, epoch: int, scope: str = "all", labels_are_shifted: bool = True
 ) -> dict[str, Any]:
-    """Replace a share of a batch's input tokens by the mask token; labels and everything else stay as they are.
+    """Replace a share of a batch's input tokens as the rule says; labels and everything else stay as they are.
 
     Args:
         batch: ``input_ids`` (B, T) and ``sample_id`` (B,), the row's number in the data set, as integer tensors of one
@@ -46,7 +46,8 @@ def mask_batch(
             token at the position itself (as transformers' collators do). Only the response's scope depends on it.
 
     Returns:
-        A new batch; the given one is not changed.
+        A new batch; the given one is not changed. Where the rule replaces tokens by random ones or keeps them, the new
+        one also has ``chosen`` (B, T), True where a token was chosen.
 
     Raises:
         ConfigError: `scope` is not known, the batch lacks what is needed, or it is masked already.
@@ -62,6 +63,7 @@ def mask_batch(
         >>> bool((masked["labels"] == batch["labels"]).all())
         True
     """
+    rule = rule.at(epoch)
     _check(batch, rule, scope)
     in_scope_BT = None
     if scope == "response":
@@ -71,15 +73,45 @@ def mask_batch(
         is_target_BT[:, 0] = False  # nothing stands before the first token that could predict it
         in_scope_BT = is_target_BT
     is_token_BT = batch["attention_mask"] != 0 if "attention_mask" in batch else None
+    batch = _turned(batch, rule, epoch=epoch, is_token_BT=is_token_BT, labels_are_shifted=labels_are_shifted)
     # numpy chooses the same positions as torch, on a CPU in half the time.
-    masked_BT = rule.apply(
-        _host_array(batch["input_ids"]),
-        _host_array(batch["sample_id"]),
-        epoch=epoch,
-        in_scope_BT=_host_array(in_scope_BT),
-        is_token_BT=_host_array(is_token_BT),
+    inputs, samples, in_scope, is_token = map(
+        _host_array, (batch["input_ids"], batch["sample_id"], in_scope_BT, is_token_BT)
     )
-    return {**batch, "input_ids": torch.as_tensor(masked_BT)}
+    chosen = rule.choose(
+        samples,
+        num_tokens=inputs.shape[1],
+        epoch=epoch,
+        input_ids_BT=inputs,
+        in_scope_BT=in_scope,
+        is_token_BT=is_token,
+    )
+    replaced = rule.replace(inputs, chosen, samples, epoch=epoch, is_token_BT=is_token)
+    masked = {**batch, "input_ids": torch.as_tensor(replaced)}
+    return masked if rule.shows_choice else masked | {CHOSEN_COLUMN: torch.as_tensor(chosen)}
+
+
+def _turned(
+    batch: Mapping[str, Any],
+    rule: MaskRule,
+    *,
+    epoch: int,
+    is_token_BT: torch.Tensor | None,
+    labels_are_shifted: bool,
+) -> Mapping[str, Any]:
+    """The batch with the rule's share of rows from their end."""
+    if not rule.reversed_ratio:
+        return batch
+    labels_BT = batch.get("labels")
+    is_whole = labels_BT is not None and labels_are_shifted and not bool((labels_BT == IGNORE_INDEX).any())
+    if not is_whole or (is_token_BT is not None and not bool(is_token_BT.all())):
+        raise ConfigError(
+            "masking.reversed_ratio needs rows without padding whose labels are shifted and all scored: pack the rows, "
+            "or set it to 0"
+        )
+    turned = rule.turn(*(_host_array(batch[name]) for name in ("input_ids", "labels", "sample_id")), epoch=epoch)
+    inputs, labels = (torch.as_tensor(each) for each in turned)
+    return {**batch, "input_ids": inputs, "labels": labels}
 
 
 class InputMasking(Algorithm):
@@ -204,5 +236,6 @@ def _check(batch: Mapping[str, Any], rule: MaskRule, scope: str) -> None:
             f"{(num_rows, num_tokens)}: let the loader yield 1 for each token and 0 for padding"
         )
     # Prepared rows never hold the mask id, so a batch that does is masked already.
-    if bool((batch["input_ids"] == rule.mask_id).any()):
+    changed = (rule.mask_id, *([] if rule.direction_id is None else [rule.direction_id]))
+    if CHOSEN_COLUMN in batch or any(bool((batch["input_ids"] == each).any()) for each in changed):
         raise ConfigError("the batch is masked already: masking.site must be either dataset or algorithm, not both")

@@ -80,7 +80,9 @@ def open_data(config: RecipeConfig, run: Run, *, kind: str) -> RunData:
     continues = model_to_continue(config, shards)
     tokenizer = open_tokenizer(config.tokenizer, shards)
     timetable = Timetable.of(config, shards)
-    rule = build_mask_rule(config.masking, shards.tokenizer, seed=config.run.seed)
+    if config.masking.reversed_ratio:
+        tokenizer = tokenizer.with_direction()
+    rule = build_mask_rule(config.masking, tokenizer.record, seed=config.run.seed, special_ids=tokenizer.special_ids)
     is_sft = kind == CONVERSATIONS
     build: Any = partial(build_sft_loader, sft=config.sft) if is_sft else build_loader
     settings: dict[str, Any] = {
@@ -93,7 +95,9 @@ def open_data(config: RecipeConfig, run: Run, *, kind: str) -> RunData:
         tokenizer,
         rule,
         timetable,
-        context=longest_segment(shards, config.sft, ratio=config.masking.ratio) if is_sft else config.data.seq_len,
+        context=longest_segment(shards, config.sft, ratio=config.masking.largest_ratio)
+        if is_sft
+        else config.data.seq_len,
         loader=build(
             config.data,
             shards,

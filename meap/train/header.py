@@ -28,7 +28,8 @@ _EXAMPLE_DEVICE, _EXAMPLE_MFU = "H100", 0.4
 def describe_run(config: RecipeConfig, machine: Machine, data: RunData, model: NextTokenModel) -> list[str]:
     """What is about to be trained, on what and where: the header of a run."""
     tokens_per_step = config.train.global_batch_size * config.data.seq_len
-    start = f"from {config.model.base}" if config.model.base else "from scratch"
+    base = config.train.branch_from or config.model.base
+    start = f"from {base}" if base else "from scratch"
     start += f", a {model.config.model_type} as in {config.model.config}" if config.model.config else ""
     sharding = f", sharded ({config.train.sharding})" if config.train.sharding_mode.spreads_weights else ""
     attention = describe_attention(
@@ -73,9 +74,18 @@ def _adapters(config: RecipeConfig, model: NextTokenModel) -> str:
 
 def _method(config: RecipeConfig) -> str:
     masking = config.masking
+    reversed_rows = f", {masking.reversed_ratio:g} of the rows read right to left" if masking.reversed_ratio else ""
     if masking.final_ratio is not None:
-        return f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
-    return f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
+        ratio = f"MEAP, ratio {masking.ratio:g} to {masking.final_ratio:g} ({masking.schedule})"
+    else:
+        ratio = f"MEAP, ratio {masking.ratio:g}" if masking.ratio else "plain next-token prediction (ratio 0)"
+    replacement = f", replacement {masking.replacement}" if masking.shares.mask < 1 else ""
+    later = "".join(
+        f"; from epoch {first} on "
+        + ", ".join(f"{name} {value}" for name, value in vars(change).items() if value is not None)
+        for first, change in masking.from_epoch.items()
+    )
+    return f"{ratio}{replacement}{reversed_rows}{later}"
 
 
 def _rows(config: RecipeConfig, data: RunData) -> list[str]:
@@ -83,10 +93,11 @@ def _rows(config: RecipeConfig, data: RunData) -> list[str]:
     batch, shards, heldout, timetable = config.train.global_batch_size, data.shards, data.heldout, data.timetable
     held_out = f"; held out: {heldout.rows:,} rows" if heldout is not None else ""
     tokens, epochs = _tokens(config, data), timetable.steps / timetable.steps_per_epoch
+    trunk = f"; those up to {timetable.branch_step:,} are of the run it branches from" if timetable.branch_step else ""
     lines = [
         f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}{held_out}",
         f"epoch      {describe_epoch(config.data, shards, batch)}",
-        f"length     {timetable.steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs",
+        f"length     {timetable.steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs{trunk}",
     ]
     if heldout is not None:
         measured = min(heldout.rows, config.train.eval_batches * batch)

@@ -118,6 +118,8 @@ class NextTokenModel(ComposerModel):
         """Pieces of the loss, see `meap.train.loss`; 0 chooses by the number of tokens and ids."""
         self.rows_without_mask: int | None = None
         """Embedding rows before our training added the mask token; None where that came from elsewhere."""
+        self.has_direction = False
+        """Whether a finished model that training starts from knows the token that begins reversed rows."""
         self.base_fingerprint: str | None = None
         """Of the weights that are frozen, with adapters beside them (`meap.train.lora`); None where all are trained."""
         self.base_dtype = "fp32"

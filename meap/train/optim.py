@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from composer.core import Callback, State
@@ -39,20 +41,34 @@ def build_optimizer(config: OptimizerConfig, model: torch.nn.Module, *, fused: b
     return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
 
-def learning_rate_factor(time: float, *, warmup: int, total: int, final_ratio: float) -> float:
+_SHAPES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda progress: (1 + math.cos(progress * math.pi)) / 2,
+    "linear": lambda progress: 1 - progress,
+    "1-sqrt": lambda progress: 1 - math.sqrt(progress),
+}
+"""What is left of the way from the peak to the final rate, by the share of the decay that has passed."""
+
+
+def learning_rate_factor(
+    time: float, *, warmup: int, total: int, final_ratio: float, decay: int | None = None, shape: str = "cosine"
+) -> float:
     """The learning rate at `time`, in steps since the start, as a share of its peak; pure.
 
-    It rises linearly from 0 to 1 in `warmup` steps, then falls along half a cosine to `final_ratio` at `total`, and
-    stays there (section 4.1 of the paper, and ``get_lr`` of the official code).
+    It rises linearly from 0 to 1 in `warmup` steps, stays there, falls to `final_ratio` in the last `decay` steps up to
+    `total`, and stays there. By default it falls along half a cosine from the warm-up on (section 4.1 of the paper, and
+    ``get_lr`` of the official code).
     """
     if time < warmup:
         return time / warmup
-    progress = min(1.0, (time - warmup) / (total - warmup)) if total > warmup else 1.0
-    return final_ratio + (1 - final_ratio) * (1 + math.cos(progress * math.pi)) / 2
+    start = warmup if decay is None else total - decay
+    if time < start:
+        return 1.0
+    progress = min(1.0, (time - start) / (total - start)) if total > start else 1.0
+    return final_ratio + (1 - final_ratio) * _SHAPES[shape](progress)
 
 
 class LearningRateSchedule(Callback):
-    """Linear warm-up, then a cosine to a share of the peak, over the whole training.
+    """Linear warm-up, then a decay to a share of the peak at the end of training.
 
     A Callback rather than a Composer scheduler: the Trainer steps its schedulers before it counts the batch, so that
     every step would run at the rate of the step before (and two steps at none), and its warm-up must be in the unit of
@@ -66,19 +82,33 @@ class LearningRateSchedule(Callback):
         warmup: Steps in which the rate rises from 0 to its peak.
         total: Steps of the whole training.
         final_ratio: Rate at the end as a share of the peak.
+        decay: Steps at the end in which the rate falls; None for all after the warm-up.
+        shape: How it falls: ``cosine``, ``linear`` or ``1-sqrt``.
         lead: With it, step k has the schedule's value at k + lead throughout.
     """
 
-    def __init__(self, *, warmup: int, total: int, final_ratio: float, lead: float | None = None) -> None:
-        self._warmup, self._total, self._final_ratio, self._lead = warmup, total, final_ratio, lead
+    def __init__(
+        self,
+        *,
+        warmup: int,
+        total: int,
+        final_ratio: float,
+        decay: int | None = None,
+        shape: str = "cosine",
+        lead: float | None = None,
+    ) -> None:
+        self._warmup, self._lead = warmup, lead
+        self._factor = partial(
+            learning_rate_factor, warmup=warmup, total=total, final_ratio=final_ratio, decay=decay, shape=shape
+        )
+
+    def factor(self, step: int) -> float:
+        """Share of the peak at a step, counted from 0."""
+        return self._factor(step + (int(step < self._warmup) if self._lead is None else self._lead))
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Set the rate of this step."""
-        step = int(state.timestamp.batch)
-        lead = int(step < self._warmup) if self._lead is None else self._lead
-        factor = learning_rate_factor(
-            step + lead, warmup=self._warmup, total=self._total, final_ratio=self._final_ratio
-        )
+        factor = self.factor(int(state.timestamp.batch))
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
@@ -89,8 +119,13 @@ def build_schedule(config: SchedulerConfig, timetable: Timetable) -> LearningRat
 
     Args:
         config: Section `scheduler` of the configuration.
-        timetable: Steps of the run and of its warm-up.
+        timetable: Steps of the run, of its warm-up and of its decay.
     """
     return LearningRateSchedule(
-        warmup=timetable.warmup, total=timetable.steps, final_ratio=config.final_ratio, lead=config.lead
+        warmup=timetable.warmup,
+        total=timetable.steps,
+        final_ratio=config.final_ratio,
+        decay=timetable.decay,
+        shape=config.decay[1],
+        lead=config.lead,
     )

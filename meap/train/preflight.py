@@ -20,7 +20,7 @@ from meap.places.addresses import is_url, require_plain_url
 from meap.show.numbers import size
 from meap.train.plan import checkpoint_bytes, num_checkpoints
 from meap.train.ranks import Ranks
-from meap.train.timetable import Timetable, count_steps, require_end_after_warm_up
+from meap.train.timetable import Timetable, count_rate_steps, count_steps
 
 if TYPE_CHECKING:
     from meap.data import Shards
@@ -40,12 +40,17 @@ def check_config(config: RecipeConfig) -> None:
     """What can be told from the configuration alone, wherever it runs.
 
     Raises:
-        ConfigError: A URL holds a secret, the run's folder cannot be written, warm-up takes all of the run, or a
-            package is missing.
+        ConfigError: A URL holds a secret, the run's folder cannot be written, the schedule takes more than the run, or
+            a package is missing.
     """
     _require_plain_addresses(config)
     require_writable_folder("run.dir", config.run.dir)
-    _require_end_after_warm_up(config)
+    _require_room_for_schedule(config)
+    if config.lora.rank and config.masking.reversed_ratio:
+        raise ConfigError(
+            f"masking.reversed_ratio={config.masking.reversed_ratio} adds a token to the vocabulary, whose embedding "
+            f"lora.rank={config.lora.rank} leaves frozen: set one of the two to 0"
+        )
     config.loggers.require_packages()
     if config.lora.rank:
         require_packages(f"lora.rank={config.lora.rank}", "peft", extra="lora")
@@ -68,7 +73,7 @@ def require_fine_tuning(config: RecipeConfig) -> None:
     """Refuse a configuration that is not one of fine-tuning.
 
     Raises:
-        ConfigError: There is no model to tune, or the training process is to mask.
+        ConfigError: There is no model to tune, the training process is to mask, or rows are to be reversed.
     """
     if config.model.base is None:
         raise ConfigError(
@@ -79,6 +84,11 @@ def require_fine_tuning(config: RecipeConfig) -> None:
         raise ConfigError(
             f"masking.site={config.masking.site} is for pre-training: copies are made and masked by the loader's "
             "workers, set masking.site=dataset"
+        )
+    if config.masking.reversed_ratio:
+        raise ConfigError(
+            f"masking.reversed_ratio={config.masking.reversed_ratio} is for pre-training: conversations are not read "
+            "right to left, set it to 0"
         )
 
 
@@ -207,14 +217,13 @@ def _require_ranks_to_shard(config: RecipeConfig, ranks: Ranks | Machine) -> Non
         )
 
 
-def _require_end_after_warm_up(config: RecipeConfig) -> None:
+def _require_room_for_schedule(config: RecipeConfig) -> None:
     """Unless a duration is in epochs; `Timetable.of` checks those too, once the data are open."""
-    durations = (config.train.max_duration, config.scheduler.warmup_duration)
-    if None in durations or any(str(each).endswith("ep") for each in durations):
+    max_duration, warmup = config.train.max_duration, config.scheduler.warmup_duration
+    if max_duration.endswith("ep") or (warmup or "").endswith("ep"):
         return
-    rows, seq_len = config.train.global_batch_size, config.data.seq_len
-    total, warmup = (count_steps(str(each), steps_per_epoch=0, batch_rows=rows, seq_len=seq_len) for each in durations)
-    require_end_after_warm_up(config, total=total, warmup=warmup)
+    sizes = {"steps_per_epoch": 0, "batch_rows": config.train.global_batch_size, "seq_len": config.data.seq_len}
+    count_rate_steps(config, total=count_steps(max_duration, **sizes), **sizes)
 
 
 def _require_plain_addresses(config: RecipeConfig) -> None:
@@ -222,6 +231,8 @@ def _require_plain_addresses(config: RecipeConfig) -> None:
     for name, stream in config.data.streams.items():
         require_plain_url(f"data.streams.{name}.remote", stream.remote)
     require_plain_url("checkpoint.folder", config.checkpoint.folder)
+    if config.train.branch_from is not None:
+        require_plain_url("train.branch_from", config.train.branch_from)
 
 
 def _divisors(number: int, *, near: int) -> str:

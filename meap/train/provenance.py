@@ -63,7 +63,7 @@ class RunStart(Callback):
         self._run_dir = Path(config.run.dir)
         self._machine = machine
         self._splits = [data.shards, *([data.heldout] if data.heldout is not None else [])]
-        self._steps = data.timetable.steps
+        self._steps, self._branch_from = data.timetable.steps, config.train.branch_from
         self._header = "\n".join(describe_run(config, machine, data, model))
 
     def after_load(self, state: State, logger: Logger) -> None:
@@ -72,10 +72,25 @@ class RunStart(Callback):
             print(self._header, flush=True)
             append_to_log(self._run_dir, self._header)
         step = int(state.timestamp.batch)
-        record_start(self._run_dir, self._machine, self._splits, from_step=step, steps=self._steps)
+        record_start(
+            self._run_dir,
+            self._machine,
+            self._splits,
+            from_step=step,
+            steps=self._steps,
+            branch_from=self._branch_from,
+        )
 
 
-def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, from_step: int, steps: int) -> None:
+def record_start(
+    run_dir: Path,
+    machine: Machine,
+    splits: Sequence[Shards],
+    *,
+    from_step: int,
+    steps: int,
+    branch_from: str | None = None,
+) -> None:
     """Record a start of the run; every rank calls, rank 0 writes.
 
     ``versions.json`` and ``data/<stream>/<split>/manifest.json`` are those of the first start and stay as they are.
@@ -88,6 +103,7 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
         splits: The splits that are read.
         from_step: Steps that were trained before.
         steps: Steps of the whole run.
+        branch_from: Checkpoint of the run that this one branches from.
     """
     gpu = torch.cuda.get_device_name() if machine.on_gpu else None
     devices: list[Any] = dist.all_gather_object((socket.gethostname(), gpu))
@@ -112,6 +128,7 @@ def record_start(run_dir: Path, machine: Machine, splits: Sequence[Shards], *, f
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
         "steps": steps,
+        "branch_from": branch_from,
         "data": {stream.key: stream.remote for shards in splits for stream in shards.streams},
         **facts,
     }

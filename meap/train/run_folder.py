@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meap.checkpoints import newest_record
+from meap.checkpoints.reading import read_record, recorded_config
 from meap.config import RecipeConfig, Role, flatten, from_values, load_resolved, role_of, to_values
 from meap.errors import MismatchError
 from meap.run_files import CONFIG_NAME, LOG_NAME, METRICS_NAME
@@ -18,6 +19,9 @@ _REMEDIES = {
     "model.base": "a run that resumes takes its weights from its checkpoints, and does not read its base again: leave "
     "model.base as it was",
 }
+_OTHER_RUN = "give this run another run.name, or delete the folder"
+_OF_BRANCH = "a branch may change masking and scheduler only, and no reversed_ratio"
+_FREE_IN_BRANCH = ("masking.", "scheduler.", "train.branch_from")
 _EFFECTS = {"train.max_duration": "; schedules that go by the length of the run are stretched to it"}
 
 
@@ -32,12 +36,17 @@ def require_same_settings(config: RecipeConfig) -> None:
     """Refuse to continue a run under other settings; what may change is logged. Writes nothing.
 
     Raises:
-        MismatchError: The run's newest checkpoint, or its folder, has another value of a key that must not change.
+        MismatchError: The run's newest checkpoint or its folder, or the checkpoint that it branches from, has another
+            value of a key that must not change.
         CheckpointError: The folder or store of checkpoints cannot be read.
     """
-    if (found := _settings_before(config)) is not None:
+    branch_from, free = config.train.branch_from, ()
+    found = _settings_before(config)
+    if found is None and branch_from is not None:
+        found, free = (branch_from, recorded_config(read_record(branch_from), branch_from)), _FREE_IN_BRANCH
+    if found is not None:
         place, before = found
-        _require_same_run(place, flatten(to_values(before)), flatten(to_values(config)))
+        _require_same_run(place, flatten(to_values(before)), flatten(to_values(config)), free=free)
 
 
 def _settings_before(config: RecipeConfig) -> tuple[str, RecipeConfig] | None:
@@ -55,8 +64,16 @@ def _settings_before(config: RecipeConfig) -> tuple[str, RecipeConfig] | None:
     return str(folder), load_resolved(RecipeConfig, stored)
 
 
-def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse what would make it another run, and log other changes; rows are compared when they are opened."""
+def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any], *, free: tuple[str, ...] = ()) -> None:
+    """Refuse what would make it another run, and log other changes; rows are compared when they are opened.
+
+    Args:
+        place: Where the run is.
+        before: Its settings.
+        now: Those given.
+        free: What keys may begin with that a branch may change; empty for a run that resumes.
+    """
+    verb = "branching from" if free else "continuing"
     if (was := _streams(before)) != (given := _streams(now)):
         raise MismatchError(
             f"{place} holds a run on {was}, not on {given}: a stream cannot come, go or change its name, by which rows "
@@ -69,10 +86,13 @@ def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any]) -
             role = Role.SOURCE  # it is read again, and known by its fingerprint
         if was == given or (role is Role.SOURCE and key.startswith("data.")):
             continue
-        if role is Role.RESULT:
-            remedy = _REMEDIES.get(key, "give this run another run.name, or delete the folder")
+        if free and role is Role.PLACE:
+            continue
+        if role is Role.RESULT and (not key.startswith(free) or key == "masking.reversed_ratio"):
+            remedy = _OF_BRANCH if free else _REMEDIES.get(key, _OTHER_RUN)
             raise MismatchError(f"{place} holds a run with {key}={was}, not {given}: {remedy}")
-        print(f"continuing {place} with {key}={given} (was {was}){_EFFECTS.get(key, '')}", flush=True)
+        effect = "" if free else _EFFECTS.get(key, "")
+        print(f"{verb} {place} with {key}={given} (was {was}){effect}", flush=True)
 
 
 def _streams(flat: dict[str, Any]) -> str:

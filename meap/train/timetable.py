@@ -18,7 +18,7 @@ from meap.errors import ConfigError
 if TYPE_CHECKING:
     from meap.data import Shards
 
-__all__ = ["Timetable", "count_steps", "require_end_after_warm_up"]
+__all__ = ["Timetable", "count_rate_steps", "count_steps"]
 
 _DURATION = re.compile(r"([\d.]+)(ba|tok|sp|ep|dur)")
 
@@ -31,19 +31,24 @@ class Timetable:
     """Of the whole run."""
     steps_per_epoch: int
     warmup: int
-    """Steps in which the learning rate rises."""
+    """Steps in which the learning rate rises; 0 in a branch, which begins at the peak."""
     masking: int
     """Steps of the mask ratio's schedule."""
     log_interval: int
     eval_interval: int
     checkpoint_interval: int
+    decay: int | None = None
+    """Steps at the end in which the learning rate falls; None for all after the warm-up."""
+    branch_step: int = 0
+    """Steps of the run that this one branches from; they count among `steps`."""
 
     @classmethod
     def of(cls, config: RecipeConfig, shards: Shards) -> Timetable:
         """The timetable of a run on these rows.
 
         Raises:
-            ConfigError: There are fewer rows than a batch, or the run ends before it has warmed up.
+            ConfigError: There are fewer rows than a batch, or the run ends before it has warmed up, or where it
+                branches.
         """
         from meap.data import plan_epoch  # heavy, and not needed to check a configuration
 
@@ -51,10 +56,7 @@ class Timetable:
         per_epoch = plan_epoch(config.data, shards, rows).rows // rows
         sizes = {"steps_per_epoch": per_epoch, "batch_rows": rows, "seq_len": config.data.seq_len}
         total = count_steps(train.max_duration, **sizes)
-        warmup = math.floor(Fraction(str(config.scheduler.warmup_ratio)) * total)
-        if config.scheduler.warmup_duration is not None:
-            warmup = count_steps(config.scheduler.warmup_duration, **sizes, total=total)
-            require_end_after_warm_up(config, total=total, warmup=warmup)
+        warmup, decay = count_rate_steps(config, **sizes, total=total)
         return cls(
             steps=total,
             steps_per_epoch=per_epoch,
@@ -63,6 +65,8 @@ class Timetable:
             log_interval=count_steps(train.log_interval, **sizes, total=total),
             eval_interval=count_steps(train.eval_interval, **sizes, total=total),
             checkpoint_interval=count_steps(config.checkpoint.interval, **sizes, total=total),
+            decay=decay,
+            branch_step=train.branch_step,
         )
 
     def times_left(self, interval: int, *, done: int) -> int:
@@ -91,7 +95,42 @@ def count_steps(duration: str, *, steps_per_epoch: int, batch_rows: int, seq_len
     return math.ceil(length / {"ba": 1, "sp": batch_rows, "tok": batch_rows * seq_len}[unit])
 
 
-def require_end_after_warm_up(config: RecipeConfig, *, total: int, warmup: int) -> None:
+def count_rate_steps(config: RecipeConfig, *, total: int, **sizes: int) -> tuple[int, int | None]:
+    """Steps in which the learning rate rises, and at the end falls; None for all in between.
+
+    Args:
+        config: The whole configuration.
+        total: Steps of the whole run.
+        sizes: As `count_steps` takes them.
+
+    Raises:
+        ConfigError: The run ends before it has warmed up or where it branches, or has too few steps for both.
+    """
+    scheduler, branch_step = config.scheduler, config.train.branch_step
+    if branch_step >= total:
+        raise ConfigError(
+            f"train.max_duration={config.train.max_duration} ({total:,} steps) ends no later than train.branch_from="
+            f"{config.train.branch_from} begins (step {branch_step:,}): give a longer one, which counts from step 0"
+        )
+    warmup = 0
+    if not branch_step:
+        warmup = math.floor(Fraction(str(scheduler.warmup_ratio)) * total)
+        if scheduler.warmup_duration is not None:
+            warmup = count_steps(scheduler.warmup_duration, **sizes, total=total)
+            _require_end_after_warm_up(config, total=total, warmup=warmup)
+    share, _ = scheduler.decay
+    if share is None:
+        return warmup, total - branch_step if branch_step else None
+    decay = math.floor(Fraction(str(share)) * (total - branch_step))
+    if warmup + decay > total:
+        raise ConfigError(
+            f"scheduler.decay_fraction={scheduler.decay_fraction} ({decay:,} steps) and the warm-up ({warmup:,} steps) "
+            f"take more than the {total:,} steps of the run: lower one of them"
+        )
+    return warmup, decay
+
+
+def _require_end_after_warm_up(config: RecipeConfig, *, total: int, warmup: int) -> None:
     """Raise `ConfigError` unless a run of `total` steps goes on after `warmup` of them."""
     if warmup >= total:
         raise ConfigError(

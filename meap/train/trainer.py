@@ -125,8 +125,9 @@ def _plan(config: RecipeConfig, ranks: Ranks, run: Run, data: RunData, model: Ne
 def _saving(
     config: RecipeConfig, run: Run, data: RunData, model: NextTokenModel, start: ResumePoint | None
 ) -> CheckpointSaving:
-    before = start.record.model if start else None
-    recorded, shared = record_model(model, data.tokenizer, usage_of(data, model), before=before)
+    tokenizer = data.tokenizer.with_direction() if model.has_direction else data.tokenizer
+    before, is_branch = (start.record.model, start.is_branch) if start else (None, False)
+    recorded, shared = record_model(model, tokenizer, usage_of(data, model), before=before, is_branch=is_branch)
     return CheckpointSaving(
         config,
         run_dir=run.dir,

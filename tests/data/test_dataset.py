@@ -16,7 +16,7 @@ from meap.config import DataConfig, MaskingConfig
 from meap.data import StreamingMaskedDataset, build_loader, build_mask_rule, open_shards
 from meap.data.loader import close_loaders
 from meap.errors import ConfigError, DataError
-from meap.masking import MaskRule, mask_inputs
+from meap.masking import MaskRule
 
 ROWS, SEQ_LEN, BATCH = 96, 16, 8
 
@@ -69,6 +69,7 @@ def test_without_masking_inputs_and_labels_are_the_shifted_row(clean_rows):
 def test_every_epoch_is_a_permutation_with_clean_labels_and_its_own_exact_masks(
     remote, tmp_path, tokenizer, clean_rows
 ):
+    rule = MaskRule(mask_id=tokenizer.mask_id, ratio=0.25, seed=17)
     first, second = epochs(load(remote, tmp_path), 2)
     for epoch, samples in enumerate((first, second)):
         assert sorted(samples["sample_id"].tolist()) == list(range(ROWS))
@@ -76,9 +77,7 @@ def test_every_epoch_is_a_permutation_with_clean_labels_and_its_own_exact_masks(
         for sample, inputs, labels in zip(samples["sample_id"], samples["input_ids"], samples["labels"], strict=True):
             clean_inputs, clean_labels = clean_rows[int(sample)]
             np.testing.assert_array_equal(labels.numpy(), clean_labels)
-            expected = mask_inputs(
-                clean_inputs[None], np.array([int(sample)]), mask_id=tokenizer.mask_id, ratio=0.25, seed=17, epoch=epoch
-            )
+            expected = rule.apply(clean_inputs[None], np.array([int(sample)]), epoch=epoch)
             np.testing.assert_array_equal(inputs.numpy(), expected[0])
     assert first["sample_id"].tolist() != second["sample_id"].tolist()
 
@@ -103,15 +102,43 @@ def test_a_resumed_epoch_continues_with_the_same_samples_and_masks(remote, tmp_p
         torch.testing.assert_close(resumed[key], values[40:], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("changed", [{}, {"span_length": 3}, {"mask_last": True}, {"protected_ids": (1, 2)}], ids=str)
+RANDOM_LATER = MaskRule(300, 0.3, seed=17, random_share=1.0, num_ids=301, special_ids=(0, 1, 300))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"span_length": 3},
+        {"mask_last": True},
+        {"protected_ids": (1, 2)},
+        {"random_share": 0.5, "keep_share": 0.2, "num_ids": 301, "special_ids": (0, 1, 300)},
+        {"reversed_ratio": 0.5, "direction_id": 301},
+        {"reversed_ratio": 0.5, "direction_id": 301, "ratio": 0.0},
+        {"later": ((1, RANDOM_LATER),), "ratio": 0.0},
+        {"random_share": 0.5, "protected_ids": (7, 9), "num_ids": 301, "special_ids": (0, 1, 300)},
+    ],
+    ids=str,
+)
 def test_masks_are_those_of_their_address_wherever_reading_begins(remote, tmp_path, tokenizer, clean_rows, changed):
     """They are drawn for many rows at once: neither which, nor a row read in between, may change one."""
-    rule = MaskRule(mask_id=tokenizer.mask_id, ratio=0.25, seed=17, **changed)
+    rule = MaskRule(**{"mask_id": tokenizer.mask_id, "ratio": 0.25, "seed": 17} | changed)
+
+    whole = rule
 
     def check(sample: dict[str, torch.Tensor], *, epoch: int) -> None:
+        rule = whole.at(epoch)
         number = int(sample["sample_id"])
-        expected = rule.apply(clean_rows[number][0][None], np.array([number]), epoch=epoch)[0]
+        both = (each[None] for each in clean_rows[number])
+        inputs, labels = rule.turn(*both, np.array([number]), epoch=epoch)
+        np.testing.assert_array_equal(sample["labels"].numpy(), labels[0])
+        expected = rule.apply(inputs, np.array([number]), epoch=epoch)[0]
         np.testing.assert_array_equal(sample["input_ids"].numpy(), expected)
+        if rule.shows_choice:
+            assert "chosen" not in sample
+        else:
+            chosen = rule.choose(np.array([number]), num_tokens=SEQ_LEN, epoch=epoch, input_ids_BT=inputs)[0]
+            np.testing.assert_array_equal(sample["chosen"].numpy(), chosen)
 
     dataset = StreamingMaskedDataset(
         rule=rule,

@@ -23,7 +23,7 @@ from meap.data import StreamingMaskedDataset, StreamingSFTDataset, collate_rows,
 from meap.data import dataset as dataset_module
 from meap.data.sft import expand_row
 from meap.errors import ConfigError, DataError
-from meap.masking import MaskRule, mask_inputs
+from meap.masking import MaskRule
 from meap.schema import IGNORE_INDEX
 
 ROWS, SEQ_LEN, BATCH, EPOCHS, LR = 96, 16, 8, 3, 1e-3
@@ -90,11 +90,12 @@ def train_by_hand(model, remote: Path, local: Path, tokenizer, *, clip: float | 
     model = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
     rows = np.stack([row["tokens"] for row in stored_rows(remote)]).astype(np.int64)
+    rule = MaskRule(mask_id=tokenizer.mask_id, ratio=0.15, seed=17)
     for epoch, ids in enumerate(order_of(remote, local, epochs=EPOCHS)):
         assert sorted(ids) == list(range(ROWS))
         for start in range(0, ROWS, BATCH):
             chosen = np.array(ids[start : start + BATCH])
-            inputs = mask_inputs(rows[chosen, :-1], chosen, mask_id=tokenizer.mask_id, ratio=0.15, seed=17, epoch=epoch)
+            inputs = rule.apply(rows[chosen, :-1], chosen, epoch=epoch)
             log_probabilities = model(torch.from_numpy(inputs)).logits.log_softmax(-1)
             targets = torch.from_numpy(rows[chosen, 1:])[..., None]
             (-log_probabilities.gather(-1, targets).mean()).backward()

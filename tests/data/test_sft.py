@@ -89,6 +89,36 @@ def test_the_end_of_a_turn_is_never_masked_and_the_last_word_of_a_cut_answer_onl
     assert any(last[60:])
 
 
+def test_conversations_are_not_reversed(write_conversations, tmp_path):
+    remote = write_conversations(tmp_path / "data", seq_len=WIDE)
+    data = DataConfig(remote=str(remote), seq_len=WIDE, num_canonical_nodes=1, num_workers=0)
+    shards = open_shards(data, "train", kind=CONVERSATIONS)
+    rule = dataclasses.replace(RULE, reversed_ratio=0.5, direction_id=100)
+    how = {"seed": 1, "global_batch_size": 1, "world_size": 1, "cache_dir": tmp_path / "cache", "shuffle": False}
+    with pytest.raises(ConfigError, match="masking.reversed_ratio=0.5, but .* holds conversations"):
+        build_sft_loader(data, shards, SftConfig(), rule=rule, **how)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_random_and_kept_tokens_are_scored_as_masked_ones_are(layout, loss):
+    """Everything but the inputs of the chosen positions is as with masks alone."""
+    more = {"random_share": 0.4, "keep_share": 0.4, "num_ids": 100, "special_ids": (0, 1, 2, M)}
+    rule, kinds = dataclasses.replace(RULE, **more), set()
+    for sample_id in range(40):
+        plain, row = (expand(layout, loss, rule=each, sample_id=sample_id) for each in (RULE, rule))
+        is_chosen = plain["input_ids"] == M
+        assert is_chosen.sum() == 1
+        np.testing.assert_array_equal(row.pop("chosen"), is_chosen)
+        np.testing.assert_array_equal(row["input_ids"][~is_chosen], plain["input_ids"][~is_chosen])
+        (became,), (was,) = row.pop("input_ids")[is_chosen], plain["labels"][:-1][is_chosen[1:]]
+        kinds.add("mask" if became == M else "keep" if became == was else "random")
+        assert became not in {0, 1, 2}
+        for name, value in row.items():
+            np.testing.assert_array_equal(value, plain[name])
+    assert kinds == {"mask", "random", "keep"}
+
+
 @pytest.fixture(scope="module")
 def rows(conversation_rows) -> list[dict]:
     return conversation_rows

@@ -104,6 +104,8 @@ def test_the_record_says_where_it_came_from(exported, tokenizer):
         "step": 7,
         "tokens": 700,
         "masking_ratio": 0.15,
+        "replacement": "mask",
+        "reversed_ratio": 0.0,
         "base": None,
     }
     assert record["tokenizer_fingerprint"] == tokenizer.fingerprint
@@ -112,9 +114,17 @@ def test_the_record_says_where_it_came_from(exported, tokenizer):
     assert set(record["versions"]) == {"meap", "torch", "transformers"}
 
 
-@pytest.mark.parametrize(("ratio", "method"), [(0.15, "15% of the input tokens masked"), (0.0, "plain next-token")])
-def test_the_card_tells_the_method(model, tokenizer, tmp_path, ratio, method):
-    source = ExportSource(run="small", checkpoint="ba7.pt", step=None, tokens=None, masking_ratio=ratio)
+@pytest.mark.parametrize(
+    ("trained", "method"),
+    [
+        ({"masking_ratio": 0.15}, "15% of the input tokens masked"),
+        ({"masking_ratio": 0.05, "replacement": "random"}, "5% of the input tokens replaced (`random`)"),
+        ({"masking_ratio": 0.0, "reversed_ratio": 0.5}, "(masking ratio 0), 50% of the rows read right to left"),
+        ({"masking_ratio": 0.0}, "plain next-token"),
+    ],
+)
+def test_the_card_tells_the_method(model, tokenizer, tmp_path, trained, method):
+    source = ExportSource(run="small", checkpoint="ba7.pt", step=None, tokens=None, **trained)
     export_model(model, tokenizer, tmp_path / "hf", source, usage=USAGE)
     card = (tmp_path / "hf" / "README.md").read_text()
     assert method in card

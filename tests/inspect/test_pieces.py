@@ -77,7 +77,8 @@ def test_a_masked_token_is_a_piece_and_a_shared_character_counts_its_masked_toke
     assert len(bytes_of_east) == 3
     for masked in ([0, 1, 2], bytes_of_east[:2], [len(ids) - 1]):
         is_masked = np.isin(np.arange(len(ids)), masked)
-        part = Part(None, False, 0, ids, is_masked, np.ones_like(is_masked), np.ones_like(is_masked))
+        inputs = np.where(is_masked, tokenizer.mask_id, ids)
+        part = Part(None, False, 0, ids, inputs, is_masked, np.ones_like(is_masked), np.ones_like(is_masked))
         pieces = Cutter(tokenizer).cut(part)
         assert "".join(piece.text for piece in pieces) == "tide 東 tide"
         assert sum(piece.num_masked for piece in pieces) == len(masked)

@@ -1,6 +1,7 @@
 """What is shown is what the loader yields, sample by sample and epoch by epoch."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from meap.config import DataConfig, MaskingConfig, SftConfig
 from meap.config.commands import InspectConfig
 from meap.data import build_loader, build_mask_rule, build_sft_loader, open_shards
 from meap.errors import ConfigError, IncompleteError
+from meap.inspect.terminal import print_samples
 from meap.manifest import CONVERSATIONS, ROWS
 
 KINDS = ((ROWS, 64), (CONVERSATIONS, 512))
@@ -68,6 +70,55 @@ def test_a_sample_is_what_the_loader_yields_in_each_epoch(
                 seen[-1][number] = inputs.tolist()
     assert seen[0].keys() == seen[1].keys()
     assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("kind", [ROWS, CONVERSATIONS])
+def test_random_and_kept_tokens_are_shown_as_they_are_read(kind, rows_remote, sft_remote, open_split, capsys):
+    data = open_split(
+        remote_of(kind, rows_remote, sft_remote), "ratio=0.4", "replacement={mask: 0.4, random: 0.4, keep: 0.2}"
+    )
+    masks = open_split(remote_of(kind, rows_remote, sft_remote), "ratio=0.4")
+    samples = [data.sample(number) for number in range(8)]
+    for sample in samples:
+        for part, plain in zip(sample.parts, masks.sample(sample.sample_id).parts, strict=True):
+            np.testing.assert_array_equal(part.is_masked, plain.is_masked)
+            np.testing.assert_array_equal(part.inputs[~part.is_masked], part.tokens[~part.is_masked])
+    print_samples(data, samples)
+    shown = capsys.readouterr().out
+    assert "replacement {mask: 0.4, random: 0.4, keep: 0.2}" in shown
+    marked = re.findall("⟦([^⟧]*)⟧", shown)[1:]
+    with_arrow = [each.split("→") for each in marked if "→" in each]
+    assert any(before == after for before, after in with_arrow)  # kept
+    assert any(before != after for before, after in with_arrow)
+    assert len(with_arrow) < len(marked)  # masked
+
+
+def test_an_epoch_is_shown_by_the_rule_that_is_in_force(rows_remote, open_split, tmp_path):
+    yaml = tmp_path / "later.yaml"
+    yaml.write_text("masking: {ratio: 0, from_epoch: {2: {ratio: 0.25, replacement: random}}}\n")
+    for epoch, expected in ((0, 0), (1, 0), (2, 16), (5, 16)):
+        data = open_split(rows_remote, f"training={yaml}", f"epoch={epoch}")
+        sample = data.sample(3)
+        assert (sample.num_masked, data.masking.ratio) == (expected, expected / 64)
+        assert (sample.parts[0].inputs != sample.parts[0].tokens).sum() == expected
+    assert open_split(rows_remote, f"training={yaml}", "epoch=5", "ratio=0.5").sample(3).num_masked == 32
+
+
+def test_reversed_rows_are_shown_as_they_are_read(rows_remote, open_split, capsys):
+    data = open_split(rows_remote, "ratio=0.3", "reversed_ratio=0.5")
+    samples = [data.sample(number) for number in range(12)]
+    for sample in samples:
+        stored, (part,) = data.stored_tokens(sample.sample_id), sample.parts
+        as_read = [data.rule.direction_id, *stored[:0:-1]] if part.is_reversed else stored.tolist()
+        assert part.tokens.tolist() == as_read
+        assert part.is_maskable.sum() == 64 - part.is_reversed
+        assert not part.is_masked[~part.is_maskable].any()
+    backwards = sum(sample.parts[0].is_reversed for sample in samples)
+    assert 0 < backwards < 12
+    print_samples(data, samples)
+    shown = capsys.readouterr().out
+    assert "0.5 of the rows read right to left" in shown
+    assert shown.count(": read right to left, ") == shown.count("⟨[REVERSED]⟩") == backwards
 
 
 def test_addressing_an_epoch_leaves_the_dataset_as_it_was(rows_remote, open_split):

@@ -38,8 +38,9 @@ def inject(fault: dict[str, Any]) -> None:
 
     def counted(*given: Any, **named: Any) -> Any:
         nonlocal calls
-        calls += 1
-        if calls == fault["call"]:
+        is_step = getattr(given[0], "training", True)  # not held-out loss, samples, or a trial before the start
+        calls += is_step
+        if is_step and calls == fault["call"]:
             _hit(fault.get("whom", "rank"), fault.get("signal", 0), given[0])
         return function(*given, **named)
 

@@ -15,7 +15,7 @@ def at_pass(number: int, act: Callable[[Any], None]) -> Iterator[list[list[int]]
     seen: list[list[int]] = []
 
     def hook(module: torch.nn.Module, given: Any, outputs: Any) -> None:
-        if isinstance(module, NextTokenModel):
+        if isinstance(module, NextTokenModel) and "sample_id" in given[0]:  # not a trial before the start
             seen.append(given[0]["sample_id"].tolist())
             if len(seen) == number + 1:
                 act(outputs)

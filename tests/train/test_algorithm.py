@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from meap.config import MaskingConfig
 from meap.errors import ConfigError
-from meap.masking import MaskRule, count_masked, mask_inputs
+from meap.masking import MaskRule, count_masked
 from meap.schema import IGNORE_INDEX
 from meap.train import algorithm
 from meap.train.algorithm import InputMasking, build_input_masking, mask_batch
@@ -64,9 +64,7 @@ def test_the_function_returns_a_new_batch_with_only_the_inputs_changed():
     for name, values in before.items():
         assert torch.equal(batch[name], values)
         assert name == "input_ids" or masked[name] is batch[name]
-    expected = mask_inputs(
-        batch["input_ids"][:, :LENGTH].numpy(), np.arange(BATCH), mask_id=MASK, ratio=0.25, seed=5, epoch=1
-    )
+    expected = RULE.apply(batch["input_ids"][:, :LENGTH].numpy(), np.arange(BATCH), epoch=1)
     np.testing.assert_array_equal(masked["input_ids"][:, :LENGTH].numpy(), expected)
     assert not (masked["input_ids"] == MASK)[:, LENGTH:].any()
 

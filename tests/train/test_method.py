@@ -1,5 +1,6 @@
 """The Algorithm, the monitor, the optimiser and its schedule."""
 
+import dataclasses
 import math
 import random
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from composer.core import Event, Time, Timestamp
 
 from meap.config import OptimizerConfig
 from meap.errors import ConfigError
-from meap.masking import MaskRule, mask_inputs
+from meap.masking import MaskRule
 from meap.schema import IGNORE_INDEX
 from meap.train.algorithm import InputMasking
 from meap.train.callbacks import MaskingMonitor
@@ -34,14 +35,43 @@ def apply(algorithm: InputMasking, batch, epoch: int = 0):
     return state.batch
 
 
+@pytest.mark.parametrize("changed", [{}, {"protected_ids": (3, 4)}, {"span_length": 4}], ids=str)
+def test_the_algorithm_says_which_tokens_are_chosen_where_inputs_do_not_show_it(changed):
+    rule = dataclasses.replace(RULE, random_share=0.5, keep_share=0.3, num_ids=100, special_ids=(0, MASK), **changed)
+    batch = make_batch()
+    masked = apply(InputMasking(rule), batch, 2)
+    samples, inputs = batch["sample_id"].numpy(), batch["input_ids"].numpy()
+    np.testing.assert_array_equal(masked["input_ids"].numpy(), rule.apply(inputs, samples, epoch=2))
+    chosen = rule.choose(samples, num_tokens=32, epoch=2, input_ids_BT=inputs)
+    np.testing.assert_array_equal(masked["chosen"].numpy(), chosen)
+    assert (masked["input_ids"] != batch["input_ids"]).sum() < chosen.sum()  # some are kept
+    with pytest.raises(ConfigError, match="masked already"):
+        apply(InputMasking(rule), masked)
+
+
+def test_the_algorithm_reverses_rows_as_the_rule_does():
+    rule = dataclasses.replace(RULE, reversed_ratio=0.5, direction_id=MASK + 1)
+    batch = make_batch(num_rows=20)
+    turned = rule.turn(*(batch[name].numpy() for name in ("input_ids", "labels", "sample_id")), epoch=1)
+    masked = apply(InputMasking(rule), batch, 1)
+    assert 0 < (masked["input_ids"][:, 0] == MASK + 1).sum() < 20
+    np.testing.assert_array_equal(masked["labels"].numpy(), turned[1])
+    np.testing.assert_array_equal(
+        masked["input_ids"].numpy(), rule.apply(turned[0], batch["sample_id"].numpy(), epoch=1)
+    )
+    with pytest.raises(ConfigError, match="masked already"):
+        apply(InputMasking(dataclasses.replace(rule, ratio=0.0)), masked)
+    batch["labels"][0, 3] = IGNORE_INDEX
+    with pytest.raises(ConfigError, match="masking.reversed_ratio needs rows without padding"):
+        apply(InputMasking(rule), batch)
+
+
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_the_algorithm_masks_as_the_dataset_does(epoch):
     batch = make_batch()
     algorithm = InputMasking(RULE)
     masked = apply(algorithm, batch, epoch)
-    expected = mask_inputs(
-        batch["input_ids"].numpy(), batch["sample_id"].numpy(), mask_id=MASK, ratio=0.25, seed=5, epoch=epoch
-    )
+    expected = RULE.apply(batch["input_ids"].numpy(), batch["sample_id"].numpy(), epoch=epoch)
     np.testing.assert_array_equal(masked["input_ids"].numpy(), expected)
     assert masked["labels"] is batch["labels"]
 
@@ -92,6 +122,13 @@ def test_the_monitor_logs_the_realised_ratio_and_both_losses():
         monitor.batch_end(state, logger)
         assert bool(logged) == (batch == 2)
     assert logged["masking/ratio"] == 3 / 8
+    chosen = inputs == MASK
+    # Random and kept tokens count as masked ones do.
+    state.batch |= {"input_ids": torch.tensor([[1, 4, 3, MASK], [5, 6, 7, 8]]), "chosen": chosen}
+    other = dict(logged)
+    monitor.after_forward(state, logger)
+    monitor.batch_end(state, logger)
+    assert logged == other
     assert logged["masking/loss_masked_targets"] == pytest.approx((1.0 + 4.0) / 2)  # the third is not scored
     assert logged["masking/loss_clean_targets"] == pytest.approx((2.0 + 8.0 + 16.0 + 32.0 + 64.0) / 5)
 
@@ -127,9 +164,9 @@ def test_matrices_decay_the_embedding_among_them_and_norms_only_if_asked(decay_n
     assert optimizer.defaults["betas"] == (0.9, 0.95)
 
 
-def rates(steps: list[int], *, warmup: int = 100, final_ratio: float = 0.1, lead: float | None = None) -> list[float]:
+def rates(steps: list[int], *, warmup: int = 100, final_ratio: float = 0.1, **more) -> list[float]:
     """As shares of the peak, of a run of 1,000 steps."""
-    schedule = LearningRateSchedule(warmup=warmup, total=1000, final_ratio=final_ratio, lead=lead)
+    schedule = LearningRateSchedule(warmup=warmup, total=1000, final_ratio=final_ratio, **more)
     optimizer, found = torch.optim.AdamW([torch.zeros(2)], lr=0.5), []
     for step in steps:
         schedule.batch_start(SimpleNamespace(timestamp=Timestamp(batch=step), optimizers=[optimizer]), None)
@@ -149,6 +186,19 @@ def test_no_step_is_idle(warmup):
     of_all = rates([*range(1000)], warmup=warmup, final_ratio=0.0)
     assert min(of_all) > 0
     assert max(of_all) == of_all[max(0, warmup - 1)] == 1.0
+
+
+@pytest.mark.parametrize("shape", ["linear", "1-sqrt"])
+@pytest.mark.parametrize("decay", [0, 1, 200, 900])
+@pytest.mark.parametrize("final_ratio", [0.0, 0.1])
+def test_a_stable_rate_falls_at_the_end_alone(shape, decay, final_ratio):
+    of_all = rates([*range(1000)], final_ratio=final_ratio, decay=decay, shape=shape)
+    assert of_all[:99] == [(step + 1) / 100 for step in range(99)]
+    assert set(of_all[99 : 1000 - decay]) <= {1.0}
+    done = [step / decay for step in range(decay)]
+    left = [1 - (share if shape == "linear" else math.sqrt(share)) for share in done]
+    assert of_all[1000 - decay :] == pytest.approx([final_ratio + (1 - final_ratio) * each for each in left])
+    assert min(of_all) > 0
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 32])

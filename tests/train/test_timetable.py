@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from meap.data import open_shards
 from meap.errors import ConfigError
+from meap.train.preflight import check_config
 from meap.train.timetable import Timetable, count_steps
 
 # 64 rows of 16 tokens in batches of 8: 8 steps an epoch.
@@ -59,6 +60,43 @@ def test_how_often_something_happens_is_counted_as_it_happens(steps, interval, d
     timetable = Timetable(steps, 5, 0, steps, interval, interval, interval)
     due = [step for step in range(1, steps + 1) if step % interval == 0 or step == steps]
     assert timetable.times_left(interval, done=done) == len([step for step in due if step > done])
+
+
+def test_the_decay_is_a_share_of_the_run_and_of_a_branch_s_own_steps(timetable_of):
+    wsd, branch = "scheduler.schedule=wsd", "train.branch_from=s3://b/trunk/ba60.pt"
+    of = {
+        ("scheduler.schedule=cosine",): (10, None),
+        ("scheduler.schedule=constant",): (10, 0),
+        (wsd,): (10, 10),
+        (wsd, "scheduler.decay_fraction=0.9"): (10, 90),
+        (wsd, "scheduler.decay_fraction=0.29"): (10, 29),
+        ("scheduler.schedule=cosine", branch): (0, 40),
+        ("scheduler.schedule=constant", branch): (0, 0),
+        (wsd, branch): (0, 4),
+        (wsd, branch, "scheduler.decay_fraction=1"): (0, 40),
+    }
+    for overrides, expected in of.items():
+        timetable = timetable_of("train.max_duration=100ba", *overrides)
+        assert (timetable.warmup, timetable.decay) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["scheduler.decay_fraction=0.95"],
+            r"=0.95 \(95 steps\) and the warm-up \(10 steps\) take more than",
+        ),
+        (
+            ["train.branch_from=ba100.pt"],
+            r"=100ba \(100 steps\) ends no later than train.branch_from=ba100.pt",
+        ),
+    ],
+)
+def test_a_schedule_that_does_not_fit_the_run_is_refused(timetable_of, small_config, tmp_path, overrides, message):
+    for check in (timetable_of, lambda *given: check_config(small_config(tmp_path, *given))):
+        with pytest.raises(ConfigError, match=message):
+            check("scheduler.schedule=wsd", "train.max_duration=100ba", *overrides)
 
 
 def test_a_share_to_warm_up_is_rounded_down_exactly(timetable_of):

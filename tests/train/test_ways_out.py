@@ -164,7 +164,7 @@ def end(run: Run, temporary: Path) -> tuple[list[int], tuple[str, ...]]:
     # A machine with more to do than it has cores takes as much longer as everything else there does.
     allowed = SECONDS_TO_LEAVE * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     assert time.time() - last_word(run) < allowed, f"it took long to leave\n{run.printed}"
-    assert any(name.isdecimal() for name in segments)
+    assert any(name.isdecimal() for name in segments), run.printed
     return run.wait(), (*segments, *(f"torch_{pid}_" for pid in run.pids))
 
 

@@ -47,7 +47,7 @@ def note_rows(path: Path) -> None:
     notes = path.open("a", buffering=1)
 
     def note(module: torch.nn.Module, given: Any) -> None:
-        if isinstance(module, NextTokenModel):
+        if isinstance(module, NextTokenModel) and "sample_id" in given[0]:  # not a trial before the start
             (batch,) = given
             hashes = [hashlib.sha256(row.numpy().tobytes()).hexdigest()[:16] for row in batch["input_ids"]]
             notes.write(json.dumps(list(zip(batch["sample_id"].tolist(), hashes, strict=True))) + "\n")

@@ -74,10 +74,10 @@ class _TaskLog:
     file: IO[str] | None = None
     is_attached = False
 
-    def write(self, line: str) -> None:
+    def write(self, message: str) -> None:
         """Write a line."""
         if self.file is not None:
-            self.file.write(line)
+            self.file.write(message)
             self.file.flush()
 
 

@@ -9,7 +9,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from meap.schema import IGNORE_INDEX, Batch
+from meap.schema import CHOSEN_COLUMN, IGNORE_INDEX, Batch
 from meap.train.callbacks.throughput import last_step
 from meap.train.model import ModelOutput
 
@@ -19,9 +19,11 @@ __all__ = ["MaskingMonitor"]
 class MaskingMonitor(Callback):
     """Log the realised mask ratio, and the loss where the *target* token was masked in the input and where it was not.
 
+    Masked stands for chosen, where chosen tokens may also become random ones or stay: batches then say which these are.
+
     The ratio is masked inputs per input token; padding is none: what an ``attention_mask`` leaves out. In fine-tuning
     it is masked words per word of the copies' long answers (``num_maskable``). A scored position p has a masked target
-    where the input at p + 1 is the mask token, and a clean target elsewhere; both losses are next-token losses. In
+    where the input at p + 1 is masked, and a clean target elsewhere; both losses are next-token losses. In
     pre-training the two kinds of targets are drawn alike; in fine-tuning masked targets are those of the copies, clean
     targets the answers of the originals.
 
@@ -47,7 +49,8 @@ class MaskingMonitor(Callback):
     def after_forward(self, state: State, logger: Logger) -> None:
         """Add a micro-batch to the sums, without reading them."""
         batch, outputs = cast("Batch", state.batch), cast("ModelOutput", state.outputs)
-        is_mask_BT = batch["input_ids"] == self._mask_id
+        loaded = cast("dict[str, Any]", batch)
+        is_mask_BT = loaded[CHOSEN_COLUMN] if CHOSEN_COLUMN in loaded else batch["input_ids"] == self._mask_id
         scored_BT = batch["labels"] != IGNORE_INDEX
         # The label at p is the token at p + 1; the last label lies beyond the row's inputs and is never masked.
         masked_target_BT = torch.zeros_like(is_mask_BT)

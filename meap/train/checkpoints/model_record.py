@@ -18,7 +18,7 @@ _ADDRESS = "_name_or_path"
 
 
 def record_model(
-    model: NextTokenModel, tokenizer: Tokenizer, usage: Usage, *, before: ModelRecord | None
+    model: NextTokenModel, tokenizer: Tokenizer, usage: Usage, *, before: ModelRecord | None, is_branch: bool = False
 ) -> tuple[ModelRecord, dict[CheckpointFile, bytes]]:
     """The record of a model, and the files it names with their contents.
 
@@ -28,6 +28,7 @@ def record_model(
         usage: How it is prompted, see `meap.train.usage`.
         before: The record of the checkpoint that a run resumes from. It is kept, with the files it names: another
             version of a library may write the same tokenizer as other bytes.
+        is_branch: Whether that is of another run, whose folder has those files: here they are written anew.
     """
     contents = {
         describe_content(content, f"{TOKENIZER_DIR}/{name}"): content
@@ -36,6 +37,8 @@ def record_model(
     frozen: Any = {"base_fingerprint": model.base_fingerprint, "base_dtype": model.base_dtype}
     if before is not None:
         frozen = frozen if model.base_fingerprint else {}  # on other ranks than the first, which records nothing
+        if is_branch:
+            return dataclasses.replace(before, tokenizer_files=tuple(contents), **frozen), contents
         kept = {file: content for file, content in contents.items() if file in before.tokenizer_files}
         return dataclasses.replace(before, **frozen), kept
     architecture = json.loads(model.config.to_json_string(use_diff=False))

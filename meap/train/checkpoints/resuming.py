@@ -6,18 +6,21 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
 from composer.utils import dist
 
 from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, ModelRecord, newest_record
+from meap.checkpoints.reading import read_record
 from meap.config import RecipeConfig, from_values
 from meap.config.sharding import spreading_modes
 from meap.data import Shards
 from meap.errors import CheckpointError, ConfigError, MeapError, MismatchError
 from meap.train.checkpoints.writing import STAGING_NAME, local_folder
+from meap.train.optim import build_schedule
+from meap.train.timetable import Timetable
 
 __all__ = ["ResumePoint", "find_resume_point", "model_to_continue"]
 
@@ -33,25 +36,33 @@ class ResumePoint:
 
     path: Path
     record: CheckpointRecord
+    is_branch: bool = False
+    """Whether it is of another run, that of `train.branch_from`."""
 
 
 def model_to_continue(config: RecipeConfig, shards: Shards) -> ModelRecord | None:
-    """The model of a run that resumes, by its newest record; None if it starts. Every rank calls.
+    """The model of a run that resumes or branches, by the record there; None if it starts. Every rank calls.
 
     Its rows must be those of `shards`, wherever they are now; a changed address is logged.
 
     Raises:
+        ConfigError: It branches where the learning rate is not at its peak.
         MismatchError: The run has been trained on other rows.
         CheckpointError: The folder or store of checkpoints cannot be read.
     """
 
     def look() -> ModelRecord | None:
         record = newest_record(config.checkpoint.folder) if config.checkpoint.autoresume else None
-        if record is None:
+        place = f"{config.checkpoint.folder}/{record.name}" if record is not None else config.train.branch_from
+        if place is None:
             return None
-        place = f"{config.checkpoint.folder}/{record.name}"
+        is_branch = record is None
+        record = record or read_record(place)
         _require_same_rows(place, record.data, shards.identity)
-        before = _addresses(from_values(RecipeConfig, record.config, origin=place))
+        recorded = from_values(RecipeConfig, record.config, origin=place)
+        if is_branch:
+            _require_peak(place, recorded, record.step, shards)
+        before = _addresses(recorded)
         for key, given in _addresses(config).items():
             if key in shards.identity and given != before[key]:
                 print(f"continuing {place} with {key}={given} (was {before[key]}), same rows", flush=True)
@@ -61,7 +72,7 @@ def model_to_continue(config: RecipeConfig, shards: Shards) -> ModelRecord | Non
 
 
 def find_resume_point(config: RecipeConfig, run_dir: Path) -> ResumePoint | None:
-    """The newest intact checkpoint, or None where there is none at all; every rank calls.
+    """The newest intact checkpoint, that which a branch begins with, or None where there is neither; every rank calls.
 
     A damaged one is logged, and the one before it is used. Half-written files of killed runs are deleted.
 
@@ -96,7 +107,17 @@ def find_resume_point(config: RecipeConfig, run_dir: Path) -> ResumePoint | None
             f"none of the {len(steps)} checkpoints in {store.location} is whole: restore one from a copy, or delete "
             "them to start anew"
         )
-    return None
+    return _branch_point(config, config.train.branch_from, run_dir) if config.train.branch_from else None
+
+
+def _branch_point(config: RecipeConfig, branch_from: str, run_dir: Path) -> ResumePoint:
+    folder = branch_from.rstrip("/").rpartition("/")[0] or "."
+    point, problem = _fetched(CheckpointStore(folder), config.train.branch_step, run_dir / "cache" / "branch")
+    if point is None:
+        raise CheckpointError(f"train.branch_from={branch_from} is damaged ({problem}): give another checkpoint")
+    _require_loadable(config, point.record)
+    _say(f"branches   from {branch_from}, step {point.record.step:,} (epoch {point.record.epoch})")
+    return replace(point, is_branch=True)
 
 
 def _fetched(store: CheckpointStore, step: int, copies: Path) -> tuple[ResumePoint | None, str]:
@@ -174,6 +195,17 @@ def _require_loadable(config: RecipeConfig, record: CheckpointRecord) -> None:
         raise CheckpointError(
             f"checkpoint {record.name} is sharded, but train.sharding={config.train.sharding}: set train.sharding="
             f"{spreading_modes()} to resume from it, on any number of devices"
+        )
+
+
+def _require_peak(place: str, config: RecipeConfig, step: int, shards: Shards) -> None:
+    """Refuse a checkpoint from the warm-up or the decay of its run, from where no rate could go on."""
+    factor = build_schedule(config.scheduler, Timetable.of(config, shards)).factor(step)
+    if factor != 1.0:
+        raise ConfigError(
+            f"train.branch_from={place}: its run has {factor:.2f} of the peak learning rate at step {step:,}, with "
+            f"scheduler.schedule={config.scheduler.schedule}: branch where the rate is at its peak, of a run with "
+            "scheduler.schedule=constant or wsd, after its warm-up"
         )
 
 

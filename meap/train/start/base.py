@@ -29,6 +29,8 @@ class Base:
     """Embedding rows it had, or has, before our training added the mask token; None where that came from elsewhere."""
     load: Callable[[PretrainedConfig], PreTrainedModel]
     """Loads its weights, in fp32 on the CPU, into a model of this architecture, or of it with a longer context."""
+    has_direction: bool = False
+    """Whether it was trained with the token that begins reversed rows."""
     usage: Usage = field(default_factory=Usage)
     """How it is prompted."""
 

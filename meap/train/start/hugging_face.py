@@ -54,6 +54,7 @@ def open_hugging_face(base: str, tokenizer: Tokenizer) -> Base:
         is_mask_new=is_mask_new,
         rows_without_mask=int(architecture.vocab_size) if is_mask_new else None,
         load=lambda changed: _load(base, changed),
+        has_direction=base_tokenizer.direction_id is not None,
         usage=_usage(base, architecture, base_tokenizer),
     )
 

@@ -95,10 +95,13 @@ def initial_model(
         if lora is not None and lora.rank:
             fingerprint = fingerprint_weights(model)
             _require_same_base(config.base, fingerprint, continues)
-        fit_vocabulary(model, rows, tokenizer.mask_id if base.is_mask_new else None)
+        new_ids = [tokenizer.mask_id] if base.is_mask_new else []
+        new_ids += [] if tokenizer.direction_id is None or base.has_direction else [tokenizer.direction_id]
+        fit_vocabulary(model, rows, new_ids)
     else:
         model = empty_model(_with_rows(architecture, rows), device=device)
     trainable = _trainable(model, attention, rows_without_mask=base.rows_without_mask, usage=base.usage)
+    trainable.has_direction = base.has_direction
     if lora is not None and lora.rank:
         add_adapters(trainable, lora, mask_id=tokenizer.mask_id, seed=seed)
         freeze(trainable, frozen)

@@ -61,6 +61,7 @@ def open_own_run(base: str, tokenizer: Tokenizer) -> Base:
         recorded_architecture(record.model),
         is_mask_new=False,
         rows_without_mask=record.model.rows_without_mask,
+        has_direction=record.model.tokenizer.direction_id is not None,
         load=partial(_load, base),
         usage=record.model.usage,
     )

@@ -1,7 +1,8 @@
-"""Rows of embedding and head for an untrained mask token, and padding."""
+"""Rows of embedding and head for untrained tokens (mask, direction), and padding."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ __all__ = ["fit_vocabulary"]
 
 
 @torch.no_grad()
-def fit_vocabulary(model: PreTrainedModel, rows: int, new_id: int | None) -> None:
+def fit_vocabulary(model: PreTrainedModel, rows: int, new_ids: Sequence[int]) -> None:
     """Give the embedding and the head `rows` rows; untrained rows start as the mean of the others.
 
     A mean keeps the new token's logit ordinary, where a random row can outdo every real token (Hewitt 2021,
@@ -20,14 +21,14 @@ def fit_vocabulary(model: PreTrainedModel, rows: int, new_id: int | None) -> Non
     Args:
         model: The model, changed in place.
         rows: At least as many as it has.
-        new_id: Id of an untrained token among its rows; None for none.
+        new_ids: Ids of untrained tokens, also among its rows.
     """
     before = int(model.config.vocab_size)
     means = [each.weight[:before].mean(0) for each in _vocabulary_layers(model)]
     if rows != before:
         # Not mean_resizing: it draws from the rows' covariance, which takes minutes and depends on a random state.
         model.resize_token_embeddings(rows, mean_resizing=False)
-    new_rows = [*range(before, rows), *([new_id] if new_id is not None and new_id < before else [])]
+    new_rows = [*range(before, rows), *(each for each in new_ids if each < before)]
     for layer, mean in zip(_vocabulary_layers(model), means, strict=True):
         layer.weight[new_rows] = mean
 
