@@ -75,6 +75,7 @@ class Locator:
         added = [token for token in tokenizer.plain.get_added_tokens_decoder().values() if token.content.strip()]
         spelled = sorted((re.escape(token.content) for token in added), key=len, reverse=True)
         self._ending = re.compile("|".join(spelled) or r"(?!)")
+        self._longest = max((len(token.content) for token in added), default=0)
         self._takes_behind = tuple(token.content for token in added if token.rstrip)
         self._takes_before = tuple(token.content for token in added if token.lstrip)
 
@@ -140,15 +141,19 @@ class Locator:
             message: The answer.
         """
         content = message["content"].strip()
-        tokens = [found.span() for found in self._ending.finditer(piece)]
         place = len(piece) if content and not message.get("tool_calls") else -1
         while place >= 0 and (place := piece.rfind(content, 0, place + len(content) - 1)) >= 0:
             said = place + len(content)
+            tokens = self._tokens(piece, max(0, said - self._longest))  # of thousands, searching all takes long
             # "end" is found in <|im_end|>, too.
             if not any(start < said < end or start < place < end for start, end in tokens):
                 return next((end for start, end in tokens if start >= said), None)
         # What the template made of the answer may hold special tokens of its own.
+        tokens = self._tokens(piece, 0)
         return tokens[-1][1] if tokens and not piece[tokens[-1][1] :].strip() else None
+
+    def _tokens(self, text: str, start: int) -> list[tuple[int, int]]:
+        return [found.span() for found in self._ending.finditer(text, start)]
 
     def beside_white_space(self, text: str, place: int) -> int:
         """A border, moved past the white space around it that a token takes: it is one with the token."""
@@ -186,16 +191,12 @@ class _Conversation:
             raise RecordError(f"the chat template marks {len(marks)} of {len(answers)} answers with {{% generation %}}")
         for place, number in enumerate(answers):
             if is_scored[number]:
-                start, end, is_ended = (
-                    self._marked(*marks[place], number, located) if marks else self._span(number, located)
-                )
-                located.spans.append((start, end))
-                located.is_ended.append(is_ended)
+                found = self._marked(*marks[place], number, located) if marks else self._span(number, located)
+                located.spans.append(found[:2])
+                located.is_ended.append(found[2])
         self._require_contents(located, is_scored)
-        located.spans = [
-            (self._locator.beside_white_space(located.text, start), self._locator.beside_white_space(located.text, end))
-            for start, end in located.spans
-        ]
+        aside = self._locator.beside_white_space
+        located.spans = [(aside(located.text, start), aside(located.text, end)) for start, end in located.spans]
         return located
 
     def _marked(self, start: int, end: int, number: int, located: Located) -> tuple[int, int, bool]:
@@ -209,8 +210,7 @@ class _Conversation:
     def _span(self, number: int, located: Located) -> tuple[int, int, bool]:
         """Where the answer of a message begins and ends, and whether a token ends it."""
         start = self._start(number, located)
-        is_last = number == len(self._messages) - 1
-        closed = located.text if is_last else self._text(self._messages[: number + 1])
+        closed = located.text if number == len(self._messages) - 1 else self._text(self._messages[: number + 1])
         piece = _common_beginning(located.text, closed)[start:]
         end = self._locator.end_of_turn(piece, self._messages[number])
         if end is None and start + len(piece) < len(closed):
