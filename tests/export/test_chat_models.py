@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from meap.config import RecipeConfig, SftPrepConfig, load_config
 from meap.prep.sft.templates import DEFAULT_TEMPLATE
+from tests.prep.test_sft_spans import GEMMA, MISTRAL, PHI, QWEN3, R1, ZEPHYR
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWERS = {
@@ -143,6 +144,8 @@ def make_base(folder: Path, family: Family) -> Path:
         num_key_value_heads=2,
         vocab_size=tokenizer.get_vocab_size(),
         max_position_embeddings=512,
+        head_dim=16,
+        pad_token_id=None,
         eos_token_id=tokenizer.token_to_id(family.config["eos_token"]),
         bos_token_id=None,
         initializer_range=0.1,
@@ -169,9 +172,9 @@ def tuned(request, tmp_path_factory) -> tuple[Family, Path, Path]:
     return family, base, home / "run/hf"
 
 
-def run_all(home: Path, family: Family, base: Path) -> None:
+def run_all(home: Path, family: Family, base: Path, records: list[dict[str, Any]] | None = None) -> None:
     """Prepare, tune and export, by the entry points."""
-    records = [{"instruction": question, "output": answer} for question, answer in ANSWERS.items()]
+    records = records or [{"instruction": question, "output": answer} for question, answer in ANSWERS.items()]
     (home / "chats.json").write_text(json.dumps(records * 4))
     steps: dict[str, Callable[..., Any]] = {
         name: runpy.run_path(str(ROOT / name))[function]
@@ -326,3 +329,45 @@ def test_whoever_trains_it_further_keeps_what_ends_its_answers(tuned, start):
     changed = ("eos_token_id", "suppress_tokens", "bos_token_id")
     kept = {name: value for name, value in (family.generation or {}).items() if name not in changed}
     assert {name: usage.generation.get(name) for name in kept} == kept
+
+
+THOUGHT = "Tides, then."
+SHAPES = {
+    "qwen3": ("qwen3", QWEN3, "<|im_end|>", "", f"<think>\n{THOUGHT}\n</think>\n\n"),
+    "mistral": ("mistral", MISTRAL, "</s>", "<s>", ""),
+    "gemma": ("gemma3_text", GEMMA, "<|stop|>", "<s>", ""),
+    "r1": ("llama", R1, "</s>", "<s>", f"{THOUGHT}\n</think>\n\n"),
+    "zephyr": ("llama", ZEPHYR, "</s>", "", ""),
+    "phi": ("phi3", PHI, "<|eot|>", "", ""),
+}
+"""Architecture, template, what ends a turn, what begins a conversation, and what the model writes before an answer."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_templates_of_every_shape_give_models_that_answer_and_stop(name, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+    architecture, template, end, begin, thought = SHAPES[name]
+    special = ("<s>", "</s>", *(each for each in ("<|im_start|>", "<|im_end|>", "<|start|>", "<|stop|>", "<|eot|>")))
+    special += ("<|user|>", "<|bot|>", "<|assistant|>", "[INST]", "[/INST]")
+    config = {"eos_token": "</s>", "bos_token": begin or None, "chat_template": template}
+    family = Family(architecture, special, config, None, (end,), "", begins_with_bos=bool(begin))
+    answers = [{"role": "assistant", "content": each} for each in ANSWERS.values()]
+    answers = [each | {"reasoning_content": THOUGHT} for each in answers] if thought else answers
+    records = [{"messages": [*chat(question), each]} for question, each in zip(ANSWERS, answers, strict=True)]
+    run_all(tmp_path, family, make_base(tmp_path / "base", family), records)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run/hf")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run/hf").eval()
+    prompts = [
+        tokenizer.apply_chat_template(chat(each), add_generation_prompt=True, tokenize=False) for each in ANSWERS
+    ]
+    for asked in (prompts, prompts[:1], prompts[1:]):
+        inputs = tokenizer(asked, add_special_tokens=False, padding=True, return_tensors="pt")
+        written = model.generate(**inputs, max_new_tokens=80, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+        for text, prompt in zip(tokenizer.batch_decode(written), asked, strict=True):
+            answer = list(ANSWERS.values())[prompts.index(prompt)]
+            assert text.split(tokenizer.pad_token)[0].strip() == f"{thought}{answer}{end}".strip()
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    (found,) = pipe([chat(next(iter(ANSWERS)))], do_sample=False, max_new_tokens=80)
+    assert found[0]["generated_text"][-1]["content"].strip() == f"{thought}{next(iter(ANSWERS.values()))}".strip()
