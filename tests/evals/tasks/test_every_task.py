@@ -85,7 +85,8 @@ def test_a_perfect_model_is_perfect_and_a_blind_one_at_chance(name, make, oracle
         assert guessing["perplexity"]["value"] == pytest.approx(inputs.tokenizer.vocab_size)
         assert chance["value"] == pytest.approx(math.log(301))
         return
-    assert (best["value"], best["high"]) == pytest.approx((1.0, 1.0))
+    assert best["value"] == pytest.approx(1.0)
+    assert best["high"] == (None if name == "needle_fu" else pytest.approx(1.0))  # one haystack has no interval
     if name in {"key_retrieval", "record_retrieval"}:
         assert chance["low"] < CHANCE[name] < chance["high"]
     else:
