@@ -35,7 +35,7 @@ def test_the_plan_of_a_small_run(rehearse, small_config, tmp_path, capsys):
     assert told["data"].startswith("64 rows of 16 tokens from")
     assert told["data"].endswith("held out: 16 rows")
     assert told["epoch"] == "64 rows = 8 steps"
-    assert told["measures"] == "held-out loss on 8 of 16 rows at the end"
+    assert told["measures"] == "held-out loss on 8 of 16 rows at the end; answers to 3 prompts"
     assert told["length"] == "20 steps, 2,560 tokens, 2.50 epochs"
     assert "per GPU, if there are 8 (bf16, sharding none): weights" in told["memory"]
     assert told["disk"].startswith("3 checkpoints at once of")
