@@ -4,8 +4,8 @@ streaming orders the rows of all nodes at once, in int64, in about nine passes t
 node is ordered at a time, in int32 where row numbers allow, and written to its places in the sequence that this node
 reads; canonical nodes that other nodes read only advance the generator.
 
-The order cannot be had for less time than its draws, a seventh of this: one generator makes them all, and shuffling a
-span rejects as many draws as only drawing tells. So none can be skipped, made out of turn, or left to another node.
+No draw can be skipped, made out of turn, or left to another node: one generator makes them all, and shuffling a span
+rejects as many draws as only drawing tells.
 
 Only what the recipes use by default is ordered so: `py1e` or no shuffling, rows that fill whole rounds of canonical
 nodes and ranks. `is_regular` tells; streaming itself orders the rest.
