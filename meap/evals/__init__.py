@@ -21,5 +21,6 @@ its row in `tasks.TASKS`. Batches, ranks, resuming, intervals, tables and compar
 
 from meap.extras import require_packages
 
-_PACKAGES = ("jinja2", "matplotlib", "pyarrow", "rich", "scipy", "torch", "transformers")
-require_packages("meap.evals", *_PACKAGES, extra="eval")
+require_packages(
+    "meap.evals", "httpx", "jinja2", "matplotlib", "pyarrow", "rich", "scipy", "torch", "transformers", extra="eval"
+)

@@ -81,7 +81,7 @@ class Endpoint:
     def _ask_all(
         self, prompts: list[str], keys: dict[str, str], store: ReplyStore, progress: Callable[[int, int], None]
     ) -> None:
-        require_packages("judge.model", "httpx", "openai", extra="eval")
+        require_packages("judge.model", "openai", extra="eval")
         from openai import OpenAI
 
         from meap.evals.judge.bounded import bounded_client
