@@ -297,17 +297,17 @@ def _interval_of_share(blocks: Sequence[_Block]) -> tuple[float, float]:
 def _score_limits(mean: float, squared_errors: float, power: float) -> tuple[float, float]:
     """Smallest and largest p with ``(mean - p)^2 <= squared_errors * m (1 - m) * (p (1 - p) / m (1 - m))^power``."""
     scale = squared_errors * (mean * (1 - mean)) ** (1 - power)
-    limits: list[float] = []
-    for outside in (0.0, 1.0):
-        inside = mean
+
+    def limit(inside: float, outside: float) -> float:
         for _ in range(60):  # bisection
             middle = (inside + outside) / 2
             if (mean - middle) ** 2 <= scale * (middle * (1 - middle)) ** power:
                 inside = middle
             else:
                 outside = middle
-        limits.append(inside)
-    return limits[0], limits[1]
+        return inside
+
+    return limit(mean, 0.0), limit(mean, 1.0)
 
 
 def _price_bonett(blocks: Sequence[_Block], ratios: Sequence[float], quantile: float) -> tuple[float, float]:

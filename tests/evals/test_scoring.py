@@ -281,10 +281,16 @@ def test_intervals_of_shares_hold_the_truth_as_often_as_they_say(n, positions, c
         found = estimate(rows, bounded=True)
         return found.low, found.high
 
+    limits = Remembered(interval)
     found = [
-        covered(np.arange(positions + 1) / positions, n, chances, SHARES, lambda right: limits[tuple(right)]).mean()
-        for limits in [Remembered(interval)]
-        for chances in (right_of(positions, each, SHARES) for each in correlations)
+        covered(
+            np.arange(positions + 1) / positions,
+            n,
+            right_of(positions, each, SHARES),
+            SHARES,
+            lambda right: limits[tuple(right)],
+        ).mean()
+        for each in correlations
     ]
     assert all(0.935 < each < 0.97 for each in found), found
 
