@@ -48,9 +48,8 @@ class _Transport(httpx.BaseTransport):
                 raise httpx.ReadTimeout(f"still under way after {self._longest:g} s", request=request) from None
 
     async def _ask(self, request: httpx.Request) -> httpx.Response:
-        client = httpx.AsyncClient(
-            verify=self._context, follow_redirects=True
-        )  # goes through the environment's proxies
+        # Unlike a transport alone, a client takes the proxies of the environment.
+        client = httpx.AsyncClient(verify=_tls(), follow_redirects=True)
         async with client, aclosing(await client.send(request, stream=True)) as response:
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise httpx.RemoteProtocolError("the response is compressed, which was not asked for", request=request)
