@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from meap.json_text import parse_json
 from meap.places.redaction import clean_arguments
 
 __all__ = ["describe_holder", "is_alive", "lock_file"]
@@ -29,7 +30,7 @@ def lock_file(path: Path) -> int | None:
     Returns:
         The handle; None if another process holds the lock, see `describe_holder`.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another process may have removed it between opening and locking.
@@ -56,7 +57,7 @@ def lock_file(path: Path) -> int | None:
 def describe_holder(path: Path) -> str:
     """The holder of the lock at `path`, for messages: process, host if it is another, command, and age of the lock."""
     try:
-        holder = json.loads(path.read_bytes())
+        holder = parse_json(path.read_bytes())
         pid, host, command = int(holder["pid"]), str(holder["host"]), str(holder["command"])
         age = timedelta(seconds=max(0, round(time.time() - holder["since"])))
     except (OSError, ValueError, KeyError, TypeError):

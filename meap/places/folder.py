@@ -122,11 +122,18 @@ class Folder:
 
     def exists(self, name: str = "") -> bool:
         """Whether a file, or the folder itself, exists."""
-        return self._do(
-            lambda filesystem, root: bool(filesystem.exists(f"{root}/{name}" if name else root)),
-            name,
-            cannot_be="read",
-        )
+
+        def look(filesystem: AbstractFileSystem, root: str) -> bool:
+            path = f"{root}/{name}" if name else root
+            if not isinstance(filesystem, LocalFileSystem):
+                return bool(filesystem.exists(path))
+            try:
+                Path(path).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
+
+        return self._do(look, name, cannot_be="read")
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if it does not exist."""
