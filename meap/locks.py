@@ -16,19 +16,24 @@ from pathlib import Path
 from meap.json_text import parse_json
 from meap.places.redaction import clean_arguments
 
-__all__ = ["describe_holder", "is_alive", "lock_file"]
+__all__ = ["NoLocksError", "describe_holder", "is_alive", "lock_file"]
 
 _MOST_SHOWN = 200
 """Characters of a command."""
 
 
+class NoLocksError(OSError):
+    """The file system has no locks, as some network file systems have none."""
+
+
 def lock_file(path: Path) -> int | None:
     """Lock the file at `path`, created if needed, as long as this process, or a fork of it, keeps the handle open.
 
-    On a file system without locks, such as some network file systems, every call succeeds.
-
     Returns:
         The handle; None if another process holds the lock, see `describe_holder`.
+
+    Raises:
+        NoLocksError: Nobody can lock it.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
@@ -37,8 +42,9 @@ def lock_file(path: Path) -> int | None:
         is_ours = path.exists() and os.path.samestat(path.stat(), os.fstat(handle))
     except BlockingIOError:
         is_ours = False
-    except OSError:
-        is_ours = True
+    except OSError as error:
+        os.close(handle)
+        raise NoLocksError(error.errno, os.strerror(error.errno or 0), str(path)) from error
     if not is_ours:
         os.close(handle)
         return None

@@ -125,7 +125,8 @@ def _move(draft: Path, path: Path, durable: bool) -> None:
         _sync(draft)
     draft.replace(path)
     if durable:
-        _sync(path.parent)
+        with suppress(OSError):  # some network file systems sync files only
+            _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

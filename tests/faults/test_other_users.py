@@ -13,6 +13,7 @@ from meap.config import DataConfig
 from meap.data import open_shards
 from meap.data.pinned.isolation import _lock_caches
 from meap.places.folder import Folder
+from tests.in_a_fork import in_a_fork
 from tests.other_user import become_user
 from tests.train.conftest import SMALL
 
@@ -75,20 +76,7 @@ def test_a_user_with_one_folder_does_everything_there_and_nobody_else_reads_it(
 
 def as_another_user(act: Callable[[], object]) -> str:
     """What the error says that a user gets who has nothing here; empty for none."""
-    reader, writer = os.pipe()
-    if not (pid := os.fork()):
-        told = ""
-        try:
-            become_user(OTHER_USER)
-            act()
-        except BaseException as error:  # noqa: BLE001  whatever it is, the parent judges it
-            told = f"{type(error).__name__}: {error}"
-        os.write(writer, told.encode())
-        os._exit(0)
-    os.close(writer)
-    os.waitpid(pid, 0)
-    with os.fdopen(reader) as answer:
-        return answer.read()
+    return in_a_fork(lambda: (become_user(OTHER_USER), act()))
 
 
 @pytest.mark.parametrize(("mode", "is_readable"), [(0o755, True), (0o700, False)])

@@ -33,7 +33,7 @@ from meap.data.pinned.order import RowLocator
 from meap.data.ranks import gather_from_ranks
 from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError
-from meap.locks import describe_holder, lock_file
+from meap.locks import NoLocksError, describe_holder, lock_file
 from meap.places.redaction import describe_error
 
 __all__ = ["isolated_names", "release_caches", "wait_for_shared_memory"]
@@ -143,6 +143,11 @@ def _register(
             number, memory = _claim(streams_local)
         except ConfigError as error:
             problem = str(error)
+        except NoLocksError as error:  # streaming would wait for its own locks there without an end
+            problem = (
+                f"the temporary folder, {tempfile.gettempdir()}, takes no locks ({error.strerror}): set TMPDIR to a "
+                "folder on a disk of this machine"
+            )
     # Errors are shared like the number: a rank that raises alone leaves the others waiting.
     announced = gather_from_ranks((world.node, world.is_local_leader, number, problem))
     if problems := [problem for *_, problem in announced if problem]:
@@ -173,6 +178,9 @@ def _lock_caches(streams_local: list[str], streams_remote: list[str | None]) -> 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             is_held = path in _held or _lock_in_time(path)
+        except NoLocksError:
+            path.unlink(missing_ok=True)
+            continue  # runs that share it anyway load each file more than once, into drafts of their own
         except OSError as error:
             raise ConfigError(
                 f"the cache folder {local} cannot be written ({describe_error(error)}): {_OWN}"
