@@ -19,7 +19,15 @@ from typing import Any, NoReturn
 
 from meap.errors import StoppedError
 
-__all__ = ["end_processes", "end_with_parent", "leave", "obey_parent_alone", "raise_on_signals", "stopping_by_signals"]
+__all__ = [
+    "end_processes",
+    "end_with_parent",
+    "leave",
+    "obey_parent_alone",
+    "raise_on_signals",
+    "start_tracker",
+    "stopping_by_signals",
+]
 
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -62,6 +70,21 @@ def obey_parent_alone() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it ended before the call above
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_tracker() -> None:
+    """Start Python's tracker of shared memory, which outlives every signal to the group that this process handles.
+
+    The tracker itself ignores SIGINT and SIGTERM only. A scheduler's SIGUSR1 would end it, and another one would report
+    each segment that the first knew of.
+    """
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # which a process inherits, and keeps
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_processes(processes: Sequence[BaseProcess]) -> None:

@@ -37,7 +37,7 @@ class Storm:
         """Go through a journey; returns also the invariant that broke, if any, and what was seen."""
         self.homes += 1
         with self.world.home(f"h{self.homes}") as home:
-            traveller = Traveller(home, self.quiet)
+            traveller = Traveller(home, quiet=self.quiet)
             try:
                 traveller.go(journey)
             except QuietFailureError as refusal:

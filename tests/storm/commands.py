@@ -83,8 +83,11 @@ def key_of(spec: Data | Run, *more: Any) -> str:
     return json.dumps([asdict(spec), *more], sort_keys=True)
 
 
-def typed(words: list[str], ranks: int) -> str:
-    """The command line of a terminal."""
+def typed(words: list[str], ranks: int, *, nodes: bool = False) -> str:
+    """The command line of a terminal; of several nodes, that of each."""
+    if nodes:
+        each = f"--world_size {ranks} --node_rank {{0..{ranks - 1}}} --master_addr 127.0.0.1 --master_port 29400"
+        return f"composer -n 1 {each} {shlex.join(words)}"
     if ranks > 1:
         return shlex.join(["composer", "-n", str(ranks), *words])
     return shlex.join(words[1:] if words[:2] == ["-m", "meap"] else ["python", *words])

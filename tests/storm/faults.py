@@ -1,7 +1,6 @@
 """Faults, as a command meets them: what is ordered of its probe, and what is done to its disks and its store."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from .journeys import Fault
-from .world import Command, Home, Outcome
+from .running import Command, Outcome
+from .world import Home
 
 ANOTHER_USER = 65534
 SECONDS_OF_A_STALL = 3.0
@@ -44,26 +44,24 @@ def run(
     expected: Expected,
     *,
     ranks: int = 1,
+    nodes: bool = False,
     cold: bool = False,
 ) -> Outcome:
     """Run a command to its end, under faults."""
     hits: list[str] = []
     orders, changed = _orders(faults, expected)
+    orders["nodes"] = nodes
     with contextlib.ExitStack() as stack:
         for fault in faults:
             if fault.kind in _PLACES:
-                stack.enter_context(_PLACES[fault.kind](home, fault))
-                hits.append(fault.kind)
-        store = _StoreFault(home, [each for each in faults if each.kind == "store"], expected)
-        stack.enter_context(store)
+                is_there = stack.enter_context(_PLACES[fault.kind](home, fault))
+                hits += [fault.kind] * is_there
+        store = stack.enter_context(_AtTheStore(home, faults, expected))
         hits += [each.kind for each in faults if each.kind in {"files", "umask", "user", "home"}]
-        command = home.start(words, ranks=ranks, orders=orders, changed=changed, cold=cold)
+        command = store.command = home.start(words, ranks=ranks, orders=orders, changed=changed, cold=cold)
         others = _accompany(home, command, faults, ranks)
-        killed = any(
-            each["act"] == "signal" and each["signal"] == signal.SIGKILL
-            for each in map(json.loads, command._lines("hit"))
-        )
-        outcome = command.end([*hits, *["store"] * bool(store.done)], was_killed=killed)
+        met = [*hits, *["store"] * bool(store.done)]
+        outcome = command.end(met, was_killed=signal.SIGKILL in command.signals())
     outcome.others = others
     return outcome
 
@@ -72,6 +70,8 @@ def _orders(faults: Sequence[Fault], expected: Expected) -> tuple[dict[str, Any]
     orders, changed = dict[str, Any](at=[]), dict[str, str | None]()
     for fault in faults:
         at = {"event": fault.event, "number": expected.number(fault)}
+        if fault.event == "request":
+            continue
         if fault.kind == "signal":
             number = int(signal.Signals[fault.detail["signal"]])
             orders["at"].append({**at, "act": "signal", "signal": number, "whom": fault.detail["whom"]})
@@ -94,35 +94,39 @@ def _orders(faults: Sequence[Fault], expected: Expected) -> tuple[dict[str, Any]
 
 def _accompany(home: Home, command: Command, faults: Sequence[Fault], ranks: int) -> list[Outcome]:
     """Be beside the command until it ends, or is late; what it met is started beside it."""
-    others, second = list[Outcome](), None
+    others, beside = list[Outcome](), None
     wants_second = any(each.kind == "second" for each in faults)
     wait = next((each.detail["seconds"] for each in faults if each.kind == "stop"), 0.5)
     while not command.is_over() and not command.is_late():
         time.sleep(0.03)
         if (command.notes / "stopped").exists():
+            command.passes_at_stop = command.count("pass")
             if wants_second:
-                other = home.start(command.words, ranks=ranks, orders={}, changed={}, cold=False)
-                while not other.is_over() and not other.is_late():
-                    time.sleep(0.03)
-                others.append(other.end([], was_killed=True))
+                others.append(_to_the_end(home.start(command.words, ranks=ranks)))
             else:
                 time.sleep(wait)
             command.go_on()
-        elif wants_second and second is None and (command.notes / "second").exists():
-            second = home.start(command.words, ranks=ranks, orders={}, changed={}, cold=False)
-    if second is not None:
-        while not second.is_over() and not second.is_late():
-            time.sleep(0.03)
-        others.append(second.end([], was_killed=True))
-    return others
+        elif wants_second and beside is None and (command.notes / "second").exists():
+            beside = home.start(command.words, ranks=ranks)
+    return [*others, _to_the_end(beside)] if beside is not None else others
 
 
-class _StoreFault(contextlib.AbstractContextManager["_StoreFault"]):
-    """Hits requests from a certain one on, so many of those that it may hit."""
+def _to_the_end(command: Command) -> Outcome:
+    while not command.is_over() and not command.is_late():
+        time.sleep(0.03)
+    return command.end([], was_killed=True)
+
+
+class _AtTheStore(contextlib.AbstractContextManager["_AtTheStore"]):
+    """Hits requests from a certain one on, so many of those that it may hit; and the command, at a certain request."""
+
+    command: Command | None = None
 
     def __init__(self, home: Home, faults: Sequence[Fault], expected: Expected) -> None:
         self.store, self.seen, self.done, self.lock = home.world.store, 0, 0, threading.Lock()
-        self.plans = [(expected.number(fault), fault.detail, [0]) for fault in faults]
+        self.plans = [(expected.number(each), each.detail, [0]) for each in faults if each.kind == "store"]
+        timed = [each for each in faults if each.kind == "signal" and each.event == "request"]
+        self.signals = {expected.number(each): each.detail for each in timed}
 
     def __enter__(self) -> Self:
         self.store.resumed.clear()
@@ -136,6 +140,8 @@ class _StoreFault(contextlib.AbstractContextManager["_StoreFault"]):
     def _rule(self, method: str, path: str, _: int) -> int | str | None:
         with self.lock:
             self.seen += 1
+            if self.command is not None and (hit := self.signals.get(self.seen)) is not None:
+                self.command.hit(hit["whom"], int(signal.Signals[hit["signal"]]))
             for start, detail, made in self.plans:
                 what = detail["what"]
                 if self.seen < start or made[0] >= detail["times"] or detail["method"] not in ("any", method):
@@ -153,25 +159,25 @@ class _StoreFault(contextlib.AbstractContextManager["_StoreFault"]):
 
 
 @contextlib.contextmanager
-def _full(place: Path, room: int, size: str) -> Iterator[None]:
+def _full(place: Path, room: int, size: str) -> Iterator[bool]:
     used = shutil.disk_usage(place).used
     _mount("-o", f"remount,size={max(4096, used + room)}", place)
     try:
-        yield
+        yield True
     finally:
         _mount("-o", f"remount,size={size}", place)
 
 
 @contextlib.contextmanager
-def _read_only(home: Home, fault: Fault) -> Iterator[None]:
+def _read_only(home: Home, fault: Fault) -> Iterator[bool]:
     place = home.path / fault.detail["folder"]
     if not place.is_dir():
-        yield
+        yield False
         return
     _mount("--bind", place, place)
     _mount("-o", "remount,bind,ro", place)
     try:
-        yield
+        yield True
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
@@ -187,7 +193,7 @@ _PLACES = {
 }
 SIGNALLED = {
     ("SIGTERM", "group"): {os.EX_TEMPFAIL},
-    ("SIGUSR1", "group"): {os.EX_TEMPFAIL},
+    ("SIGUSR1", "group"): {os.EX_TEMPFAIL, -signal.SIGUSR1},  # the latter of a launcher
     ("SIGTERM", "rank"): {os.EX_TEMPFAIL},
     ("SIGUSR1", "rank"): {os.EX_TEMPFAIL},
     ("SIGTERM", "launcher"): {os.EX_TEMPFAIL},

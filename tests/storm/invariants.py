@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .world import SECRETS, Home, Outcome
+import xxhash
+
+from .running import Outcome
+from .world import SECRETS, Home
 
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\)|^Fatal Python error", re.MULTILINE)
 _ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
@@ -65,6 +68,35 @@ def check_left(home: Home, outcome: Outcome, *, was_killed: bool) -> None:
     if not was_killed:
         drafts = [each for each in files_of(home) if _DRAFTS.search(each)]
         require(not drafts, "nothing is left", f"{drafts}\n{outcome.printed[-1500:]}")
+
+
+def check_published(home: Home) -> None:
+    """What is published is whole: files of every checkpoint that has a record, and exported folders."""
+    for path in home.path.glob("runs/*/checkpoints/ba*.json"):
+        for file in json.loads(path.read_bytes())["files"]:
+            found = path.parent / file["name"]
+            content = found.read_bytes() if found.is_file() else b""
+            same = xxhash.xxh3_128_hexdigest(content) == file["xxh3_128"]
+            require(same, "what is published verifies", f"{path} names {file['name']}: {len(content)} other bytes")
+    client, names = home.world.client(), objects_of(home)
+    for key in [each for each in names if re.search(r"-run/ba\d+\.json$", each)]:
+        for file in json.loads(client.get_object(Bucket=home.bucket, Key=key)["Body"].read())["files"]:
+            other = f"{key.rpartition('/')[0]}/{file['name']}"
+            size = client.head_object(Bucket=home.bucket, Key=other)["ContentLength"] if other in names else None
+            require(size == file["size"], "what is published verifies", f"{key} names {file['name']}: {size} bytes")
+    for folder in home.path.glob("runs/*/hf"):
+        have = {path.name for path in folder.iterdir()}
+        is_whole = {"config.json", "tokenizer.json", "meap_export.json"} <= have and "safetensors" in " ".join(have)
+        require(is_whole, "what is published verifies", f"{folder} has {sorted(have)}")
+
+
+def check_alone(outcome: Outcome, other: Outcome) -> None:
+    """Of two commands on one place, one works at a time."""
+    if outcome.passes_at_stop and other.count("pass"):
+        raise BrokenError("one at a time", f"both have trained\n{other.printed[-1500:]}")
+    prepares = outcome.words[0].startswith("dataprep/")
+    if prepares and outcome.status == other.status == 0 and "already complete" not in outcome.printed + other.printed:
+        raise BrokenError("one at a time", f"both have prepared the data\n{other.printed[-1500:]}")
 
 
 def check_secrets(home: Home, outcome: Outcome) -> None:
@@ -162,6 +194,17 @@ def check_rows(found: dict[int, list[tuple[int, str]]], quiet: dict[int, list[tu
             require(seen == expected, "samples and masks", _difference(step, seen, expected))
         else:  # it was interrupted in this step
             require(set(seen) <= set(expected), "samples and masks", _difference(step, seen, expected))
+
+
+def check_epochs(told: Told) -> None:
+    """A sample has other masks in another epoch."""
+    seen: dict[int, list[str]] = {}
+    for rows in told.rows.values():
+        for sample, found in rows:
+            seen.setdefault(sample, []).append(found)
+    again = [each for each in seen.values() if len(each) > 1]
+    same = [each for each in again if len(set(each)) == 1]
+    require(not again or len(same) < len(again), "masks of an epoch", f"{len(same)} samples have the same in another")
 
 
 def check_losses(found: dict[int, float], quiet: dict[int, float], *, exact: bool) -> None:

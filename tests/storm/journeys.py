@@ -41,6 +41,8 @@ class Step:
     source: tuple[str, ...] = ()
     """What it is made of: data, or a run."""
     ranks: int = 1
+    nodes: bool = False
+    """Whether each rank is a node of its own."""
     workers: int = 2
     cold: bool = False
     faults: tuple[Fault, ...] = ()
@@ -143,7 +145,7 @@ class _Drawing:
             workers = self.random.choice((0, 0, 1, 2, 2, 3))
             self.add(
                 "train", name, settings=settings, place=place, source=source, ranks=ranks, workers=workers,
-                fault_share=0.75,
+                nodes=ranks == 2 and self.chance(0.3), fault_share=0.75,
             )  # fmt: skip
         if self.chance(0.15):
             self.add("extend", name, ranks=ranks, workers=0)
@@ -170,6 +172,8 @@ class _Drawing:
         kind, at = self.random.choice(kinds), self.random.random()
         trains = step.kind in {"train", "extend"}
         event = self.random.choice(("change", "pass")) if trains and not step.cold else "change"
+        if kind == "signal" and self.has_store and self.chance(0.4):
+            event = "request"
         if kind == "signal":
             whom = self.random.choice(
                 ("rank", "worker", "launcher", "group", "group") if trains else ("group",) * 3 + ("launcher", "worker")

@@ -29,6 +29,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+sys.path.insert(0, str(Path(__file__).parent))
+from targets import hit
+
 NOTES = Path(os.environ["STORM"])
 ORDERS: dict[str, Any] = json.loads((NOTES / "orders.json").read_text())
 """
@@ -36,6 +39,7 @@ files, user, umask      limits and identity of the process
 at                      [{"event": "change" or "pass", "number": 7, "act": "signal", "signal": 9, "whom": "group"}, ...]
                         acts: signal; stop (stand still until the storm goes on with it); second (the storm starts
                         another one); clock (seconds)
+nodes                   whether each rank is a node of its own
 watched                 folders whose changes count
 """
 _WRITING = os.O_WRONLY | os.O_RDWR
@@ -69,33 +73,6 @@ def act(order: dict[str, Any]) -> None:
         os.killpg(os.getpgrp(), signal.SIGSTOP)
     else:
         hit(NOTES, order["whom"], order["signal"], own=os.getpid())
-
-
-def hit(notes: Path, whom: str, number: int, *, own: int = 0) -> None:
-    """Send a signal to a part of the command, as far as it is there."""
-    leader = int((notes / "pid").read_text())
-    ranks = [int(path.read_text()) for path in sorted(notes.glob("rank*.pid"))]
-    with contextlib.suppress(ProcessLookupError):
-        if whom == "group":
-            os.killpg(leader, number)
-        elif whom == "launcher":
-            os.kill(leader, number)
-        elif whom == "rank":
-            os.kill(own if own in ranks else (ranks or [leader])[-1], number)
-        else:
-            for worker in workers_of(leader, ranks)[-1:]:
-                os.kill(worker, number)
-
-
-def workers_of(leader: int, ranks: list[int]) -> list[int]:
-    import psutil
-
-    found = []
-    for each in psutil.Process(leader).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if each.pid not in ranks and "tracker" not in " ".join(each.cmdline()):
-                found.append(each.pid)
-    return found
 
 
 def shift_clock(seconds: float) -> None:
@@ -185,6 +162,8 @@ def become(words: list[str]) -> NoReturn:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     tempfile.tempdir, status = None, 0
+    if ORDERS.get("nodes"):
+        os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": os.environ["RANK"]}
     (NOTES / f"rank{os.environ['RANK']}.pid").write_text(str(os.getpid()))
     try:
         run(words)

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field, replace
 
 from .commands import Data, Run, key_of
 from .faults import Expected, run
-from .invariants import Told, hashes_of, losses_of, rows_of
-from .world import Home, Outcome
+from .invariants import Told, check_epochs, check_left, hashes_of, losses_of, rows_of
+from .running import Outcome
+from .world import Home
 
 
 class QuietFailureError(Exception):
@@ -58,6 +59,8 @@ class Quiet:
             spec.write_yaml(path, remotes, base_dir=base_dir)
             outcome = self._run(spec.words(name, workers=0), ranks=spec.ranks)
             told = Told(rows_of(outcome.notes), losses_of(self.home.path / "runs" / name))
+            if float(spec.settings.get("masking.ratio", 0.15)) and "masking.preset" not in spec.settings:
+                check_epochs(told)
             expected = Expected(outcome.count("change"), outcome.count("pass"))
             self.runs[key] = QuietRun(name, told, replace(expected, request=40))
         return self.runs[key]
@@ -73,4 +76,5 @@ class Quiet:
         outcome = run(self.home, words, (), Expected(), ranks=ranks)
         if outcome.status != 0:
             raise QuietFailureError(outcome)
+        check_left(self.home, outcome, was_killed=False)
         return outcome

@@ -7,23 +7,24 @@ from dataclasses import dataclass, field, replace
 
 from .commands import CORPORA, Data, Run, typed
 from .faults import Expected, run, statuses
+from .ground import Ground, Prepared, Trained
 from .invariants import (
+    check_alone,
     check_end,
-    check_error,
     check_left,
     check_losses,
+    check_published,
     check_rows,
     check_secrets,
     hashes_of,
     losses_of,
-    objects_of,
     require,
     rows_of,
 )
 from .journeys import Fault, Journey, Step
 from .quiet import Quiet
+from .running import Outcome
 from .settings import ROWS_OF_BATCH
-from .world import Home, Outcome
 
 EXTENSION = 4
 EVALUATION = ("yamls/eval_small.yaml", "limit=2", "tasks=key_retrieval,kv_retrieval", "kv_retrieval.keys=[2]")
@@ -37,35 +38,16 @@ EXPECTED = {
 
 
 @dataclass
-class Prepared:
-    spec: Data
-    remote: str
-    done: bool = False
-
-
-@dataclass
-class Trained:
-    spec: Run
-    place: str
-    """Folder or URL of its checkpoints; empty for the default."""
-    done: bool = False
-    exported: bool = False
-    ranks: set[int] = field(default_factory=set[int])
-    was_extended: bool = False
-
-
-@dataclass
-class Traveller:
+class Traveller(Ground):
     """Goes through a journey; `said` is what a person would type, with faults as comments."""
 
-    home: Home
-    quiet: Quiet
+    quiet: Quiet = field(kw_only=True)
     said: list[str] = field(default_factory=list[str])
     hits: list[str] = field(default_factory=list[str])
     steps: int = 0
     seconds: float = 0.0
-    data: dict[str, Prepared] = field(default_factory=dict[str, Prepared])
-    runs: dict[str, Trained] = field(default_factory=dict[str, Trained])
+    rest: Sequence[Step] = ()
+    """Of the journey."""
 
     def go(self, journey: Journey) -> None:
         """All steps, in order.
@@ -74,28 +56,13 @@ class Traveller:
             BrokenError: An invariant does not hold.
             QuietFailureError: The configuration is refused without any fault.
         """
-        for step in journey.steps:
+        for place, step in enumerate(journey.steps):
+            self.rest = journey.steps[place + 1 :]
             act: Callable[[Step], None] = getattr(self, step.kind)
             if self.has_ground(step):
                 self.said.append(f"# {step.kind} {step.on}")
                 self.steps += 1
                 act(step)
-
-    def has_ground(self, step: Step) -> bool:
-        """Whether there is what the step needs."""
-        if step.kind == "prepare":
-            return True
-        if step.kind == "prepare_chats":
-            return all(name in self.runs and self.runs[name].exported for name in step.source)
-        if step.kind in {"verify", "move", "cut", "anew"}:
-            found = self.data.get(step.on)
-            return found is not None and (step.kind == "verify" or (found.done and not found.remote.startswith("s3:")))
-        if step.kind == "train":
-            needed = step.source[:1] if step.on == "tuned" else step.source
-            has_base = step.on != "tuned" or ("base" in self.runs and self.runs["base"].exported)
-            return has_base and all(name in self.data and self.data[name].done for name in needed)
-        run = self.runs.get(step.on)
-        return run is not None and run.done and (step.kind in {"extend", "export", "report"} or run.exported)
 
     # Steps.
 
@@ -111,9 +78,13 @@ class Traveller:
             found = hashes_of(self.home, remote)
             require(found == self.quiet.prepared(spec).hashes, "work is there", f"{remote} differs from the quiet one")
 
+        def always(_: Outcome) -> None:
+            found = hashes_of(self.home, remote)
+            same = found.items() <= self.quiet.prepared(spec).hashes.items()
+            require(same, "what is published verifies", f"{remote} has an index, and not the quiet one's shards")
+
         words = spec.words(remote, workers=step.workers, base_dir=base_dir)
-        self.command(step, words, expected, done=check)
-        known.done = True
+        known.done = self.command(step, words, expected, done=check, always=always)
         self.command(replace(step, faults=(), cold=False), ["-m", "meap", "verify", f"remote={remote}"], Expected())
 
     prepare_chats = prepare
@@ -176,23 +147,13 @@ class Traveller:
                 f"losses of steps {sorted(losses)}",
             )
 
-        self.command(
-            replace(step, ranks=ranks),
+        known.done = self.command(
+            replace(step, ranks=ranks, nodes=step.nodes and ranks > 1),
             known.spec.words(name, workers=step.workers),
             quiet.expected,
             done=check,
             always=always,
         )
-        known.done = True
-
-    def checkpoints(self, known: Trained, name: str) -> list[int]:
-        """Steps that have a record."""
-        if known.place:
-            prefix = f"{name}-run/"
-            names = [key.removeprefix(prefix) for key in objects_of(self.home) if key.startswith(prefix)]
-        else:
-            names = [path.name for path in (self.home.path / f"runs/{name}/checkpoints").glob("*.json")]
-        return [int(each[2:-5]) for each in names if each.startswith("ba") and each.endswith(".json")]
 
     def export(self, step: Step) -> None:
         def check(_: Outcome) -> None:
@@ -200,8 +161,8 @@ class Traveller:
             have = {path.name for path in folder.glob("*")}
             require({"config.json", "tokenizer.json", "meap_export.json"} <= have, "work is there", f"{sorted(have)}")
 
-        self.command(step, ["recipes/export_hf.py", f"{step.on}.yaml"], EXPECTED["export"], done=check)
-        self.runs[step.on].exported = True
+        words = ["recipes/export_hf.py", f"{step.on}.yaml"]
+        self.runs[step.on].exported = self.command(step, words, EXPECTED["export"], done=check)
 
     def evaluate(self, step: Step) -> None:
         def check(_: Outcome) -> None:
@@ -230,15 +191,22 @@ class Traveller:
         found.remote = target
 
     def cut(self, step: Step) -> None:
-        """A shard loses its end: verify says so, and gets it back."""
+        """A shard is damaged: verify says so, a run does not train on it, and it comes back."""
         found = self.data[step.on]
         shard = min((self.home.path / found.remote / "train").glob("shard.*"))
         content = shard.read_bytes()
-        self.said.append(f"truncate -s {len(content) // 2} {shard.relative_to(self.home.path)}")
-        shard.write_bytes(content[: len(content) // 2])
+        middle, flips = len(content) // 2, step.workers % 2 == 0
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        shard.write_bytes(flipped if flips else content[:middle])
+        self.said.append(f"# {shard.relative_to(self.home.path)} {'has a flipped bit' if flips else 'loses its end'}")
         outcome = self.run(["-m", "meap", "verify", f"remote={found.remote}"], (), Expected())
-        require(outcome.status == 1, "what is published verifies", f"a cut shard passes\n{outcome.printed[-1500:]}")
+        require(outcome.status == 1, "what is published verifies", f"a damaged shard passes\n{outcome.printed[-1500:]}")
         require(shard.name in outcome.printed, "error", f"{shard.name} is not named\n{outcome.printed[-1500:]}")
+        for name, known in self.unfinished(step.on):
+            outcome = self.run(known.spec.words(name, workers=0), (), Expected(), ranks=known.spec.ranks)
+            check_end(outcome, {0, 1})  # it may have read the shard already, or not need it any more
+            if not known.was_extended:
+                check_rows(rows_of(outcome.notes), self.quiet.trained(known.spec).told.rows, ROWS_OF_BATCH)
         shard.write_bytes(content)
 
     def anew(self, step: Step) -> None:
@@ -249,13 +217,9 @@ class Traveller:
         place.rename(aside)
         other = replace(found.spec, corpus="other" if found.spec.corpus == "crawl" else "crawl")
         self.command(replace(step, faults=()), other.words(found.remote, workers=1), Expected())
-        for name, known in self.runs.items():
-            if step.on in known.spec.data and self.checkpoints(known, name) and not known.done:
-                outcome = self.run(known.spec.words(name, workers=0), (), Expected(), ranks=known.spec.ranks)
-                require(
-                    outcome.status in {1, 2}, "status", f"{outcome.status} on other rows\n{outcome.printed[-1500:]}"
-                )
-                check_error(outcome.printed)
+        for name, known in self.unfinished(step.on):
+            outcome = self.run(known.spec.words(name, workers=0), (), Expected(), ranks=known.spec.ranks)
+            check_end(outcome, {1, 2})
         self.said.append(f"rm -r {found.remote} && mv aside {found.remote}")
         shutil.rmtree(place)
         aside.rename(place)
@@ -270,29 +234,44 @@ class Traveller:
         *,
         done: Callable[[Outcome], None] = lambda _: None,
         always: Callable[[Outcome], None] = lambda _: None,
-    ) -> None:
-        """Run a command under its faults, ask; where it did not finish, the same command does, without them."""
+    ) -> bool:
+        """Run a command under its faults, and ask; says whether it has finished.
+
+        Where it has not, the same command does without faults, unless the journey comes back to it.
+        """
         for faults in (step.faults, ()) if step.faults else ((),):
-            outcome = self.run(words, faults, expected, ranks=step.ranks, cold=step.cold)
+            outcome = self.run(words, faults, expected, ranks=step.ranks, nodes=step.nodes, cold=step.cold)
             allowed = statuses(faults, outcome.hits, step.settings)
             was_killed = any(each.detail.get("signal") == "SIGKILL" for each in faults) and "signal" in outcome.hits
             check_end(outcome, allowed)
             always(outcome)
             for other in outcome.others:
                 check_end(other, {0, 1, 2})
+                check_alone(outcome, other)
+            check_published(self.home)
             if outcome.status == 0:
                 done(outcome)
             check_left(self.home, outcome, was_killed=was_killed)
             check_secrets(self.home, outcome)
             if outcome.status == 0:
-                return
+                return True
+            if any((each.kind, each.on) == (step.kind, step.on) for each in self.rest):
+                break
+        return False
 
     def run(
-        self, words: list[str], faults: Sequence[Fault], expected: Expected, *, ranks: int = 1, cold: bool = False
+        self,
+        words: list[str],
+        faults: Sequence[Fault],
+        expected: Expected,
+        *,
+        ranks: int = 1,
+        nodes: bool = False,
+        cold: bool = False,
     ) -> Outcome:
         self.said += [f"# under: {fault}" for fault in faults]
-        self.said.append(typed(words, ranks))
-        outcome = run(self.home, words, faults, expected, ranks=ranks, cold=cold)
+        self.said.append(typed(words, ranks, nodes=nodes))
+        outcome = run(self.home, words, faults, expected, ranks=ranks, nodes=nodes, cold=cold)
         self.said[-1] += (
             f"   # status {outcome.status} after {outcome.seconds:.0f} s; met {', '.join(outcome.hits) or 'nothing'}"
         )

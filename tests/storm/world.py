@@ -11,21 +11,21 @@ import json
 import os
 import pydoc_data.topics
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-import psutil
 
 from tests import warm_python
 from tests.s3_faults import S3Faults
 from tests.small_tokenizer import write_small_tokenizer
+
+from .running import Command, temporary_files
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).with_name("probe.py")
@@ -35,16 +35,10 @@ SECRETS = {
     "HF_TOKEN": "hf_stormstormstormstormstormstormsto",
     "WANDB_API_KEY": "5707a5707a5707a5707a5707a5707a5707a57070",
 }
-SECONDS_TO_END, SECONDS_TO_LEAVE = 150, 15
 _PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\nSay number 1234567890.\n\n### Response:"
 )
-
-
-def machine_load() -> float:
-    """How much longer things take than on a machine with nothing else to do."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def go_private() -> bool:
@@ -56,28 +50,6 @@ def go_private() -> bool:
     return not subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2g,mode=1777", "shm", "/dev/shm"], check=False
     ).returncode
-
-
-@dataclass
-class Outcome:
-    """What is left of a command that has ended."""
-
-    words: list[str]
-    status: int | None
-    """None if it did not end in time."""
-    printed: str
-    seconds: float
-    notes: Path
-    hits: list[str]
-    """Faults that took place."""
-    left: list[str]
-    """Processes, segments of shared memory and temporary files."""
-    others: "list[Outcome]" = field(default_factory=list)
-    """Commands that ran on the same place meanwhile."""
-
-    def count(self, event: str) -> int:
-        path = self.notes / event
-        return path.stat().st_size if path.exists() else 0
 
 
 class World:
@@ -159,7 +131,7 @@ class Home:
     path: Path
     bucket: str
 
-    def environment(self, notes: Path, changed: dict[str, str | None]) -> dict[str, str]:
+    def environment(self, notes: Path, changed: Mapping[str, str | None]) -> dict[str, str]:
         ours = ("RANK", "WORLD_", "LOCAL_", "NODE_RANK", "MASTER_", "AWS_", "S3_", "MEAP_", "STORM", "HF_", "WANDB_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         own: dict[str, str | None] = {
@@ -177,101 +149,30 @@ class Home:
         return {name: value for name, value in {**kept, **own}.items() if value is not None}
 
     def start(
-        self, words: Sequence[str], *, ranks: int, orders: dict[str, Any], changed: dict[str, str | None], cold: bool
-    ) -> "Command":
+        self,
+        words: Sequence[str],
+        *,
+        ranks: int = 1,
+        orders: Mapping[str, Any] = MappingProxyType({}),
+        changed: Mapping[str, str | None] = MappingProxyType({}),
+        cold: bool = False,
+    ) -> Command:
         """Begin a command; what it starts, and what happens to it, goes by `orders`."""
         self.world.number += 1
         notes = self.world.folder / f"command-{self.world.number}"
         notes.mkdir()
         orders = {"at": [], "watched": [str(self.path), str(self.world.temporary)], **orders}
         (notes / "orders.json").write_text(json.dumps(orders))
-        shared = {path.name for path in Path("/dev/shm").iterdir()}
+        before = set(temporary_files(self.world.temporary, is_private=self.world.is_private))
         with (notes / "out").open("w") as out, (notes / "err").open("w") as err:
             process = subprocess.Popen(
                 [sys.executable if cold else self.world.warm, str(PROBE), str(ranks), *words],
                 cwd=self.path, env=self.environment(notes, changed), stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err, start_new_session=True,
             )  # fmt: skip
-        return Command(self, list(words), process, notes, shared, time.monotonic())
-
-
-@dataclass
-class Command:
-    """A command under way, with all that it has started."""
-
-    home: Home
-    words: list[str]
-    process: subprocess.Popen[bytes]
-    notes: Path
-    shared: set[str]
-    started: float
-
-    @property
-    def leader(self) -> int | None:
-        path = self.notes / "pid"
-        return int(path.read_text() or 0) or None if path.exists() else None
-
-    @property
-    def printed(self) -> str:
-        return (self.notes / "out").read_text(errors="replace") + (self.notes / "err").read_text(errors="replace")
-
-    def members(self) -> list[psutil.Process]:
-        """The processes of its session that are alive."""
-        found, leader = [], self.leader
-        for process in psutil.process_iter(["status", "cmdline"]) if leader else ():
-            with contextlib.suppress(ProcessLookupError):
-                if os.getsid(process.pid) == leader and process.info["status"] != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
-
-    def is_over(self) -> bool:
-        return self.process.poll() is not None
-
-    def go_on(self) -> None:
-        """After it stood still."""
-        (self.notes / "stopped").unlink(missing_ok=True)
-        for each in self.members():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.send_signal(signal.SIGCONT)
-
-    def is_late(self) -> bool:
-        return time.monotonic() - self.started > SECONDS_TO_END * machine_load()
-
-    def kill(self) -> None:
-        """What did not end in time; its stacks are noted first."""
-        for number in (signal.SIGCONT, signal.SIGUSR2, signal.SIGKILL):
-            for each in self.members():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    each.send_signal(number)
-            time.sleep(0.5)
-        self.process.kill()
-
-    def end(self, hits: list[str], *, was_killed: bool) -> Outcome:
-        """What is left; what a kill leaves in temporary folders is not asked for, and removed."""
-        status, seconds = self.process.poll(), time.monotonic() - self.started
-        if status is None:
-            self.kill()
-            self.process.wait()
-        deadline = time.monotonic() + SECONDS_TO_LEAVE * machine_load()
-        while (alive := self.members()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        left = [f"process {each.pid} {' '.join(each.info['cmdline'] or [])[:150]}" for each in alive]
-        for each in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-        happened = [json.loads(line)["act"] for line in self._lines("hit")]
-        if not was_killed and self.home.world.is_private:
-            left += [str(path) for path in sorted(Path("/dev/shm").iterdir()) if path.name not in self.shared]
-        temporary = sorted(self.home.world.temporary.iterdir())
-        left += [] if was_killed else [f"$TMPDIR/{path.name}" for path in temporary]
-        for path in temporary:
-            if was_killed and path.name.startswith(("pymp-", "tmp", "torch")):  # of Python's and of libraries
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        return Outcome(self.words, status, self.printed, seconds, self.notes, [*hits, *happened], left)
-
-    def _lines(self, name: str) -> list[str]:
-        path = self.notes / name
-        return path.read_text().splitlines() if path.exists() else []
+        return Command(
+            list(words), process, notes, self.world.temporary, self.world.is_private, before, time.monotonic()
+        )
 
 
 def make_world() -> World:

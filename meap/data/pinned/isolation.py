@@ -34,6 +34,7 @@ from meap.data.ranks import gather_from_ranks
 from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError
 from meap.locks import describe_holder, lock_file
+from meap.processes import start_tracker
 
 __all__ = ["isolated_names", "release_caches", "wait_for_shared_memory"]
 
@@ -61,6 +62,7 @@ def isolated_names() -> Iterator[None]:
     Raises:
         ConfigError: Another run uses the same cache folder.
     """
+    start_tracker()
     with (
         _replaced(streaming_dataset, "get_shm_prefix", _register),
         _replaced(streaming_dataset, "Spanner", RowLocator),
