@@ -86,6 +86,7 @@ def main() -> int:
     parser.add_argument("--replay", type=Path)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("runs/storm"))
+    parser.add_argument("--first", action="store_true", help="end with the first failure, and shorten it not")
     parser.add_argument("--keep-going", action="store_true", help="go on after a failure, and shorten none")
     options = parser.parse_args()
     if options.table:
@@ -105,6 +106,8 @@ def main() -> int:
                 journey = draw_journey(seed, number, is_private=world.is_private)
                 if not storm.note(journey):
                     failures += 1
+                    if options.first:
+                        break
                     if not options.keep_going:
                         storm.shorten(journey, storm.travel(journey)[1])
                         break

@@ -15,6 +15,7 @@ import psutil
 
 from .targets import hit
 
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS_TO_END, SECONDS_TO_LEAVE = 150, 15
 
 

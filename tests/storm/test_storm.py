@@ -11,6 +11,8 @@ from meap.config.keys import config_keys, hint_at, is_section
 from . import record
 from .faults import statuses
 from .journeys import Fault, Journey, Step, draw_journey
+from .planted import GUARDS
+from .running import ROOT
 from .settings import LEFT_OUT, TOGETHER, accepted, choices, is_left_out
 from .shrinking import shrink
 
@@ -95,6 +97,16 @@ def test_shrinking_ends_in_time():
 
     shrink(MANY[0], breaks, seconds=3, now=lambda: float(next(times)))
     assert len(tried) <= 3
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda each: each.name)
+def test_every_guard_that_planted_bugs_take_out_is_there(guard, tmp_path):
+    (copy := tmp_path / guard.file).parent.mkdir(parents=True)
+    copy.write_text((ROOT / guard.file).read_text())
+    guard.plant(tmp_path)
+    compile(copy.read_text(), str(copy), "exec")
+    with pytest.raises(SystemExit, match="its text is 0 times in"):
+        guard.plant(tmp_path)
 
 
 @pytest.mark.parametrize(

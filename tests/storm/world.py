@@ -25,9 +25,8 @@ from tests import warm_python
 from tests.s3_faults import S3Faults
 from tests.small_tokenizer import write_small_tokenizer
 
-from .running import Command, temporary_files
+from .running import ROOT, Command, temporary_files
 
-ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).with_name("probe.py")
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIASTORMSTORMSTORM0",
