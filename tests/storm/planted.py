@@ -2,7 +2,7 @@
 
     make storm PLANTED=1 [MINUTES=30] [SEED=1]
 
-Each copy is stormed until an invariant breaks, or the time is over. Prints a table: guard, what broke, journeys, seconds.
+Each copy is stormed until an invariant breaks, or the time is over. Prints a table.
 A guard whose text is gone from its file is an error: a planted bug must be one.
 """
 

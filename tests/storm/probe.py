@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 import traceback
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -143,6 +144,7 @@ class ForkedRank:
         self.returncode: int | None = None
         sys.stdout.flush()
         if (pid := os.fork()) == 0:
+            weakref.finalize._registry.clear()  # pyright: ignore[reportAttributeAccessIssue] (the launcher's folder)
             for number, file in ((1, stdout), (2, stderr)):
                 if file is not None:
                     os.dup2(file.fileno(), number)

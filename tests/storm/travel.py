@@ -46,6 +46,7 @@ class Traveller(Ground):
     hits: list[str] = field(default_factory=list[str])
     steps: int = 0
     seconds: float = 0.0
+    was_killed: bool = False
     rest: Sequence[Step] = ()
     """Of the journey."""
 
@@ -242,7 +243,9 @@ class Traveller(Ground):
         for faults in (step.faults, ()) if step.faults else ((),):
             outcome = self.run(words, faults, expected, ranks=step.ranks, nodes=step.nodes, cold=step.cold)
             allowed = statuses(faults, outcome.hits, step.settings)
-            was_killed = any(each.detail.get("signal") == "SIGKILL" for each in faults) and "signal" in outcome.hits
+            kills = any(each.detail.get("signal") == "SIGKILL" for each in faults)
+            # What a kill leaves, the next command of the kind that ends well removes.
+            self.was_killed = (kills and "signal" in outcome.hits) or (self.was_killed and outcome.status != 0)
             check_end(outcome, allowed)
             always(outcome)
             for other in outcome.others:
@@ -251,7 +254,7 @@ class Traveller(Ground):
             check_published(self.home)
             if outcome.status == 0:
                 done(outcome)
-            check_left(self.home, outcome, was_killed=was_killed)
+            check_left(self.home, outcome, was_killed=self.was_killed)
             check_secrets(self.home, outcome)
             if outcome.status == 0:
                 return True
