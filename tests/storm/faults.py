@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -59,7 +59,7 @@ def run(
         store = stack.enter_context(_AtTheStore(home, faults, expected))
         hits += [each.kind for each in faults if each.kind in {"files", "umask", "user", "home"}]
         command = store.command = home.start(words, ranks=ranks, orders=orders, changed=changed, cold=cold)
-        others = _accompany(home, command, faults, ranks)
+        others = _accompany(command, faults, lambda: home.start(words, ranks=ranks, orders={"nodes": nodes}))
         met = [*hits, *["store"] * bool(store.done)]
         outcome = command.end(met, was_killed=signal.SIGKILL in command.signals())
     outcome.others = others
@@ -92,7 +92,7 @@ def _orders(faults: Sequence[Fault], expected: Expected) -> tuple[dict[str, Any]
     return orders, changed
 
 
-def _accompany(home: Home, command: Command, faults: Sequence[Fault], ranks: int) -> list[Outcome]:
+def _accompany(command: Command, faults: Sequence[Fault], start: Callable[[], Command]) -> list[Outcome]:
     """Be beside the command until it ends, or is late; what it met is started beside it."""
     others, beside = list[Outcome](), None
     wants_second = any(each.kind == "second" for each in faults)
@@ -102,12 +102,12 @@ def _accompany(home: Home, command: Command, faults: Sequence[Fault], ranks: int
         if (command.notes / "stopped").exists():
             command.passes_at_stop = command.count("pass")
             if wants_second:
-                others.append(_to_the_end(home.start(command.words, ranks=ranks)))
+                others.append(_to_the_end(start()))
             else:
                 time.sleep(wait)
             command.go_on()
         elif wants_second and beside is None and (command.notes / "second").exists():
-            beside = home.start(command.words, ranks=ranks)
+            beside = start()
     return [*others, _to_the_end(beside)] if beside is not None else others
 
 
