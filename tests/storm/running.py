@@ -134,6 +134,7 @@ class Command:
         if status is None:
             self.kill()
             self.process.wait()
+        was_killed = was_killed or (status or 0) < 0  # Composer's launcher has no handler for SIGUSR1
         deadline = time.monotonic() + SECONDS_TO_LEAVE * machine_load()
         while (alive := self.members()) and time.monotonic() < deadline:
             time.sleep(0.05)
