@@ -96,9 +96,21 @@ def end_processes(processes: Sequence[BaseProcess]) -> None:
         process.join(max(0.0, given_up - time.monotonic()))
 
 
+class _StopRequest(BaseException):
+    """A signal asks to stop. No `Exception`, as KeyboardInterrupt is none: what handles failures must not handle it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 @contextmanager
 def stopping_by_signals() -> Iterator[None]:
-    """Turn signals into exceptions within the block, so that it cleans up; see `raise_on_signals`."""
+    """Turn signals into exceptions within the block, so that it cleans up; see `raise_on_signals`.
+
+    Raises:
+        StoppedError: SIGTERM or SIGUSR1 came.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -108,6 +120,11 @@ def stopping_by_signals() -> Iterator[None]:
     raise_on_signals()
     try:
         yield
+    except _StopRequest as request:
+        is_speaker = os.environ.get("RANK", "0") == "0"
+        error = StoppedError(f"stopped by {request}: run the same command again to resume" if is_speaker else "")
+        error.signal_number = request.number
+        raise error from None
     finally:
         sys.unraisablehook = hook
         for timer in timers:
@@ -118,8 +135,8 @@ def stopping_by_signals() -> Iterator[None]:
 
 def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
     """Resend a signal whose exception Python swallowed, as it does while an object's `__del__` runs."""
-    if isinstance(unraisable.exc_value, StoppedError):
-        number = unraisable.exc_value.signal_number
+    if isinstance(unraisable.exc_value, _StopRequest):
+        number = unraisable.exc_value.number
     elif isinstance(unraisable.exc_value, KeyboardInterrupt):
         number = signal.SIGINT
     else:
@@ -133,7 +150,7 @@ def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callab
 
 
 def raise_on_signals() -> None:
-    """Let SIGTERM and SIGUSR1 raise `StoppedError`, and SIGINT `KeyboardInterrupt`; in the main thread only."""
+    """Let SIGTERM, SIGUSR1 and SIGINT raise what no handler of failures catches; in the main thread only."""
     if threading.current_thread() is threading.main_thread():
         for number in _STOP_SIGNALS:
             signal.signal(number, _raise_stopped)
@@ -170,9 +187,5 @@ def _force_exit(status: int) -> None:
     os._exit(status)
 
 
-def _raise_stopped(number: int, _: FrameType | None) -> None:
-    is_speaker = os.environ.get("RANK", "0") == "0"
-    name = signal.Signals(number).name
-    error = StoppedError(f"stopped by {name}: run the same command again to resume" if is_speaker else "")
-    error.signal_number = number
-    raise error
+def _raise_stopped(number: int, _: FrameType | None) -> NoReturn:
+    raise _StopRequest(number)

@@ -184,6 +184,11 @@ def _told_of_machine(error: Exception) -> str | None:
     """What the machine refuses, with the remedy; None where the program is to blame."""
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT and error.filename is not None:
         return f"{error.filename}: {error.strerror}; free it, or choose another path"
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return (
+            f"{error.strerror}: free space on the disks of {Path.cwd()} and of TMPDIR, or wherever else this command "
+            "writes, and run it again"
+        )
     text = os.strerror(errno.EMFILE)  # libraries, and torch's of other processes, pass it on as text
     chain: list[BaseException | None] = [error, error.__cause__, error.__context__]
     if any(text in str(each) or getattr(each, "errno", None) == errno.EMFILE for each in chain if each is not None):

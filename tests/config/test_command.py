@@ -13,6 +13,7 @@ import meap
 from meap.config import EvaluationConfig, RecipeConfig, load_config, run_command
 from meap.config.command import describe_keys
 from meap.errors import ConfigError, DataError
+from meap.places.whole import write_whole
 
 ENTRY_POINTS = sorted(
     str(path.relative_to(Path(__file__).parents[2]))
@@ -261,6 +262,25 @@ def test_what_the_machine_forbids_is_one_line(capsys: pytest.CaptureFixture[str]
         "another path\n",
         capsys.readouterr().err,
     )
+
+
+@pytest.mark.parametrize(
+    ("fail", "told"),
+    [
+        (
+            lambda path: write_whole(path, b"x" * 8192),
+            r"\S+/made: No space left on device; free it, or choose another path",
+        ),
+        (
+            lambda path: Path("/dev/full").write_bytes(b"x"),
+            "No space left on device: free space on the disks of .* and of TMPDIR, .*, and run it again",
+        ),
+    ],
+)
+def test_a_disk_that_is_full_is_one_line_also_where_a_write_does_not_say_of_which_file(fail, told, tmp_path, capsys):
+    tmp_path.joinpath(".made.partial").symlink_to("/dev/full")
+    assert run_command(RecipeConfig, lambda _: fail(tmp_path / "made"), doc="d", argv=["run.name=x"]) == 1
+    assert re.fullmatch(f"error: {told}\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("is_of_a_library", [False, True])
