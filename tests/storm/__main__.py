@@ -83,6 +83,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--journey", type=int)
+    parser.add_argument("--begin", type=int, default=0, help="the first journey")
     parser.add_argument("--replay", type=Path)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("runs/storm"))
@@ -95,7 +96,7 @@ def main() -> int:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     seed = SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
-    deadline, number, failures = time.monotonic() + 60 * options.minutes, options.journey or 0, 0
+    deadline, number, failures = time.monotonic() + 60 * options.minutes, options.journey or options.begin, 0
     world = make_world()
     try:
         with world.home("quiet") as quiet_home:

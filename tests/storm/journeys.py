@@ -84,7 +84,7 @@ class _Drawing:
 
     def __init__(self, random: Random, *, is_private: bool) -> None:
         self.random, self.is_private = random, is_private
-        self.has_store = self.chance(0.4)
+        self.has_store = self.chance(0.5)
         self.found: list[Step] = []
 
     def chance(self, share: float) -> bool:

@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .running import ROOT
 
@@ -119,30 +120,56 @@ GUARDS = (
 )
 
 
-def storm_without(guard: Guard, *, minutes: float, seed: int) -> dict[str, object]:
-    """Storm a copy of the tree without a guard, until an invariant breaks."""
-    folder = Path(tempfile.mkdtemp(prefix="planted-"))
-    try:
+@dataclass
+class Result:
+    """Whether a planted bug was found."""
+
+    guard: str
+    found: str = "not found"
+    """The invariant that broke."""
+    journeys: int = 0
+    seconds: float = 0.0
+    told: str = ""
+
+
+def storm_without(guard: Guard, *, minutes: float, seed: int) -> Result:
+    """Storm a copy of the tree without a guard, until a journey breaks that does not in the tree as it is."""
+    result, number = Result(guard.name), 0
+    with tempfile.TemporaryDirectory(prefix="planted-") as name:
+        folder = Path(name)
         for part in _PARTS:
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         guard.plant(folder)
-        words = [sys.executable, "-m", "tests.storm", "--minutes", str(minutes), "--seed", str(seed), "--first"]
-        environment = os.environ | {"PYTHONPATH": str(folder)}
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        record = folder / "runs/storm/record.jsonl"
-        entries = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-        last = entries[-1] if entries else {"verdict": f"the storm ended with {done.returncode}", "told": done.stderr}
-        found = last["verdict"] if done.returncode else "not found"
-        seconds = round(sum(each["seconds"] for each in entries))
-        told = str(last["told"]).partition("\n")[0][:200]
-        return {"guard": guard.name, "journeys": len(entries), "seconds": seconds, "found": found, "told": told}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        while (left := minutes - result.seconds / 60) > 0:
+            entries = _storm(folder, folder / "planted", f"--minutes={left}", f"--seed={seed}", f"--begin={number}")
+            result.journeys += len(entries)
+            result.seconds += sum(each["seconds"] for each in entries)
+            if not entries or entries[-1]["verdict"] in {"quiet", "refused"}:
+                break
+            last = entries[-1]
+            number = last["number"] + 1
+            intact = _storm(ROOT, folder / "intact", f"--seed={seed}", f"--journey={last['number']}")
+            if [each["verdict"] for each in intact] == ["quiet"]:
+                result.found, result.told = last["verdict"], last["told"][-2000:]
+                break
+    return result
 
 
-def table(results: list[dict[str, object]]) -> str:
+def _storm(root: Path, notes: Path, *arguments: str) -> list[dict[str, Any]]:
+    """What a storm of this tree has on record."""
+    shutil.rmtree(notes, ignore_errors=True)
+    words = [sys.executable, "-m", "tests.storm", "--first", f"--folder={notes}", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    record = notes / "record.jsonl"
+    if not record.exists():
+        raise SystemExit(f"the storm ended with {done.returncode}\n{done.stderr}")
+    return [json.loads(line) for line in record.read_text().splitlines()]
+
+
+def table(results: list[Result]) -> str:
     """The results, in Markdown."""
-    rows = [f"| {each['guard']} | {each['found']} | {each['journeys']} | {each['seconds']} |" for each in results]
+    rows = [f"| {each.guard} | {each.found} | {each.journeys} | {each.seconds:.0f} |" for each in results]
     return "\n".join(["| without | what broke | journeys | seconds |", "|---|---|---|---|", *rows])
 
 
@@ -153,14 +180,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--guard", action="append", help="only those whose name contains it")
     options = parser.parse_args()
-    results = list[dict[str, object]]()
+    results = list[Result]()
     for guard in GUARDS:
         if options.guard and not any(part in guard.name for part in options.guard):
             continue
         results.append(storm_without(guard, minutes=options.minutes, seed=options.seed))
-        print(json.dumps(results[-1]), flush=True)
+        print(json.dumps(asdict(results[-1])), flush=True)
     print(table(results))
-    return int(sum(each["found"] == "not found" for each in results) > 1)
+    return int(sum(each.found == "not found" for each in results) > 1)
 
 
 if __name__ == "__main__":

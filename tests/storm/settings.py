@@ -118,8 +118,9 @@ SMOOTH = {
     "model.rms_norm_eps": ["1e-6"],
     "model.rope_theta": ["500.0"],
     "train.microbatch_size": ["1", "2"],
+    "tasks": ["1", "2", "3"],
 }
-"""With others the loss may be no number, or a batch may not divide, which ends a run, as it should."""
+"""Others end a command, as they should: the loss is no number, a batch does not divide, tasks have no file."""
 SHARDED = ({}, {"train.sharding": "full"}, {"train.sharding": "grad_op"})
 _DURATIONS = ("1ba", "4ba", "40sp", "1ep", "0.3dur", "999ba")
 _QUOTED = re.compile(r"`([^`\s]+)`")
@@ -206,7 +207,7 @@ def draw(
     random: Random, config_class: type[Any], base: dict[str, str], *, without: tuple[str, ...] = ()
 ) -> dict[str, str]:
     """`base`, and few keys besides with another value than their default; none that begins as one of `without`."""
-    drawn, share = dict(base), 0.04
+    drawn, share = dict(base), 0.04 if config_class is RecipeConfig else 0.1
     offers = [{key: random.choice(values)} for key, values in choices(config_class).items() if random.random() < share]
     offers += [each for each in TOGETHER[config_class] if random.random() < share]
     for offer in offers:
