@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from declaration import ExperimentConfig
+from lab.declaration import ExperimentConfig
 
 from meap.config import run_command
 from meap.processes import leave
@@ -30,9 +30,9 @@ def main(cfg: ExperimentConfig) -> None:
     require_packages("experiments/run.py", "datatrove", extra="prep")
     require_packages("experiments/run.py", "composer", "torch", extra="train")
     require_packages("experiments/run.py", "scipy", "transformers", extra="eval")
-    from launching import share_the_machine
-    from material import prepare
-    from running import choose_settings, reported_units, run_units
+    from lab.launching import share_the_machine
+    from lab.material import prepare
+    from lab.running import choose_settings, reported_units, run_units
 
     out_dir = Path(cfg.out_dir).absolute()
     _remember(cfg, out_dir)
@@ -46,9 +46,9 @@ def main(cfg: ExperimentConfig) -> None:
 
 def _report(cfg: ExperimentConfig, out_dir: Path) -> str:
     """Write results.json, table.txt and picture.png from the finished runs; returns the text."""
-    from findings import find, text_of
-    from picture import draw
-    from running import choose_settings, read_records, reported_units
+    from lab.findings import find, text_of
+    from lab.picture import draw
+    from lab.running import choose_settings, read_records, reported_units
 
     from meap.places.whole import write_whole
 
@@ -70,9 +70,7 @@ def _remember(cfg: ExperimentConfig, out_dir: Path) -> None:
 
     folder = out_dir / DECLARED_DIR
     fixed = dataclasses.replace(cfg, parallel=1, only_report=False, out_dir="")
-    declared = {"experiment": fixed} | {
-        Path(path).stem: load_config(kind, path) for path, kind in _yamls(cfg).items()
-    }
+    declared = {"experiment": fixed} | {Path(path).stem: load_config(kind, path) for path, kind in _yamls(cfg).items()}
     for name, config in declared.items():
         kept = folder / f"{name}.yaml"
         if not kept.is_file():

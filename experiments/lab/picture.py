@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from declaration import ExperimentConfig, PictureConfig
 
 from meap.evals.scoring import Group, estimate
 from meap.show.figures import FAINT, colour_of, save_panels
 from meap.show.intervals import draw_interval_points
+
+from .declaration import ExperimentConfig, PictureConfig
 
 __all__ = ["draw"]
 

@@ -17,7 +17,7 @@ from meap.processes import end_with_parent
 
 __all__ = ["ROOT", "run_command_line", "share_the_machine"]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 SERVER = multiprocessing.get_context("forkserver")
 IMPORTED = [
     *("datatrove.executor", "meap.prep.job", "meap.train.trainer", "meap.train.fitting", "meap.train.start"),

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from declaration import ExperimentConfig, MeasureConfig
-from launching import run_command_line
-from material import SHARDS_DIR, folder_of
-
 from meap.evals.runner import read_results
 from meap.places.whole import write_whole
 from meap.run_files import EVAL_DIR, EXPORT_DIR, METRICS_NAME, RESULTS_NAME
+
+from .declaration import ExperimentConfig, MeasureConfig
+from .launching import run_command_line
+from .material import SHARDS_DIR, folder_of
 
 __all__ = ["Unit", "choose_settings", "read_records", "reported_units", "run_units"]
 
@@ -89,7 +89,9 @@ def choose_settings(cfg: ExperimentConfig, out_dir: Path, *, start: bool = True)
     choices: dict[str, str] = {}
     for arm in cfg.arms:
         scores = {
-            value: sum(sign * json.loads(unit.record.read_text())["measures"][tuning.measure] for unit in units[arm, value])
+            value: sum(
+                sign * json.loads(unit.record.read_text())["measures"][tuning.measure] for unit in units[arm, value]
+            )
             for value in tuning.values
             if all(unit.record.is_file() for unit in units[arm, value])
         }

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from declaration import DatasetConfig
-from launching import run_command_line
-from texts import TEXTS
-
 from meap.errors import ConfigError, DataError
 from meap.places.whole import write_whole
+
+from .declaration import DatasetConfig
+from .launching import run_command_line
+from .texts import TEXTS
 
 __all__ = ["folder_of", "prepare"]
 
@@ -72,6 +72,7 @@ def _write(config: DatasetConfig, folder: Path, source: Sequence[str], megabytes
 
     kind = TEXTS[config.texts]
     if kind.reads is None:
+        assert kind.text_of is not None
         return write_sample_corpus(folder, seed=config.seed, megabytes=megabytes, text_of=kind.text_of)
     texts = kind.reads(source)
     if (found := sum(map(len, texts)) / 1e6) < megabytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from meap.config.checks import require_at_least, require_one_of
@@ -13,6 +14,7 @@ __all__ = [
     "ContrastConfig",
     "DatasetConfig",
     "ExperimentConfig",
+    "MapConfig",
     "MeasureConfig",
     "PictureConfig",
     "PrimaryConfig",
@@ -29,7 +31,7 @@ class DatasetConfig:
     """Texts, made or read, and their preparation."""
 
     texts: str = "records"
-    """What it is made of: a name in `material.TEXTS`."""
+    """What it is made of: a name in `lab.texts.TEXTS`."""
     source: tuple[str, ...] = ()
     """What `texts` reads, where it reads: files, or packages whose documentation is read."""
     heldout: tuple[str, ...] = ()
@@ -212,9 +214,10 @@ class ExperimentConfig:
                     f"arms.{name}.seeds={arm.seeds} is out of range: it must be in [{_FEWEST_SEEDS}, {len(self.seeds)}]"
                 )
 
-    def _references(self) -> list[tuple[str, str, dict[str, object]]]:
+    def _references(self) -> list[tuple[str, str, Collection[str]]]:
         """Key, value and what it may name."""
-        data, stages, arms, measures = ({**each} for each in (self.data, self.stages, self.arms, self.measures))
+        data, stages, arms, measures = (list(each) for each in (self.data, self.stages, self.arms, self.measures))
+        found: list[tuple[str, str, Collection[str]]]
         found = [(f"stages.{name}.data", stage.data, data) for name, stage in self.stages.items()]
         found += [(f"measures.{name}.stage", measure.stage, stages) for name, measure in self.measures.items()]
         contrasts = {"primary": self.primary} | {f"secondaries.{name}": each for name, each in self.secondaries.items()}
@@ -233,3 +236,11 @@ class ExperimentConfig:
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         """The seeds that an arm is trained with."""
         return self.seeds[: self.arms[arm].seeds]
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """Where results come from."""
+
+    add: tuple[str, ...] = ()
+    """Folders of experiments, named as their yamls, whose results.json and picture.png are taken over first."""
