@@ -1,4 +1,4 @@
-"""Experiments: what is declared decides what is run, tested and said; a killed one goes on; pages say what numbers say."""
+"""Experiments: the declaration decides what is run, tested and said; a killed one goes on; pages follow the numbers."""
 
 import dataclasses
 import itertools
@@ -48,7 +48,8 @@ measures:
   last: {{label: last loss, stage: train}}
   best: {{label: best loss, stage: train, at: best}}
   ranking: {{label: ranking, stage: train, metric: "record_retrieval.ranking[sentences=0]", percent: true}}
-primary: {{arm: masked, control: plain, measure: last, expected: lower, supported: Less, refuted: Not less, undecided: Open}}
+primary:
+  {{arm: masked, control: plain, measure: last, expected: lower, supported: Less, refuted: Not less, undecided: Open}}
 secondaries:
   ranking: {{arm: masked, control: plain, measure: ranking}}
 pictures:
@@ -72,8 +73,8 @@ def declared(tiny) -> ExperimentConfig:
 
 def records_of(plain, masked):
     return [
-        {"arm": arm, "seed": seed, "measures": dict.fromkeys(("last", "best", "ranking"), value), "tokens": 9, "hours": 1,
-         "curves": {"metrics/heldout/loss": [2 * value, value]}}
+        {"arm": arm, "seed": seed, "measures": dict.fromkeys(("last", "best", "ranking"), value),
+         "tokens": 9, "hours": 1, "curves": {"metrics/heldout/loss": [2 * value, value]}}
         for arm, values in (("plain", plain), ("masked", masked))
         for seed, value in enumerate(values, start=1)
     ]  # fmt: skip
@@ -175,7 +176,7 @@ def test_the_pages_say_what_the_numbers_say():
     assert readme == with_summary(readme, experiments), "run python experiments/map.py"
     for found in experiments.values():
         assert found["sentence"] == sentence_of(found)
-    assert all(path.stat().st_size < 300_000 for path in (ROOT / "experiments/results").iterdir())
+    assert all(path.stat().st_size < 300_000 for path in (ROOT / "experiments/results").glob("*"))
 
 
 @pytest.mark.slow
