@@ -90,7 +90,7 @@ class MeasureConfig:
     """Stage that it is measured on."""
     metric: str = "metrics/heldout/loss"
     """Of training, a key of metrics.jsonl; of the evaluation, `task.metric`, and `task.metric[by=value,...]` for the
-    mean of some rows of its table."""
+    mean of some rows of its table; a value may have wildcards."""
     at: str = "last"
     """Of a metric of training: its `last` value, its `best` (lowest), or that at the end of an epoch, such as `4ep`."""
     percent: bool = False

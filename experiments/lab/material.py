@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from meap.places.whole import write_whole
 
 from .declaration import DatasetConfig
 from .launching import run_command_line
-from .texts import TEXTS
+from .texts import TEXTS, TextKind
 
 __all__ = ["folder_of", "prepare"]
 
@@ -71,6 +72,8 @@ def _write(config: DatasetConfig, folder: Path, source: Sequence[str], megabytes
     from meap.prep.sample import write_sample_corpus
 
     kind = TEXTS[config.texts]
+    if kind.preparation == "sft_to_mds":
+        return [_write_lines(kind, config, folder / "sample.json.gz", megabytes)]
     if kind.reads is None:
         assert kind.text_of is not None
         return write_sample_corpus(folder, seed=config.seed, megabytes=megabytes, text_of=kind.text_of)
@@ -78,6 +81,17 @@ def _write(config: DatasetConfig, folder: Path, source: Sequence[str], megabytes
     if (found := sum(map(len, texts)) / 1e6) < megabytes:
         raise DataError(f"{', '.join(source)} hold {found:.2f} MB of text, but {megabytes} are asked for: add sources")
     return write_sample_corpus(folder, megabytes=megabytes, text_of=partial(_entry, texts))
+
+
+def _write_lines(kind: TextKind, config: DatasetConfig, path: Path, megabytes: float) -> Path:
+    """Records of conversations, which are JSON already, as JSON lines."""
+    assert kind.text_of is not None
+    lines, written = list[str](), 0
+    while written < megabytes * 1e6:
+        lines.append(kind.text_of(config.seed, len(lines)))
+        written += len(lines[-1])
+    write_whole(path, gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
+    return path
 
 
 def _entry(texts: Sequence[str], seed: int, index: int) -> str:

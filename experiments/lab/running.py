@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,8 @@ def _run(cfg: ExperimentConfig, out_dir: Path, unit: Unit) -> None:
             for name, measure in asked.items()
             if name in drawn
         },
-        "tokens": sum(int(_curve(each, "time/token")[-1]) for each in own),
-        "hours": sum(_curve(each, "time/total")[-1] for each in own),
+        "tokens": sum(int(tokens) for each in own for tokens in _curve(each, "time/token")[-1:]),
+        "hours": sum(hours for each in own for hours in _curve(each, "time/total")[-1:]),
     }
     write_whole(unit.record, json.dumps(record, indent=1) + "\n")
 
@@ -224,7 +225,7 @@ def _read(measure: MeasureConfig, folder: Path) -> float:
     values = [
         row["metrics"][metric]["value"]
         for row in found["rows"]
-        if not row["control"] and wanted.items() <= {key: str(each) for key, each in row["by"].items()}.items()
+        if not row["control"] and all(fnmatchcase(str(row["by"][key]), each) for key, each in wanted.items())
     ]
     return sum(values) / len(values)
 
