@@ -16,9 +16,11 @@ from lab.declaration import ExperimentConfig
 from lab.findings import find, sentence_of, text_of
 from lab.pages import page_of, read_all, with_summary
 from lab.running import reported_units
+from lab.texts import TEXTS
 
 from meap.config import EvaluationConfig, RecipeConfig, load_config
 from meap.errors import ConfigError
+from meap.synthetic import NUM_CANDIDATES
 
 ROOT = Path(__file__).resolve().parent.parent
 DECLARED = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -150,6 +152,51 @@ def test_runs_go_seed_by_seed_with_what_was_tuned(declared, tmp_path):
 def test_what_a_declaration_cannot_mean_is_refused(tiny, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config(ExperimentConfig, tiny, overrides)
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in TEXTS.items() if kind.prompts])
+def test_prompts_hold_what_they_ask_for_and_rivals_of_it(kind):
+    prompts = list(TEXTS[kind].prompts(0))
+    assert len({prompt["prompt"] for prompt in prompts}) == len(prompts)
+    assert prompts[::40] == list(itertools.islice(TEXTS[kind].prompts(0), 0, None, 40)), "the same every time"
+    for prompt in prompts:
+        passage, _, question = prompt["prompt"].rpartition(".")
+        asked, group = re.search(r"(In \w+ the \w+|The \w+) is$", question)[0], prompt["group"].split()
+        near = re.findall(rf"They speak of (\w+) as their {asked.split()[1]}\.", prompt["prompt"])
+        stated = re.findall(rf"{asked} (\w+)\.", f"{passage}.")
+        assert stated == ([] if group == ["near"] else [prompt["answer"]])
+        assert prompt["answer"] in prompt["candidates"]
+        assert len({*prompt["candidates"]}) == len(prompt["candidates"]) == NUM_CANDIDATES
+        if kind == "short_cuts":
+            assert [each == prompt["answer"] for each in near] == {"far": [], "conflict": [False]}.get(group[0], [True])
+        else:
+            rivals = re.findall(rf"In \w+ {asked.split(maxsplit=2)[2]} (\w+)\.", prompt["prompt"])
+            places = int(group[1] if kind == "rivals" else group[0])
+            assert len({*rivals} & {*prompt["candidates"]}) == min(places, NUM_CANDIDATES)
+
+
+def test_what_a_conversation_asks_is_answered_first_and_depth_is_where_it_stands():
+    for index in range(20):
+        question, answer = (
+            turn["content"] for turn in json.loads(TEXTS["conversations"].text_of(0, index))["messages"]
+        )
+        field, place = re.search(r"What is the (\w+) of (\w+)\?$", question).groups()
+        assert answer.startswith(f"In {place} the {field} is ")
+        assert answer.split(".")[0] in question
+    for prompt in TEXTS["conversations"].prompts(0):
+        documents, position = map(int, prompt["group"].split())
+        place = re.search(r"of (\w+)\?", prompt["prompt"])[1]
+        assert re.search(rf"Document {position}: In {place} the", prompt["prompt"])
+        assert f"Document {documents}:" in prompt["prompt"]
+
+
+def test_documentation_is_prose_of_installed_packages_each_text_once():
+    texts = TEXTS["documentation"].reads(["meap.show", "meap.mds"])
+    assert len(texts) == len({*texts}) > 3
+    assert texts == TEXTS["documentation"].reads(["meap.show", "meap.mds"])
+    assert min(map(len, texts)) >= 500
+    with pytest.raises(ConfigError, match="'nowhere' is not an installed package"):
+        TEXTS["documentation"].reads(["nowhere"])
 
 
 @pytest.mark.parametrize("path", DECLARED, ids=lambda path: path.stem)

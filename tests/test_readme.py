@@ -160,7 +160,7 @@ def test_the_reference_has_every_section():
     classes = {
         value for name in shown for value in vars(importlib.import_module(name)).values() if inspect.isclass(value)
     }
-    for config in [RecipeConfig, *CONFIGS.values()]:
+    for config in [RecipeConfig, *(each for each in CONFIGS.values() if each.__module__.startswith("meap."))]:
         for key in config_keys(config):
             hint = hint_at(config, key.split("."))
             assert not inspect.isclass(hint) or not is_section(hint) or hint in classes, key
