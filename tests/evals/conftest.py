@@ -22,6 +22,7 @@ from .judge_server import JudgeServer
 
 SMALL = (
     *("model=m", "key_retrieval.examples=30", "key_retrieval.sentences=2"),
+    *("record_retrieval.examples=16", "record_retrieval.sentences=[1,2]"),
     *("needle_fu.lengths=[400,600]", "needle_fu.depths=3", "needle_fu.buffer=250", "needle_fu.max_new_tokens=90"),
     *("needle_magic.lengths=[300,400]", "needle_magic.depths=3", "needle_magic.trials=2"),
     *("multi_needle.lengths=[900,1100]", "multi_needle.needles=[2,3]", "multi_needle.depths=[0,50,100]"),
@@ -117,6 +118,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch) -> None:
+    """Pictures take longer than all else that a run does with models this small."""
+    monkeypatch.setattr("meap.evals.runner.save_panels", lambda *_, **__: None)
+    monkeypatch.setattr("meap.evals.comparison.save_panels", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")
