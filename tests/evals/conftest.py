@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from meap.config import EvaluationConfig, load_config
 from meap.evals.hugging_face import HuggingFaceLM
 from meap.evals.lm import Attention
 from meap.evals.task import Example, LazyRows, TaskInputs
+from meap.show.figures import save_panels
 from meap.tokenizer import Tokenizer
 
 from .judge_server import JudgeServer
@@ -120,11 +122,22 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="package")
+def drawing() -> Iterator[Event]:
+    """Runs write PNGs while it is set: these take longer than all else with models this small."""
+    asked = Event()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("meap.evals.runner.save_panels", "meap.evals.comparison.save_panels"):
+            patch.setattr(name, lambda *what, **how: save_panels(*what, **how) if asked.is_set() else None)
+        yield asked
+
+
 @pytest.fixture
-def no_pictures(monkeypatch) -> None:
-    """Pictures take longer than all else that a run does with models this small."""
-    monkeypatch.setattr("meap.evals.runner.save_panels", lambda *_, **__: None)
-    monkeypatch.setattr("meap.evals.comparison.save_panels", lambda *_, **__: None)
+def pictures(drawing) -> Iterator[None]:
+    """For tests that look at PNGs."""
+    drawing.set()
+    yield
+    drawing.clear()
 
 
 @pytest.fixture(scope="session")

@@ -22,14 +22,8 @@ def run(make_inputs, oracle, tmp_path):
     return run
 
 
-@pytest.fixture(autouse=True)
-def quick(request):
-    if request.function is not test_results_say_what_was_measured_on_what:
-        request.getfixturevalue("no_pictures")
-
-
 @pytest.mark.slow
-def test_results_say_what_was_measured_on_what(run, tmp_path, tokenizer):
+def test_results_say_what_was_measured_on_what(run, tmp_path, tokenizer, pictures):
     results = run(facts={"data": "here"})
     assert read_results(tmp_path / "eval") == json.loads(json.dumps(results))
     assert list(results["tasks"]) == list(NAMES)

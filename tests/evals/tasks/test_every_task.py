@@ -86,7 +86,6 @@ def test_a_perfect_model_is_perfect_and_a_blind_one_at_chance(
     inputs = make("judge.model=judge", f"judge.base_url={judge_server.url}")
     examples = examples_of(name)  # a judge changes none
     monkeypatch.setitem(TASKS, name, replace(TASKS[name], examples=lambda _: examples))
-    monkeypatch.setattr("meap.evals.runner.save_panels", lambda *_, **__: None)
     perfect = run_tasks(inputs, oracle(examples), [name], tmp_path / "perfect")["tasks"][name]
     guessing = run_tasks(inputs, blind, [name], tmp_path / "blind")["tasks"][name]
     assert draw_svg(panel(TASKS[name].draw, perfect)).title
