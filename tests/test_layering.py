@@ -20,6 +20,7 @@ CORE = {
     "arrays",
     "masking",
     "philox",
+    "positions",
     "packing",
     "json_text",
     "manifest",

@@ -45,9 +45,11 @@ def whole_file(path: Path, *, durable: bool = False, several_writers: bool = Fal
     try:
         yield draft
         _move(draft, path, durable)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             _remove_draft(draft)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a failed write does not say of which file
         raise
 
 

@@ -35,6 +35,7 @@ from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError
 from meap.locks import NoLocksError, describe_holder, lock_file
 from meap.places.redaction import describe_error
+from meap.processes import start_tracker
 
 __all__ = ["isolated_names", "release_caches", "wait_for_shared_memory"]
 
@@ -63,6 +64,7 @@ def isolated_names() -> Iterator[None]:
     Raises:
         ConfigError: Another run uses the same cache folder.
     """
+    start_tracker()
     with (
         _replaced(streaming_dataset, "get_shm_prefix", _register),
         _replaced(streaming_dataset, "Spanner", RowLocator),
