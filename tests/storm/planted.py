@@ -137,6 +137,7 @@ def storm_without(guard: Guard, *, minutes: float, seed: int) -> Result:
     result, number = Result(guard.name), 0
     with tempfile.TemporaryDirectory(prefix="planted-") as name:
         folder = Path(name)
+        folder.chmod(0o755)  # for another user, who is among the faults
         for part in _PARTS:
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         guard.plant(folder)
