@@ -58,6 +58,8 @@ class World:
         from moto.server import ThreadedMotoServer
 
         self.folder, self.is_private = folder, is_private
+        interpreter = Path(sys.base_prefix)
+        self.others_have_python = all(path.stat().st_mode & 1 for path in (interpreter, *interpreter.parents))
         self.temporary = folder / "t"  # short: loader workers make sockets there
         self.temporary.mkdir()
         self.temporary.chmod(0o1777)
