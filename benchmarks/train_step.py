@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rows", type=int, help="rows per step; default: four micro-batches, or the whole batch if that is less"
     )
+    parser.add_argument("--vocab-size", type=int, help="ids of random rows; default: 4,001 on a CPU, else 32,001")
     parser.add_argument("--alone", action="store_true", help="measure the recipe alone, without other ways")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     asked = parser.parse_args(arguments)
@@ -72,6 +73,7 @@ def _run(asked: argparse.Namespace) -> None:
             steps=asked.steps,
             started=STARTED,
             alone=asked.alone,
+            vocab_size=asked.vocab_size,
         )
     figures = _figures(measured)
     _print(asked.yaml, measured, figures)

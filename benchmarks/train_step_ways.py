@@ -76,7 +76,15 @@ class Measured:
 
 
 def measure(
-    config: RecipeConfig, folder: Path, *, rounds: int, warm_up: int, steps: int, started: float, alone: bool = False
+    config: RecipeConfig,
+    folder: Path,
+    *,
+    rounds: int,
+    warm_up: int,
+    steps: int,
+    started: float,
+    alone: bool = False,
+    vocab_size: int | None = None,
 ) -> Measured:
     """Take turns.
 
@@ -88,6 +96,8 @@ def measure(
         steps: Steps of each way per round.
         started: When the process started, by `time.perf_counter`.
         alone: Whether the recipe runs alone, without the ways it is compared with.
+        vocab_size: Ids of the random rows; unset, as many as a head can have on this device without being most of the
+            work.
     """
     machine = join_machine(config.train)
     if not machine.on_gpu:
@@ -98,7 +108,7 @@ def measure(
         folder,
         num_rows=config.train.global_batch_size * (num_steps + 2),
         # Llama 2's with the mask token; fewer on a CPU, where the head would be most of a small model's work.
-        vocab_size=32_001 if machine.on_gpu else 4_001,
+        vocab_size=vocab_size or (32_001 if machine.on_gpu else 4_001),
     )
     record = shards.tokenizer
     architecture = decoder_config(config.model, vocab_size=record.vocab_size, seq_len=config.data.seq_len)

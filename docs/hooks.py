@@ -17,7 +17,10 @@ from mkdocs.structure.pages import Page
 __all__ = ["on_files", "on_page_markdown"]
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTSIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "meap/train/README.md", "yamls/**/*.*")
+OUTSIDE = (
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "meap/train/README.md", "yamls/**/*.*"),
+    *("experiments/README.md", "experiments/*.yaml", "experiments/results/*.png"),
+)
 """What the site has besides docs/."""
 
 _LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)#\s]+)")

@@ -61,7 +61,7 @@ LONGEST = (
     "test_slurm",
     "test_fine_tuning",
     "test_gpu_check",
-    "test_proof_recipe",
+    "test_experiments",
     "test_elasticity",
     "test_kills",
     "test_dedup",

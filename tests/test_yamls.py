@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import EvaluationConfig, PrepConfig, ProofConfig, RecipeConfig, SftConfig, SftPrepConfig, load_config
+from meap.config import EvaluationConfig, PrepConfig, RecipeConfig, SftConfig, SftPrepConfig, load_config
 
 FOLDER = Path(__file__).resolve().parent.parent / "yamls"
-YAMLS = sorted([*FOLDER.rglob("*.yaml"), *(FOLDER.parent / "experiments").rglob("*.yaml")])
+YAMLS = sorted(FOLDER.rglob("*.yaml"))
 PREPARATION = [path for path in YAMLS if path.name.startswith("prep_")]
 FINE_TUNING = [path for path in YAMLS if path.name.startswith("sft_")]
 EVALUATION = [path for path in YAMLS if path.name.startswith("eval")]
-PROOF = [path for path in YAMLS if path.name.startswith("proof_")]
-TRAINING = [path for path in YAMLS if path not in [*PREPARATION, *FINE_TUNING, *EVALUATION, *PROOF]]
+TRAINING = [path for path in YAMLS if path not in [*PREPARATION, *FINE_TUNING, *EVALUATION]]
 PADDED_VOCABULARY = 32_064
-TUNED_ON = 1000
 
 # The paper's architectures: hidden, layers, heads, kv heads, intermediate.
 SIZES = {
@@ -167,7 +165,7 @@ def test_every_yaml_is_a_run_of_the_paper_or_a_small_one(configs):
 
 def test_what_all_runs_of_the_paper_share(configs):
     for name, config in configs.items():
-        if "tiny" in name or name.startswith(("train_", "qwen3")) or "official" in name:
+        if "tiny" in name or name.startswith("qwen3") or "official" in name:
             continue
         optimizer, masking = config.optimizer, config.masking
         assert (optimizer.betas, optimizer.grad_clip_norm, config.scheduler.warmup_ratio) == ((0.9, 0.95), 1.0, 0.1)
@@ -201,9 +199,7 @@ def test_runs_are_named_after_their_yamls_which_have_names_of_their_own(configs)
 def test_the_table_of_yamls_lists_them_all():
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"\[([\w.]+)\]\(([\w./]+\.yaml)\)", readme)
-    assert {(FOLDER / target).resolve() for _, target in linked} == {
-        path for path in YAMLS if path.parent.name != "proof"
-    }
+    assert {(FOLDER / target).resolve() for _, target in linked} == {*YAMLS}
     assert all(Path(target).stem == shown for shown, target in linked)
 
 
@@ -244,18 +240,6 @@ def test_the_paper_s_evaluations():
     assert (config.multi_needle.needles, config.multi_needle.trials) == ((2, 3, 4, 5), 10)
     assert (min(config.multi_needle.lengths), max(config.multi_needle.lengths)) == (1000, 32_000)
     assert config.ancestral_trace.relations == tuple(2**power for power in range(1, 10))
-
-
-@pytest.mark.parametrize("path", PROOF, ids=lambda path: path.name)
-def test_a_proof_names_yamls_that_fit_together(path):
-    config = load_config(ProofConfig, path)
-    training = load_config(RecipeConfig, FOLDER.parent / config.training)
-    evaluation = load_config(EvaluationConfig, FOLDER.parent / config.evaluation)
-    assert len(config.seeds) >= 6, "fewer cannot show anything at 5 %"
-    assert TUNED_ON not in config.seeds
-    assert max(evaluation.attention_decay.lengths) <= training.data.seq_len
-    steps = int(training.train.max_duration.removesuffix("ba"))
-    assert steps * training.train.global_batch_size * training.data.seq_len >= 4_000_000
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -20,7 +20,6 @@ from meap.config.lora import LoraConfig
 from meap.config.masking import MaskingConfig, SftConfig
 from meap.config.model import ModelConfig
 from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig, TextTokenizerConfig
-from meap.config.proof import ProofConfig
 from meap.config.recipe import RecipeConfig
 from meap.config.removal import DedupConfig, FiltersConfig
 from meap.config.roles import Role, role_of
@@ -52,7 +51,6 @@ __all__ = [
     "OptimizerConfig",
     "PerplexityConfig",
     "PrepConfig",
-    "ProofConfig",
     "RecipeConfig",
     "Role",
     "RunConfig",

@@ -14,6 +14,7 @@ __all__ = [
     "AncestralTraceConfig",
     "AttentionDecayConfig",
     "AttentionSegmentsConfig",
+    "ChoiceConfig",
     "CommonsenseConfig",
     "EvaluationConfig",
     "HaystackConfig",
@@ -70,6 +71,15 @@ class RecordRetrievalConfig:
     def __post_init__(self) -> None:
         _require_list("record_retrieval.sentences", self.sentences, 0)
         require_at_least("record_retrieval.examples", self.examples, 1)
+
+
+@dataclass(frozen=True)
+class ChoiceConfig:
+    """Prompts of one's own, whose candidates are ranked."""
+
+    source: str | None = None
+    """File of JSON lines with prompt, candidates, answer, and where wanted group, a row of the table, and question,
+    which prompts share that are not independent; plain or gzipped. Unset: the task is skipped."""
 
 
 @dataclass(frozen=True)
@@ -342,6 +352,7 @@ class EvaluationConfig:
     perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
     key_retrieval: KeyRetrievalConfig = field(default_factory=KeyRetrievalConfig)
     record_retrieval: RecordRetrievalConfig = field(default_factory=RecordRetrievalConfig)
+    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
     needle_fu: NeedleFuConfig = field(default_factory=NeedleFuConfig)
     needle_magic: NeedleMagicConfig = field(default_factory=NeedleMagicConfig)
     multi_needle: MultiNeedleConfig = field(default_factory=MultiNeedleConfig)

@@ -13,7 +13,6 @@ from meap.config.given import find_yaml
 from meap.config.keys import config_keys, fields_of, is_section, nearest_keys, unknown_keys
 from meap.config.loading import read_layers
 from meap.config.prep import LitpkdsPrepConfig, PrepConfig, SftPrepConfig
-from meap.config.proof import ProofConfig
 from meap.config.recipe import RecipeConfig
 from meap.errors import ConfigError
 
@@ -25,7 +24,6 @@ _SCRIPTS: dict[type[Any], str] = {
     LitpkdsPrepConfig: "dataprep/litpkds_to_mds.py",
     RecipeConfig: "recipes/meap_1b.py",
     EvaluationConfig: "recipes/evaluate.py",
-    ProofConfig: "experiments/proof.py",
 }
 _RECIPES = ("meap_1b", "meap_sft")
 _LAUNCHER_OPTIONS = {
@@ -81,10 +79,6 @@ def require_own_yaml(path: Path, config_class: type[Any], *, command: str) -> No
     strange = [key for layer, _ in layers for key, _ in unknown_keys(config_class, layer)]
     if not strange:
         return
-    if "training" in fields_of(config_class) and not any(
-        True for layer, _ in layers for _ in unknown_keys(RecipeConfig, layer)
-    ):
-        raise ConfigError(f"{path} is a training's yaml (key {strange[0]!r}): write training={path}")
     for other, script in _SCRIPTS.items():
         if any(True for layer, _ in layers for _ in unknown_keys(other, layer)):
             continue

@@ -96,6 +96,7 @@ def test_help_is_light_and_complete(script: str, project_root: Path):
     """--help prints the docstring and the keys without importing a heavy library, which is what keeps it quick."""
     probe = (
         "import runpy, sys\n"
+        f"sys.path.insert(0, {str(Path(script).parent)!r})\n"
         f"sys.argv = [{script!r}, '--help']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end: assert not end.code, end.code\n"
@@ -170,7 +171,8 @@ MISTAKES = [
     ("evaluate", ["tasks=all"], "model is not set: give model="),
     ("evaluate", ["model=x", "tasks=nothing"], "there is no 'nothing'; choose from perplexity, "),
     ("evaluate", ["compare=a"], "compare=a names 1 folders: give two"),
-    ("proof", ["training=gone.yaml"], "no configuration file at gone.yaml"),
+    ("run", ["seeds=[1,1]"], r"seeds=\[1, 1\]: give at least 2, each once"),
+    ("map", ["x=1"], "unknown key 'x'"),
     ("demo", ["x=1"], "unknown key 'x'"),
     ("demo", ["--fast"], "'--fast' is neither"),
     ("c4_to_mds", ["source=x.jsonl"], "remote is not set: for source=x.jsonl say where to write"),
@@ -184,6 +186,7 @@ def run_entry_point(script: str, *arguments: str, cwd: Path) -> subprocess.Compl
     """A real process, which fails where it has imported a library that takes seconds."""
     probe = (
         "import runpy, sys\n"
+        f"sys.path.insert(0, {str(Path(script).parent)!r})\n"
         f"sys.argv = {[script, *arguments]!r}\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: assert not {'torch', 'composer', 'transformers', 'streaming', 'datatrove'} & set(sys.modules)\n"
@@ -200,6 +203,7 @@ def answer(project_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (script,) = (each for each in ENTRY_POINTS if Path(each).stem == name)
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *arguments])
+        monkeypatch.syspath_prepend(str((project_root / script).parent))
         monkeypatch.setattr("meap.processes.leave", sys.exit)  # which would see to it that this process ends, too
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(project_root / script), run_name="__main__")

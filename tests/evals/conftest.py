@@ -16,6 +16,7 @@ from meap.config import EvaluationConfig, load_config
 from meap.evals.hugging_face import HuggingFaceLM
 from meap.evals.lm import Attention
 from meap.evals.task import Example, LazyRows, TaskInputs
+from meap.synthetic import generate_record_example
 from meap.tokenizer import Tokenizer
 
 from .judge_server import JudgeServer
@@ -120,8 +121,12 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def configure() -> Callable[..., EvaluationConfig]:
-    return lambda *overrides: load_config(EvaluationConfig, None, [*SMALL, *overrides])
+def configure(tmp_path_factory) -> Callable[..., EvaluationConfig]:
+    prompts = tmp_path_factory.mktemp("choice") / "prompts.jsonl"
+    asked = [generate_record_example(5, index, num_sentences=0) for index in range(30)]
+    lines = [dataclasses.asdict(each) | {"group": f"{number % 2}"} for number, each in enumerate(asked)]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lambda *overrides: load_config(EvaluationConfig, None, [*SMALL, f"choice.source={prompts}", *overrides])
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,7 @@ from meap.train.preflight import check_config, check_ranks, check_room, check_st
 from meap.train.timetable import Timetable
 
 YAMLS = sorted((Path(__file__).resolve().parents[2] / "yamls").rglob("*.yaml"))
-FULL_SIZE = [
-    path for path in YAMLS if not path.stem.startswith(("prep_", "eval", "tiny", "sft_tiny", "proof_", "train_"))
-]
+FULL_SIZE = [path for path in YAMLS if not path.stem.startswith(("prep_", "eval", "tiny", "sft_tiny"))]
 
 
 def machine(world_size: int, *, nodes: int = 1) -> Machine:

@@ -6,7 +6,7 @@ needle_fu         a sentence in a haystack (Fu et al.)  needle_magic     numbers
 multi_needle      sentences to combine                  ancestral_trace  the eldest of a family
 multidoc_qa       questions over many documents         kv_retrieval     a value in a JSON object
 attention_decay   attention that masked tokens receive  attention_segments  attention by segment of a passage
-hallucination     summaries, scored by a judge
+hallucination     summaries, scored by a judge    choice           prompts of a file, candidates ranked
 """
 
 from meap.evals.task import Task
@@ -14,6 +14,7 @@ from meap.evals.tasks import (
     ancestral_trace,
     attention_decay,
     attention_segments,
+    choice,
     commonsense,
     hallucination,
     key_retrieval,
@@ -32,6 +33,7 @@ TASKS: dict[str, Task] = {
     "perplexity": perplexity.TASK,
     "key_retrieval": key_retrieval.TASK,
     "record_retrieval": record_retrieval.TASK,
+    "choice": choice.TASK,
     "commonsense": commonsense.TASK,
     "needle_fu": needle_fu.TASK,
     "needle_magic": needle_magic.TASK,

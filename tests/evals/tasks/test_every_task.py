@@ -15,6 +15,7 @@ MEASURED = {"attention_decay", "attention_segments"}
 CHANCE = {
     "key_retrieval": 0.25,
     "record_retrieval": 1 / NUM_CANDIDATES,
+    "choice": 1 / NUM_CANDIDATES,
     "needle_fu": 0.0,
     "needle_magic": 0.0,
     "multi_needle": 0.0,
@@ -43,7 +44,7 @@ def test_examples_are_a_function_of_configuration_and_seed(name, make, tokenizer
     hashes = prompt_hashes(examples, tokenizer)
     assert hashes == prompt_hashes(TASKS[name].examples(make()), tokenizer)
     assert len({example.id for example in examples}) == len(examples)
-    if name not in {"perplexity", "commonsense", "multidoc_qa", "needle_fu"}:
+    if name not in {"perplexity", "commonsense", "multidoc_qa", "needle_fu", "choice"}:
         assert hashes != prompt_hashes(TASKS[name].examples(make("seed=5")), tokenizer)
 
 
@@ -87,7 +88,7 @@ def test_a_perfect_model_is_perfect_and_a_blind_one_at_chance(name, make, oracle
         return
     assert best["value"] == pytest.approx(1.0)
     assert best["high"] == (None if name == "needle_fu" else pytest.approx(1.0))  # one haystack has no interval
-    if name in {"key_retrieval", "record_retrieval"}:
+    if name in {"key_retrieval", "record_retrieval", "choice"}:
         assert chance["low"] < CHANCE[name] < chance["high"]
     else:
         assert chance["value"] == pytest.approx(CHANCE[name])

@@ -1,0 +1,69 @@
+"""The product's entry points as a user starts them, each in a process that has imported what it needs already.
+
+Imports take as long as hundreds of steps: processes are forked from one that has done nothing else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+from meap.errors import MeapError
+from meap.processes import end_with_parent
+
+__all__ = ["ROOT", "run_command_line", "share_the_machine"]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SERVER = multiprocessing.get_context("forkserver")
+IMPORTED = [
+    *("datatrove.executor", "meap.prep.job", "meap.train.trainer", "meap.train.fitting", "meap.train.start"),
+    *("meap.evals.hugging_face", "meap.evals.runner", "meap.evals.page"),
+]
+ENVIRONMENT = {
+    # Runs share the machine: threads of each beyond its part of the cores only get in each other's way.
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Who looks for GPUs while importing asks the driver's library, not CUDA, which does not survive a fork.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
+
+
+def share_the_machine() -> None:
+    """Set up the processes to come; call it before the first."""
+    os.environ |= ENVIRONMENT | os.environ
+    SERVER.set_forkserver_preload(IMPORTED)
+
+
+def run_command_line(output: Path, script: str, *arguments: str) -> None:
+    """Run an entry point; what it prints goes to a file.
+
+    Raises:
+        MeapError: It failed; with its last line.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    process = SERVER.Process(target=_run_script, args=(output, script, *arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
+        *_, last = output.read_text(encoding="utf-8").splitlines() or [""]
+        raise MeapError(
+            f"{script} ended with status {process.exitcode}: {last.removeprefix('error: ')} (all it printed: "
+            f"{output}); the same command goes on from here"
+        )
+
+
+def _run_script(output: Path, script: str, *arguments: str) -> None:
+    import torch
+
+    end_with_parent(signal.SIGTERM)  # the server ends with the experiment, which may be killed
+    with output.open("a", encoding="utf-8") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    sys.argv = [str(ROOT / script), *arguments]
+    if torch.cuda._is_in_bad_fork():  # an import has touched CUDA all the same
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
+    runpy.run_path(sys.argv[0], run_name="__main__")

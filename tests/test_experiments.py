@@ -1,0 +1,269 @@
+"""Experiments: the declaration decides what is run, tested and said; a killed one goes on; pages follow the numbers."""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lab.declaration import ExperimentConfig
+from lab.findings import find, sentence_of, text_of
+from lab.pages import page_of, read_all, with_summary
+from lab.running import reported_units
+from lab.texts import TEXTS
+
+from meap.config import EvaluationConfig, RecipeConfig, load_config
+from meap.errors import ConfigError
+from meap.synthetic import NUM_CANDIDATES
+
+ROOT = Path(__file__).resolve().parent.parent
+DECLARED = sorted((ROOT / "experiments").glob("*.yaml"))
+TINY = """
+title: "T: tiny"
+question: Is it so?
+hypothesis: It is.
+refuted_by: The contrary.
+not_tried: All else.
+out_dir: {folder}/out
+seeds: [1, 2]
+data:
+  records: {{texts: records, megabytes: 0.6, vocab_size: 700, settings: [seq_len=256]}}
+stages:
+  base: {{yaml: {settings}/train_cpu.yaml, data: records, shared: true, settings: [{short}, masking.ratio=0]}}
+  train:
+    yaml: {settings}/train_cpu.yaml
+    data: records
+    settings: ["model.base={{base}}", {short}, train.eval_interval=1ba, train.eval_batches=1]
+    evaluation: {settings}/eval_cpu.yaml
+    evaluation_settings: [tasks=record_retrieval, "record_retrieval.sentences=[0]", record_retrieval.examples=4]
+arms:
+  plain: {{label: plain, settings: [masking.ratio=0]}}
+  masked: {{label: masked, settings: ["train:masking.ratio=0.3", "base:masking.ratio=0.9"]}}
+tuning: {{values: [1.0e-3, 2.0e-3], seeds: [7], measure: last}}
+measures:
+  last: {{label: last loss, stage: train}}
+  best: {{label: best loss, stage: train, at: best}}
+  ranking: {{label: ranking, stage: train, metric: "record_retrieval.ranking[sentences=0]", percent: true}}
+primary:
+  {{arm: masked, control: plain, measure: last, expected: lower, supported: Less, refuted: Not less, undecided: Open}}
+secondaries:
+  ranking: {{arm: masked, control: plain, measure: ranking}}
+pictures:
+  curve: {{title: Loss, curve: last}}
+  ranking: {{title: Ranking, measures: [ranking], x: [1]}}
+"""
+SHORT = "train.max_duration=2ba, scheduler.warmup_duration=1ba"
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.format(folder=tmp_path, settings=ROOT / "experiments/settings", short=SHORT))
+    return path
+
+
+@pytest.fixture
+def declared(tiny) -> ExperimentConfig:
+    return load_config(ExperimentConfig, tiny)
+
+
+def records_of(plain, masked):
+    return [
+        {"arm": arm, "seed": seed, "measures": dict.fromkeys(("last", "best", "ranking"), value),
+         "tokens": 9, "hours": 1, "curves": {"metrics/heldout/loss": [2 * value, value]}}
+        for arm, values in (("plain", plain), ("masked", masked))
+        for seed, value in enumerate(values, start=1)
+    ]  # fmt: skip
+
+
+def found_of(declared, plain, masked, **primary):
+    seeds = tuple(range(1, len(plain) + 1))
+    changed = dataclasses.replace(declared, seeds=seeds, primary=dataclasses.replace(declared.primary, **primary))
+    changed = dataclasses.replace(changed, tuning=dataclasses.replace(declared.tuning, seeds=(1000,)))
+    return find(changed, records_of(plain, masked), {})
+
+
+def test_p_is_the_share_of_all_ways_to_deal_the_runs_out(declared):
+    plain, masked = [0.5, 0.9, 1.4, 1.7], [0.3, 0.6, 0.8, 1.0]
+    all_runs = np.array(plain + masked)
+    differences = [
+        all_runs[list(chosen)].mean() - np.delete(all_runs, list(chosen)).mean()
+        for chosen in itertools.combinations(range(8), 4)
+    ]
+    observed = np.mean(masked) - np.mean(plain)
+    found = found_of(declared, plain, masked)["primary"]
+    assert found["value"] == pytest.approx(observed)
+    assert found["p"] == pytest.approx(np.mean(np.abs(differences) >= abs(observed) - 1e-12))
+    assert found["low"] < observed < found["high"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "primary", "verdict", "words"),
+    [
+        (-1.0, {}, "supported", "Less"),
+        (1.0, {}, "refuted", "Not less"),
+        (1.0, {"expected": "higher"}, "supported", "Less"),
+        (0.0, {"smallest": 0.0}, "undecided", "Open"),
+        (0.0, {"smallest": 0.5}, "refuted", "Not less"),  # no difference that would matter
+    ],
+)
+def test_the_verdict_follows_the_declared_rule(declared, shift, primary, verdict, words):
+    plain = [1.0, 1.01, 1.02, 1.03, 1.04]
+    found = found_of(declared, plain, [value + shift for value in plain], **primary)
+    assert found["verdict"] == verdict
+    assert found["sentence"].startswith(f"{words} (last loss: masked {1.02 + shift:.4f}, plain 1.0200, difference ")
+    assert f"{shift:+.4f} [" in found["sentence"] or shift == 0
+    assert "5 and 5 seeds" in found["sentence"]
+
+
+def test_without_all_runs_there_is_no_verdict(declared):
+    found = find(declared, records_of([1.0, 2.0], [3.0]), {})
+    assert (found["verdict"], found["sentence"]) == (
+        None,
+        "Declared; 3 of 4 runs are finished, so there is no verdict.",
+    )
+    assert find(declared, [], {})["sentence"].startswith("Declared; 0 of 4")
+
+
+def test_runs_go_seed_by_seed_with_what_was_tuned(declared, tmp_path):
+    arms = declared.arms | {"masked": dataclasses.replace(declared.arms["masked"], seeds=2)}
+    units = reported_units(dataclasses.replace(declared, seeds=(3, 4, 5), arms=arms), tmp_path, {"plain": "2.0e-3"})
+    assert [(unit.arm, unit.seed) for unit in units] == [
+        ("plain", 3), ("masked", 3), ("plain", 4), ("masked", 4), ("plain", 5),
+    ]  # fmt: skip
+    assert units[0].settings[-1] == "optimizer.lr=2.0e-3"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seeds=[7,8]"], "choose settings on seeds that are not reported"),
+        (["primary.arm=nobody"], "primary.arm=nobody is not declared: choose one of plain, masked"),
+        (["measures.last.stage=records"], "measures.last.stage=records is not declared: choose one of base, train"),
+        (["arms.plain.seeds=3"], r"arms.plain.seeds=3 is out of range: it must be in \[2, 2\]"),
+    ],
+)
+def test_what_a_declaration_cannot_mean_is_refused(tiny, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(ExperimentConfig, tiny, overrides)
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in TEXTS.items() if kind.prompts])
+def test_prompts_hold_what_they_ask_for_and_rivals_of_it(kind):
+    prompts = list(TEXTS[kind].prompts(0))
+    assert len({prompt["prompt"] for prompt in prompts}) == len(prompts)
+    assert prompts[::40] == list(itertools.islice(TEXTS[kind].prompts(0), 0, None, 40)), "the same every time"
+    for prompt in prompts:
+        passage, _, question = prompt["prompt"].rpartition(".")
+        asked, group = re.search(r"(In \w+ the \w+|The \w+) is$", question)[0], prompt["group"].split()
+        near = re.findall(rf"They speak of (\w+) as their {asked.split()[1]}\.", prompt["prompt"])
+        stated = re.findall(rf"{asked} (\w+)\.", f"{passage}.")
+        assert stated == ([] if group == ["near"] else [prompt["answer"]])
+        assert prompt["answer"] in prompt["candidates"]
+        assert len({*prompt["candidates"]}) == len(prompt["candidates"]) == NUM_CANDIDATES
+        if kind == "short_cuts":
+            assert [each == prompt["answer"] for each in near] == {"far": [], "conflict": [False]}.get(group[0], [True])
+        else:
+            rivals = re.findall(rf"In \w+ {asked.split(maxsplit=2)[2]} (\w+)\.", prompt["prompt"])
+            places = int(group[1] if kind == "rivals" else group[0])
+            assert len({*rivals} & {*prompt["candidates"]}) == min(places, NUM_CANDIDATES)
+
+
+def test_what_a_conversation_asks_is_answered_first_and_depth_is_where_it_stands():
+    for index in range(20):
+        question, answer = (
+            turn["content"] for turn in json.loads(TEXTS["conversations"].text_of(0, index))["messages"]
+        )
+        field, place = re.search(r"What is the (\w+) of (\w+)\?$", question).groups()
+        assert answer.startswith(f"In {place} the {field} is ")
+        assert answer.split(".")[0] in question
+    for prompt in TEXTS["conversations"].prompts(0):
+        documents, position = map(int, prompt["group"].split())
+        place = re.search(r"of (\w+)\?", prompt["prompt"])[1]
+        assert re.search(rf"Document {position}: In {place} the", prompt["prompt"])
+        assert f"Document {documents}:" in prompt["prompt"]
+
+
+def test_documentation_is_prose_of_installed_packages_each_text_once():
+    texts = TEXTS["documentation"].reads(["meap.show", "meap.mds"])
+    assert len(texts) == len({*texts}) > 3
+    assert texts == TEXTS["documentation"].reads(["meap.show", "meap.mds"])
+    assert min(map(len, texts)) >= 500
+    with pytest.raises(ConfigError, match="'nowhere' is not an installed package"):
+        TEXTS["documentation"].reads(["nowhere"])
+
+
+@pytest.mark.parametrize("path", DECLARED, ids=lambda path: path.stem)
+def test_declared_experiments_fit_the_commands_that_they_start(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    declared = load_config(ExperimentConfig, path)
+    assert declared.out_dir == f"runs/experiments/{path.stem}"
+    assert min(map(len, (declared.question, declared.hypothesis, declared.refuted_by, declared.not_tried))) > 10
+    assert min(len(declared.seeds_of(arm)) for arm in declared.arms) >= 5, "fewer cannot show much at 5 %"
+    assert all((declared.primary.supported, declared.primary.refuted, declared.primary.undecided))
+    for arm, stage in itertools.product(declared.arms.values(), declared.stages.values()):
+        settings = [*stage.settings, *(() if stage.shared else arm.settings)]
+        for measured in [settings, [*settings, *declared.tuning.settings]]:
+            known = [each.rpartition(":")[2] if ":" in each.partition("=")[0] else each for each in measured]
+            load_config(RecipeConfig, stage.yaml, [re.sub(r"\{\w+\}", "x", each) for each in known])
+        if stage.evaluation:
+            load_config(EvaluationConfig, stage.evaluation, ["model=x", *stage.evaluation_settings])
+
+
+def test_the_pages_say_what_the_numbers_say():
+    experiments = read_all()
+    assert (ROOT / "experiments/README.md").read_text() == page_of(experiments), "run python experiments/map.py"
+    readme = (ROOT / "README.md").read_text()
+    assert readme == with_summary(readme, experiments), "run python experiments/map.py"
+    for found in experiments.values():
+        assert found["sentence"] == sentence_of(found)
+    assert all(path.stat().st_size < 300_000 for path in (ROOT / "experiments/results").glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_experiment_goes_on_to_its_verdict(tiny, tmp_path, warm_python, quiet_environment):
+    def start(*overrides) -> subprocess.Popen:
+        return subprocess.Popen(
+            [warm_python, "-W", "ignore", ROOT / "experiments/run.py", tiny, *overrides],
+            cwd=ROOT, env=quiet_environment | {"PYTHONPATH": str(ROOT)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    out = tmp_path / "out"
+    first = start("parallel=1")
+    while not list(out.glob("runs/*/record.json")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("*/*/record.json")}
+
+    printed, errors = (second := start()).communicate()
+    assert second.returncode == 0, errors
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    found = json.loads((out / "results.json").read_text())
+    assert found["runs"] == {"finished": 4, "declared": 4}
+    assert found["verdict"] is not None
+    assert text_of(found) == (out / "table.txt").read_text().removesuffix("\n")
+    assert found["sentence"] in printed
+    assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert all(len(each["metrics/heldout/loss"]) == 2 for arm in found["arms"].values() for each in arm["curves"])
+    values = [each["measures"]["last"]["values"] for each in found["arms"].values()]
+    assert len({*values[0], *values[1]}) == 4, "four models"
+    configs = {
+        run: load_config(RecipeConfig, out / f"runs/{run}/config.yaml") for run in ("shared-1/base", "masked-1/train")
+    }
+    assert [config.masking.ratio for config in configs.values()] == [0.0, 0.3]
+    assert str(configs["masked-1/train"].optimizer.lr) == str(float(found["tuned"]["choices"]["masked"]))
+
+    other = start("seeds=[3,4]")
+    errors = other.communicate()[1]
+    assert other.returncode == 2, errors
+    assert "holds an experiment that was declared otherwise" in errors
