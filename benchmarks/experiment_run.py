@@ -26,6 +26,7 @@ YAML = ROOT / "experiments/settings/train_cpu.yaml"
 def main() -> None:
     """Prepare, take turns, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="section.key=value of the run, such as train.compile=true")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
@@ -39,6 +40,7 @@ def main() -> None:
             settings = (
                 *(str(YAML), f"run.dir={folder}/run-{number}", f"data.remote={shards}", "masking.ratio=0"),
                 *(f"train.max_duration={asked.steps}ba", "train.eval_interval=100ba", "train.eval_batches=4"),
+                *asked.overrides,
             )
             runs.append(_processor_seconds(lambda settings=settings: _run_script("recipes/meap_1b.py", *settings)))
             loops.append(_processor_seconds(lambda: _loop(shards, steps=asked.steps)))
