@@ -4,6 +4,8 @@
 # make demo      the whole flow on a sample corpus, about four minutes on two CPU cores
 # make test      all tests;  make test-fast  without the slow ones
 # make faults    the tests that break things, and the table of what survives in docs/guarantees.md
+# make storm     whole journeys under faults that meet, from a seed: MINUTES=30 SEED=n; see docs/guarantees.md
+#                JOURNEY=n that one alone;  REPLAY=file a failure;  PLANTED=1 without guards, one at a time
 # make docs      README.md and docs/ as a site with a reference of the API: site/index.html
 # make gpu-check what only a GPU can show; eight minutes at most, the next call goes on: benchmarks/gpu_check.py
 # make lint      ruff and pyright;  make lock  resolve the locked packages again
@@ -34,7 +36,7 @@ endif
 # flash-attn builds with the torch that is there, and with what builds it there too.
 BUILD_TOOLS = $(if $(filter gpu,$(subst $(comma), ,$(EXTRAS))),ninja packaging psutil wheel)
 
-.PHONY: install developed demo test test-fast faults gpu-check docs lint format lock clean
+.PHONY: install developed demo test test-fast faults storm gpu-check docs lint format lock clean
 
 install: $(VENV)/.installed
 ifneq ($(EXTRAS),)
@@ -77,6 +79,11 @@ test-fast: developed
 
 faults: developed
 	MEAP_THOROUGH=1 $(PYTEST) -m fault --fault-table=docs/guarantees.md
+
+STORM = $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(JOURNEY),--journey $(JOURNEY)) \
+	$(if $(REPLAY),--replay $(REPLAY)) $(if $(TABLE),--table $(TABLE))
+storm: developed
+	$(BIN)/python -m tests.storm$(if $(PLANTED),.planted) $(STORM)
 
 gpu-check: install
 	$(BIN)/python benchmarks/gpu_check.py

@@ -44,7 +44,7 @@ def choosing() -> dict[str, Way]:
     """Ways to choose 614 of 4,095 positions; each returns how many rows it did."""
     import numpy as np
 
-    from meap.masking import choose_masked, count_masked
+    from meap.positions import choose_masked, count_masked
 
     count, num_calls = count_masked(SEQ_LEN, RATIO), 200
     samples = np.arange(num_calls)

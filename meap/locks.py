@@ -13,31 +13,38 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from meap.json_text import parse_json
 from meap.places.redaction import clean_arguments
 
-__all__ = ["describe_holder", "is_alive", "lock_file"]
+__all__ = ["NoLocksError", "describe_holder", "is_alive", "lock_file"]
 
 _MOST_SHOWN = 200
 """Characters of a command."""
 
 
+class NoLocksError(OSError):
+    """The file system has no locks, as some network file systems have none."""
+
+
 def lock_file(path: Path) -> int | None:
     """Lock the file at `path`, created if needed, as long as this process, or a fork of it, keeps the handle open.
 
-    On a file system without locks, such as some network file systems, every call succeeds.
-
     Returns:
         The handle; None if another process holds the lock, see `describe_holder`.
+
+    Raises:
+        NoLocksError: Nobody can lock it.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another process may have removed it between opening and locking.
         is_ours = path.exists() and os.path.samestat(path.stat(), os.fstat(handle))
     except BlockingIOError:
         is_ours = False
-    except OSError:
-        is_ours = True
+    except OSError as error:
+        os.close(handle)
+        raise NoLocksError(error.errno, os.strerror(error.errno or 0), str(path)) from error
     if not is_ours:
         os.close(handle)
         return None
@@ -56,7 +63,7 @@ def lock_file(path: Path) -> int | None:
 def describe_holder(path: Path) -> str:
     """The holder of the lock at `path`, for messages: process, host if it is another, command, and age of the lock."""
     try:
-        holder = json.loads(path.read_bytes())
+        holder = parse_json(path.read_bytes())
         pid, host, command = int(holder["pid"]), str(holder["host"]), str(holder["command"])
         age = timedelta(seconds=max(0, round(time.time() - holder["since"])))
     except (OSError, ValueError, KeyError, TypeError):

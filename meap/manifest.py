@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, cast
 
 from meap.errors import DataError
+from meap.json_text import parse_json, require_types
 
 __all__ = ["CONVERSATIONS", "FORMAT_VERSION", "ROWS", "Manifest", "ShardRecord", "TokenizerRecord"]
 
@@ -121,7 +122,7 @@ class Manifest:
         """
         remedy = "prepare the data again"
         try:
-            values = cast("dict[str, Any]", json.loads(text))
+            values = cast("dict[str, Any]", parse_json(text))
             version = values["format_version"]
             if version != FORMAT_VERSION:
                 raise DataError(f"{origin} has format version {version}, this program reads {FORMAT_VERSION}: {remedy}")
@@ -129,7 +130,7 @@ class Manifest:
                 name = PurePosixPath(shard["basename"])
                 if name.is_absolute() or ".." in name.parts:
                     raise DataError(f"{origin} names a shard {name} outside its folder: {remedy}")
-            return cls(
+            manifest = cls(
                 **values
                 | {
                     "tokenizer": TokenizerRecord(**values["tokenizer"]),
@@ -138,5 +139,7 @@ class Manifest:
                     "stop_ids": tuple(values["stop_ids"]),
                 }
             )
+            require_types(manifest)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{origin} is not a manifest ({type(error).__name__}: {error}): {remedy}") from error
+        return manifest

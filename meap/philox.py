@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from meap.arrays import Array, arange, is_numpy, torch_of
 
-__all__ = ["draw_words", "philox4x64"]
+__all__ = ["DIRECTION", "KIND", "POSITIONS", "RANDOM_TOKEN", "SHORT_SPAN", "draw_words", "philox4x64"]
+
+POSITIONS, SHORT_SPAN, KIND, RANDOM_TOKEN, DIRECTION = range(5)
+"""Purposes of a draw: which positions, which span is shorter, whether masked, which token, which way to read."""
 
 _LOW_32 = 0xFFFFFFFF
 _PHILOX_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)

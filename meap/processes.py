@@ -19,7 +19,15 @@ from typing import Any, NoReturn
 
 from meap.errors import StoppedError
 
-__all__ = ["end_processes", "end_with_parent", "leave", "obey_parent_alone", "raise_on_signals", "stopping_by_signals"]
+__all__ = [
+    "end_processes",
+    "end_with_parent",
+    "leave",
+    "obey_parent_alone",
+    "raise_on_signals",
+    "start_tracker",
+    "stopping_by_signals",
+]
 
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -64,6 +72,21 @@ def obey_parent_alone() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def start_tracker() -> None:
+    """Start Python's tracker of shared memory, which outlives every signal to the group that this process handles.
+
+    The tracker itself ignores SIGINT and SIGTERM only. A scheduler's SIGUSR1 would end it, and another one would report
+    each segment that the first knew of.
+    """
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # which a process inherits, and keeps
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def end_processes(processes: Sequence[BaseProcess]) -> None:
     """Kill processes and wait until they are gone."""
     for process in processes:
@@ -73,9 +96,21 @@ def end_processes(processes: Sequence[BaseProcess]) -> None:
         process.join(max(0.0, given_up - time.monotonic()))
 
 
+class _StopRequest(BaseException):
+    """A signal asks to stop. No `Exception`, as KeyboardInterrupt is none: what handles failures must not handle it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 @contextmanager
 def stopping_by_signals() -> Iterator[None]:
-    """Turn signals into exceptions within the block, so that it cleans up; see `raise_on_signals`."""
+    """Turn signals into exceptions within the block, so that it cleans up; see `raise_on_signals`.
+
+    Raises:
+        StoppedError: SIGTERM or SIGUSR1 came.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,6 +120,11 @@ def stopping_by_signals() -> Iterator[None]:
     raise_on_signals()
     try:
         yield
+    except _StopRequest as request:
+        is_speaker = os.environ.get("RANK", "0") == "0"
+        error = StoppedError(f"stopped by {request}: run the same command again to resume" if is_speaker else "")
+        error.signal_number = request.number
+        raise error from None
     finally:
         sys.unraisablehook = hook
         for timer in timers:
@@ -95,8 +135,8 @@ def stopping_by_signals() -> Iterator[None]:
 
 def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
     """Resend a signal whose exception Python swallowed, as it does while an object's `__del__` runs."""
-    if isinstance(unraisable.exc_value, StoppedError):
-        number = unraisable.exc_value.signal_number
+    if isinstance(unraisable.exc_value, _StopRequest):
+        number = unraisable.exc_value.number
     elif isinstance(unraisable.exc_value, KeyboardInterrupt):
         number = signal.SIGINT
     else:
@@ -110,7 +150,7 @@ def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callab
 
 
 def raise_on_signals() -> None:
-    """Let SIGTERM and SIGUSR1 raise `StoppedError`, and SIGINT `KeyboardInterrupt`; in the main thread only."""
+    """Let SIGTERM, SIGUSR1 and SIGINT raise what no handler of failures catches; in the main thread only."""
     if threading.current_thread() is threading.main_thread():
         for number in _STOP_SIGNALS:
             signal.signal(number, _raise_stopped)
@@ -147,9 +187,5 @@ def _force_exit(status: int) -> None:
     os._exit(status)
 
 
-def _raise_stopped(number: int, _: FrameType | None) -> None:
-    is_speaker = os.environ.get("RANK", "0") == "0"
-    name = signal.Signals(number).name
-    error = StoppedError(f"stopped by {name}: run the same command again to resume" if is_speaker else "")
-    error.signal_number = number
-    raise error
+def _raise_stopped(number: int, _: FrameType | None) -> NoReturn:
+    raise _StopRequest(number)

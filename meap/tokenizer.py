@@ -29,6 +29,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from meap.config.data import TokenizerConfig
 from meap.config.prep import SEPARATORS, TextTokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
+from meap.json_text import parse_json
 from meap.manifest import TokenizerRecord
 from meap.places.whole import write_whole
 
@@ -144,7 +145,7 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides ids: equal fingerprints mean equal encodings."""
-        definition = json.loads(self.full.to_str())
+        definition = parse_json(self.full.to_str())
         decisive = {key: definition.get(key) for key in _FINGERPRINTED}
         decisive["added_tokens"] = [each for each in definition["added_tokens"] if each["content"] != DIRECTION_TOKEN]
         decisive["special"] = {"bos": self.bos_id, "eos": self.eos_id, "mask": self.mask_id}
@@ -259,7 +260,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     if (chat_template := folder / _CHAT_TEMPLATE_FILE).is_file():
         source_config |= {"chat_template": _read(chat_template)}
     try:
-        definition = cast("dict[str, Any]", json.loads(text))
+        definition = cast("dict[str, Any]", parse_json(text))
         # Padding and truncation belong to a caller, not to a vocabulary.
         definition |= {"padding": None, "truncation": None}
         definition |= {"added_tokens": _all_added_tokens(definition, source_config, config)}
@@ -412,8 +413,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(_read(path))
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, not a JSON object: save the tokenizer again")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
+from meap.json_text import parse_json
 from meap.manifest import ROWS
 
 __all__ = ["EXPORT_RECORD_NAME", "ChatTemplate", "Usage", "join_ids", "read_export_record"]
 
-ChatTemplate: TypeAlias = "str | list[dict[str, str]]"
+ChatTemplate: TypeAlias = str | list[dict[str, str]]
 """Jinja text, or several texts with their names, as tokenizer_config.json has them."""
 
 EXPORT_RECORD_NAME: Final = "meap_export.json"
@@ -48,7 +48,7 @@ def join_ids(*sources: int | Collection[int] | None) -> list[int]:
 def read_export_record(folder: Path) -> dict[str, Any] | None:
     """`meap.export.hf.ExportRecord` of `folder` as a dictionary; None where it is not an export of this project."""
     try:
-        record = json.loads((folder / EXPORT_RECORD_NAME).read_text(encoding="utf-8"))
+        record = parse_json((folder / EXPORT_RECORD_NAME).read_text(encoding="utf-8"))
         return cast("dict[str, Any]", record) if record["source"]["run"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

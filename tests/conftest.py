@@ -4,26 +4,18 @@ import contextlib
 import dataclasses
 import gc
 import hashlib
-import http.client
 import json
 import os
 import shutil
-import socket
-import struct
 import sys
-import threading
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from meap.answers import END, LONG, SCORED, with_long_answers
 from meap.config import TokenizerConfig
@@ -42,6 +34,8 @@ from meap.tokenizer import Tokenizer, load_tokenizer
 
 from . import slurm_cluster, warm_python
 from .fault_table import FaultResults, replace_table
+from .s3_faults import S3Faults
+from .small_tokenizer import write_small_tokenizer
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait would spin, on cores that other tests need
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles the project anew
@@ -169,18 +163,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer = RustTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_TEXTS, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    write_small_tokenizer(folder, _TEXTS, vocab_size=300)
     return folder
 
 
@@ -385,91 +368,6 @@ def bucket(server: str):
         aws_secret_access_key="testsecret",
     )
     return resource.create_bucket(Bucket="corpus")
-
-
-class S3Faults:
-    """A proxy before an S3 store: what `rule` says of a request (method, path, how often it was made) happens to it.
-
-    A rule returns None (forward it), a status to answer with, a status and the code that S3 gives for it, or one of
-
-        cut     read half of the request's body and hang up
-        stall   read it all, and answer only when `resumed` is set
-        reset   read it all, and break the connection off
-        half    answer with the right headers and half of the body, and hang up
-        short   answer with half of the body as if it were the whole
-        flip    answer with one bit of the body flipped
-        late    answer after 200 ms
-    """
-
-    def __init__(self, store: str) -> None:
-        self.rule: Callable[[str, str, int], int | str | tuple[int, str] | None] = lambda *_: None
-        self.resumed = threading.Event()
-        self.requests: Counter[tuple[str, str]] = Counter()
-        faults, (host, port) = self, store.removeprefix("http://").split(":")
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                key = (self.command, self.path.partition("?")[0])
-                faults.requests[key] += 1
-                fault = faults.rule(*key, faults.requests[key])
-                size = int(self.headers.get("Content-Length") or 0)
-                if fault == "cut":
-                    self.rfile.read(size // 2)
-                    self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                body = self.rfile.read(size)
-                if fault == "stall":
-                    faults.resumed.wait()
-                    self.close_connection = True
-                    return
-                if fault == "reset":
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.connection.close()
-                    self.close_connection = True
-                    return
-                if isinstance(fault, (int, tuple)):
-                    status, code = fault if isinstance(fault, tuple) else (fault, "")
-                    content = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(content)))
-                    self.end_headers()
-                    if self.command != "HEAD":
-                        self.wfile.write(content)
-                    return
-                if fault == "late":
-                    time.sleep(0.2)
-                with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as upstream:
-                    upstream.request(self.command, self.path, body, dict(self.headers))
-                    response = upstream.getresponse()
-                    content = response.read()
-                sent = content
-                if fault in {"half", "short"}:
-                    sent = content[: len(content) // 2]
-                elif fault == "flip" and content:
-                    sent = content[:-1] + bytes([content[-1] ^ 1])
-                self.send_response(response.status)
-                left_out = {"transfer-encoding", "connection", "content-length"}
-                for name, value in response.getheaders():
-                    # What older stores do not send would give damage away before our own hashes do.
-                    if name.lower() not in left_out and (sent is content or not name.startswith("x-amz-checksum")):
-                        self.send_header(name, value)
-                length = response.getheader("Content-Length") if self.command == "HEAD" else None
-                self.send_header("Content-Length", length or str(len(content if fault == "half" else sent)))
-                self.end_headers()
-                self.wfile.write(sent)
-                self.close_connection = fault == "half"
-
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 import dataclasses
+import itertools
 import json
 
 import pytest
 
 from meap.errors import DataError
+from meap.json_text import require_types
 from meap.manifest import Manifest, ShardRecord, TokenizerRecord
 
 MANIFEST = Manifest(
@@ -47,3 +49,23 @@ def test_shards_elsewhere_are_refused(name: str):
     text = dataclasses.replace(MANIFEST, shards=(ShardRecord(name, 10, "00", 2),)).to_json()
     with pytest.raises(DataError, match=f"here names a shard {name} outside its folder: prepare"):
         Manifest.from_json(text, origin="here")
+
+
+JUNK = ["x", -1, 10**40, 1.5, None, True, [], {}, [[]], [None], [{}], {"a": []}, "[" * 100]
+
+
+@pytest.mark.fault(4)
+def test_a_manifest_that_says_anything_in_any_field_is_read_or_refused(record_property):
+    """In any field of it, of its tokenizer, or of a shard; what is read holds what the types say."""
+    stored, tried = json.loads(MANIFEST.to_json()), 0
+    for part in (stored, stored["tokenizer"], stored["shards"][0]):
+        for name, junk in itertools.product(list(part), JUNK):
+            kept, part[name] = part[name], junk
+            try:
+                read = Manifest.from_json(json.dumps(stored), origin="here")
+            except DataError as error:
+                assert str(error).startswith("here "), (name, junk)  # noqa: PT017
+            else:
+                require_types(read)
+            part[name], tried = kept, tried + 1
+    record_property("injected", tried)

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meap import masking
-from meap.masking import MaskRule, choose_masked, count_masked, official_positions
+from meap.masking import MaskRule
 from meap.philox import philox4x64
+from meap.positions import choose_masked, count_masked, official_positions
 
 MASK = 32_000
 SPECIAL = (0, 1, 2, MASK)

@@ -37,6 +37,61 @@ def test_a_request_to_stop_is_not_lost_where_python_swallows_what_it_raises(name
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+WITHIN_A_HANDLER = """
+import os, signal, sys
+from meap.config.command import report_errors
+from meap.errors import DataError, MeapError
+from meap.processes import leave
+
+def run():
+    try:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        [None for _ in range(1000)]
+    except (Exception, MeapError) as error:  # as around a library that may raise whatever
+        raise DataError(f"the file cannot be read ({error}): copy it again") from error
+
+leave(report_errors(run))
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_a_request_to_stop_is_no_failure_of_what_runs(name, status):
+    """`meap verify` called a tokenizer damaged, and an evaluation a model, that was being read at that moment."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN_A_HANDLER, name], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == status, done.stderr
+    assert "the file cannot be read" not in done.stderr
+
+
+TRACKED = """
+import os, signal, sys, time
+from multiprocessing.shared_memory import SharedMemory
+from meap.processes import start_tracker
+
+os.setsid()
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    signal.signal(number, lambda *_: None)
+start_tracker()
+before = SharedMemory(create=True, size=1)
+os.killpg(0, getattr(signal, sys.argv[1]))
+time.sleep(0.3)
+after = SharedMemory(create=True, size=1)
+for segment in (before, after):
+    segment.close()
+    segment.unlink()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_to_the_group_leaves_the_tracker_of_shared_memory_alone(name):
+    """Slurm sends SIGUSR1 to every process of a step. A tracker that it ends makes the next one print tracebacks."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKED, name], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 HELD_UP = """
 import multiprocessing, os, signal, sys, threading
 from meap.processes import leave

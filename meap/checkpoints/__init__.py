@@ -31,6 +31,7 @@ from meap.checkpoints.record import (  # noqa: E402
 from meap.checkpoints.store import (  # noqa: E402
     CheckpointStore,
     DamagedError,
+    MissingError,
     checkpoint_name,
     newest_record,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "CheckpointRecord",
     "CheckpointStore",
     "DamagedError",
+    "MissingError",
     "ModelRecord",
     "checkpoint_name",
     "describe_content",

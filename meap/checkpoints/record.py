@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import xxhash
 
 from meap.errors import CheckpointError
+from meap.json_text import parse_json, require_types
 from meap.manifest import TokenizerRecord
 from meap.usage import Usage
 
@@ -94,7 +95,7 @@ class CheckpointRecord:
             CheckpointError: It has another format version.
         """
         try:
-            content = cast("dict[str, Any]", json.loads(text))
+            content = cast("dict[str, Any]", parse_json(text))
             stored_hash = content.pop("xxh3_128")
             if stored_hash != _hash_of(content):
                 raise ValueError("its hash does not match its content")
@@ -111,8 +112,9 @@ class CheckpointRecord:
             }
             files = tuple(CheckpointFile(**each) for each in content.pop("files"))
             record = cls(**content, model=ModelRecord(**model), files=files)
+            require_types(record)
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"it is not a complete record ({type(error).__name__})") from error
+            raise ValueError(f"it is not a complete record ({type(error).__name__}: {error})") from error
         for allowed, named in ((_FILE_NAME, record.files), (_SHARED_NAME, record.model.tokenizer_files)):
             for file in named:
                 if not allowed.fullmatch(file.name) or ".." in file.name:

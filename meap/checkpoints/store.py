@@ -17,7 +17,7 @@ from meap.places.addresses import is_url
 from meap.places.folder import Folder
 from meap.places.whole import whole_file
 
-__all__ = ["CheckpointStore", "DamagedError", "checkpoint_name", "newest_record"]
+__all__ = ["CheckpointStore", "DamagedError", "MissingError", "checkpoint_name", "newest_record"]
 
 _RECORD = re.compile(r"ba(\d+)\.json")
 _ANY = re.compile(r"ba(\d+)(\.pt|\.json)?")
@@ -25,6 +25,10 @@ _ANY = re.compile(r"ba(\d+)(\.pt|\.json)?")
 
 class DamagedError(Exception):
     """A checkpoint or its record is missing or differs from what was written; the message says how."""
+
+
+class MissingError(DamagedError):
+    """A checkpoint's file, or its record, is not there."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -71,7 +75,7 @@ class CheckpointStore:
         name = f"{checkpoint_name(step)}.json"
         content = self._folder.read(name)
         if content is None:
-            raise DamagedError(f"{name} is missing")
+            raise MissingError(f"{name} is missing")
         try:
             record = CheckpointRecord.from_json(content)
         except ValueError as error:
@@ -105,7 +109,7 @@ class CheckpointStore:
         for file in record.files:
             size = self._folder.size(file.name)
             if size is None:
-                raise DamagedError(f"{file.name} is missing")
+                raise MissingError(f"{file.name} is missing")
             if size != file.size:
                 raise DamagedError(f"{file.name} has {size:,} bytes instead of {file.size:,}")
 
@@ -127,7 +131,7 @@ class CheckpointStore:
         """
         content = self._folder.read(file.name)
         if content is None:
-            raise DamagedError(f"{file.name} is missing")
+            raise MissingError(f"{file.name} is missing")
         if describe_content(content, file.name) != file:
             raise DamagedError(f"{file.name} does not have the size and hash that were recorded")
         return content
@@ -196,7 +200,7 @@ class CheckpointStore:
         with whole_file(path) as draft:
             for _ in range(2):  # a second transfer may repair a failed one, but no damaged file
                 if not self._folder.download(file.name, draft, num_bytes=file.size):
-                    raise DamagedError(f"{file.name} is missing")
+                    raise MissingError(f"{file.name} is missing")
                 if matches(draft, file):
                     break
             _require_match(draft, file)
@@ -204,7 +208,7 @@ class CheckpointStore:
 
 def _require_match(path: Path, file: CheckpointFile) -> None:
     if not path.is_file():
-        raise DamagedError(f"{file.name} is missing")
+        raise MissingError(f"{file.name} is missing")
     if (size := path.stat().st_size) != file.size:
         raise DamagedError(f"{file.name} has {size:,} bytes instead of {file.size:,}")
     if not matches(path, file):

@@ -8,6 +8,7 @@ import errno
 import gc
 import inspect
 import os
+import resource
 import select
 import signal
 import sys
@@ -167,18 +168,36 @@ def _status_of(run: Callable[[], object]) -> int:
     except MeapError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return _USAGE_ERROR if isinstance(error, ConfigError) else 1
-    except OSError as error:
-        if error.errno not in _ENVIRONMENT or error.filename is None:
+    except Exception as error:
+        if (told := _told_of_machine(error)) is None:
             raise
-        print(
-            f"error: {error.filename}: {error.strerror}; free it, or choose another path", file=sys.stderr, flush=True
-        )
+        print(f"error: {told}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt as interrupt:
         remedy = str(interrupt) or "run the same command again to continue"
         print(f"interrupted: {remedy}", file=sys.stderr, flush=True)
         return 130
     return 0
+
+
+def _told_of_machine(error: Exception) -> str | None:
+    """What the machine refuses, with the remedy; None where the program is to blame."""
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; free it, or choose another path"
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return (
+            f"{error.strerror}: free space on the disks of {Path.cwd()} and of TMPDIR, or wherever else this command "
+            "writes, and run it again"
+        )
+    text = os.strerror(errno.EMFILE)  # libraries, and torch's of other processes, pass it on as text
+    chain: list[BaseException | None] = [error, error.__cause__, error.__context__]
+    if any(text in str(each) or getattr(each, "errno", None) == errno.EMFILE for each in chain if each is not None):
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return (
+            f"too many open files: this process may open {limit:,}; raise that with `ulimit -n 4096`, and run the same "
+            "command again"
+        )
+    return None
 
 
 def _name_of(run: Callable[..., None]) -> str:

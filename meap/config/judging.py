@@ -35,7 +35,8 @@ class JudgeConfig:
     timeout: float = 120.0
     """Seconds without data from the server after which a request fails; above 0."""
     longest: float = 600.0
-    """Seconds after which a reply that is still arriving fails; at least `timeout`."""
+    """Seconds after which a request fails that is still under way, from connecting to the end of the reply; at least
+    `timeout`."""
     retries: int = 6
     """Retries of a request if the server is busy, fails or is silent."""
     backoff: float = 1.0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap.config import DataConfig, TokenizerConfig
-from meap.errors import IncompleteError, MismatchError
+from meap.errors import DataError, IncompleteError, MismatchError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
 from meap.mds.index import INDEX_NAME
 from meap.places.addresses import relative_to, without_file_scheme
@@ -186,7 +186,11 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
         remedy = _PREPARE if split == TRAIN_SPLIT else f"{_PREPARE}, with a heldout_ratio above 0; {_NO_EVALUATION}"
         found = f"{key}={remote}{relative_to(remote)} holds no finished {split!r} split (no {split}/{INDEX_NAME})"
         raise IncompleteError(f"{found}: {remedy}")
-    return Manifest.from_json(_read(remote, f"{split}/{MANIFEST_NAME}"), origin=f"{remote}/{split}/{MANIFEST_NAME}")
+    origin = f"{remote}/{split}/{MANIFEST_NAME}"
+    manifest = Manifest.from_json(_read(remote, f"{split}/{MANIFEST_NAME}"), origin=origin)
+    if manifest.shards and (in_shards := sum(shard.rows for shard in manifest.shards)) != manifest.rows:
+        raise DataError(f"{origin} says {manifest.rows:,} rows, and its shards {in_shards:,}: prepare the data again")
+    return manifest
 
 
 def open_tokenizer(config: TokenizerConfig, shards: Shards) -> Tokenizer:

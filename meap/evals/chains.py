@@ -18,6 +18,7 @@ from typing import Any
 
 from meap.errors import BadInputError, DataError
 from meap.evals.names import draw_names
+from meap.json_text import parse_json
 
 __all__ = ["Chain", "draw_chain", "read_chains", "write_chains"]
 
@@ -111,8 +112,8 @@ def _chain(row: dict[str, Any]) -> Chain:
 def _rows(text: str, path: Path) -> list[Any]:
     try:
         if text.lstrip().startswith("["):
-            return json.loads(text)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return parse_json(text)
+        return [parse_json(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
         raise BadInputError(
             f"{path} is neither a JSON array nor JSON lines ({error}): correct it, or download the published file again"

@@ -19,7 +19,7 @@ from meap.evals.responses import read_responses
 from meap.evals.runner import read_results
 from meap.evals.scoring import Group, estimate, holm, paired_difference
 from meap.evals.summary import group_responses, select
-from meap.evals.tables import row_label, shown, shown_interval
+from meap.evals.tables import metric_of, notes_of, row_label, shown, shown_interval
 from meap.evals.task import Response
 from meap.evals.tasks import TASKS
 from meap.places.whole import write_whole
@@ -45,6 +45,8 @@ SIGNIFICANCE = (
     "corrects for several tables."
 )
 """Meaning of p and of the star in a table."""
+
+_LONGEST_NAME = 28
 
 
 def folders_to_compare(asked: str) -> list[Path]:
@@ -95,14 +97,16 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
                 f"{folders[0]} and {folders[1]} have different judges: {name} by {', '.join(one)} and by "
                 f"{', '.join(other)}; judge both with the same judge.model"
             )
+    models = [str(results["model"]["name"]) for results in (first, second)]
     found = {
-        "models": [first["model"]["name"], second["model"]["name"]],
+        "models": models,
         "folders": [str(folder) for folder in folders],
         "partial": first["partial"] or second["partial"],
         "tasks": {
             name: _compare_task(
                 name, first["tasks"][name], second["tasks"][name], *(read_responses(folder, name) for folder in folders)
             )
+            | {"notes": _notes(first["tasks"][name], second["tasks"][name], short_names(models))}
             for name in names
         },
     }
@@ -124,10 +128,12 @@ def print_comparison(found: Mapping[str, Any]) -> None:
     """Print a table per task: both models, the difference with its interval, relative to the first, and p."""
     names = short_names(found["models"])
     for name, numbers in found["tasks"].items():
-        print(f"\n{numbers['title']} ({name}): {numbers['metrics'][numbers['headline']]['label']}")
+        print(f"\n{numbers['title']} ({name}): {metric_of(numbers)}")
         print("\n".join(align(comparison_lines(numbers, names))))
         for further in contrast_tables(name, numbers, names):
             print("\n" + "\n".join(align(further)))
+        for note in numbers["notes"]:
+            print(f"note: {note}")
     print(f"\n{SIGNIFICANCE}")
     if found["partial"]:
         print("partial: not all examples were asked (limit)")
@@ -166,13 +172,17 @@ def comparison_lines(numbers: Mapping[str, Any], names: Sequence[str]) -> list[t
 
 
 def short_names(models: Sequence[str]) -> list[str]:
-    """The shortest endings of two paths that differ."""
+    """What tells two paths apart: the last part that differs, without its middle if it is long."""
     parts = [model.rstrip("/").split("/") for model in models]
-    for kept in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-kept:]) for each in parts]
-        if names[0] != names[1]:
-            return names
-    return ["A", "B"]
+    common = 0
+    while common < min(map(len, parts)) - 1 and parts[0][-1 - common] == parts[1][-1 - common]:
+        common += 1
+    names = [each[len(each) - 1 - common] for each in parts]
+    if names[0] == names[1]:  # one path ends in the other
+        names = ["/".join(each[-common - 2 :]) for each in parts]
+    half = _LONGEST_NAME // 2
+    names = [name if len(name) <= 2 * half else f"{name[: half - 1]}\u2026{name[-half:]}" for name in names]
+    return names if names[0] != names[1] else ["A", "B"]
 
 
 def _prompts(results: Mapping[str, Any], name: str) -> str:
@@ -181,6 +191,16 @@ def _prompts(results: Mapping[str, Any], name: str) -> str:
 
 def _judges(results: Mapping[str, Any], name: str) -> list[str]:
     return (results["tasks"][name].get("judge") or {}).get("models", [])
+
+
+def _notes(first: Mapping[str, Any], second: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Remarks on both results, those on one with its name."""
+    of_first, of_second = notes_of(first), notes_of(second)
+    return [
+        *(note for note in of_first if note in of_second),
+        *(f"{names[0]}: {note}" for note in of_first if note not in of_second),
+        *(f"{names[1]}: {note}" for note in of_second if note not in of_first),
+    ]
 
 
 def _compare_task(
@@ -269,8 +289,12 @@ def _line(label: str, metric: Mapping[str, Any], found: Mapping[str, Any]) -> tu
         shown(metric, difference["value"], sign=True),
         shown_interval(metric, difference, sign=True),
         relative,
-        f"{difference['p']:.3g}",
-        f"{difference['p_holm']:.3g}{'*' if difference['p_holm'] < 0.05 else ' '}",
+        *(_tests_of(difference) if found["first"]["clusters"] > 1 else ("-", "-")),
         f"{found['first']['n']:,}",
         f"{found['first']['clusters']:,}",
     )
+
+
+def _tests_of(difference: Mapping[str, Any]) -> tuple[str, str]:
+    star = "*" if difference["p_holm"] < 0.05 else " "
+    return f"{difference['p']:.3g}", f"{difference['p_holm']:.3g}{star}"

@@ -13,7 +13,16 @@ from meap.evals.pictures import panel
 from meap.evals.responses import read_responses
 from meap.evals.runner import read_results
 from meap.evals.samples import choose_samples
-from meap.evals.tables import ESTIMATE_HEADER, estimate_cells, headline_of, notes_of, shown, task_lines, unit_of
+from meap.evals.tables import (
+    ESTIMATE_HEADER,
+    estimate_cells,
+    headline_of,
+    metric_of,
+    notes_of,
+    shown,
+    task_lines,
+    unit_of,
+)
 from meap.evals.task import Response
 from meap.evals.tasks import TASKS
 from meap.places.whole import write_whole
@@ -86,13 +95,9 @@ def render_comparison(found: Mapping[str, Any], results: Sequence[Mapping[str, A
     tasks = [
         {
             "title": numbers["title"],
-            "about": f"{task}: {numbers['metrics'][numbers['headline']]['label']}",
+            "about": f"{task}: {metric_of(numbers)}",
             "tables": [comparison_lines(numbers, names), *contrast_tables(task, numbers, names)],
-            "notes": [
-                f"{name}: {note}"
-                for name, each in zip(names, results, strict=True)
-                for note in notes_of(each["tasks"][task])
-            ],
+            "notes": numbers["notes"],
             "picture": draw_svg(picture_of(found, task)),
             "samples": [],
         }

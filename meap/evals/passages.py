@@ -20,6 +20,7 @@ import numpy as np
 
 from meap.errors import BadInputError, DataError
 from meap.evals.lm import Ids
+from meap.json_text import parse_json
 from meap.places.whole import write_whole
 from meap.synthetic import generate_record_example, generate_retrieval_example
 from meap.tokenizer import Tokenizer
@@ -129,7 +130,7 @@ def read_passages(path: Path, *, config_key: str) -> list[Passage]:
         if not line.strip():
             continue
         try:
-            parts = [json.loads(line)[part] for part in PARTS]
+            parts = [parse_json(line)[part] for part in PARTS]
         except (ValueError, KeyError, TypeError) as error:
             raise BadInputError(
                 f"{path}, line {number} is not a JSON object with {', '.join(PARTS)} ({error}): give all four"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from meap.evals.decay import PAIRS
@@ -25,6 +26,8 @@ __all__ = [
 
 _CROWDED = 8
 """More labels than this along an axis are rotated."""
+_Y_LETTERS = 36
+"""Letters of a label that fit along the vertical axis."""
 
 
 def panel(draw: Callable[[Any, dict[str, Any]], None], numbers: dict[str, Any]) -> Callable[[Any], None]:
@@ -101,7 +104,7 @@ def draw_rows(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str]) -> 
         places = [index + shift for index, _ in some]
         draw_interval_points(axes, places, [each for _, each in some], colour=colour, label=label, line="none")
     _chance(axes, numbers, metrics)
-    axes.set(title=_title(numbers), xlabel=", ".join(each.replace("_", " ") for each in numbers["by"]))
+    axes.set(title=_title(numbers), xlabel=_facts(numbers["by"], rows))
     axes.set_xticks(range(len(rows)), [str(next(iter(row["by"].values()))) for row in rows], rotation=30, ha="right")
     _measure(axes, numbers, metrics)
     axes.legend()
@@ -130,7 +133,10 @@ def draw_comparison(axes: Any, numbers: dict[str, Any]) -> None:
     """The headline of two models by row, and the mean."""
     headline = numbers["headline"]
     rows = [row for row in numbers["rows"] if headline in row["metrics"] and len(numbers["rows"]) > 1]
-    labels = [", ".join(str(each) for each in row["by"].values() if each is not None) for row in rows]
+    labels = [
+        ", ".join([*(str(each) for each in row["by"].values() if each is not None), *["control"] * row["control"]])
+        for row in rows
+    ]
     labels = [*labels, "mean" if rows else "all"]
     entries = [*(row["metrics"][headline] for row in rows), numbers["metrics"][headline]]
     pairs = zip(("first", "second"), numbers["models"], COLOURS, (-0.12, 0.12), strict=False)
@@ -141,11 +147,11 @@ def draw_comparison(axes: Any, numbers: dict[str, Any]) -> None:
         if entry["difference"]["p_holm"] < 0.05:
             top = max(entry[key]["high"] or entry[key]["value"] for key in ("first", "second"))
             axes.annotate("*", (place, top), ha="center", va="bottom", fontsize=12)
-    axes.plot([], [], color=INK, marker="*", linestyle="none", label="* p < 0.05 after Holm's correction")
+    axes.plot([], [], color=INK, marker="*", linestyle="none", label="p < 0.05 after Holm's correction")
     _chance(axes, numbers, [headline])
-    facts = ", ".join(each.replace("_", " ") for each in numbers["by"])
-    axes.set(title=numbers["title"], xlim=(-0.6, len(entries) - 0.4), xlabel=facts if rows else "")
-    axes.set_xticks(range(len(entries)), labels, rotation=30, ha="right", fontsize=8)
+    axes.set(title=numbers["title"], xlim=(-0.6, len(entries) - 0.4), xlabel=_facts(numbers["by"], rows))
+    crowded = {"rotation": 90, "fontsize": 8} if len(labels) > _CROWDED else {"rotation": 30, "ha": "right"}
+    axes.set_xticks(range(len(entries)), labels, **(crowded if rows else {}))
     _measure(axes, numbers, [headline])
     axes.legend()
 
@@ -202,7 +208,9 @@ def draw_decay_pairs(axes: Any, numbers: dict[str, Any]) -> None:
 def _pair_label(pair: str, models: Sequence[str]) -> str:
     (before, clean), (after, masked) = PAIRS[pair]
     names = {"clean": "X_N", "masked": "X_M"}
-    label = f"{models[before]} {names[clean]}\nto {models[after]} {names[masked]}"
+    label = "\n".join(
+        fill(each, 14) for each in (f"{models[before]} {names[clean]}", f"to {models[after]} {names[masked]}")
+    )
     return f"{label}\n(paper)" if pair == "paper" else label
 
 
@@ -241,6 +249,11 @@ def draw_segments(axes: Any, numbers: dict[str, Any], *, metrics: Sequence[str])
     axes.legend()
 
 
+def _facts(by: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Names of the facts that rows have."""
+    return ", ".join(fact.replace("_", " ") for fact in by if any(row["by"][fact] is not None for row in rows))
+
+
 def _chance(axes: Any, numbers: dict[str, Any], metrics: Sequence[str]) -> None:
     """A line for each chance level."""
     levels: dict[float, list[str]] = {}
@@ -261,7 +274,7 @@ def _measure(axes: Any, numbers: dict[str, Any], metrics: Sequence[str]) -> None
         axes.set(ylim=(-0.03, 1.03))
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
     labels = [each["label"] for each in found]
-    axes.set_ylabel(_with_unit({**found[0], "label": " or ".join(labels)}))
+    axes.set_ylabel(fill(_with_unit({**found[0], "label": " or ".join(labels)}), _Y_LETTERS))
     axes.plot([], [], color=FAINT, label="bars: 95 % intervals")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from meap.errors import DataError
 from meap.evals.task import Example, Response
+from meap.json_text import parse_json
 from meap.places.whole import whole_file
 from meap.tokenizer import Tokenizer
 
@@ -118,7 +119,7 @@ def read_responses(folder: Path, task: str) -> list[Response]:
 def _parsed(line: str) -> Response | None:
     """A response; None if the process was killed while it wrote the line, so that the example is asked again."""
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError:
         return None
 

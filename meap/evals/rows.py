@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from meap.errors import BadInputError, DataError
+from meap.json_text import parse_json
 
 __all__ = ["read_jsonl", "read_parquet"]
 
@@ -33,7 +33,7 @@ def read_jsonl(path: Path, *, key: str, remedy: str) -> list[dict[str, Any]]:
         with open_file(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    row = json.loads(line)
+                    row = parse_json(line)
                     if not isinstance(row, dict):
                         raise BadInputError(f"{path}, line {number} is not a JSON object: download the file again")
                     rows.append(row)

@@ -8,9 +8,10 @@ intervals and tests count clusters. Rows that share clusters form a *block*; the
 clusters, and blocks are independent of each other. Where each example has its own question, clusters are examples and
 blocks are rows.
 
-    shares in [0, 1]                  Wilson (1927), with the variance between clusters and Student's quantile;
-                                      for several blocks Price and Bonett (2004)
-    differences of shares             Student; Bonett and Price (2012) where clusters only gain, lose or tie
+    shares and scores in [0, 1]       Wilson (1927), with the variance between clusters; for several blocks Price and
+                                      Bonett (2004)
+    their differences                 the same, on the scale from -1 to 1; Agresti and Min (2005) where clusters only
+                                      gain, lose or tie
     losses and other measurements     Student; for several blocks with Satterthwaite's degrees of freedom
 
 The p-value is the share of all exchanges of the two models within clusters (a sign-flip test, which
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,8 @@ class _Block:
     """Its share of all rows."""
     by_cluster: _Values
     """A value per cluster, whose mean is that of the block: the mean of a cluster, where all are in all rows."""
+    in_part: bool
+    """Whether an example can be right in part: its score, or the difference of two, is not -1, 0 or 1."""
 
     @property
     def mean(self) -> float:
@@ -242,7 +245,13 @@ def _block(groups: Sequence[Group], share: float) -> _Block:
     by_cluster = float(np.mean(means)) + len(influences) * influences
     # Differences that come from rounding would look like a tiny variance.
     rounded = np.round(by_cluster, 12)
-    return _Block(share, np.where(np.abs(by_cluster - rounded) < _CONSTANT, rounded, by_cluster))
+    by_cluster = np.where(np.abs(by_cluster - rounded) < _CONSTANT, rounded, by_cluster)
+    return _Block(share, by_cluster, not all(_is_whole(group.values) for group in groups))
+
+
+def _is_whole(values: _Values) -> bool:
+    """Whether all values are -1, 0 or 1."""
+    return bool((values * values == np.abs(values)).all())
 
 
 def _interval_of_mean(blocks: Sequence[_Block]) -> tuple[float, float] | None:
@@ -255,29 +264,50 @@ def _interval_of_mean(blocks: Sequence[_Block]) -> tuple[float, float] | None:
 
 
 def _interval_of_share(blocks: Sequence[_Block]) -> tuple[float, float]:
-    """Wilson's interval of as many independent answers as tell as much as the clusters.
+    """Wilson's interval: all shares p from which the mean m is at most `quantile` standard errors away.
 
-    A variable in [0, 1] has at most the variance m (1 - m) of a binary one with the same mean. `ratio` is its share of
-    that: 1 if every cluster is right or wrong as a whole. For these it is 1 by definition, not by estimation, so that
-    the normal quantile holds. If all clusters score the same, it is taken to be 1: no variance is no certainty.
+    A variable in [0, 1] has at most the variance p (1 - p) of a binary one. `ratio` is its share of that: 1 if every
+    cluster is right or wrong as a whole, where it is so by definition, not by estimation. If all clusters score the
+    same, it is taken to be 1: no variance is no certainty.
+
+    A sample that scores low by chance varies less, too: its variance goes with (m (1 - m))^power, where power is
+    1 for counts of right answers and 2 / (1 + ratio) for scores with a Beta distribution (skewness over standard
+    deviation). What is left of the variance's own error after that is that of (n - 1) / (1 - ratio) degrees of freedom,
+    again exact for counts.
     """
     ratios: list[float] = []
     for block in blocks:
         m, variance = block.mean, block.variance
-        ratio = variance / (m * (1 - m) + variance / block.size) if variance > _CONSTANT else 1.0
-        ratios.append(ratio)
+        ratios.append(variance / (m * (1 - m) + variance / block.size) if variance > _CONSTANT else 1.0)
     df = _degrees_of_freedom(
         [
-            (block, math.inf if ratio > 1 - 1e-9 else (block.size - 1) / (1 - ratio**2))
+            (block, math.inf if ratio > 1 - 1e-9 else (block.size - 1) / (1 - ratio))
             for block, ratio in zip(blocks, ratios, strict=True)
         ]
     )
     value, quantile = _total(blocks), quantile_of_t(df)
     if len(blocks) == 1:
-        low, high = _wilson(value, blocks[0].size / ratios[0], quantile)
+        power = 2 / (1 + ratios[0]) if blocks[0].in_part else 1.0
+        low, high = _score_limits(value, quantile**2 * ratios[0] / blocks[0].size, power)
     else:
         low, high = _price_bonett(blocks, ratios, quantile)
     return max(0.0, min(value, low)), min(1.0, max(value, high))
+
+
+def _score_limits(mean: float, squared_errors: float, power: float) -> tuple[float, float]:
+    """Smallest and largest p with ``(mean - p)^2 <= squared_errors * m (1 - m) * (p (1 - p) / m (1 - m))^power``."""
+    scale = squared_errors * (mean * (1 - mean)) ** (1 - power)
+
+    def limit(inside: float, outside: float) -> float:
+        for _ in range(60):  # bisection
+            middle = (inside + outside) / 2
+            if (mean - middle) ** 2 <= scale * (middle * (1 - middle)) ** power:
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
+    return limit(mean, 0.0), limit(mean, 1.0)
 
 
 def _price_bonett(blocks: Sequence[_Block], ratios: Sequence[float], quantile: float) -> tuple[float, float]:
@@ -293,37 +323,20 @@ def _price_bonett(blocks: Sequence[_Block], ratios: Sequence[float], quantile: f
     return centre - half, centre + half
 
 
-def _interval_of_difference(blocks: Sequence[_Block]) -> tuple[float, float] | None:
-    """Student's; where clusters only gain, lose or tie, that of Bonett and Price: one more gains, and one loses."""
-    value = _total(blocks)
-    changes = [block.by_cluster for block in blocks]
-    if all(np.isin(each, (-1.0, 0.0, 1.0)).all() for each in changes):
-        more = 1 / len(blocks)
-        centre = squared_error = 0.0
-        for block, each in zip(blocks, changes, strict=True):
-            n = block.size + 2 * more
-            mean = float(each.sum()) / n
-            centre += block.share * mean
-            squared_error += block.share**2 * (float((each**2).sum() + 2 * more) / n - mean**2) / n
-        half = _Z * math.sqrt(squared_error)
-        low, high = centre - half, centre + half
-    elif not any(block.variance > _CONSTANT for block in blocks):
-        # All change alike: no variance is no certainty.
-        limits = _wilson((value + 1) / 2, sum(block.size for block in blocks), _Z)
-        low, high = (2 * limit - 1 for limit in limits)
-    elif (found := _interval_of_mean(blocks)) is not None:
-        low, high = found
-    else:
-        return None
-    return max(-1.0, min(value, low)), min(1.0, max(value, high))
-
-
-def _wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
-    """Wilson's interval of a share of `n`; neither needs to be whole."""
-    scale = 1 + quantile**2 / n
-    centre = (share + quantile**2 / (2 * n)) / scale
-    half = quantile / scale * math.sqrt(share * (1 - share) / n + quantile**2 / (4 * n**2))
-    return centre - half, centre + half
+def _interval_of_difference(blocks: Sequence[_Block]) -> tuple[float, float]:
+    """That of shares; where clusters only gain, lose or tie, that of Agresti and Min: two more, of which one ties."""
+    if not all(_is_whole(block.by_cluster) for block in blocks):
+        low, high = _interval_of_share([replace(block, by_cluster=(1 + block.by_cluster) / 2) for block in blocks])
+        return 2 * low - 1, 2 * high - 1
+    more = 2 / len(blocks)
+    centre = squared_error = 0.0
+    for block in blocks:
+        n = block.size + more
+        mean = float(block.by_cluster.sum()) / n
+        centre += block.share * mean
+        squared_error += block.share**2 * (float((block.by_cluster**2).sum() + more / 2) / n - mean**2) / n
+    value, half = _total(blocks), _Z * math.sqrt(squared_error)
+    return max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half))
 
 
 def _interval(

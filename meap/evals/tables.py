@@ -13,6 +13,7 @@ __all__ = [
     "estimate_cells",
     "grid_csv",
     "headline_of",
+    "metric_of",
     "notes_of",
     "print_results",
     "row_label",
@@ -43,16 +44,17 @@ def unit_of(metric: Mapping[str, Any]) -> str:
     return "%" if metric["higher_is_better"] else ""
 
 
-def headline_of(numbers: Mapping[str, Any]) -> str:
-    """The metric of a task's table, its chance level, and remarks on all rows."""
+def metric_of(numbers: Mapping[str, Any]) -> str:
+    """The metric of a task's table, its unit and its chance level."""
     metric = numbers["metrics"][numbers["headline"]]
-    marks = (
-        unit_of(metric),
-        f"chance {shown(metric, metric['chance'])}" if metric["chance"] is not None else "",
-        "partial" if numbers["partial"] else "",
-        f"{numbers['too_long']:,} too long" if numbers["too_long"] else "",
-    )
-    return ", ".join([metric["label"], *filter(None, marks)])
+    chance = "" if metric["chance"] is None else f"chance {shown(metric, metric['chance'])}"
+    return ", ".join(filter(None, (metric["label"], unit_of(metric), chance)))
+
+
+def headline_of(numbers: Mapping[str, Any]) -> str:
+    """The metric of a task's table, and remarks on all rows."""
+    too_long = f"{numbers['too_long']:,} too long" if numbers["too_long"] else ""
+    return ", ".join(filter(None, (metric_of(numbers), "partial" if numbers["partial"] else "", too_long)))
 
 
 def task_lines(numbers: Mapping[str, Any]) -> list[tuple[str, ...]]:

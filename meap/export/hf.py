@@ -22,6 +22,7 @@ from meap.errors import CheckpointError, ConfigError
 from meap.export.card import model_card
 from meap.export.prompting import Prompting
 from meap.export.weights import DTYPES, round_weights, write_weights
+from meap.json_text import parse_json
 from meap.noise import hide_loading_bars
 from meap.places.addresses import is_url
 from meap.places.whole import whole_folder
@@ -203,7 +204,7 @@ def _write_config(model: PreTrainedModel, prompting: Prompting, folder: Path, *,
         config.bos_token_id = prompting.tokenizer.bos_id
     config.eos_token_id = prompting.eos_token_id
     config.save_pretrained(folder)
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    written = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     # Readers older than transformers 4.56 know `dtype` by its former name.
     former_names = {"torch_dtype": str(dtype).removeprefix("torch.")}
     former_names |= former_rope(written.get("rope_parameters"))

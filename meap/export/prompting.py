@@ -23,6 +23,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from meap.config import TokenizerConfig
 from meap.errors import CheckpointError
+from meap.json_text import parse_json
 from meap.manifest import CONVERSATIONS
 from meap.places.whole import write_whole
 from meap.tokenizer import Tokenizer, load_tokenizer
@@ -121,7 +122,7 @@ class Prompting:
         tokenizer, (prefix, processor) = self.tokenizer, self._text_prefix()
         config = self._tokenizer_config(prefix)
         dataclasses.replace(tokenizer, source_config=config).save(folder, with_mask=self.with_mask)
-        definition = json.loads((folder / _TOKENIZER_FILE).read_text(encoding="utf-8"))
+        definition = parse_json((folder / _TOKENIZER_FILE).read_text(encoding="utf-8"))
         if definition["post_processor"] != processor:
             text = json.dumps(definition | {"post_processor": processor}, indent=2, ensure_ascii=False)
             write_whole(folder / _TOKENIZER_FILE, text)
@@ -170,7 +171,7 @@ class Prompting:
             prefix = [bos_id]
         elif self.usage.kind == CONVERSATIONS:  # a template without BOS says nothing about text: it stays the base's
             prefix = before if before is not None else own[:1] if own[:1] == [bos_id] else []
-        processor = json.loads(full.to_str())["post_processor"]
+        processor = parse_json(full.to_str())["post_processor"]
         return prefix, processor if before == prefix else self._with_prefix(processor, prefix)
 
     def _with_prefix(self, processor: dict[str, Any] | None, prefix: list[int]) -> dict[str, Any] | None:

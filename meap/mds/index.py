@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from meap.json_text import parse_json
 from meap.mds.findings import PREPARE_AGAIN, Finding, ShardError
 
 __all__ = [
@@ -182,7 +183,7 @@ def parse_index(content: bytes) -> tuple[Any, list[Any]]:
         KeyError: It has no version or no shards.
         TypeError: It is not an object.
     """
-    values = cast("dict[str, Any]", json.loads(content))
+    values = cast("dict[str, Any]", parse_json(content))
     return values["version"], list(cast("list[Any]", values["shards"]))
 
 

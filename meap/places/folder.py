@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from meap.back_off import BackOff
 from meap.errors import DataError, MeapError
 from meap.extras import require_filesystem
-from meap.places.problems import code_of, full_disk_errors, is_permanent, place_errors
+from meap.places.problems import code_of, full_disk_errors, is_permanent, is_stale, place_errors
 from meap.places.whole import whole_file, write_whole
 
 __all__ = ["Folder", "open_filesystem"]
@@ -47,7 +47,8 @@ def open_filesystem(location: str, *, shown: str = "", kind: type[MeapError] = D
 class Folder:
     """Files below a folder or URL. Names are relative and use ``/``; every write appears whole or not at all.
 
-    Operations on a store are retried for a while; an error of a local disk is raised at once.
+    Operations on a store are retried for a while; an error of a local disk is raised at once, but for a stale handle of
+    a network file system.
 
     Args:
         url: Path or URL.
@@ -122,11 +123,18 @@ class Folder:
 
     def exists(self, name: str = "") -> bool:
         """Whether a file, or the folder itself, exists."""
-        return self._do(
-            lambda filesystem, root: bool(filesystem.exists(f"{root}/{name}" if name else root)),
-            name,
-            cannot_be="read",
-        )
+
+        def look(filesystem: AbstractFileSystem, root: str) -> bool:
+            path = f"{root}/{name}" if name else root
+            if not isinstance(filesystem, LocalFileSystem):
+                return bool(filesystem.exists(path))
+            try:
+                Path(path).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
+
+        return self._do(look, name, cannot_be="read")
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if it does not exist."""
@@ -202,9 +210,14 @@ class Folder:
         self._do(write, name, cannot_be="written", num_bytes=len(content))
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file to a store unless it exists; False if it does. Some stores write it all the same."""
+        """Write a file unless it exists; False if it does. Some stores write it all the same."""
 
         def create(filesystem: AbstractFileSystem, root: str) -> bool:
+            if isinstance(filesystem, LocalFileSystem):
+                with suppress(FileExistsError), Path(root, name).open("xb") as file:
+                    file.write(content)
+                    return True
+                return False
             if "s3" not in filesystem.protocol:
                 filesystem.pipe_file(f"{root}/{name}", content)
                 return True
@@ -265,7 +278,7 @@ class Folder:
         filesystem.invalidate_cache()
         with place_errors(self._shown(name), cannot_be=cannot_be, kind=self._kind, num_bytes=num_bytes):
             if isinstance(filesystem, LocalFileSystem):
-                return act(filesystem, root)
+                return _BACK_OFF.run(lambda: act(filesystem, root), is_final=lambda error: not is_stale(error))
             return _BACK_OFF.run(lambda: act(filesystem, root), is_final=is_permanent)
 
     def _shown(self, name: str = "") -> str:

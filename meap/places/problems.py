@@ -25,6 +25,7 @@ __all__ = [
     "full_disk_errors",
     "is_full_disk",
     "is_permanent",
+    "is_stale",
     "lacks_credentials",
     "place_errors",
     "response_of",
@@ -130,6 +131,11 @@ def is_permanent(error: Exception) -> bool:
 def lacks_credentials(error: BaseException) -> bool:
     """Whether a store's library found no credentials; each library has its own error class."""
     return "Credentials" in type(error).__name__
+
+
+def is_stale(error: BaseException) -> bool:
+    """Whether a file was replaced on another machine while it was opened here; opened again, it is the new one."""
+    return isinstance(error, OSError) and error.errno == errno.ESTALE
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ import glob
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,19 +38,18 @@ def whole_file(path: Path, *, durable: bool = False, several_writers: bool = Fal
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if several_writers:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_DRAFT)
-        os.close(handle)
-        draft = Path(name)
+        # Not by tempfile, which lets the owner alone read: the user's umask decides that.
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_DRAFT}")
     else:
         draft = path.with_name(f".{path.name}{_DRAFT}")
     try:
         yield draft
-        if several_writers:
-            draft.chmod(0o644)
         _move(draft, path, durable)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             _remove_draft(draft)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a failed write does not say of which file
         raise
 
 
@@ -127,7 +127,8 @@ def _move(draft: Path, path: Path, durable: bool) -> None:
         _sync(draft)
     draft.replace(path)
     if durable:
-        _sync(path.parent)
+        with suppress(OSError):  # some network file systems sync files only
+            _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -21,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from meap.errors import DataError
+from meap.json_text import parse_json, require_types
 from meap.locks import is_alive
 from meap.places.folder import Folder
 from meap.places.redaction import clean_arguments
@@ -131,10 +132,12 @@ class StoreClaim(Claim):
         if content is None:
             return None
         try:
-            return _Holder(**json.loads(content))
+            holder = _Holder(**parse_json(content))
+            require_types(holder)
         except (ValueError, TypeError) as error:
             url = self._folder.url_of(self._name)
             raise DataError(f"{url} is not readable ({error}): if nothing is prepared there, delete it") from error
+        return holder
 
     def _refusal(self, holder: _Holder | None) -> DataError:
         minutes = round(_STALE_SECONDS / 60)

@@ -7,7 +7,6 @@ their lengths, and hashes that find copies among them, are taken where documents
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from meap.errors import DataError
+from meap.json_text import parse_json
 from meap.prep.sampling import HashSample
 
 __all__ = ["DOCUMENTS_NAME", "DocumentCounts", "hash_of", "rounded"]
@@ -66,7 +66,7 @@ class DocumentCounts:
             DataError: It is something else.
         """
         try:
-            return cls.from_values(json.loads(content))
+            return cls.from_values(parse_json(content))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{origin} is not readable ({type(error).__name__}: {error})") from error
 

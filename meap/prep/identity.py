@@ -9,6 +9,7 @@ from typing import Any, cast
 from meap.config.loading import flatten
 from meap.config.prep import SftPrepConfig
 from meap.errors import MismatchError
+from meap.json_text import parse_json
 from meap.manifest import FORMAT_VERSION
 from meap.mds.index import INDEX_NAME, is_shard_name
 from meap.places.folder import Folder
@@ -43,7 +44,7 @@ def claim(folder: Folder, config: ResolvedJob, inputs: InputFiles, tokenizer: To
     if content is None:
         return _begin(folder, identity)
     try:
-        stored = cast("dict[str, Any]", json.loads(content))
+        stored = cast("dict[str, Any]", parse_json(content))
         if stored["identity"] == identity["identity"]:
             return str(identity["identity"])
         differences = _differences(stored, identity)
@@ -112,7 +113,7 @@ def _identity(config: ResolvedJob, inputs: InputFiles, tokenizer: Tokenizer) -> 
         identity["language_model"] = model_fingerprint(config.filters)
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     # As JSON reads it back: without tuples.
-    return json.loads(canonical) | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
+    return parse_json(canonical) | {"identity": "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()}
 
 
 def _differences(stored: dict[str, Any], ours: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,8 @@ __all__ = ["Progress"]
 
 _WINDOW_SECONDS = 60.0
 """Speeds are over the last minute: a job may wait in a queue for hours before it runs."""
+_MOST_REPLACED = 20
+"""Workers that may end and be replaced; more do not end by chance."""
 _LOST_SECONDS = 4.0
 """How long a worker must be gone before it counts as lost: longer than a pool takes to end its own workers."""
 
@@ -67,6 +69,8 @@ class Progress:
         """A line from the executor."""
         self.has_local_workers = False
         """Whether the tasks run in worker processes of this command, which would wait for a lost one for ever."""
+        self.replaced_workers: Callable[[], int] = lambda: 0
+        """How many of them have ended and were replaced: without an end, where they cannot start."""
         self.announces_failures = False
         """Whether a failed task is reported at once: if the others continue, its error comes much later."""
         self.announces_bad_lines = True
@@ -190,8 +194,14 @@ class Progress:
                 continue
             gone_since = self._gone_since.setdefault(counts.pid, now)
             if now - gone_since > _LOST_SECONDS and self._lost is None and not self._over.is_set():
-                self._lost = f"the worker process {counts.pid} of task {task} has ended without a word"
-                os.kill(os.getpid(), signal.SIGINT)  # the one way to wake the main thread from its wait
+                self._report_loss(f"the worker process {counts.pid} of task {task} has ended without a word")
+        replaced = self.replaced_workers()
+        if replaced > _MOST_REPLACED and self._lost is None and not self._over.is_set():
+            self._report_loss(f"{replaced} worker processes have ended before they began, see above")
+
+    def _report_loss(self, what: str) -> None:
+        self._lost = what
+        os.kill(os.getpid(), signal.SIGINT)  # the one way to wake the main thread from its wait
 
     @property
     def _totals(self) -> Totals:

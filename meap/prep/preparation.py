@@ -13,7 +13,7 @@ from typing import TypeVar
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import DataError, MeapError
-from meap.locks import describe_holder, lock_file
+from meap.locks import NoLocksError, describe_holder, lock_file
 from meap.manifest import Manifest
 from meap.mds.index import INDEX_NAME
 from meap.places.folder import Folder
@@ -123,11 +123,22 @@ def _is_published(folder: Folder, identity: str, records: dict[int, TaskRecord])
 
 @contextmanager
 def _locked(folder: Folder) -> Iterator[Claim]:
-    """Lock a local folder; the kernel releases the lock when this process ends, however it ends."""
-    with place_errors(folder.url):
-        path = folder.local_path(PREP_DIR) / "lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = lock_file(path)
+    """Lock a local folder; the kernel releases the lock when this process ends, however it ends.
+
+    Where the file system has no locks, claim it, as a store is claimed.
+    """
+    path = folder.local_path(PREP_DIR) / "lock"
+    try:
+        with place_errors(folder.url):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = lock_file(path)
+    except DataError as error:
+        if not isinstance(error.__cause__, NoLocksError):
+            raise
+        path.unlink(missing_ok=True)
+        with held(folder, _CLAIM) as claim:
+            yield claim
+        return
     if handle is None:
         raise DataError(f"{folder.url} is being prepared by {describe_holder(path)}: wait for it, or end it")
     try:

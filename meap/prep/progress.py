@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from meap.errors import DataError
+from meap.json_text import parse_json
 from meap.places.folder import Folder
 from meap.places.whole import write_whole
 from meap.prep.document_counts import DocumentCounts, rounded
@@ -211,7 +212,7 @@ def read_counts(folder: Path | Folder, *, but: Container[int]) -> dict[int, Coun
     found: dict[int, Counts] = {}
     for name, content in _read_all(folder, but).items():
         with suppress(ValueError, TypeError):  # half written: the next read gets it
-            found[int(name.partition(".")[0])] = Counts(**json.loads(content))
+            found[int(name.partition(".")[0])] = Counts(**parse_json(content))
     return found
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from meap.errors import BadInputError, ConfigError, DataError
+from meap.json_text import parse_json
 from meap.places.whole import whole_files
 from meap.synthetic import generate_document
 
@@ -181,7 +182,7 @@ def _read_texts(path: Path) -> Iterator[str]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
-                yield json.loads(line)["text"]
+                yield parse_json(line)["text"]
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise BadInputError(
             f"corpus file {path} is not gzip with one JSON object with a text in each line ({error!r}); "
@@ -238,7 +239,7 @@ def _sha256(path: Path) -> str | None:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}  # absent or damaged: there is nothing to reuse
     return record if isinstance(record, dict) else {}

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from meap.json_text import parse_json, require_types
 from meap.manifest import ShardRecord
 from meap.prep.document_counts import DocumentCounts
 from meap.prep.documents import part_of
@@ -75,9 +76,11 @@ class TaskRecord:
     @classmethod
     def from_json(cls, text: bytes) -> TaskRecord:
         """Read what `to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
+        values: dict[str, Any] = parse_json(text)
         splits: Any = {name: _split_record(split) for name, split in values["splits"].items()}
-        return cls(**values | {"splits": splits})
+        record = cls(**values | {"splits": splits})
+        require_types(record)
+        return record
 
 
 def _split_record(values: dict[str, Any]) -> SplitRecord:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from meap.json_text import parse_json
 
 __all__ = ["Evaluation", "read_evaluation"]
 
@@ -30,7 +31,7 @@ class Evaluation:
 def read_evaluation(path: Path) -> Evaluation | None:
     """The results in a file; None where it holds something else."""
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
         estimates = {
             label: {key: float(each[key]) for key in each.keys() & _PARTS if each[key] is not None}
             for label, each in _labelled(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, cast
 
 from meap.config.loading import read_yaml
 from meap.errors import ConfigError, DataError
+from meap.json_text import parse_json
 from meap.manifest import Manifest
 from meap.report.evaluations import Evaluation, read_evaluation
 from meap.report.metrics import HOURS, METRICS
@@ -180,7 +180,7 @@ def _read_lines(
         with path.open("rb") as file:
             for line in file:
                 try:
-                    record = json.loads(line)
+                    record = parse_json(line)
                 except ValueError:  # also where it is not UTF-8
                     record = None
                 is_last_broken = not (isinstance(record, dict) and is_whole(cast("dict[str, Any]", record)))
@@ -219,7 +219,7 @@ def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         notes.append(f"{path.name} cannot be read and was left out ({error})")
         return {}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from meap.extras import require_packages
@@ -49,6 +50,8 @@ WIDTH, HEIGHT = 480, 270
 
 _DASHES = {"--": "5 3", ":": "1.5 2.5", "-.": "6 2.5 1.5 2.5", "None": "point"}
 _LEGEND_COLUMNS = 4
+_LETTERS, _HANDLE_LETTERS, _TITLE_LETTERS = 84, 7, 52
+"""Letters that fit above a panel of a PNG: of a legend, the line before one of its entries, and of a title."""
 _PANEL_COLUMNS = 3
 _TITLE_PAD = 8.0
 _STYLE: Any = {
@@ -93,7 +96,7 @@ class Entry:
     colour: str
     """Name of a custom property."""
     dashes: str
-    """As `stroke-dasharray` takes them; empty for a solid line, `point` where only points are drawn."""
+    """As `stroke-dasharray` takes them; empty for a solid line, `point` or `star` where there is none between."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +182,12 @@ def save_panels(draws: Sequence[_Draw], path: Path, *, title: str, columns: int 
     num_rows = -(-len(draws) // num_columns)
     with rc_context(_STYLE):
         figure = _new_figure(FigureCanvasAgg, (5.8 * num_columns, 4.3 * num_rows), dpi=140)
+        title = fill(title, _LETTERS * num_columns)
         figure.suptitle(title, x=0.995, ha="right", fontsize=10, color=FAINT)
         panels = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
         for axes, draw in zip(panels, draws, strict=False):
             draw(axes)
+            axes.set_title(fill(axes.get_title(loc="left"), _TITLE_LETTERS))
             if axes.get_legend() is not None:
                 _put_legend_above(axes)
         for unused in panels[len(draws) :]:
@@ -205,16 +210,24 @@ def _new_figure(
 
 def _put_legend_above(axes: Any) -> None:
     """Between title and panel, where no curve can run through it."""
-    legend = axes.legend(
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [fill(label, _LETTERS) for label in labels]
+    columns = max(1, min(_LEGEND_COLUMNS, _LETTERS // (max(map(len, labels)) + _HANDLE_LETTERS)))
+    axes.legend(
+        handles,
+        labels,
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
         borderaxespad=0.2,
-        ncols=_LEGEND_COLUMNS,
+        ncols=columns,
         fontsize=7.5,
         columnspacing=1.2,
         handlelength=1.6,
     )
-    num_lines = -(-len(legend.get_texts()) // _LEGEND_COLUMNS)
+    num_lines = sum(
+        max(label.count("\n") + 1 for label in labels[start :: -(-len(labels) // columns)])
+        for start in range(-(-len(labels) // columns))
+    )
     axes.set_title(axes.get_title(loc="left"), pad=_TITLE_PAD + 4 + 12 * num_lines)
 
 
@@ -227,6 +240,8 @@ def _entry(handle: Any, label: str) -> Entry:
     property_of = {value: name for name, value in THEME.items()}
     style = source.get_linestyle() if lines else "-"
     dashes = _DASHES.get(style, "") if isinstance(style, str) else ""
+    if dashes == "point" and source.get_marker() == "*":
+        dashes = "star"
     return Entry(label, property_of.get(to_hex(colour), "ink"), dashes)
 
 

@@ -21,7 +21,8 @@ from composer.loggers import Logger
 
 from meap.config import MaskingConfig
 from meap.errors import ConfigError
-from meap.masking import MaskRule, official_positions
+from meap.masking import MaskRule
+from meap.positions import official_positions
 from meap.schema import CHOSEN_COLUMN, IGNORE_INDEX
 from meap.train.schedule import RatioSchedule
 

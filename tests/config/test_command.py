@@ -1,5 +1,7 @@
+import contextlib
 import os
 import re
+import resource
 import runpy
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import meap
 from meap.config import EvaluationConfig, RecipeConfig, load_config, run_command
 from meap.config.command import describe_keys
 from meap.errors import ConfigError, DataError
+from meap.places.whole import write_whole
 
 ENTRY_POINTS = sorted(
     str(path.relative_to(Path(__file__).parents[2]))
@@ -262,6 +265,54 @@ def test_what_the_machine_forbids_is_one_line(capsys: pytest.CaptureFixture[str]
         "error: /sys/meap: (Operation not permitted|Permission denied|Read-only file system); free it, or choose "
         "another path\n",
         capsys.readouterr().err,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fail", "told"),
+    [
+        (
+            lambda path: write_whole(path, b"x" * 8192),
+            r"\S+/made: No space left on device; free it, or choose another path",
+        ),
+        (
+            lambda path: Path("/dev/full").write_bytes(b"x"),
+            "No space left on device: free space on the disks of .* and of TMPDIR, .*, and run it again",
+        ),
+    ],
+)
+def test_a_disk_that_is_full_is_one_line_also_where_a_write_does_not_say_of_which_file(fail, told, tmp_path, capsys):
+    tmp_path.joinpath(".made.partial").symlink_to("/dev/full")
+    assert run_command(RecipeConfig, lambda _: fail(tmp_path / "made"), doc="d", argv=["run.name=x"]) == 1
+    assert re.fullmatch(f"error: {told}\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("is_of_a_library", [False, True])
+def test_too_few_open_files_are_one_line_with_the_limit(is_of_a_library, capsys: pytest.CaptureFixture[str]):
+    """Also where a library passes on the text alone, as torch does for its loader workers."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 4
+
+    def open_many(_: RecipeConfig) -> None:
+        with contextlib.ExitStack() as files:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+                for _ in range(limit):
+                    files.enter_context(Path("/dev/null").open())
+            except OSError as error:
+                if is_of_a_library:
+                    raise RuntimeError(f"unable to open shared memory object: {error.strerror} (24)") from None
+                raise
+
+    try:
+        status = run_command(RecipeConfig, open_many, doc="d", argv=["run.seed=1"])
+        told = capsys.readouterr().err
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+    assert status == 1
+    assert told == (
+        f"error: too many open files: this process may open {limit}; raise that with `ulimit -n 4096`, and run the "
+        "same command again\n"
     )
 
 

@@ -91,3 +91,12 @@ def test_a_damaged_manifest_is_named(remote, tmp_path):
 def test_an_unknown_protocol_is_one_error():
     with pytest.raises(DataError, match=r"nowhere://x cannot be used \(ValueError: Protocol not known: nowhere"):
         open_shards(dataclasses.replace(config(Path("x")), remote="nowhere://x"), "train")
+
+
+@pytest.mark.fault(4)
+def test_rows_that_no_shard_holds_are_refused(write_shards, tmp_path):
+    """An epoch of so many rows would fill the memory."""
+    path = write_shards(tmp_path / "mds", rows=16, validation_rows=0) / "train/manifest.json"
+    path.write_text(path.read_text().replace('"rows": 16,', '"rows": 1000000000000,', 1))
+    with pytest.raises(DataError, match=r"json says 1,000,000,000,000 rows, and its shards 16: prepare the data again"):
+        open_shards(DataConfig(remote=str(tmp_path / "mds"), seq_len=16), "train")

@@ -158,6 +158,13 @@ def test_what_cannot_be_compared_is_reported(both, evaluate, blind, tmp_path):
 
 
 def test_names_are_as_short_as_they_can_be():
-    assert short_names(["runs/ntp/hf", "runs/meap/hf/"]) == ["ntp/hf", "meap/hf"]
+    assert short_names(["runs/ntp/hf", "runs/meap/hf/"]) == ["ntp", "meap"]
+    assert short_names(["runs/hf", "hf"]) == ["runs/hf", "hf"]
+    assert short_names(["hf", "more/runs/hf"]) == ["hf", "runs/hf"]
+    assert short_names(["a" * 40, "a" * 20 + "b" * 20]) == [
+        "a" * 13 + "\u2026" + "a" * 14,
+        "a" * 13 + "\u2026" + "b" * 14,
+    ]
+    assert short_names(["a" * 20 + each + "a" * 20 for each in "bc"]) == ["A", "B"]
     assert short_names(["a/x", "a/y"]) == ["x", "y"]
     assert short_names(["same", "same"]) == ["A", "B"]

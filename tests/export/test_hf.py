@@ -158,7 +158,7 @@ def test_generation_needs_nothing_of_this_project(exported, quiet_environment):
         env=environment | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tests.small_tokenizer import write_small_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -149,19 +150,7 @@ def own_texts() -> list[str]:
 @pytest.fixture(scope="session")
 def write_own_tokenizer(own_texts: list[str]) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=1000,
-            special_tokens=["<s>", "</s>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(own_texts, trainer)
-        folder.mkdir()
-        tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+        write_small_tokenizer(folder, own_texts, vocab_size=1000)
 
     return write
 

@@ -84,6 +84,25 @@ def test_a_store_is_asked_again_and_a_disk_is_not(url, monkeypatch):
     assert isinstance(failed.value.__cause__, OSError)
 
 
+def test_a_file_that_was_replaced_on_another_machine_is_opened_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("meap.places.folder._BACK_OFF", BackOff(attempts=3, first_wait=0.0))
+    folder, stale = Folder(str(tmp_path)), [OSError(errno.ESTALE, "Stale file handle")] * 2
+    folder.write("a", b"new")
+    filesystem, _ = fsspec.core.url_to_fs(str(tmp_path))
+    read = filesystem.cat_file
+
+    def read_late(path: str) -> bytes:
+        if stale:
+            raise stale.pop()
+        return read(path)
+
+    monkeypatch.setattr(filesystem, "cat_file", read_late)
+    assert folder.read("a") == b"new"
+    stale[:] = [OSError(errno.ESTALE, "Stale file handle")] * 3
+    with pytest.raises(DataError, match=r"/a cannot be read after 3 attempts \(OSError: .*Stale file handle\): check"):
+        folder.read("a")
+
+
 def test_a_mistake_of_ours_keeps_its_traceback(url, monkeypatch):
     folder = Folder(url)
     monkeypatch.setattr(fsspec.core.url_to_fs(url)[0], "cat_file", lambda path: {}[path])

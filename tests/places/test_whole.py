@@ -1,5 +1,6 @@
 """A file or folder appears whole or not at all."""
 
+import os
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from meap.errors import DataError
+from meap.locks import lock_file
 from meap.places.whole import named_file, remove_drafts, whole_file, whole_files, whole_folder, write_whole
 
 
@@ -32,8 +34,18 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path, durable, several_
     assert contents(tmp_path) == {"deep/file": b"first"}
     write_whole(path, "zweite \N{LATIN SMALL LETTER U WITH DIAERESIS}", **options)
     assert contents(tmp_path) == {"deep/file": b"zweite \xc3\xbc"}
-    if several_writers:
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("several_writers", [False, True])
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_who_may_read_a_file_follows_from_the_user_s_umask(tmp_path, umask, several_writers):
+    before = os.umask(umask)
+    try:
+        write_whole(tmp_path / "file", b"", several_writers=several_writers)
+        os.close(lock_file(tmp_path / "lock") or 0)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "lock")} == {0o666 & ~umask}
 
 
 def test_several_writers_do_not_meet(tmp_path):

@@ -1,8 +1,10 @@
 """S3 servers of other makes than the one of the other tests: prepare, claim, resume, verify, stream."""
 
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -35,24 +37,22 @@ def store(request, tmp_path: Path, monkeypatch, wait_until, prepare) -> Iterator
     import fsspec
 
     command = _COMMANDS[request.param]
-    if shutil.which(command[0]) is None:
+    # The developers' packages bring two of them as programs beside Python; the system's may be too old.
+    program = shutil.which(command[0], path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if program is None:
         pytest.skip(f"{command[0]} is not installed")
-    if (
-        request.param == "rclone"
-        and "s3" not in subprocess.run(["rclone", "serve"], capture_output=True, text=True, check=False).stdout
-    ):
-        pytest.skip("this rclone is too old for `serve s3`")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (folder := tmp_path / "store").mkdir()
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [part.format(port=port, folder=folder) for part in command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=tmp_path,
-    )
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [program, *(part.format(port=port, folder=folder) for part in command[1:])],
+            stdout=log,
+            stderr=log,
+            cwd=tmp_path,
+        )
 
     def answers() -> bool:
         assert process.poll() is None, f"{command[0]} has ended"
@@ -73,7 +73,7 @@ def store(request, tmp_path: Path, monkeypatch, wait_until, prepare) -> Iterator
         boto3.client("s3", endpoint_url=url).create_bucket(Bucket="corpus")
         yield Folder("s3://corpus/mds")
     finally:
-        process.terminate()
+        process.kill()
         process.wait()
 
 

@@ -16,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from meap.config import MaskingConfig
 from meap.errors import ConfigError
-from meap.masking import MaskRule, count_masked
+from meap.masking import MaskRule
+from meap.positions import count_masked
 from meap.schema import IGNORE_INDEX
 from meap.train import algorithm
 from meap.train.algorithm import InputMasking, build_input_masking, mask_batch

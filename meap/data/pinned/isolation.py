@@ -33,7 +33,9 @@ from meap.data.pinned.order import RowLocator
 from meap.data.ranks import gather_from_ranks
 from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError
-from meap.locks import describe_holder, lock_file
+from meap.locks import NoLocksError, describe_holder, lock_file
+from meap.places.redaction import describe_error
+from meap.processes import start_tracker
 
 __all__ = ["isolated_names", "release_caches", "wait_for_shared_memory"]
 
@@ -47,6 +49,7 @@ _SECONDS_TO_DIE = 20.0
 """Loader workers, and the locks they hold, outlive a killed run by a few seconds."""
 
 _IN_USE = ".in_use"
+_OWN = "give each run, and each node, its own with run.dir, or with data.cache_dir on a disk that nodes do not share"
 
 _held: dict[Path, int] = {}
 """Files this process has locked, open until it ends; the kernel then releases the lock."""
@@ -61,6 +64,7 @@ def isolated_names() -> Iterator[None]:
     Raises:
         ConfigError: Another run uses the same cache folder.
     """
+    start_tracker()
     with (
         _replaced(streaming_dataset, "get_shm_prefix", _register),
         _replaced(streaming_dataset, "Spanner", RowLocator),
@@ -141,6 +145,11 @@ def _register(
             number, memory = _claim(streams_local)
         except ConfigError as error:
             problem = str(error)
+        except NoLocksError as error:  # streaming would wait for its own locks there without an end
+            problem = (
+                f"the temporary folder, {tempfile.gettempdir()}, takes no locks ({error.strerror}): set TMPDIR to a "
+                "folder on a disk of this machine"
+            )
     # Errors are shared like the number: a rank that raises alone leaves the others waiting.
     announced = gather_from_ranks((world.node, world.is_local_leader, number, problem))
     if problems := [problem for *_, problem in announced if problem]:
@@ -168,15 +177,25 @@ def _lock_caches(streams_local: list[str], streams_remote: list[str | None]) -> 
         if remote is None:  # nothing is downloaded: any number of runs may read what is there
             continue
         path = Path(local + _IN_USE)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        given_up = time.monotonic() + _SECONDS_TO_DIE
-        while path not in _held and not _lock(path):
-            if time.monotonic() > given_up:
-                raise ConfigError(
-                    f"the cache folder {local} is in use by {describe_holder(path)}: give each run, and each node, its "
-                    "own with run.dir, or with data.cache_dir on a disk that nodes do not share"
-                )
-            time.sleep(0.1)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            is_held = path in _held or _lock_in_time(path)
+        except NoLocksError:
+            path.unlink(missing_ok=True)
+            continue  # runs that share it anyway load each file more than once, into drafts of their own
+        except OSError as error:
+            raise ConfigError(
+                f"the cache folder {local} cannot be written ({describe_error(error)}): {_OWN}"
+            ) from error
+        if not is_held:
+            raise ConfigError(f"the cache folder {local} is in use by {describe_holder(path)}: {_OWN}")
+
+
+def _lock_in_time(path: Path) -> bool:
+    given_up = time.monotonic() + _SECONDS_TO_DIE
+    while not (is_held := _lock(path)) and time.monotonic() < given_up:
+        time.sleep(0.1)
+    return is_held
 
 
 def _lock(path: Path) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from meap.json_text import parse_json
 
 __all__ = ["Answer", "read_answer"]
 
@@ -30,7 +31,7 @@ def read_answer(body: str) -> Answer:
     """
     if body.lstrip().startswith(("data:", "event:", "id:", "retry:", ":")):
         return _join(list(_events(body)))
-    found = json.loads(body)
+    found = parse_json(body)
     return Answer(_text(found["choices"][0]["message"].get("content")), _model(found), _tokens(found.get("usage")))
 
 
@@ -43,7 +44,7 @@ def _events(body: str) -> Iterator[Mapping[str, Any]]:
         if value.strip() == "[DONE]":
             done = True
         elif value.strip():
-            event = json.loads(value)
+            event = parse_json(value)
             done = done or any(choice.get("finish_reason") for choice in event.get("choices") or ())
             yield event
     if not done:

@@ -1,10 +1,11 @@
-"""An HTTP client whose responses are bounded in time and size, errors included."""
+"""An HTTP client whose requests are bounded in time and size, errors included."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from typing import Any
+import asyncio
+import ssl
+from contextlib import aclosing, closing
+from functools import cache
 
 import httpx
 
@@ -19,49 +20,42 @@ def bounded_client(timeout: float, longest: float) -> httpx.Client:
 
     Args:
         timeout: Seconds without data after which a request fails.
-        longest: Seconds after which a response fails that is still arriving.
+        longest: Seconds after which a request fails that is still under way: connection, headers and body together.
     """
     # Compressed, a small response may be a huge one.
     headers = {"Accept-Encoding": "identity"}
-    return httpx.Client(transport=_Transport(longest), timeout=timeout, headers=headers, follow_redirects=True)
+    return httpx.Client(transport=_Transport(longest), timeout=timeout, headers=headers)
 
 
-class _Transport(httpx.HTTPTransport):
+@cache
+def _tls() -> ssl.SSLContext:
+    """Reads the certificates once, which takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
+class _Transport(httpx.BaseTransport):
+    """Each request has an event loop of its own, which a deadline can interrupt wherever it waits."""
+
     def __init__(self, longest: float) -> None:
-        super().__init__(trust_env=True)
         self._longest = longest
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        ends = time.monotonic() + self._longest
-        response = super().handle_request(request)
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            response.close()
-            raise httpx.RemoteProtocolError("the response is compressed, which was not asked for", request=request)
-        stream: Any = response.stream
-        return httpx.Response(
-            response.status_code,
-            headers=response.headers,
-            stream=_Stream(stream, request, ends, self._longest),
-            extensions=response.extensions,
-        )
+        # Not asyncio.run, which waits for a name that is still being looked up.
+        with closing(asyncio.new_event_loop()) as loop:
+            try:
+                return loop.run_until_complete(asyncio.wait_for(self._ask(request), self._longest))
+            except TimeoutError:
+                raise httpx.ReadTimeout(f"still under way after {self._longest:g} s", request=request) from None
 
-
-class _Stream(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, request: httpx.Request, ends: float, longest: float) -> None:
-        self._stream = stream
-        self._request = request
-        self._ends = ends
-        self._longest = longest
-
-    def __iter__(self) -> Iterator[bytes]:
-        size = 0
-        for piece in self._stream:
-            size += len(piece)
-            if size > LARGEST:
-                raise httpx.RemoteProtocolError(f"more than {LARGEST:,} bytes", request=self._request)
-            if time.monotonic() > self._ends:
-                raise httpx.ReadTimeout(f"still arriving after {self._longest:g} s", request=self._request)
-            yield piece
-
-    def close(self) -> None:
-        self._stream.close()
+    async def _ask(self, request: httpx.Request) -> httpx.Response:
+        # Unlike a transport alone, a client takes the proxies of the environment.
+        client = httpx.AsyncClient(verify=_tls(), follow_redirects=True)
+        async with client, aclosing(await client.send(request, stream=True)) as response:
+            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise httpx.RemoteProtocolError("the response is compressed, which was not asked for", request=request)
+            content = bytearray()
+            async for piece in response.aiter_raw():
+                content += piece
+                if len(content) > LARGEST:
+                    raise httpx.RemoteProtocolError(f"more than {LARGEST:,} bytes", request=request)
+            return httpx.Response(response.status_code, headers=response.headers, content=bytes(content))

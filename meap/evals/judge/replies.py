@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from meap.json_text import parse_json
+
 __all__ = ["Reply", "ReplyStore"]
 
 
@@ -64,7 +66,7 @@ class ReplyStore:
 
     def _read(self, line: str) -> None:
         try:
-            found = json.loads(line)
+            found = parse_json(line)
             dollars = float(found["dollars"])
             # A number that cannot be a cost would switch the budget off.
             self.spent += dollars if math.isfinite(dollars) and dollars > 0 else 0.0

@@ -11,7 +11,7 @@ weight of query i on key j <= i:
 
 What was matched: the lengths, the number of sequences, the ratio, an exact count of masks as in training. What is ours:
 position 0, the attention sink, is never masked; sequences are held-out rows, which begin anywhere in a document,
-unchanged by `add_bos`; every sequence has its own mask, drawn by `meap.masking` from the seed and the row's number.
+unchanged by `add_bos`; every sequence has its own mask, drawn by `meap.positions` from the seed and the row's number.
 Every model reads both inputs, so that a comparison has all four combinations, the paper's pair, and pairs that separate
 the effect of the model from that of the input; a model without a mask token of its own is skipped.
 
@@ -37,7 +37,7 @@ from meap.evals.decay import HEADLINE, PAIRS, READ, decay_between, decay_within,
 from meap.evals.lm import Attention, Reading
 from meap.evals.pictures import draw_decay, draw_decay_pairs
 from meap.evals.task import Contrast, Example, Metric, Output, Response, Scores, Task, TaskInputs
-from meap.masking import choose_masked
+from meap.positions import choose_masked
 
 __all__ = ["TASK", "VARIANTS", "Variant", "examples", "score"]
 

@@ -166,8 +166,8 @@ TASK = Task(
     examples=examples,
     score=score,
     metrics=(
-        *(Metric(name, _LABELS[name.removeprefix("sum_")], bounded=False, higher_is_better=None) for name in _SUMS),
-        Metric("sink", "position 0 alone", bounded=False, higher_is_better=None),
+        *(Metric(name, _LABELS[name.removeprefix("sum_")], higher_is_better=None) for name in _SUMS),
+        Metric("sink", "position 0 alone", higher_is_better=None),
     ),
     by=(),
     draw=_draw,

@@ -12,7 +12,8 @@ of their plot, which ends in a period: the word "day." counts, "day" does not. `
 answer, in order.
 
 A trial is one haystack, asked at every length and depth: intervals and tests count haystacks, so that there are none
-with a single trial. A control per length has no needle: the score of a model without the information.
+with the single trial of Fu et al., as a note under the table says. A control per length has no needle: the score of a
+model without the information.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ BEFORE = "<|im_start|> This is a very long story book: <book> "
 """Text before the haystack."""
 BEHIND = " </book>.\n Based on the content of the book, Question: {question}\nAnswer:"
 """Text after the haystack."""
+_ONE_HAYSTACK = (
+    "one trial, as published: a single haystack has neither interval nor test; needle_fu.trials=10 asks ten, for ten "
+    "times the cost"
+)
 
 
 def depths_of(number: int) -> list[int]:
@@ -134,7 +139,8 @@ def _tokens_before(inputs: TaskInputs, context: str) -> int:
 
 
 def _further(responses: Sequence[Response]) -> dict[str, Any]:
-    return {"grid": grid_of(responses, "recall")}
+    one_haystack = len({response["trial"] for response in responses}) == 1
+    return {"grid": grid_of(responses, "recall"), "notes": [_ONE_HAYSTACK] if one_haystack else []}
 
 
 TASK = Task(

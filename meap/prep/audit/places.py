@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 from meap.config.data import TokenizerConfig
 from meap.errors import DataError, IncompleteError
+from meap.json_text import parse_json
 from meap.manifest import Manifest
 from meap.mds.index import INDEX_NAME, is_shard_name, parse_index
 from meap.places.addresses import is_url
@@ -107,7 +107,7 @@ def read_tokenizer(data: DataSet, name: str) -> Tokenizer:
     with tempfile.TemporaryDirectory(prefix="meap-tokenizer-") as folder:
         for each in TOKENIZER_FILES:
             Path(folder, each).write_bytes(contents[f"{TOKENIZER_DIR}/{each}"])
-        config = cast("dict[str, Any]", json.loads(contents[f"{TOKENIZER_DIR}/{_TOKENIZER_CONFIG}"]))
+        config = cast("dict[str, Any]", parse_json(contents[f"{TOKENIZER_DIR}/{_TOKENIZER_CONFIG}"]))
         mask_token = str(config.get("mask_token") or TokenizerConfig.mask_token)
         loaded = load_tokenizer(TokenizerConfig(name=folder, mask_token=mask_token))
     return dataclasses.replace(loaded, name=name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from functools import cache
 from typing import Any, cast
 
 from meap.errors import MeapError
+from meap.json_text import parse_json
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.mds.findings import PREPARE_AGAIN, Finding
 from meap.mds.index import INDEX_NAME
@@ -81,7 +81,7 @@ def _not_complete(data: DataSet) -> Finding:
     for job in (data.folder, data.parent):
         if job is not None and (content := job.read(f"{PREP_DIR}/job.json")) is not None:
             with suppress(ValueError, KeyError, TypeError):  # the finding stands without the details
-                config = cast("dict[str, Any]", json.loads(content))["config"]
+                config = cast("dict[str, Any]", parse_json(content))["config"]
                 remedy += f" (source={config['source']}, remote={job.url})"
     return Finding(
         data.folder.url_of(f"{TRAIN_SPLIT}/{INDEX_NAME}"), "data set is not complete", "an index", "none", remedy

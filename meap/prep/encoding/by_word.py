@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meap.json_text import parse_json
 from meap.prep.encoding.bpe import build_merge_tables
 from meap.prep.encoding.cuts import WORD_MARK, Cuts, without_surroundings
 from meap.prep.encoding.engines import Encoded, Engine, TokenizersEngine
@@ -31,7 +32,7 @@ class ByWord:
     """
 
     def __init__(self, definition: str, cuts: Cuts, load_engine: Callable[[str], Engine]) -> None:
-        parsed: dict[str, Any] = json.loads(definition)
+        parsed: dict[str, Any] = parse_json(definition)
         bare = load_engine(json.dumps(without_surroundings(parsed)))
         self._table = WordTable(bare, cuts, build_merge_tables(parsed["model"]))
         self._whole = TokenizersEngine(definition)

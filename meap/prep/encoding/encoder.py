@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from meap.errors import DataError, first_line
+from meap.json_text import parse_json
 from meap.prep.encoding.cuts import WORD_MARK, find_cuts
 from meap.prep.encoding.engines import Encoded, Engine, FastokensEngine, TokenizersEngine
 from meap.prep.encoding.probe import probe_texts
@@ -73,7 +73,7 @@ class _WholeDocuments:
 def _load(definition: str, engine: str, by_word: bool) -> _Encoding:
     """Cached per process: a worker runs many tasks, and each unpickles its encoder again."""
     load_engine = FastokensEngine if engine == "fastokens" else TokenizersEngine
-    cuts = find_cuts(json.loads(definition)) if by_word else None
+    cuts = find_cuts(parse_json(definition)) if by_word else None
     if cuts is None:
         return _WholeDocuments(load_engine(definition))
     from meap.prep.encoding.by_word import ByWord  # imports numba
@@ -108,7 +108,7 @@ def _choose(tokenizer: Tokenizer, engine: str) -> Encoder:
     reference = Encoder(definition, "tokenizers", by_word=False)
     if engine == "tokenizers":
         return reference
-    by_word = find_cuts(json.loads(definition)) is not None
+    by_word = find_cuts(parse_json(definition)) is not None
     reason = ""
     for name in ("fastokens", "tokenizers"):
         candidate = Encoder(definition, name, by_word=by_word, fallback=reason)

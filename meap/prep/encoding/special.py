@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
 from meap.errors import DataError
+from meap.json_text import parse_json
 from meap.prep.encoding.engines import Encoded
 from meap.tokenizer import Tokenizer
 
@@ -49,7 +50,7 @@ class SpecialTokens:
     @classmethod
     def of(cls, tokenizer: Tokenizer, mode: str) -> SpecialTokens:
         """Those of a tokenizer's vocabulary without the mask token."""
-        definition: dict[str, Any] = json.loads(tokenizer.plain_definition)
+        definition: dict[str, Any] = parse_json(tokenizer.plain_definition)
         special = np.zeros(tokenizer.vocab_size, np.bool_)
         special[[token["id"] for token in definition["added_tokens"] if token["special"]]] = True
         special[[*tokenizer.record.borders, tokenizer.mask_id]] = True
@@ -175,7 +176,7 @@ def _reader(definition: str) -> RustTokenizer:
 @lru_cache(maxsize=2)
 def _plain_reader(definition: str, hidden: tuple[int, ...]) -> RustTokenizer:
     """The same, whose model does not find the tokens of `hidden` in text either."""
-    parsed: dict[str, Any] = json.loads(definition)
+    parsed: dict[str, Any] = parse_json(definition)
     renamed = _hide(parsed["model"], hidden)
     for token in parsed["added_tokens"]:  # else it would get another id
         token["content"] = renamed.get(token["content"], token["content"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+import time
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -15,7 +16,10 @@ from meap.places.folder import Folder
 from meap.prep.live import Progress
 from meap.prep.progress import Tally
 
-__all__ = ["TasksToRun", "log_of_task", "quiet"]
+__all__ = ["TasksToRun", "log_of_task", "quiet", "wait_for_records"]
+
+_SETTLE_SECONDS = 90.0
+"""How long the record of a completed task may take to be visible here: NFS caches for up to a minute."""
 
 _LOG_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} | {level: <8} | {name}:{function}:{line} - {message}"
 
@@ -66,6 +70,17 @@ class TasksToRun(Protocol):
     def records(self) -> Container[int]:
         """Tasks that are complete by now."""
         ...
+
+
+def wait_for_records(job: TasksToRun, tasks: Sequence[int], *, completed: Container[int]) -> list[int]:
+    """Those of `tasks` that have no valid record, once the records of completed ones are visible on this machine."""
+    until = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        records = job.records()
+        missing = [task for task in tasks if task not in records]
+        if not any(task in completed for task in missing) or time.monotonic() > until:
+            return missing
+        time.sleep(1.0)
 
 
 class _TaskLog:

@@ -14,6 +14,8 @@ import multiprocess
 import multiprocess.forkserver
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from multiprocess.context import ForkServerContext, ForkServerProcess
+from multiprocess.pool import Pool
 
 from meap.prep.executors.base import TasksToRun, quiet
 from meap.prep.pinned.executor import CompletionFromRecords
@@ -46,13 +48,30 @@ class LocalExecutor(CompletionFromRecords, LocalPipelineExecutor):
     def _run_in_workers(self, ranks: Sequence[int]) -> None:
         """Run tasks in a pool whose workers get the steps once: they name every input file of the job."""
         self.job.progress.has_local_workers = True
-        processes: Any = multiprocess
+        num_workers = min(self.workers, len(ranks))
+        self.job.progress.replaced_workers = lambda: _Worker.starts - num_workers
+        _Worker.starts = 0
         with (
             quiet(),
             _workers_from_server(),
-            processes.Pool(min(self.workers, len(ranks)), initializer=_keep, initargs=(self,)) as pool,
+            Pool(num_workers, initializer=_keep, initargs=(self,), context=_Context()) as pool,
         ):
             deque(pool.imap_unordered(_run_task, ranks), maxlen=0)
+
+
+class _Worker(ForkServerProcess):
+    """Counts how often workers were started: a pool replaces one only when it has ended."""
+
+    starts = 0
+
+    def start(self) -> None:
+        """Start it."""
+        _Worker.starts += 1
+        super().start()
+
+
+class _Context(ForkServerContext):
+    Process = _Worker
 
 
 _kept: list[LocalExecutor] = []

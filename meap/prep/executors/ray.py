@@ -19,7 +19,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import ConfigError, DataError, MeapError
 from meap.extras import require_packages
-from meap.prep.executors.base import TasksToRun, quiet
+from meap.prep.executors.base import TasksToRun, quiet, wait_for_records
 from meap.prep.pinned.executor import CompletionFromRecords
 
 __all__ = ["RayExecutor"]
@@ -64,7 +64,8 @@ class RayExecutor(CompletionFromRecords, RayPipelineExecutor):
             remote: Any = ray.remote(_run_task).options(
                 num_cpus=settings.cpus_per_task, memory=settings.memory_gb * _GIB or None, max_retries=_RETRIES
             )
-            waiting = self.get_incomplete_ranks()
+            ranks = self.get_incomplete_ranks()
+            waiting = list(ranks)
             running: dict[Any, int] = {}
             failures: dict[int, str] = {}
             try:
@@ -84,6 +85,7 @@ class RayExecutor(CompletionFromRecords, RayPipelineExecutor):
         if failures:
             first, *others = [failures[rank] for rank in sorted(failures)]
             raise DataError(first + (f"; {len(others)} more tasks failed" if others else ""))
+        wait_for_records(self.job, ranks, completed=ranks)
 
 
 def _run_task(executor: bytes, rank: int, folder: str, environment: Mapping[str, str]) -> str | None:

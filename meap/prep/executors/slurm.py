@@ -23,7 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 from meap.config.executors import SlurmConfig
 from meap.errors import ConfigError, DataError
 from meap.places.problems import place_errors
-from meap.prep.executors.base import TasksToRun, quiet
+from meap.prep.executors.base import TasksToRun, quiet, wait_for_records
 from meap.prep.executors.slurm_array import (
     ARRAY_NAME,
     ArrayJob,
@@ -38,8 +38,6 @@ __all__ = ["SlurmExecutor", "remedy"]
 _PICKLE, _RANKS, _SCRIPT = "executor.pik", "ranks_to_run.json", "launch_script.slurm"
 _SILENCE_SECONDS = 300.0
 """How long Slurm may not answer: its controller may be restarting."""
-_SETTLE_SECONDS = 90.0
-"""How long the record of a completed task may take to be visible here: NFS caches for up to a minute."""
 _SHOWN_CHARACTERS = 200
 
 
@@ -92,7 +90,8 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
                     f"to end the job: scancel --name={','.join(map(array.name_of, range(array.num_arrays)))}"
                 )
             raise
-        missing = self._settled(array, ended)
+        completed = [rank for rank, element in ended.items() if element.state == "COMPLETED"]
+        missing = wait_for_records(self.job, array.ranks, completed=completed)
         failure = self._failure(array, missing, ended) if missing else None
         self.job.folder.remove(ARRAY_NAME)
         if failure:
@@ -190,17 +189,6 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
                     return {rank: element for rank, element in known.items() if not element.is_live}
                 self.job.progress.note = f"Slurm job {array}: {_describe(live)}"
             time.sleep(self.job.config.progress_interval)
-
-    def _settled(self, array: ArrayJob, ended: dict[int, Element]) -> list[int]:
-        """Tasks that have no valid record, once the records of completed tasks are visible."""
-        until = time.monotonic() + _SETTLE_SECONDS
-        while True:
-            records = self.job.records()
-            missing = [rank for rank in array.ranks if rank not in records]
-            awaited = [rank for rank in missing if rank in ended and ended[rank].state == "COMPLETED"]
-            if not awaited or time.monotonic() > until:
-                return missing
-            time.sleep(1.0)
 
     def _failure(self, array: ArrayJob, missing: list[int], ended: dict[int, Element]) -> DataError:
         """One error for all failed tasks: of the first that says why, or of which Slurm says how, or else any."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meap.errors import ConfigError, DataError
+from meap.json_text import parse_json
 from meap.places.folder import Folder
 
 __all__ = ["ARRAY_NAME", "ArrayJob", "Element", "end_array", "max_array_size", "submit"]
@@ -86,7 +87,7 @@ class ArrayJob:
         if content is None:
             return None
         try:
-            values: dict[str, Any] = json.loads(content)
+            values: dict[str, Any] = parse_json(content)
             return cls(values["name"], tuple(values["ranks"]), int(values["chunk"]), dict(values["job_ids"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(

@@ -20,6 +20,7 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import IncompleteError
+from meap.json_text import parse_json
 from meap.places.folder import Folder
 from meap.prep.executors import build_executor
 from meap.prep.job import Job
@@ -183,6 +184,6 @@ def _record_name(stage: str, task: int) -> str:
 
 def _is_in_place(record: bytes, sizes: dict[str, int]) -> bool:
     try:
-        return all(sizes.get(name) == size for name, size in json.loads(record)["files"].items())
+        return all(sizes.get(name) == size for name, size in parse_json(record)["files"].items())
     except (ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from meap.json_text import parse_json
+
 __all__ = ["Fields", "RecordError", "short"]
 
 _SHOWN_CHARACTERS = 60
@@ -136,8 +138,8 @@ class Fields:
         """
         self._json.add(key)
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            found = parse_json(text)
+        except ValueError as error:
             raise self.error(f"field {key!r} is a string that is not JSON: {short(text)}") from error
         if "\\u" in text:
             try:

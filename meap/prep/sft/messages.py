@@ -14,12 +14,12 @@ stored as a JSON string). What two of them write differently may be mixed, since
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
+from meap.json_text import parse_json
 from meap.prep.sft.fields import Fields, RecordError, short
 from meap.prep.sft.tools import Tools, tools_of
 from meap.prep.sft.turns import ASSISTANT, SYSTEM, TOOL, USER, Messages, read_turns
@@ -170,8 +170,8 @@ def _side(record: Fields, key: str, role: str) -> Messages:
 def _is_json_of_turns(text: str) -> bool:
     if not text.lstrip().startswith("["):
         return False
-    with suppress(ValueError, RecursionError):
-        turns = json.loads(text)
+    with suppress(ValueError):
+        turns = parse_json(text)
         return bool(turns) and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in turns)
     return False
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 from meap.checkpoints import CheckpointFile, ModelRecord, describe_content
+from meap.json_text import parse_json
 from meap.schema import TOKENIZER_DIR
 from meap.tokenizer import Tokenizer, tokenizer_files
 from meap.train.model import NextTokenModel
@@ -41,7 +41,7 @@ def record_model(
             return dataclasses.replace(before, tokenizer_files=tuple(contents), **frozen), contents
         kept = {file: content for file, content in contents.items() if file in before.tokenizer_files}
         return dataclasses.replace(before, **frozen), kept
-    architecture = json.loads(model.config.to_json_string(use_diff=False))
+    architecture = parse_json(model.config.to_json_string(use_diff=False))
     architecture.pop(_ADDRESS, None)
     return (
         ModelRecord(

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 
 from composer.utils import dist
 
-from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, ModelRecord, newest_record
+from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, MissingError, ModelRecord, newest_record
 from meap.checkpoints.reading import read_record
 from meap.config import RecipeConfig, from_values
 from meap.config.sharding import spreading_modes
@@ -26,7 +26,7 @@ __all__ = ["ResumePoint", "find_resume_point", "model_to_continue"]
 
 ResultT = TypeVar("ResultT")
 
-_SHARED_SECONDS = 5.0
+_SHARED_SECONDS = 10.0
 """A file of one node may take a moment to appear on others."""
 
 
@@ -122,13 +122,18 @@ def _branch_point(config: RecipeConfig, branch_from: str, run_dir: Path) -> Resu
 
 def _fetched(store: CheckpointStore, step: int, copies: Path) -> tuple[ResumePoint | None, str]:
     """The checkpoint, fetched on every node; or what is wrong with it on one of them."""
+    several_nodes = dist.get_world_size() > dist.get_local_world_size()
+    until = time.monotonic() + (_SHARED_SECONDS if several_nodes and not store.is_remote else 0.0)
 
     def fetch() -> tuple[CheckpointRecord | None, Path | None, str]:
-        try:
-            record = store.record(step)
-            return record, store.fetch(record, copies), ""
-        except DamagedError as error:
-            return None, None, str(error)
+        while True:
+            try:
+                record = store.record(step)
+                return record, store.fetch(record, copies), ""
+            except DamagedError as error:
+                if not isinstance(error, MissingError) or time.monotonic() > until:
+                    return None, None, str(error)
+            time.sleep(0.5)
 
     found = _on_node_leaders(fetch)
     for _, _, problem in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
+from meap.json_text import parse_json
 from meap.manifest import CONVERSATIONS, ROWS
 from meap.noise import hide_loading_bars
 from meap.tokenizer import Tokenizer, load_tokenizer
@@ -76,7 +76,7 @@ def _generation_settings(base: str, architecture: PretrainedConfig) -> dict[str,
     try:
         if not Path(base).is_dir():
             path = Path(hf_hub_download(base, GENERATION_CONFIG_NAME))
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(parse_json(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, EntryNotFoundError):
         return GenerationConfig.from_model_config(architecture).to_diff_dict()
     except Exception as error:

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from threading import Condition, Event
+from threading import Condition, Event, Thread
+from time import monotonic
 
 import openai
 import pytest
@@ -113,8 +115,6 @@ def test_nobody_there_is_one_clear_error(ask, judge_server, unused_port):
 
 @pytest.fixture
 def unused_port():
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         yield taken.getsockname()[1]
@@ -235,6 +235,53 @@ def test_no_reply_takes_for_ever_or_fills_the_memory(ask, judge_server, tmp_path
         ask(PROMPTS[:1], retries=0, timeout=0.5 if fault == "slow" else 30, longest=0.6 if fault == "slow" else 60)
     most = (most_tokens(PROMPTS[0]) * 1 + 1024 * 10) / 1e6
     assert ReplyStore(tmp_path / "judge.jsonl").spent == pytest.approx(most), "it may have been paid for"
+
+
+@pytest.fixture
+def dripping():
+    """A server that sends a beginning, and then a byte each hundredth of a second for ever; as a function of these."""
+    stopped = Event()
+
+    def serve(listening, start, drop):
+        with listening, listening.accept()[0] as connection:
+            try:
+                connection.sendall(start)
+                while not stopped.wait(0.01):
+                    connection.sendall(drop)
+            except OSError:
+                pass  # the client has hung up
+
+    def start(start, drop):
+        listening = socket.create_server(("127.0.0.1", 0))
+        serving = Thread(target=serve, args=(listening, start, drop), daemon=True)
+        serving.start()
+        return listening.getsockname()[1], serving
+
+    yield start
+    stopped.set()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "start", "drop"),
+    [
+        ("http", b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a"),
+        ("http", b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        ("http", b"HTTP/1.1 2", b"0"),
+        ("http", b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ("http", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        ("https", b"\x16\x03\x03\x40\x00", b"\0"),
+    ],
+    ids=["a header", "headers", "the status", "goes on", "the body", "the handshake"],
+)
+def test_a_server_that_drips_is_left_in_time(ask, dripping, scheme, start, drop):
+    """Each byte is in time; it is the request as a whole that takes for ever."""
+    port, serving = dripping(start, drop)
+    began = monotonic()
+    with pytest.raises(JudgeError, match="has not answered in 1 attempts .*timed out"):
+        ask(PROMPTS[:1], base_url=f"{scheme}://127.0.0.1:{port}/v1", retries=0, timeout=0.5, longest=0.6)
+    assert monotonic() - began < 20
+    serving.join(timeout=20)
+    assert not serving.is_alive(), "the connection is closed"
 
 
 def test_requests_run_side_by_side_and_no_more_than_asked(ask, judge_server):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from meap.errors import ConfigError
+from meap.evals.comparison import compare, print_comparison
 from meap.evals.runner import run_tasks
 from meap.evals.task import Example, Output
 from meap.evals.tasks.needle_fu import depths_of, examples, grid_of, score
@@ -62,14 +63,19 @@ def test_files_are_read_in_the_order_of_their_names(make_inputs, tokenizer, tmp_
     assert "<book> First file. Second file. First file. " in text
 
 
-def test_one_haystack_is_one_cluster(make_inputs, blind, tmp_path):
-    """All lengths and depths of a trial have one text in common: with one trial there is no interval."""
+def test_one_haystack_is_one_cluster(make_inputs, blind, tmp_path, capsys):
+    """All lengths and depths of a trial have one text in common: with one trial there is no interval, and a reason."""
     for trials in (1, 3):
         inputs = make_inputs(f"needle_fu.trials={trials}")
         found = run_tasks(inputs, blind, ["needle_fu"], tmp_path / str(trials))["tasks"]["needle_fu"]
         recall = found["metrics"]["recall"]
         assert (recall["n"], recall["clusters"]) == (2 * 3 * trials, trials)
         assert (recall["low"] is None) == (trials == 1)
+        print_comparison(compare(f"{tmp_path / str(trials)},{tmp_path / str(trials)}", tmp_path / "compared"))
+        told = capsys.readouterr().out
+        assert ("note: one trial, as published" in told) == (trials == 1)
+        [mean] = [line.split() for line in told.splitlines() if line.startswith("mean, ROUGE-1 recall of the answer ")]
+        assert mean[-4:-2] == (["-", "-"] if trials == 1 else ["1", "1"])
 
 
 def test_depths_are_rounded_percents():

@@ -106,14 +106,14 @@ def test_all_the_real_text_there_is(shared_data, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "num_words"), [("llama3", 1_900_000), ("llama2", 400_000)])  # of slow tokenizers
-def test_documents_of_megabytes(tokenizer_of, kind, num_words):
+@pytest.mark.parametrize("kind", ["llama3", "llama2"])
+def test_documents_of_megabytes(tokenizer_of, kind):
     tokenizer = tokenizer_of(kind)
     rng = random.Random(0)
     words = ["harbour", "lamp,", "The", "\n", "12345", "«naïve»", "    ", "\U0001f44d"]
-    prose = " ".join(rng.choices(words, k=num_words))
+    prose = " ".join(rng.choices(words, k=400_000))
     one_word, spaces = "harbour" * 300_000, " " * 2_000_000
-    assert len(prose.encode()) > 5 * num_words
+    assert len(prose.encode()) > 2_000_000
     _assert_exact(build_encoder(tokenizer), tokenizer, [prose, one_word, spaces, ""])
 
 
