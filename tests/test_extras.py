@@ -79,11 +79,13 @@ def optional_imports(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module)
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in {"import_module", "find_spec"}:
             names |= {each.value for each in node.args if isinstance(each, ast.Constant)}
-    tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"meap", "__future__"}
+    is_script = ROOT / "meap" not in path.parents
+    beside = {each.stem for each in path.parent.iterdir() if is_script}  # what it imports from its own folder
+    tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"meap", "__future__"} - beside
     return {top for top in tops if not homes(top) & ALWAYS_THERE}
 
 

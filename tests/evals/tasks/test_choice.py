@@ -46,9 +46,7 @@ def test_without_a_group_there_is_one_row(make_inputs, write):
     ],
 )
 def test_what_cannot_be_asked_is_refused_by_its_line(make_inputs, write, line):
-    with pytest.raises(
-        BadInputError, match=r"line 2 cannot be asked .*: it needs a prompt, two or more candidates"
-    ):
+    with pytest.raises(BadInputError, match=r"line 2 cannot be asked .*: it needs a prompt, two or more candidates"):
         examples(make_inputs(write(ASKED, line)))
 
 
