@@ -9,6 +9,7 @@ import fsspec
 import pytest
 
 from meap.errors import DataError
+from meap.prep.inputs import find_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -146,3 +147,24 @@ def test_keys_that_are_refused_or_expire_are_one_error_and_nowhere_a_secret(
     for secret in _SECRETS.values():
         assert secret not in said
         assert not [content for content in written if secret.encode() in content]
+
+
+@pytest.mark.fault(3)
+def test_a_file_that_is_replaced_while_it_is_read_is_an_error_and_no_mixture(server, bucket, monkeypatch):
+    """A store answers each part of a large file by itself, the later ones from another version."""
+    for name, value in {**_ENVIRONMENT, "AWS_ENDPOINT_URL": server}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"default_block_size": 1 << 20})
+    bucket.put_object(Key="raw.jsonl", Body=b"a" * (4 << 20))
+    files = find_inputs("s3://corpus/raw.jsonl")
+
+    def read() -> None:
+        with files.open(0) as opened:
+            assert opened.read(1 << 20) == b"a" * (1 << 20)
+            bucket.put_object(Key="raw.jsonl", Body=b"b" * (4 << 20))
+            assert set(opened.read()) == set(b"a"), "only what had arrived already may be read"
+            opened.seek(0)
+            opened.read()
+
+    with pytest.raises(DataError, match=r"^s3://corpus/raw.jsonl cannot be used \("):
+        read()

@@ -11,6 +11,7 @@ import pytest
 
 from meap.checkpoints import CheckpointStore
 from meap.errors import CheckpointError, ConfigError, MismatchError
+from tests.train.outputs import at_pass
 
 ROOT = Path(__file__).resolve().parents[3]
 FLAT = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")
@@ -133,6 +134,22 @@ def test_an_upload_that_fails_is_a_warning_then_an_error(train, tmp_path, memory
         train(tmp_path / "run", "train.max_duration=4ba", "checkpoint.folder=memory://bucket/run")
     assert "tried again with the next one" in capsys.readouterr().err
     assert (tmp_path / "run/checkpoints/ba4.pt").is_file()
+
+
+@pytest.mark.fault(6)
+def test_a_run_that_saves_where_another_began_to_save_leaves_the_store_as_it_is(train, begun, tmp_path, memory):
+    """As from two machines, which see nothing of each other but the store."""
+    other = CheckpointStore(str(begun[0] / "checkpoints"))
+
+    def save_too(_: object) -> None:
+        for name in ("ba10.pt", "ba10.json"):
+            memory.pipe(f"/bucket/run/{name}", Path(other.location, name).read_bytes())
+
+    told = r"^checkpoint.folder=memory://bucket/run holds ba10, which another process has written since this one began"
+    with at_pass(5, save_too), pytest.raises(CheckpointError, match=told):
+        train(tmp_path / "run", *LONGER, "checkpoint.folder=memory://bucket/run", "train.microbatch_size=8")
+    assert memory.cat("/bucket/run/ba10.pt") == Path(other.location, "ba10.pt").read_bytes()
+    assert CheckpointStore("memory://bucket/run").steps() == [10, 4]
 
 
 def test_settings_that_exclude_each_other_are_refused(small_config, tmp_path):
