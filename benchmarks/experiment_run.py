@@ -11,7 +11,9 @@ saves nothing. Processor time is measured, which neighbours hardly move, and its
 
 import argparse
 import contextlib
+import multiprocessing
 import os
+import resource
 import runpy
 import statistics
 import sys
@@ -26,6 +28,7 @@ YAML = ROOT / "experiments/settings/train_cpu.yaml"
 def main() -> None:
     """Prepare, take turns, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="section.key=value of the run, such as train.compile=true")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
@@ -39,6 +42,7 @@ def main() -> None:
             settings = (
                 *(str(YAML), f"run.dir={folder}/run-{number}", f"data.remote={shards}", "masking.ratio=0"),
                 *(f"train.max_duration={asked.steps}ba", "train.eval_interval=100ba", "train.eval_batches=4"),
+                *asked.overrides,
             )
             runs.append(_processor_seconds(lambda settings=settings: _run_script("recipes/meap_1b.py", *settings)))
             loops.append(_processor_seconds(lambda: _loop(shards, steps=asked.steps)))
@@ -65,7 +69,7 @@ def _prepare(folder: Path, *, num_tokens: int) -> Path:
 
 def _run_script(script: str, *arguments: str) -> None:
     sys.argv = [str(ROOT / script), *arguments]
-    with contextlib.suppress(SystemExit):
+    with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -95,19 +99,14 @@ def _loop(shards: Path, *, steps: int) -> None:
 
 def _processor_seconds(work: Callable[[], None]) -> float:
     """Of a forked process and those that it starts."""
-    if not (child := os.fork()):
-        status = 1
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    _, status, used = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"a process ended with status {os.waitstatus_to_exitcode(status)}")
-    return used.ru_utime + used.ru_stime
+    process = multiprocessing.get_context("fork").Process(target=work)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"a process ended with status {process.exitcode}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":

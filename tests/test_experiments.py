@@ -227,7 +227,7 @@ def test_the_pages_say_what_the_numbers_say():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_killed_experiment_goes_on_to_its_verdict(tiny, tmp_path, warm_python, quiet_environment):
     def start(*overrides) -> subprocess.Popen:
         return subprocess.Popen(

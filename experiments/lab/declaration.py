@@ -95,6 +95,8 @@ class MeasureConfig:
     """Of a metric of training: its `last` value, its `best` (lowest), or that at the end of an epoch, such as `4ep`."""
     percent: bool = False
     """Whether it is shown in percent."""
+    scale: float = 1.0
+    """What it is multiplied by where it is shown; its label says so."""
     chance: float | None = None
     """Value of a guess."""
 

@@ -151,7 +151,7 @@ def sentence_of(found: Found) -> str:
 def shown(measure: Found, value: float, *, sign: bool = False) -> str:
     """A value as text."""
     plus = "+" if sign else ""
-    return f"{100 * value:{plus}.1f} %" if measure["percent"] else f"{value:{plus}.4f}"
+    return f"{100 * value:{plus}.1f} %" if measure["percent"] else f"{measure['scale'] * value:{plus}.4f}"
 
 
 def interval(measure: Found, difference: Found) -> str:

@@ -46,7 +46,7 @@ def _panel(axes: Any, *, found: Found, picture: PictureConfig, cfg: ExperimentCo
             points = [numbers["measures"][name] for _, name in named]
             places = [x for x, _ in named]
         if points:
-            scale = 100 if _first(picture, cfg).percent else 1
+            scale = 100 if _first(picture, cfg).percent else _first(picture, cfg).scale
             scaled = [{key: _times(scale, each[key]) for key in ("value", "low", "high")} for each in points]
             spread = 1 + 0.006 * (number - len(cfg.arms) / 2) if picture.log_x else 1
             draw_interval_points(
