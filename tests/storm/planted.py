@@ -140,21 +140,22 @@ class Result:
 def storm_without(guard: Guard, world: World, journeys: Iterator[Journey], *, minutes: float) -> Result:
     """Storm a copy of the tree without a guard, until a journey breaks that does not in the tree as it is."""
     result, deadline = Result(guard.name), time.monotonic() + 60 * minutes
-    with tempfile.TemporaryDirectory(prefix="planted-") as name, world.home("planted") as home:
+    with tempfile.TemporaryDirectory(prefix="planted-") as name:
         world.root = Path(name)
         world.root.chmod(0o755)  # for another user, who is among the faults
         for part in _PARTS:
             shutil.copytree(ROOT / part, world.root / part)
         guard.plant(world.root)
-        storm = Storm(world, Quiet(home), world.root)
-        while time.monotonic() < deadline and (journey := next(journeys, None)):
-            started = time.monotonic()
-            _, verdict, told = storm.travel(journey)
-            result.journeys += 1
-            result.seconds += time.monotonic() - started
-            if verdict not in {"quiet", "refused"} and is_quiet_as_it_is(world, journey):
-                result.found, result.told = verdict, f"journey {journey.number}: {told[-1500:]}"
-                break
+        with world.home("planted") as home:
+            storm = Storm(world, Quiet(home), world.root)
+            while time.monotonic() < deadline and (journey := next(journeys, None)):
+                started = time.monotonic()
+                _, verdict, told = storm.travel(journey)
+                result.journeys += 1
+                result.seconds += time.monotonic() - started
+                if verdict not in {"quiet", "refused"} and is_quiet_as_it_is(world, journey):
+                    result.found, result.told = verdict, f"journey {journey.number}: {told[-1500:]}"
+                    break
     return result
 
 
