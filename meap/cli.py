@@ -26,8 +26,8 @@ __all__ = ["COMMANDS", "Command", "env", "generate", "inspect", "main", "report"
 _DEPENDENCIES = ("fsspec", "huggingface_hub", "numpy", "tenacity", "tokenizers", "yaml")
 """Modules of the packages that every installation has."""
 _SCRIPTS = {
-    "prepare": "python dataprep/c4_to_mds.py",
-    "train": "composer recipes/meap_1b.py",
+    "prepare": "python dataprep/c4_to_mds.py, for fine-tuning dataprep/sft_to_mds.py",
+    "train": "composer recipes/meap_1b.py, for fine-tuning recipes/meap_sft.py",
     "export": "python recipes/export_hf.py",
     "evaluate": "python recipes/evaluate.py",
 }
@@ -233,7 +233,7 @@ def _help() -> str:
 def _refuse(name: str) -> NoReturn:
     remedy = "`meap --help` lists the commands"
     if name in _SCRIPTS:
-        remedy = f"it is a script of the project, `{_SCRIPTS[name]}`"
+        remedy = f"it is a script of the project: {_SCRIPTS[name]}"
     elif close := difflib.get_close_matches(name.lower().lstrip("-"), COMMANDS, n=1):
         remedy = f"did you mean `meap {close[0]}`?"
     elif "=" in name or name.endswith((".yaml", ".yml")):

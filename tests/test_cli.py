@@ -18,7 +18,7 @@ HEAVY = {"torch", "streaming", "transformers", "datatrove", "composer", "fsspec"
 MISTAKES = [
     ([], "meap COMMAND [yaml] [key=value ...]"),
     (["inspct"], "'inspct' is no command of meap: did you mean `meap inspect`?"),
-    (["train"], "'train' is no command of meap: it is a script of the project, `composer recipes/meap_1b.py`"),
+    (["train"], "'train' is no command of meap: it is a script of the project: composer recipes/meap_1b.py"),
     (["runs=a,b"], "'runs=a,b' is no command of meap: name the command first"),
     (["inspect"], "meap inspect takes [yaml] [key=value ...], and --help lists the keys"),
     (["inspect", "{here}"], "'{here}' is neither a .yaml file nor key=value: write remote={here}"),

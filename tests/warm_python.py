@@ -34,8 +34,11 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LONGEST_MESSAGE = 1 << 20
 
 
-def start(folder: Path) -> str:
-    """Return the program's path; the server is started unless it serves this folder already."""
+def start(folder: Path, *, without: str = "-") -> str:
+    """Return the program's path; the server is started unless it serves this folder already.
+
+    What begins with `without` is not imported: commands have their own of it.
+    """
     from filelock import FileLock
 
     program, address = folder / "warm-python", folder / "warm.socket"
@@ -46,7 +49,7 @@ def start(folder: Path) -> str:
             environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_"))}
             with log:
                 subprocess.run(
-                    [sys.executable, __file__, str(address), str(owner)],
+                    [sys.executable, __file__, str(address), str(owner), without],
                     env=environment | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True,
                 )  # fmt: skip
@@ -72,7 +75,7 @@ os._exit(status)
 """
 
 
-def serve(address: str, owner: int) -> None:
+def serve(address: str, owner: int, without: str) -> None:
     """Fork for every client until the owner is gone."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address)
@@ -80,7 +83,7 @@ def serve(address: str, owner: int) -> None:
     if os.fork():
         os._exit(0)  # who has started the server may go on, and call it
     os.setsid()
-    for name in IMPORTED:
+    for name in [name for name in IMPORTED if not name.startswith(without)]:
         __import__(name)
     import torch
     from composer.utils.collect_env import get_composer_env_dict
@@ -190,4 +193,4 @@ def _run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -79,6 +79,10 @@ def require_own_yaml(path: Path, config_class: type[Any], *, command: str) -> No
     strange = [key for layer, _ in layers for key, _ in unknown_keys(config_class, layer)]
     if not strange:
         return
+    if "training" in fields_of(config_class) and not any(
+        True for layer, _ in layers for _ in unknown_keys(RecipeConfig, layer)
+    ):
+        raise ConfigError(f"{path} is a training's yaml (key {strange[0]!r}): write training={path}")
     for other, script in _SCRIPTS.items():
         if any(True for layer, _ in layers for _ in unknown_keys(other, layer)):
             continue

@@ -81,7 +81,7 @@ def _explain(location: str, error: Exception, cannot_be: str, num_bytes: int | N
     if lacks_credentials(error):
         return f"{location}: no credentials found ({described}): {GIVE_CREDENTIALS}"
     if isinstance(error, ImportError):
-        return f"{location}: a package for this kind of URL is missing ({described})"
+        return f"{location}: a package for this kind of URL is missing ({described}): install it, where this runs"
     return f"{location} cannot be {cannot_be}{tried} ({described}): {_CHECK}"
 
 

@@ -105,14 +105,16 @@ def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterato
             conversations=sum(split.documents for _, split in by_part),
             heldout_rows=heldout_rows if job.config.heldout_ratio else None,
             max_length=job.config.max_length,
+            views=job.config.views,
         )
         context, views = model_context(job.tokenizer.name), job.config.views
         if warning := warning_of_context(context, max_length=job.config.max_length, views=views):
             yield warning
     if counts[LOSSY_DOCUMENTS] > _FEW_LOSSY * counts[TRIED_DOCUMENTS]:
         first = next((record.first_loss for record in records if record.first_loss is not None), "")
+        noun = "documents" if job.kind == ROWS else "conversations"
         yield (
-            f"{counts[LOSSY_DOCUMENTS]:,} of {counts[TRIED_DOCUMENTS]:,} documents that were encoded and decoded as a "
+            f"{counts[LOSSY_DOCUMENTS]:,} of {counts[TRIED_DOCUMENTS]:,} {noun} that were encoded and decoded as a "
             f"trial do not come back: the tokenizer loses {first}; choose one that can spell this text"
         )
 

@@ -12,7 +12,7 @@ header       what a run prints at its start    provenance   where it comes from,
 model, loss  the network and its loss          attention    attention for packed rows
 algorithm    masking in the training process   schedule     its ratio over training
 optim        AdamW and its schedule            speed        torch.compile, Liger's kernels
-lora         adapters beside a frozen base
+lora         adapters beside a frozen base     roll_call    which ranks do not answer
 
 callbacks/   what is measured                  loggers/     console, a file, TensorBoard, W&B, MLflow
 checkpoints/ saving, resuming, stopping        pinned/      what leans on Composer's internals

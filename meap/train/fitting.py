@@ -22,6 +22,10 @@ from meap.train.run_folder import append_to_log
 
 __all__ = ["fit"]
 
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_WAITED = ("Timed out waiting", "Operation timed out", "Connection timed out")
+"""What torch says of the connections between ranks, for which it has no classes."""
+
 
 def fit(trainer: Trainer) -> None:
     """Train until the maximum duration, which a resumed run may have reached already.
@@ -128,8 +132,16 @@ def _failed_step(trainer: Trainer, error: BaseException) -> str:
             f"rank {rank} lost a loader worker at step {step:,} ({told}): if nobody killed it, memory ran out (dmesg "
             "says so); lower data.num_workers or data.predownload"
         )
-    if isinstance(error, RuntimeError) and ("Connection closed by peer" in told or "Connection reset by peer" in told):
-        return f"rank {rank} lost another rank at step {step:,} ({told}): the reason is among the messages of that rank"
+    if isinstance(error, RuntimeError) and any(each in told for each in (*_LOST, *_WAITED)):
+        missing = _saving(trainer).roll_call()
+        who = f"{missing}; " if missing else ""
+        if any(each in told for each in _LOST):
+            remedy = "the reason is among the messages of that rank"
+            return f"rank {rank} lost another rank at step {step:,} ({who}{told}): {remedy}"
+        return (
+            f"rank {rank} waited in vain for another rank at step {step:,} ({who}{told}): if that rank was not stopped "
+            "by somebody, look at its machine; train.dist_timeout says how long ranks wait for each other"
+        )
     return ""
 
 

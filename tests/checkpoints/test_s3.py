@@ -1,13 +1,15 @@
 """The same against S3, with faults between: what heals is healed, what does not is one error."""
 
+import dataclasses
 import itertools
 
 import fsspec
 import pytest
 
 from meap.back_off import BackOff
-from meap.checkpoints import CheckpointStore, DamagedError
-from meap.errors import CheckpointError
+from meap.checkpoints import CheckpointStore, DamagedError, describe_file
+from meap.errors import CheckpointError, DataError
+from meap.places.folder import Folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault(3), pytest.mark.timeout(300)]
 
@@ -117,3 +119,58 @@ def test_a_download_heals_or_is_an_error_and_no_wrong_byte_is_used(save, s3_faul
     s3_faults.resumed.set()
     assert store.fetch(record, tmp_path / "other").read_bytes() == b"ba8.pt of 8" * 100
     record_property("injected", tried)
+
+
+@pytest.mark.parametrize("fault", ["cut", 503])
+def test_an_upload_in_parts_that_is_cut_leaves_no_object_and_no_parts(s3_faults, bucket, tmp_path, monkeypatch, fault):
+    """As a checkpoint's; s3fs makes parts of 50 MB of what has 100 MB or more, here the smallest that S3 takes."""
+    monkeypatch.setitem(fsspec.config.conf, "s3", {})  # patience
+    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda *_, **__: 5 << 20)
+    content = bytes(range(256)) * (11 << 12)
+    (tmp_path / "ba8.pt").write_bytes(content)
+    folder, store = Folder("s3://corpus/run"), bucket.meta.client
+    s3_faults.rule = lambda method, path, count: fault if method == "PUT" else None
+    with pytest.raises(DataError, match=r"^s3://corpus/run/ba8.pt cannot be written after 3 attempts \("):
+        folder.upload(tmp_path / "ba8.pt", "ba8.pt")
+    assert folder.entries() == []
+    assert "Uploads" not in store.list_multipart_uploads(Bucket="corpus")
+    puts = itertools.count()
+    s3_faults.rule = lambda method, path, count: fault if method == "PUT" and next(puts) == 1 else None
+    folder.upload(tmp_path / "ba8.pt", "ba8.pt")
+    assert folder.read("ba8.pt") == content
+    assert "Uploads" not in store.list_multipart_uploads(Bucket="corpus")
+
+
+def test_folders_of_more_than_a_page_are_listed_whole(bucket, monkeypatch):
+    """A store lists a thousand names at a time."""
+    monkeypatch.setitem(fsspec.config.conf, "s3", {})  # patience
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    for step in range(1, 1102):
+        backend.put_object("corpus", f"run/ba{step}.json", b"{}")
+    store = CheckpointStore(FOLDER)
+    assert store.steps() == list(range(1101, 0, -1))
+    assert Folder("s3://corpus").sizes("run") == {f"ba{step}.json": 2 for step in range(1, 1102)}
+    store.prune(1100, newest=1101)
+    assert store.steps() == list(range(1101, 1, -1))
+
+
+def test_an_older_version_s_body_is_damage_and_the_checkpoint_before_counts(save, bucket, tmp_path):
+    """A store that answers with what an earlier run had saved at the same step, or with its record."""
+    former = save(FOLDER, 8)
+    older = {name: bucket.Object(f"run/{name}").get()["Body"].read() for name in ("ba8.pt", "ba8.json")}
+    store = CheckpointStore(FOLDER)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/ba8.pt").write_bytes(older["ba8.pt"][::-1])
+    store.upload(["ba8.pt"], tmp_path / "new")
+    store.publish(dataclasses.replace(former, files=(describe_file(tmp_path / "new/ba8.pt", "ba8.pt"),)))
+    current = store.record(8)
+    assert store.fetch(current, tmp_path / "a").read_bytes() == older["ba8.pt"][::-1]
+    for name, body in older.items():
+        before = bucket.Object(f"run/{name}").get()["Body"].read()
+        bucket.put_object(Key=f"run/{name}", Body=body)
+        with pytest.raises(DamagedError, match=r"ba8.pt does not have the hash that was recorded"):
+            store.fetch(store.record(8), tmp_path / f"of {name}")
+        bucket.put_object(Key=f"run/{name}", Body=before)

@@ -9,7 +9,7 @@ import torch
 
 from meap.answers import END, LONG, SCORED, answer_spans, long_answers, with_long_answers
 from meap.config import DataConfig, SftConfig
-from meap.data import build_sft_loader, open_shards
+from meap.data import build_sft_loader, open_heldout_rows, open_shards
 from meap.data.sft import expand_row
 from meap.errors import ConfigError, MismatchError
 from meap.manifest import CONVERSATIONS
@@ -256,6 +256,17 @@ def test_conversations_and_pre_training_rows_are_not_mistaken_for_each_other(rem
     plain = DataConfig(remote=str(write_shards(tmp_path, rows=8)), seq_len=16)
     with pytest.raises(MismatchError, match=r"holds rows, not conversations: recipes/meap_1b.py trains on it"):
         open_shards(plain, "train", kind=CONVERSATIONS)
+
+
+def test_an_evaluation_on_held_out_conversations_names_its_own_key(write_conversations, tmp_path):
+    remote = write_conversations(tmp_path, seq_len=WIDE)
+    (remote / "train").rename(remote / "validation")
+    said = r"^perplexity\.remote: .* holds conversations, whose held-out loss .*: give rows of text, which dataprep/c4"
+    with (
+        pytest.raises(MismatchError, match=said),
+        open_heldout_rows([str(remote)], fingerprint="", key="perplexity.remote"),
+    ):
+        pass
 
 
 def test_copies_can_be_asked_of_longer_answers_only_at_run_time(remote, rows, tmp_path):

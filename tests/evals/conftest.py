@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from meap.config import EvaluationConfig, load_config
 from meap.evals.hugging_face import HuggingFaceLM
 from meap.evals.lm import Attention
 from meap.evals.task import Example, LazyRows, TaskInputs
+from meap.show.figures import save_panels
 from meap.synthetic import generate_record_example
 from meap.tokenizer import Tokenizer
 
@@ -23,6 +25,7 @@ from .judge_server import JudgeServer
 
 SMALL = (
     *("model=m", "key_retrieval.examples=30", "key_retrieval.sentences=2"),
+    *("record_retrieval.examples=16", "record_retrieval.sentences=[1,2]"),
     *("needle_fu.lengths=[400,600]", "needle_fu.depths=3", "needle_fu.buffer=250", "needle_fu.max_new_tokens=90"),
     *("needle_magic.lengths=[300,400]", "needle_magic.depths=3", "needle_magic.trials=2"),
     *("multi_needle.lengths=[900,1100]", "multi_needle.needles=[2,3]", "multi_needle.depths=[0,50,100]"),
@@ -118,6 +121,24 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def drawing() -> Iterator[Event]:
+    """Runs write PNGs while it is set: these take longer than all else with models this small."""
+    asked = Event()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("meap.evals.runner.save_panels", "meap.evals.comparison.save_panels"):
+            patch.setattr(name, lambda *what, **how: save_panels(*what, **how) if asked.is_set() else None)
+        yield asked
+
+
+@pytest.fixture
+def pictures(drawing) -> Iterator[None]:
+    """For tests that look at PNGs."""
+    drawing.set()
+    yield
+    drawing.clear()
 
 
 @pytest.fixture(scope="session")

@@ -58,9 +58,8 @@ def inputs(make_inputs, commonsense_dir, articles):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Examples are made once, being a function of the inputs, and no pictures are drawn."""
+    """Examples are made once, being a function of the inputs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("meap.evals.runner.save_panels", lambda *_, **__: None)
         for name, task in list(TASKS.items()):
             made = []
             patch.setitem(TASKS, name, dataclasses.replace(task, examples=partial(make_once, task.examples, made)))

@@ -38,7 +38,7 @@ def both(evaluate, make_inputs, oracle, blind):
 
 
 @pytest.mark.slow
-def test_differences_are_the_second_less_the_first(both, tmp_path, capsys):
+def test_differences_are_the_second_less_the_first(both, tmp_path, capsys, pictures):
     found = compare(f"{both[0]},{both[1]}", tmp_path / "out")
     assert found["models"] == ["blind", "oracle"]
     generation = found["tasks"]["key_retrieval"]["metrics"]["generation"]

@@ -82,7 +82,7 @@ def test_without_the_data_all_but_held_out_loss_is_measured(main, folder, capsys
         main(configure("perplexity.remote=[gone/mds]", "tasks=perplexity"))
 
 
-def test_two_evaluations_are_compared(main, folder, capsys):
+def test_two_evaluations_are_compared(main, folder, capsys, pictures):
     main(configure("tasks=key_retrieval"))
     main(load_config(EvaluationConfig, None, ["compare=runs/eval/hf,runs/eval/hf"]))
     assert "difference" in capsys.readouterr().out

@@ -83,11 +83,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--journey", type=int)
-    parser.add_argument("--begin", type=int, default=0, help="the first journey")
     parser.add_argument("--replay", type=Path)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("runs/storm"))
-    parser.add_argument("--first", action="store_true", help="end with the first failure, and shorten it not")
     parser.add_argument("--keep-going", action="store_true", help="go on after a failure, and shorten none")
     options = parser.parse_args()
     if options.table:
@@ -96,7 +94,7 @@ def main() -> int:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     seed = SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
-    deadline, number, failures = time.monotonic() + 60 * options.minutes, options.journey or options.begin, 0
+    deadline, number, failures = time.monotonic() + 60 * options.minutes, options.journey or 0, 0
     world = make_world()
     try:
         with world.home("quiet") as quiet_home:
@@ -107,8 +105,6 @@ def main() -> int:
                 journey = draw_journey(seed, number, is_private=world.is_private)
                 if not storm.note(journey):
                     failures += 1
-                    if options.first:
-                        break
                     if not options.keep_going:
                         storm.shorten(journey, storm.travel(journey)[1])
                         break

@@ -28,7 +28,7 @@ class Data:
         given = [f"{key}={value}" for key, value in self.settings.items()] + [f"workers={workers}", f"remote={remote}"]
         if self.kind == "prepare":
             return ["dataprep/c4_to_mds.py", source, "tokenizer.name=my-tokenizer", f"seq_len={SEQ_LEN}", *given]
-        sizes = [f"max_length={MAX_LENGTH}", "min_answer_tokens=4"]
+        sizes = [f"max_length={MAX_LENGTH}", f"seq_len={SEQ_LEN}", "min_answer_tokens=4"]
         return ["dataprep/sft_to_mds.py", source, f"tokenizer.name={base_dir}", *sizes, *given]
 
 

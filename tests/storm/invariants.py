@@ -13,6 +13,10 @@ from .running import Outcome
 from .world import SECRETS, Home
 
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\)|^Fatal Python error", re.MULTILINE)
+_OF_THE_LAUNCHER = re.compile(
+    r"^Traceback (?:(?!^Traceback ).)*?cli/launcher\.py.*?^SystemExit: 143$", re.MULTILINE | re.DOTALL
+)
+"""Composer's prints its own when it gets SIGTERM, which it then passes on."""
 _ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
 _REMEDY = re.compile(
     r"\b(set|give|choose|free|raise|lower|run|check|leave|install|remove|end|make|prepare|use|wait|start|delete|restore"
@@ -47,7 +51,7 @@ def check_end(outcome: Outcome, allowed: set[int]) -> None:
     """It ended by itself, in time, with a status that is one of these, and one clear error where it failed."""
     tail = outcome.printed[-3000:]
     require(outcome.status is not None, "ends in time", f"it ran for {outcome.seconds:.0f} s\n{tail}{_stacks(outcome)}")
-    require(not _TRACEBACK.search(outcome.printed), "no traceback", tail)
+    require(not _TRACEBACK.search(_OF_THE_LAUNCHER.sub("", outcome.printed)), "no traceback", tail)
     require(outcome.status in allowed, "status", f"{outcome.status} is none of {sorted(allowed)}\n{tail}")
     if outcome.status in {1, 2}:
         check_error(outcome.printed)

@@ -7,17 +7,22 @@ A guard whose text is gone from its file is an error: a planted bug must be one.
 """
 
 import argparse
+import itertools
 import json
-import os
+import logging
 import shutil
-import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from .__main__ import Storm
+from .journeys import Journey, draw_journey
+from .quiet import Quiet
 from .running import ROOT
+from .world import World, make_world
 
 _PARTS = ("meap", "recipes", "dataprep", "yamls", "tests")
 
@@ -132,39 +137,35 @@ class Result:
     told: str = ""
 
 
-def storm_without(guard: Guard, *, minutes: float, seed: int) -> Result:
+def storm_without(guard: Guard, world: World, journeys: Iterator[Journey], *, minutes: float) -> Result:
     """Storm a copy of the tree without a guard, until a journey breaks that does not in the tree as it is."""
-    result, number = Result(guard.name), 0
-    with tempfile.TemporaryDirectory(prefix="planted-") as name:
-        folder = Path(name)
+    result, deadline = Result(guard.name), time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory(prefix="planted-") as name, world.home("planted") as home:
+        world.root = Path(name)
+        world.root.chmod(0o755)  # for another user, who is among the faults
         for part in _PARTS:
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        guard.plant(folder)
-        while (left := minutes - result.seconds / 60) > 0:
-            entries = _storm(folder, folder / "planted", f"--minutes={left}", f"--seed={seed}", f"--begin={number}")
-            result.journeys += len(entries)
-            result.seconds += sum(each["seconds"] for each in entries)
-            if not entries or entries[-1]["verdict"] in {"quiet", "refused"}:
-                break
-            last = entries[-1]
-            number = last["number"] + 1
-            intact = _storm(ROOT, folder / "intact", f"--seed={seed}", f"--journey={last['number']}")
-            if [each["verdict"] for each in intact] == ["quiet"]:
-                result.found, result.told = last["verdict"], last["told"][-2000:]
+            shutil.copytree(ROOT / part, world.root / part)
+        guard.plant(world.root)
+        storm = Storm(world, Quiet(home), world.root)
+        while time.monotonic() < deadline and (journey := next(journeys, None)):
+            started = time.monotonic()
+            _, verdict, told = storm.travel(journey)
+            result.journeys += 1
+            result.seconds += time.monotonic() - started
+            if verdict not in {"quiet", "refused"} and is_quiet_as_it_is(world, journey):
+                result.found, result.told = verdict, f"journey {journey.number}: {told[-1500:]}"
                 break
     return result
 
 
-def _storm(root: Path, notes: Path, *arguments: str) -> list[dict[str, Any]]:
-    """What a storm of this tree has on record."""
-    shutil.rmtree(notes, ignore_errors=True)
-    words = [sys.executable, "-m", "tests.storm", "--first", f"--folder={notes}", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    record = notes / "record.jsonl"
-    if not record.exists():
-        raise SystemExit(f"the storm ended with {done.returncode}\n{done.stderr}")
-    return [json.loads(line) for line in record.read_text().splitlines()]
+def is_quiet_as_it_is(world: World, journey: Journey) -> bool:
+    """Whether the tree with all its guards stays quiet in that journey."""
+    planted, world.root = world.root, ROOT
+    try:
+        with world.home("intact") as home:
+            return Storm(world, Quiet(home), planted).travel(journey)[1] == "quiet"
+    finally:
+        world.root = planted
 
 
 def table(results: list[Result]) -> str:
@@ -179,13 +180,19 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--guard", action="append", help="only those whose name contains it")
+    parser.add_argument("--journey", type=int, action="append", help="only these")
     options = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    world = make_world(without="meap.")
     results = list[Result]()
     for guard in GUARDS:
         if options.guard and not any(part in guard.name for part in options.guard):
             continue
-        results.append(storm_without(guard, minutes=options.minutes, seed=options.seed))
+        numbers = iter(options.journey) if options.journey else itertools.count()
+        journeys = (draw_journey(options.seed, number, is_private=world.is_private) for number in numbers)
+        results.append(storm_without(guard, world, journeys, minutes=options.minutes))
         print(json.dumps(asdict(results[-1])), flush=True)
+    world.close()
     print(table(results))
     return int(sum(each.found == "not found" for each in results) > 1)
 

@@ -100,11 +100,12 @@ def watch_files() -> None:
 
 def watch_steps() -> None:
     """Note what every forward pass of training is given, under its step."""
-    if "meap.train.model" not in sys.modules:  # a Python that begins cold is left as it is
+    if "composer" not in sys.modules:  # a Python that begins cold is left as it is
         return
     import torch
     from composer.core import Engine, Event
 
+    import meap.processes  # noqa: F401
     from meap.train.model import NextTokenModel
 
     run_event, step, count, notes = Engine.run_event, [0], Count("pass"), dict[int, Any]()

@@ -27,7 +27,7 @@ from tests.small_tokenizer import write_small_tokenizer
 
 from .running import ROOT, Command, temporary_files
 
-PROBE = Path(__file__).with_name("probe.py")
+PROBE = "tests/storm/probe.py"
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIASTORMSTORMSTORM0",
     "AWS_SECRET_ACCESS_KEY": "storm/secret+key/0123456789abcdefghijklmn",
@@ -54,19 +54,22 @@ def go_private() -> bool:
 class World:
     """Homes, stores and a Python that has imported everything."""
 
-    def __init__(self, folder: Path, *, is_private: bool) -> None:
+    def __init__(self, folder: Path, *, is_private: bool, without: str = "-") -> None:
         from moto.server import ThreadedMotoServer
 
-        self.folder, self.is_private = folder, is_private
+        self.folder, self.is_private, self.root = folder, is_private, ROOT
+        interpreter = Path(sys.base_prefix)
+        self.others_have_python = all(path.stat().st_mode & 1 for path in (interpreter, *interpreter.parents))
         self.temporary = folder / "t"  # short: loader workers make sockets there
         self.temporary.mkdir()
         self.temporary.chmod(0o1777)
         folder.chmod(0o755)
-        self.warm = warm_python.start(folder)
+        self.warm = warm_python.start(folder, without=without)
         moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         moto.start()
         host, port = moto.get_host_and_port()
         self.store = S3Faults(f"http://{host}:{port}")
+        self.store.server.handle_error = lambda *_: None  # a command that is killed leaves its connections
         self.direct = f"http://{host}:{port}"
         self.number = 0
         self._texts = [text[:900] for _, text in sorted(pydoc_data.topics.topics.items())]
@@ -86,7 +89,7 @@ class World:
         if self.is_private:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g,mode=755", name, str(path)], check=True)
         for each in ("dataprep", "recipes", "yamls"):
-            (path / each).symlink_to(ROOT / each)
+            (path / each).symlink_to(self.root / each)
         write_small_tokenizer(path / "my-tokenizer", [*self._texts[:80], *[_PROMPT] * 20], vocab_size=512)
         for number in range(3):
             texts = self._texts[number:60:3]
@@ -135,7 +138,7 @@ class Home:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         own: dict[str, str | None] = {
             "TMPDIR": str(self.world.temporary),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self.world.root),
             "OMP_NUM_THREADS": "1",
             "HOME": str(self.path),
             "STORM": str(notes),
@@ -165,7 +168,7 @@ class Home:
         before = set(temporary_files(self.world.temporary, is_private=self.world.is_private))
         with (notes / "out").open("w") as out, (notes / "err").open("w") as err:
             process = subprocess.Popen(
-                [sys.executable if cold else self.world.warm, str(PROBE), str(ranks), *words],
+                [sys.executable if cold else self.world.warm, str(self.world.root / PROBE), str(ranks), *words],
                 cwd=self.path, env=self.environment(notes, changed), stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err, start_new_session=True,
             )  # fmt: skip
@@ -174,6 +177,6 @@ class Home:
         )
 
 
-def make_world() -> World:
+def make_world(*, without: str = "-") -> World:
     """A world in a short temporary folder."""
-    return World(Path(tempfile.mkdtemp(prefix="storm-", dir="/tmp")), is_private=go_private())
+    return World(Path(tempfile.mkdtemp(prefix="storm-", dir="/tmp")), is_private=go_private(), without=without)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory as PlainSharedMemory
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -118,6 +119,7 @@ class _SizedSharedMemory(PlainSharedMemory):
     """A segment is empty between creation and sizing; streaming waits 7 ms for that, this class longer."""
 
     def __init__(self, name: str | None = None, create: bool = False, size: int = 0) -> None:
+        self._is_ready, self._is_new = False, create
         given_up = time.monotonic() + _SECONDS_TO_SIZE
         while True:
             try:
@@ -128,7 +130,16 @@ class _SizedSharedMemory(PlainSharedMemory):
                     raise
                 time.sleep(0.001)
             else:
+                self._is_ready = True
                 break
+
+    def unlink(self) -> None:
+        """As Python's, which also calls it where opening fails: on what others use, or its tracker does not know."""
+        if not self._is_ready and not self._is_new:
+            return
+        if not self._is_ready:
+            resource_tracker.register(f"/{self.name}", "shared_memory")
+        super().unlink()
 
 
 def _register(

@@ -86,9 +86,14 @@ def describe_packing(counts: Mapping[str, int], *, conversations: int, rows: int
     return (
         f"{copied:,} copied ({long:,} of {answers:,} answers are long enough), {cut}, {dropped:,} dropped{first}; "
         f"{mean:,.1f} conversations per row, "
-        f"{fill:.1%} of {seq_len:,} positions used; {PAPER_BATCH} conversations (the paper's batch) are "
-        f"{rows_per_batch(conversations, rows):,} rows: train.global_batch_size"
+        f"{fill:.1%} of {seq_len:,} positions used; {_advise_batch(rows_per_batch(conversations, rows), rows)}"
     )
+
+
+def _advise_batch(needed: int, rows: int) -> str:
+    if needed > rows:
+        return f"fewer than the paper's batch of {PAPER_BATCH} conversations: train with a smaller one"
+    return f"train.global_batch_size={needed:,} is the paper's batch of {PAPER_BATCH} conversations"
 
 
 def describe_context(context: int | None, *, max_length: int, views: int) -> str:
@@ -118,7 +123,7 @@ def warning_of_context(context: int | None, *, max_length: int, views: int) -> s
 
 
 def warnings_of(
-    counts: Mapping[str, int], *, conversations: int, heldout_rows: int | None, max_length: int
+    counts: Mapping[str, int], *, conversations: int, heldout_rows: int | None, max_length: int, views: int
 ) -> Iterator[str]:
     """What users should look at before they train.
 
@@ -127,12 +132,14 @@ def warnings_of(
         conversations: Those in rows.
         heldout_rows: Rows of the validation split; None where nothing was to be held out.
         max_length: Most tokens of a conversation.
+        views: Most views of a conversation in its row.
     """
     whole = max(1, conversations + counts.get(DROPPED, 0))
     if (cut := counts.get(CUT, 0)) > _MANY_CUT * whole:
         yield (
             f"{cut:,} of {whole:,} conversations ({cut / whole:.0%}) are longer than max_length={max_length:,} and "
-            "were cut: raise it if the model reads more"
+            "were cut, so that their last answers end nowhere: raise it if the model reads more"
+            + (", or set copies=false, which leaves room for twice as much" if views > 1 else "")
         )
     if open_answers := counts.get(OPEN_ANSWERS, 0):
         yield (

@@ -23,6 +23,7 @@ from meap.errors import DataError
 from meap.mds.writing import MdsWriter, Shard
 from meap.prep.document_counts import hash_of
 from meap.prep.documents import split_of
+from meap.prep.encoding import RoundTrip
 from meap.prep.formats import BadRecord
 from meap.prep.job import Job
 from meap.prep.progress import Tally
@@ -43,6 +44,7 @@ from meap.prep.sft.report import (
     SHORTENED,
     UNPROMPTED,
 )
+from meap.prep.steps import LOSSY_DOCUMENTS, TRIED_DOCUMENTS
 from meap.schema import (
     ANSWER_COLUMN,
     COPIED_COLUMN,
@@ -94,6 +96,7 @@ class PackConversations(PipelineStep):
         self.tally = tally
         self.config = config
         self.bad = bad_records(tally, config.max_bad_records)
+        self.round_trip = RoundTrip(template.tokenizer.plain.to_str())
 
     @classmethod
     def of(cls, job: Job[ResolvedSft]) -> PackConversations:
@@ -126,6 +129,8 @@ class PackConversations(PipelineStep):
                     self.tally.add_documents(split, *conversations.take_counts())
                 self.tally.report()
         for split, conversations in kept.items():
+            if self.tally.counts[split, LOSSY_DOCUMENTS]:
+                self.tally.counts[split, TRIED_DOCUMENTS] = self.tally.tried[split]
             sizes = conversations.sizes
             rows = pack_best_fit(sizes, self.config.seq_len) if self.config.pack else [[n] for n in range(len(sizes))]
             for start in range(0, len(rows), _BATCH_ROWS):
@@ -142,9 +147,24 @@ class PackConversations(PipelineStep):
         rendered = cast("Sequence[Rendered]", views)
         split = split_of(rendered[-1].text.encode(), self.config.heldout_ratio, self.config.seed)
         self.tally.counts[split, SHORTENED] += conversation.is_shortened
+        if self.round_trip.chosen(
+            [len(rendered[-1].tokens)], [hash_of(rendered[-1].tokens)], tried=self.tally.tried[split]
+        ):
+            self._try_round_trip(conversation, split)
         for view in rendered:
             self._refuse_mask_id(view, conversation)
             self._keep(view, split, kept[split])
+
+    def _try_round_trip(self, conversation: Conversation, split: str) -> None:
+        """Encode and decode what is said; not what the template adds, around which decoders set spaces of their own."""
+        self.tally.tried[split] += 1
+        for message in conversation.messages:
+            ids = self.template.tokenizer.plain.encode(message["content"], add_special_tokens=False).ids
+            if (loss := self.round_trip.loss(message["content"], np.array(ids, np.int64))) is not None:
+                self.tally.counts[split, LOSSY_DOCUMENTS] += 1
+                where = f"{conversation.file}:{conversation.number}"
+                self.tally.first_loss = self.tally.first_loss or f"{loss} of {where}"
+                return
 
     def _keep(self, rendered: Rendered, split: str, kept: _Kept) -> None:
         """Cut a conversation to length and keep it, unless nothing of its answers is left; count it either way."""

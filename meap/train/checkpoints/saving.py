@@ -29,6 +29,7 @@ from meap.errors import CheckpointError, StoppedError
 from meap.train.checkpoints.publishing import Destination, Save
 from meap.train.checkpoints.stopping import NO_SIGNAL, Agreement, StopSignals
 from meap.train.checkpoints.writing import STAGING_NAME, copy_state, local_folder
+from meap.train.roll_call import roll_call
 
 __all__ = ["CheckpointSaving"]
 
@@ -100,11 +101,15 @@ class CheckpointSaving(Callback):
         """The run's folder."""
         return Path(self._config.run.dir)
 
+    def roll_call(self) -> str:
+        """Which ranks do not answer, see `meap.train.roll_call`."""
+        return roll_call(self._agreement.group if self._agreement is not None else None)
+
     def fit_start(self, state: State, logger: Logger) -> None:
         """Install signal handlers, and connect the ranks over CPUs."""
         if state.fsdp_config is not None:
             state.fsdp_config.state_dict_type = self._kind  # what was loaded may have been of the other kind
-        self._agreement = Agreement()
+        self._agreement = Agreement(self._config.train.dist_timeout)
         if self._kind == "sharded":
             self._destination.group = Agreement().group  # of the saving threads alone
         self._saved_at = _moment(state)

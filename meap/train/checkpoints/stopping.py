@@ -26,6 +26,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SAME_REQUEST_SECONDS = 2.0
 _TIMEOUT = timedelta(hours=4)
 """How long ranks wait for one that may be uploading a checkpoint."""
+_SHARE_OF_TIMEOUT = 0.9
 
 NO_SIGNAL = 0
 """Sent by a rank without a signal."""
@@ -64,9 +65,14 @@ class Agreement:
 
     Each step starts a reduction of one number over the CPUs and reads that of the step before, so that every rank sees
     the same number one step later.
+
+    Args:
+        step_timeout: Seconds that ranks may be apart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step_timeout: float = _TIMEOUT.total_seconds()) -> None:
+        # Before the device's own time-out, which on GPUs ends the process without a word from here.
+        self._step_timeout = min(_TIMEOUT, timedelta(seconds=_SHARE_OF_TIMEOUT * step_timeout))
         self.group: Any = None
         """A process group of all ranks over CPUs; None if there is one rank."""
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
@@ -78,7 +84,7 @@ class Agreement:
         """Send `mine`; returns the largest number sent in the previous call (with one rank, in this one)."""
         if self.group is None:
             return mine
-        heard = self._finish()
+        heard = self._finish(self._step_timeout)
         self._told = torch.tensor(mine)
         self._work = torch.distributed.all_reduce(
             self._told, torch.distributed.ReduceOp.MAX, group=self.group, async_op=True
@@ -88,10 +94,10 @@ class Agreement:
     def settle(self, mine: int) -> int:
         """The largest number that any rank sends now; waits for all of them."""
         self.exchange(mine)
-        return self._finish() if self.group is not None else mine
+        return self._finish(_TIMEOUT) if self.group is not None else mine
 
-    def _finish(self) -> int:
+    def _finish(self, timeout: timedelta) -> int:
         if self._work is not None:
-            self._work.wait()
+            self._work.wait(timeout)
             self._work = None
         return int(self._told)

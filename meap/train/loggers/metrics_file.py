@@ -32,6 +32,11 @@ class MetricsFile(StepwiseLogger):
         self._run_dir = run_dir
         self._lines: dict[str, list[str]] = defaultdict(list)
 
+    @property
+    def place(self) -> Path:
+        """The file of metrics."""
+        return self._run_dir / METRICS_NAME
+
     def open(self, state: State) -> None:
         """Start on new lines, even if a crash has truncated the last ones."""
         self._run_dir.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.utils import dist
 
+from meap.errors import MeapError
+from meap.places.problems import full_disk_errors
 from meap.train.callbacks.throughput import last_step
 
 __all__ = ["StepwiseLogger", "Table"]
@@ -44,6 +47,11 @@ class StepwiseLogger(LoggerDestination):
         self._pending: dict[int, dict[str, float]] = {}
         self._tables: dict[int, Table] = {}
         self._is_open = False
+
+    @property
+    def place(self) -> Path:
+        """What it writes on this machine, for the error about a full disk."""
+        return Path.cwd()
 
     def open(self, state: State) -> None:
         """Open, or resume from the step in `state`."""
@@ -107,11 +115,16 @@ class StepwiseLogger(LoggerDestination):
 
     def _write_pending(self) -> None:
         if self._is_open and (steps := sorted({*self._pending, *self._tables})):
-            for step in steps:
-                if step in self._pending:
-                    self.write(step, self._pending[step])
-                if step in self._tables:
-                    self.write_table(step, self._tables[step])
-            self.flush()
+            try:
+                with full_disk_errors(self.place, num_bytes=None, kind=MeapError):
+                    for step in steps:
+                        if step in self._pending:
+                            self.write(step, self._pending[step])
+                        if step in self._tables:
+                            self.write_table(step, self._tables[step])
+                    self.flush()
+            except BaseException:
+                self._is_open = False  # closing would fail in the same way
+                raise
         if self._is_open or dist.get_global_rank() != 0:
             self._pending, self._tables = {}, {}

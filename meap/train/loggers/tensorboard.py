@@ -36,6 +36,11 @@ class TensorBoardLogger(StepwiseLogger):
         self._settings = to_yaml(config)
         self._writer: SummaryWriter | None = None
 
+    @property
+    def place(self) -> Path:
+        """The folder of event files."""
+        return self._folder
+
     def open(self, state: State) -> None:
         """Start a file; TensorBoard then drops steps of earlier files that will be trained again."""
         done = int(state.timestamp.batch)

@@ -13,6 +13,41 @@ pytestmark = [pytest.mark.slow, pytest.mark.fault(6)]
 
 ROWS = 96
 
+SHORT_OF_FILES = """
+import os, resource, sys
+from pathlib import Path
+from meap.data.pinned.isolation import _SizedSharedMemory
+from meap.processes import start_tracker
+
+start_tracker()
+own = _SizedSharedMemory(name=sys.argv[1], create=True, size=8)
+before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+# One file for the segment, and none for its mapping.
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1, most))
+for name, create in ((sys.argv[1], False), (sys.argv[1] + "x", True)):
+    try:
+        _SizedSharedMemory(name=name, create=create, size=8)
+    except OSError as error:
+        print(error.errno, Path("/dev/shm", name).exists())
+resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+own.close()
+own.unlink()
+"""
+
+
+def test_shared_memory_that_cannot_be_opened_is_left_to_those_who_use_it(warm_python, project_root):
+    name = f"meap-test-{os.getpid()}"
+    done = subprocess.run(
+        [warm_python, "-c", SHORT_OF_FILES, name],
+        env=os.environ | {"PYTHONPATH": str(project_root)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.stdout.splitlines() == ["24 True", "24 False"], done.stderr
+    assert done.stderr == ""
+
 
 @pytest.fixture(scope="module")
 def found(write_shards, tmp_path_factory, project_root, warm_python) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class IgnoringLM:
 
 
 @pytest.mark.slow
-def test_a_model_that_ignores_masks_has_all_the_decay(make_inputs, attention_of, blind, tmp_path, capsys):
+def test_a_model_that_ignores_masks_has_all_the_decay(make_inputs, attention_of, blind, tmp_path, capsys, pictures):
     inputs = make_inputs()
     run_tasks(inputs, blind, ["attention_decay"], tmp_path / "a")
     run_tasks(inputs, IgnoringLM(inputs.tokenizer.mask_id, attention_of), ["attention_decay"], tmp_path / "b")

@@ -155,7 +155,7 @@ class LookingLM:
 
 
 @pytest.mark.slow
-def test_two_models_stand_side_by_side(make_inputs, attention_of, blind, tmp_path, capsys):
+def test_two_models_stand_side_by_side(make_inputs, attention_of, blind, tmp_path, capsys, pictures):
     inputs = make_inputs()
     looking = LookingLM(examples(inputs), attention_of)
     for name, model in (("a", blind), ("b", looking)):

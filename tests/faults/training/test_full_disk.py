@@ -1,5 +1,6 @@
 """A disk that fills up while a run trains: a small real one, mounted for the test."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meap.checkpoints import CheckpointStore
-from meap.errors import CheckpointError
+from meap.errors import CheckpointError, MeapError
 from tests.train.outputs import at_pass
 
 pytestmark = [pytest.mark.fault(2), pytest.mark.timeout(300)]
@@ -70,3 +71,27 @@ def test_a_disk_that_is_full_is_an_error_with_both_sizes_and_with_room_the_run_c
         train(tmp_path / "run", *to_disk)
     (small_disk / "filler").unlink()
     assert train(tmp_path / "run", *to_disk) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
+@pytest.mark.parametrize(("interval", "what"), [(4, "checkpoints/.saving"), (14, "(metrics.jsonl|tensorboard)")])
+def test_a_run_all_of_whose_folder_is_on_a_disk_that_fills_up_continues_with_room(
+    train, small_disk, tmp_path, interval, what
+):
+    """To the last byte, at the first checkpoint or between two, with metrics, log, TensorBoard and cache."""
+    settings = (*RUN, f"checkpoint.interval={interval}ba")
+    whole, run_dir = train(tmp_path / "whole", *settings), small_disk / "run"
+
+    def fill_all(_: object) -> None:
+        with fill(small_disk).open("ab", buffering=0) as handle, contextlib.suppress(OSError):
+            while handle.write(bytes(1 << 12)):
+                pass
+
+    full = rf"no space left for {run_dir}/{what} \(([\d,]+ bytes needed, )?\d+ bytes free on its disk\): free space"
+    with at_pass(3, fill_all), pytest.raises(MeapError, match=full):
+        train(run_dir, *settings)
+    assert not CheckpointStore(str(run_dir / "checkpoints")).steps()
+    assert not list((run_dir / "checkpoints").glob("*.pt"))
+    (small_disk / "filler").unlink()
+    assert train(run_dir, *settings) == whole
