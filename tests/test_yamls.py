@@ -157,6 +157,7 @@ def test_every_yaml_is_a_run_of_the_paper_or_a_small_one(configs):
         "sft_tiny",
         "qwen3_0.6b",
         "sft_llama3_8b_lora",
+        "sft_chats",
     }
     assert len({run_of(config) for config in configs.values()}) == len(configs), "two yamls are the same run"
 
