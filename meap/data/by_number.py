@@ -20,7 +20,7 @@ from meap.data.loader import build_streams
 from meap.data.ranks import gather_from_ranks
 from meap.data.shards import open_shards, read_manifest
 from meap.errors import DataError, MismatchError
-from meap.manifest import ROWS, Manifest
+from meap.manifest import ROWS
 from meap.schema import TOKENS_COLUMN, VALIDATION_SPLIT
 
 __all__ = ["HeldoutRows", "open_heldout_rows"]
@@ -63,15 +63,21 @@ def open_heldout_rows(remotes: Sequence[str], *, fingerprint: str, key: str) -> 
         yield HeldoutRows.none(without)
         return
     try:
-        manifests = [_read_manifest_of_rows(remote, key) for remote in remotes]
+        manifest = read_manifest(remotes[0], VALIDATION_SPLIT, key=key)
         streams = {str(number): StreamConfig(remote) for number, remote in enumerate(remotes)}
-        data = DataConfig(streams=streams, seq_len=manifests[0].seq_len)
-        shards = open_shards(data, VALIDATION_SPLIT)
+        data = DataConfig(streams=streams, seq_len=manifest.seq_len)
+        shards = open_shards(data, VALIDATION_SPLIT, kind=None)
     except MismatchError:
         raise
     except DataError as error:
         yield HeldoutRows.none(str(error))
         return
+    for stream in shards.streams:
+        if stream.manifest.kind != ROWS:
+            raise MismatchError(
+                f"{key}: {stream.remote} holds conversations, whose held-out loss recipes/meap_sft.py measures as it "
+                "trains: give rows of text, which dataprep/c4_to_mds.py prepares"
+            )
     if shards.tokenizer.fingerprint != fingerprint:
         yield HeldoutRows.none(without, shards.origin)
         return
@@ -96,16 +102,6 @@ def open_heldout_rows(remotes: Sequence[str], *, fingerprint: str, key: str) -> 
             return shards.streams[int(np.searchsorted(ends, order[index], side="right"))].remote
 
         yield HeldoutRows(shards.rows, read, shards.origin, source_of=source_of)
-
-
-def _read_manifest_of_rows(remote: str, key: str) -> Manifest:
-    manifest = read_manifest(remote, VALIDATION_SPLIT, key=key)
-    if manifest.kind != ROWS:
-        raise MismatchError(
-            f"{key}: {remote} holds conversations, whose held-out loss recipes/meap_sft.py measures as it trains: give "
-            "rows of text, which dataprep/c4_to_mds.py prepares"
-        )
-    return manifest
 
 
 @contextmanager

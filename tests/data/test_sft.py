@@ -260,7 +260,6 @@ def test_conversations_and_pre_training_rows_are_not_mistaken_for_each_other(rem
 
 def test_an_evaluation_on_held_out_conversations_names_its_own_key(write_conversations, tmp_path):
     remote = write_conversations(tmp_path, seq_len=WIDE)
-    (remote / "train").rename(remote / "validation")
     said = r"^perplexity\.remote: .* holds conversations, whose held-out loss .*: give rows of text, which dataprep/c4"
     with (
         pytest.raises(MismatchError, match=said),
