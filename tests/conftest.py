@@ -337,16 +337,23 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
-    """An S3 store on the loopback interface."""
+def no_earlier_server() -> None:
+    """File systems that libraries keep would go to the address of a server that has ended."""
     import fsspec
-    from moto.server import ThreadedMotoServer
 
     kinds: list[Any] = [fsspec.get_filesystem_class("s3")]
     if "datatrove.io" in sys.modules:
         kinds.append(sys.modules["datatrove.io"].DataFolder)
     for kind in kinds:
-        kind.clear_instance_cache()  # those there are keep the address of an earlier server
+        kind.clear_instance_cache()
+
+
+@pytest.fixture
+def server(no_earlier_server) -> Iterator[str]:
+    """An S3 store on the loopback interface."""
+    del no_earlier_server
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

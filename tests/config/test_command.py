@@ -311,7 +311,7 @@ def test_too_few_open_files_are_one_line_with_the_limit(is_of_a_library, capsys:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
     assert status == 1
     assert told == (
-        f"error: too many open files: this process may open {limit}; raise that with `ulimit -n 4096`, and run the "
+        f"error: too many open files: this process may open {limit:,}; raise that with `ulimit -n 4096`, and run the "
         "same command again\n"
     )
 

@@ -30,11 +30,10 @@ _COMMANDS = {
 
 
 @pytest.fixture(params=_COMMANDS)
-def store(request, tmp_path: Path, monkeypatch, wait_until, prepare) -> Iterator[Folder]:
+def store(request, tmp_path: Path, monkeypatch, wait_until, prepare, no_earlier_server) -> Iterator[Folder]:
     """A place in a bucket of a server of that make."""
-    del prepare  # which unsets the endpoint when it is set up
+    del prepare, no_earlier_server  # the first unsets the endpoint when it is set up
     import boto3
-    import fsspec
 
     command = _COMMANDS[request.param]
     # The developers' packages bring two of them as programs beside Python; the system's may be too old.
@@ -69,7 +68,6 @@ def store(request, tmp_path: Path, monkeypatch, wait_until, prepare) -> Iterator
         keys = {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _KEY, "AWS_DEFAULT_REGION": "us-east-1"}
         for name, value in {**keys, "AWS_ENDPOINT_URL": url, "S3_ENDPOINT_URL": url}.items():
             monkeypatch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
         boto3.client("s3", endpoint_url=url).create_bucket(Bucket="corpus")
         yield Folder("s3://corpus/mds")
     finally:
