@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -53,8 +54,8 @@ def with_their_needs(distributions: set[str]) -> set[str]:
     return found
 
 
-DECLARED = declared()
-ALWAYS_THERE = with_their_needs(DECLARED[""])
+NEEDS = {extra: with_their_needs(distributions) for extra, distributions in declared().items()}
+ALWAYS_THERE = NEEDS[""]
 DISTRIBUTIONS = packages_distributions()
 
 
@@ -62,6 +63,7 @@ def homes(module: str) -> set[str]:
     return {HOMES[module]} if module in HOMES else {plain(each) for each in DISTRIBUTIONS.get(module, [module])}
 
 
+@cache
 def guards(path: Path) -> dict[str, str]:
     """Modules that a file requires, and the extra it names for each."""
     found = {}
@@ -90,7 +92,9 @@ def optional_imports(path: Path) -> set[str]:
 
 
 def guarded_by(path: Path) -> dict[str, str]:
-    part = ROOT / "meap" / path.relative_to(ROOT).parts[1] / "__init__.py"
+    """By itself, or by what is always there before it."""
+    first, second, *_ = path.relative_to(ROOT).parts
+    part = ROOT / "experiments/run.py" if first == "experiments" else ROOT / "meap" / second / "__init__.py"
     return guards(path) | (guards(part) if part.is_file() else {})
 
 
@@ -100,7 +104,7 @@ def test_every_optional_import_is_guarded_and_its_extra_brings_it(path: Path):
     for module in optional_imports(path):
         assert module in guarded, f"{path} imports {module}: put it behind meap.extras.require_packages"
         extra = guarded[module]
-        assert homes(module) & with_their_needs(DECLARED[extra]), f"{path}: extra {extra} does not bring {module}"
+        assert homes(module) & NEEDS[extra], f"{path}: extra {extra} does not bring {module}"
 
 
 def test_there_are_optional_imports_to_guard():
