@@ -1,6 +1,7 @@
 """Calls a function in a fork of this process, where it may change the process for good."""
 
 import os
+import sys
 from collections.abc import Callable
 
 
@@ -9,6 +10,8 @@ def in_a_fork(act: Callable[[], object]) -> str:
     reader, writer = os.pipe()
     if not (pid := os.fork()):
         told = ""
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)  # OpenMP waits for ever for threads that no fork has
         try:
             act()
         except BaseException as error:  # noqa: BLE001  whatever it is, the parent judges it

@@ -6,8 +6,10 @@ A seccomp filter: it holds for this process and what it starts, for good.
 import ctypes
 import errno
 import fcntl
+import os
 import platform
 import struct
+from pathlib import Path
 
 _NUMBERS = {
     "x86_64": {"flock": 73, "fcntl": 72, "link": 86, "linkat": 265},
@@ -38,3 +40,15 @@ def become_network_disk() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
     assert libc.prctl(_SECCOMP, _FILTER, ctypes.c_char_p(filters), 0, 0) == 0, ctypes.get_errno()
+
+
+def refuse_locks_below(folder: Path) -> None:
+    """From now on, `fcntl.flock` refuses files below a folder, as if it were on another disk than all others."""
+    flock = fcntl.flock
+
+    def refuse(handle: int, operation: int) -> None:
+        if Path(f"/proc/self/fd/{handle}").readlink().is_relative_to(folder):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(handle, operation)
+
+    fcntl.flock = refuse
