@@ -13,12 +13,15 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models, pre_tokenizers
 
 from meap.answers import SCORED
 from meap.config import SftPrepConfig, TokenizerConfig, load_config
 from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.prep.sft.records import ALL_FIELDS
+from meap.prep.sft.report import CUT, describe_packing, warnings_of
 from meap.prep.sft.source import check_config
 from meap.prep.sft.steps import pack_best_fit
 from meap.tokenizer import load_tokenizer, model_context
@@ -231,6 +234,39 @@ def test_the_summary_says_how_full_rows_are_and_what_the_paper_s_batch_is(prepar
         f"{60 / manifest.rows:.1f} conversations per row, {used / (manifest.rows * 320):.1%} of 320 positions used; "
         "fewer than the paper's batch of 512 conversations: train with a smaller one"
     ) in capsys.readouterr().out
+
+
+def test_the_advice_on_batch_and_length_fits_the_data():
+    counts = {CUT: 30}
+    enough = describe_packing(counts, conversations=2_000, rows=1_000, seq_len=320)
+    assert enough.endswith("; train.global_batch_size=256 is the paper's batch of 512 conversations")
+    for views, remedy in (
+        (1, "raise it if the model reads more"),
+        (2, "set copies=false, which leaves room for twice as much"),
+    ):
+        (told,) = warnings_of(counts, conversations=100, heldout_rows=None, max_length=160, views=views)
+        assert "30 of 100 conversations (30%) are longer than max_length=160 and were cut, so that their last" in told
+        assert told.endswith(remedy)
+
+
+def test_characters_that_vanish_from_conversations_are_told(prepare_sft, tmp_path, capsys):
+    """A vocabulary without unknown token and bytes says nothing of what it lacks."""
+    alphabet = ["</s>", *map(chr, range(32, 127)), "\n"]
+    vocabulary = RustTokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
+    vocabulary.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    vocabulary.decoder = decoders.Fuse()
+    vocabulary.add_special_tokens(["</s>"])
+    vocabulary.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    said = [{"instruction": "Which?", "output": each} for each in ["plain", "caf\u00e9s", "again"] * 5]
+    (tmp_path / "in.json").write_text(json.dumps(said))
+    prepare_sft("source=in.json", f"tokenizer.name={tmp_path}", "max_length=400", "template=default")
+    out = capsys.readouterr().out
+    assert (
+        "5 of 15 conversations that were encoded and decoded as a trial do not come back: the tokenizer loses " in out
+    )
+    assert "loses '\u00e9' (U+00E9) in 'caf\u00e9s' of " in out
+    assert "in.json:2; choose one that can spell this text" in out
 
 
 @pytest.mark.parametrize(
