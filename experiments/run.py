@@ -2,6 +2,8 @@
 
     python experiments/run.py experiments/d_repetition.yaml                    # the same command continues
     python experiments/run.py experiments/d_repetition.yaml only_report=true   # what is finished so far
+    python experiments/run.py experiments/d_repetition.yaml begin_with=experiments/results/d_repetition.json
+                                                                               # elsewhere: only what is missing
 
 The yaml was written before the first run: question, hypothesis, primary endpoint, arms, seeds, how learning rates are
 chosen (on seeds that are not reported), secondaries, and what would refute it. Every run goes through the product's own
@@ -36,6 +38,8 @@ def main(cfg: ExperimentConfig) -> None:
 
     out_dir = Path(cfg.out_dir).absolute()
     _remember(cfg, out_dir)
+    if cfg.begin_with is not None:
+        _take_over(cfg, Path(cfg.begin_with), out_dir)
     if not cfg.only_report:
         share_the_machine()
         prepare(cfg.data, out_dir)
@@ -48,12 +52,13 @@ def _report(cfg: ExperimentConfig, out_dir: Path) -> str:
     """Write results.json, table.txt and picture.png from the finished runs; returns the text."""
     from lab.findings import find, text_of
     from lab.picture import draw
-    from lab.running import choose_settings, read_records, reported_units
+    from lab.running import choose_settings, finished, read_records, reported_units
 
     from meap.places.whole import write_whole
 
     choices = choose_settings(cfg, out_dir, start=False)
     found = find(cfg, read_records(reported_units(cfg, out_dir, choices)), choices)
+    found |= {"declaration": _declaration(out_dir), "finished": finished(out_dir)}
     text = text_of(found)
     write_whole(out_dir / "results.json", json.dumps(found, indent=1) + "\n")
     write_whole(out_dir / "table.txt", text + "\n")
@@ -69,7 +74,7 @@ def _remember(cfg: ExperimentConfig, out_dir: Path) -> None:
     from meap.errors import ConfigError
 
     folder = out_dir / DECLARED_DIR
-    fixed = dataclasses.replace(cfg, parallel=1, only_report=False, out_dir="")
+    fixed = dataclasses.replace(cfg, parallel=1, only_report=False, out_dir="", begin_with=None)
     declared = {"experiment": fixed} | {Path(path).stem: load_config(kind, path) for path, kind in _yamls(cfg).items()}
     for name, config in declared.items():
         kept = folder / f"{name}.yaml"
@@ -81,6 +86,31 @@ def _remember(cfg: ExperimentConfig, out_dir: Path) -> None:
                 f"{cfg.out_dir} holds an experiment that was declared otherwise ({kept}): give another out_dir, or "
                 "delete it"
             )
+
+
+def _declaration(out_dir: Path) -> dict[str, str]:
+    """All that was declared: the resolved yamls, by name."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted((out_dir / DECLARED_DIR).glob("*.yaml"))}
+
+
+def _take_over(cfg: ExperimentConfig, results: Path, out_dir: Path) -> None:
+    """Keep the records of runs that were finished elsewhere, under the same declaration."""
+    from lab.running import keep_finished
+
+    from meap.errors import ConfigError, DataError
+
+    try:
+        found = json.loads(results.read_bytes())
+        declaration, records = found["declaration"], found["finished"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"begin_with={cfg.begin_with} holds no results ({error!r}): give a results.json of this experiment"
+        ) from error
+    if declaration != _declaration(out_dir):
+        raise ConfigError(
+            f"begin_with={cfg.begin_with} was declared otherwise: give results of this yaml as it is, or begin anew"
+        )
+    keep_finished(records, out_dir)
 
 
 def check(cfg: ExperimentConfig) -> None:

@@ -263,6 +263,26 @@ def test_a_killed_experiment_goes_on_to_its_verdict(tiny, tmp_path, warm_python,
     assert [config.masking.ratio for config in configs.values()] == [0.0, 0.3]
     assert str(configs["masked-1/train"].optimizer.lr) == str(float(found["tuned"]["choices"]["masked"]))
 
+    # Elsewhere, what is on record is not run again, and what is missing is: losses are the same to the bit.
+    results = json.loads((out / "results.json").read_text())
+    missing = results["finished"].pop("runs/masked-2")
+    (tmp_path / "some.json").write_text(json.dumps(results))
+    elsewhere = start(f"out_dir={tmp_path}/elsewhere", f"begin_with={tmp_path}/some.json")
+    errors = elsewhere.communicate()[1]
+    assert elsewhere.returncode == 0, errors
+    again = json.loads((tmp_path / "elsewhere/results.json").read_text())
+    assert again["finished"]["runs/masked-2"]["measures"] == missing["measures"]
+    assert again["sentence"] == found["sentence"]
+    assert not (tmp_path / "elsewhere/runs/plain-1/train").exists()
+    for overrides, error in (["seeds=[1,2,3]"], "was declared otherwise"), (["parallel=3"], None):
+        other = start(f"out_dir={tmp_path}/{len(overrides)}{error}", f"begin_with={out}/results.json", *overrides)
+        errors = other.communicate()[1]
+        assert (error in errors) if error else other.returncode == 0, errors
+    (tmp_path / "no.json").write_text("{}")
+    nothing = start(f"begin_with={tmp_path}/no.json")
+    assert "no.json holds no results" in nothing.communicate()[1]
+    assert nothing.returncode == 1
+
     other = start("seeds=[3,4]")
     errors = other.communicate()[1]
     assert other.returncode == 2, errors

@@ -179,6 +179,8 @@ class ExperimentConfig:
     """Concurrent runs."""
     only_report: bool = False
     """Whether results are written from the runs that are finished, without starting any."""
+    begin_with: str | None = None
+    """A results.json of the same declaration, such as one in experiments/results/: its runs are not run again."""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Seeds of weights, order of rows and masks; runs go seed by seed over all arms."""
     data: dict[str, DatasetConfig] = field(default_factory=dict[str, DatasetConfig])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from .declaration import ExperimentConfig, MeasureConfig
 from .launching import run_command_line
 from .material import SHARDS_DIR, folder_of
 
-__all__ = ["Unit", "choose_settings", "read_records", "reported_units", "run_units"]
+__all__ = ["Unit", "choose_settings", "finished", "keep_finished", "read_records", "reported_units", "run_units"]
 
 RECORD_NAME = "record.json"
 _BASES = defaultdict[Path, threading.Lock](threading.Lock)
@@ -123,6 +124,19 @@ def read_records(units: Sequence[Unit]) -> list[dict[str, Any]]:
         for unit in units
         if unit.record.is_file()
     ]
+
+
+def finished(out_dir: Path) -> dict[str, Any]:
+    """Records of all finished runs, of tuning as well, by the names of their folders."""
+    found = sorted(out_dir.glob(f"*/*/{RECORD_NAME}"))
+    return {str(path.parent.relative_to(out_dir)): json.loads(path.read_text(encoding="utf-8")) for path in found}
+
+
+def keep_finished(records: dict[str, Any], out_dir: Path) -> None:
+    """Put records of `finished` where their runs would; what was run here stays."""
+    for name, record in records.items():
+        if re.fullmatch(r"(runs|tuning)/[\w.-]+", name) and not (path := out_dir / name / RECORD_NAME).is_file():
+            write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def _run(cfg: ExperimentConfig, out_dir: Path, unit: Unit) -> None:

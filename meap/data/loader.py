@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 from streaming import Stream
 from streaming.base.storage.download import DOWNLOADER_MAPPINGS
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from meap.config import DataConfig
@@ -209,6 +211,18 @@ def build_loader(
 def start_worker(_: int) -> None:
     """Set up a loader worker."""
     obey_parent_alone()
+    Queue._on_queue_feeder_error = _send_error_instead
+
+
+def _send_error_instead(queue: Any, error: Exception, batch: Any) -> None:
+    """Pass on why a batch cannot be sent, for example that no more files may be opened.
+
+    A thread sends it: multiprocessing would print a traceback, drop the batch, and leave the loader waiting forever.
+    """
+    if not isinstance(batch, tuple):  # it is bytes already: what has failed is the pipe
+        os._exit(1)
+    number, *_ = batch
+    queue.put((number, ExceptionWrapper(where=f"in the loader worker with pid {os.getpid()} ({error})")))
 
 
 def shared_memory_bytes(data: DataConfig, shards: Shards, *, batch_rows: int, epoch_rows: int = 0) -> int:

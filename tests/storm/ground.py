@@ -24,6 +24,12 @@ class Trained:
     exported: bool = False
     ranks: set[int] = field(default_factory=set[int])
     was_extended: bool = False
+    base: "Trained | None" = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its losses are the quiet run's to the bit: sums over other ranks are rounded otherwise."""
+        return self.ranks == {self.spec.ranks} and not self.was_extended and (self.base is None or self.base.is_exact)
 
 
 @dataclass

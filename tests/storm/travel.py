@@ -94,13 +94,14 @@ class Traveller(Ground):
         self.command(step, ["-m", "meap", "verify", f"remote={self.data[step.on].remote}"], EXPECTED["verify"])
 
     def train(self, step: Step) -> None:
-        base = self.runs["base"].spec if step.on == "tuned" else None
+        base = self.runs["base"] if step.on == "tuned" else None
         names = step.source[:1] if step.on == "tuned" else step.source
         sources = {name: self.data[name] for name in names}
         if step.on not in self.runs:
             specs = {name: each.spec for name, each in sources.items()}
             place = f"s3://{self.home.bucket}/{step.on}-run" if step.place == "store" else ""
-            self.runs[step.on] = Trained(Run(step.settings, specs, base, step.ranks), place)
+            spec = Run(step.settings, specs, base.spec if base else None, step.ranks)
+            self.runs[step.on] = Trained(spec, place, base=base)
             self.quiet.trained(self.runs[step.on].spec)
         self.fit(step)
 
@@ -125,9 +126,8 @@ class Traveller(Ground):
         def always(outcome: Outcome) -> None:
             if not (known.was_extended and "masking.schedule" in known.spec.settings):
                 check_rows(rows_of(outcome.notes), quiet.told.rows, ROWS_OF_BATCH)
-            exact = known.ranks == {known.spec.ranks}
-            if not known.was_extended:
-                check_losses(losses_of(folder), quiet.told.losses, exact=exact)
+            if known.is_exact or (known.base is None and not known.was_extended):
+                check_losses(losses_of(folder), quiet.told.losses, exact=known.is_exact)
             if outcome.status == 75:
                 saved, made = max(self.checkpoints(known, name), default=0), max(losses_of(folder), default=0)
                 require(

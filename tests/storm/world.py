@@ -97,7 +97,8 @@ class World:
             write_gzip(path / f"other/{number}.jsonl.gz", [{"text": text[::-1]} for text in texts])
         sentences = [line.strip() for text in self._texts for line in text.split(". ") if 40 < len(line) < 90][:60]
         chats = [{"instruction": f"Say number {number}.", "output": text} for number, text in enumerate(sentences)]
-        write_gzip(path / "chats/0.jsonl.gz", chats)
+        for number in range(3):
+            write_gzip(path / f"chats/{number}.jsonl.gz", chats[number::3])
         bucket = f"{name}-bucket"
         self.client().create_bucket(Bucket=bucket)
         try:
