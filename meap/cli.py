@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -49,10 +48,10 @@ def inspect(cfg: InspectConfig) -> None:
     from meap.inspect.statistics import measure
     from meap.inspect.terminal import print_samples
     from meap.places.addresses import use_one_s3_endpoint
+    from meap.places.whole import temporary_folder
 
     use_one_s3_endpoint()
-    temporary = tempfile.TemporaryDirectory(prefix="meap-inspect-", ignore_cleanup_errors=True)
-    with nullcontext(cfg.cache_dir) if cfg.cache_dir else temporary as cache_dir:
+    with nullcontext(cfg.cache_dir) if cfg.cache_dir else temporary_folder("meap-inspect-") as cache_dir:
         data = open_data(cfg, cache_dir)
         samples = [data.sample(number) for number in data.choose_samples(cfg)]
         if cfg.html is not None:

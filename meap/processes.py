@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 from meap.errors import StoppedError
 
 __all__ = [
+    "LOST_RANK",
+    "WAITED_FOR_RANK",
     "end_processes",
     "end_with_parent",
     "leave",
@@ -28,6 +30,10 @@ __all__ = [
     "start_tracker",
     "stopping_by_signals",
 ]
+
+LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+WAITED_FOR_RANK = ("Timed out waiting", "Operation timed out", "Connection timed out")
+"""What torch says of the connections between ranks, for which it has no classes."""
 
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,7 +30,7 @@ from meap.config.prep import SEPARATORS, TextTokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.json_text import parse_json
 from meap.manifest import TokenizerRecord
-from meap.places.whole import write_whole
+from meap.places.whole import temporary_folder, write_whole
 
 __all__ = [
     "DIRECTION_TOKEN",
@@ -233,10 +232,10 @@ def restore_tokenizer(contents: Mapping[str, bytes], config: TokenizerConfig, *,
     Raises:
         DataError: The contents are not those of a tokenizer.
     """
-    with tempfile.TemporaryDirectory(prefix="meap-tokenizer-") as folder:
+    with temporary_folder("meap-tokenizer-") as folder:
         for file, content in contents.items():
-            Path(folder, file).write_bytes(content)
-        return dataclasses.replace(load_tokenizer(dataclasses.replace(config, name=folder)), name=name)
+            (folder / file).write_bytes(content)
+        return dataclasses.replace(load_tokenizer(dataclasses.replace(config, name=str(folder))), name=name)
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:

@@ -287,7 +287,7 @@ def write_conversations(write_shards, conversation_rows, tokenizer: Tokenizer) -
                 seq_len=seq_len,
                 rows=len(conversation_rows),
                 shards=(),
-                config={"min_answer_tokens": 4, "max_length": seq_len // 2},
+                config={"min_answer_tokens": 4, "max_length": seq_len // 2, "copies": True},
             )
             (remote / split / MANIFEST_NAME).write_text(manifest.to_json())
         return remote

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from meap.checkpoints.trust import load_checkpoint
 from meap.config import RecipeConfig, TokenizerConfig, from_values
 from meap.errors import CheckpointError, ConfigError, first_line
 from meap.places.addresses import is_url
+from meap.places.whole import temporary_folder
 from meap.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer
 
 __all__ = [
@@ -141,11 +141,11 @@ def local_copy(location: str) -> Iterator[Path]:
         yield Path(location)
         return
     store, step = _store_and_step(location)
-    with tempfile.TemporaryDirectory(prefix="meap-checkpoint-") as folder:
+    with temporary_folder("meap-checkpoint-") as folder:
         try:
             record = store.record(step)
-            path = store.fetch(record, Path(folder))
-            Path(folder, f"ba{record.step}.json").write_bytes(record.to_json())
+            path = store.fetch(record, folder)
+            (folder / f"ba{record.step}.json").write_bytes(record.to_json())
         except DamagedError as error:
             raise CheckpointError(
                 f"checkpoint {location} is damaged ({error}): give an older one with export.checkpoint"

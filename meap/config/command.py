@@ -22,9 +22,9 @@ from meap.config.conversion import as_typed
 from meap.config.keys import ANY_NAME, entry_class, fields_of
 from meap.config.loading import load_config, to_yaml
 from meap.config.mistakes import argument_error, grammar_of, require_own_yaml
-from meap.errors import ConfigError, MeapError, StoppedError
+from meap.errors import ConfigError, MeapError, StoppedError, first_line
 from meap.noise import silence_libraries
-from meap.processes import end_with_parent, stopping_by_signals
+from meap.processes import LOST_RANK, WAITED_FOR_RANK, end_with_parent, stopping_by_signals
 
 __all__ = ["VERSION", "announce", "describe_keys", "drop_lost_reader", "report_errors", "run_command"]
 
@@ -188,6 +188,13 @@ def _told_of_machine(error: Exception) -> str | None:
         return (
             f"{error.strerror}: free space on the disks of {Path.cwd()} and of TMPDIR, or wherever else this command "
             "writes, and run it again"
+        )
+    rank = os.environ.get("RANK")
+    is_of_ranks = isinstance(error, RuntimeError) and any(each in str(error) for each in (*LOST_RANK, *WAITED_FOR_RANK))
+    if rank is not None and is_of_ranks:
+        return (
+            f"rank {rank} lost another rank outside of training ({first_line(error)}): look for the reason among the "
+            "messages of that rank"
         )
     text = os.strerror(errno.EMFILE)  # libraries, and torch's of other processes, pass it on as text
     chain: list[BaseException | None] = [error, error.__cause__, error.__context__]

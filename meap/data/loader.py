@@ -6,6 +6,7 @@ import atexit
 import os
 import tempfile
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -19,6 +20,7 @@ from streaming import Stream
 from streaming.base.storage.download import DOWNLOADER_MAPPINGS
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from meap.config import DataConfig
 from meap.data.dataset import StreamingMaskedDataset
@@ -72,7 +74,11 @@ class RowLoader(DataLoader[Any]):
         """Iterate over an epoch, in the workers of the previous one if there are any."""
         if self.num_workers:
             get_temp_dir()  # this process removes it when it exits; a killed worker would leave its own behind
-        iterator = super().__iter__()
+        try:
+            iterator = super().__iter__()
+        except Exception as error:
+            _end_what_began(error)
+            raise
         _keep_queues(iterator)
         return iterator
 
@@ -93,6 +99,15 @@ class RowLoader(DataLoader[Any]):
         shutdown.join(_SECONDS_TO_SHUT_DOWN)
         end_processes(workers)
         shutdown.join()
+
+
+def _end_what_began(error: Exception) -> None:
+    """End the workers of an iterator that failed while it was built: torch would stumble over what it lacks."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        iterator = frame.f_locals.get("self")
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown = True
+            end_processes(iterator._workers)
 
 
 _open_loaders: weakref.WeakSet[RowLoader] = weakref.WeakSet()

@@ -16,6 +16,7 @@ from meap.errors import DataError
 __all__ = [
     "named_file",
     "remove_drafts",
+    "temporary_folder",
     "whole_file",
     "whole_files",
     "whole_folder",
@@ -68,10 +69,36 @@ def whole_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         names: Names of all files; the one that vouches for the others comes last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".drafts-") as drafts:
-        yield Path(drafts)
+    with temporary_folder(".drafts-", within=folder) as drafts:
+        yield drafts
         for name in names:
             Path(drafts, name).replace(folder / name)
+
+
+@contextmanager
+def temporary_folder(prefix: str, *, within: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder that is gone after the block, also if a signal comes while it is made or removed.
+
+    `tempfile.TemporaryDirectory` leaves it in either case.
+
+    Args:
+        prefix: How its name begins.
+        within: The folder to make it in; unset, that for temporary files.
+    """
+    path = Path(within or tempfile.gettempdir(), prefix + uuid.uuid4().hex[:16])
+    try:
+        path.mkdir(mode=0o700)
+        yield path
+    finally:
+        _remove_folder(path)
+
+
+def _remove_folder(path: Path) -> None:
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+    except BaseException:  # by a signal
+        shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 @contextmanager
@@ -93,7 +120,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             raise
         shutil.rmtree(previous, ignore_errors=True)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove_folder(draft)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from meap.manifest import Manifest
 from meap.mds.index import INDEX_NAME
 from meap.places.folder import Folder
 from meap.places.problems import place_errors
+from meap.places.whole import temporary_folder
 from meap.prep.claims import Claim, held
 from meap.prep.executors import build_executor, has_submitted_tasks
 from meap.prep.identity import claim, require_own
@@ -150,8 +150,8 @@ def _locked(folder: Folder) -> Iterator[Claim]:
 @contextmanager
 def _scratch(folder: Folder) -> Iterator[Path]:
     if not folder.is_local:
-        with tempfile.TemporaryDirectory(prefix="meap-prep-", ignore_cleanup_errors=True) as path:
-            yield Path(path)
+        with temporary_folder("meap-prep-") as path:
+            yield path
         return
     # On the disk of the shards, so that finished ones are renamed. What a killed command left is removed, unless tasks
     # that it submitted still use it.

@@ -17,14 +17,11 @@ from composer.utils import dist
 from meap.data import RowLoader
 from meap.errors import CheckpointError, MeapError, StoppedError, TrainingError
 from meap.places.redaction import clean_arguments
+from meap.processes import LOST_RANK, WAITED_FOR_RANK
 from meap.train.checkpoints.saving import CheckpointSaving
 from meap.train.run_folder import append_to_log
 
 __all__ = ["fit"]
-
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-_WAITED = ("Timed out waiting", "Operation timed out", "Connection timed out")
-"""What torch says of the connections between ranks, for which it has no classes."""
 
 
 def fit(trainer: Trainer) -> None:
@@ -132,10 +129,10 @@ def _failed_step(trainer: Trainer, error: BaseException) -> str:
             f"rank {rank} lost a loader worker at step {step:,} ({told}): if nobody killed it, memory ran out (dmesg "
             "says so); lower data.num_workers or data.predownload"
         )
-    if isinstance(error, RuntimeError) and any(each in told for each in (*_LOST, *_WAITED)):
+    if isinstance(error, RuntimeError) and any(each in told for each in (*LOST_RANK, *WAITED_FOR_RANK)):
         missing = _saving(trainer).roll_call()
         who = f"{missing}; " if missing else ""
-        if any(each in told for each in _LOST):
+        if any(each in told for each in LOST_RANK):
             remedy = "the reason is among the messages of that rank"
             return f"rank {rank} lost another rank at step {step:,} ({who}{told}): {remedy}"
         return (

@@ -6,7 +6,6 @@ nothing heavy is imported here: mistakes are reported before the slow imports.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from meap.config import RecipeConfig, TrainConfig, save_config
 from meap.places.addresses import use_one_s3_endpoint
+from meap.places.whole import temporary_folder
 from meap.run_files import CONFIG_NAME
 from meap.train.preflight import check_config, check_ranks
 from meap.train.ranks import Ranks, adopt_ranks
@@ -106,8 +106,8 @@ def open_run(config: RecipeConfig, *, dry_run: bool = False) -> Iterator[Run]:
     if machine.is_leader:
         require_same_settings(config)
     if dry_run:
-        with tempfile.TemporaryDirectory(prefix="meap-dry-run-") as temporary:
-            yield PlannedRun(machine, folder, Path(temporary), plans_for=ranks)
+        with temporary_folder("meap-dry-run-") as temporary:
+            yield PlannedRun(machine, folder, temporary, plans_for=ranks)
         return
     if machine.is_leader:
         save_config(config, folder / CONFIG_NAME)

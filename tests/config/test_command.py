@@ -316,6 +316,29 @@ def test_too_few_open_files_are_one_line_with_the_limit(is_of_a_library, capsys:
     )
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "[pair.cc:545] Read error [127.0.0.1]:1437: Connection reset by peer. This is typically caused by",
+        "[pair.cc:534] Connection closed by peer [127.0.0.1]:11883",
+        "[unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete",
+    ],
+)
+def test_a_rank_whose_neighbour_ends_at_the_start_says_so_in_a_line(capsys, monkeypatch, told: str):
+    def lose(_: RecipeConfig) -> None:
+        raise RuntimeError(told)
+
+    monkeypatch.setenv("RANK", "1")
+    assert run_command(RecipeConfig, lose, doc="d", argv=["run.seed=1"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: rank 1 lost another rank outside of training ({told}): look for the reason among the messages of that "
+        "rank\n"
+    )
+    monkeypatch.delenv("RANK")
+    with pytest.raises(RuntimeError):  # a store's connection, say
+        run_command(RecipeConfig, lose, doc="d", argv=["run.seed=1"])
+
+
 def test_a_yaml_of_the_project_is_found_from_another_folder(answer, tmp_path: Path, project_root: Path):
     status, _, errors = answer("meap_1b", "yamls/tiny.yaml", cwd=tmp_path)
     assert status == 2

@@ -1,8 +1,10 @@
-"""Loader workers that cannot hand over what they have read."""
+"""Loader workers that cannot be started, or cannot hand over what they have read, as files run out."""
 
 import subprocess
 import textwrap
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_MORE_FILES = """
@@ -24,12 +26,41 @@ NO_MORE_FILES = """
         print(int(batch[0, 0]), flush=True)
 """
 
+NO_FILES_FOR_WORKERS = """
+    import os, resource, sys
+    import torch
+    from meap.data.loader import RowLoader, start_worker
+
+    loader = RowLoader(torch.arange(64), batch_size=8, num_workers=2, worker_init_fn=start_worker)
+    opened = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + int(sys.argv[1]), opened + int(sys.argv[1])))
+    try:
+        iter(loader)
+    except OSError as error:
+        print(error)
+    else:
+        print("enough")
+"""
+
+
+def run_python(warm_python, environment, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [warm_python, "-c", textwrap.dedent(code), *arguments],
+        cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, check=False,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("files", [2, 6, 10, 14, 18])
+def test_workers_that_cannot_be_started_are_one_error_and_none_is_left(warm_python, quiet_environment, files):
+    ran = run_python(warm_python, quiet_environment, NO_FILES_FOR_WORKERS, str(files))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.strip() in {"[Errno 24] Too many open files", "enough"}
+    assert files > 6 or "Too many" in ran.stdout
+
 
 def test_a_worker_that_may_open_no_more_files_says_so_instead_of_dropping_a_batch(warm_python, quiet_environment):
-    ran = subprocess.run(
-        [warm_python, "-c", textwrap.dedent(NO_MORE_FILES)],
-        cwd=ROOT, env=quiet_environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    ran = run_python(warm_python, quiet_environment, NO_MORE_FILES)
     assert ran.returncode == 1
     assert ran.stdout.split() in ([], ["0"]), "the first batch may be on its way"
     assert ran.stderr.count("Traceback (most recent call last)") == 2, "of the loader, and in it that of the worker"

@@ -5,12 +5,21 @@ import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meap.errors import DataError
 from meap.locks import lock_file
-from meap.places.whole import named_file, remove_drafts, whole_file, whole_files, whole_folder, write_whole
+from meap.places.whole import (
+    named_file,
+    remove_drafts,
+    temporary_folder,
+    whole_file,
+    whole_files,
+    whole_folder,
+    write_whole,
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -76,6 +85,34 @@ def test_files_come_together_with_the_record_last(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="half"):
         fail_halfway(whole_files(tmp_path, ["a", "record"]), lambda drafts: (drafts / "a",))
     assert contents(tmp_path) == {"a": b"a", "record": b"of a"}
+
+
+def test_a_temporary_folder_is_gone_also_if_a_signal_comes_while_it_is_made_or_removed(tmp_path, monkeypatch):
+    make = Path.mkdir
+
+    def make_interrupted(path: Path, **given: Any) -> None:
+        make(path, **given)
+        raise KeyboardInterrupt
+
+    with temporary_folder("mine-", within=tmp_path) as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "file").touch()
+        monkeypatch.setattr(Path, "mkdir", make_interrupted)
+        with pytest.raises(KeyboardInterrupt), temporary_folder("other-", within=tmp_path):
+            pytest.fail("it was not entered")
+        assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert not list(tmp_path.iterdir())
+
+    monkeypatch.undo()
+    remove = os.rmdir
+
+    def remove_interrupted(*given: Any, **named: Any) -> None:
+        monkeypatch.setattr(os, "rmdir", remove)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), temporary_folder("third-", within=tmp_path):
+        monkeypatch.setattr(os, "rmdir", remove_interrupted)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):

@@ -25,6 +25,8 @@ from .travel import Traveller
 from .world import World, make_world
 
 SECONDS_TO_SHRINK = 600.0
+JOURNEYS_OF_A_QUIET_HOME = 25
+"""What it holds stays until it is left, and its disk is small."""
 
 
 class Storm:
@@ -36,7 +38,7 @@ class Storm:
     def travel(self, journey: Journey) -> tuple[Traveller, str, str]:
         """Go through a journey; returns also the invariant that broke, if any, and what was seen."""
         self.homes += 1
-        with self.world.home(f"h{self.homes}") as home:
+        with self.world.home(f"{self.quiet.home.path.name}-{self.homes}") as home:
             traveller = Traveller(home, quiet=self.quiet)
             try:
                 traveller.go(journey)
@@ -97,20 +99,20 @@ def main() -> int:
     deadline, number, failures = time.monotonic() + 60 * options.minutes, options.journey or 0, 0
     world = make_world()
     try:
-        with world.home("quiet") as quiet_home:
-            storm = Storm(world, Quiet(quiet_home), options.folder)
-            if options.replay:
-                return int(not storm.note(Journey.from_values(json.loads(options.replay.read_text()))))
-            while time.monotonic() < deadline:
-                journey = draw_journey(seed, number, is_private=world.is_private)
-                if not storm.note(journey):
-                    failures += 1
-                    if not options.keep_going:
+        while time.monotonic() < deadline:
+            with world.home(f"quiet{number}") as quiet_home:
+                storm = Storm(world, Quiet(quiet_home), options.folder)
+                if options.replay:
+                    return int(not storm.note(Journey.from_values(json.loads(options.replay.read_text()))))
+                for _ in range(JOURNEYS_OF_A_QUIET_HOME):
+                    journey = draw_journey(seed, number, is_private=world.is_private)
+                    is_quiet, number = storm.note(journey), number + 1
+                    failures += not is_quiet
+                    if not is_quiet and not options.keep_going:
                         storm.shorten(journey, storm.travel(journey)[1])
-                        break
-                number += 1
-                if options.journey is not None:
-                    break
+                    is_over = options.journey is not None or not (is_quiet or options.keep_going)
+                    if is_over or time.monotonic() > deadline:
+                        return int(failures > 0)
     finally:
         world.close()
     return int(failures > 0)

@@ -30,10 +30,11 @@ class Expected:
     change: int = 40
     passes: int = 28
     request: int = 30
+    publish: int = 3
 
     def number(self, fault: Fault) -> int:
         """At which of them the fault is due, from 1."""
-        counts = {"change": self.change, "pass": self.passes, "request": self.request}
+        counts = {"change": self.change, "pass": self.passes, "request": self.request, "publish": self.publish}
         return 1 + int((fault.at or 0.0) * counts[fault.event])
 
 
@@ -124,10 +125,10 @@ class _AtTheStore(contextlib.AbstractContextManager["_AtTheStore"]):
     command: Command | None = None
 
     def __init__(self, home: Home, faults: Sequence[Fault], expected: Expected) -> None:
-        self.store, self.seen, self.done, self.lock = home.world.store, 0, 0, threading.Lock()
+        self.store, self.seen, self.published, self.done, self.lock = home.world.store, 0, 0, 0, threading.Lock()
+        self.has_record = False
         self.plans = [(expected.number(each), each.detail, [0]) for each in faults if each.kind == "store"]
-        timed = [each for each in faults if each.kind == "signal" and each.event == "request"]
-        self.signals = {expected.number(each): each.detail for each in timed}
+        self.signals = {(each.event, expected.number(each)): each.detail for each in faults if each.kind == "signal"}
 
     def __enter__(self) -> Self:
         self.store.resumed.clear()
@@ -141,8 +142,14 @@ class _AtTheStore(contextlib.AbstractContextManager["_AtTheStore"]):
     def _rule(self, method: str, path: str, _: int) -> int | str | None:
         with self.lock:
             self.seen += 1
-            if self.command is not None and (hit := self.signals.get(self.seen)) is not None:
-                self.command.hit(hit["whom"], int(signal.Signals[hit["signal"]]))
+            due = [self.signals.get(("request", self.seen))]
+            if self.has_record:
+                self.published += 1
+                due.append(self.signals.get(("publish", self.published)))
+            self.has_record = method == "PUT" and path.endswith(".json")
+            for each in due:
+                if each is not None and self.command is not None:
+                    self.command.hit(each["whom"], int(signal.Signals[each["signal"]]))
             for start, detail, made in self.plans:
                 what = detail["what"]
                 if self.seen < start or made[0] >= detail["times"] or detail["method"] not in ("any", method):

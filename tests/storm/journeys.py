@@ -68,7 +68,12 @@ class Journey:
         return cls(values["seed"], values["number"], tuple(steps))
 
 
-EVENTS = {"change": "changes of files", "pass": "forward passes", "request": "requests to the store"}
+EVENTS = {
+    "change": "changes of files",
+    "pass": "forward passes",
+    "request": "requests to the store",
+    "publish": "moments after a record is there",
+}
 NOT_IN_TUNING = ("model.", "masking.site", "masking.reversed", "masking.schedule", "masking.scope", "masking.preset")
 _SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1")
 _STORE_FAULTS = ("500", "503", "cut", "reset", "half", "short", "flip", "late", "stall")
@@ -102,7 +107,8 @@ class _Drawing:
     def steps(self) -> list[Step]:
         mixed = self.chance(0.2)
         for name in ("web", "books") if mixed else ("web",):
-            settings = draw(self.random, PrepConfig, {"shard_size": "16kb"})
+            plain = {"compression": "null"} if self.chance(0.3) else {}  # damage is not told by decompression
+            settings = draw(self.random, PrepConfig, {"shard_size": "16kb", **plain})
             workers = 2 if self.chance(0.1) else 1
             self.add("prepare", name, settings=settings, place=self.place(), workers=workers)
             if self.chance(0.25):
@@ -114,16 +120,17 @@ class _Drawing:
                 self.add(
                     "prepare_chats", "chats", settings=draw(self.random, SftPrepConfig, {}), source=("base",), workers=1
                 )
-                self.train("tuned", ("chats", "base"))
+                plain = self.found[-1].settings.get("copies") == "false"
+                self.train("tuned", ("chats", "base"), given={"masking.ratio": "0"} if plain else {})
                 if self.chance(0.6):
                     self.finish("tuned")
         return self.found
 
-    def train(self, name: str, source: tuple[str, ...]) -> None:
+    def train(self, name: str, source: tuple[str, ...], given: dict[str, str] | None = None) -> None:
         """A run with its starts, and what happens to its data between them."""
         ranks = self.ranks()
         sharding = self.random.choice(SHARDED) if ranks > 1 else {}
-        base = {**sharding, "train.max_duration": f"{6 if name == 'tuned' else STEPS}ba"}
+        base = {**sharding, **(given or {}), "train.max_duration": f"{6 if name == 'tuned' else STEPS}ba"}
         if len(source) == 2 and name == "base" and self.chance(0.5):
             base |= {"data.streams.web.proportion": "2", "data.streams.books.proportion": "1"}
             base |= {"data.batching_method": "stratified"} if self.chance(0.4) else {}
@@ -139,7 +146,7 @@ class _Drawing:
         place = self.place()
         for leg in range(self.random.choice((1, 1, 2, 2, 3))):
             if leg:
-                if self.chance(0.3) and name == "base":
+                if self.chance(0.4) and name == "base":
                     self.add(self.random.choice(("move", "cut", "anew")), "web", fault_share=0)
                 ranks = self.ranks() if self.chance(0.4) else ranks
             workers = self.random.choice((0, 0, 1, 2, 2, 3))
@@ -172,9 +179,11 @@ class _Drawing:
         kind, at = self.random.choice(kinds), self.random.random()
         trains = step.kind in {"train", "extend"}
         event = self.random.choice(("change", "pass")) if trains and not step.cold else "change"
-        if kind == "signal" and self.has_store and self.chance(0.4):
-            event = "request"
         if kind == "signal":
+            if self.has_store and self.chance(0.3):
+                event = "request"
+            elif self.chance(0.3):
+                event = "publish"
             whom = self.random.choice(
                 ("rank", "worker", "launcher", "group", "group") if trains else ("group",) * 3 + ("launcher", "worker")
             )

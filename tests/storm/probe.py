@@ -4,7 +4,7 @@
 
 The folder's orders.json says what is to happen; see `Orders`. The command leads a session, so that all it starts can be
 found. Written there: `pid`, `rank<R>.pid`, `rows-<rank>.jsonl` (step, ids and hashes of what each forward pass was
-given), `changes` and `passes` (a byte for each, whichever process), `hit` (a line per order carried out).
+given), `change`, `pass` and `publish` (a byte for each, whichever process), `hit` (a line per order carried out).
 
 With several ranks Composer's own launcher runs, but forks its ranks instead of starting them, which takes seconds each.
 """
@@ -37,7 +37,8 @@ NOTES = Path(os.environ["STORM"])
 ORDERS: dict[str, Any] = json.loads((NOTES / "orders.json").read_text())
 """
 files, user, umask      limits and identity of the process
-at                      [{"event": "change" or "pass", "number": 7, "act": "signal", "signal": 9, "whom": "group"}, ...]
+at                      [{"event": "change", "number": 7, "act": "signal", "signal": 9, "whom": "group"}, ...]
+                        events: change, pass, publish
                         acts: signal; stop (stand still until the storm goes on with it); second (the storm starts
                         another one); clock (seconds)
 nodes                   whether each rank is a node of its own
@@ -82,8 +83,9 @@ def shift_clock(seconds: float) -> None:
 
 
 def watch_files() -> None:
-    count, folders = Count("change"), tuple(ORDERS["watched"])
+    count, published, folders = Count("change"), Count("publish"), tuple(ORDERS["watched"])
     renaming = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+    has_record = [False]
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
@@ -94,6 +96,9 @@ def watch_files() -> None:
         path = os.fsdecode(arguments[0])
         if (path if path[:1] == "/" else f"{folders[0]}/{path}").startswith(folders):
             count.add()
+            if has_record[0]:
+                published.add()
+            has_record[0] = event == "os.rename" and os.fsdecode(arguments[1]).endswith(".json")
 
     sys.addaudithook(watch)
 

@@ -38,6 +38,7 @@ class Quiet:
     home: Home
     data: dict[str, QuietData] = field(default_factory=dict[str, QuietData])
     runs: dict[str, QuietRun] = field(default_factory=dict[str, QuietRun])
+    begun: int = 0
 
     def prepared(self, spec: Data) -> QuietData:
         key = key_of(spec)
@@ -45,14 +46,14 @@ class Quiet:
             remote = f"data/{len(self.data)}"
             base_dir = self.exported(spec.base) if spec.base is not None else ""
             outcome = self._run(spec.words(remote, workers=1, base_dir=base_dir))
-            expected = Expected(change=outcome.count("change"))
+            expected = Expected(change=outcome.count("change"), publish=max(1, outcome.count("publish")))
             self.data[key] = QuietData(remote, hashes_of(self.home, remote), expected)
         return self.data[key]
 
     def trained(self, spec: Run) -> QuietRun:
         key = key_of(spec)
         if key not in self.runs:
-            name = f"run{len(self.runs)}"
+            name, self.begun = f"run{self.begun}", self.begun + 1
             remotes = {name: self.prepared(data).remote for name, data in spec.data.items()}
             base_dir = self.exported(spec.base) if spec.base is not None else ""
             path = self.home.path / f"{name}.yaml"
@@ -62,7 +63,8 @@ class Quiet:
             if float(spec.settings.get("masking.ratio", 0.15)) and "masking.preset" not in spec.settings:
                 check_epochs(told)
             expected = Expected(outcome.count("change"), outcome.count("pass"))
-            self.runs[key] = QuietRun(name, told, replace(expected, request=40))
+            published = max(1, outcome.count("publish"))
+            self.runs[key] = QuietRun(name, told, replace(expected, request=40, publish=published))
         return self.runs[key]
 
     def exported(self, spec: Run) -> str:

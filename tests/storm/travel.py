@@ -203,11 +203,15 @@ class Traveller(Ground):
         outcome = self.run(["-m", "meap", "verify", f"remote={found.remote}"], (), Expected())
         require(outcome.status == 1, "what is published verifies", f"a damaged shard passes\n{outcome.printed[-1500:]}")
         require(shard.name in outcome.printed, "error", f"{shard.name} is not named\n{outcome.printed[-1500:]}")
-        for name, known in self.unfinished(step.on):
-            outcome = self.run(known.spec.words(name, workers=0), (), Expected(), ranks=known.spec.ranks)
-            check_end(outcome, {0, 1})  # it may have read the shard already, or not need it any more
-            if not known.was_extended:
-                check_rows(rows_of(outcome.notes), self.quiet.trained(known.spec).told.rows, ROWS_OF_BATCH)
+        begun = [(name, known.spec) for name, known in self.unfinished(step.on) if not known.was_extended]
+        read = [known.spec for known in self.runs.values() if found.spec in known.spec.data.values() and not known.base]
+        for name, spec in [*begun, *((f"cut{self.steps}", each) for each in read[:1])]:
+            if name not in self.runs:
+                remotes = {each: self.data[each].remote for each in spec.data}
+                spec.write_yaml(self.home.path / f"{name}.yaml", remotes)
+            outcome = self.run(spec.words(name, workers=0), (), Expected(), ranks=spec.ranks)
+            check_end(outcome, {0, 1})  # it may have read the shard already, or not need it
+            check_rows(rows_of(outcome.notes), self.quiet.trained(spec).told.rows, ROWS_OF_BATCH)
         shard.write_bytes(content)
 
     def anew(self, step: Step) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from meap.answers import SCORED
 from meap.config import RecipeConfig, load_config, save_config
 from meap.errors import ConfigError, MismatchError
+from meap.schema import MANIFEST_NAME
 
 from .conftest import losses
 
@@ -204,6 +205,16 @@ def test_what_is_not_fine_tuning_is_refused(tune, tmp_path, write_shards):
         tune(tmp_path / "c", f"data.remote={rows}")
     with pytest.raises(ConfigError, match=r"max_position_embeddings=\d+, but segments .* can take 256 positions"):
         tune(tmp_path / "d", f"model.base={short_base(tmp_path, tune)}")
+
+
+def test_rows_without_room_for_copies_are_for_the_control_alone(tune, tmp_path, remote):
+    shutil.copytree(remote, plain := tmp_path / "plain")
+    for path in plain.glob(f"*/{MANIFEST_NAME}"):
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps(manifest | {"config": manifest["config"] | {"copies": False}}))
+    with pytest.raises(ConfigError, match=r"masking.ratio=0.2, but .*plain was prepared with copies=false"):
+        tune(tmp_path / "a", f"data.remote={plain}", "masking.ratio=0", "masking.from_epoch.1.ratio=0.2")
+    tune(tmp_path / "b", f"data.remote={plain}", "masking.ratio=0", "train.max_duration=1ba")
 
 
 def short_base(tmp_path: Path, tune) -> Path:

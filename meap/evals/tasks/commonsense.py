@@ -20,7 +20,6 @@ import contextlib
 import io
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from meap.errors import ConfigError, DataError
 from meap.evals.pictures import draw_rows
 from meap.evals.task import Candidate, Example, Metric, Output, Scores, Task, TaskInputs
 from meap.extras import require_packages
+from meap.places.whole import temporary_folder
 
 __all__ = ["TASK", "examples", "score"]
 
@@ -93,7 +93,7 @@ def _encode(pairs: Sequence[tuple[str, str]], inputs: TaskInputs) -> Iterator[Ca
 
 
 def _load(name: str, config: CommonsenseConfig) -> Any:
-    with _quiet(), tempfile.TemporaryDirectory(prefix="meap-eval-") as folder:
+    with _quiet(), temporary_folder("meap-eval-") as folder:
         manager = _manager()
         if name not in manager.all_subtasks:
             raise ConfigError(
@@ -102,7 +102,7 @@ def _load(name: str, config: CommonsenseConfig) -> Any:
             )
         spec = name
         if config.data_dir is not None:
-            path = Path(folder) / "local.yaml"
+            path = folder / "local.yaml"
             path.write_text(json.dumps(_over_local_rows(name, config.data_dir, manager.task_index[name].yaml_path)))
             spec = str(path)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from meap.manifest import Manifest
 from meap.mds.index import INDEX_NAME, is_shard_name, parse_index
 from meap.places.addresses import is_url
 from meap.places.folder import Folder
+from meap.places.whole import temporary_folder
 from meap.prep.document_counts import DOCUMENTS_NAME, DocumentCounts
 from meap.prep.task_records import PREP_DIR, TASKS_DIR, TaskRecord, parts_of
 from meap.schema import MANIFEST_NAME, SPLITS, TOKENIZER_DIR
@@ -104,12 +104,12 @@ def read_tokenizer(data: DataSet, name: str) -> Tokenizer:
     contents = data.folder.read_all([f"{TOKENIZER_DIR}/{each}" for each in TOKENIZER_FILES])
     if missing := [each for each in TOKENIZER_FILES if f"{TOKENIZER_DIR}/{each}" not in contents]:
         raise IncompleteError(f"there is no {', '.join(missing)} in {data.folder.url_of(TOKENIZER_DIR)}")
-    with tempfile.TemporaryDirectory(prefix="meap-tokenizer-") as folder:
+    with temporary_folder("meap-tokenizer-") as folder:
         for each in TOKENIZER_FILES:
-            Path(folder, each).write_bytes(contents[f"{TOKENIZER_DIR}/{each}"])
+            (folder / each).write_bytes(contents[f"{TOKENIZER_DIR}/{each}"])
         config = cast("dict[str, Any]", parse_json(contents[f"{TOKENIZER_DIR}/{_TOKENIZER_CONFIG}"]))
         mask_token = str(config.get("mask_token") or TokenizerConfig.mask_token)
-        loaded = load_tokenizer(TokenizerConfig(name=folder, mask_token=mask_token))
+        loaded = load_tokenizer(TokenizerConfig(name=str(folder), mask_token=mask_token))
     return dataclasses.replace(loaded, name=name)
 
 
