@@ -15,8 +15,9 @@ from pathlib import Path
 
 from meap.json_text import parse_json
 from meap.places.redaction import clean_arguments
+from meap.processes import is_alive
 
-__all__ = ["NoLocksError", "describe_holder", "is_alive", "lock_file"]
+__all__ = ["NoLocksError", "describe_holder", "lock_file"]
 
 _MOST_SHOWN = 200
 """Characters of a command."""
@@ -75,14 +76,3 @@ def describe_holder(path: Path) -> str:
     elif not is_alive(pid):
         ended = ", which has ended but left child processes running"
     return f"process {pid}{elsewhere} ({shown}) for {age}{ended}"
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True

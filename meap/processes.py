@@ -6,14 +6,17 @@ import atexit
 import ctypes
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -24,11 +27,13 @@ __all__ = [
     "WAITED_FOR_RANK",
     "end_processes",
     "end_with_parent",
+    "is_alive",
     "leave",
     "obey_parent_alone",
     "raise_on_signals",
     "start_tracker",
     "stopping_by_signals",
+    "visible_processes",
 ]
 
 LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -161,6 +166,27 @@ def raise_on_signals() -> None:
         for number in _STOP_SIGNALS:
             signal.signal(number, _raise_stopped)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+@cache
+def visible_processes() -> str:
+    """Names the processes among which a number means the same process: those of this boot of this container."""
+    try:
+        seen = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        seen = platform.node()
+    return f"{zlib.crc32(seen.encode()):08x}"
 
 
 def leave(status: int) -> NoReturn:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from lab.declaration import ExperimentConfig
 from lab.findings import find, sentence_of, text_of
@@ -243,6 +244,18 @@ def test_a_killed_experiment_goes_on_to_its_verdict(tiny, tmp_path, warm_python,
         time.sleep(0.05)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
+
+    stopped = start()
+    trained = len(list(out.rglob("*.trained")))
+    while len(list(out.rglob("*.trained"))) == trained:
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.05)
+    begun = psutil.Process(stopped.pid).children(recursive=True)
+    stopped.terminate()
+    errors = stopped.communicate(timeout=120)[1]
+    assert stopped.returncode == os.EX_TEMPFAIL, errors
+    assert "Traceback" not in errors
+    assert psutil.wait_procs(begun, timeout=30)[1] == []
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*/*/record.json")}
 
     printed, errors = (second := start()).communicate()

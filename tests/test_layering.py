@@ -35,7 +35,7 @@ CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "places", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "back_off": set(),
-    "places": {"back_off", "errors", "extras", "places"},
+    "places": {"back_off", "errors", "extras", "places", "processes"},
     "mds": {"errors", "extras", "json_text", "mds"},
     "locks": CORE | {"places"},
     "config": {"config", "errors", "extras", "noise", "places", "processes"},

@@ -10,12 +10,14 @@ import os
 import runpy
 import signal
 import sys
+import threading
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from meap.errors import MeapError
 from meap.processes import end_with_parent
 
-__all__ = ["ROOT", "run_command_line", "share_the_machine"]
+__all__ = ["ROOT", "run_command_line", "share_the_machine", "stop_commands"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVER = multiprocessing.get_context("forkserver")
@@ -30,6 +32,8 @@ ENVIRONMENT = {
     # Who looks for GPUs while importing asks the driver's library, not CUDA, which does not survive a fork.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
+_running: set[BaseProcess] = set()
+_is_stopping = threading.Event()
 
 
 def share_the_machine() -> None:
@@ -46,14 +50,31 @@ def run_command_line(output: Path, script: str, *arguments: str) -> None:
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     process = SERVER.Process(target=_run_script, args=(output, script, *arguments))
+    if _is_stopping.is_set():
+        raise MeapError("the experiment was stopped")
     process.start()
-    process.join()
+    _running.add(process)
+    try:
+        process.join()
+    except BaseException:  # a signal, where this is the main thread
+        process.terminate()
+        process.join()
+        raise
+    finally:
+        _running.discard(process)
     if process.exitcode:
         *_, last = output.read_text(encoding="utf-8").splitlines() or [""]
         raise MeapError(
             f"{script} ended with status {process.exitcode}: {last.removeprefix('error: ')} (all it printed: "
             f"{output}); the same command goes on from here"
         )
+
+
+def stop_commands() -> None:
+    """Ask all that run to save and end, and start no more."""
+    _is_stopping.set()
+    for process in list(_running):
+        process.terminate()
 
 
 def _run_script(output: Path, script: str, *arguments: str) -> None:

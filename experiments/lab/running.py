@@ -18,7 +18,7 @@ from meap.places.whole import write_whole
 from meap.run_files import EVAL_DIR, EXPORT_DIR, METRICS_NAME, RESULTS_NAME
 
 from .declaration import ExperimentConfig, MeasureConfig
-from .launching import run_command_line
+from .launching import run_command_line, stop_commands
 from .material import SHARDS_DIR, folder_of
 
 __all__ = ["Unit", "choose_settings", "finished", "keep_finished", "read_records", "reported_units", "run_units"]
@@ -113,8 +113,10 @@ def run_units(cfg: ExperimentConfig, out_dir: Path, units: Sequence[Unit], *, ti
             for done, each in enumerate(as_completed(pending), start=len(units) - len(left) + 1):
                 each.result()
                 progress(done, len(units))
-        finally:
+        except BaseException:  # a run has failed, or a signal came
             pool.shutdown(wait=False, cancel_futures=True)
+            stop_commands()
+            raise
 
 
 def read_records(units: Sequence[Unit]) -> list[dict[str, Any]]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from meap import __version__
 from meap.errors import CheckpointError
 from meap.export.hf import TOLERANCE, ExportSource
 from meap.export.prompting import Prompting
+from meap.export.weights import write_tensors
 from meap.extras import require_packages
 from meap.noise import hide_loading_bars
 from meap.places.whole import whole_folder
@@ -89,8 +89,7 @@ def export_adapter(
         settings.base_model_name_or_path, settings.inference_mode = source.base, True
         settings.save_pretrained(str(draft))
         stored = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
-        save_file(stored, draft / _WEIGHTS_NAME, metadata={"format": "pt"})
-        (draft / _WEIGHTS_NAME).chmod(draft.stat().st_mode & 0o666)
+        write_tensors(stored, draft / _WEIGHTS_NAME)
         context = model.config.max_position_embeddings
         Prompting(tokenizer, usage, with_mask=with_mask, context=context).write(draft)
         largest = _verify(model, draft, source.base, num_ids=tokenizer.plain_vocab_size)

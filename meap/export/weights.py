@@ -11,9 +11,11 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from meap.errors import MeapError
+from meap.places.problems import full_disk_errors
 from meap.places.whole import write_whole
 
-__all__ = ["DTYPES", "round_weights", "write_weights"]
+__all__ = ["DTYPES", "round_weights", "write_tensors", "write_weights"]
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -46,12 +48,22 @@ def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, m
     stored = {name: torch.empty_like(weight, dtype=dtype, device="meta") for name, weight in weights.items()}
     split = split_torch_state_dict_into_shards(stored, max_shard_size=max_shard_size)
     for name, tensors in split.filename_to_tensors.items():
-        # transformers rejects a file without the framework that wrote it.
         content = {tensor: weights[tensor].detach().to("cpu", dtype).contiguous() for tensor in tensors}
-        save_file(content, folder / name, metadata={"format": "pt"})
-        # safetensors lets only the owner read; the folder's mode follows the user's umask.
-        (folder / name).chmod(folder.stat().st_mode & 0o666)
+        write_tensors(content, folder / name)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_whole(folder / _INDEX_NAME, json.dumps(index, indent=2, sort_keys=True) + "\n")
     return len(split.filename_to_tensors)
+
+
+def write_tensors(content: dict[str, torch.Tensor], path: Path) -> None:
+    """Write one safetensors file.
+
+    Raises:
+        MeapError: The disk is full.
+    """
+    with full_disk_errors(path.parent, num_bytes=sum(each.nbytes for each in content.values()), kind=MeapError):
+        # transformers rejects a file without the framework that wrote it.
+        save_file(content, path, metadata={"format": "pt"})
+    # safetensors lets only the owner read; the folder's mode follows the user's umask.
+    path.chmod(path.parent.stat().st_mode & 0o666)

@@ -138,9 +138,14 @@ def is_stale(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno == errno.ESTALE
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 def is_full_disk(error: BaseException) -> bool:
-    """Whether `error` says that a disk, or a user's quota, is full."""
-    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    """Whether `error` says that a disk, or a user's quota, is full; libraries in Rust say so in words alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return any(f"(os error {number})" in str(error) for number in _FULL)
 
 
 def describe_full_disk(location: str | Path, *, num_bytes: int | None = None, free: int | None = None) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from meap.errors import DataError
+from meap.processes import is_alive, visible_processes
 
 __all__ = [
     "named_file",
@@ -34,13 +35,14 @@ def whole_file(path: Path, *, durable: bool = False, several_writers: bool = Fal
     Args:
         path: The file to write; its folder is created if needed.
         durable: Whether the file must survive a power cut: content and name are on the disk before this returns.
-        several_writers: Whether other processes may write the same file at the same time. Each then has its own draft;
-            otherwise the draft has one name, so that the next run overwrites the draft of a killed one.
+        several_writers: Whether other processes may write the same file at the same time. Each then has its own draft,
+            and removes those of killed ones; otherwise the draft has one name, which the next writer overwrites.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if several_writers:
+        _remove_abandoned(path)
         # Not by tempfile, which lets the owner alone read: the user's umask decides that.
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_DRAFT}")
+        draft = path.with_name(f".{path.name}.{visible_processes()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{_DRAFT}")
     else:
         draft = path.with_name(f".{path.name}{_DRAFT}")
     try:
@@ -147,6 +149,14 @@ def remove_drafts(folder: Path) -> None:
     """Remove the drafts of killed writers from a folder that no process writes to."""
     for draft in folder.glob(f".*{_DRAFT}*"):
         draft.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the drafts of one file whose writers are gone; not those of writers that cannot be seen from here."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.{visible_processes()}-*{_DRAFT}"):
+        writer = draft.name.removeprefix(f".{path.name}.").split("-")[1]
+        if not is_alive(int(writer)):
+            draft.unlink(missing_ok=True)
 
 
 def _move(draft: Path, path: Path, durable: bool) -> None:

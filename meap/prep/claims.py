@@ -22,9 +22,9 @@ from pathlib import Path
 
 from meap.errors import DataError
 from meap.json_text import parse_json, require_types
-from meap.locks import is_alive
 from meap.places.folder import Folder
 from meap.places.redaction import clean_arguments
+from meap.processes import is_alive
 
 __all__ = ["Claim", "StoreClaim", "held"]
 

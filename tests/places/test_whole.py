@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -63,6 +65,25 @@ def test_several_writers_do_not_meet(tmp_path):
         write_whole(tmp_path / "file", b"other", several_writers=True)
         assert contents(tmp_path)["file"] == b"other"
     assert contents(tmp_path) == {"file": b"one"}
+
+
+def test_of_several_writers_the_drafts_of_killed_ones_are_removed_and_those_of_others_are_not(tmp_path):
+    path = tmp_path / "results[1].json"
+    code = "import sys, time, pathlib; from meap.places.whole import whole_file\n"
+    code += "with whole_file(pathlib.Path(sys.argv[1]), several_writers=True) as draft:\n"
+    code += "    draft.touch(); print(draft.name, flush=True); time.sleep(600)"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    killed, alive = (writer.stdout.readline().strip() for writer in writers if writer.stdout is not None)
+    writers[0].kill()
+    writers[0].communicate()
+    (elsewhere := tmp_path / ".results[1].json.00000000-1-0a1b2c3d.partial").touch()  # of another machine
+    write_whole(path, "all", several_writers=True)
+    assert killed != alive
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, alive, elsewhere.name}
+    writers[1].kill()
+    writers[1].communicate()
 
 
 def test_what_a_killed_writer_left_is_overwritten_or_removed(tmp_path):

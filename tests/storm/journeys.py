@@ -74,7 +74,15 @@ EVENTS = {
     "request": "requests to the store",
     "publish": "moments after a record is there",
 }
-NOT_IN_TUNING = ("model.", "masking.site", "masking.reversed", "masking.schedule", "masking.scope", "masking.preset")
+NOT_IN_TUNING = (
+    "model.",
+    "export.keep_mask",
+    "masking.site",
+    "masking.reversed",
+    "masking.schedule",
+    "masking.scope",
+    "masking.preset",
+)
 _SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1")
 _STORE_FAULTS = ("500", "503", "cut", "reset", "half", "short", "flip", "late", "stall")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +108,11 @@ class StepwiseLogger(LoggerDestination):
         self._write_pending()
 
     def close(self, state: State, logger: Logger) -> None:
-        """Write the rest and finish, also after an error."""
-        self._write_pending()
+        """Write the rest and finish, also after an error, which is what the user is told then."""
+        try:
+            self._write_pending()
+        except MeapError as error:  # Composer would print it with a traceback, and go on
+            print(f"warning: the last steps are not on record: {error}", file=sys.stderr, flush=True)
         if self._is_open:
             self._is_open = False
             self.finish()

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from meap.checkpoints import CheckpointStore
 from meap.errors import CheckpointError, MeapError
+from meap.export.weights import write_tensors
+from meap.places.whole import whole_folder
 from tests.train.outputs import at_pass
 
 pytestmark = [pytest.mark.fault(2), pytest.mark.timeout(300)]
@@ -71,6 +74,15 @@ def test_a_disk_that_is_full_is_an_error_with_both_sizes_and_with_room_the_run_c
         train(tmp_path / "run", *to_disk)
     (small_disk / "filler").unlink()
     assert train(tmp_path / "run", *to_disk) == whole
+
+
+def test_weights_that_a_full_disk_has_no_room_for_are_one_error_and_nothing_is_left(small_disk):
+    fill(small_disk)
+    content = {"weight": torch.zeros(1 << 20)}
+    told = rf"no space left for {small_disk}/\.hf\.partial \(4,194,304 bytes needed, [\d,]+ bytes free on its disk\)"
+    with pytest.raises(MeapError, match=told), whole_folder(small_disk / "hf") as draft:
+        write_tensors(content, draft / "model.safetensors")
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
 
 
 @pytest.mark.slow
