@@ -147,9 +147,12 @@ class _AtTheStore(contextlib.AbstractContextManager["_AtTheStore"]):
                 self.published += 1
                 due.append(self.signals.get(("publish", self.published)))
             self.has_record = method == "PUT" and path.endswith(".json")
-            for each in due:
-                if each is not None and self.command is not None:
-                    self.command.hit(each["whom"], int(signal.Signals[each["signal"]]))
+            hits = [each for each in due if each is not None and self.command is not None]
+            for each in hits:
+                assert self.command is not None
+                self.command.hit(each["whom"], int(signal.Signals[each["signal"]]))
+            if any(each["signal"] == "SIGKILL" for each in hits):
+                return "reset"  # who is gone has not sent it to its end
             for start, detail, made in self.plans:
                 what = detail["what"]
                 if self.seen < start or made[0] >= detail["times"] or detail["method"] not in ("any", method):

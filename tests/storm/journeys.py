@@ -97,7 +97,7 @@ class _Drawing:
 
     def __init__(self, random: Random, *, is_private: bool) -> None:
         self.random, self.is_private = random, is_private
-        self.has_store = self.chance(0.5)
+        self.has_store = self.chance(0.55)
         self.found: list[Step] = []
 
     def chance(self, share: float) -> bool:
@@ -115,12 +115,14 @@ class _Drawing:
     def steps(self) -> list[Step]:
         mixed = self.chance(0.2)
         for name in ("web", "books") if mixed else ("web",):
-            plain = {"compression": "null"} if self.chance(0.3) else {}  # damage is not told by decompression
+            plain = {"compression": "null"} if self.chance(0.4) else {}  # damage is not told by decompression
             settings = draw(self.random, PrepConfig, {"shard_size": "16kb", **plain})
             workers = 2 if self.chance(0.1) else 1
             self.add("prepare", name, settings=settings, place=self.place(), workers=workers)
             if self.chance(0.25):
                 self.add("verify", name, fault_share=0.2)
+        if self.chance(0.2):
+            self.add("cut", "web", fault_share=0)
         self.train("base", ("web", "books") if mixed else ("web",))
         if self.chance(0.7):
             self.finish("base")
@@ -170,7 +172,7 @@ class _Drawing:
 
     def finish(self, run: str) -> None:
         """From the run to what others see of it."""
-        self.add("export", run)
+        self.add("export", run, fault_share=0.6)
         if self.chance(0.3):
             self.add("evaluate", run)
         if self.chance(0.3):
@@ -179,7 +181,7 @@ class _Drawing:
             self.add("report", run, fault_share=0.3)
 
     def fault(self, step: Step) -> Fault:
-        kinds = ["signal"] * 6 + ["second"] * 2 + ["stop", "clock", "files", "home", "umask"]
+        kinds = ["signal"] * 7 + ["second"] * 2 + ["stop", "clock", "files", "home", "umask"]
         if self.has_store and step.kind in {"prepare", "prepare_chats", "train", "extend", "export", "verify"}:
             kinds += ["store"] * 6
         if self.is_private:
@@ -188,9 +190,9 @@ class _Drawing:
         trains = step.kind in {"train", "extend"}
         event = self.random.choice(("change", "pass")) if trains and not step.cold else "change"
         if kind == "signal":
-            if self.has_store and self.chance(0.3):
+            if self.has_store and self.chance(0.25):
                 event = "request"
-            elif self.chance(0.3):
+            elif self.chance(0.4):
                 event = "publish"
             whom = self.random.choice(
                 ("rank", "worker", "launcher", "group", "group") if trains else ("group",) * 3 + ("launcher", "worker")

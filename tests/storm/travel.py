@@ -205,6 +205,11 @@ class Traveller(Ground):
         require(shard.name in outcome.printed, "error", f"{shard.name} is not named\n{outcome.printed[-1500:]}")
         begun = [(name, known.spec) for name, known in self.unfinished(step.on) if not known.was_extended]
         read = [known.spec for known in self.runs.values() if found.spec in known.spec.data.values() and not known.base]
+        read += [
+            Run(each.settings, {name: self.data[name].spec for name in each.source}, None, each.ranks)
+            for each in self.rest
+            if (each.kind, each.on) == ("train", "base") and self.has_ground(each)
+        ]
         for name, spec in [*begun, *((f"cut{self.steps}", each) for each in read[:1])]:
             if name not in self.runs:
                 remotes = {each: self.data[each].remote for each in spec.data}
