@@ -118,6 +118,11 @@ class MaskingConfig:
         return max(self.ratio, *(masking.ratio for _, masking in self.later), 0.0)
 
     @property
+    def needs_tokenizer(self) -> bool:
+        """Whether rows hold tokens that others than the mask token replace: random ones, or that of the direction."""
+        return bool(self.reversed_ratio or any(each.shares.random for each in (self, *dict(self.later).values())))
+
+    @property
     def last_replacement(self) -> str:
         """That of the last epochs."""
         return [self.replacement, *(masking.replacement for _, masking in self.later)][-1]

@@ -13,8 +13,10 @@ from meap.data.loader import build_streams
 from meap.data.mixture import plan_epoch
 from meap.data.rule import build_mask_rule
 from meap.data.sft import StreamingSFTDataset
-from meap.data.shards import open_shards, open_tokenizer, read_manifest
+from meap.data.shards import Shards, open_shards, open_tokenizer, read_manifest
+from meap.errors import ConfigError
 from meap.manifest import CONVERSATIONS
+from meap.masking import MaskRule
 from meap.schema import TRAIN_SPLIT
 
 __all__ = ["open_dataset"]
@@ -26,8 +28,8 @@ def open_dataset(
     local: str | Path,
     labels: str,
     batch_size: int,
-    ratio: float = MaskingConfig.ratio,
-    replacement: str = MaskingConfig.replacement,
+    ratio: float | None = None,
+    masking: MaskingConfig | None = None,
     seed: int = 17,
     split: str = TRAIN_SPLIT,
     shuffle: bool = True,
@@ -96,8 +98,9 @@ def open_dataset(
         local: Folder for shards in use, of this process and its ranks alone.
         labels: ``shifted`` for a loss of one's own, ``transformers`` for ``model(**batch)``.
         batch_size: Rows of a batch of one device, as the DataLoader is given.
-        ratio: Share of input tokens that are masked, in [0, 1); 0 for clean rows, as in evaluation.
-        replacement: What these become, as `masking.replacement` of a yaml: ``mask``, ``random``, or shares.
+        ratio: Share of input tokens that are masked, in [0, 1), 0.15 unless given; 0 for clean rows, as in evaluation.
+        masking: In its place, all that a yaml says in `masking`: spans, random tokens, reversed rows, other ratios from
+            later epochs on. Reversed rows begin with the id after the tokenizer's last, for which `model` needs a row.
         seed: Seed of the masks and the order of rows.
         split: Name of the split.
         shuffle: Whether rows are shuffled, anew in each epoch.
@@ -109,7 +112,8 @@ def open_dataset(
         A `StreamingMaskedDataset`; where the rows are conversations, a `StreamingSFTDataset`.
 
     Raises:
-        ConfigError: An argument is out of range, or the split has fewer rows than a batch.
+        ConfigError: An argument is out of range, the masks would follow from the step, or the split has fewer rows than
+            a batch.
         DataError: There is no finished data set, or it cannot be read.
     """
     remote = str(remote)
@@ -117,10 +121,12 @@ def open_dataset(
     data = DataConfig(remote=remote, seq_len=manifest.seq_len, num_canonical_nodes=num_canonical_nodes)
     shards = open_shards(data, split, kind=None)
     epoch = plan_epoch(data, shards, batch_size * World.detect().num_ranks)
-    masking = MaskingConfig(ratio=ratio, replacement=replacement)
-    special_ids = open_tokenizer(TokenizerConfig(), shards).special_ids if masking.shares.random else ()
+    if masking is None:
+        masking = MaskingConfig(ratio=MaskingConfig.ratio if ratio is None else ratio)
+    elif ratio is not None:
+        raise ConfigError(f"ratio={ratio} and masking.ratio={masking.ratio}: give one of them")
     arguments = {
-        "rule": build_mask_rule(masking, shards.tokenizer, seed=seed, special_ids=special_ids),
+        "rule": _rule_of(masking, shards, seed=seed),
         "labels": labels,
         "streams": build_streams(data, shards, Path(local), counts=epoch.counts),
         "batch_size": batch_size,
@@ -132,3 +138,16 @@ def open_dataset(
     if manifest.kind == CONVERSATIONS:
         return StreamingSFTDataset(sft=sft or SftConfig(), seq_len=manifest.seq_len, **arguments)
     return StreamingMaskedDataset(**arguments)
+
+
+def _rule_of(masking: MaskingConfig, shards: Shards, *, seed: int) -> MaskRule:
+    if masking.site != "dataset":  # as schedules of steps and the official preset need
+        raise ConfigError(
+            f"masking.site={masking.site} is for the training process: a dataset knows no steps; leave it at dataset"
+        )
+    if not masking.needs_tokenizer:
+        return build_mask_rule(masking, shards.tokenizer, seed=seed)
+    tokenizer = open_tokenizer(TokenizerConfig(), shards)
+    if masking.reversed_ratio:
+        tokenizer = tokenizer.with_direction()
+    return build_mask_rule(masking, tokenizer.record, seed=seed, special_ids=tokenizer.special_ids)

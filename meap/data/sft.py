@@ -113,9 +113,17 @@ class StreamingSFTDataset(StreamingMaskedDataset):
 
     Yields:
         What `expand_row` returns, as tensors, its labels as `labels` says.
+
+    Raises:
+        ConfigError: Rows are to be reversed.
     """
 
     def __init__(self, *, sft: SftConfig, seq_len: int, rule: MaskRule | None, **streaming_arguments: Any) -> None:
+        if rule is not None and rule.reversed_ratio:
+            raise ConfigError(
+                f"masking.reversed_ratio={rule.reversed_ratio}, but conversations are not read right to left: set it to "
+                "0"
+            )
         super().__init__(rule=rule, **streaming_arguments)
         self._sft = sft
         self._seq_len = seq_len
@@ -252,14 +260,8 @@ def build_sft_loader(
     """A loader of this rank's share of each global batch; arguments and errors are those of `build_loader`.
 
     Raises:
-        ConfigError: Also where `sft.min_answer_tokens` asks for copies that the rows have no room for, or rows are to
-            be reversed.
+        ConfigError: Also where `sft.min_answer_tokens` asks for copies that the rows have no room for.
     """
-    if rule is not None and rule.reversed_ratio:
-        raise ConfigError(
-            f"masking.reversed_ratio={rule.reversed_ratio}, but {shards.origin} holds conversations, which are not "
-            "read right to left: set it to 0"
-        )
     prepared = max(stream.manifest.config["min_answer_tokens"] for stream in shards.streams)
     if sft.min_answer_tokens is not None and sft.min_answer_tokens < prepared:
         raise ConfigError(

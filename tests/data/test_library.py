@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import re
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ import torch
 from streaming import StreamingDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from meap.config import SftConfig
+from meap.config import MaskingConfig, SftConfig
+from meap.config.masking import EpochMasking
 from meap.data import StreamingMaskedDataset, StreamingSFTDataset, collate_rows, open_dataset
 from meap.data import dataset as dataset_module
 from meap.data.sft import expand_row
@@ -233,6 +235,44 @@ def test_who_leaves_labels_open_is_told_once_what_comes_out(remote, tmp_path, ca
         "labels come shifted: labels[i] is the token after input_ids[i]. Models of transformers shift"
     )
     assert "give labels='transformers' for model(**batch), or labels='shifted' for a loss of your own" in said
+
+
+def test_all_that_a_yaml_says_of_masks_can_be_given(remote, tmp_path, tokenizer):
+    masking = MaskingConfig(
+        ratio=0.0, reversed_ratio=0.5, from_epoch={"1": EpochMasking(ratio=0.25, replacement="random")}
+    )
+    dataset = open_dataset(remote=remote, local=tmp_path, labels="shifted", batch_size=BATCH, masking=masking)
+    plain = open_dataset(remote=remote, local=tmp_path / "plain", labels="shifted", batch_size=BATCH, ratio=0)
+    direction = tokenizer.with_direction().direction_id
+    turned = [[], []]
+    for epoch, number in itertools.product((0, 1), range(ROWS)):
+        row, stored = dataset.sample_at(number, epoch=epoch), plain.sample_at(number, epoch=0)
+        turned[epoch].append(is_turned := row["input_ids"][0] == direction)
+        assert tokenizer.mask_id not in row["input_ids"]
+        if is_turned:
+            tokens = torch.cat([stored["input_ids"], stored["labels"][-1:]]).flip(0)
+            assert torch.equal(row["labels"], tokens[: len(row["labels"])])
+        elif not epoch:
+            assert torch.equal(row["input_ids"], stored["input_ids"])
+        if epoch and not is_turned:
+            assert int((row["input_ids"] != stored["input_ids"]).sum()) == SEQ_LEN // 4
+    assert turned[0] != turned[1]
+    assert all(0.3 < sum(each) / ROWS < 0.7 for each in turned)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"masking": MaskingConfig(), "ratio": 0.2}, r"ratio=0.2 and masking.ratio=0.15: give one of them"),
+        (
+            {"masking": MaskingConfig(site="algorithm", schedule="linear", final_ratio=0.3)},
+            r"masking.site=algorithm is for the training process: a dataset knows no steps",
+        ),
+    ],
+)
+def test_masks_that_a_dataset_cannot_know_are_refused(remote, tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        open_dataset(remote=remote, local=tmp_path, labels="shifted", batch_size=BATCH, **settings)
 
 
 def test_unknown_labels_are_refused(remote, tmp_path):
