@@ -121,8 +121,8 @@ class StreamingSFTDataset(StreamingMaskedDataset):
     def __init__(self, *, sft: SftConfig, seq_len: int, rule: MaskRule | None, **streaming_arguments: Any) -> None:
         if rule is not None and rule.reversed_ratio:
             raise ConfigError(
-                f"masking.reversed_ratio={rule.reversed_ratio}, but conversations are not read right to left: set it to "
-                "0"
+                f"masking.reversed_ratio={rule.reversed_ratio}, but conversations are not read right to left: "
+                "set it to 0"
             )
         super().__init__(rule=rule, **streaming_arguments)
         self._sft = sft
