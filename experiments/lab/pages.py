@@ -31,11 +31,11 @@ hypothesis, primary endpoint, arms, seeds, tests, and what would refute it. This
 
     python experiments/run.py experiments/d_repetition.yaml
 
-The same command continues what was stopped or killed; `begin_with=experiments/results/d_repetition.json` continues on another
-machine what was not finished. Learning rates are chosen for each arm on seeds that are not
-reported. The unit of observation is the run: intervals (95 %) are Welch's over seeds, p is that of an exact permutation
-test of runs between two arms. Declared secondaries are corrected for their number (Holm). All other differences are
-shown without a correction, and no verdict hangs on them.
+The same command continues what was stopped or killed, with `begin_with=experiments/results/d_repetition.json` also what
+was begun on another machine. Learning rates are chosen for each arm on seeds that are not reported. The unit of
+observation is the run: intervals (95 %) are Welch's over seeds, p is that of an exact permutation test of runs between
+two arms. Declared secondaries are corrected for their number (Holm). All other differences are shown without a
+correction, and no verdict hangs on them.
 
 | experiment | question | result | seeds | tokens of a run | verdict |
 |---|---|---|---|---|---|

@@ -95,9 +95,9 @@ def main() -> int:
         return 0
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     seed = SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    print(f"seed {seed}", flush=True)
     deadline, number, failures = time.monotonic() + 60 * options.minutes, options.journey or 0, 0
-    world = make_world()
+    world = make_world(seed)
+    print(f"seed {seed}, store {world.make}", flush=True)
     try:
         while time.monotonic() < deadline:
             with world.home(f"quiet{number}") as quiet_home:

@@ -54,7 +54,7 @@ class Ground:
             has_base = step.on != "tuned" or ("base" in self.runs and self.runs["base"].exported)
             return has_base and all(name in self.data and self.data[name].done for name in needed)
         run = self.runs.get(step.on)
-        return run is not None and run.done and (step.kind in {"extend", "export", "report"} or run.exported)
+        return run is not None and run.done and (step.kind in {"extend", "branch", "export", "report"} or run.exported)
 
     def checkpoints(self, known: Trained, name: str) -> list[int]:
         """Steps that have a record."""

@@ -83,6 +83,7 @@ NOT_IN_TUNING = (
     "masking.scope",
     "masking.preset",
 )
+BRANCH = {"scheduler.schedule": "wsd", "scheduler.decay_fraction": "1.0"}
 _SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1")
 _STORE_FAULTS = ("500", "503", "cut", "reset", "half", "short", "flip", "late", "stall")
 
@@ -152,6 +153,9 @@ class _Drawing:
             base |= {"loggers.tensorboard": "false"}
         elif self.chance(0.06):
             base |= {"loggers.mlflow": "true", "loggers.mlflow_tracking_uri": "file:mlruns"}
+        branches = name == "base" and self.chance(0.15)
+        if branches:
+            base |= {"scheduler.schedule": "constant", "scheduler.warmup_ratio": "0.1", "checkpoint.keep": "-1"}
         settings = draw(self.random, RecipeConfig, base, without=NOT_IN_TUNING if name == "tuned" else ())
         place = self.place()
         for leg in range(self.random.choice((1, 1, 2, 2, 3))):
@@ -164,6 +168,8 @@ class _Drawing:
                 "train", name, settings=settings, place=place, source=source, ranks=ranks, workers=workers,
                 nodes=ranks == 2 and self.chance(0.3), fault_share=0.75,
             )  # fmt: skip
+        if branches:
+            self.add("branch", name, settings=BRANCH, ranks=ranks, workers=self.random.choice((0, 2)), fault_share=0.5)
         if self.chance(0.15):
             self.add("extend", name, ranks=ranks, workers=0)
 
@@ -182,12 +188,20 @@ class _Drawing:
 
     def fault(self, step: Step) -> Fault:
         kinds = ["signal"] * 7 + ["second"] * 2 + ["stop", "clock", "files", "home", "umask"]
-        if self.has_store and step.kind in {"prepare", "prepare_chats", "train", "extend", "export", "verify"}:
+        if self.has_store and step.kind in {
+            "prepare",
+            "prepare_chats",
+            "train",
+            "extend",
+            "branch",
+            "export",
+            "verify",
+        }:
             kinds += ["store"] * 6
         if self.is_private:
             kinds += ["disk", "disk", "shm", "read_only", "user"]
         kind, at = self.random.choice(kinds), self.random.random()
-        trains = step.kind in {"train", "extend"}
+        trains = step.kind in {"train", "extend", "branch"}
         event = self.random.choice(("change", "pass")) if trains and not step.cold else "change"
         if kind == "signal":
             if self.has_store and self.chance(0.25):

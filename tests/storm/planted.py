@@ -184,7 +184,7 @@ def main() -> int:
     parser.add_argument("--journey", type=int, action="append", help="only these")
     options = parser.parse_args()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    world = make_world(without="meap.")
+    world = make_world(options.seed, without="meap.")
     results = list[Result]()
     for guard in GUARDS:
         if options.guard and not any(part in guard.name for part in options.guard):

@@ -33,7 +33,20 @@ def test_everything_that_can_be_drawn_is():
     steps = [step for journey in MANY for step in journey.steps]
     faults = [fault for step in steps for fault in step.faults]
     assert {each.kind for each in steps} == {
-        *("prepare", "verify", "train", "extend", "export", "evaluate", "generate", "report", "move", "cut", "anew"),
+        *(
+            "prepare",
+            "verify",
+            "train",
+            "extend",
+            "branch",
+            "export",
+            "evaluate",
+            "generate",
+            "report",
+            "move",
+            "cut",
+            "anew",
+        ),
         "prepare_chats",
     }
     assert {each.kind for each in faults} == {

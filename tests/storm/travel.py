@@ -156,6 +156,33 @@ class Traveller(Ground):
             always=always,
         )
 
+    def branch(self, step: Step) -> None:
+        """From a checkpoint, at a rate that falls: the same rows, in a run of its own."""
+        known = self.runs[step.on]
+        start = min((each for each in self.checkpoints(known, step.on) if each > known.spec.steps // 5), default=0)
+        if not 0 < start < known.spec.steps:
+            return
+        folder = known.place or f"runs/{step.on}/checkpoints"
+        suffix = "" if known.spec.settings.get("checkpoint.state_dict") == "sharded" else ".pt"
+        origin = {"train.branch_from": f"{folder}/ba{start}{suffix}"}
+        spec = replace(known.spec, settings={**known.spec.settings, **step.settings, **origin})
+        remotes = {each: self.data[each].remote for each in spec.data}
+        spec.write_yaml(self.home.path / "branch.yaml", remotes)
+        quiet = self.quiet.trained(known.spec)
+
+        def always(outcome: Outcome) -> None:
+            found = rows_of(outcome.notes)
+            require(min(found, default=start + 1) > start, "samples and masks", f"a branch of ba{start}: {min(found)}")
+            check_rows(found, quiet.told.rows, ROWS_OF_BATCH)
+
+        def check(_: Outcome) -> None:
+            made = sorted(losses_of(self.home.path / "runs/branch"))
+            require(made == list(range(start + 1, spec.steps + 1)), "work is there", f"losses of steps {made}")
+
+        ranks = known.spec.ranks if known.spec.settings.get("train.sharding") else step.ranks
+        words = spec.words("branch", workers=step.workers)
+        self.command(replace(step, ranks=ranks), words, quiet.expected, done=check, always=always)
+
     def export(self, step: Step) -> None:
         def check(_: Outcome) -> None:
             folder = self.home.path / f"runs/{step.on}/hf"

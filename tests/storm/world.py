@@ -18,10 +18,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from tests import warm_python
+from tests import s3_servers, warm_python
 from tests.s3_faults import S3Faults
 from tests.small_tokenizer import write_small_tokenizer
 
@@ -54,9 +55,7 @@ def go_private() -> bool:
 class World:
     """Homes, stores and a Python that has imported everything."""
 
-    def __init__(self, folder: Path, *, is_private: bool, without: str = "-") -> None:
-        from moto.server import ThreadedMotoServer
-
+    def __init__(self, folder: Path, *, is_private: bool, make: str = "moto", without: str = "-") -> None:
         self.folder, self.is_private, self.root = folder, is_private, ROOT
         interpreter = Path(sys.base_prefix)
         self.others_have_python = all(path.stat().st_mode & 1 for path in (interpreter, *interpreter.parents))
@@ -65,12 +64,10 @@ class World:
         self.temporary.chmod(0o1777)
         folder.chmod(0o755)
         self.warm = warm_python.start(folder, without=without)
-        moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        moto.start()
-        host, port = moto.get_host_and_port()
-        self.store = S3Faults(f"http://{host}:{port}")
+        self.make, self.ends = make, contextlib.ExitStack()
+        self.direct = self.ends.enter_context(_moto() if make == "moto" else s3_servers.serving(make, folder / "s3"))
+        self.store = S3Faults(self.direct)
         self.store.server.handle_error = lambda *_: None  # a command that is killed leaves its connections
-        self.direct = f"http://{host}:{port}"
         self.number = 0
         self._texts = [text[:900] for _, text in sorted(pydoc_data.topics.topics.items())]
 
@@ -116,6 +113,7 @@ class World:
 
     def close(self) -> None:
         self.store.resumed.set()
+        self.ends.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -178,6 +176,19 @@ class Home:
         )
 
 
-def make_world(*, without: str = "-") -> World:
-    """A world in a short temporary folder."""
-    return World(Path(tempfile.mkdtemp(prefix="storm-", dir="/tmp")), is_private=go_private(), without=without)
+@contextlib.contextmanager
+def _moto() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def make_world(seed: int, *, without: str = "-") -> World:
+    """A world in a short temporary folder, with a store of one of the makes that are installed."""
+    makes = ["moto", *(each for each in ("rclone", "weed") if s3_servers.program_of(each) is not None)]
+    folder, make = Path(tempfile.mkdtemp(prefix="storm-", dir="/tmp")), Random(f"store {seed}").choice(makes)
+    return World(folder, is_private=go_private(), make=make, without=without)
