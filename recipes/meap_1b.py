@@ -22,6 +22,7 @@ def main(cfg: RecipeConfig, *, dry_run: bool = False) -> None:
     from meap.train.run import open_run
 
     with open_run(cfg, dry_run=dry_run) as run:  # first: Composer reads the rank variables at import
+        from meap.export.prompting import require_readable
         from meap.manifest import ROWS
         from meap.train.algorithm import masking_algorithms
         from meap.train.callbacks import LRMonitor, MaskingMonitor, Samples, Throughput
@@ -32,6 +33,8 @@ def main(cfg: RecipeConfig, *, dry_run: bool = False) -> None:
         require_exact_model(cfg)  # what packed rows are not exact for is refused before any data are read
         data = open_data(cfg, run, kind=ROWS)
         model = start_model(cfg, run, data)
+        if cfg.model.base is None and data.continues is None:
+            require_readable(data.tokenizer, model.model.config)  # or its export would be refused
         trainer = build_trainer(
             cfg,
             run,

@@ -18,18 +18,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, cast
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PretrainedConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from meap.config import TokenizerConfig
-from meap.errors import CheckpointError
+from meap.errors import MismatchError
 from meap.json_text import parse_json
 from meap.manifest import CONVERSATIONS
-from meap.places.whole import write_whole
+from meap.places.whole import temporary_folder, write_whole
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.usage import Usage, join_ids
 
-__all__ = ["Prompting"]
+__all__ = ["Prompting", "require_readable"]
 
 _PROBE: Final = "The lamp, 12,345 times!\n\n\tdéjà  vu, 東京 \U0001f642 def f(x):\r\n    return x"
 _TOKENIZER_FILE: Final = "tokenizer.json"
@@ -113,7 +113,7 @@ class Prompting:
         """Write generation_config.json and the tokenizer, as `meap` and transformers read them alike.
 
         Raises:
-            CheckpointError: transformers encodes text differently from training.
+            MismatchError: transformers encodes text differently from training.
         """
         # Not by GenerationConfig.save_pretrained, which refuses what some bases have, such as a temperature without
         # sampling.
@@ -185,12 +185,27 @@ class Prompting:
     def _verify(self, read: Any, prefix: list[int]) -> None:
         # For some architectures transformers forces a tokenizer class that encodes differently.
         ids = self.tokenizer.encode(_PROBE)
-        if read.encode(_PROBE, add_special_tokens=False) != ids or read(_PROBE)["input_ids"] != prefix + ids:
-            raise CheckpointError(
-                f"transformers reads the exported tokenizer as {type(read).__name__}, which encodes text differently "
-                f"from {self.tokenizer.name!r}: nothing was exported. Train this architecture with a tokenizer of its "
-                "own kind"
+        # verbose: the probe may be longer than a small model's context.
+        alone, with_prefix = (read(_PROBE, add_special_tokens=each, verbose=False).input_ids for each in (False, True))
+        if alone != ids or with_prefix != prefix + ids:
+            raise MismatchError(
+                f"beside a model of this architecture, transformers reads tokenizer {self.tokenizer.name!r} as "
+                f"{type(read).__name__}, which encodes text differently: choose another model.architecture, or prepare "
+                "the data with a tokenizer of its own kind"
             )
+
+
+def require_readable(tokenizer: Tokenizer, config: PretrainedConfig) -> None:
+    """Refuse a tokenizer that transformers reads as another one beside a model of this configuration.
+
+    Else the export would do so, when the training is over.
+
+    Raises:
+        MismatchError: It does.
+    """
+    with temporary_folder("meap-tokenizer-") as folder:
+        config.save_pretrained(folder)
+        Prompting(tokenizer, Usage(), with_mask=True, context=config.max_position_embeddings).write(folder)
 
 
 def _adding(token: str, ids: list[int]) -> dict[str, Any]:

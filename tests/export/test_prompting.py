@@ -9,15 +9,18 @@ import pytest
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as RustTokenizer
 
-from meap.config import TokenizerConfig
-from meap.export.prompting import Prompting
+from meap.config import ModelConfig, TokenizerConfig
+from meap.errors import MismatchError
+from meap.export.prompting import Prompting, require_readable
 from meap.manifest import CONVERSATIONS, ROWS, Manifest
 from meap.prep.sft.rendering import ChatTemplate
 from meap.prep.sft.templates import DEFAULT_TEMPLATE
 from meap.tokenizer import Tokenizer, load_tokenizer
+from meap.train.model import decoder_config
 from meap.train.usage import usage_after
 from meap.usage import Usage
 from tests.prep.test_sft_spans import ADDED, PLAIN_ADDED, QWEN3, TABLE, TALK
+from tests.small_tokenizer import write_small_tokenizer
 
 CONTEXT = 64
 TEMPLATES = {name: template for name, (template, *_) in TABLE.items()} | {
@@ -228,3 +231,19 @@ def test_documents_without_bos_have_none(load):
     assert not usage_after([manifest_of(without, ROWS)], without, base=Usage()).begins_with_bos
     one_for_both = dataclasses.replace(tokenizer, bos_token="</s>", separator="eos")
     assert not usage_after([manifest_of(one_for_both, ROWS)], one_for_both, base=Usage()).begins_with_bos
+
+
+@pytest.mark.parametrize(("architecture", "is_readable"), [("llama", True), ("qwen2", False)])
+def test_a_tokenizer_that_an_export_would_refuse_is_refused_before_training(architecture, is_readable, tmp_path, capfd):
+    """A byte-level BPE without Qwen's way to split digits, which transformers puts in its place."""
+    write_small_tokenizer(tmp_path, ["12,345 times!"] * 20, vocab_size=300)
+    tokenizer = load_tokenizer(TokenizerConfig(name=str(tmp_path)))
+    config = decoder_config(ModelConfig(architecture=architecture), vocab_size=tokenizer.vocab_size, seq_len=16)
+    if is_readable:
+        require_readable(tokenizer, config)
+    else:
+        with pytest.raises(
+            MismatchError, match=r"transformers reads tokenizer .* as Qwen2Tokenizer, which encodes text"
+        ):
+            require_readable(tokenizer, config)
+    assert not capfd.readouterr().err
