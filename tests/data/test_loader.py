@@ -33,13 +33,15 @@ NO_FILES_FOR_WORKERS = """
 
     loader = RowLoader(torch.arange(64), batch_size=8, num_workers=2, worker_init_fn=start_worker)
     opened = max(map(int, os.listdir("/proc/self/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + int(sys.argv[1]), opened + int(sys.argv[1])))
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + int(sys.argv[1]), most))
     try:
         iter(loader)
     except OSError as error:
         print(error)
     else:
         print("enough")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))  # what ends the interpreter may open files
 """
 
 
