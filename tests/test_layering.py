@@ -31,10 +31,11 @@ CORE = {
     "run_files",
     "usage",
 }
-CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "places", "tokenizer"}
+CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "model_sizes", "places", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "back_off": set(),
+    "model_sizes": {"errors", "json_text"},
     "places": {"back_off", "errors", "extras", "places", "processes"},
     "mds": {"errors", "extras", "json_text", "mds"},
     "locks": CORE | {"places"},

@@ -15,6 +15,7 @@ from meap.config import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
 from meap.json_text import parse_json
 from meap.manifest import CONVERSATIONS, ROWS
+from meap.model_sizes import misfit
 from meap.noise import hide_loading_bars
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.train.start.architecture import read_architecture, unreadable
@@ -96,6 +97,8 @@ def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
             output_loading_info=True,
         )
     except Exception as error:
+        if why := misfit(base, error):
+            raise DataError(f"model.base={base}: {why}") from error
         raise unreadable("model.base", base, error) from error
     if lost := sorted(found["missing_keys"]) + sorted(str(each) for each in found["mismatched_keys"]):
         raise DataError(
