@@ -11,11 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["MOST_BYTES", "TooLargeError", "parse_json", "read_small", "require_types", "too_large"]
+__all__ = ["MOST_BYTES", "RESTORE", "TooLargeError", "parse_json", "read_small", "require_types", "too_large"]
 
 MOST_BYTES: Final = 1 << 28
 """Of a file that is read whole: several times the largest tokenizer.json in use, or an index of 500,000 shards. Parsing
 one takes a multiple of its size in memory."""
+RESTORE: Final = "check what has written it, and restore it"
+"""What to do about a file that is too large."""
 _LARGEST = 1 << 62
 
 
@@ -32,15 +34,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 class TooLargeError(ValueError):
-    """A file is far larger than any of its kind; the message says its size, the bound, and what to do."""
+    """A file is far larger than any of its kind; the message says its size and the bound."""
 
 
 def too_large(num_bytes: int, most: int) -> TooLargeError:
     """The error for a file of `num_bytes`, of which `most` are allowed."""
-    return TooLargeError(
-        f"it has {num_bytes:,} bytes, and {most:,} are the most that such a file may have: it is another one, or was "
-        "damaged; check what wrote it, and restore it"
-    )
+    return TooLargeError(f"it has {num_bytes:,} bytes, and {most:,} are the most that such a file may have")
 
 
 def read_small(path: Path, *, most: int = MOST_BYTES) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from meap.errors import CheckpointError
-from meap.json_text import TooLargeError, parse_json, read_small
+from meap.json_text import MOST_BYTES, RESTORE, TooLargeError, parse_json, read_small, too_large
 
 __all__ = ["misfit", "require_allowed_sizes", "require_stated_sizes"]
 
@@ -71,10 +71,13 @@ def require_stated_sizes(model: str, name: str, *, fresh: bool = False) -> None:
     path = _find(name)
     if path is None:
         return  # whoever reads it says so
+    for each in sorted(path.parent.glob("*.json")) if path.name == _CONFIG else ():
+        if (size := each.stat().st_size) > MOST_BYTES:  # transformers reads settings and tokenizer beside it whole
+            raise CheckpointError(f"{model}: {each} is refused, since {too_large(size, MOST_BYTES)}: {RESTORE}")
     try:
         stored = parse_json(read_small(path, most=_MOST_CONFIG_BYTES))
     except TooLargeError as error:
-        raise CheckpointError(f"{model}: {path} describes no model: {error}") from error
+        raise CheckpointError(f"{model}: {path} describes no model, since {error}: {_REMEDY}") from error
     except (OSError, ValueError):
         return
     require_allowed_sizes(f"{model}: {path}", stored)

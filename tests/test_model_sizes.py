@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from meap.cli import main
 from meap.config import EvaluationConfig, ModelConfig
+from meap.config.commands import GenerateConfig
 from meap.errors import CheckpointError, MeapError
-from meap.evals.hugging_face import load_model
+from meap.evals.hugging_face import load_model, load_weights
 from meap.export.prompting import Prompting
+from meap.generation import continue_prompt
 from meap.train.attention import choose_attention
 from meap.train.checkpoints.model_record import record_model
 from meap.train.start import initial_model, recorded_model
@@ -103,12 +106,25 @@ def test_fresh_weights_and_a_record_have_bounds_too(lie, tokenizer):
         recorded_model(hostile, attention=ATTENTION)
 
 
-def test_a_description_without_end_is_not_read(lie):
+@pytest.mark.parametrize(
+    ("file", "size", "said"),
+    [
+        ("config.json", 20_000_000, "describes no model, since it has 20,000,000 bytes, and 16,777,216 are the most"),
+        ("config.json", 10 << 30, "is refused, since it has 10,737,418,240 bytes, and 268,435,456 are the most"),
+        ("generation_config.json", 10 << 30, "is refused, since it has 10,737,418,240 bytes, and 268,435,456 are"),
+        ("tokenizer.json", 10 << 30, "is refused, since it has 10,737,418,240 bytes, and 268,435,456 are the most"),
+    ],
+)
+def test_settings_without_end_are_not_read(lie, tokenizer, file, size, said):
     folder = lie()
-    with (folder / "config.json").open("ab") as file:
-        file.truncate(10 << 30)
-    with pytest.raises(CheckpointError, match=r"config\.json describes no model: it has 10,737,418,240 bytes, and"):
-        load_model(EvaluationConfig(model=str(folder)))
+    os.truncate(folder / file, size)
+    for attempt in (
+        lambda: load_weights(str(folder)),
+        lambda: begin(tokenizer, base=str(folder)),
+        lambda: continue_prompt(GenerateConfig(model=str(folder), prompt="The boats")),
+    ):
+        with pytest.raises(CheckpointError, match=rf"{folder}/{file} {said}"):
+            attempt()
 
 
 def test_weights_that_are_missing_are_not_random(folder, tmp_path):

@@ -13,7 +13,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
-from meap.json_text import parse_json
+from meap.json_text import parse_json, read_small
 from meap.manifest import CONVERSATIONS, ROWS
 from meap.model_sizes import misfit
 from meap.noise import hide_loading_bars
@@ -77,7 +77,7 @@ def _generation_settings(base: str, architecture: PretrainedConfig) -> dict[str,
     try:
         if not Path(base).is_dir():
             path = Path(hf_hub_download(base, GENERATION_CONFIG_NAME))
-        return dict(parse_json(path.read_text(encoding="utf-8")))
+        return dict(parse_json(read_small(path).decode()))
     except (FileNotFoundError, EntryNotFoundError):
         return GenerationConfig.from_model_config(architecture).to_diff_dict()
     except Exception as error:
