@@ -11,6 +11,7 @@ from meap.config.commands import GenerateConfig
 from meap.errors import ConfigError, DataError, first_line
 from meap.extras import require_packages
 from meap.manifest import ROWS
+from meap.model_sizes import require_stated_sizes
 from meap.run_files import CONFIG_NAME, EXPORT_DIR, METRICS_NAME
 from meap.usage import join_ids, read_export_record
 
@@ -34,6 +35,7 @@ def continue_prompt(cfg: GenerateConfig) -> None:
 
     name = find_model(cfg.model or "")
     require_model_files(name)
+    require_stated_sizes(f"model={name}", name)  # transformers reads config.json for the tokenizer, too
     tokenizer = _load_tokenizer(name)
     ids = encode_prompt(tokenizer, cfg)
     model: Any = load_weights(name)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import types
 from functools import lru_cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["parse_json", "require_types"]
+__all__ = ["MOST_BYTES", "RESTORE", "TooLargeError", "parse_json", "read_small", "require_types", "too_large"]
 
+MOST_BYTES: Final = 1 << 28
+"""Of a file that is read whole: several times the largest tokenizer.json in use, or an index of 500,000 shards. Parsing
+one takes a multiple of its size in memory."""
+RESTORE: Final = "check what has written it, and restore it"
+"""What to do about a file that is too large."""
 _LARGEST = 1 << 62
 
 
@@ -24,6 +31,29 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("objects or lists are nested too deeply") from None
+
+
+class TooLargeError(ValueError):
+    """A file is far larger than any of its kind; the message says its size and the bound."""
+
+
+def too_large(num_bytes: int, most: int) -> TooLargeError:
+    """The error for a file of `num_bytes`, of which `most` are allowed."""
+    return TooLargeError(f"it has {num_bytes:,} bytes, and {most:,} are the most that such a file may have")
+
+
+def read_small(path: Path, *, most: int = MOST_BYTES) -> bytes:
+    """The content of a file, of which no more than `most` bytes are read.
+
+    Raises:
+        TooLargeError: It is larger.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        # A file may grow, and that of a device has no size: what is read is bounded, too.
+        if (size := os.fstat(file.fileno()).st_size) > most or len(content := file.read(most + 1)) > most:
+            raise too_large(max(size, most + 1), most)
+    return content
 
 
 def require_types(instance: Any) -> None:

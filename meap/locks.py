@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from meap.json_text import parse_json
+from meap.json_text import parse_json, read_small
 from meap.places.redaction import clean_arguments
 from meap.processes import is_alive
 
@@ -64,7 +64,7 @@ def lock_file(path: Path) -> int | None:
 def describe_holder(path: Path) -> str:
     """The holder of the lock at `path`, for messages: process, host if it is another, command, and age of the lock."""
     try:
-        holder = parse_json(path.read_bytes())
+        holder = parse_json(read_small(path))
         pid, host, command = int(holder["pid"]), str(holder["host"]), str(holder["command"])
         age = timedelta(seconds=max(0, round(time.time() - holder["since"])))
     except (OSError, ValueError, KeyError, TypeError):

@@ -28,7 +28,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from meap.config.data import TokenizerConfig
 from meap.config.prep import SEPARATORS, TextTokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
-from meap.json_text import parse_json
+from meap.json_text import MOST_BYTES, parse_json
 from meap.manifest import TokenizerRecord
 from meap.places.whole import temporary_folder, write_whole
 
@@ -53,8 +53,6 @@ _MODEL_FILE = "config.json"
 TOKENIZER_FILES = (_TOKENIZER_FILE, _CONFIG_FILE, _SPECIAL_TOKENS_FILE)
 """What `Tokenizer.save` writes."""
 
-_MAX_FILE_BYTES = 1 << 28
-"""Several times the largest tokenizer.json in use; reading one takes a multiple of its size in memory."""
 _MAX_IDS = 1 << 24
 """Far more than the largest vocabulary in use."""
 _NONCHARACTER = "\ufdd0"
@@ -422,9 +420,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     """The text of a tokenizer's file, unless it is far larger than any tokenizer's."""
-    if (size := path.stat().st_size) > _MAX_FILE_BYTES:
+    if (size := path.stat().st_size) > MOST_BYTES:
         raise DataError(
-            f"{path} has {size:,} bytes, and {_MAX_FILE_BYTES:,} are the most that a tokenizer's file may have: check "
+            f"{path} has {size:,} bytes, and {MOST_BYTES:,} are the most that a tokenizer's file may have: check "
             "that it is one"
         )
     try:

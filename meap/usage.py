@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
-from meap.json_text import parse_json
+from meap.json_text import parse_json, read_small
 from meap.manifest import ROWS
 
 __all__ = ["EXPORT_RECORD_NAME", "ChatTemplate", "Usage", "join_ids", "read_export_record"]
@@ -48,7 +48,7 @@ def join_ids(*sources: int | Collection[int] | None) -> list[int]:
 def read_export_record(folder: Path) -> dict[str, Any] | None:
     """`meap.export.hf.ExportRecord` of `folder` as a dictionary; None where it is not an export of this project."""
     try:
-        record = parse_json((folder / EXPORT_RECORD_NAME).read_text(encoding="utf-8"))
+        record = parse_json(read_small(folder / EXPORT_RECORD_NAME).decode())
         return cast("dict[str, Any]", record) if record["source"]["run"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

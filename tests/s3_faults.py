@@ -29,6 +29,8 @@ class S3Faults:
         self.rule: Callable[[str, str, int], int | str | tuple[int, str] | None] = lambda *_: None
         self.resumed = threading.Event()
         self.requests: Counter[tuple[str, str]] = Counter()
+        self.sent: Counter[tuple[str, str]] = Counter()
+        """Bytes of answers."""
         faults, (host, port) = self, store.removeprefix("http://").split(":")
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,6 +76,7 @@ class S3Faults:
                     sent = content[: len(content) // 2]
                 elif fault == "flip" and content:
                     sent = content[:-1] + bytes([content[-1] ^ 1])
+                faults.sent[key] += len(sent)
                 self.send_response(response.status)
                 left_out = {"transfer-encoding", "connection", "content-length"}
                 for name, value in response.getheaders():

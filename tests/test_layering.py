@@ -31,14 +31,15 @@ CORE = {
     "run_files",
     "usage",
 }
-CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "places", "tokenizer"}
+CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "model_sizes", "places", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "back_off": set(),
-    "places": {"back_off", "errors", "extras", "places", "processes"},
+    "model_sizes": {"errors", "json_text"},
+    "places": {"back_off", "errors", "extras", "json_text", "places", "processes"},
     "mds": {"errors", "extras", "json_text", "mds"},
     "locks": CORE | {"places"},
-    "config": {"config", "errors", "extras", "noise", "places", "processes"},
+    "config": {"config", "errors", "extras", "json_text", "noise", "places", "processes"},
     "tokenizer": {"config", "errors", "json_text", "manifest", "places"},
     "checkpoints": CONFIGURED_CORE | {"checkpoints"},
     "show": CORE | {"places", "show"},

@@ -17,6 +17,7 @@ from meap.checkpoints.store import CheckpointStore, DamagedError
 from meap.checkpoints.trust import load_checkpoint
 from meap.config import RecipeConfig, TokenizerConfig, from_values
 from meap.errors import CheckpointError, ConfigError, first_line
+from meap.json_text import read_small
 from meap.places.addresses import is_url
 from meap.places.whole import temporary_folder
 from meap.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer
@@ -192,7 +193,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _record_beside(path: Path) -> CheckpointRecord:
     try:
-        return CheckpointRecord.from_json(path.with_name(f"{path.name}.json").read_bytes())
+        return CheckpointRecord.from_json(read_small(path.with_name(f"{path.name}.json")))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {path.name} has no intact {path.name}.json beside it ({error}): give an older one with "

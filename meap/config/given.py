@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import meap
 from meap.errors import ConfigError
+from meap.json_text import TooLargeError, read_small
 
 if TYPE_CHECKING:
     import yaml
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _PROJECT = Path(meap.__file__).resolve().parent.parent
+_MOST_BYTES = 1 << 22
+"""Of a yaml, which takes a minute to parse at this size."""
 _OWN_TAGS = "tag:yaml.org,2002:"
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _ITEM = re.compile(rf"\s*({_QUOTED.pattern}|[^,]*?)\s*(?:,|$)", re.DOTALL)
@@ -210,7 +213,9 @@ def _read_text(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(f"no configuration file at {path}{_nearby(path)}")
     try:
-        return path.read_text(encoding="utf-8")
+        return read_small(path, most=_MOST_BYTES).decode()
+    except TooLargeError as error:
+        raise ConfigError(f"{path} is no configuration, since {error}: give another file") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from meap.config import DataConfig, TokenizerConfig
 from meap.errors import DataError, IncompleteError, MismatchError
+from meap.json_text import MOST_BYTES, RESTORE, too_large
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
 from meap.mds.index import INDEX_NAME
 from meap.places.addresses import relative_to, without_file_scheme
@@ -176,7 +177,8 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
         IncompleteError: There is no finished data set.
         DataError: The location cannot be read, or the manifest is damaged.
     """
-    if not _has_split(remote, split):
+    size = Folder(remote).size(f"{split}/{INDEX_NAME}")
+    if size is None:
         parts = urlsplit(remote)
         if parts.scheme in {"s3", "gs"} and not Folder(f"{parts.scheme}://{parts.netloc}").exists():
             raise IncompleteError(
@@ -186,6 +188,10 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
         remedy = _PREPARE if split == TRAIN_SPLIT else f"{_PREPARE}, with a heldout_ratio above 0; {_NO_EVALUATION}"
         found = f"{key}={remote}{relative_to(remote)} holds no finished {split!r} split (no {split}/{INDEX_NAME})"
         raise IncompleteError(f"{found}: {remedy}")
+    if size > MOST_BYTES:  # ranks would download it
+        raise DataError(
+            f"{key}: {remote}/{split}/{INDEX_NAME} is refused, since {too_large(size, MOST_BYTES)}: {RESTORE}"
+        )
     origin = f"{remote}/{split}/{MANIFEST_NAME}"
     manifest = Manifest.from_json(_read(remote, f"{split}/{MANIFEST_NAME}"), origin=origin)
     if manifest.shards and (in_shards := sum(shard.rows for shard in manifest.shards)) != manifest.rows:

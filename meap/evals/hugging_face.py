@@ -20,6 +20,7 @@ from meap.config import EvaluationConfig
 from meap.errors import CheckpointError, ConfigError, first_line
 from meap.evals.attention import read_attention
 from meap.evals.lm import Attention, Ids, Reading
+from meap.model_sizes import misfit, require_stated_sizes
 from meap.noise import hide_loading_bars
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer, load_tokenizer
@@ -90,16 +91,29 @@ def load_weights(name: str) -> PreTrainedModel:
     """
     on_gpu = torch.cuda.is_available()
     hide_loading_bars(name)
+    require_stated_sizes(f"model={name}", name)
+    read: Any = AutoModelForCausalLM.from_pretrained
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.bfloat16 if on_gpu else torch.float32, use_safetensors=True, trust_remote_code=False
+        model, found = read(
+            name,
+            dtype=torch.bfloat16 if on_gpu else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         stored, _ = PretrainedConfig.get_config_dict(name)
     except Exception as error:
+        if why := misfit(name, error):
+            raise CheckpointError(f"model={name}: {why}") from error
         raise CheckpointError(
             f"model={name} cannot be loaded ({type(error).__name__}: {first_line(error)}): export it again, or check "
             "the name"
         ) from error
+    if lost := sorted(found["missing_keys"]):
+        raise CheckpointError(
+            f"model={name}: {len(lost):,} weights of a {model.config.model_type!r} model are not in its files, such as "
+            f"{lost[0]}: they would be random; export it again, or give the config.json of these weights"
+        )
     require_same_rope(f"model={name}", stored, getattr(model.config, "rope_parameters", None))
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     # Called on the base class: transformers wraps `to` in a way that hides its parameters from type checkers.

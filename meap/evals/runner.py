@@ -27,7 +27,7 @@ from meap.evals.summary import summarise
 from meap.evals.task import Example, Judging, Response, Task, TaskInputs
 from meap.evals.tasks import TASKS
 from meap.extras import is_installed, require_packages
-from meap.json_text import parse_json
+from meap.json_text import RESTORE, TooLargeError, parse_json, read_small
 from meap.places.whole import write_whole
 from meap.run_files import CONFIG_NAME, EVAL_DIR, RESULTS_NAME
 from meap.show.figures import save_panels
@@ -203,9 +203,11 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     path = folder / RESULTS_NAME
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_small(path).decode())
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): give a folder that an evaluation wrote") from error
+    except TooLargeError as error:
+        raise DataError(f"{path} is refused, since {error}: evaluate again, or {RESTORE}") from error
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}): evaluate again") from error
 

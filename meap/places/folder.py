@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from meap.back_off import BackOff
 from meap.errors import DataError, MeapError
 from meap.extras import require_filesystem
+from meap.json_text import MOST_BYTES, RESTORE, too_large
 from meap.places.problems import code_of, full_disk_errors, is_permanent, is_stale, place_errors
 from meap.places.whole import whole_file, write_whole
 
@@ -27,6 +28,7 @@ ResultT = TypeVar("ResultT")
 
 _EXISTS = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
 _NOT_CONDITIONAL = {"501", "NotImplemented"}
+_EMPTY = {"416", "InvalidRange"}
 _BACK_OFF = BackOff(attempts=3, first_wait=0.5)
 """Few attempts, since s3fs and botocore retry, too."""
 
@@ -146,24 +148,28 @@ class Folder:
 
         return self._do(look, name, cannot_be="read")
 
-    def read(self, name: str) -> bytes | None:
-        """Content of a file; None if it does not exist."""
-        return self._do(lambda filesystem, root: _read(filesystem, f"{root}/{name}"), name, cannot_be="read")
+    def read(self, name: str, *, most: int = MOST_BYTES) -> bytes | None:
+        """Content of a file of at most `most` bytes, of which no more are read; None if it does not exist."""
 
-    def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Content of those of `names` that exist; remote files are fetched concurrently."""
+        def read(filesystem: AbstractFileSystem, root: str) -> bytes | None:
+            return self._read(filesystem, root, name, most)
+
+        return self._do(read, name, cannot_be="read")
+
+    def read_all(self, names: Sequence[str], *, most: int = MOST_BYTES) -> dict[str, bytes]:
+        """Content of those of `names` that exist, as `read` gives it; remote files are fetched concurrently."""
 
         def read(filesystem: AbstractFileSystem, root: str) -> dict[str, bytes]:
-            if isinstance(filesystem, LocalFileSystem) or glob.has_magic(root):  # `cat` would take it for a pattern
-                one_by_one = ((name, _read(filesystem, f"{root}/{name}")) for name in names)
-                return {name: content for name, content in one_by_one if content is not None}
-            paths = [f"{root}/{name}" for name in names]
-            found = cast("dict[str, Any]", filesystem.cat(paths, on_error="return")) if paths else {}
-            for content in found.values():
-                if isinstance(content, BaseException) and not isinstance(content, FileNotFoundError):
-                    raise content
-            by_name = {path[len(root) + 1 :]: content for path, content in found.items()}
-            return {name: content for name, content in by_name.items() if isinstance(content, bytes)}
+            if isinstance(filesystem, LocalFileSystem):
+                contents = [self._read(filesystem, root, name, most) for name in names]
+            else:
+                paths = [f"{root}/{name}" for name in names]
+                answers = cast("list[Any]", filesystem.cat_ranges(paths, 0, most + 1)) if paths else []
+                contents = [
+                    self._within(filesystem, root, name, answer, most)
+                    for name, answer in zip(names, answers, strict=True)
+                ]
+            return {name: content for name, content in zip(names, contents, strict=True) if content is not None}
 
         return self._do(read, cannot_be="read")
 
@@ -248,6 +254,39 @@ class Folder:
 
         self._do(remove, name, cannot_be="removed")
 
+    def _read(self, filesystem: AbstractFileSystem, root: str, name: str, most: int) -> bytes | None:
+        path = f"{root}/{name}"
+        if (size := _size_here(filesystem, path)) > most:
+            raise self._too_large(name, size, most)
+        try:
+            answer: Any = filesystem.cat_file(path, start=0, end=most + 1)
+        except Exception as error:  # noqa: BLE001 - `_within` raises it
+            answer = error
+        return self._within(filesystem, root, name, answer, most)
+
+    def _within(self, filesystem: AbstractFileSystem, root: str, name: str, answer: Any, most: int) -> bytes | None:
+        """The content of a file, of which a store was asked for one byte more than allowed, whatever it has declared.
+
+        Args:
+            filesystem: The file system.
+            root: The folder's path in it.
+            name: The file.
+            answer: What was read, or an error.
+            most: Bytes that are allowed.
+        """
+        if isinstance(answer, FileNotFoundError):
+            return None
+        if isinstance(answer, BaseException):
+            if code_of(answer) in _EMPTY:
+                return b""
+            raise answer
+        if len(answer) > most:
+            raise self._too_large(name, max(len(answer), int(filesystem.info(f"{root}/{name}")["size"])), most)
+        return cast("bytes", answer)
+
+    def _too_large(self, name: str, size: int, most: int) -> MeapError:
+        return self._kind(f"{self._shown(name)} is refused, since {too_large(size, most)}: {RESTORE}")
+
     def _listed(self) -> dict[str, bool]:
         """Names directly below the folder, and whether each is a folder."""
 
@@ -290,11 +329,12 @@ class Folder:
         return filesystem, root.rstrip("/") or root
 
 
-def _read(filesystem: AbstractFileSystem, path: str) -> bytes | None:
-    try:
-        return cast("bytes", filesystem.cat_file(path))
-    except FileNotFoundError:
-        return None
+def _size_here(filesystem: AbstractFileSystem, path: str) -> int:
+    """Bytes of a local file; 0 where there is none. In a store this would take a request more."""
+    with suppress(OSError):  # reading it says what is wrong
+        if isinstance(filesystem, LocalFileSystem):
+            return Path(path).stat().st_size
+    return 0
 
 
 def _require_size(filesystem: AbstractFileSystem, path: str, size: int) -> None:

@@ -18,6 +18,7 @@ __all__ = ["is_data_set", "patterns_of_data_set"]
 
 _DATA_SET = re.compile(r"hf://datasets/[^/@]+/[^/@]+(@(refs/(convert|pr)/[^/]+|[^/]+))?/?")
 _OTHER_SPLIT = re.compile(r"(?<![a-z])(test|testing|eval|evaluation|valid|validation|val|dev)(?![a-z])")
+_MOST_CARD_BYTES = 1 << 24
 _TRAIN = "train"
 
 
@@ -62,7 +63,9 @@ def _configs(filesystem: Any, path: str) -> list[dict[str, Any]]:
     from huggingface_hub import DatasetCard
 
     try:
-        card = DatasetCard(filesystem.cat_file(f"{path.rstrip('/')}/README.md").decode(errors="replace"))
+        card = DatasetCard(
+            filesystem.cat_file(f"{path.rstrip('/')}/README.md", start=0, end=_MOST_CARD_BYTES).decode(errors="replace")
+        )
     except (FileNotFoundError, ValueError):  # there is no card, or it is not a mapping
         return []
     configs: Any = card.data.to_dict().get("configs")

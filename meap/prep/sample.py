@@ -25,7 +25,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from meap.errors import BadInputError, ConfigError, DataError
-from meap.json_text import parse_json
+from meap.json_text import parse_json, read_small
 from meap.places.whole import whole_files
 from meap.synthetic import generate_document
 
@@ -239,7 +239,7 @@ def _sha256(path: Path) -> str | None:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = parse_json(path.read_text(encoding="utf-8"))
+        record = parse_json(read_small(path).decode())
     except (OSError, ValueError):
         return {}  # absent or damaged: there is nothing to reuse
     return record if isinstance(record, dict) else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meap.json_text import parse_json
+from meap.json_text import parse_json, read_small
 
 __all__ = ["Evaluation", "read_evaluation"]
 
@@ -31,7 +31,7 @@ class Evaluation:
 def read_evaluation(path: Path) -> Evaluation | None:
     """The results in a file; None where it holds something else."""
     try:
-        found = parse_json(path.read_bytes())
+        found = parse_json(read_small(path))
         estimates = {
             label: {key: float(each[key]) for key in each.keys() & _PARTS if each[key] is not None}
             for label, each in _labelled(found)

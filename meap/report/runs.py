@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from meap.config.loading import read_yaml
 from meap.errors import ConfigError, DataError
-from meap.json_text import parse_json
+from meap.json_text import parse_json, read_small
 from meap.manifest import Manifest
 from meap.report.evaluations import Evaluation, read_evaluation
 from meap.report.metrics import HOURS, METRICS
@@ -29,6 +30,7 @@ from meap.schema import MANIFEST_NAME, TRAIN_SPLIT
 __all__ = ["Run", "read_run", "read_runs"]
 
 _MOST_NAMED = 5
+_MOST_LINE_BYTES = 1 << 24
 _TEXTS = ("prompt", "answer", "expected")
 
 
@@ -178,7 +180,7 @@ def _read_lines(
     broken, is_last_broken = 0, False
     try:
         with path.open("rb") as file:
-            for line in file:
+            for line in iter(partial(file.readline, _MOST_LINE_BYTES), b""):
                 try:
                     record = parse_json(line)
                 except ValueError:  # also where it is not UTF-8
@@ -219,7 +221,7 @@ def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = parse_json(path.read_bytes())
+        found = parse_json(read_small(path))
     except (OSError, ValueError) as error:
         notes.append(f"{path.name} cannot be read and was left out ({error})")
         return {}
@@ -239,8 +241,8 @@ def _read_rows(folder: Path, notes: list[str]) -> dict[str, str]:
     for path in [single] if single.is_file() else sorted(folder.glob(f"*/{TRAIN_SPLIT}/{MANIFEST_NAME}")):
         key = "data.remote" if path == single else f"data.streams.{path.parent.parent.name}.remote"
         try:
-            found[key] = Manifest.from_json(path.read_bytes(), origin=str(path)).identity
-        except (OSError, DataError) as error:
+            found[key] = Manifest.from_json(read_small(path), origin=str(path)).identity
+        except (OSError, ValueError, DataError) as error:
             notes.append(f"{path.relative_to(folder.parent)} cannot be read and was left out ({error})")
     return found
 

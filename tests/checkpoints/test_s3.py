@@ -141,6 +141,23 @@ def test_an_upload_in_parts_that_is_cut_leaves_no_object_and_no_parts(s3_faults,
     assert "Uploads" not in store.list_multipart_uploads(Bucket="corpus")
 
 
+def test_a_record_that_is_far_too_large_is_not_downloaded(s3_faults, bucket, monkeypatch):
+    """By what arrives, whatever size a store declares."""
+    monkeypatch.setitem(fsspec.config.conf, "s3", {})  # patience
+    for name, size in (("empty", 0), ("small", 1000), ("large", 1 << 20)):
+        bucket.put_object(Key=f"run/{name}", Body=b"1" * size)
+    folder = Folder("s3://corpus/run")
+    assert folder.read("empty", most=1000) == b""
+    assert folder.read("small", most=1000) == b"1" * 1000
+    assert folder.read_all(["empty", "small", "none"], most=1000) == {"empty": b"", "small": b"1" * 1000}
+    for read in (lambda: folder.read("large", most=1000), lambda: folder.read_all(["large"], most=1000)):
+        with pytest.raises(
+            DataError, match=r"^s3://corpus/run/large is refused, since it has 1,048,576 bytes, and 1,0"
+        ):
+            read()
+    assert s3_faults.sent["GET", "/corpus/run/large"] == 2 * 1001
+
+
 def test_folders_of_more_than_a_page_are_listed_whole(bucket, monkeypatch):
     """A store lists a thousand names at a time."""
     monkeypatch.setitem(fsspec.config.conf, "s3", {})  # patience

@@ -1,6 +1,7 @@
 """A folder here and one in a store behave alike, and fail with one error each."""
 
 import errno
+import re
 from pathlib import Path
 
 import fsspec
@@ -56,6 +57,18 @@ def test_several_files_are_read_at_once(url):
     assert folder.read_all([]) == {}
 
 
+def test_no_more_is_read_than_is_allowed(url):
+    folder = Folder(url, key="remote")
+    for name, content in (("empty", b""), ("small", b"12345"), ("large", b"123456")):
+        folder.write(name, content)
+    assert (folder.read("empty", most=5), folder.read("small", most=5)) == (b"", b"12345")
+    assert folder.read_all(["empty", "small"], most=5) == {"empty": b"", "small": b"12345"}
+    said = rf"^remote={re.escape(url)}/large is refused, since it has 6 bytes, and 5 are the most that .*: check what"
+    for read in (lambda: folder.read("large", most=5), lambda: folder.read_all(["small", "large"], most=5)):
+        with pytest.raises(DataError, match=said):
+            read()
+
+
 def test_an_error_has_the_key_the_class_and_the_address(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"^checkpoint\.folder=.*/file is a file: choose a folder or a URL$"):
@@ -69,7 +82,7 @@ def test_a_store_is_asked_again_and_a_disk_is_not(url, monkeypatch):
     folder, tried = Folder(url), []
     folder.write("a", b"1")
 
-    def fail(path: str) -> bytes:
+    def fail(path: str, **_) -> bytes:
         tried.append(path)
         raise OSError(errno.EIO, "broken")
 
@@ -91,10 +104,10 @@ def test_a_file_that_was_replaced_on_another_machine_is_opened_again(tmp_path, m
     filesystem, _ = fsspec.core.url_to_fs(str(tmp_path))
     read = filesystem.cat_file
 
-    def read_late(path: str) -> bytes:
+    def read_late(path: str, **which) -> bytes:
         if stale:
             raise stale.pop()
-        return read(path)
+        return read(path, **which)
 
     monkeypatch.setattr(filesystem, "cat_file", read_late)
     assert folder.read("a") == b"new"
@@ -105,7 +118,7 @@ def test_a_file_that_was_replaced_on_another_machine_is_opened_again(tmp_path, m
 
 def test_a_mistake_of_ours_keeps_its_traceback(url, monkeypatch):
     folder = Folder(url)
-    monkeypatch.setattr(fsspec.core.url_to_fs(url)[0], "cat_file", lambda path: {}[path])
+    monkeypatch.setattr(fsspec.core.url_to_fs(url)[0], "cat_file", lambda path, **_: {}[path])
     with pytest.raises(KeyError):
         folder.read("a")
 

@@ -29,6 +29,7 @@ from meap.back_off import BackOff, GaveUpError
 from meap.data.ranks import gather_from_ranks
 from meap.data.unusable import DamagedError, RefusedError, UnusableFileError, explain, is_final
 from meap.errors import DataError
+from meap.json_text import RESTORE, TooLargeError, read_small
 from meap.manifest import ShardRecord
 from meap.mds.findings import FETCH_AGAIN
 from meap.mds.index import INDEX_NAME, is_compression, is_safe_name, parse_index, stored_file
@@ -131,12 +132,18 @@ class CheckedStream(Stream):
     def _set_up_index(self) -> None:
         name = INDEX_NAME
         if not self._is_only_copy:
-            self._fetch(name, self._check_index)
+            self._fetch(name, self._read_index, self._check_index)
             return
         try:
-            self._check_index(self._path(name).read_bytes())
+            self._check_index(self._read_index(self._path(name)))
         except (OSError, DamagedError) as error:
             self._raise_unusable(name, error, attempts=1)
+
+    def _read_index(self, path: Path) -> bytes:
+        try:
+            return read_small(path)
+        except TooLargeError as error:
+            raise UnusableFileError(self._origin(INDEX_NAME), f"is refused, since {error}", RESTORE) from error
 
     def _check_index(self, content: bytes) -> None:
         try:
@@ -162,7 +169,7 @@ class CheckedStream(Stream):
         """The content of a local file; None if it is missing, or was damaged and is deleted."""
         path = self._path(info.basename)
         try:
-            content = path.read_bytes()
+            content = _read_shard(path, info)
             self._check(content, info)
         except FileNotFoundError as error:
             if not can_be_replaced:
@@ -178,7 +185,7 @@ class CheckedStream(Stream):
 
     def _check(self, content: bytes, info: FileInfo) -> None:
         if len(content) != info.bytes:
-            raise DamagedError(f"it has {len(content):,} bytes, not the {info.bytes:,} that the index says")
+            raise _of_another_size(len(content), info)
         if self.validate_hash:
             if self.validate_hash not in info.hashes:
                 raise DamagedError(f"the index has no {self.validate_hash} of it, only {sorted(info.hashes)}")
@@ -187,9 +194,21 @@ class CheckedStream(Stream):
                 raise DamagedError(f"its {self.validate_hash} is {found}, not the {expected} that the index says")
 
     def _fetch_shard(self, info: FileInfo) -> bytes:
-        return self._fetch(info.basename, lambda content: self._check(content, info), num_bytes=info.bytes)
+        return self._fetch(
+            info.basename,
+            lambda path: _read_shard(path, info),
+            lambda content: self._check(content, info),
+            num_bytes=info.bytes,
+        )
 
-    def _fetch(self, basename: str, check: Callable[[bytes], None], *, num_bytes: int | None = None) -> bytes:
+    def _fetch(
+        self,
+        basename: str,
+        read: Callable[[Path], bytes],
+        check: Callable[[bytes], None],
+        *,
+        num_bytes: int | None = None,
+    ) -> bytes:
         """Download a file into the cache, under its name once it has been checked; returns the content."""
         path = self._path(basename)
 
@@ -197,7 +216,7 @@ class CheckedStream(Stream):
             try:
                 with whole_file(path, several_writers=True) as draft:
                     self._downloader.download(self._origin(basename), str(draft), self.download_timeout)
-                    content = draft.read_bytes()
+                    content = read(draft)
                     check(content)
             except Exception as error:
                 self._downloader.clean_up()
@@ -235,6 +254,17 @@ class CheckedStream(Stream):
     def _raise_unusable(self, basename: str, error: Exception, *, attempts: int) -> NoReturn:
         what, remedy = explain(error, attempts)
         raise UnusableFileError(self._origin(basename), what, remedy) from error
+
+
+def _read_shard(path: Path, info: FileInfo) -> bytes:
+    """The content of a file, which may not fit into memory where it has more bytes than the index says."""
+    if (size := path.stat().st_size) > info.bytes:
+        raise _of_another_size(size, info)
+    return path.read_bytes()
+
+
+def _of_another_size(size: int, info: FileInfo) -> DamagedError:
+    return DamagedError(f"it has {size:,} bytes, not the {info.bytes:,} that the index says")
 
 
 def _unpacked(zipped: bytes, raw_info: FileInfo, compression: str | None) -> bytes:

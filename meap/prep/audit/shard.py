@@ -119,7 +119,7 @@ def check_shard(task: ShardTask) -> CheckedShard:
 def _fetch(task: ShardTask) -> bytes:
     # A file that is listed with another size is not fetched: it may not fit into memory.
     expected, size = task.entry.stored.bytes, task.size
-    content = task.folder.read(task.name) if size == expected else None
+    content = task.folder.read(task.name, most=expected) if size == expected else None
     if content is None or len(content) != expected:
         found = "no such file" if size is None else f"{size if content is None else len(content):,}"
         raise ShardError(Finding(task.file, "bytes", f"{expected:,}", found, FETCH_AGAIN))

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from meap.errors import ConfigError, DataError, first_line
+from meap.model_sizes import require_stated_sizes
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer
 
@@ -31,8 +32,9 @@ def read_architecture(key: str, name: str) -> PretrainedConfig:
     Raises:
         ConfigError: It needs code of its own, which is never run.
         DataError: It cannot be read.
-        CheckpointError: It is read with another RoPE than it states.
+        CheckpointError: It is read with another RoPE than it states, or states sizes that its weights cannot have.
     """
+    require_stated_sizes(f"{key}={name}", name, fresh=key == "model.config")
     try:
         stored, _ = PretrainedConfig.get_config_dict(name)
         architecture = AutoConfig.from_pretrained(name, trust_remote_code=False)

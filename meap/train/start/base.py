@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 
 from meap.checkpoints import ModelRecord
 from meap.errors import CheckpointError, first_line
+from meap.model_sizes import require_allowed_sizes
 from meap.usage import Usage
 
 __all__ = ["Base", "empty_model", "recorded_architecture"]
@@ -39,8 +40,9 @@ def recorded_architecture(record: ModelRecord) -> PretrainedConfig:
     """The architecture of what a run trained.
 
     Raises:
-        CheckpointError: This transformers does not know it.
+        CheckpointError: This transformers does not know it, or it states sizes that no model has.
     """
+    require_allowed_sizes("the checkpoint's record", record.architecture)
     values = dict(record.architecture)
     try:
         return AutoConfig.for_model(str(values.pop("model_type", None)), **values)

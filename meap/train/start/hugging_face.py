@@ -13,8 +13,9 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from meap.config import TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError, first_line
-from meap.json_text import parse_json
+from meap.json_text import parse_json, read_small
 from meap.manifest import CONVERSATIONS, ROWS
+from meap.model_sizes import misfit
 from meap.noise import hide_loading_bars
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.train.start.architecture import read_architecture, unreadable
@@ -76,7 +77,7 @@ def _generation_settings(base: str, architecture: PretrainedConfig) -> dict[str,
     try:
         if not Path(base).is_dir():
             path = Path(hf_hub_download(base, GENERATION_CONFIG_NAME))
-        return dict(parse_json(path.read_text(encoding="utf-8")))
+        return dict(parse_json(read_small(path).decode()))
     except (FileNotFoundError, EntryNotFoundError):
         return GenerationConfig.from_model_config(architecture).to_diff_dict()
     except Exception as error:
@@ -96,6 +97,8 @@ def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
             output_loading_info=True,
         )
     except Exception as error:
+        if why := misfit(base, error):
+            raise DataError(f"model.base={base}: {why}") from error
         raise unreadable("model.base", base, error) from error
     if lost := sorted(found["missing_keys"]) + sorted(str(each) for each in found["mismatched_keys"]):
         raise DataError(
