@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import tempfile
 import threading
 import traceback
@@ -13,13 +14,14 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from streaming import Stream
 from streaming.base.storage.download import DOWNLOADER_MAPPINGS
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from meap.config import DataConfig
@@ -88,6 +90,7 @@ class RowLoader(DataLoader[Any]):
         self._iterator = None
         if not (workers := getattr(iterator, "_workers", [])):
             return
+        _stop_watching(iterator)
         # torch waits five seconds for each of them.
         shutdown = threading.Thread(target=iterator._shutdown_workers, name="shutdown", daemon=True)
         try:
@@ -107,12 +110,12 @@ def _end_what_began(error: Exception) -> None:
         iterator = frame.f_locals.get("self")
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown = True
-            end_processes(iterator._workers)
+            end_processes(getattr(iterator, "_workers", []))
 
 
 _open_loaders: weakref.WeakSet[RowLoader] = weakref.WeakSet()
-_kept: list[tuple[int, list[BaseProcess], list[Any]]] = []
-"""The process that started workers, the workers, and the queues through which torch stops them."""
+_kept: list[tuple[int, list[BaseProcess], list[Any], weakref.ref[Any]]] = []
+"""The process that started workers, the workers, the queues through which torch stops them, and their iterator."""
 
 
 def _keep_queues(iterator: Any) -> None:
@@ -124,7 +127,14 @@ def _keep_queues(iterator: Any) -> None:
     _kept[:] = [each for each in _kept if each[0] == os.getpid() and any(worker.is_alive() for worker in each[1])]
     workers = getattr(iterator, "_workers", [])
     if workers and not any(each[1] is workers for each in _kept):
-        _kept.append((os.getpid(), workers, iterator._index_queues))
+        _kept.append((os.getpid(), workers, iterator._index_queues, weakref.ref(iterator)))
+
+
+def _stop_watching(iterator: Any) -> None:
+    """Have torch no longer raise, wherever this process is, when a signal tells it of a worker's end."""
+    if iterator is not None and iterator._worker_pids_set:
+        _remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
 
 
 def _require_room_for_sockets(folder: str) -> None:
@@ -144,8 +154,9 @@ def close_loaders() -> None:
     for loader in list(_open_loaders):
         if loader._owner == os.getpid():  # one that was forked has inherited the loader, not the workers
             loader.close()
-    for owner, workers, _ in _kept:
+    for owner, workers, _, iterator in _kept:
         if owner == os.getpid():
+            _stop_watching(iterator())
             end_processes(workers)
     _kept.clear()
 
@@ -227,6 +238,13 @@ def start_worker(_: int) -> None:
     """Set up a loader worker."""
     obey_parent_alone()
     Queue._on_queue_feeder_error = _send_error_instead
+    sys.excepthook = _end_for_a_reason
+
+
+def _end_for_a_reason(_: type[BaseException], error: BaseException, __: Any) -> NoReturn:
+    """End: the thread that hands over what batches share would otherwise print tracebacks without end, in vain."""
+    print(f"error: a loader worker cannot hand over its batches: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _send_error_instead(queue: Any, error: Exception, batch: Any) -> None:

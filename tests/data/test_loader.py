@@ -1,5 +1,6 @@
 """Loader workers that cannot be started, or cannot hand over what they have read, as files run out."""
 
+import re
 import subprocess
 import textwrap
 from pathlib import Path
@@ -65,6 +66,10 @@ def test_a_worker_that_may_open_no_more_files_says_so_instead_of_dropping_a_batc
     ran = run_python(warm_python, quiet_environment, NO_MORE_FILES)
     assert ran.returncode == 1
     assert ran.stdout.split() in ([], ["0"]), "the first batch may be on its way"
-    assert ran.stderr.count("Traceback (most recent call last)") == 2, "of the loader, and in it that of the worker"
-    assert "OSError: Caught OSError in the loader worker with pid" in ran.stderr
-    assert ran.stderr.strip().endswith("Too many open files")
+    assert "Too many open files" in ran.stderr
+    assert re.search(
+        r"OSError: Caught OSError in the loader worker with pid"  # it could not be sent
+        r"|error: a loader worker cannot hand over its batches: .*Too many open files",  # or not be fetched
+        ran.stderr,
+    )
+    assert "in _serve" not in ran.stderr
