@@ -28,99 +28,156 @@ _PARTS = ("meap", "recipes", "dataprep", "yamls", "tests")
 
 
 @dataclass(frozen=True)
-class Guard:
-    """What stands between a user and a fault."""
+class Edit:
+    """A place of the tree, and what it becomes."""
 
-    name: str
     file: str
     text: str
     without: str
 
+
+@dataclass(frozen=True)
+class Guard:
+    """What stands between a user and a fault, in one place or in several that do the same."""
+
+    name: str
+    edits: tuple[Edit, ...]
+
     def plant(self, root: Path) -> None:
         """Take it out of a copy of the tree."""
-        path = root / self.file
-        content = path.read_text()
-        if content.count(self.text) != 1:
-            raise SystemExit(f"{self.name}: its text is {content.count(self.text)} times in {self.file}, not once")
-        path.write_text(content.replace(self.text, self.without))
+        for each in self.edits:
+            path = root / each.file
+            content = path.read_text()
+            if content.count(each.text) != 1:
+                times = content.count(each.text)
+                raise SystemExit(f"{self.name}: its text is {times} times in {each.file}, not once")
+            path.write_text(content.replace(each.text, each.without))
 
 
 GUARDS = (
     Guard(
         "a checkpoint's record is written last",
-        "meap/train/checkpoints/publishing.py",
-        """        self._together(lambda: self._store.upload(own, self._folder))
+        (
+            Edit(
+                "meap/train/checkpoints/publishing.py",
+                """        self._together(lambda: self._store.upload(own, self._folder))
         if rank == 0:
             self._publish(record)
 """,
-        """        if rank == 0:
+                """        if rank == 0:
             self._publish(record)
         self._together(lambda: self._store.upload(own, self._folder))
 """,
+            ),
+        ),
     ),
     Guard(
         "the hash of a shard",
-        "meap/data/pinned/stream.py",
-        "            if found != expected:\n",
-        "            if found != expected and not found:\n",
+        (
+            Edit(
+                "meap/data/pinned/stream.py",
+                "            if found != expected:\n",
+                "            if found != expected and not found:\n",
+            ),
+        ),
     ),
     Guard(
         "the shutdown of workers",
-        "meap/processes.py",
-        """    threading.Thread(target=_force_exit, args=[status], name="exit", daemon=True).start()
+        (
+            Edit(
+                "meap/processes.py",
+                """    threading.Thread(target=_force_exit, args=[status], name="exit", daemon=True).start()
     end_processes([each for each in multiprocessing.active_children() if each.daemon])
 """,
-        "",
+                "",
+            ),
+            Edit(
+                "meap/data/loader.py",
+                """        if not (workers := getattr(iterator, "_workers", [])):\n""",
+                "        if True:\n",
+            ),
+            Edit(
+                "meap/data/loader.py", "            end_processes(workers)\n    _kept.clear()\n", "            pass\n"
+            ),
+        ),
     ),
     Guard(
         "the canonical nodes",
-        "meap/data/loader.py",
-        "        num_canonical_nodes=epoch.canonical_nodes,\n",
-        "        num_canonical_nodes=world_size // int(__import__('os').environ.get('LOCAL_WORLD_SIZE', '1')),\n",
+        (
+            Edit(
+                "meap/data/loader.py",
+                "        num_canonical_nodes=epoch.canonical_nodes,\n",
+                "        num_canonical_nodes=world_size // int(os.environ.get('LOCAL_WORLD_SIZE', '1')),\n",
+            ),
+        ),
     ),
     Guard(
         "a lock",
-        "meap/locks.py",
-        "        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
-        "",
+        (
+            Edit(
+                "meap/locks.py",
+                "        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+                "",
+            ),
+        ),
     ),
     Guard(
         "a retry",
-        "meap/back_off.py",
-        "stop=tenacity.stop_after_attempt(self.attempts)",
-        "stop=tenacity.stop_after_attempt(1)",
+        (
+            Edit(
+                "meap/back_off.py",
+                "stop=tenacity.stop_after_attempt(self.attempts)",
+                "stop=tenacity.stop_after_attempt(1)",
+            ),
+        ),
     ),
     Guard(
         "the exit status",
-        "meap/config/command.py",
-        "        return _USAGE_ERROR if isinstance(error, ConfigError) else 1\n",
-        "        return 0\n",
+        (
+            Edit(
+                "meap/config/command.py",
+                "        return _USAGE_ERROR if isinstance(error, ConfigError) else 1\n",
+                "        return 0\n",
+            ),
+        ),
     ),
     Guard(
         "a temporary folder's rename",
-        "meap/places/whole.py",
-        """    draft.mkdir(parents=True)
+        (
+            Edit(
+                "meap/places/whole.py",
+                """    draft.mkdir(parents=True)
     try:
         yield draft
 """,
-        """    shutil.rmtree(path, ignore_errors=True)
+                """    shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:
         yield path
         return
 """,
+            ),
+        ),
     ),
     Guard(
         "the resume's epoch",
-        "meap/data/pinned/dataset.py",
-        """            state["epoch"] = max(state["epoch"], self.next_epoch)\n""",
-        """            state["epoch"] = max(state["epoch"], 0)\n""",
+        (
+            Edit(
+                "meap/data/pinned/dataset.py",
+                """            state["epoch"] = max(state["epoch"], self.next_epoch)\n""",
+                """            state["epoch"] = max(state["epoch"], 0)\n""",
+            ),
+        ),
     ),
     Guard(
         "the masks' epoch",
-        "meap/data/dataset.py",
-        "            inputs, chosen = self._masks.apply(inputs, sample_ids, epoch=self.epoch)\n",
-        "            inputs, chosen = self._masks.apply(inputs, sample_ids, epoch=0)\n",
+        (
+            Edit(
+                "meap/data/dataset.py",
+                "            inputs, chosen = self._masks.apply(inputs, sample_ids, epoch=self.epoch)\n",
+                "            inputs, chosen = self._masks.apply(inputs, sample_ids, epoch=0)\n",
+            ),
+        ),
     ),
 )
 
