@@ -52,7 +52,7 @@ def inspect(cfg: InspectConfig) -> None:
 
     use_one_s3_endpoint()
     with nullcontext(cfg.cache_dir) if cfg.cache_dir else temporary_folder("meap-inspect-") as cache_dir:
-        data = open_data(cfg, cache_dir)
+        data = open_data(cfg, str(cache_dir))
         samples = [data.sample(number) for number in data.choose_samples(cfg)]
         if cfg.html is not None:
             write_page(Path(cfg.html), data, samples, measure(data, samples, extra_shards=cfg.stats_shards))

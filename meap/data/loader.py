@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from streaming import Stream
 from streaming.base.storage.download import DOWNLOADER_MAPPINGS
+from torch._C import _remove_worker_pids
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
-from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from meap.config import DataConfig
@@ -237,7 +237,7 @@ def build_loader(
 def start_worker(_: int) -> None:
     """Set up a loader worker."""
     obey_parent_alone()
-    Queue._on_queue_feeder_error = _send_error_instead
+    Queue._on_queue_feeder_error = _send_error_instead  # pyright: ignore[reportAttributeAccessIssue]
     sys.excepthook = _end_for_a_reason
 
 
