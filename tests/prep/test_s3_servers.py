@@ -40,6 +40,7 @@ def test_a_data_set_is_prepared_claimed_resumed_verified_and_streamed(
     for number in range(2):
         write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(60, seed=number))
     arguments = ("source=in", f"tokenizer.name={tokenizer_dir}", "seq_len=31", "shard_size=8kb", "tasks=2")
+    arguments = (*arguments, "dedup.exact=true")
     prepare(*arguments, "remote=expected")
     with claims.held(store, ".prep/claim.json"), pytest.raises(DataError, match=r"is being prepared by process"):
         prepare(*arguments, f"remote={store.url}")

@@ -14,9 +14,9 @@ from .world import SECRETS, Home
 
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\)|^Fatal Python error", re.MULTILINE)
 _OF_THE_LAUNCHER = re.compile(
-    r"^Traceback (?:(?!^Traceback ).)*?cli/launcher\.py.*?^SystemExit: 143$", re.MULTILINE | re.DOTALL
+    r"^Traceback (?:(?!^Traceback ).)*?cli/launcher\.py.*?^SystemExit: 1(?:30|43)$", re.MULTILINE | re.DOTALL
 )
-"""Composer's prints its own when it gets SIGTERM, which it then passes on."""
+"""Composer's prints its own when it gets SIGTERM or SIGINT, which it then passes on."""
 _ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
 _REMEDY = re.compile(
     r"\b(set|give|choose|free|raise|lower|run|check|leave|install|remove|end|make|prepare|use|wait|start|delete|restore"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from datatrove.data import Document
+from datatrove.data import Document, DocumentsPipeline
 from datatrove.io import DataFolder, get_datafolder
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import (
@@ -110,7 +110,7 @@ def duplicate_filters(config: DedupConfig, tally: Tally, folder: Folder) -> list
     work, steps = _work(folder), list[PipelineStep]()
     if config.exact:
         excluded: Any = Excluded("exact_dedup", tally, "same_text")
-        steps.append(ExactDedupFilter(f"{work}/exact/duplicates", _exact_config(), excluded))
+        steps.append(_DropExact(f"{work}/exact/duplicates", _exact_config(), excluded))
     if config.minhash:
         excluded = Excluded("minhash_dedup", tally, "similar_text")
         steps.append(MinhashDedupFilter(f"{work}/minhash/removed", exclusion_writer=excluded))
@@ -256,6 +256,16 @@ def _stages(job: Job[ResolvedPrep]) -> list[Stage]:
 
 def _work(folder: Folder) -> str:
     return str(folder.local_path(WORK_DIR)) if folder.is_local else folder.url_of(WORK_DIR)
+
+
+class _DropExact(ExactDedupFilter):
+    """datatrove's, which takes the listed folder itself for one of those in it, by a name that some stores refuse."""
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Any:
+        folder: Any = self.data_folder
+        list_all = folder.list_files
+        folder.list_files = lambda **given: [each for each in list_all(**given) if each]
+        yield from super().run(data, rank, world_size)
 
 
 def _exact_config() -> ExactDedupConfig:
