@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from datatrove.data import Document, DocumentsPipeline
+from datatrove.data import Document
 from datatrove.io import DataFolder, get_datafolder
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import (
@@ -261,7 +261,7 @@ def _work(folder: Folder) -> str:
 class _DropExact(ExactDedupFilter):
     """datatrove's, which takes the listed folder itself for one of those in it, by a name that some stores refuse."""
 
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Any:
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         folder: Any = self.data_folder
         list_all = folder.list_files
         folder.list_files = lambda **given: [each for each in list_all(**given) if each]
