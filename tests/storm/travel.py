@@ -172,7 +172,8 @@ class Traveller(Ground):
 
         def always(outcome: Outcome) -> None:
             found = rows_of(outcome.notes)
-            require(min(found, default=start + 1) > start, "samples and masks", f"a branch of ba{start}: {min(found)}")
+            first = min(found, default=start + 1)
+            require(first > start, "samples and masks", f"a branch of ba{start} has step {first}")
             check_rows(found, quiet.told.rows, ROWS_OF_BATCH)
 
         def check(_: Outcome) -> None:
