@@ -243,7 +243,8 @@ def start_worker(_: int) -> None:
 
 def _end_for_a_reason(_: type[BaseException], error: BaseException, __: Any) -> NoReturn:
     """End: the thread that hands over what batches share would otherwise print tracebacks without end, in vain."""
-    print(f"error: a loader worker cannot hand over its batches: {error}", file=sys.stderr, flush=True)
+    remedy = "raise the number of open files with `ulimit -n 4096`, or set data.num_workers=0"
+    print(f"error: a loader worker cannot hand over its batches ({error}): {remedy}", file=sys.stderr, flush=True)
     os._exit(1)
 
 

@@ -185,7 +185,7 @@ class Prompting:
     def _verify(self, read: Any, prefix: list[int]) -> None:
         # For some architectures transformers forces a tokenizer class that encodes differently.
         ids = self.tokenizer.encode(_PROBE)
-        # verbose: the probe may be longer than a small model's context.
+        # Not verbose: transformers would warn where the probe is longer than a small model's context.
         alone, with_prefix = (read(_PROBE, add_special_tokens=each, verbose=False).input_ids for each in (False, True))
         if alone != ids or with_prefix != prefix + ids:
             raise MismatchError(

@@ -69,7 +69,7 @@ def test_a_worker_that_may_open_no_more_files_says_so_instead_of_dropping_a_batc
     assert "Too many open files" in ran.stderr
     assert re.search(
         r"Caught \w+ in (the loader|DataLoader) worker"  # it could not be shared, or not be sent
-        r"|error: a loader worker cannot hand over its batches: .*Too many open files",  # or not be fetched
+        r"|error: a loader worker cannot hand over its batches \(.*Too many open files",  # or not be fetched
         ran.stderr,
     )
     assert "in _serve" not in ran.stderr
