@@ -31,9 +31,12 @@ OF_OTHER_LIBRARIES = {
     "_exit": "os",
     "_index_queues": "torch",
     "_is_in_bad_fork": "torch",
+    "_on_queue_feeder_error": "multiprocessing",
     "_reconstruct": "numpy",
+    "_shutdown": "torch",
     "_shutdown_workers": "torch",
     "_strip_protocol": "fsspec",
+    "_worker_pids_set": "torch",
     "_workers": "torch",
 }
 """Private attributes that are none of these three libraries'."""

@@ -18,7 +18,7 @@ from typing import Any
 from meap.errors import DataError
 from meap.evals.task import Example, Response
 from meap.json_text import parse_json
-from meap.places.whole import whole_file
+from meap.places.whole import append_whole, whole_file
 from meap.tokenizer import Tokenizer
 
 __all__ = ["ResponseStore", "hash_of", "prompt_hashes", "read_responses"]
@@ -79,12 +79,8 @@ class ResponseStore:
 
     def add(self, responses: Iterable[Response], *, rank: int) -> None:
         """Store responses."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._task}-{self._key[:16]}-{rank}.jsonl"
-        # A line that a killed process left unfinished must not run into the next one.
-        torn = path.is_file() and not path.read_bytes().endswith(b"\n")
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n" * torn + "".join(json.dumps(response) + "\n" for response in responses))
+        append_whole(path, "".join(json.dumps(response) + "\n" for response in responses))
 
     def finish(self, responses: Sequence[Response]) -> None:
         """Write all responses, in order, and delete the lines."""

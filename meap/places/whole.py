@@ -1,4 +1,4 @@
-"""A local file or folder appears whole or not at all: it is written beside its name, then renamed."""
+"""A local file or folder appears whole or not at all: it is written beside its name, then renamed. So do lines."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from meap.errors import DataError
 from meap.processes import is_alive, visible_processes
 
 __all__ = [
+    "append_whole",
     "named_file",
     "remove_drafts",
     "temporary_folder",
@@ -26,6 +28,8 @@ __all__ = [
 ]
 
 _DRAFT = ".partial"
+_BLOCK = 1 << 16
+"""Bytes read at a time in search of the last whole line."""
 
 
 @contextmanager
@@ -60,6 +64,41 @@ def write_whole(path: Path, content: bytes | str, *, durable: bool = False, seve
     """Write a file, all of it or nothing; text as UTF-8. See `whole_file` for the other arguments."""
     with whole_file(path, durable=durable, several_writers=several_writers) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def append_whole(path: Path, lines: str) -> None:
+    """Append whole lines to a file, all of them or none; its folder is created if needed.
+
+    A last line without its end, which a killed process has left, is cut off first: whoever reads the file meets whole
+    lines only. One process at a time may append.
+
+    Raises:
+        OSError: The file cannot be written, or the disk is full; the file is as long as before, in whole lines.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = memoryview(lines.encode())
+    with path.open("a+b", buffering=0) as file:
+        end = _end_of_whole_lines(file)
+        try:
+            file.truncate(end)
+            while content:
+                content = content[file.write(content) :]
+        except OSError as error:
+            file.truncate(end)
+            if error.filename is None:
+                error.filename = str(path)  # a failed write does not say of which file
+            raise
+
+
+def _end_of_whole_lines(file: FileIO) -> int:
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        if (newline := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 @contextmanager

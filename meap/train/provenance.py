@@ -24,7 +24,7 @@ from torch.version import cuda as torch_cuda
 from meap.config import RecipeConfig
 from meap.data import Shards
 from meap.places.redaction import clean_arguments
-from meap.places.whole import write_whole
+from meap.places.whole import append_whole, write_whole
 from meap.run_files import DATA_DIR, STARTS_NAME, VERSIONS_NAME
 from meap.schema import MANIFEST_NAME
 from meap.train.data import RunData
@@ -132,8 +132,7 @@ def record_start(
         "data": {stream.key: stream.remote for shards in splits for stream in shards.streams},
         **facts,
     }
-    with (run_dir / STARTS_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(start) + "\n")
+    append_whole(run_dir / STARTS_NAME, json.dumps(start) + "\n")
     for shards in splits:
         for stream in shards.streams:
             path = run_dir / DATA_DIR / (stream.name or "") / shards.split / MANIFEST_NAME

@@ -10,6 +10,7 @@ from meap.checkpoints import newest_record
 from meap.checkpoints.reading import read_record, recorded_config
 from meap.config import RecipeConfig, Role, flatten, from_values, load_resolved, role_of, to_values
 from meap.errors import MismatchError
+from meap.places.whole import append_whole
 from meap.run_files import CONFIG_NAME, LOG_NAME, METRICS_NAME
 
 __all__ = ["append_to_log", "require_same_settings"]
@@ -27,9 +28,7 @@ _EFFECTS = {"train.max_duration": "; schedules that go by the length of the run 
 
 def append_to_log(run_dir: Path, text: str) -> None:
     """Append to the log in the run's folder."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / LOG_NAME).open("a", encoding="utf-8") as file:
-        file.write(f"{text}\n")
+    append_whole(run_dir / LOG_NAME, f"{text}\n")
 
 
 def require_same_settings(config: RecipeConfig) -> None:

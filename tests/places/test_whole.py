@@ -14,6 +14,7 @@ import pytest
 from meap.errors import DataError
 from meap.locks import lock_file
 from meap.places.whole import (
+    append_whole,
     named_file,
     remove_drafts,
     temporary_folder,
@@ -45,6 +46,30 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path, durable, several_
     assert contents(tmp_path) == {"deep/file": b"first"}
     write_whole(path, "zweite \N{LATIN SMALL LETTER U WITH DIAERESIS}", **options)
     assert contents(tmp_path) == {"deep/file": b"zweite \xc3\xbc"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, ""),
+        ("", ""),
+        ("a\n", "a\n"),
+        ('a\n{"torn', "a\n"),
+        ("torn", ""),
+        ("\n" + "torn" * 50_000, "\n"),
+        ("a\n" * 50_000 + "t", "a\n" * 50_000),
+    ],
+    ids=["none", "empty", "whole", "torn", "first torn", "long and torn", "many and torn"],
+)
+def test_lines_are_appended_to_whole_lines(tmp_path, before, after):
+    path = tmp_path / "deep" / "lines.jsonl"
+    if before is not None:
+        path.parent.mkdir()
+        path.write_text(before)
+    append_whole(path, "\N{LATIN SMALL LETTER U WITH DIAERESIS}\nc\n")
+    append_whole(path, "")
+    append_whole(path, "d\n")
+    assert path.read_text("utf-8") == after + "\N{LATIN SMALL LETTER U WITH DIAERESIS}\nc\nd\n"
 
 
 @pytest.mark.parametrize("several_writers", [False, True])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meap.json_text import parse_json
+from meap.places.whole import append_whole
 
 __all__ = ["Reply", "ReplyStore"]
 
@@ -43,7 +44,6 @@ class ReplyStore:
         self.spent = 0.0
         """Dollars."""
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        self._torn = bool(text) and not text.endswith("\n")
         for line in text.splitlines():
             self._read(line)
 
@@ -76,7 +76,4 @@ class ReplyStore:
             return  # the process was killed while it wrote the line: the question is asked again
 
     def _write(self, values: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" * self._torn + json.dumps(values) + "\n")
-        self._torn = False
+        append_whole(self.path, json.dumps(values) + "\n")

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from composer.core import State
-
+from meap.places.whole import append_whole
 from meap.run_files import METRICS_NAME, SAMPLES_NAME
 from meap.train.loggers.stepwise import StepwiseLogger, Table
 
@@ -37,14 +36,6 @@ class MetricsFile(StepwiseLogger):
         """The file of metrics."""
         return self._run_dir / METRICS_NAME
 
-    def open(self, state: State) -> None:
-        """Start on new lines, even if a crash has truncated the last ones."""
-        self._run_dir.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS_NAME, SAMPLES_NAME):
-            path = self._run_dir / name
-            if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-                self._lines[name].append("")
-
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a line."""
         self._add(METRICS_NAME, {"step": step, **metrics})
@@ -57,9 +48,8 @@ class MetricsFile(StepwiseLogger):
     def flush(self) -> None:
         """Append all lines at once."""
         for name, lines in self._lines.items():
-            with (self._run_dir / name).open("a", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n")
+            append_whole(self._run_dir / name, "".join(lines))
         self._lines.clear()
 
     def _add(self, name: str, record: dict[str, Any]) -> None:
-        self._lines[name].append(json.dumps(record))
+        self._lines[name].append(json.dumps(record) + "\n")

@@ -13,7 +13,7 @@ import torch
 from meap.checkpoints import CheckpointStore
 from meap.errors import CheckpointError, MeapError
 from meap.export.weights import write_tensors
-from meap.places.whole import whole_folder
+from meap.places.whole import append_whole, whole_folder
 from tests.train.outputs import at_pass
 
 pytestmark = [pytest.mark.fault(2), pytest.mark.timeout(300)]
@@ -83,6 +83,24 @@ def test_weights_that_a_full_disk_has_no_room_for_are_one_error_and_nothing_is_l
     with pytest.raises(MeapError, match=told), whole_folder(small_disk / "hf") as draft:
         write_tensors(content, draft / "model.safetensors")
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
+
+
+@pytest.mark.parametrize("room", [0, 1 << 12])
+def test_lines_that_a_full_disk_has_no_room_for_are_not_half_there(small_disk, room):
+    path, lines = small_disk / "metrics.jsonl", '{"step": 1}\n' * 1000
+    append_whole(path, '{"step": 0}\n')
+    path.write_bytes(path.read_bytes() + b'{"st')
+    with fill(small_disk).open("ab", buffering=0) as filler:
+        with contextlib.suppress(OSError):
+            while filler.write(bytes(1 << 12)):
+                pass
+        filler.truncate(filler.tell() - room)
+    with pytest.raises(OSError, match=r"No space left.*metrics\.jsonl"):
+        append_whole(path, lines)
+    assert path.read_text() == '{"step": 0}\n'
+    (small_disk / "filler").unlink()
+    append_whole(path, lines)
+    assert path.read_text() == '{"step": 0}\n' + lines
 
 
 @pytest.mark.slow
