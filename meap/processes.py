@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import math
 import multiprocessing
 import os
 import platform
@@ -24,6 +25,7 @@ from meap.errors import StoppedError
 
 __all__ = [
     "LOST_RANK",
+    "SAME_REQUEST_SECONDS",
     "WAITED_FOR_RANK",
     "end_processes",
     "end_with_parent",
@@ -40,6 +42,9 @@ LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pi
 WAITED_FOR_RANK = ("Timed out waiting", "Operation timed out", "Connection timed out")
 """What torch says of the connections between ranks, for which it has no classes."""
 
+SAME_REQUEST_SECONDS = 2.0
+"""A launcher that is asked to stop asks its ranks, often by another signal than the one that has reached them, too."""
+
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SECONDS_TO_DIE = 5.0
@@ -50,6 +55,8 @@ _SECONDS_TO_LEAVE = 6.0
 
 _status: int | None = None
 """Exit status, once `leave` was called."""
+_requested = -math.inf
+"""When a signal last raised."""
 
 
 def _skip_teardown() -> None:
@@ -128,6 +135,8 @@ def stopping_by_signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (*_STOP_SIGNALS, signal.SIGINT)}
     hook, timers = sys.unraisablehook, list[threading.Timer]()
     sys.unraisablehook = partial(_resend, timers, otherwise=hook)
+    global _requested  # noqa: PLW0603
+    _requested = -math.inf
     raise_on_signals()
     try:
         yield
@@ -153,6 +162,8 @@ def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callab
     else:
         otherwise(unraisable)
         return
+    global _requested  # noqa: PLW0603
+    _requested = -math.inf
     # Later, since an exception raised here would be swallowed, too.
     timer = threading.Timer(_SECONDS_TO_RESEND, os.kill, [os.getpid(), number])
     timer.daemon = True
@@ -161,11 +172,13 @@ def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callab
 
 
 def raise_on_signals() -> None:
-    """Let SIGTERM, SIGUSR1 and SIGINT raise what no handler of failures catches; in the main thread only."""
+    """Let SIGTERM, SIGUSR1 and SIGINT raise what no handler of failures catches; in the main thread only.
+
+    What comes soon after the first is the same request: it neither disturbs the cleaning up nor changes the status.
+    """
     if threading.current_thread() is threading.main_thread():
-        for number in _STOP_SIGNALS:
-            signal.signal(number, _raise_stopped)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (*_STOP_SIGNALS, signal.SIGINT):
+            signal.signal(number, _raise_request)
 
 
 def is_alive(pid: int) -> bool:
@@ -219,5 +232,9 @@ def _force_exit(status: int) -> None:
     os._exit(status)
 
 
-def _raise_stopped(number: int, _: FrameType | None) -> NoReturn:
-    raise _StopRequest(number)
+def _raise_request(number: int, _: FrameType | None) -> None:
+    global _requested  # noqa: PLW0603
+    now = time.monotonic()
+    if now - _requested > SAME_REQUEST_SECONDS:
+        _requested = now
+        raise KeyboardInterrupt if number == signal.SIGINT else _StopRequest(number)

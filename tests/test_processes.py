@@ -64,6 +64,42 @@ def test_a_request_to_stop_is_no_failure_of_what_runs(name, status):
     assert "the file cannot be read" not in done.stderr
 
 
+REPEATED = """
+import os, signal, sys
+from meap.config.command import report_errors
+from meap.processes import leave
+
+def run():
+    try:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        [None for _ in range(1000)]
+    finally:
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+        [None for _ in range(1000)]
+        print("cleaned up")
+
+leave(report_errors(run))
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [
+        (("SIGINT", "SIGTERM"), 130),
+        (("SIGINT", "SIGINT"), 130),
+        (("SIGTERM", "SIGINT"), 75),
+        (("SIGUSR1", "SIGTERM"), 75),
+    ],
+)
+def test_a_request_that_a_launcher_repeats_by_another_signal_is_the_first(names, status):
+    """Ctrl-C reaches launcher and ranks, and the launcher sends its ranks SIGTERM: a command ended as if to resume."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPEATED, *names], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert (done.returncode, done.stdout) == (status, "cleaned up\n"), done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 TRACKED = """
 import os, signal, sys, time
 from multiprocessing.shared_memory import SharedMemory

@@ -69,6 +69,22 @@ GUARDS = (
         self._together(lambda: self._store.upload(own, self._folder))
 """,
             ),
+            Edit(
+                "meap/train/checkpoints/publishing.py",
+                """            if rank == 0 and not self._store.is_remote:
+                self._store.withdraw(record.step)
+""",
+                """            if rank == 0 and not self._store.is_remote:
+                self._publish(record)
+""",
+            ),
+            Edit(
+                "meap/train/checkpoints/publishing.py",
+                """        elif rank == 0:
+            self._publish(record)
+""",
+                "",
+            ),
         ),
     ),
     Guard(

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 import torch.distributed
 
+from meap.processes import SAME_REQUEST_SECONDS
+
 __all__ = ["NO_SIGNAL", "Agreement", "StopSignals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_SAME_REQUEST_SECONDS = 2.0
 _TIMEOUT = timedelta(hours=4)
 """How long ranks wait for one that may be uploading a checkpoint."""
 _SHARE_OF_TIMEOUT = 0.9
@@ -55,7 +56,7 @@ class StopSignals:
         now = time.monotonic()
         if self.received == NO_SIGNAL:
             self.received, self._since = number, now
-        elif now - self._since > _SAME_REQUEST_SECONDS:
+        elif now - self._since > SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
