@@ -120,7 +120,7 @@ def to_yaml(config: Any) -> str:
 
 def save_config(config: Any, path: Path) -> None:
     """Write the configuration to `path`, creating its folder."""
-    write_whole(path, to_yaml(config), several_writers=True)
+    write_whole(path, to_yaml(config))
 
 
 def _parse_override(config_class: type[Any], override: str) -> Given:

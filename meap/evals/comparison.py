@@ -111,7 +111,7 @@ def compare(asked: str, out_dir: Path) -> dict[str, Any]:
         },
     }
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(out_dir / "compare.json", json.dumps(found, indent=2) + "\n", several_writers=True)
+    write_whole(out_dir / "compare.json", json.dumps(found, indent=2) + "\n")
     draws = [picture_of(found, name) for name in found["tasks"]]
     save_panels(draws, out_dir / "compare.png", title=" and ".join(found["models"]))
     return found

@@ -40,13 +40,13 @@ def write_results_page(folder: Path) -> None:
     """Write the page of the results in `folder` beside them."""
     results = read_results(folder)
     responses = {name: read_responses(folder, name) for name in results["tasks"]}
-    write_whole(folder / PAGE_NAME, render_results(results, responses), several_writers=True)
+    write_whole(folder / PAGE_NAME, render_results(results, responses))
 
 
 def write_comparison_page(found: Mapping[str, Any], folder: Path) -> None:
     """Write the page of a comparison beside the files that `compare` wrote to `folder`."""
     results = [read_results(Path(each)) for each in found["folders"]]
-    write_whole(folder / PAGE_NAME, render_comparison(found, results), several_writers=True)
+    write_whole(folder / PAGE_NAME, render_comparison(found, results))
 
 
 def render_results(results: Mapping[str, Any], responses: Mapping[str, Sequence[Response]]) -> str:

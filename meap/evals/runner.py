@@ -28,6 +28,7 @@ from meap.evals.task import Example, Judging, Response, Task, TaskInputs
 from meap.evals.tasks import TASKS
 from meap.extras import is_installed, require_packages
 from meap.json_text import RESTORE, TooLargeError, parse_json, read_small
+from meap.places.locks import sole_writer
 from meap.places.whole import write_whole
 from meap.run_files import CONFIG_NAME, EVAL_DIR, RESULTS_NAME
 from meap.show.figures import save_panels
@@ -107,7 +108,7 @@ def run_tasks(
     ranks: Ranks | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run the named tasks; the first rank writes results.json, and for each task responses, picture and its own files.
+    """Run the named tasks, alone in `out_dir`; rank 0 writes results.json, and responses, picture and files of each.
 
     Results of other tasks in `out_dir` are kept if they are of the same model, and otherwise replaced.
 
@@ -129,35 +130,37 @@ def run_tasks(
     ranks = ranks or Ranks()
     skipped = reasons_to_skip(names, inputs)
     asked = {name: _examples(name, TASKS[name], inputs, model) for name in names if name not in skipped}
-    # On one rank only: the others would ask the same again.
-    judges = {name: each(inputs.config, out_dir) for name in asked if ranks.is_first and (each := TASKS[name].judging)}
-    about = model.describe()
-    identity = {
-        "weights": about.get("weights", about["name"]),
-        "dtype": about.get("dtype"),
-        "tokenizer": inputs.tokenizer.fingerprint,
-        "add_bos": inputs.config.add_bos,
-    }
-    key = hash_of(identity | {"meap": __version__})
-    found: dict[str, dict[str, Any]] = {}
-    for name, (examples, partial) in asked.items():
-        started = time.perf_counter()
-        hashes = prompt_hashes(examples, inputs.tokenizer)
-        store = ResponseStore(out_dir, name, key)
-        responses = _ask(name, examples, hashes, model, inputs, store, ranks, judges.get(name))
-        if ranks.is_first:
-            facts_of_run = {
-                "prompts_sha256": hash_of(hashes),
-                "partial": partial,
-                "seconds": round(time.perf_counter() - started, 3),
-            }
-            found[name] = summarise(TASKS[name], responses, inputs.config) | facts_of_run
-            save_panels([panel(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
-            for suffix, text in TASKS[name].files(found[name], responses).items():
-                write_whole(out_dir / f"{name}.{suffix}", text, several_writers=True)
-    if not ranks.is_first:
-        return {}
-    return _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})
+    with sole_writer(out_dir) if ranks.is_first else nullcontext():
+        # On one rank only: the others would ask the same again.
+        asks_judge = {name: TASKS[name].judging for name in asked if ranks.is_first}
+        judges = {name: make(inputs.config, out_dir) for name, make in asks_judge.items() if make is not None}
+        about = model.describe()
+        identity = {
+            "weights": about.get("weights", about["name"]),
+            "dtype": about.get("dtype"),
+            "tokenizer": inputs.tokenizer.fingerprint,
+            "add_bos": inputs.config.add_bos,
+        }
+        key = hash_of(identity | {"meap": __version__})
+        found: dict[str, dict[str, Any]] = {}
+        for name, (examples, partial) in asked.items():
+            started = time.perf_counter()
+            hashes = prompt_hashes(examples, inputs.tokenizer)
+            store = ResponseStore(out_dir, name, key)
+            responses = _ask(name, examples, hashes, model, inputs, store, ranks, judges.get(name))
+            if ranks.is_first:
+                facts_of_run = {
+                    "prompts_sha256": hash_of(hashes),
+                    "partial": partial,
+                    "seconds": round(time.perf_counter() - started, 3),
+                }
+                found[name] = summarise(TASKS[name], responses, inputs.config) | facts_of_run
+                save_panels([panel(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
+                for suffix, text in TASKS[name].files(found[name], responses).items():
+                    write_whole(out_dir / f"{name}.{suffix}", text)
+        if not ranks.is_first:
+            return {}
+        return _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})
 
 
 def _ask(
@@ -266,7 +269,7 @@ def _write_results(
         | {package: version(package) for package in _VERSIONED if is_installed(package.replace("-", "_"))},
     }
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(out_dir / RESULTS_NAME, json.dumps(results, indent=2) + "\n", several_writers=True)
+    write_whole(out_dir / RESULTS_NAME, json.dumps(results, indent=2) + "\n")
     if tasks:
         draws = [panel(TASKS[name].draw, numbers) for name, numbers in tasks.items()]
         save_panels(draws, out_dir / PICTURE_NAME, title=str(about["name"]))

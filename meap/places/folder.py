@@ -192,7 +192,7 @@ class Folder:
         if self.is_local:
             with (
                 place_errors(self._shown(name), cannot_be="written", kind=self._kind, num_bytes=size),
-                whole_file(self.local_path(name), durable=True) as draft,
+                whole_file(self.local_path(name), durable=True, one_writer=True) as draft,
             ):
                 shutil.copyfile(path, draft)
             return
@@ -208,7 +208,7 @@ class Folder:
 
         def write(filesystem: AbstractFileSystem, root: str) -> None:
             if isinstance(filesystem, LocalFileSystem):
-                write_whole(Path(root, name), content, durable=True)
+                write_whole(Path(root, name), content, durable=True, one_writer=True)
                 return
             filesystem.pipe_file(f"{root}/{name}", content)
             _require_size(filesystem, f"{root}/{name}", len(content))

@@ -13,6 +13,7 @@ from io import FileIO
 from pathlib import Path
 
 from meap.errors import DataError
+from meap.places.locks import sole_writer
 from meap.processes import is_alive, visible_processes
 
 __all__ = [
@@ -28,22 +29,26 @@ __all__ = [
 ]
 
 _DRAFT = ".partial"
+_FILES_TO_REMOVE = 4
+"""Open at once while a folder is removed."""
+_spare: list[int] = []
+"""Files kept open for that: a process that may open no more of them must not leave its folders behind."""
 _BLOCK = 1 << 16
 """Bytes read at a time in search of the last whole line."""
 
 
 @contextmanager
-def whole_file(path: Path, *, durable: bool = False, several_writers: bool = False) -> Iterator[Path]:
+def whole_file(path: Path, *, durable: bool = False, one_writer: bool = False) -> Iterator[Path]:
     """Yield the path of a draft, which becomes `path` at the end of the block; an error removes it.
 
     Args:
         path: The file to write; its folder is created if needed.
         durable: Whether the file must survive a power cut: content and name are on the disk before this returns.
-        several_writers: Whether other processes may write the same file at the same time. Each then has its own draft,
-            and removes those of killed ones; otherwise the draft has one name, which the next writer overwrites.
+        one_writer: Whether no other process writes the same file at the same time. The draft then has one name, which
+            the next writer overwrites; otherwise each has its own, and removes those of killed ones on this machine.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if several_writers:
+    if not one_writer:
         _remove_abandoned(path)
         # Not by tempfile, which lets the owner alone read: the user's umask decides that.
         draft = path.with_name(f".{path.name}.{visible_processes()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{_DRAFT}")
@@ -60,9 +65,9 @@ def whole_file(path: Path, *, durable: bool = False, several_writers: bool = Fal
         raise
 
 
-def write_whole(path: Path, content: bytes | str, *, durable: bool = False, several_writers: bool = False) -> None:
+def write_whole(path: Path, content: bytes | str, *, durable: bool = False, one_writer: bool = False) -> None:
     """Write a file, all of it or nothing; text as UTF-8. See `whole_file` for the other arguments."""
-    with whole_file(path, durable=durable, several_writers=several_writers) as draft:
+    with whole_file(path, durable=durable, one_writer=one_writer) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -127,6 +132,7 @@ def temporary_folder(prefix: str, *, within: Path | None = None) -> Iterator[Pat
         within: The folder to make it in; unset, that for temporary files.
     """
     path = Path(within or tempfile.gettempdir(), prefix + uuid.uuid4().hex[:16])
+    _keep_room_to_remove()
     try:
         path.mkdir(mode=0o700)
         yield path
@@ -134,7 +140,14 @@ def temporary_folder(prefix: str, *, within: Path | None = None) -> Iterator[Pat
         _remove_folder(path)
 
 
+def _keep_room_to_remove() -> None:
+    while len(_spare) < _FILES_TO_REMOVE:
+        _spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+
 def _remove_folder(path: Path) -> None:
+    while _spare:
+        os.close(_spare.pop())
     try:
         shutil.rmtree(path, ignore_errors=True)
     except BaseException:  # by a signal
@@ -144,24 +157,35 @@ def _remove_folder(path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to write in, which becomes `path` at the end of the block; an error leaves `path` as it was."""
+    """Yield a folder to write in, which becomes `path` at the end of the block; an error leaves `path` as it was.
+
+    Raises:
+        DataError: Another process writes it now.
+    """
     draft, previous = path.with_name(f".{path.name}{_DRAFT}"), path.with_name(f".{path.name}.previous")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        shutil.rmtree(previous, ignore_errors=True)
-        if path.exists():
-            path.rename(previous)
+    with sole_writer(draft, of=path):
         try:
-            draft.rename(path)
-        except OSError:
-            if previous.exists():
-                previous.rename(path)
+            _keep_room_to_remove()
+            _empty(draft)  # of what a killed writer left
+            yield draft
+            shutil.rmtree(previous, ignore_errors=True)
+            if path.exists():
+                path.rename(previous)
+            try:
+                draft.rename(path)
+            except OSError:
+                if previous.exists():
+                    previous.rename(path)
+                raise
+        except BaseException:
+            _remove_folder(draft)
             raise
-        shutil.rmtree(previous, ignore_errors=True)
-    finally:
-        _remove_folder(draft)
+        _remove_folder(previous)
+
+
+def _empty(folder: Path) -> None:
+    for each in folder.iterdir():
+        shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
 
 
 @contextmanager
@@ -178,7 +202,7 @@ def named_file(key: str, path: Path) -> Iterator[Path]:
     try:
         if not path.parent.is_dir():
             raise FileNotFoundError(f"folder {path.parent} does not exist")
-        with whole_file(path, several_writers=True) as draft:
+        with whole_file(path) as draft:
             yield draft
     except OSError as error:
         raise DataError(f"{key}={path} cannot be written ({error}): choose another path") from error

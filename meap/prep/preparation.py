@@ -12,10 +12,10 @@ from typing import TypeVar
 from datatrove.pipeline.base import PipelineStep
 
 from meap.errors import DataError, MeapError
-from meap.locks import NoLocksError, describe_holder, lock_file
 from meap.manifest import Manifest
 from meap.mds.index import INDEX_NAME
 from meap.places.folder import Folder
+from meap.places.locks import NoLocksError, describe_holder, lock_file
 from meap.places.problems import place_errors
 from meap.places.whole import temporary_folder
 from meap.prep.claims import Claim, held

@@ -229,7 +229,7 @@ def _write(folder: Path | Folder, name: str, content: bytes) -> None:
     # Neither sync nor error: a full disk or a lost connection is reported by the writes that matter.
     if isinstance(folder, Path):
         with suppress(OSError):
-            write_whole(folder / name, content)
+            write_whole(folder / name, content, one_writer=True)
         return
     with suppress(DataError):
         folder.write(name, content)

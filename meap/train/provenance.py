@@ -123,7 +123,7 @@ def record_start(
     }
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / VERSIONS_NAME).is_file():
-        write_whole(run_dir / VERSIONS_NAME, json.dumps(facts, indent=2) + "\n", several_writers=True)
+        write_whole(run_dir / VERSIONS_NAME, json.dumps(facts, indent=2) + "\n")
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
@@ -137,7 +137,7 @@ def record_start(
         for stream in shards.streams:
             path = run_dir / DATA_DIR / (stream.name or "") / shards.split / MANIFEST_NAME
             if not path.is_file() or not from_step:
-                write_whole(path, stream.manifest.to_json(), several_writers=True)
+                write_whole(path, stream.manifest.to_json())
 
 
 def _revision(project: Path) -> dict[str, Any]:

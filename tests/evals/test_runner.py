@@ -8,6 +8,7 @@ from meap.errors import ConfigError, DataError
 from meap.evals.runner import choose_tasks, read_results, run_tasks
 from meap.evals.tables import grid_csv, print_results
 from meap.evals.tasks import TASKS
+from meap.places.locks import sole_writer
 
 NAMES = ("perplexity", "key_retrieval", "multidoc_qa")
 
@@ -125,6 +126,16 @@ def test_what_cannot_be_measured_is_skipped_with_its_reason(make_inputs, blind, 
     assert set(results["tasks"]) == {"kv_retrieval"}
     print_results(results)
     assert "skipped perplexity: no held-out rows" in capsys.readouterr().out
+
+
+def test_two_evaluations_into_one_folder_do_not_meet(run, blind, tmp_path):
+    with (
+        sole_writer(tmp_path / "eval"),
+        pytest.raises(DataError, match=r"eval is being written by another process: wait"),
+    ):
+        run(names=["kv_retrieval"], model=blind)
+    assert not list((tmp_path / "eval").iterdir())
+    assert run(names=["kv_retrieval"], model=blind)["tasks"]
 
 
 def test_nothing_to_measure_is_an_error_and_leaves_former_results(make_inputs, blind, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from meap.errors import DataError
-from meap.locks import lock_file
+from meap.places.locks import lock_file
 from meap.places.whole import (
     append_whole,
     named_file,
@@ -37,9 +37,9 @@ def fail_halfway(writing: AbstractContextManager[Path], files: Callable[[Path], 
 
 
 @pytest.mark.parametrize("durable", [False, True])
-@pytest.mark.parametrize("several_writers", [False, True])
-def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path, durable, several_writers):
-    path, options = tmp_path / "deep" / "file", {"durable": durable, "several_writers": several_writers}
+@pytest.mark.parametrize("one_writer", [False, True])
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path, durable, one_writer):
+    path, options = tmp_path / "deep" / "file", {"durable": durable, "one_writer": one_writer}
     write_whole(path, b"first", **options)
     with pytest.raises(OSError, match="half"):
         fail_halfway(whole_file(path, **options), lambda draft: (draft, draft.with_name(f"{draft.name}.of-a-library")))
@@ -72,12 +72,12 @@ def test_lines_are_appended_to_whole_lines(tmp_path, before, after):
     assert path.read_text("utf-8") == after + "\N{LATIN SMALL LETTER U WITH DIAERESIS}\nc\nd\n"
 
 
-@pytest.mark.parametrize("several_writers", [False, True])
+@pytest.mark.parametrize("one_writer", [False, True])
 @pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
-def test_who_may_read_a_file_follows_from_the_user_s_umask(tmp_path, umask, several_writers):
+def test_who_may_read_a_file_follows_from_the_user_s_umask(tmp_path, umask, one_writer):
     before = os.umask(umask)
     try:
-        write_whole(tmp_path / "file", b"", several_writers=several_writers)
+        write_whole(tmp_path / "file", b"", one_writer=one_writer)
         os.close(lock_file(tmp_path / "lock") or 0)
     finally:
         os.umask(before)
@@ -85,9 +85,9 @@ def test_who_may_read_a_file_follows_from_the_user_s_umask(tmp_path, umask, seve
 
 
 def test_several_writers_do_not_meet(tmp_path):
-    with whole_file(tmp_path / "file", several_writers=True) as one:
+    with whole_file(tmp_path / "file") as one:
         one.write_bytes(b"one")
-        write_whole(tmp_path / "file", b"other", several_writers=True)
+        write_whole(tmp_path / "file", b"other")
         assert contents(tmp_path)["file"] == b"other"
     assert contents(tmp_path) == {"file": b"one"}
 
@@ -95,7 +95,7 @@ def test_several_writers_do_not_meet(tmp_path):
 def test_of_several_writers_the_drafts_of_killed_ones_are_removed_and_those_of_others_are_not(tmp_path):
     path = tmp_path / "results[1].json"
     code = "import sys, time, pathlib; from meap.places.whole import whole_file\n"
-    code += "with whole_file(pathlib.Path(sys.argv[1]), several_writers=True) as draft:\n"
+    code += "with whole_file(pathlib.Path(sys.argv[1])) as draft:\n"
     code += "    draft.touch(); print(draft.name, flush=True); time.sleep(600)"
     writers = [
         subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) for _ in range(2)
@@ -104,7 +104,7 @@ def test_of_several_writers_the_drafts_of_killed_ones_are_removed_and_those_of_o
     writers[0].kill()
     writers[0].communicate()
     (elsewhere := tmp_path / ".results[1].json.00000000-1-0a1b2c3d.partial").touch()  # of another machine
-    write_whole(path, "all", several_writers=True)
+    write_whole(path, "all")
     assert killed != alive
     assert {each.name for each in tmp_path.iterdir()} == {path.name, alive, elsewhere.name}
     writers[1].kill()
@@ -169,6 +169,83 @@ def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):
     with pytest.raises(OSError, match="half"):
         fail_halfway(whole_folder(tmp_path / "made"), lambda draft: (draft / "file",))
     assert contents(tmp_path) == {"made/file": b"second"}
+
+
+SHORT_OF_FILES = """
+import os, pathlib, resource, sys
+from meap.places.whole import temporary_folder, whole_folder
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+folder = pathlib.Path(sys.argv[2])
+with temporary_folder("made-", within=folder) if sys.argv[1] == "temporary" else whole_folder(folder / "made") as path:
+    (path / "deep" / "er").mkdir(parents=True)
+    (path / "deep" / "er" / "file").touch()
+    while True:
+        os.open(os.devnull, os.O_RDONLY)
+"""
+
+
+@pytest.mark.parametrize("kind", ["temporary", "whole"])
+def test_a_process_that_may_open_no_more_files_leaves_no_folder_behind(tmp_path, kind):
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_FILES, kind, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "Too many open files" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+WRITING = """
+import pathlib, sys
+from meap.places.whole import whole_folder
+with whole_folder(pathlib.Path(sys.argv[1])) as draft:
+    (draft / "theirs").touch()
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_writer_at_a_time_and_what_a_killed_one_left_is_removed(tmp_path):
+    """A second export removed the folder that the first was still writing, which ended in a traceback."""
+    other = subprocess.Popen(
+        [sys.executable, "-c", WRITING, str(tmp_path / "made")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"\n"
+    told = "made is being written by another process: wait until that has ended, or choose another folder"
+    with pytest.raises(DataError, match=told), whole_folder(tmp_path / "made"):
+        pass
+    assert contents(tmp_path) == {".made.partial/theirs": b""}
+    other.kill()
+    other.communicate()
+    with whole_folder(tmp_path / "made") as draft:
+        (draft / "ours").touch()
+    assert contents(tmp_path) == {"made/ours": b""}
+
+
+def test_writers_of_a_folder_that_meet_again_and_again_leave_one_of_theirs(tmp_path):
+    others = [subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path / "made")]) for _ in range(3)]
+    assert [each.wait(timeout=60) for each in others] == [0] * 3
+    assert contents(tmp_path).keys() == {"made/file"}
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+MANY = """
+import os, pathlib, sys
+from meap.errors import DataError
+from meap.places.whole import whole_folder
+made = 0
+while made < 50:
+    try:
+        with whole_folder(pathlib.Path(sys.argv[1])) as draft:
+            (draft / "file").write_text(str(os.getpid()))
+            assert (draft / "file").read_text() == str(os.getpid())
+    except DataError:
+        continue
+    made += 1
+"""
 
 
 @pytest.mark.parametrize("name", ["no/such/folder/page.html", "folder"])

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from meap.locks import NoLocksError, lock_file
 from meap.places.folder import Folder
+from meap.places.locks import NoLocksError, lock_file
 from meap.prep.claims import held
 from meap.prep.executors import base
 from tests.in_a_fork import in_a_fork

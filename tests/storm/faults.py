@@ -14,10 +14,12 @@ from typing import Any, Self
 
 from .journeys import Fault
 from .running import Command, Outcome
+from .targets import is_record
 from .world import Home
 
 ANOTHER_USER = 65534
 SECONDS_OF_A_STALL = 3.0
+SECONDS_OF_PATIENCE = 1.0
 _DAMAGES = ("flip", "short")
 _HASHED = (".zstd", ".mds", ".pt", ".distcp")
 """Files whose bytes the project checks against a hash; what else is damaged on the way, TLS would tell."""
@@ -146,7 +148,7 @@ class _AtTheStore(contextlib.AbstractContextManager["_AtTheStore"]):
             if self.has_record:
                 self.published += 1
                 due.append(self.signals.get(("publish", self.published)))
-            self.has_record = method == "PUT" and path.endswith(".json")
+            self.has_record = method == "PUT" and is_record(path)
             hits = [each for each in due if each is not None and self.command is not None]
             for each in hits:
                 assert self.command is not None
@@ -165,8 +167,16 @@ class _AtTheStore(contextlib.AbstractContextManager["_AtTheStore"]):
                 self.done += 1
                 if what == "stall":
                     threading.Timer(SECONDS_OF_A_STALL, self.store.resumed.set).start()
+                elif what == "hang":
+                    number = int(signal.Signals[detail["signal"]])
+                    threading.Timer(SECONDS_OF_PATIENCE, self._hit, [detail["whom"], number]).start()
+                    return "stall"
                 return int(what) if what.isdigit() else what
         return None
+
+    def _hit(self, whom: str, number: int) -> None:
+        if self.command is not None and not self.command.is_over():
+            self.command.hit(whom, number)
 
 
 @contextlib.contextmanager
@@ -234,4 +244,5 @@ def statuses(faults: Sequence[Fault], hits: Sequence[str], settings: dict[str, s
         elif fault.kind == "store" and "store" in hits:
             is_borne = fault.detail["what"] == "late" or fault.detail["times"] == 1
             allowed |= set() if is_borne and settings.get("data.download_retry") != "0" else {1}
+            allowed |= SIGNALLED.get((fault.detail.get("signal"), "group"), set())
     return allowed

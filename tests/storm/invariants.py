@@ -25,6 +25,9 @@ _REMEDY = re.compile(
 _DRAFTS = re.compile(r"\.partial|\.drafts-|\.previous$|\.in_use$|/\.saving/|\.prep/claim\.json$")
 
 
+SECONDS_AFTER_CTRL_C = 20.0
+
+
 class BrokenError(Exception):
     """An invariant does not hold."""
 
@@ -51,6 +54,7 @@ def check_end(outcome: Outcome, allowed: set[int]) -> None:
     """It ended by itself, in time, with a status that is one of these, and one clear error where it failed."""
     tail = outcome.printed[-3000:]
     require(outcome.status is not None, "ends in time", f"it ran for {outcome.seconds:.0f} s\n{tail}{_stacks(outcome)}")
+    require(outcome.patience < SECONDS_AFTER_CTRL_C, "ends in time", f"{outcome.patience:.0f} s after Ctrl-C\n{tail}")
     require(not _TRACEBACK.search(_OF_THE_LAUNCHER.sub("", outcome.printed)), "no traceback", tail)
     require(outcome.status in allowed, "status", f"{outcome.status} is none of {sorted(allowed)}\n{tail}")
     if outcome.status in {1, 2}:

@@ -85,7 +85,7 @@ NOT_IN_TUNING = (
 )
 BRANCH = {"scheduler.schedule": "wsd", "scheduler.decay_fraction": "1.0"}
 _SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1")
-_STORE_FAULTS = ("500", "503", "cut", "reset", "half", "short", "flip", "late", "stall")
+_STORE_FAULTS = ("500", "503", "cut", "reset", "half", "short", "flip", "late", "stall", "hang", "hang")
 
 
 def draw_journey(seed: int, number: int, *, is_private: bool = True) -> Journey:
@@ -187,7 +187,7 @@ class _Drawing:
             self.add("report", run, fault_share=0.3)
 
     def fault(self, step: Step) -> Fault:
-        kinds = ["signal"] * 7 + ["second"] * 2 + ["stop", "clock", "files", "home", "umask"]
+        kinds = ["signal"] * 7 + ["second"] * 3 + ["stop", "clock", "files", "home", "umask"]
         if self.has_store and step.kind in {
             "prepare",
             "prepare_chats",
@@ -228,7 +228,9 @@ class _Drawing:
 
     def store_fault(self, at: float) -> Fault:
         what = self.random.choice(_STORE_FAULTS)
+        method = self.random.choice(("GET", "PUT", "any"))
+        if what == "hang":  # the user loses patience, or the scheduler does
+            then = {"signal": self.random.choice(("SIGINT", "SIGINT", "SIGTERM")), "whom": "group"}
+            return Fault("store", at, "request", {"what": what, "method": method, "times": 1, **then})
         times = self.random.choice((1, 1, 1, 2, 999))
-        return Fault(
-            "store", at, "request", {"what": what, "method": self.random.choice(("GET", "PUT", "any")), "times": times}
-        )
+        return Fault("store", at, "request", {"what": what, "method": method, "times": times})

@@ -131,9 +131,10 @@ GUARDS = (
         "a lock",
         (
             Edit(
-                "meap/locks.py",
-                "        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
-                "",
+                "meap/places/locks.py",
+                """        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another""",
+                "        # Another",
             ),
         ),
     ),
@@ -162,15 +163,13 @@ GUARDS = (
         (
             Edit(
                 "meap/places/whole.py",
-                """    draft.mkdir(parents=True)
-    try:
-        yield draft
+                """    with sole_writer(draft, of=path):
 """,
                 """    shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
-    try:
-        yield path
-        return
+    yield path
+    return
+    with sole_writer(draft):
 """,
             ),
         ),

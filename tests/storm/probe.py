@@ -31,7 +31,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from targets import hit
+from targets import hit, is_record
 
 NOTES = Path(os.environ["STORM"])
 ORDERS: dict[str, Any] = json.loads((NOTES / "orders.json").read_text())
@@ -65,7 +65,7 @@ class Count:
 
 def act(order: dict[str, Any]) -> None:
     with (NOTES / "hit").open("a") as file:
-        file.write(json.dumps(order) + "\n")
+        file.write(json.dumps(order | {"time": time.monotonic()}) + "\n")
     if order["act"] == "clock":
         shift_clock(order["seconds"])
     elif order["act"] == "second":
@@ -98,7 +98,7 @@ def watch_files() -> None:
             count.add()
             if has_record[0]:
                 published.add()
-            has_record[0] = event == "os.rename" and os.fsdecode(arguments[1]).endswith(".json")
+            has_record[0] = event == "os.rename" and is_record(os.fsdecode(arguments[1]))
 
     sys.addaudithook(watch)
 

@@ -42,6 +42,8 @@ class Outcome:
     """Commands that ran on the same place meanwhile."""
     passes_at_stop: int = 0
     """Forward passes that it had made when it stood still."""
+    patience: float = 0.0
+    """Seconds between Ctrl-C and its end, as on a machine with nothing else to do."""
 
     def count(self, event: str) -> int:
         return size_of(self.notes / event)
@@ -99,7 +101,8 @@ class Command:
         """Send a signal to a part of it, as its probe would."""
         if self.leader:
             with (self.notes / "hit").open("a") as file:
-                file.write(json.dumps({"act": "signal", "signal": number, "whom": whom}) + "\n")
+                told = {"act": "signal", "signal": number, "whom": whom, "time": time.monotonic()}
+                file.write(json.dumps(told) + "\n")
             hit(self.notes, whom, number)
 
     def signals(self) -> list[int]:
@@ -130,7 +133,7 @@ class Command:
 
     def end(self, hits: list[str], *, was_killed: bool) -> Outcome:
         """What is left; what a kill leaves in temporary folders is not asked for, and removed."""
-        status, seconds = self.process.poll(), time.monotonic() - self.started
+        status, ended = self.process.poll(), time.monotonic()
         if status is None:
             self.kill()
             self.process.wait()
@@ -142,7 +145,8 @@ class Command:
         for each in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
-        happened = [json.loads(line)["act"] for line in self._lines("hit")]
+        met = [json.loads(line) for line in self._lines("hit")]
+        ctrl_c = [each["time"] for each in met if each.get("signal") == signal.SIGINT and each["whom"] == "group"]
         for path in temporary_files(self.temporary, is_private=self.is_private):
             if path in self.before:
                 continue
@@ -150,8 +154,10 @@ class Command:
                 left.append(str(path))
             elif path.name.startswith(("pymp-", "tmp", "torch")):  # of Python's and of libraries
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        outcome = Outcome(self.words, status, self.printed, seconds, self.notes, [*hits, *happened], left)
+        happened = [each["act"] for each in met]
+        outcome = Outcome(self.words, status, self.printed, ended - self.started, self.notes, [*hits, *happened], left)
         outcome.passes_at_stop = self.passes_at_stop
+        outcome.patience = max((ended - each for each in ctrl_c), default=0.0) / machine_load()
         return outcome
 
     def _lines(self, name: str) -> list[str]:

@@ -1,7 +1,8 @@
-"""The parts of a command: its launcher, ranks and workers, by what its probe has noted."""
+"""What is aimed at: the parts of a command, by what its probe has noted, and the moments after a record is there."""
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 
@@ -30,3 +31,8 @@ def workers_of(leader: int, ranks: list[int]) -> list[int]:
             if each.pid not in ranks and "tracker" not in " ".join(each.cmdline()):
                 found.append(each.pid)
     return found
+
+
+def is_record(path: str) -> bool:
+    """Whether a file vouches for others: a checkpoint, a task, shards, an export."""
+    return re.search(r"(^|/)(ba\d+|\d{5}|index|manifest|meap_export)\.json$", path) is not None

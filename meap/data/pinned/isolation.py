@@ -33,8 +33,8 @@ from streaming.base.world import World
 from meap.data.pinned.order import RowLocator
 from meap.data.ranks import gather_from_ranks
 from meap.data.shared_memory import require_shared_memory
-from meap.errors import ConfigError
-from meap.locks import NoLocksError, describe_holder, lock_file
+from meap.errors import ConfigError, DataError
+from meap.places.locks import NoLocksError, describe_holder, lock_file
 from meap.places.redaction import describe_error
 from meap.processes import start_tracker
 
@@ -167,7 +167,13 @@ def _register(
         raise ConfigError(problems[0])
     if memory is None:
         number = next(number for node, is_leader, number, _ in announced if is_leader and node == world.node)
-        memory = SharedMemory(_get_path(number, LOCALS), False)
+        try:
+            memory = SharedMemory(_get_path(number, LOCALS), False)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"the rank that shared memory with rank {world.rank} has ended ({error.filename} is gone): look for "
+                "the reason among the messages of the other ranks"
+            ) from error
     return number, memory
 
 

@@ -214,7 +214,7 @@ class CheckedStream(Stream):
 
         def fetch() -> bytes:
             try:
-                with whole_file(path, several_writers=True) as draft:
+                with whole_file(path) as draft:
                     self._downloader.download(self._origin(basename), str(draft), self.download_timeout)
                     content = read(draft)
                     check(content)
@@ -241,7 +241,7 @@ class CheckedStream(Stream):
         try:
             content = _unpacked(zipped, raw_info, compression)
             self._check(content, raw_info)
-            write_whole(path, content, several_writers=True)
+            write_whole(path, content)
         except OSError as error:
             _raise_if_full(path, error, raw_info.bytes)
             raise

@@ -13,7 +13,7 @@ from composer.core import State
 from composer.loggers import Logger, LoggerDestination
 from composer.utils import dist
 
-from meap.errors import MeapError
+from meap.errors import MeapError, first_line
 from meap.places.problems import full_disk_errors
 from meap.train.callbacks.throughput import last_step
 
@@ -111,11 +111,11 @@ class StepwiseLogger(LoggerDestination):
         """Write the rest and finish, also after an error, which is what the user is told then."""
         try:
             self._write_pending()
-        except MeapError as error:  # Composer would print it with a traceback, and go on
-            print(f"warning: the last steps are not on record: {error}", file=sys.stderr, flush=True)
-        if self._is_open:
-            self._is_open = False
-            self.finish()
+            if self._is_open:
+                self.finish()
+        except Exception as error:  # noqa: BLE001 (Composer would print any with a traceback, and go on)
+            print(f"warning: the last steps are not on record: {first_line(error)}", file=sys.stderr, flush=True)
+        self._is_open = False
 
     def _write_pending(self) -> None:
         if self._is_open and (steps := sorted({*self._pending, *self._tables})):

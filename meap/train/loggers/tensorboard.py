@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from textwrap import indent
 
@@ -44,6 +46,7 @@ class TensorBoardLogger(StepwiseLogger):
     def open(self, state: State) -> None:
         """Start a file; TensorBoard then drops steps of earlier files that will be trained again."""
         done = int(state.timestamp.batch)
+        threading.excepthook = partial(_ignore_writer, otherwise=threading.excepthook)
         self._writer = SummaryWriter(
             str(self._folder), purge_step=done + 1 if done else 0, max_queue=_QUEUE, flush_secs=_SECONDS
         )
@@ -71,6 +74,12 @@ class TensorBoardLogger(StepwiseLogger):
         """Close the file."""
         assert self._writer is not None
         self._writer.close()
+
+
+def _ignore_writer(told: threading.ExceptHookArgs, *, otherwise: Callable[[threading.ExceptHookArgs], object]) -> None:
+    """The writer's thread has failed: its next call raises the error in the main thread, which tells the user."""
+    if type(told.thread).__name__ != "_AsyncWriterThread":
+        otherwise(told)
 
 
 build_logger = TensorBoardLogger

@@ -49,6 +49,42 @@ def test_shared_memory_that_cannot_be_opened_is_left_to_those_who_use_it(warm_py
     assert done.stderr == ""
 
 
+LEFT_ALONE = """
+import os, sys
+from types import SimpleNamespace
+from torch import distributed
+from meap.data.pinned.isolation import _register
+from meap.data.ranks import gather_from_ranks
+from meap.errors import DataError
+
+rank = int(os.fork() == 0)
+distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/ranks", rank=rank, world_size=2)
+if rank == 0:
+    gather_from_ranks((0, True, 4711, ""))
+    os.wait()  # as if it had ended, and its segment with it
+else:
+    try:
+        _register([sys.argv[1]], [None], SimpleNamespace(node=0, is_local_leader=False, rank=1))
+    except DataError as error:
+        print(error, flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_rank_whose_neighbour_ends_while_data_are_opened_says_so(warm_python, project_root, tmp_path):
+    """It ended in a traceback about a file that nobody knows."""
+    done = subprocess.run(
+        [warm_python, "-c", LEFT_ALONE, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(project_root)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    told = "the rank that shared memory with rank 1 has ended (/004711_locals is gone): look for the reason "
+    assert done.stdout == f"{told}among the messages of the other ranks\n", done.stderr
+
+
 @pytest.fixture(scope="module")
 def found(write_shards, tmp_path_factory, project_root, warm_python) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("neighbours")

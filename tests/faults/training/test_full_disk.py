@@ -104,7 +104,6 @@ def test_lines_that_a_full_disk_has_no_room_for_are_not_half_there(small_disk, r
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 @pytest.mark.parametrize(("interval", "what"), [(4, "checkpoints/.saving"), (14, "(metrics.jsonl|tensorboard)")])
 def test_a_run_all_of_whose_folder_is_on_a_disk_that_fills_up_continues_with_room(
     train, small_disk, tmp_path, interval, what

@@ -1,12 +1,17 @@
 """Real runs, read back with each tracker's own reader: every step once, in order, also where a run was resumed."""
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
+from composer.core import State
+from composer.loggers import Logger
 
 from meap.errors import ConfigError
+from meap.train.loggers.stepwise import StepwiseLogger
 
 # At a constant learning rate the shorter run begins the longer one.
 CONSTANT = ("scheduler.warmup_ratio=0", "scheduler.final_ratio=0.999999999")
@@ -141,6 +146,20 @@ def test_a_password_in_a_tracking_address_is_refused_and_not_repeated(small_conf
     with pytest.raises(ConfigError, match="loggers.mlflow_tracking_uri is a URL with a user or password") as refused:
         small_config(tmp_path, "loggers.mlflow_tracking_uri=https://me:hunter2@mlflow.example")
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_logger_that_cannot_be_closed_is_a_warning_of_one_line(capsys):
+    """Composer printed a traceback of forty lines where no more files could be opened."""
+
+    class Full(StepwiseLogger):
+        def finish(self) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "runs/base/tensorboard")
+
+    logger = Full(interval=1)
+    logger.fit_start(State.__new__(State), Logger.__new__(Logger))
+    logger.close(State.__new__(State), Logger.__new__(Logger))
+    told = "warning: the last steps are not on record: [Errno 24] Too many open files: 'runs/base/tensorboard'\n"
+    assert capsys.readouterr().err == told
 
 
 def test_wandb_without_a_key_says_what_to_set(train, tmp_path, monkeypatch):

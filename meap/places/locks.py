@@ -9,15 +9,17 @@ import shlex
 import socket
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
+from meap.errors import DataError
 from meap.json_text import parse_json, read_small
 from meap.places.redaction import clean_arguments
 from meap.processes import is_alive
 
-__all__ = ["NoLocksError", "describe_holder", "lock_file"]
+__all__ = ["NoLocksError", "describe_holder", "lock_file", "sole_writer"]
 
 _MOST_SHOWN = 200
 """Characters of a command."""
@@ -59,6 +61,58 @@ def lock_file(path: Path) -> int | None:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(holder).encode(), 0)
     return handle
+
+
+@contextmanager
+def sole_writer(folder: Path, *, of: Path | None = None) -> Iterator[None]:
+    """Hold a folder's own lock within the block: nothing is left behind, however this process ends.
+
+    Where the file system has no locks of folders, nobody is kept out.
+
+    Args:
+        folder: The folder, created if needed.
+        of: What the folder is for, in the error; the folder itself if unset.
+
+    Raises:
+        DataError: Another process holds it.
+    """
+    handle = None
+    try:
+        while (handle := _lock_folder(folder, of or folder)) is None:
+            pass  # it was renamed or removed meanwhile
+        yield
+    except DataError:
+        raise
+    except BaseException:  # by a signal, perhaps before anything is in it
+        with suppress(OSError):  # it is not empty, or gone
+            folder.rmdir()
+        raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock_folder(folder: Path, of: Path) -> int | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileExistsError, FileNotFoundError):
+        if folder.exists() and not folder.is_dir():
+            raise
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        told = f"{of} is being written by another process: wait until that has ended, or choose another folder"
+        raise DataError(told) from error
+    except OSError:
+        return handle
+    with suppress(FileNotFoundError):
+        if os.path.samestat(folder.stat(), os.fstat(handle)):
+            return handle
+    os.close(handle)
+    return None
 
 
 def describe_holder(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.locks import describe_holder, lock_file
+from meap.places.locks import describe_holder, lock_file
 
 COMMAND = ["recipes/meap_1b.py", "yamls/1b.yaml", "data.remote=s3://me:hunter2@bucket/c4", "tracker.api_key=hunter2"]
 
