@@ -218,7 +218,7 @@ def storm_without(guard: Guard, world: World, journeys: Iterator[Journey], *, mi
         for part in _PARTS:
             shutil.copytree(ROOT / part, world.root / part)
         guard.plant(world.root)
-        with world.home("planted") as home:
+        with world.home(f"planted{world.number}") as home:
             storm = Storm(world, Quiet(home), world.root)
             while time.monotonic() < deadline and (journey := next(journeys, None)):
                 started = time.monotonic()
@@ -235,7 +235,7 @@ def is_quiet_as_it_is(world: World, journey: Journey) -> bool:
     """Whether the tree with all its guards stays quiet in that journey."""
     planted, world.root = world.root, ROOT
     try:
-        with world.home("intact") as home:
+        with world.home(f"intact{world.number}") as home:
             return Storm(world, Quiet(home), planted).travel(journey)[1] == "quiet"
     finally:
         world.root = planted

@@ -129,7 +129,7 @@ class Traveller(Ground):
             if known.is_exact or (known.base is None and not known.was_extended):
                 check_losses(losses_of(folder), quiet.told.losses, exact=known.is_exact)
             if outcome.status == 75:
-                saved, made = max(self.checkpoints(known, name), default=0), max(losses_of(folder), default=0)
+                saved, made = max(self.checkpoints(known, name), default=0), max(rows_of(outcome.notes), default=0)
                 require(
                     saved >= made, "work is there", f"stopped with ba{saved} of {made} steps\n{outcome.printed[-1500:]}"
                 )
