@@ -245,6 +245,10 @@ class Traveller(Ground):
             outcome = self.run(spec.words(name, workers=0), (), Expected(), ranks=spec.ranks)
             check_end(outcome, {0, 1})  # it may have read the shard already, or not need it
             check_rows(rows_of(outcome.notes), self.quiet.trained(spec).told.rows, ROWS_OF_BATCH)
+            # Composer's launcher kills a rank that still fetches the shard half a minute after another has given up.
+            check_left(self.home, outcome, was_killed=self.was_killed or "with SIGKILL instead" in outcome.printed)
+            if name not in self.runs:
+                shutil.rmtree(self.home.path / "runs" / name)
         shard.write_bytes(content)
 
     def anew(self, step: Step) -> None:
