@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch._utils import ExceptionWrapper
 
 import meap
 from meap.config import EvaluationConfig, RecipeConfig, load_config, run_command
@@ -272,7 +274,7 @@ def test_what_the_machine_forbids_is_one_line(capsys: pytest.CaptureFixture[str]
     ("fail", "told"),
     [
         (
-            lambda path: write_whole(path, b"x" * 8192),
+            lambda path: write_whole(path, b"x" * 8192, one_writer=True),
             r"\S+/made: No space left on device; free it, or choose another path",
         ),
         (
@@ -312,6 +314,24 @@ def test_too_few_open_files_are_one_line_with_the_limit(is_of_a_library, capsys:
     assert status == 1
     assert told == (
         f"error: too many open files: this process may open {limit:,}; raise that with `ulimit -n 4096`, and run the "
+        "same command again\n"
+    )
+
+
+def test_what_the_machine_refuses_a_loader_worker_is_one_line(capsys: pytest.CaptureFixture[str]):
+    """torch raises it again in the training process, as text with its traceback, without errno and file."""
+
+    def fail(_: RecipeConfig) -> None:
+        try:
+            raise PermissionError(errno.EACCES, "lock file belongs to uid 0", "/tmp/1_barrier_filelock")
+        except PermissionError:
+            worker = ExceptionWrapper(where="in DataLoader worker process 0")
+        worker.reraise()
+
+    assert run_command(RecipeConfig, fail, doc="d", argv=["run.seed=1"]) == 1
+    assert capsys.readouterr().err == (
+        "error: a loader worker cannot go on (PermissionError: [Errno 13] lock file belongs to uid 0: "
+        "'/tmp/1_barrier_filelock'): see to that, or raise the number of open files with `ulimit -n 4096`, and run the "
         "same command again\n"
     )
 
