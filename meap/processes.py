@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import math
 import multiprocessing
 import os
@@ -215,10 +216,17 @@ def leave(status: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     global _status  # noqa: PLW0603
     _status = status
+    sys.unraisablehook = partial(_ignore_lack_of_files, otherwise=sys.unraisablehook)
     threading.Thread(target=_force_exit, args=[status], name="exit", daemon=True).start()
     end_processes([each for each in multiprocessing.active_children() if each.daemon])
     _flush()
     sys.exit(status)
+
+
+def _ignore_lack_of_files(unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
+    """Exit handlers of libraries import, and print tracebacks where no more files may be opened, as the user knows."""
+    if getattr(unraisable.exc_value, "errno", None) != errno.EMFILE:
+        otherwise(unraisable)
 
 
 def _flush() -> None:

@@ -147,12 +147,18 @@ elif what == "thread":
 elif what == "signals":
     import atexit
     atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+elif what == "files":
+    import atexit, resource
+    atexit.register(open, os.devnull)  # as torch's imports do
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 print("the last word", end="")
 leave(3)
 """
 
 
-@pytest.mark.parametrize("what", ["process", pytest.param("thread", marks=pytest.mark.slow), "signals", "nothing"])
+@pytest.mark.parametrize(
+    "what", ["process", pytest.param("thread", marks=pytest.mark.slow), "signals", "files", "nothing"]
+)
 def test_a_command_leaves_with_its_status(what):
     done = subprocess.run(
         [sys.executable, "-c", HELD_UP, what], capture_output=True, text=True, check=False, timeout=60
