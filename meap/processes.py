@@ -53,6 +53,7 @@ _SECONDS_TO_DIE = 5.0
 _SECONDS_TO_RESEND = 0.05
 _SECONDS_TO_LEAVE = 6.0
 """For threads and exit handlers, after the last message; nothing of value remains to be done."""
+_TICK = 0.1
 
 _status: int | None = None
 """Exit status, once `leave` was called."""
@@ -236,7 +237,8 @@ def _flush() -> None:
 
 
 def _force_exit(status: int) -> None:
-    time.sleep(_SECONDS_TO_LEAVE)
+    for _ in range(round(_SECONDS_TO_LEAVE / _TICK)):  # what a process that is stopped meanwhile waits counts as one
+        time.sleep(_TICK)
     os._exit(status)
 
 

@@ -21,6 +21,7 @@ _COMMANDS = {
         *("weed", "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir={folder}", "-s3.port={0}"),
         *("-s3.port.grpc={1}", "-master.port={2}", "-master.port.grpc={3}", "-volume.port={4}"),
         *("-volume.port.grpc={5}", "-filer.port={6}", "-filer.port.grpc={7}", "-master.volumeSizeLimitMB=64"),
+        "-volume.max=500",  # each bucket has some of its own
     ],
 }
 MAKES = tuple(_COMMANDS)

@@ -1,7 +1,10 @@
 """A command leaves with its status, whatever would hold it up."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -164,3 +167,23 @@ def test_a_command_leaves_with_its_status(what):
         [sys.executable, "-c", HELD_UP, what], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (3, "the last word", "")
+
+
+STOPPED = """
+import atexit, os, signal
+from meap.processes import leave
+
+atexit.register(print, "cleaned up", flush=True)
+atexit.register(os.kill, os.getpid(), signal.SIGSTOP)
+leave(3)
+"""
+
+
+@pytest.mark.slow
+def test_a_command_that_stands_still_while_it_leaves_cleans_up_when_it_goes_on():
+    """What it waits to the end of its exit handlers counted while it was stopped: locks and folders were left."""
+    command = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+    os.waitpid(command.pid, os.WUNTRACED)
+    time.sleep(8)  # longer than it waits
+    command.send_signal(signal.SIGCONT)
+    assert (command.communicate(timeout=50)[0], command.returncode) == ("cleaned up\n", 3)

@@ -22,6 +22,8 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from tests import s3_servers, warm_python
 from tests.s3_faults import S3Faults
 from tests.small_tokenizer import write_small_tokenizer
@@ -110,6 +112,8 @@ class World:
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
             for each in page.get("Contents", []):
                 client.delete_object(Bucket=bucket, Key=each["Key"])
+        with contextlib.suppress(ClientError):  # what a killed upload has left is not listed
+            client.delete_bucket(Bucket=bucket)
 
     def close(self) -> None:
         self.store.resumed.set()
