@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+from meap.processes import end_with_parent
 
 KEY = "S3RVER"  # the one pair of keys that s3rver knows; the others take any
 
@@ -21,7 +24,8 @@ _COMMANDS = {
         *("weed", "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir={folder}", "-s3.port={0}"),
         *("-s3.port.grpc={1}", "-master.port={2}", "-master.port.grpc={3}", "-volume.port={4}"),
         *("-volume.port.grpc={5}", "-filer.port={6}", "-filer.port.grpc={7}", "-master.volumeSizeLimitMB=64"),
-        "-volume.max=500",  # each bucket has some of its own
+        # Each bucket has some volumes of its own; two servers would meet at the ports of the two catalogues.
+        *("-volume.max=500", "-s3.port.iceberg=0", "-s3.port.lance=0"),
     ],
 }
 MAKES = tuple(_COMMANDS)
@@ -44,7 +48,8 @@ def serving(make: str, folder: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{ports[0]}"
     with folder.with_suffix(".log").open("w") as log:
         arguments = [part.format(*ports, folder=folder) for part in _COMMANDS[make][1:]]
-        process = subprocess.Popen([program, *arguments], stdout=log, stderr=log, cwd=folder.parent)
+        start = {"stdout": log, "stderr": log, "cwd": folder.parent, "preexec_fn": _end_with_parent}
+        process = subprocess.Popen([program, *arguments], **start)
     try:
         deadline = time.monotonic() + _SECONDS_TO_START
         while not _answers(url):
@@ -55,6 +60,10 @@ def serving(make: str, folder: Path) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+def _end_with_parent() -> None:
+    end_with_parent(signal.SIGKILL)
 
 
 def _free_ports(number: int) -> list[int]:

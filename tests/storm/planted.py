@@ -225,6 +225,7 @@ def storm_without(guard: Guard, world: World, journeys: Iterator[Journey], *, mi
                 _, verdict, told = storm.travel(journey)
                 result.journeys += 1
                 result.seconds += time.monotonic() - started
+                print(f"without {guard.name}, journey {journey.number}: {verdict}", flush=True)
                 if verdict not in {"quiet", "refused"} and is_quiet_as_it_is(world, journey):
                     result.found, result.told = verdict, f"journey {journey.number}: {told[-1500:]}"
                     break
