@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from meap.errors import StoppedError
+from meap.errors import MeapError, StoppedError
 
 __all__ = [
     "LOST_RANK",
@@ -46,6 +46,7 @@ WAITED_FOR_RANK = ("Timed out waiting", "Operation timed out", "Connection timed
 SAME_REQUEST_SECONDS = 2.0
 """A launcher that is asked to stop asks its ranks, often by another signal than the one that has reached them, too."""
 
+_FAILED = "meap/failed"
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SECONDS_TO_DIE = 5.0
@@ -130,6 +131,7 @@ def stopping_by_signals() -> Iterator[None]:
 
     Raises:
         StoppedError: SIGTERM or SIGUSR1 came.
+        MeapError: It came since another rank has failed: a launcher then ends the others, as if they were to resume.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -142,8 +144,18 @@ def stopping_by_signals() -> Iterator[None]:
     raise_on_signals()
     try:
         yield
+    except StoppedError:
+        raise
+    except Exception:
+        _tell_ranks()
+        raise
     except _StopRequest as request:
-        is_speaker = os.environ.get("RANK", "0") == "0"
+        rank = os.environ.get("RANK", "0")
+        if _has_failed_rank(request):
+            raise MeapError(
+                f"rank {rank} ends, since another one has failed: look for the reason among the messages of that rank"
+            ) from None
+        is_speaker = rank == "0"
         error = StoppedError(f"stopped by {request}: run the same command again to resume" if is_speaker else "")
         error.signal_number = request.number
         raise error from None
@@ -153,6 +165,33 @@ def stopping_by_signals() -> Iterator[None]:
             timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _tell_ranks() -> None:
+    """Note for the other ranks that this one has failed, before its end reaches them as a signal to stop."""
+    if (store := _store_of_ranks()) is not None:
+        with suppress(RuntimeError):  # its host has ended
+            store.set(_FAILED, os.environ.get("RANK", "0"))
+
+
+def _has_failed_rank(request: BaseException) -> bool:
+    """Whether another rank has said so, or was lost already when the signal came."""
+    error = request.__context__
+    while error is not None:
+        if any(each in str(error) for each in LOST_RANK):
+            return True
+        error = error.__context__
+    with suppress(RuntimeError):  # its host, rank 0, has ended, and says itself how
+        return (store := _store_of_ranks()) is not None and store.check([_FAILED])
+    return False
+
+
+def _store_of_ranks() -> Any:
+    """What torch's ranks share from their start on; None where there is one rank."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed.distributed_c10d._get_default_store()
 
 
 def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:

@@ -29,6 +29,7 @@ OF_OTHER_LIBRARIES = {
     "_attn_implementation": "transformers",
     "_dynamo": "torch",
     "_exit": "os",
+    "_get_default_store": "torch",
     "_index_queues": "torch",
     "_is_in_bad_fork": "torch",
     "_on_queue_feeder_error": "multiprocessing",

@@ -103,6 +103,65 @@ def test_a_request_that_a_launcher_repeats_by_another_signal_is_the_first(names,
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+RANKS = """
+import os, signal, sys, time
+import torch.distributed as distributed
+from meap.config.command import report_errors
+from meap.errors import DataError
+from meap.processes import leave
+
+def run():
+    distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/ranks", rank=rank, world_size=2)
+    distributed.barrier()
+    open(f"{sys.argv[1]}/{rank}", "w").close()
+    if rank == 1 and sys.argv[2] == "fails":
+        raise DataError("a shard is damaged")
+    time.sleep(60)
+
+pids = []
+for rank in range(2):
+    if (pid := os.fork()) == 0:
+        os.environ["RANK"] = str(rank)
+        leave(report_errors(run))
+    pids.append(pid)
+while len(os.listdir(sys.argv[1])) < 3:
+    time.sleep(0.01)
+if sys.argv[2] == "fails":
+    print(os.waitstatus_to_exitcode(os.waitpid(pids.pop(), 0)[1]))
+for pid in pids:  # as a launcher does
+    os.kill(pid, signal.SIGTERM)
+for pid in pids:
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "statuses", "told"),
+    [
+        (
+            "fails",
+            ["1", "1"],
+            "error: rank 0 ends, since another one has failed: look for the reason among the messages of that rank",
+        ),
+        ("is stopped", ["75", "75"], "stopped by SIGTERM: run the same command again to resume"),
+    ],
+)
+def test_a_rank_that_is_ended_since_another_failed_has_failed(
+    warm_python, project_root, tmp_path, what, statuses, told
+):
+    """Its status was that of a run to resume (75), which launchers passed on: such a run was started again for ever."""
+    done = subprocess.run(
+        [warm_python, "-c", RANKS, str(tmp_path), what],
+        env=os.environ | {"PYTHONPATH": str(project_root)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.stdout.split() == statuses, done.stderr
+    assert done.stderr.splitlines()[-1:] == [told]
+
+
 TRACKED = """
 import os, signal, sys, time
 from multiprocessing.shared_memory import SharedMemory

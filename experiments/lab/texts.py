@@ -158,12 +158,12 @@ def short_cuts(seed: int, index: int) -> str:
     stated = {field: choose(rng, FIELDS[field]) for field in rng.sample(tuple(FIELDS), 6)}
     prose = Prose(rng)
     sentences = [f"The {field} is {value}." for field, value in stated.items()]
-    sentences += [prose.sentence() for _ in range(2)]
+    sentences.append(prose.sentence())
     rng.shuffle(sentences)
-    paragraphs = [" ".join(sentences), " ".join(prose.sentence() for _ in range(4))]
-    for _ in range(4):
-        near = rng.sample(list(stated), 4)
-        notes = [f"They speak of {stated[field]} as their {field}." for field in near if rng.random() < 0.75]
+    paragraphs = [" ".join(sentences), prose.sentence()]
+    for _ in range(6):
+        near = rng.sample(list(stated), 5)
+        notes = [_note(field, stated[field]) for field in near if rng.random() < 0.75]
         lead = choose(rng, words.RECAP_LEADS)
         paragraphs.append(" ".join([*notes, lead, *(f"The {field} is {stated[field]}." for field in near)]))
     return "\n".join(paragraphs)
@@ -181,9 +181,9 @@ def short_cut_prompts(seed: int) -> Iterator[Prompt]:
             rng.shuffle(sentences)
             if group == "near":
                 sentences.remove(f"The {asked} is {stated[asked]}.")
-            between = " ".join(prose.sentence() for _ in range(4))
-            near = {"far": [], "conflict": [f"They speak of {other} as their {asked}."]}
-            notes = near.get(group, [f"They speak of {stated[asked]} as their {asked}."])
+            between = prose.sentence()
+            near = {"far": [], "conflict": [_note(asked, other)]}
+            notes = near.get(group, [_note(asked, stated[asked])])
             yield {
                 "prompt": "\n".join(
                     [" ".join(sentences), between, " ".join([*notes, words.RECAP_LEADS[0], f"The {asked} is"])]
@@ -192,6 +192,10 @@ def short_cut_prompts(seed: int) -> Iterator[Prompt]:
                 "question": str(number),
                 **_candidates(rng, asked, stated[asked], {other}),
             }
+
+
+def _note(field: str, value: str) -> str:
+    return f"Their {field}: {value}."
 
 
 _ASKABLE = tuple(FIELDS)[:2]
