@@ -81,7 +81,12 @@ def require_writable_folder(key: str, value: str) -> None:
     if "://" in value:
         return
     path = Path(value).absolute()
-    existing = next(each for each in (path, *path.parents) if each.exists())
+    existing = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not existing.exists():
+        raise ConfigError(
+            f"{key}={value}: {existing} is a link to {existing.readlink()}, which does not exist; create that, or "
+            "choose another folder"
+        )
     if not existing.is_dir():
         raise ConfigError(f"{key}={value}: {existing} is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -74,7 +75,7 @@ def sole_writer(folder: Path, *, of: Path | None = None) -> Iterator[None]:
         of: What the folder is for, in the error; the folder itself if unset.
 
     Raises:
-        DataError: Another process holds it.
+        DataError: Another process holds it, or it cannot be created.
     """
     handle = None
     try:
@@ -95,10 +96,15 @@ def sole_writer(folder: Path, *, of: Path | None = None) -> Iterator[None]:
 def _lock_folder(folder: Path, of: Path) -> int | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and not os.path.lexists(folder):
+            return None
+        if error.errno in {errno.EMFILE, errno.ENOSPC, errno.EDQUOT}:
+            raise  # another folder would not help
+        raise DataError(f"{of} cannot be created ({error.strerror}): choose another folder") from error
+    try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileExistsError, FileNotFoundError):
-        if folder.exists() and not folder.is_dir():
-            raise
+    except FileNotFoundError:
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -160,10 +160,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to write in, which becomes `path` at the end of the block; an error leaves `path` as it was.
 
     Raises:
-        DataError: Another process writes it now.
+        DataError: Another process writes it now, or it cannot be created.
     """
+    shown, path = path, path.resolve()  # what a link stands for is replaced, not the link
     draft, previous = path.with_name(f".{path.name}{_DRAFT}"), path.with_name(f".{path.name}.previous")
-    with sole_writer(draft, of=path):
+    with sole_writer(draft, of=shown):
         try:
             _keep_room_to_remove()
             _empty(draft)  # of what a killed writer left

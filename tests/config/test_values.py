@@ -308,6 +308,11 @@ def test_a_folder_that_cannot_be_made_is_found_out(tmp_path: Path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(ConfigError, match=r"run.dir=.*/file/run: .*/file is a file; choose another folder"):
         require_writable_folder("run.dir", str(tmp_path / "file" / "run"))
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(
+        ConfigError, match=r"run.dir=.*/link/run: .*/link is a link to gone, which does not exist; create"
+    ):
+        require_writable_folder("run.dir", str(tmp_path / "link" / "run"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

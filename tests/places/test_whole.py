@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from meap.errors import DataError
-from meap.places.locks import lock_file
+from meap.places.locks import lock_file, sole_writer
 from meap.places.whole import (
     append_whole,
     named_file,
@@ -223,6 +223,27 @@ def test_a_folder_has_one_writer_at_a_time_and_what_a_killed_one_left_is_removed
     with whole_folder(tmp_path / "made") as draft:
         (draft / "ours").touch()
     assert contents(tmp_path) == {"made/ours": b""}
+
+
+def test_a_link_to_a_folder_stays_and_what_it_stands_for_is_replaced(tmp_path):
+    (tmp_path / "disk" / "made").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/made")
+    with whole_folder(tmp_path / "link") as draft:
+        (draft / "file").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "disk" / "made").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("path", ["/proc/made", "link", "file/made"])
+def test_a_folder_that_cannot_be_created_is_one_error(tmp_path, path):
+    """The command tried it again and again, without end."""
+    (tmp_path / "link").symlink_to("/proc/nowhere/made")
+    (tmp_path / "file").touch()
+    told = r"cannot be created \(.*\): choose another folder"
+    with pytest.raises(DataError, match=told), whole_folder(tmp_path / path):
+        pass
+    with pytest.raises(DataError, match=told), sole_writer(tmp_path / path):
+        pass
 
 
 def test_writers_of_a_folder_that_meet_again_and_again_leave_one_of_theirs(tmp_path):

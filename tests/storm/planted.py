@@ -163,7 +163,7 @@ GUARDS = (
         (
             Edit(
                 "meap/places/whole.py",
-                """    with sole_writer(draft, of=path):
+                """    with sole_writer(draft, of=shown):
 """,
                 """    shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
