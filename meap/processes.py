@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import stat
 import sys
 import threading
 import time
@@ -32,9 +33,12 @@ __all__ = [
     "end_with_parent",
     "is_alive",
     "leave",
+    "leave_lost_terminal",
     "obey_parent_alone",
+    "open_standard_streams",
     "raise_on_signals",
     "start_tracker",
+    "stop_signals",
     "stopping_by_signals",
     "visible_processes",
 ]
@@ -48,7 +52,7 @@ SAME_REQUEST_SECONDS = 2.0
 
 _FAILED = "meap/failed"
 _PR_SET_PDEATHSIG = 1
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _SECONDS_TO_DIE = 5.0
 """Between SIGKILL and the end of a process: the kernel may be busy with its memory."""
 _SECONDS_TO_RESEND = 0.05
@@ -117,6 +121,30 @@ def end_processes(processes: Sequence[BaseProcess]) -> None:
         process.join(max(0.0, given_up - time.monotonic()))
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask to stop; without SIGHUP, of a terminal that was closed, where nohup has it ignored."""
+    return tuple(each for each in _STOP_SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
+
+
+def leave_lost_terminal() -> None:
+    """Discard what would go to a terminal that is gone, since writing to it fails."""
+    for number in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(number).st_mode) and not os.isatty(number):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def open_standard_streams() -> None:
+    """Open those that were closed, as by `>&-`: files would take their numbers, and then what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        with suppress(OSError):
+            while os.open(os.devnull, os.O_RDWR) < number:
+                pass
+        setattr(sys, name, Path(os.devnull).open("w" if number else "r"))  # noqa: SIM115
+
+
 class _StopRequest(BaseException):
     """A signal asks to stop. No `Exception`, as KeyboardInterrupt is none: what handles failures must not handle it."""
 
@@ -130,7 +158,7 @@ def stopping_by_signals() -> Iterator[None]:
     """Turn signals into exceptions within the block, so that it cleans up; see `raise_on_signals`.
 
     Raises:
-        StoppedError: SIGTERM or SIGUSR1 came.
+        StoppedError: SIGTERM, SIGUSR1 or SIGHUP came.
         MeapError: It came since another rank has failed: a launcher then ends the others, as if they were to resume.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -213,12 +241,12 @@ def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callab
 
 
 def raise_on_signals() -> None:
-    """Let SIGTERM, SIGUSR1 and SIGINT raise what no handler of failures catches; in the main thread only.
+    """Let SIGTERM, SIGUSR1, SIGHUP and SIGINT raise what no handler of failures catches; in the main thread only.
 
     What comes soon after the first is the same request: it neither disturbs the cleaning up nor changes the status.
     """
     if threading.current_thread() is threading.main_thread():
-        for number in (*_STOP_SIGNALS, signal.SIGINT):
+        for number in (*stop_signals(), signal.SIGINT):
             signal.signal(number, _raise_request)
 
 
@@ -283,6 +311,8 @@ def _force_exit(status: int) -> None:
 
 def _raise_request(number: int, _: FrameType | None) -> None:
     global _requested  # noqa: PLW0603
+    if number == signal.SIGHUP:
+        leave_lost_terminal()
     now = time.monotonic()
     if now - _requested > SAME_REQUEST_SECONDS:
         _requested = now

@@ -1,6 +1,8 @@
 """A command leaves with its status, whatever would hold it up."""
 
 import os
+import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +32,7 @@ leave(report_errors(run))
 """
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGHUP", 75), ("SIGINT", 130)])
 def test_a_request_to_stop_is_not_lost_where_python_swallows_what_it_raises(name, status):
     """What a signal raises in an object's `__del__` goes nowhere: the command would go on, after a traceback."""
     done = subprocess.run(
@@ -57,7 +59,7 @@ leave(report_errors(run))
 """
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGHUP", 75), ("SIGINT", 130)])
 def test_a_request_to_stop_is_no_failure_of_what_runs(name, status):
     """`meap verify` called a tokenizer damaged, and an evaluation a model, that was being read at that moment."""
     done = subprocess.run(
@@ -101,6 +103,76 @@ def test_a_request_that_a_launcher_repeats_by_another_signal_is_the_first(names,
     )
     assert (done.returncode, done.stdout) == (status, "cleaned up\n"), done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+IGNORED = """
+import os, signal
+from meap.config.command import report_errors
+from meap.processes import leave
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+leave(report_errors(lambda: os.kill(os.getpid(), signal.SIGHUP)))
+"""
+
+
+def test_a_command_under_nohup_goes_on():
+    assert subprocess.run([sys.executable, "-c", IGNORED], check=False, timeout=50).returncode == 0
+
+
+HUNG_UP = """
+import os, sys, time
+from meap.config.command import report_errors
+from meap.processes import leave
+
+def run():
+    print("begun", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        print("what nobody reads", flush=True)
+        open(sys.argv[1], "w").close()
+
+leave(report_errors(run))
+"""
+
+
+def test_a_command_whose_terminal_is_closed_cleans_up(tmp_path):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", HUNG_UP, str(tmp_path / "cleaned-up")])
+    assert os.read(terminal, 5) == b"begun"
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    assert (tmp_path / "cleaned-up").exists()
+
+
+CLOSED = """
+import os, sys
+from meap.config.command import report_errors
+from meap.processes import leave
+
+def run():
+    print("what nobody reads")
+    print("nor this", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        assert file.fileno() > 2
+        os.system("echo of a library")
+        file.write("whole")
+
+leave(report_errors(run))
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(tmp_path, closed):
+    """Every command ended in a traceback, after its work was done; and a file took the number of what is printed."""
+    words = shlex.join([sys.executable, "-c", CLOSED, str(tmp_path / "file")])
+    done = subprocess.run(
+        ["sh", "-c", f"exec {words} {closed}"], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "file").read_text() == "whole"
 
 
 RANKS = """
@@ -168,7 +240,7 @@ from multiprocessing.shared_memory import SharedMemory
 from meap.processes import start_tracker
 
 os.setsid()
-for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
     signal.signal(number, lambda *_: None)
 start_tracker()
 before = SharedMemory(create=True, size=1)
@@ -181,7 +253,7 @@ for segment in (before, after):
 """
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"])
 def test_a_signal_to_the_group_leaves_the_tracker_of_shared_memory_alone(name):
     """Slurm sends SIGUSR1 to every process of a step. A tracker that it ends makes the next one print tracebacks."""
     done = subprocess.run(

@@ -24,7 +24,7 @@ from meap.config.loading import load_config, to_yaml
 from meap.config.mistakes import argument_error, grammar_of, require_own_yaml
 from meap.errors import ConfigError, MeapError, StoppedError, first_line
 from meap.noise import silence_libraries
-from meap.processes import LOST_RANK, WAITED_FOR_RANK, end_with_parent, stopping_by_signals
+from meap.processes import LOST_RANK, WAITED_FOR_RANK, end_with_parent, open_standard_streams, stopping_by_signals
 
 __all__ = ["VERSION", "announce", "describe_keys", "drop_lost_reader", "report_errors", "run_command"]
 
@@ -73,8 +73,10 @@ def run_command(
 
     Returns:
         Exit status: 0 done, 2 bad configuration, 1 any other `MeapError`, 130 interrupted, 141 the reader of its output
-        has gone, 75 stopped by SIGTERM or SIGUSR1 with everything saved.
+        has gone, 75 stopped by SIGTERM, SIGUSR1 or SIGHUP with everything
+        saved.
     """
+    open_standard_streams()
     _prepare_process()
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = command or _name_of(run)
@@ -122,6 +124,7 @@ def _prepare_process() -> None:
 
 def report_errors(run: Callable[[], object]) -> int:
     """Run, and turn errors meant for users into one line each; returns the exit status that `run_command` lists."""
+    open_standard_streams()
     silence_libraries()
     stdout: Any = sys.stdout
     if hasattr(stdout, "reconfigure"):

@@ -200,7 +200,7 @@ class CheckpointConfig:
     folder: str = "${run.dir}/checkpoints"
     """Local folder, shared by all nodes, or URL (s3://, ...); with a URL, local copies stay in the run's folder."""
     interval: str = "1000ba"
-    """How often to save: 1000ba, 1ep, 0.1dur, ...; the end of training and a stop by SIGTERM or SIGUSR1 always save."""
+    """How often to save: 1000ba, 1ep, 0.1dur, ...; the end of training and a stop by signal always save."""
     keep: int = 3
     """Checkpoints to keep; older ones are deleted, also in a store. -1 keeps all."""
     state_dict: str = "full"

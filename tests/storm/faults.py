@@ -215,6 +215,9 @@ _PLACES = {
 SIGNALLED = {
     ("SIGTERM", "group"): {os.EX_TEMPFAIL},
     ("SIGUSR1", "group"): {os.EX_TEMPFAIL, -signal.SIGUSR1},  # the latter of a launcher
+    ("SIGHUP", "group"): {os.EX_TEMPFAIL, -signal.SIGHUP},
+    ("SIGHUP", "rank"): {os.EX_TEMPFAIL},
+    ("SIGHUP", "launcher"): {os.EX_TEMPFAIL, -signal.SIGHUP},
     ("SIGTERM", "rank"): {os.EX_TEMPFAIL},
     ("SIGUSR1", "rank"): {os.EX_TEMPFAIL},
     ("SIGTERM", "launcher"): {os.EX_TEMPFAIL},

@@ -84,7 +84,7 @@ NOT_IN_TUNING = (
     "masking.preset",
 )
 BRANCH = {"scheduler.schedule": "wsd", "scheduler.decay_fraction": "1.0"}
-_SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1")
+_SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 _STORE_FAULTS = ("500", "503", "cut", "reset", "half", "short", "flip", "late", "stall", "hang", "hang")
 
 

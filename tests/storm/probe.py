@@ -211,6 +211,7 @@ def main() -> None:
     if os.getpid() != os.getsid(0):
         os.setsid()
     (NOTES / "pid").write_text(str(os.getpid()))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the storm may be running under nohup
     faulthandler.register(signal.SIGUSR2, file=(NOTES / "stacks").open("w"), chain=False)
     if files := ORDERS.get("files"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))

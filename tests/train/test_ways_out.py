@@ -45,6 +45,7 @@ WAYS = (
     Way("finished", (0,)),
     Way("SIGTERM to a rank", (STOPPED,), signalled("SIGTERM", "rank")),
     Way("SIGUSR1 to a rank", (STOPPED,), signalled("SIGUSR1", "rank", "forward", 60)),
+    Way("SIGHUP to a rank", (STOPPED,), signalled("SIGHUP", "rank", "forward", 60)),
     Way("SIGTERM to all", (STOPPED,), signalled("SIGTERM", "session", "forward", 40), hits_all=True),
     # A rank may lose another before it is interrupted itself.
     Way("SIGINT to a rank", (130, 1), signalled("SIGINT", "rank")),

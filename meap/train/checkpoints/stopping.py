@@ -1,8 +1,8 @@
 """Stopping on a signal: one to any rank stops all of them after the same step.
 
 SIGTERM comes from a scheduler that wants the machine back, SIGUSR1 from one that warns first (``sbatch
---signal=USR1@300``). Composer's launcher forwards a SIGTERM and kills its ranks half a minute later; SIGUSR1 ends the
-launcher at once, and its ranks then have all the time that the scheduler allows.
+--signal=USR1@300``), SIGHUP from a terminal that was closed. Composer's launcher forwards a SIGTERM and kills its ranks
+half a minute later; the others end the launcher at once, and its ranks then have all the time that they need.
 
 A launcher and its ranks often get the same signal, and some launchers repeat it to their ranks: what comes soon after
 the first is the same request. A later one ends the process at once.
@@ -20,11 +20,10 @@ from typing import Any
 import torch
 import torch.distributed
 
-from meap.processes import SAME_REQUEST_SECONDS
+from meap.processes import SAME_REQUEST_SECONDS, leave_lost_terminal, stop_signals
 
 __all__ = ["NO_SIGNAL", "Agreement", "StopSignals"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _TIMEOUT = timedelta(hours=4)
 """How long ranks wait for one that may be uploading a checkpoint."""
 _SHARE_OF_TIMEOUT = 0.9
@@ -44,7 +43,7 @@ class StopSignals:
 
     def install(self) -> None:
         """Install the handlers; only in a process's main thread."""
-        self._before = {each: signal.signal(each, self._handle) for each in _SIGNALS}
+        self._before = {each: signal.signal(each, self._handle) for each in stop_signals()}
 
     def release(self) -> None:
         """Restore the former handlers."""
@@ -53,6 +52,8 @@ class StopSignals:
         self._before = {}
 
     def _handle(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            leave_lost_terminal()
         now = time.monotonic()
         if self.received == NO_SIGNAL:
             self.received, self._since = number, now

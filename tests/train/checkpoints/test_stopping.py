@@ -48,7 +48,7 @@ import multiprocessing, os, signal, sys
 from meap.processes import obey_parent_alone
 def work():
     obey_parent_alone()
-    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         os.kill(os.getpid(), number)
     print(os.getpid(), flush=True)
     signal.pause()
