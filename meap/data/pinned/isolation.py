@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory as PlainSharedMemory
 from multiprocessing.util import Finalize
@@ -174,6 +175,7 @@ def _register(
                 f"the rank that shared memory with rank {world.rank} has ended ({error.filename} is gone): look for "
                 "the reason among the messages of the other ranks"
             ) from error
+        _AtEveryExit.register(partial(_follow, number))
     return number, memory
 
 
@@ -260,12 +262,21 @@ def _sweep() -> None:
 
 def _release(path: Path) -> None:
     """Remove a file that this process has locked, with the lock files of a run's number."""
-    number = _number_of(path)
-    if number is not None:
-        for name in (BARRIER_FILELOCK, CACHE_FILELOCK):
-            Path(tempfile.gettempdir(), _get_path(number, name)).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)  # first: a rank that finds it gone removes what it has locked since, see `_follow`
+    if (number := _number_of(path)) is not None:
+        _remove_lock_files(number)
     os.close(_held.pop(path))
+
+
+def _remove_lock_files(number: int) -> None:
+    for name in (BARRIER_FILELOCK, CACHE_FILELOCK):
+        Path(tempfile.gettempdir(), _get_path(number, name)).unlink(missing_ok=True)
+
+
+def _follow(number: int) -> None:
+    """Remove a run's lock files after the rank that has its number, if that has ended before this one."""
+    if not _number_file(number).exists():
+        _remove_lock_files(number)
 
 
 def _leave_nothing() -> None:

@@ -130,10 +130,18 @@ class Save:
         def move() -> None:
             if rank == 0 and not self._store.is_remote:
                 self._store.withdraw(record.step)
-            if rank == 0 or (self._store.is_remote and dist.get_local_rank() == 0):
+            if rank == 0:
                 _move(self._folder / STAGING_NAME / record.name, self._folder / record.name)
 
+        def move_copy() -> None:
+            # Of another node; in a folder that nodes share rank 0 has moved it.
+            if rank != 0 and dist.get_local_rank() == 0:
+                with suppress(FileNotFoundError):
+                    _move(self._folder / STAGING_NAME / record.name, self._folder / record.name)
+
         self._together(move)
+        if self._store.is_remote:
+            self._together(move_copy)
         with suppress(OSError):  # of another rank, or of none any more
             (self._folder / STAGING_NAME).rmdir()
         if self._store.is_remote:
@@ -217,8 +225,8 @@ class Save:
 
 
 def _move(source: Path, target: Path) -> None:
-    if not source.exists() and target.exists():
-        return  # another node's leader, in a folder that nodes share
+    # Who can rename it has it: what `exists` says of a network's folder may be old, and the target may be new.
+    source = source.rename(source.with_name(f"{source.name}.moving"))
     if target.is_dir():
         shutil.rmtree(target)
     source.replace(target)

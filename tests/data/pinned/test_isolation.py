@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,20 @@ def test_shared_memory_that_cannot_be_opened_is_left_to_those_who_use_it(warm_py
     )
     assert done.stdout.splitlines() == ["24 True", "24 False"], done.stderr
     assert done.stderr == ""
+
+
+def test_the_last_rank_to_end_removes_the_lock_files(tmp_path, monkeypatch):
+    """A rank that still read when that with the run's number ended made one anew, which nobody removed."""
+    from meap.data.pinned.isolation import _follow
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (own := tmp_path / f"meap-streaming-{os.getuid()}-4711").touch()
+    (lock := tmp_path / "004711_cache_filelock").touch()
+    _follow(4711)
+    assert lock.exists()
+    own.unlink()
+    _follow(4711)
+    assert not lock.exists()
 
 
 LEFT_ALONE = """
