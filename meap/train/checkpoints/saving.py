@@ -204,7 +204,10 @@ class CheckpointSaving(Callback):
     def _raise_failure(self) -> None:
         if self._save is not None and (problem := self._save.failure or self._save.warning):
             raise CheckpointError(problem)
-        raise CheckpointError("another rank could not save a checkpoint: the reason is among its messages")
+        raise CheckpointError(
+            f"rank {dist.get_global_rank()} ends, since another one could not save a checkpoint: look for the reason among "
+            "the messages of that rank"
+        )
 
 
 def _moment(state: State) -> tuple[int, int]:
