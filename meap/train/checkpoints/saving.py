@@ -205,8 +205,8 @@ class CheckpointSaving(Callback):
         if self._save is not None and (problem := self._save.failure or self._save.warning):
             raise CheckpointError(problem)
         raise CheckpointError(
-            f"rank {dist.get_global_rank()} ends, since another one could not save a checkpoint: look for the reason among "
-            "the messages of that rank"
+            f"rank {dist.get_global_rank()} ends, since another one could not save a checkpoint: look for the reason "
+            "among the messages of that rank"
         )
 
 
