@@ -163,7 +163,7 @@ def test_prompts_hold_what_they_ask_for_and_rivals_of_it(kind):
     for prompt in prompts:
         passage, _, question = prompt["prompt"].rpartition(".")
         asked, group = re.search(r"(In \w+ the \w+|The \w+) is$", question)[0], prompt["group"].split()
-        near = re.findall(rf"They speak of (\w+) as their {asked.split()[1]}\.", prompt["prompt"])
+        near = re.findall(rf"Their {asked.split()[1]}: (\w+)\.", prompt["prompt"])
         stated = re.findall(rf"{asked} (\w+)\.", f"{passage}.")
         assert stated == ([] if group == ["near"] else [prompt["answer"]])
         assert prompt["answer"] in prompt["candidates"]
