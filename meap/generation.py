@@ -12,12 +12,11 @@ from meap.errors import ConfigError, DataError, first_line
 from meap.extras import require_packages
 from meap.manifest import ROWS
 from meap.model_sizes import require_stated_sizes
-from meap.run_files import CONFIG_NAME, EXPORT_DIR, METRICS_NAME
+from meap.run_files import find_model
 from meap.usage import join_ids, read_export_record
 
-__all__ = ["continue_prompt", "encode_prompt", "find_model", "stop_ids"]
+__all__ = ["continue_prompt", "encode_prompt", "stop_ids"]
 
-_RUN_FILES = (CONFIG_NAME, METRICS_NAME)
 _PROBE = "meap"
 """An answer that no chat template changes."""
 
@@ -67,22 +66,6 @@ def continue_prompt(cfg: GenerateConfig) -> None:
     inputs = torch.tensor([ids], device=model.device)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     model.generate(inputs, attention_mask=torch.ones_like(inputs), streamer=streamer)
-
-
-def find_model(model: str) -> str:
-    """A folder or hub name as it is; of a run's folder, what was exported there.
-
-    Raises:
-        ConfigError: It is the folder of a run that has not been exported.
-    """
-    folder = Path(model)
-    if (folder / EXPORT_DIR / "config.json").is_file():
-        return str(folder / EXPORT_DIR)
-    if not (folder / "config.json").is_file() and any((folder / name).is_file() for name in _RUN_FILES):
-        raise ConfigError(
-            f"model={model} is a run that has not been exported: run `python recipes/export_hf.py run.dir={model}`"
-        )
-    return model
 
 
 def encode_prompt(tokenizer: Any, cfg: GenerateConfig) -> list[int]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Final
+
+from meap.errors import ConfigError
 
 __all__ = [
     "CONFIG_NAME",
@@ -15,6 +19,7 @@ __all__ = [
     "SAMPLES_NAME",
     "STARTS_NAME",
     "VERSIONS_NAME",
+    "find_model",
 ]
 
 CONFIG_NAME: Final = "config.yaml"
@@ -36,3 +41,26 @@ EVAL_DIR: Final = "eval"
 """What evaluations of the export write, by default."""
 RESULTS_NAME: Final = "results.json"
 """In a folder of an evaluation."""
+
+_OF_A_RUN = (CONFIG_NAME, METRICS_NAME, STARTS_NAME, "checkpoints/ba*.json")
+"""Each shows that a folder is that of a run: of one that was moved, some may be missing."""
+
+
+def find_model(model: str) -> str:
+    """A folder or hub name as it is; of a run's folder, what was exported there.
+
+    Raises:
+        ConfigError: It is the folder of a run that has not been exported, or of the export that it lacks.
+    """
+    folder = Path(model)
+    if (folder / EXPORT_DIR / "config.json").is_file():
+        return str(folder / EXPORT_DIR)
+    if (folder / "config.json").is_file():
+        return model
+    for run in (folder, folder.parent) if folder.name == EXPORT_DIR else (folder,):
+        if any(any(run.glob(name)) for name in _OF_A_RUN):
+            raise ConfigError(
+                f"model={model}: {run} is a run that has not been exported: run `python recipes/export_hf.py "
+                f"run.dir={shlex.quote(str(run))}`"
+            )
+    return model

@@ -1,7 +1,7 @@
 """Measure any Hugging Face causal language model, or compare two that were measured.
 
     python recipes/evaluate.py yamls/eval_small.yaml model=runs/tiny/hf            # all tasks in minutes on a CPU
-    python recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf                    # the paper's settings
+    python recipes/evaluate.py yamls/eval.yaml model=runs/1b                       # the paper's settings, on its export
     python recipes/evaluate.py yamls/eval.yaml model=meta-llama/Llama-3.2-3B tasks=needle_fu,multidoc_qa
     torchrun --nproc_per_node 8 recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf   # examples shared by 8 GPUs
     python recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf --dry-run              # examples, and a judge's cost
@@ -12,6 +12,7 @@ Writes <out_dir>: results.json, report.html, which opens offline, summary.png, a
 where it was. Runs on a GPU in bf16 where there is one.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,15 +32,15 @@ def main(cfg: EvaluationConfig) -> None:
 
         out_dir = Path(cfg.out_dir or "runs/eval/compare")
         found = compare(cfg.compare, out_dir)
-        print_comparison(found)
         write_comparison_page(found, out_dir)
+        print_comparison(found)
         print(f"written     {out_dir}")
         return
 
     from meap.evals.hugging_face import limit_threads, load_model
     from meap.evals.page import write_results_page
     from meap.evals.ranks import join_ranks
-    from meap.evals.runner import choose_tasks, require_packages_of, results_dir, run_tasks
+    from meap.evals.runner import choose_tasks, require_packages_of, run_tasks
     from meap.evals.tables import print_results
     from meap.usage import read_export_record
 
@@ -53,7 +54,7 @@ def main(cfg: EvaluationConfig) -> None:
     about = model.describe()
     limit_threads(about)
     export = read_export_record(Path(about["name"]))
-    out_dir = Path(cfg.out_dir) if cfg.out_dir else results_dir(about["name"], is_export=export is not None)
+    out_dir = find_out_dir(cfg, about["name"])
     if ranks.is_first:
         print(f"model       {about['name']}: {about['parameters']:,} parameters, {about['dtype']} on {about['device']}")
 
@@ -61,8 +62,8 @@ def main(cfg: EvaluationConfig) -> None:
         facts = {"data": origin, "export": export}
         results = run_tasks(inputs, model, names, out_dir, ranks=ranks, facts=facts)
     if ranks.is_first:
-        print_results(results)
         write_results_page(out_dir)
+        print_results(results)
         print(f"\nwritten     {out_dir}")
 
 
@@ -71,13 +72,14 @@ def check(cfg: EvaluationConfig) -> None:
     from meap.config.checks import require_writable_folder
     from meap.evals.comparison import folders_to_compare
     from meap.evals.runner import choose_tasks
+    from meap.run_files import find_model
 
     if cfg.out_dir:
         require_writable_folder("out_dir", cfg.out_dir)
     if cfg.compare:
         folders_to_compare(cfg.compare)
         return
-    cfg.require_model()
+    find_model(cfg.require_model())
     choose_tasks(cfg.tasks)
 
 
@@ -90,14 +92,28 @@ def dry_run(cfg: EvaluationConfig) -> None:
     """Make every example, and say how many there are and what a judge would cost; neither model nor judge is asked."""
     from meap.evals.dry_run import rehearse
     from meap.evals.hugging_face import load_model_tokenizer
-    from meap.evals.runner import choose_tasks
+    from meap.evals.runner import choose_tasks, describe_replaced
     from meap.places.addresses import use_one_s3_endpoint
+    from meap.run_files import find_model
 
     use_one_s3_endpoint()
     names = choose_tasks(cfg.tasks)
     tokenizer = load_model_tokenizer(cfg)
     with open_inputs(cfg, tokenizer) as (inputs, _):
         rehearse(inputs, names)
+    model = find_model(cfg.require_model())
+    known = {"tokenizer": tokenizer.fingerprint, "add_bos": cfg.add_bos}
+    if warning := describe_replaced(find_out_dir(cfg, model), model, known):
+        print(warning, file=sys.stderr, flush=True)
+
+
+def find_out_dir(cfg: EvaluationConfig, model: str) -> Path:
+    """Folder for the results of a model."""
+    from meap.evals.runner import results_dir
+    from meap.usage import read_export_record
+
+    is_export = read_export_record(Path(model)) is not None
+    return Path(cfg.out_dir) if cfg.out_dir else results_dir(model, is_export=is_export)
 
 
 @contextmanager
@@ -113,4 +129,5 @@ def open_inputs(cfg: EvaluationConfig, tokenizer: Any) -> Iterator[tuple[Any, st
 
 
 if __name__ == "__main__":
-    leave(run_command(EvaluationConfig, main, doc=__doc__, dry_run=dry_run, check=check, loads=libraries))
+    run = {"dry_run": dry_run, "check": check, "loads": libraries}
+    leave(run_command(EvaluationConfig, main, doc=__doc__, outlives_reader=True, **run))

@@ -128,4 +128,4 @@ def check(cfg: RecipeConfig) -> None:
 
 if __name__ == "__main__":
     loads = "torch, composer and transformers"
-    leave(run_command(RecipeConfig, main, doc=__doc__, check=check, loads=loads))
+    leave(run_command(RecipeConfig, main, doc=__doc__, check=check, loads=loads, outlives_reader=True))

@@ -1,6 +1,7 @@
 """`meap generate`: the continuation of transformers itself, by the chat template, ending where the model ends."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -10,7 +11,8 @@ from meap.cli import main
 from meap.config.commands import GenerateConfig
 from meap.errors import ConfigError
 from meap.export.prompting import Prompting
-from meap.generation import encode_prompt, find_model, stop_ids
+from meap.generation import encode_prompt, stop_ids
+from meap.run_files import find_model
 from meap.usage import Usage
 
 TEMPLATE = (
@@ -117,7 +119,7 @@ def test_text_begins_as_the_tokenizer_begins_it(read):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["model={folder}/none"], 1, "model={folder}/none holds no exported model (no config.json)"),
+        (["model={folder}/none"], 1, "model={folder}/none is not there: give the folder of a run"),
         (["model={folder}", "chat=true"], 2, "chat=true needs a chat template, and model={folder} has none: leave it"),
         (["model={folder}", "system=x"], 2, "system needs a chat template, and model={folder} has none: leave it out"),
     ],
@@ -134,8 +136,12 @@ def test_a_prompt_that_fills_the_context_is_refused(folder, capsys):
     assert "reads 64 and needs room to answer: shorten it" in error
 
 
-def test_a_run_that_is_not_exported_is_told_how(tmp_path):
-    (tmp_path / "config.yaml").write_text(json.dumps({}))
-    with pytest.raises(ConfigError, match=r"has not been exported: run `python recipes/export_hf.py run.dir=/"):
-        find_model(str(tmp_path))
+@pytest.mark.parametrize("left", ["config.yaml", "metrics.jsonl", "starts.jsonl", "checkpoints/ba20.json"])
+def test_a_run_that_is_not_exported_is_told_how(tmp_path, left):
+    (tmp_path / "a run" / left).parent.mkdir(parents=True)
+    (tmp_path / "a run" / left).write_text("{}")
+    command = re.escape(f"run `python recipes/export_hf.py run.dir='{tmp_path}/a run'`")
+    for model in ("a run", "a run/hf"):
+        with pytest.raises(ConfigError, match=f"a run is a run that has not been exported: {command}"):
+            find_model(str(tmp_path / model))
     assert find_model("owner/name") == "owner/name"

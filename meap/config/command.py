@@ -14,8 +14,9 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 
 from meap import __version__
 from meap.config.conversion import as_typed
@@ -53,6 +54,7 @@ def run_command(
     check: Callable[[ConfigT], None] | None = None,
     loads: str | Callable[[ConfigT], str] | None = None,
     starts_bare: bool = False,
+    outlives_reader: bool = False,
     command: str | None = None,
     subjects: Sequence[str] = (),
     argv: Sequence[str] | None = None,
@@ -67,6 +69,7 @@ def run_command(
         check: Raises for errors in the configuration alone; light, since it runs before heavy imports.
         loads: The libraries that take seconds to import, named in a line before `run`; may depend on the configuration.
         starts_bare: Whether it may start without arguments; otherwise that prints its usage.
+        outlives_reader: Whether it goes on where nobody reads its output any longer: what it writes are files.
         command: Its name in messages; unset: the name of the script that defines `run`.
         subjects: Keys that values without a key may be meant for, in order.
         argv: Arguments; unset: those of the process.
@@ -107,7 +110,8 @@ def run_command(
             announce(f"{command}  run {section.name}" if section is not None else command, libraries)
         chosen(config)
 
-    return report_errors(start)
+    with _dropping_what_nobody_reads() if outlives_reader else nullcontext():
+        return report_errors(start)
 
 
 def _prepare_process() -> None:
@@ -140,17 +144,52 @@ def report_errors(run: Callable[[], object]) -> int:
     return status
 
 
-def drop_lost_reader() -> bool:
-    """Whether the reader of stdout has gone, as in `| head`; further output is then discarded."""
+class _Outlasting:
+    """A stream that drops what it is given once its reader has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._outlast(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._outlast(self._stream.flush)
+
+    def _outlast(self, use: Callable[[], object]) -> None:
+        try:
+            use()
+        except BrokenPipeError:
+            if not drop_lost_reader(self._stream):
+                raise
+
+
+@contextmanager
+def _dropping_what_nobody_reads() -> Iterator[None]:
+    """Within, a reader of stdout or stderr may go, as in `2>&1 | head`, and nothing fails for that."""
+    outlasting: Any = _Outlasting(sys.stdout), _Outlasting(sys.stderr)
+    with redirect_stdout(outlasting[0]), redirect_stderr(outlasting[1]):
+        yield
+
+
+def drop_lost_reader(stream: TextIO | None = None) -> bool:
+    """Whether the reader of a stream, stdout where unset, has gone, as in `| head`; further output is discarded."""
+    stream = sys.stdout if stream is None else stream
     poll = select.poll()
     try:
-        poll.register(sys.stdout.fileno(), 0)
+        poll.register(stream.fileno(), 0)
     except OSError:  # not a file
         return False
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
         return False
     # Otherwise Python reports the broken pipe again when it flushes at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
     return True
 
 

@@ -325,7 +325,7 @@ class EvaluationConfig:
     """What is measured on which model."""
 
     model: str | None = None
-    """Hugging Face folder, or name on the hub, of any causal language model."""
+    """Hugging Face folder, or name on the hub, of any causal language model; or the folder of an exported run."""
     tasks: str = "all"
     """Names of benchmark tasks, separated by commas, or `all`."""
     out_dir: str | None = None
@@ -380,7 +380,7 @@ class EvaluationConfig:
             ConfigError: None is given.
         """
         if self.model is None:
-            raise ConfigError("model is not set: give model=<Hugging Face folder or hub name>")
+            raise ConfigError("model is not set: give model=<Hugging Face folder, folder of a run, or hub name>")
         return self.model
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from meap.data.ranks import gather_from_ranks
 from meap.data.shards import open_shards, read_manifest
 from meap.errors import DataError, MismatchError
 from meap.manifest import ROWS
+from meap.places.whole import temporary_folder
 from meap.schema import TOKENS_COLUMN, VALIDATION_SPLIT
 
 __all__ = ["HeldoutRows", "open_heldout_rows"]
@@ -108,11 +107,7 @@ def open_heldout_rows(remotes: Sequence[str], *, fingerprint: str, key: str) -> 
 def _open_cache() -> Iterator[Path]:
     """A folder for downloaded shards, the same on all ranks; a training run that is still going on owns another one."""
     name = gather_from_ranks(secrets.token_hex(8))[0]
-    folder = Path(tempfile.gettempdir(), f"meap-eval-{name}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    try:
+    # The first rank of a machine reads no less than the others do.
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    with temporary_folder("meap-eval-", shared=name, removes=is_first) as folder:
         yield folder
-    finally:
-        # The first rank of a machine reads no less than the others do.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            shutil.rmtree(folder, ignore_errors=True)

@@ -23,6 +23,7 @@ from meap.evals.lm import Attention, Ids, Reading
 from meap.model_sizes import misfit, require_stated_sizes
 from meap.noise import hide_loading_bars
 from meap.rope import require_same_rope
+from meap.run_files import find_model
 from meap.tokenizer import Tokenizer, load_tokenizer
 from meap.usage import join_ids
 
@@ -39,6 +40,7 @@ __all__ = [
 _NUM_LOGITS = 1 << 29
 """Most logits of a forward pass (2 GiB in fp32), whatever the batch size."""
 _FEW_PARAMETERS = 30_000_000
+_MODELS = "the folder of a run that recipes/export_hf.py has exported, a Hugging Face folder or a hub name"
 _HASHED_VALUES = 256
 """Values of each tensor that `weights_hash` reads: training changes every one of them."""
 
@@ -47,10 +49,11 @@ def load_model_tokenizer(config: EvaluationConfig) -> Tokenizer:
     """The tokenizer of the model, as `load_model` loads it.
 
     Raises:
-        ConfigError: No model is named, or the tokenizer defines no BOS or EOS token.
+        ConfigError: No model is named, it is a run without an export, or the tokenizer defines no BOS or EOS token.
         DataError: The tokenizer cannot be read.
     """
-    return load_tokenizer(dataclasses.replace(config.tokenizer, name=config.tokenizer.name or config.require_model()))
+    name = config.tokenizer.name or find_model(config.require_model())
+    return load_tokenizer(dataclasses.replace(config.tokenizer, name=name))
 
 
 def load_model(config: EvaluationConfig) -> HuggingFaceLM:
@@ -60,16 +63,16 @@ def load_model(config: EvaluationConfig) -> HuggingFaceLM:
     ids as in training, and text that spells a mask token does not become one.
 
     Args:
-        config: `model` is a local folder, or a name on the Hugging Face hub. Only safetensors are read, and code
-            of the model never runs. `tokenizer` names the tokens that delimit documents and mark masks, where the
-            model's own tokenizer does not; its `name` defaults to the model's.
+        config: `model` is a local folder, also that of an exported run, or a name on the Hugging Face hub. Only
+            safetensors are read, and code of the model never runs. `tokenizer` names the tokens that delimit documents
+            and mark masks, where the model's own tokenizer does not; its `name` defaults to the model's.
 
     Raises:
         CheckpointError: The model does not exist or cannot be loaded.
-        ConfigError: No model is named, or the tokenizer defines no BOS or EOS token.
+        ConfigError: No model is named, it is a run without an export, or the tokenizer defines no BOS or EOS token.
         DataError: The tokenizer cannot be read.
     """
-    name = config.require_model()
+    name = find_model(config.require_model())
     require_model_files(name)
     tokenizer = load_model_tokenizer(config)
     model = load_weights(name)
@@ -132,11 +135,10 @@ def require_model_files(name: str) -> None:
         raise CheckpointError(
             f"model={name}: there is no such folder, and a hub name begins with an account, as in openai/{name}"
         )
-    if not (folder / "config.json").is_file() and (looks_local or folder.exists()):
-        raise CheckpointError(
-            f"model={name} holds no exported model (no config.json): run recipes/export_hf.py first, or give "
-            "model=<Hugging Face folder or hub name>"
-        )
+    if looks_local and not folder.exists():
+        raise CheckpointError(f"model={name} is not there: give {_MODELS}")
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise CheckpointError(f"model={name} holds no exported model (no config.json): give {_MODELS}")
 
 
 def _nearest_folders(folder: Path) -> list[str]:

@@ -77,6 +77,10 @@ class ResponseStore:
             response["id"]: response for response in found if hashes.get(response["id"]) == response["prompt_sha256"]
         }
 
+    def is_finished(self) -> bool:
+        """Whether all responses are stored, by this key."""
+        return self.path.is_file() and _read(self.path)[1] == self._key
+
     def add(self, responses: Iterable[Response], *, rank: int) -> None:
         """Store responses."""
         path = self._folder / f"{self._task}-{self._key[:16]}-{rank}.jsonl"

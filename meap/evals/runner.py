@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ __all__ = [
     "PICTURE_NAME",
     "choose_examples",
     "choose_tasks",
+    "describe_replaced",
     "read_results",
     "reasons_to_skip",
     "require_packages_of",
@@ -47,6 +49,15 @@ __all__ = [
 
 PICTURE_NAME = "summary.png"
 
+_SUFFIXES = ("parquet", "png", "grid.csv", "chains.json")
+"""Of all files of a task. The replies of judges are of no model: whoever evaluates it again does not pay again."""
+_OTHERS = {
+    "weights": "other weights",
+    "dtype": "another precision",
+    "tokenizer": "another tokenizer",
+    "add_bos": "another add_bos",
+}
+"""What to call the parts of `identity` that differ."""
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "rouge-score", "openai")
 
 
@@ -110,7 +121,8 @@ def run_tasks(
 ) -> dict[str, Any]:
     """Run the named tasks, alone in `out_dir`; rank 0 writes results.json, and responses, picture and files of each.
 
-    Results of other tasks in `out_dir` are kept if they are of the same model, and otherwise replaced.
+    Results of other tasks in `out_dir` are kept if they are of the same model, and otherwise replaced, which is said
+    before the first task starts.
 
     Args:
         inputs: Configuration, tokenizer and data.
@@ -142,6 +154,8 @@ def run_tasks(
             "add_bos": inputs.config.add_bos,
         }
         key = hash_of(identity | {"meap": __version__})
+        if ranks.is_first and (warning := describe_replaced(out_dir, str(about["name"]), identity)):
+            print(warning, file=sys.stderr, flush=True)
         found: dict[str, dict[str, Any]] = {}
         for name, (examples, partial) in asked.items():
             started = time.perf_counter()
@@ -157,10 +171,47 @@ def run_tasks(
                 found[name] = summarise(TASKS[name], responses, inputs.config) | facts_of_run
                 save_panels([panel(TASKS[name].draw, found[name])], out_dir / f"{name}.png", title=str(about["name"]))
                 for suffix, text in TASKS[name].files(found[name], responses).items():
+                    assert suffix in _SUFFIXES, f"{name}: nobody would remove its {suffix}"
                     write_whole(out_dir / f"{name}.{suffix}", text)
         if not ranks.is_first:
             return {}
-        return _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})
+        former = _former_results(out_dir).get("tasks", {})
+        results = _write_results(out_dir, found, skipped, inputs, about, identity, facts or {})
+        for name in TASKS:
+            # Those of this model may be finished before the evaluation that they belong to.
+            if name in former and name not in results["tasks"] and not ResponseStore(out_dir, name, key).is_finished():
+                for suffix in _SUFFIXES:
+                    (out_dir / f"{name}.{suffix}").unlink(missing_ok=True)
+        return results
+
+
+def describe_replaced(out_dir: Path, name: str, identity: Mapping[str, Any]) -> str:
+    """A warning where an evaluation would replace the results of another model in `out_dir`; empty where it would not.
+
+    Args:
+        out_dir: Folder of the evaluation.
+        name: Name of its model.
+        identity: What is known of ``identity`` in results.json; without weights, models are told apart by their names.
+    """
+    former = _former_results(out_dir)
+    owner, before = former.get("model", {}).get("name"), former.get("identity", {})
+    other = [what for part, what in _OTHERS.items() if part in identity and before.get(part) != identity[part]]
+    if not former.get("tasks") or not (other or ("weights" not in identity and owner != name)):
+        return ""
+    described = owner if owner != name else f"{owner} with {' and '.join(other)}"
+    return (
+        f"warning: {out_dir} holds results of {described} (tasks {', '.join(former['tasks'])}), which will be "
+        "replaced; to keep them choose another out_dir"
+    )
+
+
+def _former_results(out_dir: Path) -> dict[str, Any]:
+    """What results.json holds before an evaluation; nothing where it is damaged, as evaluating again is the remedy."""
+    try:
+        found = read_results(out_dir)
+    except DataError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _ask(
@@ -250,7 +301,7 @@ def _write_results(
     identity: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    before = read_results(out_dir) if (out_dir / RESULTS_NAME).is_file() else {}
+    before = _former_results(out_dir)
     kept = before.get("tasks", {}) if before.get("identity") == identity else {}
     merged: dict[str, dict[str, Any]] = {**kept, **found}
     tasks = {name: merged[name] for name in TASKS if name in merged}

@@ -33,6 +33,8 @@ _FILES_TO_REMOVE = 4
 """Open at once while a folder is removed."""
 _spare: list[int] = []
 """Files kept open for that: a process that may open no more of them must not leave its folders behind."""
+_num_to_remove = 0
+"""Folders that are going to be removed, one within the block of another."""
 _BLOCK = 1 << 16
 """Bytes read at a time in search of the last whole line."""
 
@@ -122,7 +124,9 @@ def whole_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def temporary_folder(prefix: str, *, within: Path | None = None) -> Iterator[Path]:
+def temporary_folder(
+    prefix: str, *, within: Path | None = None, shared: str | None = None, removes: bool = True
+) -> Iterator[Path]:
     """Yield a new folder that is gone after the block, also if a signal comes while it is made or removed.
 
     `tempfile.TemporaryDirectory` leaves it in either case.
@@ -130,24 +134,48 @@ def temporary_folder(prefix: str, *, within: Path | None = None) -> Iterator[Pat
     Args:
         prefix: How its name begins.
         within: The folder to make it in; unset, that for temporary files.
+        shared: How its name ends, where several processes share it.
+        removes: Whether this process removes it, of those that do.
     """
-    path = Path(within or tempfile.gettempdir(), prefix + uuid.uuid4().hex[:16])
-    _keep_room_to_remove()
+    path = Path(within or tempfile.gettempdir(), prefix + (shared or uuid.uuid4().hex[:16]))
+    with _room_to_remove():
+        try:
+            path.mkdir(mode=0o700, exist_ok=shared is not None)
+            yield path
+        finally:
+            if removes:
+                _remove_folder(path)
+
+
+@contextmanager
+def _room_to_remove() -> Iterator[None]:
+    """Keep files open within, in whose place `_remove_folder` opens its own; also after a block within this one."""
+    global _num_to_remove  # noqa: PLW0603
+    _num_to_remove += 1
     try:
-        path.mkdir(mode=0o700)
-        yield path
+        _fill_spare()
+        yield
     finally:
-        _remove_folder(path)
+        _num_to_remove -= 1
+        if _num_to_remove:
+            with suppress(OSError):
+                _fill_spare()
+        else:
+            _close_spare()
 
 
-def _keep_room_to_remove() -> None:
+def _fill_spare() -> None:
     while len(_spare) < _FILES_TO_REMOVE:
         _spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
-def _remove_folder(path: Path) -> None:
+def _close_spare() -> None:
     while _spare:
         os.close(_spare.pop())
+
+
+def _remove_folder(path: Path) -> None:
+    _close_spare()
     try:
         shutil.rmtree(path, ignore_errors=True)
     except BaseException:  # by a signal
@@ -164,9 +192,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     shown, path = path, path.resolve()  # what a link stands for is replaced, not the link
     draft, previous = path.with_name(f".{path.name}{_DRAFT}"), path.with_name(f".{path.name}.previous")
-    with sole_writer(draft, of=shown):
+    with sole_writer(draft, of=shown), _room_to_remove():
         try:
-            _keep_room_to_remove()
             _empty(draft)  # of what a killed writer left
             yield draft
             shutil.rmtree(previous, ignore_errors=True)

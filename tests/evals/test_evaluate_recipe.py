@@ -3,7 +3,10 @@
 import importlib.util
 import json
 import re
+import resource
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,16 @@ from meap.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
-def main(project_root):
+def recipe(project_root):
     spec = importlib.util.spec_from_file_location("evaluate_recipe", project_root / "recipes" / "evaluate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main
+    return module
+
+
+@pytest.fixture(scope="module")
+def main(recipe):
+    return recipe.main
 
 
 @pytest.fixture
@@ -32,9 +40,14 @@ def folder(tmp_path, monkeypatch, llama, tokenizer, write_shards):
     return tmp_path
 
 
+SMALL = (
+    *("model=hf", "tasks=perplexity,key_retrieval", "perplexity.remote=[mds]", "perplexity.rows=20"),
+    *("key_retrieval.examples=6", "key_retrieval.sentences=1"),
+)
+
+
 def configure(*overrides):
-    small = ("key_retrieval.examples=6", "key_retrieval.sentences=1", "perplexity.remote=[mds]", "perplexity.rows=20")
-    return load_config(EvaluationConfig, None, ["model=hf", "tasks=perplexity,key_retrieval", *small, *overrides])
+    return load_config(EvaluationConfig, None, [*SMALL, *overrides])
 
 
 def results(folder="runs/eval/hf"):
@@ -90,25 +103,78 @@ def test_two_evaluations_are_compared(main, folder, capsys, pictures):
     assert "<h2>Key retrieval</h2>" in Path("runs/eval/compare/report.html").read_text()
 
 
+@pytest.fixture
+def start(project_root, quiet_environment):
+    """Start the recipe in a process of its own."""
+
+    def start(environment, **streams):
+        environment = quiet_environment | {"PYTHONPATH": str(project_root)} | environment
+        command = [sys.executable, str(project_root / "recipes" / "evaluate.py"), *SMALL]
+        return subprocess.Popen(command, env=environment, **streams)
+
+    return start
+
+
 @pytest.mark.slow
 def test_two_ranks_share_the_work(main, folder, project_root, warm_python, quiet_environment):
     """As a launcher starts them: both load the model, one writes the results, which are those of one process."""
-    overrides = (
-        *("model=hf", "tasks=perplexity,key_retrieval", "perplexity.remote=[mds]", "perplexity.rows=20"),
-        *("key_retrieval.examples=6", "key_retrieval.sentences=1"),
-    )
     command = [warm_python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = quiet_environment | {"PYTHONPATH": str(project_root), "PYTHON_EXEC": warm_python}
     recipe = str(project_root / "recipes" / "evaluate.py")
-    subprocess.run([*command, recipe, *overrides], env=environment, check=True, capture_output=True, timeout=300)
+    subprocess.run([*command, recipe, *SMALL], env=environment, check=True, capture_output=True, timeout=300)
     shared = results()["tasks"]
     assert not Path("runs/eval/hf/unfinished").exists()
-    main(configure(*overrides, "out_dir=alone"))
+    main(configure("out_dir=alone"))
     alone = results("alone")["tasks"]
     for name in ("perplexity", "key_retrieval"):
         assert shared[name]["prompts_sha256"] == alone[name]["prompts_sha256"]
         both = [numbers[name]["metrics"][numbers[name]["headline"]]["value"] for numbers in (shared, alone)]
         assert both[0] == pytest.approx(both[1], rel=1e-5)
+
+
+def test_a_run_stands_for_its_export(recipe, main, folder):
+    run = folder / "runs" / "tw"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("{}")
+    with pytest.raises(ConfigError, match=r"runs/tw is a run that has not been exported: run `python .*dir=runs/tw`"):
+        recipe.check(configure("model=runs/tw"))
+    shutil.copytree("hf", run / "hf")
+    (run / "hf" / "meap_export.json").write_text(json.dumps({"source": {"run": "tw"}}))
+    recipe.check(configure("model=runs/tw/"))
+    main(configure("model=runs/tw/", "tasks=key_retrieval"))
+    assert results("runs/tw/eval")["model"]["name"] == "runs/tw/hf"
+    main(configure("model=runs/tw/hf"))
+    assert set(results("runs/tw/eval")["tasks"]) == {"perplexity", "key_retrieval"}
+
+
+def test_a_rehearsal_names_the_results_that_would_be_replaced(recipe, main, folder, capsys):
+    main(configure("tasks=key_retrieval", "out_dir=out"))
+    recipe.dry_run(configure("out_dir=out"))
+    assert "warning" not in capsys.readouterr().err
+    shutil.copytree("hf", "other")
+    recipe.dry_run(configure("out_dir=out", "model=other"))
+    assert "warning: out holds results of hf (tasks key_retrieval), which will be replaced" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_may_open_no_more_files_leaves_no_folder_behind(folder, start):
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    short = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))}
+    done = start({"TMPDIR": str(temporary)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **short)
+    _, told = done.communicate(timeout=120)
+    assert "too many open files" in told.lower()
+    assert not list(temporary.glob("meap-*"))
+
+
+@pytest.mark.slow
+def test_an_evaluation_goes_on_where_its_reader_does_not(folder, start):
+    evaluation = start({}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    evaluation.stdout.readline()
+    evaluation.stdout.close()
+    assert evaluation.wait(timeout=120) == 0
+    assert set(results()["tasks"]) == {"perplexity", "key_retrieval"}
+    assert Path("runs/eval/hf/report.html").is_file()
 
 
 def test_unknown_tasks_are_found_out_at_once(main, folder):

@@ -161,8 +161,10 @@ def test_a_folder_is_loaded_with_its_tokenizer(folder, lm, tokenizer):
 
 def test_a_missing_model_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no demo has left a model
-    for name in (str(tmp_path), str(tmp_path / "none"), "runs/tiny/hf", "./hf"):
-        with pytest.raises(CheckpointError, match=r"holds no exported model \(no config.json\): run recipes/export_hf"):
+    with pytest.raises(CheckpointError, match=r"holds no exported model \(no config.json\): give the folder of a run"):
+        load_model(EvaluationConfig(model=str(tmp_path)))
+    for name in (str(tmp_path / "none"), "runs/tiny/hf", "./hf"):
+        with pytest.raises(CheckpointError, match=f"model={name} is not there: give the folder of a run that recipes/"):
             load_model(EvaluationConfig(model=name))
     (tmp_path / "runs/long").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"model=runs/lng is not there: did you mean runs/long\?"):
@@ -205,7 +207,9 @@ def test_a_tokenizer_without_bos_needs_none_and_may_be_told_one(folder, tmp_path
 
 
 def test_no_model_is_reported():
-    with pytest.raises(ConfigError, match="model is not set: give model=<Hugging Face folder or hub name>"):
+    with pytest.raises(
+        ConfigError, match="model is not set: give model=<Hugging Face folder, folder of a run, or hub name>"
+    ):
         load_model(EvaluationConfig())
 
 

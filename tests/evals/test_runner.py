@@ -90,6 +90,57 @@ def test_results_of_another_model_are_replaced(run, blind):
 
 
 @pytest.mark.slow
+def test_results_of_another_model_are_named_before_they_go_with_all_their_files(run, blind, tmp_path, capsys, pictures):
+    names = ["multi_needle", "needle_fu", "key_retrieval"]
+    run("limit=2", names=names)
+    folder = tmp_path / "eval"
+    (folder / "needle_fu.notes").touch()
+    assert "warning" not in capsys.readouterr().err
+
+    class Asked(type(blind)):
+        def loglikelihoods(self, rows):
+            told.append(capsys.readouterr().err)
+            return super().loglikelihoods(rows)
+
+    told: list[str] = []  # before it was asked
+    other = Asked(blind._tokenizer)
+    results = run("limit=2", names=["key_retrieval"], model=other)
+    assert told[0] == (
+        f"warning: {folder} holds results of oracle (tasks key_retrieval, needle_fu, multi_needle), which will be "
+        "replaced; to keep them choose another out_dir\n"
+    )
+    assert set(results["tasks"]) == {"key_retrieval"}
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("key_retrieval.parquet", "key_retrieval.png", "needle_fu.notes", "results.json", "summary.png")
+    ]
+    told.clear()
+    run("limit=2", names=["perplexity"], model=other)
+    assert "warning" not in "".join(told)
+    assert set(read_results(folder)["tasks"]) == {"perplexity", "key_retrieval"}
+    told.clear()
+    run("limit=2", "add_bos=false", names=["perplexity"], model=other)
+    assert "holds results of blind with another add_bos (tasks perplexity, key_retrieval)" in told[0]
+
+
+@pytest.mark.slow
+def test_what_a_stopped_evaluation_of_this_model_has_finished_is_kept(run, blind, tmp_path):
+    names = ["perplexity", "key_retrieval"]
+    run("limit=2", names=names)
+    before = (tmp_path / "eval" / "results.json").read_bytes()
+    run("limit=2", names=names, model=blind)
+    (tmp_path / "eval" / "results.json").write_bytes(before)  # as if it had been stopped at the end
+    run("limit=2", names=["perplexity"], model=blind)
+    assert (tmp_path / "eval" / "key_retrieval.parquet").is_file()
+
+
+def test_results_that_are_damaged_are_replaced(run, blind, tmp_path):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "results.json").write_text("{")
+    run(names=["kv_retrieval"], model=blind)
+    assert set(read_results(tmp_path / "eval")["tasks"]) == {"kv_retrieval"}
+
+
+@pytest.mark.slow
 def test_no_task_keeps_the_answers_of_another_model(run, blind):
     """Also where a task comes after one that writes files of its own."""
     names = ["needle_fu", "needle_magic", "kv_retrieval"]

@@ -1,5 +1,6 @@
 """What a store says becomes one error with the right remedy."""
 
+import errno
 import time
 from email.utils import formatdate
 
@@ -39,3 +40,9 @@ def test_a_refusal_by_a_store_of_the_same_time_is_of_credentials():
     refused = ClientError({"Error": {"Code": "403"}, "ResponseMetadata": metadata}, "HeadObject")
     with pytest.raises(DataError, match="check the permissions"), place_errors("s3://corpus/mds"):
         raise PermissionError("Forbidden") from refused
+
+
+def test_a_process_that_may_open_no_more_files_is_not_sent_to_the_storage():
+    what, remedy = explain(OSError(errno.EMFILE, "Too many open files", "shard"), 4)
+    assert what.startswith("could not be read in 4 attempts (")
+    assert remedy.startswith("raise the number of open files with `ulimit -n 4096`")

@@ -177,6 +177,8 @@ from meap.places.whole import temporary_folder, whole_folder
 resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
 folder = pathlib.Path(sys.argv[2])
 with temporary_folder("made-", within=folder) if sys.argv[1] == "temporary" else whole_folder(folder / "made") as path:
+    with temporary_folder("other-", within=folder):
+        pass
     (path / "deep" / "er").mkdir(parents=True)
     (path / "deep" / "er" / "file").touch()
     while True:

@@ -163,13 +163,13 @@ GUARDS = (
         (
             Edit(
                 "meap/places/whole.py",
-                """    with sole_writer(draft, of=shown):
+                """    with sole_writer(draft, of=shown), _room_to_remove():
 """,
                 """    shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     yield path
     return
-    with sole_writer(draft):
+    with sole_writer(draft), _room_to_remove():
 """,
             ),
         ),
