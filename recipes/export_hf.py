@@ -115,17 +115,29 @@ def main(cfg: RecipeConfig) -> None:
 
 def check(cfg: RecipeConfig) -> None:
     """Refuse a configuration that contradicts itself, before the slow imports."""
-    from meap.checkpoints import require_checkpoint
+    from meap.checkpoints import require_checkpoint, require_checkpoint_at
     from meap.config.checks import require_writable_folder
     from meap.places.addresses import is_url, require_plain_url
 
     require_plain_url("checkpoint.folder", cfg.checkpoint.folder)
     require_plain_url("export.checkpoint", cfg.export.checkpoint or "")
     require_writable_folder("export.out_dir", cfg.export.out_dir)
-    if not cfg.export.checkpoint and not is_url(cfg.checkpoint.folder):
+    if is_url(cfg.export.checkpoint or cfg.checkpoint.folder):
+        return  # it is asked when it is opened
+    if cfg.export.checkpoint:
+        require_checkpoint_at(cfg.export.checkpoint)
+    else:
         require_checkpoint(cfg.checkpoint.folder)
+
+
+def subject(cfg: RecipeConfig) -> str:
+    """What is exported, by its place: its name is known when its checkpoint is read."""
+    if cfg.export.checkpoint:
+        return cfg.export.checkpoint
+    is_in_run = cfg.checkpoint.folder == f"{cfg.run.dir}/checkpoints"
+    return f"run {Path(cfg.run.dir).resolve().name}" if is_in_run else cfg.checkpoint.folder
 
 
 if __name__ == "__main__":
     loads = "torch, composer and transformers"
-    leave(run_command(RecipeConfig, main, doc=__doc__, check=check, loads=loads, outlives_reader=True))
+    leave(run_command(RecipeConfig, main, doc=__doc__, check=check, loads=loads, subject=subject, outlives_reader=True))

@@ -19,7 +19,7 @@ from meap.extras import require_packages
 
 require_packages("meap.checkpoints", "torch", "xxhash", extra="train")
 
-from meap.checkpoints.finding import find_checkpoint, require_checkpoint  # noqa: E402
+from meap.checkpoints.finding import find_checkpoint, require_checkpoint, require_checkpoint_at  # noqa: E402
 from meap.checkpoints.record import (  # noqa: E402
     CheckpointFile,
     CheckpointRecord,
@@ -50,4 +50,5 @@ __all__ = [
     "matches",
     "newest_record",
     "require_checkpoint",
+    "require_checkpoint_at",
 ]

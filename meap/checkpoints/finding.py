@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from meap.checkpoints.store import CheckpointStore, DamagedError
+from meap.checkpoints.store import CheckpointStore, DamagedError, checkpoint_name
 from meap.errors import CheckpointError
 
-__all__ = ["find_checkpoint", "require_checkpoint"]
+__all__ = ["find_checkpoint", "require_checkpoint", "require_checkpoint_at", "store_and_step"]
+
+_STEP = re.compile(r"ba(\d+)(\.pt)?")
+_MOST_NAMED = 10
 
 
 def find_checkpoint(folder: str) -> str:
@@ -32,6 +36,31 @@ def require_checkpoint(folder: str) -> None:
     """Raise `CheckpointError` unless `folder` holds a checkpoint record; no checkpoint is read."""
     if not CheckpointStore(folder).steps():
         raise _none_whole(folder, num_records=0)
+
+
+def require_checkpoint_at(location: str) -> None:
+    """Raise `CheckpointError` if nothing of a checkpoint is at `location`, and name those beside it; none is read."""
+    store, step = store_and_step(location)
+    if store.holds(step):
+        return
+    nearest = sorted(store.steps(), key=lambda each: abs(each - step))
+    named = ", ".join(map(checkpoint_name, sorted(nearest[:_MOST_NAMED])))
+    more = f" and {len(nearest) - _MOST_NAMED} more" if len(nearest) > _MOST_NAMED else ""
+    remedy = f"choose from {named}{more}" if nearest else "there is none at all, correct the path"
+    raise CheckpointError(f"there is no checkpoint {checkpoint_name(step)} in {store.location}: {remedy}")
+
+
+def store_and_step(location: str) -> tuple[CheckpointStore, int]:
+    """The store of the checkpoint at `location`, and its step.
+
+    Raises:
+        CheckpointError: It has another name than checkpoints have.
+    """
+    parent, _, name = location.rstrip("/").rpartition("/")
+    step = _STEP.fullmatch(name)
+    if step is None:
+        raise CheckpointError(f"checkpoint {location} is not called ba<step>.pt or ba<step>: give one that a run wrote")
+    return CheckpointStore(parent or "."), int(step[1])
 
 
 def _none_whole(folder: str, *, num_records: int) -> CheckpointError:

@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
+from meap.checkpoints.finding import require_checkpoint_at, store_and_step
 from meap.checkpoints.record import CheckpointRecord
-from meap.checkpoints.store import CheckpointStore, DamagedError
+from meap.checkpoints.store import DamagedError
 from meap.checkpoints.trust import load_checkpoint
 from meap.config import RecipeConfig, TokenizerConfig, from_values
 from meap.errors import CheckpointError, ConfigError, first_line
@@ -33,7 +34,6 @@ __all__ = [
     "rows_without_mask",
 ]
 
-_STEP = re.compile(r"ba(\d+)(\.pt)?")
 _NOT_ALLOWED = re.compile(r"GLOBAL (\S+)")
 
 
@@ -57,12 +57,13 @@ def read_record(location: str) -> CheckpointRecord:
     """The record beside the checkpoint at `location`.
 
     Raises:
-        CheckpointError: It is missing or damaged.
+        CheckpointError: It is missing or damaged, or there is no such checkpoint.
     """
-    store, step = _store_and_step(location)
+    store, step = store_and_step(location)
     try:
         return store.record(step)
     except DamagedError as error:
+        require_checkpoint_at(location)
         raise CheckpointError(
             f"the architecture of checkpoint {location} is not known ({error}): give one with its record, which a run "
             "writes beside it"
@@ -87,7 +88,7 @@ def recorded_tokenizer(record: CheckpointRecord, location: str, *, otherwise: To
         MismatchError: The other one is not the run's.
     """
     expected, config = record.model.tokenizer, recorded_config(record, location).tokenizer
-    store, _ = _store_and_step(location)
+    store, _ = store_and_step(location)
     try:
         contents = {PurePosixPath(file.name).name: store.read(file) for file in record.model.tokenizer_files}
     except DamagedError as error:
@@ -120,15 +121,6 @@ def rows_without_mask(record: CheckpointRecord) -> int:
     return rows
 
 
-def _store_and_step(location: str) -> tuple[CheckpointStore, int]:
-    """The store of a checkpoint, and its step."""
-    parent, _, name = location.rstrip("/").rpartition("/")
-    step = _STEP.fullmatch(name)
-    if step is None:
-        raise CheckpointError(f"checkpoint {location} is not called ba<step>.pt or ba<step>: give one that a run wrote")
-    return CheckpointStore(parent or "."), int(step[1])
-
-
 @contextmanager
 def local_copy(location: str) -> Iterator[Path]:
     """A local file or folder with the checkpoint at `location`; a download is verified, and removed at the end.
@@ -141,7 +133,7 @@ def local_copy(location: str) -> Iterator[Path]:
             raise CheckpointError(f"checkpoint {location} does not exist: correct export.checkpoint")
         yield Path(location)
         return
-    store, step = _store_and_step(location)
+    store, step = store_and_step(location)
     with temporary_folder("meap-checkpoint-") as folder:
         try:
             record = store.record(step)

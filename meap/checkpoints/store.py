@@ -65,6 +65,14 @@ class CheckpointStore:
         """
         return sorted((int(found[1]) for found in map(_RECORD.fullmatch, self._names()) if found), reverse=True)
 
+    def holds(self, step: int) -> bool:
+        """Whether anything of a step is there, be it without its record.
+
+        Raises:
+            CheckpointError: The folder or store cannot be read.
+        """
+        return any(int(found[1]) == step for found in map(_ANY.fullmatch, self._names()) if found)
+
     def record(self, step: int) -> CheckpointRecord:
         """The record of a step.
 

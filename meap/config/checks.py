@@ -60,7 +60,7 @@ def require_plain_address(key: str, value: str) -> None:
 
 
 def require_writable_file(key: str, value: str | None, *, example: str) -> None:
-    """Raise if the file to write is a folder, or its folder does not exist.
+    """Raise if the file to write is a URL or a folder, or its folder cannot be made or written.
 
     Args:
         key: The key that names the file.
@@ -69,31 +69,46 @@ def require_writable_file(key: str, value: str | None, *, example: str) -> None:
     """
     if value is None:
         return
+    if "://" in value:
+        raise ConfigError(f"{key}={value} is a URL: name a local file, such as {example}")
     path = Path(value)
-    if path.is_dir():
+    if _existing(f"{key}={value}", path.absolute()) == path.absolute() and path.is_dir():
         raise ConfigError(f"{key}={value} is a folder: name a file in it, such as {path / example}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{key}={value}: there is no folder {path.parent}; create it first")
+    _require_writable(f"{key}={value}", path.absolute().parent)
 
 
 def require_writable_folder(key: str, value: str) -> None:
     """Raise if a local folder to write into cannot be made or written; stores are tried when they are opened."""
-    if "://" in value:
-        return
-    path = Path(value).absolute()
-    existing = next(each for each in (path, *path.parents) if os.path.lexists(each))
-    if not existing.exists():
-        raise ConfigError(
-            f"{key}={value}: {existing} is a link to {existing.readlink()}, which does not exist; create that, or "
-            "choose another folder"
-        )
+    if "://" not in value:
+        _require_writable(f"{key}={value}", Path(value).absolute())
+
+
+def _require_writable(given: str, folder: Path) -> None:
+    existing = _existing(given, folder)
     if not existing.is_dir():
-        raise ConfigError(f"{key}={value}: {existing} is a file; choose another folder")
+        raise ConfigError(f"{given}: {existing} is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(
-            f"{key}={value} cannot be written: you have no permission for {existing}; choose another folder, or change "
+            f"{given} cannot be written: you have no permission for {existing}; choose another folder, or change "
             "its permissions"
         )
+
+
+def _existing(given: str, path: Path) -> Path:
+    """The path, or the nearest of those above it that exists."""
+    for each in (path, *path.parents):
+        try:
+            each.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # a name that is too long, say
+            raise ConfigError(f"{given} cannot be written ({error.strerror}): choose another path") from error
+        if not each.exists():
+            raise ConfigError(
+                f"{given}: {each} is a link to {each.readlink()}, which does not exist; create that, or choose another path"
+            )
+        return each
+    raise AssertionError("the root exists")
 
 
 def require_folder_name(key: str, value: str) -> None:

@@ -36,7 +36,7 @@ VERSION = f"meap {__version__}"
 _USAGE_ERROR = 2
 _STOPPED = os.EX_TEMPFAIL  # "temporary failure; the user is invited to retry"
 _NO_READER = 128 + signal.SIGPIPE  # as a shell shows a command whose reader has gone
-_ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+_ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
 """Errors of the machine, not of the program, wherever they come from."""
 _DRY_RUN, _PRINT_CONFIG, _VERSION = "--dry-run", "--print-config", "--version"
 _HOW_VALUES_ARE_READ = """\
@@ -53,6 +53,7 @@ def run_command(
     dry_run: Callable[[ConfigT], None] | None = None,
     check: Callable[[ConfigT], None] | None = None,
     loads: str | Callable[[ConfigT], str] | None = None,
+    subject: Callable[[ConfigT], str] | None = None,
     starts_bare: bool = False,
     outlives_reader: bool = False,
     command: str | None = None,
@@ -68,6 +69,7 @@ def run_command(
         dry_run: Runs instead with ``--dry-run``; None if the entry point has no such option.
         check: Raises for errors in the configuration alone; light, since it runs before heavy imports.
         loads: The libraries that take seconds to import, named in a line before `run`; may depend on the configuration.
+        subject: What it works on, for that line; unset: the run by `run.name`, where the configuration has one.
         starts_bare: Whether it may start without arguments; otherwise that prints its usage.
         outlives_reader: Whether it goes on where nobody reads its output any longer: what it writes are files.
         command: Its name in messages; unset: the name of the script that defines `run`.
@@ -106,8 +108,9 @@ def run_command(
             check(config)
         if loads is not None:
             section = getattr(config, "run", None)
-            libraries = loads if isinstance(loads, str) else loads(config)
-            announce(f"{command}  run {section.name}" if section is not None else command, libraries)
+            told = subject(config) if subject is not None else f"run {section.name}" if section is not None else None
+            what = command if told is None else f"{command}  {told}"
+            announce(what, loads if isinstance(loads, str) else loads(config))
         chosen(config)
 
     with _dropping_what_nobody_reads() if outlives_reader else nullcontext():

@@ -228,7 +228,7 @@ def find_yaml(path: Path) -> Path | None:
     if there := next((each for each in candidates if each.is_file()), None):
         return there
     for folder in dict.fromkeys(each.parent for each in candidates):
-        names = [other.name for other in folder.glob("*.yaml")]
+        names = [other.name for other in _yamls_in(folder)]
         if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.75):
             return folder / close[0]
     return None
@@ -238,8 +238,13 @@ def _nearby(path: Path) -> str:
     where = "" if path.is_absolute() else f" in {Path.cwd()}"
     if (meant := find_yaml(path)) is not None:
         return f"{where}; did you mean {meant}?"
-    others = ", ".join(str(other) for other in sorted(path.parent.glob("*.yaml")))
+    others = ", ".join(map(str, _yamls_in(path.parent) + _yamls_in(path.parent / "yamls")))
     return f"{where}; there are {others}" if others else f"{where}, and no yaml beside it"
+
+
+def _yamls_in(folder: Path) -> list[Path]:
+    """Those of users: tools keep theirs under hidden names."""
+    return sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("."))
 
 
 def _name_of(given: Given) -> str:

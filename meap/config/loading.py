@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from meap.config.assembly import assemble
 from meap.config.conversion import takes_list
-from meap.config.given import Given, given_list, given_scalar, given_section, given_value, read_given, read_yaml
+from meap.config.given import (
+    Given,
+    find_yaml,
+    given_list,
+    given_scalar,
+    given_section,
+    given_value,
+    read_given,
+    read_yaml,
+)
 from meap.config.keys import hint_at, is_section
 from meap.errors import ConfigError
 from meap.places.whole import write_whole
@@ -91,6 +100,11 @@ def read_layers(path: Path) -> list[tuple[Given, str | None]]:
         if not base.text:
             raise base.fails("base must name a yaml, relative to this one")
         path = path.parent / base.text
+        if not path.is_file():
+            found = [each.resolve() for each in (find_yaml(path), find_yaml(Path(path.name))) if each is not None]
+            meant = next((each for each in found if each not in seen), None)
+            remedy = f"write base: {meant}" if meant is not None else "correct the path, or copy that yaml, too"
+            raise base.fails(f"base={base.text} is relative to this yaml, and there is no {path}: {remedy}")
         if path.resolve() in seen:
             raise base.fails(f"base {path} leads back to itself: remove one of the two `base:` lines")
 

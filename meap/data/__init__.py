@@ -23,7 +23,13 @@ from meap.data.mixture import describe_epoch, plan_epoch  # noqa: E402
 from meap.data.opening import open_dataset  # noqa: E402
 from meap.data.prompts import Prompt, read_prompts  # noqa: E402
 from meap.data.rule import build_mask_rule  # noqa: E402
-from meap.data.sft import StreamingSFTDataset, build_sft_loader, collate_rows, longest_segment  # noqa: E402
+from meap.data.sft import (  # noqa: E402
+    StreamingSFTDataset,
+    build_sft_loader,
+    collate_rows,
+    longest_segment,
+    require_room_for_copies,
+)
 from meap.data.shards import Shards, open_heldout, open_shards, open_tokenizer  # noqa: E402
 
 __all__ = [
@@ -47,5 +53,6 @@ __all__ = [
     "open_tokenizer",
     "plan_epoch",
     "read_prompts",
+    "require_room_for_copies",
     "shared_memory_bytes",
 ]

@@ -64,7 +64,14 @@ from meap.schema import (
     SftBatch,
 )
 
-__all__ = ["StreamingSFTDataset", "build_sft_loader", "collate_rows", "expand_row", "longest_segment"]
+__all__ = [
+    "StreamingSFTDataset",
+    "build_sft_loader",
+    "collate_rows",
+    "expand_row",
+    "longest_segment",
+    "require_room_for_copies",
+]
 
 
 class StreamingSFTDataset(StreamingMaskedDataset):
@@ -243,6 +250,23 @@ def longest_segment(shards: Shards, sft: SftConfig, *, ratio: float) -> int:
     """Positions of the longest possible segment, which the model's context must hold."""
     max_length = max(int(stream.manifest.config["max_length"]) for stream in shards.streams)
     return 2 * max_length if sft.layout == "concat" and ratio > 0.0 else max_length
+
+
+def require_room_for_copies(shards: Shards, *, ratio: float) -> None:
+    """Raise if nothing would be masked: a run that is called MEAP would train as its control does.
+
+    Args:
+        shards: Of conversations.
+        ratio: The largest `masking.ratio` of the run.
+
+    Raises:
+        ConfigError: The rows have no room for copies.
+    """
+    if ratio and not any(stream.manifest.config["copies"] for stream in shards.streams):
+        raise ConfigError(
+            f"masking.ratio={ratio}, but {shards.origin} was prepared with copies=false, so that nothing would be "
+            "masked: set masking.ratio=0 for an NTP control, or prepare the data with copies"
+        )
 
 
 def build_sft_loader(

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from meap.answers import LONG, long_answers
-from meap.config import DataConfig, MaskingConfig, SftConfig, TokenizerConfig
+from meap.config import DataConfig, MaskingConfig, RecipeConfig, SftConfig, TokenizerConfig
 from meap.config.commands import InspectConfig
+from meap.config.loading import read_layers
 from meap.data import (
     StreamingMaskedDataset,
     build_loader,
@@ -27,10 +28,10 @@ from meap.data import (
     open_shards,
     open_tokenizer,
 )
-from meap.data.sft import expand_row
+from meap.data.sft import expand_row, require_room_for_copies
 from meap.data.shards import read_manifest
 from meap.errors import ConfigError, DataError, IncompleteError, MeapError
-from meap.manifest import CONVERSATIONS, Manifest
+from meap.manifest import CONVERSATIONS, ROWS, Manifest
 from meap.masking import MaskRule
 from meap.schema import (
     ANSWER_COLUMN,
@@ -39,12 +40,15 @@ from meap.schema import (
     LENGTHS_COLUMN,
     SPLITS,
     TOKENS_COLUMN,
+    TRAIN_SPLIT,
 )
 from meap.tokenizer import Tokenizer
 
 __all__ = ["InspectedData", "Part", "Sample", "open_data"]
 
 _COLLISIONS = 10
+_TRAINED_KINDS = {"meap_1b": ROWS, "meap_sft": CONVERSATIONS}
+"""By the recipe that a yaml is for; one that names none is for either."""
 
 BoolArray = NDArray[np.bool_]
 
@@ -219,13 +223,15 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
         cache_dir: Folder for downloaded shards.
 
     Raises:
-        ConfigError: A key does not apply to this kind of data.
-        DataError: The data cannot be read, or there is none.
+        ConfigError: A key does not apply to this kind of data, or training would mask nothing of it.
+        DataError: The data cannot be read, there is none, or they are not what `cfg.training` trains on.
     """
     remote, training = cfg.resolve_remote(), cfg.resolve_training()
     masking, sft, seed = training.masking.in_epoch(cfg.epoch), training.sft, training.run.seed
     manifest = read_manifest(remote, cfg.split, key="remote")
     _require_kind(cfg, manifest, remote)
+    if cfg.training is not None:
+        _require_trainable(cfg, training, remote)
     # Rows one by one, in order: this decides how a sample is fetched, not what it is.
     config = DataConfig(remote=remote, seq_len=manifest.seq_len, num_canonical_nodes=1, num_workers=0, download_retry=1)
     shards = open_shards(config, cfg.split, kind=manifest.kind)
@@ -265,6 +271,17 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
         seed=seed,
         epoch=cfg.epoch,
     )
+
+
+def _require_trainable(cfg: InspectConfig, training: RecipeConfig, remote: str) -> None:
+    """Refuse data that the training would refuse, by its own checks: it would never see these samples."""
+    recipes = [recipe for _, recipe in read_layers(Path(str(cfg.training))) if recipe is not None]
+    config = DataConfig(remote=remote, seq_len=training.data.seq_len)
+    shards = open_shards(config, TRAIN_SPLIT, kind=_TRAINED_KINDS.get(recipes[-1]) if recipes else None)
+    if shards.streams[0].manifest.kind == CONVERSATIONS and cfg.split == TRAIN_SPLIT:
+        require_room_for_copies(shards, ratio=training.masking.largest_ratio)
+    if training.tokenizer.name is not None:
+        open_tokenizer(training.tokenizer, shards)
 
 
 def _require_kind(cfg: InspectConfig, manifest: Manifest, remote: str) -> None:

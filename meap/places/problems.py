@@ -34,6 +34,11 @@ __all__ = [
 GIVE_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
 _FREE_SPACE = "free space and run the same command again"
 _CHECK = "check the address, the permissions or credentials, and the network or disk, then run the same command again"
+_REMEDIES = {
+    errno.EROFS: "choose a folder that can be written, or mount its disk for writing",
+    errno.ENAMETOOLONG: "choose a shorter one; a name takes 255 bytes at most",
+}
+"""Of errors that neither permissions nor another attempt would change."""
 _SKEW_CODES = {"RequestTimeTooSkewed", "RequestExpired", "SignatureNotYetCurrent"}
 _MOST_SKEW_SECONDS = 300.0
 """Below the quarter of an hour that AWS accepts; some stores accept less."""
@@ -78,6 +83,8 @@ def _explain(location: str, error: Exception, cannot_be: str, num_bytes: int | N
     if is_full_disk(error):
         path = cast("str | None", getattr(error, "filename", None)) or location
         return f"{describe_full_disk(path, num_bytes=num_bytes)}: {_FREE_SPACE}"
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return f"{location} cannot be {cannot_be} ({os.strerror(error.errno)}): {_REMEDIES[error.errno]}"
     if lacks_credentials(error):
         return f"{location}: no credentials found ({described}): {GIVE_CREDENTIALS}"
     if isinstance(error, ImportError):

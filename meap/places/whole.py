@@ -222,14 +222,12 @@ def named_file(key: str, path: Path) -> Iterator[Path]:
 
     Args:
         key: The key that names it, such as ``html``.
-        path: The file; its folder must exist.
+        path: The file; its folder is created if needed.
 
     Raises:
         DataError: It cannot be written.
     """
     try:
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"folder {path.parent} does not exist")
         with whole_file(path) as draft:
             yield draft
     except OSError as error:

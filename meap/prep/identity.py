@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from typing import Any, cast
 
 from meap.config.loading import flatten
@@ -23,7 +24,7 @@ from meap.prep.task_records import PREP_DIR, TASKS_DIR, TaskRecord
 from meap.schema import SPLITS
 from meap.tokenizer import Tokenizer
 
-__all__ = ["claim", "require_own"]
+__all__ = ["claim", "require_own", "stored_identity"]
 
 _JOB_NAME = f"{PREP_DIR}/job.json"
 _TOLERANCES = ("max_bad_lines", "max_bad_records")
@@ -59,6 +60,20 @@ def claim(folder: Folder, config: ResolvedJob, inputs: InputFiles, tokenizer: To
     raise MismatchError(
         f"{folder.url} holds another data set; {'; '.join(differences)}: choose another remote, or delete the folder"
     )
+
+
+def stored_identity(folder: Folder, config: ResolvedJob, inputs: InputFiles, tokenizer: Tokenizer) -> str | None:
+    """The job's hash if its output folder has it stored, else None; nothing is written.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    content = folder.read(_JOB_NAME)
+    identity = str(_identity(config, inputs, tokenizer)["identity"])
+    with suppress(ValueError, KeyError, TypeError):
+        if content is not None and parse_json(content)["identity"] == identity:
+            return identity
+    return None
 
 
 def _begin(folder: Folder, identity: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from meap.places.problems import place_errors
 from meap.places.whole import temporary_folder
 from meap.prep.claims import Claim, held
 from meap.prep.executors import build_executor, has_submitted_tasks
-from meap.prep.identity import claim, require_own
+from meap.prep.identity import claim, require_own, stored_identity
 from meap.prep.inputs import InputFiles
 from meap.prep.job import Job, valid_records
 from meap.prep.live import Progress
@@ -49,6 +49,8 @@ def open_job(config: ResolvedT, inputs: InputFiles, tokenizer: Tokenizer) -> Ite
         inputs: The raw files.
         tokenizer: Stored with the data.
 
+    Where that fails and the job's data set is complete, nothing has to be written: it may lie on a read-only disk.
+
     Raises:
         DataError: The folder cannot be used, or another process prepares it.
         MismatchError: The folder holds something else.
@@ -56,10 +58,18 @@ def open_job(config: ResolvedT, inputs: InputFiles, tokenizer: Tokenizer) -> Ite
     folder = Folder(config.remote)
     with ExitStack() as stack:
         require_own(folder)
-        place = stack.enter_context(_locked(folder) if folder.is_local else held(folder, _CLAIM))
-        identity = claim(folder, config, inputs, tokenizer)
-        scratch_dir = stack.enter_context(_scratch(folder))
-        tally_folder = stack.enter_context(_tallies(folder, scratch_dir, runs_here=config.runs_here))
+        try:
+            with ExitStack() as held_so_far:
+                place = held_so_far.enter_context(_locked(folder) if folder.is_local else held(folder, _CLAIM))
+                identity = claim(folder, config, inputs, tokenizer)
+                scratch_dir = held_so_far.enter_context(_scratch(folder))
+                tally_folder = held_so_far.enter_context(_tallies(folder, scratch_dir, runs_here=config.runs_here))
+                stack.push(held_so_far.pop_all())
+        except DataError:
+            if (stored := _complete_identity(folder, config, inputs, tokenizer)) is None:
+                raise
+            place, identity = Claim(), stored
+            tally_folder = scratch_dir = stack.enter_context(temporary_folder("meap-prep-"))
         records = valid_records(folder, identity, config.tasks)
         completed = frozenset(records)
         done_files = [number for task in completed for number in inputs.of_task(task, config.tasks)]
@@ -74,7 +84,7 @@ def open_job(config: ResolvedT, inputs: InputFiles, tokenizer: Tokenizer) -> Ite
             folder=folder,
             scratch_dir=scratch_dir,
             completed=completed,
-            is_published=len(completed) == config.tasks and _is_published(folder, identity, records),
+            is_published=_is_complete(folder, identity, records, config.tasks),
             tally=Tally(tally_folder, interval=interval, max_hashes=MAX_HASHES // config.tasks),
             progress=Progress(
                 tally_folder,
@@ -103,6 +113,20 @@ def run_job(job: Job[ResolvedJob], steps: Sequence[PipelineStep]) -> None:
     with job.progress.shown():
         executor.run()
     publish(job)
+
+
+def _complete_identity(folder: Folder, config: ResolvedJob, inputs: InputFiles, tokenizer: Tokenizer) -> str | None:
+    """The job's hash if the folder holds its finished data set, as far as that can be read."""
+    with suppress(DataError):
+        identity = stored_identity(folder, config, inputs, tokenizer)
+        if identity is not None:
+            records = valid_records(folder, identity, config.tasks)
+            return identity if _is_complete(folder, identity, records, config.tasks) else None
+    return None
+
+
+def _is_complete(folder: Folder, identity: str, records: dict[int, TaskRecord], tasks: int) -> bool:
+    return len(records) == tasks and _is_published(folder, identity, records)
 
 
 def _is_published(folder: Folder, identity: str, records: dict[int, TaskRecord]) -> bool:
@@ -174,7 +198,8 @@ def _remove_unless_used(scratch_dir: Path, folder: Folder) -> None:
 def _tallies(folder: Folder, scratch_dir: Path, *, runs_here: bool) -> Iterator[Path | Folder]:
     """Where all tasks can store their progress."""
     if folder.is_local or runs_here:
-        (path := scratch_dir / "progress").mkdir(exist_ok=True)
+        with place_errors(folder.url):
+            (path := scratch_dir / "progress").mkdir(exist_ok=True)
         yield path
         return
     yield Folder(folder.url_of(_TALLIES))

@@ -24,8 +24,8 @@ from meap.data import (
     open_heldout,
     open_shards,
     open_tokenizer,
+    require_room_for_copies,
 )
-from meap.errors import ConfigError
 from meap.manifest import CONVERSATIONS
 from meap.masking import MaskRule
 from meap.schema import TRAIN_SPLIT, Batch, SftBatch
@@ -78,7 +78,7 @@ def open_data(config: RecipeConfig, run: Run, *, kind: str) -> RunData:
     """
     shards = open_shards(config.data, TRAIN_SPLIT, kind=kind)
     if kind == CONVERSATIONS:
-        _require_room_for_copies(config, shards)
+        require_room_for_copies(shards, ratio=config.masking.largest_ratio)
     heldout = open_heldout(config.data, kind=kind) if config.train.eval_batches else None
     continues = model_to_continue(config, shards)
     tokenizer = open_tokenizer(config.tokenizer, shards)
@@ -117,15 +117,6 @@ def open_data(config: RecipeConfig, run: Run, *, kind: str) -> RunData:
         else None,
         continues=continues,
     )
-
-
-def _require_room_for_copies(config: RecipeConfig, shards: Shards) -> None:
-    """Raise if nothing would be masked: a run that is called MEAP would train as its control does."""
-    if config.masking.largest_ratio and not any(stream.manifest.config["copies"] for stream in shards.streams):
-        raise ConfigError(
-            f"masking.ratio={config.masking.largest_ratio}, but {shards.origin} was prepared with copies=false, so "
-            "that nothing would be masked: set masking.ratio=0 for an NTP control, or prepare the data with copies"
-        )
 
 
 def packed_rows(loader: Any) -> DataSpec:

@@ -50,8 +50,18 @@ def describe_run(config: RecipeConfig, machine: Machine, data: RunData, model: N
     ]
 
 
-def describe_plan(config: RecipeConfig, ranks: Ranks, data: RunData, model: NextTokenModel) -> list[str]:
-    """What a run on these ranks will take: memory, disk, arithmetic and time."""
+def describe_plan(
+    config: RecipeConfig, ranks: Ranks, data: RunData, model: NextTokenModel, *, refusal: str | None = None
+) -> list[str]:
+    """What a run on these ranks will take: memory, disk, arithmetic and time.
+
+    Args:
+        config: The whole configuration.
+        ranks: Those to plan for.
+        data: What is read.
+        model: What is trained.
+        refusal: Why a start with the ranks there are would be refused.
+    """
     num_parameters = model.num_parameters
     vocabulary = {id(layer.weight): layer.weight.numel() for layer in _vocabulary_layers(model)}
     body = num_parameters - sum(vocabulary.values())
@@ -63,6 +73,7 @@ def describe_plan(config: RecipeConfig, ranks: Ranks, data: RunData, model: Next
         f"disk       {_disk(config, data, model.num_trained)}",
         *_arithmetic(config, data, model),
         *_notes(config, data),
+        *([f"note       this start, with 1 rank, would be refused without --dry-run: {refusal}"] if refusal else []),
     ]
 
 

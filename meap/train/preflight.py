@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meap.checkpoints import CheckpointStore, newest_record
+from meap.checkpoints import CheckpointStore, newest_record, require_checkpoint_at
 from meap.config import RecipeConfig
 from meap.config.checks import require_writable_folder
 from meap.errors import ConfigError
@@ -42,6 +42,7 @@ def check_config(config: RecipeConfig) -> None:
     Raises:
         ConfigError: A URL holds a secret, the run's folder cannot be written, the schedule takes more than the run, or
             a package is missing.
+        CheckpointError: The run would begin with a checkpoint that is not there.
     """
     _require_plain_addresses(config)
     require_writable_folder("run.dir", config.run.dir)
@@ -51,6 +52,7 @@ def check_config(config: RecipeConfig) -> None:
             f"masking.reversed_ratio={config.masking.reversed_ratio} adds a token to the vocabulary, whose embedding "
             f"lora.rank={config.lora.rank} leaves frozen: set one of the two to 0"
         )
+    _require_trunk(config)
     config.loggers.require_packages()
     if config.lora.rank:
         require_packages(f"lora.rank={config.lora.rank}", "peft", extra="lora")
@@ -213,8 +215,16 @@ def _require_ranks_to_shard(config: RecipeConfig, ranks: Ranks | Machine) -> Non
     if newest_record(config.checkpoint.folder) is None:
         raise ConfigError(
             f"train.sharding={config.train.sharding} shards the model over ranks, but there is 1 rank: "
-            "start the recipe with the composer launcher on several devices, or set train.sharding=none"
+            "start the recipe on several devices (composer -n 2), or set train.sharding=none"
         )
+
+
+def _require_trunk(config: RecipeConfig) -> None:
+    """Unless the run has checkpoints of its own, which it resumes from; stores are asked when they are opened."""
+    branch_from, folder = config.train.branch_from, config.checkpoint.folder
+    if branch_from is None or is_url(branch_from) or is_url(folder) or CheckpointStore(folder).steps():
+        return
+    require_checkpoint_at(branch_from)
 
 
 def _require_room_for_schedule(config: RecipeConfig) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from meap.config import RecipeConfig, TrainConfig, save_config
+from meap.errors import ConfigError
 from meap.places.addresses import use_one_s3_endpoint
 from meap.places.whole import temporary_folder
 from meap.run_files import CONFIG_NAME
@@ -41,7 +42,9 @@ class Run:
     """Local folder for downloaded shards."""
     plans_for: Ranks | None = None
     """Ranks to plan for instead of training. A single process plans for one node with the most GPUs, up to eight, that
-    divide the batch."""
+    the settings fit."""
+    refusal: str | None = None
+    """Why the ranks there are would not train, where the plan is for others."""
 
     def start_weights(self, config: TrainConfig) -> Literal["start", "none"]:
         """`start` if this rank loads the initial weights, else `none`: rank 0 hands sharded weights out."""
@@ -91,10 +94,11 @@ def open_run(config: RecipeConfig, *, dry_run: bool = False) -> Iterator[Run]:
         MeapError: The ranks do not find each other.
     """
     use_one_s3_endpoint()
-    ranks = adopt_ranks()
-    if dry_run and ranks.world_size == 1:
-        ranks = _example_ranks(config.train.global_batch_size)
+    ranks, refusal = adopt_ranks(), None
     check_config(config)
+    if dry_run and ranks.world_size == 1:
+        refusal = _refusal(config, ranks)
+        ranks = _example_ranks(config)
     check_ranks(config, ranks)
 
     from meap.train.checkpoints.trust import forbid_unpickling
@@ -107,7 +111,7 @@ def open_run(config: RecipeConfig, *, dry_run: bool = False) -> Iterator[Run]:
         require_same_settings(config)
     if dry_run:
         with temporary_folder("meap-dry-run-") as temporary:
-            yield PlannedRun(machine, folder, temporary, plans_for=ranks)
+            yield PlannedRun(machine, folder, temporary, plans_for=ranks, refusal=refusal)
         return
     if machine.is_leader:
         save_config(config, folder / CONFIG_NAME)
@@ -117,6 +121,16 @@ def open_run(config: RecipeConfig, *, dry_run: bool = False) -> Iterator[Run]:
     yield Run(machine, folder, Path(config.data.cache_dir or cache_dir))
 
 
-def _example_ranks(rows: int) -> Ranks:
-    devices = next(number for number in range(EXAMPLE_DEVICES, 0, -1) if rows % number == 0)
-    return Ranks(devices, devices)
+def _example_ranks(config: RecipeConfig) -> Ranks:
+    """A node whose ranks the settings fit; where they fit none, one whose ranks divide the batch."""
+    rows = config.train.global_batch_size
+    nodes = [Ranks(devices, devices) for devices in range(EXAMPLE_DEVICES, 0, -1) if rows % devices == 0]
+    return next((ranks for ranks in nodes if _refusal(config, ranks) is None), nodes[0])
+
+
+def _refusal(config: RecipeConfig, ranks: Ranks) -> str | None:
+    try:
+        check_ranks(config, ranks)
+    except ConfigError as error:
+        return str(error)
+    return None

@@ -21,7 +21,10 @@ _REMEDIES = {
     "model.base as it was",
 }
 _OTHER_RUN = "give this run another run.name, or delete the folder"
-_OF_BRANCH = "a branch may change masking and scheduler only, and no reversed_ratio"
+_OF_BRANCH = (
+    "of what decides the result, a branch may change keys of masking and scheduler alone, but not "
+    "masking.reversed_ratio, which adds a token: leave it as it was, or train anew, without train.branch_from"
+)
 _FREE_IN_BRANCH = ("masking.", "scheduler.", "train.branch_from")
 _EFFECTS = {"train.max_duration": "; schedules that go by the length of the run are stretched to it"}
 
@@ -85,8 +88,8 @@ def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any], *
             role = Role.SOURCE  # it is read again, and known by its fingerprint
         if was == given or (role is Role.SOURCE and key.startswith("data.")):
             continue
-        if free and role is Role.PLACE:
-            continue
+        if free and (role is Role.PLACE or key == "train.branch_from"):
+            continue  # it is what makes the branch
         if role is Role.RESULT and (not key.startswith(free) or key == "masking.reversed_ratio"):
             remedy = _OF_BRANCH if free else _REMEDIES.get(key, _OTHER_RUN)
             raise MismatchError(f"{place} holds a run with {key}={was}, not {given}: {remedy}")

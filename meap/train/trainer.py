@@ -119,7 +119,7 @@ def build_trainer(
 def _plan(config: RecipeConfig, ranks: Ranks, run: Run, data: RunData, model: NextTokenModel) -> PlannedTrainer:
     if is_url(config.checkpoint.folder) and run.machine.is_leader:
         CheckpointStore(config.checkpoint.folder).require_writable()
-    return PlannedTrainer(describe_plan(config, ranks, data, model))
+    return PlannedTrainer(describe_plan(config, ranks, data, model, refusal=run.refusal))
 
 
 def _saving(

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 import torch
 
-from meap.checkpoints import find_checkpoint
+from meap.checkpoints import find_checkpoint, require_checkpoint_at
 from meap.checkpoints.reading import (
     load_weights,
     local_copy,
@@ -59,10 +59,26 @@ def test_the_configuration_is_that_of_the_run_which_wrote_the_checkpoint(tmp_pat
     publish(folder, 20, config={"run": {"name": "other"}})
     location = f"{folder}/ba20.pt"
     assert recorded_config(read_record(location), location).run.name == "other"
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint ba9 in .*: choose from ba20$"):
+        read_record(f"{folder}/ba9.pt")
+    filesystem, root = fsspec.core.url_to_fs(folder)
+    filesystem.pipe_file(f"{root}/ba9.pt", b"whose record is lost")
     with pytest.raises(CheckpointError, match=r"of checkpoint .*ba9.pt is not known \(ba9.json is missing\)"):
         read_record(f"{folder}/ba9.pt")
     with pytest.raises(CheckpointError, match=r"latest.pt is not called ba<step>.pt or ba<step>: give one"):
         read_record(f"{folder}/latest.pt")
+
+
+def test_a_checkpoint_that_is_not_there_is_told_with_the_nearest(tmp_path, publish):
+    with pytest.raises(CheckpointError, match=r"no checkpoint ba7 in .*none: there is none at all, correct the path$"):
+        require_checkpoint_at(f"{tmp_path}/none/ba7.pt")
+    for step in range(10, 130, 10):
+        publish(str(tmp_path), step)
+    require_checkpoint_at(f"{tmp_path}/ba120")
+    named = ", ".join(f"ba{step}" for step in range(30, 130, 10))
+    with pytest.raises(CheckpointError) as refused:
+        require_checkpoint_at(f"{tmp_path}/ba119.pt")
+    assert str(refused.value) == f"there is no checkpoint ba119 in {tmp_path}: choose from {named} and 2 more"
 
 
 # --- getting it ---

@@ -225,6 +225,35 @@ def test_a_mistake_is_answered_in_one_line_with_a_remedy(answer, name: str, argu
     assert "hunter2" not in errors
 
 
+@pytest.mark.parametrize(
+    ("script", "key"), [("recipes/export_hf.py", "export.checkpoint"), ("recipes/meap_1b.py", "train.branch_from")]
+)
+def test_a_missing_checkpoint_is_told_before_anything_heavy_is_imported(
+    script: str, key: str, project_root: Path, tmp_path: Path
+):
+    for step in (30, 60):
+        (tmp_path / f"ba{step}.json").touch()
+    done = run_entry_point(script, f"{key}={tmp_path}/ba77.pt", f"run.dir={tmp_path}/run", cwd=project_root)
+    told = f"error: there is no checkpoint ba77 in {tmp_path}: choose from ba30, ba60\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run.dir={here}/trunk"], "run trunk"),
+        (["run.dir={here}/trunk", "checkpoint.folder={here}/elsewhere"], "{here}/elsewhere"),
+        (["export.checkpoint={here}/trunk/checkpoints/ba7.pt"], "{here}/trunk/checkpoints/ba7.pt"),
+    ],
+)
+def test_an_export_begins_with_the_place_of_what_it_exports(answer, tmp_path: Path, arguments: list[str], told: str):
+    for folder in ("trunk/checkpoints", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "ba7.json").touch()
+    _, _, errors = answer("export_hf", *(each.format(here=tmp_path) for each in arguments))
+    assert errors.startswith(f"export_hf  {told.format(here=tmp_path)}: loading torch, composer and transformers ...\n")
+
+
 @pytest.mark.parametrize("script", ENTRY_POINTS)
 def test_mistakes_are_answered_before_anything_heavy_is_imported(script: str, project_root: Path):
     for name, arguments, _ in MISTAKES:

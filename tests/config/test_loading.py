@@ -177,6 +177,31 @@ def test_a_missing_yaml_names_those_beside_it(tmp_path: Path):
         load_config(RecipeConfig, tmp_path / "gone.yaml")
 
 
+def test_a_missing_base_names_the_yaml_that_asks_for_it(tmp_path: Path, project_root: Path):
+    mine = write(tmp_path / "mine.yaml", "run: {seed: 3}\nbase: sft_llama3_8b.yaml\n")
+    there = project_root / "yamls/sft_llama3_8b.yaml"
+    with pytest.raises(ConfigError) as refused:
+        load_config(RecipeConfig, mine)
+    assert str(refused.value) == (
+        f"{mine}:2:1: base=sft_llama3_8b.yaml is relative to this yaml, and there is no "
+        f"{tmp_path}/sft_llama3_8b.yaml: write base: {there}"
+    )
+    write(mine, f"run: {{seed: 3}}\nbase: {there}\n")
+    assert load_config(RecipeConfig, mine).train.sharding == "grad_op"
+    with pytest.raises(ConfigError, match=r"there is no .*/none\.yaml: correct the path, or copy that yaml, too$"):
+        load_config(RecipeConfig, write(mine, "base: none.yaml\n"))
+
+
+def test_a_missing_yaml_proposes_no_hidden_ones_but_those_of_yamls(tmp_path: Path):
+    write(tmp_path / ".pre-commit-config.yaml", "")
+    with pytest.raises(ConfigError, match=r"gone\.yaml, and no yaml beside it$"):
+        load_config(RecipeConfig, tmp_path / "gone.yaml")
+    (tmp_path / "yamls").mkdir()
+    write(tmp_path / "yamls/tiny.yaml", "")
+    with pytest.raises(ConfigError, match=r"gone\.yaml; there are /[^ ,]*/yamls/tiny\.yaml$"):
+        load_config(RecipeConfig, tmp_path / "gone.yaml")
+
+
 def test_a_malformed_yaml_is_named(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"bad\.yaml:1:15: not valid yaml: expected ',' or ']'"):
         load_config(RecipeConfig, write(tmp_path / "bad.yaml", "run: [unclosed"))

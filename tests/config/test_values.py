@@ -252,7 +252,7 @@ def test_a_reference_that_leads_nowhere_is_named(overrides: list[str], message: 
             "run: {name: 'a\x01'}\n",
             r"x\.yaml:1:15: not valid yaml: it has a character that yaml does not allow, '\\x01'",
         ),
-        ("base: [a]\n", r"no configuration file at .*\[a\]"),
+        ("base: [a]\n", r"x\.yaml:1:1: base=\[a\] is relative to this yaml, and there is no .*/\[a\]: "),
         ("base:\n", r"x\.yaml:1:1: base must name a yaml"),
         ("a: " + "[" * 1500, r"x\.yaml.* not valid yaml"),
     ],

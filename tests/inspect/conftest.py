@@ -123,7 +123,7 @@ def sft_remote(tokenizer, tmp_path_factory) -> Path:
         seq_len=SFT_SEQ_LEN,
         documents=sum(len(row["lengths"]) for row in rows),
         tokens=sum(len(row["tokens"]) for row in rows),
-        config={"min_answer_tokens": MIN_ANSWER},
+        config={"min_answer_tokens": MIN_ANSWER, "copies": True},
         counts={"conversations_copied": sum(int(row["copied"].sum()) for row in rows)},
     )
     tokenizer.save(remote / TOKENIZER_DIR)

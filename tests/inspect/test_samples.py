@@ -1,7 +1,9 @@
 """What is shown is what the loader yields, sample by sample and epoch by epoch."""
 
+import dataclasses
 import itertools
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ import torch
 from meap.config import DataConfig, MaskingConfig, SftConfig
 from meap.config.commands import InspectConfig
 from meap.data import build_loader, build_mask_rule, build_sft_loader, open_shards
-from meap.errors import ConfigError, IncompleteError
+from meap.errors import ConfigError, IncompleteError, MismatchError
 from meap.inspect.terminal import print_samples
-from meap.manifest import CONVERSATIONS, ROWS
+from meap.manifest import CONVERSATIONS, ROWS, Manifest
 
 KINDS = ((ROWS, 64), (CONVERSATIONS, 512))
 
@@ -95,7 +97,7 @@ def test_random_and_kept_tokens_are_shown_as_they_are_read(kind, rows_remote, sf
 
 def test_an_epoch_is_shown_by_the_rule_that_is_in_force(rows_remote, open_split, tmp_path):
     yaml = tmp_path / "later.yaml"
-    yaml.write_text("masking: {ratio: 0, from_epoch: {2: {ratio: 0.25, replacement: random}}}\n")
+    yaml.write_text("data: {seq_len: 64}\nmasking: {ratio: 0, from_epoch: {2: {ratio: 0.25, replacement: random}}}\n")
     for epoch, expected in ((0, 0), (1, 0), (2, 16), (5, 16)):
         data = open_split(rows_remote, f"training={yaml}", f"epoch={epoch}")
         sample = data.sample(3)
@@ -167,7 +169,8 @@ def test_held_out_rows_are_clean_unless_a_ratio_is_given(rows_remote, open_split
 
 def test_a_yaml_decides_what_the_command_line_does_not(rows_remote, open_split, tmp_path):
     yaml = tmp_path / "run.yaml"
-    yaml.write_text("run: {seed: 5}\nmasking: {ratio: 0.3, strategy: span, span_length: 4, protected: [bos, eos]}\n")
+    masking = "{ratio: 0.3, strategy: span, span_length: 4, protected: [bos, eos]}"
+    yaml.write_text(f"run: {{seed: 5}}\ndata: {{seq_len: 64}}\nmasking: {masking}\n")
     from_yaml, from_options = (
         open_split(rows_remote, *options).sample(7).parts[0]
         for options in (
@@ -204,3 +207,30 @@ def test_what_cannot_be_shown_is_refused(rows_remote, sft_remote, open_split, tm
     yaml.write_text("masking: {preset: official, site: algorithm}\n")
     with pytest.raises(ConfigError, match=r"masking.preset=official masks by training step, so no sample has masks"):
         open_split(rows_remote, f"training={yaml}")
+
+
+def test_what_a_training_refuses_is_not_shown_as_its_samples(rows_remote, sft_remote, open_split, tmp_path):
+    yaml = tmp_path / "run.yaml"
+    for remote, seq_len in ((rows_remote, 64), (sft_remote, 512)):
+        yaml.write_text("data: {seq_len: 4096}\n")
+        message = rf"data\.seq_len=4096, but the rows of {remote}/train were packed to {seq_len} tokens: set"
+        with pytest.raises(MismatchError, match=message):
+            open_split(remote, f"training={yaml}")
+        for split in ("train", "validation") if remote == rows_remote else ("train",):
+            yaml.write_text(f"data: {{seq_len: {seq_len}}}\n")
+            assert open_split(remote, f"training={yaml}", f"split={split}").sample(0).seq_len == seq_len
+    yaml.write_text("recipe: meap_sft\ndata: {seq_len: 64}\n")
+    with pytest.raises(MismatchError, match=r"holds rows, not conversations: recipes/meap_1b.py trains on it"):
+        open_split(rows_remote, f"training={yaml}")
+
+
+def test_rows_without_room_for_copies_are_not_shown_as_masked(sft_remote, open_split, tmp_path):
+    shutil.copytree(sft_remote, tmp_path / "plain")
+    path = tmp_path / "plain/train/manifest.json"
+    manifest = Manifest.from_json(path.read_bytes(), origin="")
+    path.write_text(dataclasses.replace(manifest, config=manifest.config | {"copies": False}).to_json())
+    yaml = tmp_path / "run.yaml"
+    yaml.write_text("data: {seq_len: 512}\n")
+    with pytest.raises(ConfigError, match=r"masking\.ratio=0\.15, but .* was prepared with copies=false, so that noth"):
+        open_split(tmp_path / "plain", f"training={yaml}")
+    assert open_split(tmp_path / "plain", f"training={yaml}", "ratio=0").sample(0).num_masked == 0

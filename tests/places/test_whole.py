@@ -271,9 +271,16 @@ while made < 50:
 """
 
 
-@pytest.mark.parametrize("name", ["no/such/folder/page.html", "folder"])
+def test_a_file_that_the_user_named_may_lie_in_a_new_folder(tmp_path):
+    with named_file("html", tmp_path / "a/new/folder/page.html") as draft:
+        draft.write_text("all")
+    assert (tmp_path / "a/new/folder/page.html").read_text() == "all"
+
+
+@pytest.mark.parametrize("name", ["folder/file/page.html", "folder", "n" * 300])
 def test_a_file_that_the_user_named_is_one_error_with_the_option(tmp_path, name):
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/file").touch()
     with (
         pytest.raises(DataError, match=rf"^html=.*{name} cannot be written \(.*\): choose another path$"),
         named_file("html", tmp_path / name) as draft,

@@ -7,12 +7,14 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from meap.errors import DataError, IncompleteError, MismatchError
+from meap.places.locks import lock_file
 
 
 @pytest.fixture
@@ -69,6 +71,55 @@ def test_a_complete_job_is_not_done_again(prepare, tmp_path, arguments, hashes_o
     assert again.strip().split("; ") == [f"already {first.split('; ')[0]}", first.split("; ")[1]]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "train").iterdir()} == before
     assert not (tmp_path / "out" / ".prep" / "scratch").exists()
+
+
+@pytest.fixture
+def read_only(tmp_path) -> Iterator[Callable[[str], None]]:
+    """Mount a folder in tmp_path read-only over itself until the test ends."""
+    mounted = list[Path]()
+
+    def mount(name: str) -> None:
+        path = tmp_path / name
+        path.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", "--bind", str(path), str(path)], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a folder cannot be mounted here (root can): {done.stderr.decode().strip()}")
+        mounted.append(path)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], check=True)
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_a_complete_job_on_a_read_only_disk_is_complete(prepare, tmp_path, arguments, read_only, hashes_of, capsys):
+    prepare(*arguments, "remote=out")
+    first, expected = capsys.readouterr().out, hashes_of(tmp_path / "out")
+    read_only("out")
+    prepare(*arguments, "remote=out")
+    assert capsys.readouterr().out.startswith(f"already {first.split('; ')[0]}")
+    assert hashes_of(tmp_path / "out") == expected
+    with pytest.raises(DataError, match=r"^out.* cannot be used \(Read-only file system\): choose a folder"):
+        prepare(*arguments, "remote=out", "seq_len=63")
+
+
+def test_a_place_that_cannot_take_a_data_set_is_one_clear_line(prepare, tmp_path, arguments, read_only):
+    with pytest.raises(DataError, match=r"^n{300} cannot be .* \(File name too long\): choose a shorter one"):
+        prepare(*arguments, f"remote={'n' * 300}")
+    read_only("disk")
+    with pytest.raises(DataError, match=r"^disk/out cannot be used \(Read-only file system\): choose a folder that c"):
+        prepare(*arguments, "remote=disk/out")
+
+
+def test_a_complete_job_that_another_process_holds_is_complete(prepare, tmp_path, arguments, capsys):
+    prepare(*arguments, "remote=out")
+    handle = lock_file(tmp_path / "out/.prep/lock")
+    assert handle is not None
+    try:
+        prepare(*arguments, "remote=out")
+    finally:
+        os.close(handle)
+    assert capsys.readouterr().out.count("already complete: 600 documents, ") == 1
 
 
 def test_another_data_set_in_the_folder_is_refused_key_by_key(prepare, tmp_path, arguments, tokenizer_dir, write_lines):

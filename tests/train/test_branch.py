@@ -64,6 +64,8 @@ def test_a_branch_without_decay_continues_as_the_trunk_does_bit_for_bit(run, tru
     printed = capsys.readouterr().out
     assert f"branches   from {tmp_path}/moved/checkpoints/ba{AT}.pt, step {AT} (epoch 0)" in printed
     assert f"; those up to {AT} are of the run it branches from" in printed
+    assert "with train.branch_from=" not in printed
+    assert "with scheduler.schedule=wsd (was constant)" in printed
     expected = by_step(trunk, "loss/train/total")
     assert by_step(folder, "loss/train/total") == {step: expected[step] for step in range(AT + 1, STEPS + 1)}
     assert are_equal(state_at(folder, STEPS), state_at(trunk, STEPS))
@@ -100,12 +102,17 @@ def test_a_branch_decays_over_its_own_steps_and_may_mask_otherwise(run, trunk, t
         (
             ["optimizer.lr=0.1"],
             MismatchError,
-            "holds a run with optimizer.lr=0.004, not 0.1: a branch may change",
+            "holds a run with optimizer.lr=0.004, not 0.1: of what decides the result, a branch may",
         ),
         (
             ["run.seed=3"],
             MismatchError,
-            "holds a run with run.seed=17, not 3: a branch may change masking and",
+            "holds a run with run.seed=17, not 3: of what decides the result, a branch may",
+        ),
+        (
+            ["masking.reversed_ratio=0.5"],
+            MismatchError,
+            "masking.reversed_ratio=0.0, not 0.5: .* but not masking.reversed_ratio, which adds a token: leave it as",
         ),
         (["train.global_batch_size=16"], MismatchError, "holds a run with train.global_batch_size=8, not 16"),
         ([f"train.max_duration={AT}ba"], ConfigError, r"max_duration=4ba \(4 steps\) ends no later than train.branch_"),
@@ -124,7 +131,7 @@ def test_a_checkpoint_off_the_peak_is_refused(run, trunk, tmp_path):
 
 
 def test_a_checkpoint_that_is_missing_or_damaged_is_refused(run, trunk, tmp_path):
-    with pytest.raises(CheckpointError, match=r"trunk/checkpoints/ba5.pt is not known \(ba5.json is missing\)"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint ba5 in .*trunk/checkpoints: choose from ba"):
         run(tmp_path / "branch", branch_from(trunk, 5))
     shutil.copytree(trunk, tmp_path / "damaged")
     (tmp_path / f"damaged/checkpoints/ba{AT}.pt").write_bytes(b"x")

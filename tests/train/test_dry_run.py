@@ -65,6 +65,37 @@ def test_fine_tuning_has_a_plan_too(rehearse, small_config, tmp_path, capsys, ma
     assert "12 steps, 6,144 tokens, 2.00 epochs" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("settings", "refusal", "remedy"),
+    [
+        (
+            *(["train.sharding=grad_op"], "train.sharding=grad_op shards the model over ranks, but there is 1 rank: "),
+            "start the recipe on several devices (composer -n 2), or set train.sharding=none",
+        ),
+        (
+            *(["train.microbatch_size=3"], "train.microbatch_size=3 does not divide the 8 rows that each of 1 ranks "),
+            "has of a batch of 8: choose 2 or 4",
+        ),
+    ],
+)
+def test_a_plan_for_other_ranks_says_what_this_start_would_meet(
+    rehearse, small_config, tmp_path, capsys, settings, refusal, remedy
+):
+    rehearse(small_config(tmp_path / "run", "train.max_duration=20ba", *settings))
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == f"note       this start, with 1 rank, would be refused without --dry-run: {refusal}{remedy}"
+    rehearse(small_config(tmp_path / "run", "train.max_duration=20ba"))
+    assert "would be refused" not in capsys.readouterr().out
+
+
+def test_a_plan_is_for_ranks_that_the_settings_fit(rehearse, small_config, tmp_path, capsys):
+    fit = ("train.global_batch_size=24", "train.microbatch_size=2", "train.max_duration=20ba")
+    rehearse(small_config(tmp_path / "run", *fit))  # each of 8 ranks would have 3 rows
+    told = capsys.readouterr().out
+    assert "per GPU, if there are 6 " in told
+    assert "would be refused" not in told
+
+
 def test_what_would_stop_the_run_stops_the_rehearsal(rehearse, small_config, tmp_path):
     with pytest.raises(IncompleteError, match="holds no finished 'train' split"):
         rehearse(small_config(tmp_path / "run", f"data.remote={tmp_path}"))
