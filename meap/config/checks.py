@@ -105,7 +105,8 @@ def _existing(given: str, path: Path) -> Path:
             raise ConfigError(f"{given} cannot be written ({error.strerror}): choose another path") from error
         if not each.exists():
             raise ConfigError(
-                f"{given}: {each} is a link to {each.readlink()}, which does not exist; create that, or choose another path"
+                f"{given}: {each} is a link to {each.readlink()}, which does not exist; create that, or choose another "
+                "path"
             )
         return each
     raise AssertionError("the root exists")
