@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
@@ -172,7 +172,7 @@ class _Outlasting:
 
 
 @contextmanager
-def _dropping_what_nobody_reads() -> Iterator[None]:
+def _dropping_what_nobody_reads() -> Generator[None]:
     """Within, a reader of stdout or stderr may go, as in `2>&1 | head`, and nothing fails for that."""
     outlasting: Any = _Outlasting(sys.stdout), _Outlasting(sys.stderr)
     with redirect_stdout(outlasting[0]), redirect_stderr(outlasting[1]):
@@ -181,17 +181,17 @@ def _dropping_what_nobody_reads() -> Iterator[None]:
 
 def drop_lost_reader(stream: TextIO | None = None) -> bool:
     """Whether the reader of a stream, stdout where unset, has gone, as in `| head`; further output is discarded."""
-    stream = sys.stdout if stream is None else stream
+    handle = cast("TextIO", stream or sys.stdout)
     poll = select.poll()
     try:
-        poll.register(stream.fileno(), 0)
+        poll.register(handle.fileno(), 0)
     except OSError:  # not a file
         return False
     if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
         return False
     # Otherwise Python reports the broken pipe again when it flushes at exit.
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
+    os.dup2(nowhere, handle.fileno())
     os.close(nowhere)
     return True
 

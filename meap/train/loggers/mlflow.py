@@ -60,8 +60,7 @@ class MlflowLogger(StepwiseLogger):
         stored = self._run_dir / _ID_NAME
         try:
             client = self._client = MlflowClient(self._config.mlflow_tracking_uri)
-            if stored.is_file():
-                run = client.get_run(stored.read_text(encoding="utf-8").strip())
+            if (run := _begun(client, stored)) is not None:
                 client.update_run(run.info.run_id, status="RUNNING")
                 self._last_step = int(run.data.tags.get(_LAST_STEP_TAG, -1))
             else:
@@ -93,7 +92,7 @@ class MlflowLogger(StepwiseLogger):
         content = {"columns": table.columns, "data": table.rows}
         try:
             self._client.log_dict(self._run_id, content, f"{table.name}/step_{step:09}.json")
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ValueError) as error:
             print(f"MLflow refuses {table.name} ({type(error).__name__}); they are in {table.name}.jsonl", flush=True)
 
     def flush(self) -> None:
@@ -110,7 +109,7 @@ class MlflowLogger(StepwiseLogger):
             for start in range(0, len(points), _BATCH):
                 self._client.log_batch(self._run_id, metrics=points[start : start + _BATCH])
             self._client.set_tag(self._run_id, _LAST_STEP_TAG, str(newest))
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ValueError) as error:
             print(f"MLflow refuses metrics ({type(error).__name__}); they are in metrics.jsonl", flush=True)
 
     def finish(self) -> None:
@@ -119,8 +118,20 @@ class MlflowLogger(StepwiseLogger):
 
         try:
             self._client.set_terminated(self._run_id)
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ValueError) as error:
             print(f"MLflow could not end the run ({type(error).__name__})", flush=True)
+
+
+def _begun(client: Any, stored: Path) -> Any:
+    """The MLflow run that this run has begun; None where there is none, or files of it are damaged."""
+    if not stored.is_file():
+        return None
+    name = stored.read_text(encoding="utf-8").strip()
+    try:
+        return client.get_run(name)
+    except ValueError as error:  # of a folder, on a disk that was full
+        print(f"MLflow run {name} is damaged ({error}): another one is begun", flush=True)
+        return None
 
 
 build_logger = MlflowLogger

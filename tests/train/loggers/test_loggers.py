@@ -134,6 +134,24 @@ def test_mlflow_goes_on_with_the_same_run_and_knows_the_settings(resumed):
     assert [point.value for point in history] == losses
 
 
+@pytest.mark.slow
+def test_where_a_full_disk_has_damaged_the_mlflow_run_another_one_is_begun(train, tmp_path, capsys):
+    """Its own reader refuses an empty file of metrics, and the run could not be resumed at all."""
+    from mlflow import MlflowClient
+
+    uri = (tmp_path / "mlruns").as_uri()
+    settings = (*CONSTANT, *INTERVAL, "loggers.mlflow=true", f"loggers.mlflow_tracking_uri={uri}")
+    train(tmp_path / "run", *settings, "train.max_duration=4ba")
+    before = (tmp_path / "run" / "mlflow.id").read_text().strip()
+    (damaged,) = (tmp_path / "mlruns").glob(f"*/{before}/metrics/{LOSS}")
+    damaged.write_bytes(b"")
+    assert len(train(tmp_path / "run", *settings, "train.max_duration=8ba")) == 8
+    assert f"MLflow run {before} is damaged (" in capsys.readouterr().out
+    after = (tmp_path / "run" / "mlflow.id").read_text().strip()
+    assert after != before
+    assert [each.step for each in MlflowClient(uri).get_metric_history(after, LOSS)] == [5, 6, 7, 8]
+
+
 @pytest.mark.parametrize(("key", "module"), [("wandb", "wandb"), ("mlflow", "mlflow")])
 def test_a_missing_package_is_named_with_what_installs_it(small_config, tmp_path, monkeypatch, key, module):
     monkeypatch.setitem(sys.modules, module, None)  # what Python itself does for "not there"
