@@ -37,10 +37,12 @@ def main(cfg: RecipeConfig) -> None:
     from meap.export.adapter import export_adapter
     from meap.export.hf import ExportSource, export_model, require_replaceable
     from meap.places.addresses import use_one_s3_endpoint
+    from meap.processes import raise_on_signals
     from meap.train.attention import choose_attention
     from meap.train.lora import adapters_of, merge_adapters
     from meap.train.start import adapted_model, recorded_model, require_exportable
 
+    raise_on_signals()  # Composer took the signals when it was imported, and would exit without a message
     use_one_s3_endpoint()
 
     # The run: its checkpoint, and the configuration it was trained with, whatever the yaml says today.

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import subprocess
+import sys
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -53,6 +54,28 @@ def test_the_newest_checkpoint_is_exported_by_the_stored_configuration(main, run
     assert loaded.config.num_hidden_layers == 2
     assert loaded.config.max_position_embeddings == 16
     assert (loaded.lm_head.weight == run.model.lm_head.weight).all()
+
+
+@pytest.mark.slow
+def test_a_request_to_stop_is_told_and_leaves_nothing(run, tmp_path, project_root, quiet_environment):
+    """Composer, which takes the signals when it is imported, ended the export without a word, by another status."""
+    command = subprocess.Popen(
+        [sys.executable, project_root / "recipes" / "export_hf.py", "run.name=small"],
+        cwd=tmp_path,
+        env=quiet_environment | {"PYTHONPATH": str(project_root), "PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout is not None
+    assert command.stdout.readline().startswith("checkpoint")
+    command.terminate()
+    _, told = command.communicate(timeout=240)
+    assert (command.returncode, told.splitlines()[-1]) == (
+        75,
+        "stopped by SIGTERM: run the same command again to resume",
+    )
+    assert [path.name for path in (tmp_path / "runs" / "small").iterdir()] == ["checkpoints"]
 
 
 @pytest.mark.slow
