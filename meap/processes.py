@@ -219,6 +219,8 @@ def _store_of_ranks() -> Any:
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None
+    if distributed.get_world_size() == 1:
+        return None
     return distributed.distributed_c10d._get_default_store()
 
 
