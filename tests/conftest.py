@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 import urllib.request
@@ -39,6 +40,8 @@ from .small_tokenizer import write_small_tokenizer
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait would spin, on cores that other tests need
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that a test starts compiles the project anew
+with contextlib.suppress(ValueError):  # not the main thread
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup start what is not
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
