@@ -138,6 +138,7 @@ class Command:
             self.kill()
             self.process.wait()
         was_killed = was_killed or (status or 0) < 0  # Composer's launcher has no handler for SIGUSR1
+        was_killed = was_killed or "with SIGKILL instead" in self.printed  # a rank by the launcher, after half a minute
         deadline = time.monotonic() + SECONDS_TO_LEAVE * machine_load()
         while (alive := self.members()) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -116,6 +116,10 @@ class _AtEveryExit:
             Finalize(None, release, exitpriority=-1)  # below 0: after processes that read here have ended
 
 
+class LostNeighbourError(DataError, FileNotFoundError):
+    """A segment is gone with the rank that has created it; streaming handles the latter where one need not be there."""
+
+
 class _SizedSharedMemory(PlainSharedMemory):
     """A segment is empty between creation and sizing; streaming waits 7 ms for that, this class longer."""
 
@@ -130,6 +134,12 @@ class _SizedSharedMemory(PlainSharedMemory):
                 if create or time.monotonic() > given_up:
                     raise
                 time.sleep(0.001)
+            except FileNotFoundError as error:
+                rank = os.environ.get("RANK", "0")
+                raise LostNeighbourError(
+                    f"the rank that shared memory with rank {rank} has ended ({error.filename} is gone): look for the "
+                    "reason among the messages of the other ranks"
+                ) from error
             else:
                 self._is_ready = True
                 break
@@ -168,13 +178,7 @@ def _register(
         raise ConfigError(problems[0])
     if memory is None:
         number = next(number for node, is_leader, number, _ in announced if is_leader and node == world.node)
-        try:
-            memory = SharedMemory(_get_path(number, LOCALS), False)
-        except FileNotFoundError as error:
-            raise DataError(
-                f"the rank that shared memory with rank {world.rank} has ended ({error.filename} is gone): look for "
-                "the reason among the messages of the other ranks"
-            ) from error
+        memory = SharedMemory(_get_path(number, LOCALS), False)
         _AtEveryExit.register(partial(_follow, number))
     return number, memory
 
