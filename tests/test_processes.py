@@ -125,8 +125,8 @@ from meap.config.command import report_errors
 from meap.processes import leave
 
 def run():
-    print("begun", flush=True)
     try:
+        print("begun", flush=True)
         time.sleep(60)
     finally:
         print("what nobody reads", flush=True)
