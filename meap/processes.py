@@ -131,7 +131,9 @@ def leave_lost_terminal() -> None:
     for number in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(number).st_mode) and not os.isatty(number):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, number)
+                os.close(nowhere)
 
 
 def open_standard_streams() -> None:

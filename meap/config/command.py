@@ -249,9 +249,7 @@ def _told_of_machine(error: Exception) -> str | None:
             f"too many open files: this process may open {limit:,}; raise that with `ulimit -n 4096`, and run the same "
             "command again"
         )
-    if isinstance(error, OSError) and str(error).startswith(
-        "Caught "
-    ):  # torch's, of a loader worker, with its traceback
+    if isinstance(error, OSError) and str(error).startswith("Caught "):  # in a loader worker, as torch passes it on
         what = str(error).rstrip().splitlines()[-1]
         return (
             f"a loader worker cannot go on ({what}): see to that, or raise the number of open files with `ulimit -n "

@@ -199,14 +199,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(previous, ignore_errors=True)
             if path.exists():
                 path.rename(previous)
-            try:
-                draft.rename(path)
-            except OSError:
-                if previous.exists():
-                    previous.rename(path)
-                raise
-        except BaseException:
+            draft.rename(path)
+        except BaseException:  # also by a signal between the two
+            if previous.exists() and not path.exists():
+                previous.rename(path)
             _remove_folder(draft)
+            _remove_folder(previous)
             raise
         _remove_folder(previous)
 

@@ -199,6 +199,24 @@ def test_a_process_that_may_open_no_more_files_leaves_no_folder_behind(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_request_to_stop_between_two_renames_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+    """What had been there was left under another name, and so was lost to whoever looked for it."""
+    with whole_folder(tmp_path / "made") as draft:
+        (draft / "file").write_text("first")
+    rename = Path.rename
+
+    def stop(path: Path, target: Path) -> Path:
+        if path.name == ".made.partial":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", stop)
+        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "made") as draft:
+            (draft / "file").write_text("second")
+    assert contents(tmp_path) == {"made/file": b"first"}
+
+
 WRITING = """
 import pathlib, sys
 from meap.places.whole import whole_folder
