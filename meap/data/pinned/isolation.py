@@ -39,7 +39,7 @@ from meap.places.locks import NoLocksError, describe_holder, lock_file
 from meap.places.redaction import describe_error
 from meap.processes import start_tracker
 
-__all__ = ["isolated_names", "release_caches", "wait_for_shared_memory"]
+__all__ = ["LostNeighbourError", "isolated_names", "release_caches", "wait_for_shared_memory"]
 
 _MOST_NUMBERS = 10**11
 """macOS allows names of 31 characters."""
