@@ -62,7 +62,7 @@ def join_machine(config: TrainConfig) -> Machine:
     """Choose the device and join the other ranks that the launcher started.
 
     Raises:
-        ConfigError: A GPU is asked for where there is none, or this rank has none of its own.
+        ConfigError: A GPU or what only one computes is asked for where there is none, or this rank has none of its own.
         MeapError: The ranks do not find each other.
     """
     raise_on_signals()  # Composer took the signals when it was imported, and would exit without a message
@@ -76,10 +76,12 @@ def join_machine(config: TrainConfig) -> Machine:
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}): start no more ranks per node "
             "than it has GPUs, and let each see them all (srun --gpus-per-node, not --gpus-per-task)"
         )
+    precision = config.precision if config.precision != "auto" else ("amp_bf16" if device == "gpu" else "fp32")
+    if device == "cpu" and precision == "amp_bf16":
+        raise ConfigError("train.precision=amp_bf16 needs a GPU, and this run is on the CPU: use train.precision=auto")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first called
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    precision = config.precision if config.precision != "auto" else ("amp_bf16" if device == "gpu" else "fp32")
     try:
         dist.initialize_dist(get_device(device), timeout=config.dist_timeout)
     except RuntimeError as error:

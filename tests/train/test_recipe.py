@@ -367,6 +367,14 @@ def test_a_gpu_that_is_not_there_is_refused(train, tmp_path):
         train(tmp_path / "run", "train.device=gpu")
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_bf16_on_a_cpu_is_refused_with_the_remedy(train, tmp_path: Path, device: str):
+    if device == "auto" and torch.cuda.is_available():
+        pytest.skip("has a GPU")
+    with pytest.raises(ConfigError, match=r"train\.precision=amp_bf16 needs a GPU.*use train\.precision=auto"):
+        train(tmp_path / "run", f"train.device={device}", "train.precision=amp_bf16")
+
+
 class Payload:
     """Unpickling this would create the file."""
 
