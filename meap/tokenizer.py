@@ -198,7 +198,8 @@ class Tokenizer:
             raise MismatchError(
                 f"tokenizer {self.name!r} is not the one {owner} was made with "
                 f"(fingerprint {self.fingerprint[:19]}..., recorded {expected[:19]}...): "
-                "leave tokenizer.name unset to use the one stored with the data, or prepare the data again"
+                "leave tokenizer.name and its special tokens unset to use the one stored with the data, or prepare the "
+                "data again"
             )
 
 
@@ -233,7 +234,7 @@ def restore_tokenizer(contents: Mapping[str, bytes], config: TokenizerConfig, *,
     with temporary_folder("meap-tokenizer-") as folder:
         for file, content in contents.items():
             (folder / file).write_bytes(content)
-        return dataclasses.replace(load_tokenizer(dataclasses.replace(config, name=str(folder))), name=name)
+        return _read_tokenizer(folder, dataclasses.replace(config, name=name))
 
 
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
@@ -248,7 +249,12 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """
     if config.name is None:
         raise ConfigError("tokenizer.name is not set: give a local folder with a tokenizer.json, or a hub name")
-    folder = _folder_of(config.name)
+    return _read_tokenizer(_folder_of(config.name), config)
+
+
+def _read_tokenizer(folder: Path, config: TokenizerConfig) -> Tokenizer:
+    """Read a folder; its messages call the tokenizer by the name in `config`."""
+    assert config.name is not None
     tokenizer_file = folder / _TOKENIZER_FILE
     if not tokenizer_file.is_file():
         raise DataError(f"tokenizer folder {folder} holds no {_TOKENIZER_FILE}: export it with save_pretrained first")

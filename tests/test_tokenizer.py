@@ -10,7 +10,14 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from meap.config import TextTokenizerConfig, TokenizerConfig
 from meap.errors import ConfigError, DataError, MismatchError
-from meap.tokenizer import DIRECTION_TOKEN, TOKENIZER_FILES, Tokenizer, load_tokenizer
+from meap.tokenizer import (
+    DIRECTION_TOKEN,
+    TOKENIZER_FILES,
+    Tokenizer,
+    load_tokenizer,
+    restore_tokenizer,
+    tokenizer_files,
+)
 
 
 def test_the_mask_token_is_added_at_the_end_and_looked_up(tokenizer: Tokenizer, tokenizer_dir: Path):
@@ -127,8 +134,14 @@ def test_a_vocabulary_whose_text_may_hold_the_direction_token_is_refused(tokeniz
 def test_the_fingerprint_tells_tokenizers_apart(tokenizer: Tokenizer, tokenizer_dir: Path):
     swapped = load_tokenizer(TokenizerConfig(name=str(tokenizer_dir), bos_token="</s>"))
     assert swapped.fingerprint != tokenizer.fingerprint
-    with pytest.raises(MismatchError, match="is not the one data/x was made with .* leave tokenizer.name unset"):
+    with pytest.raises(MismatchError, match="is not the one data/x was made with .* leave tokenizer.name and"):
         swapped.require_fingerprint(tokenizer.fingerprint, owner="data/x")
+
+
+def test_a_restored_tokenizer_is_called_by_its_name_in_messages_too(tokenizer: Tokenizer):
+    config = TokenizerConfig(eos_token="nowhere")
+    with pytest.raises(ConfigError, match=r"eos_token='nowhere' is not in the vocabulary of tokenizer 'data/x'"):
+        restore_tokenizer(tokenizer_files(tokenizer), config, name="data/x")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,11 @@ def _failed_step(trainer: Trainer, error: BaseException) -> str:
             f"rank {rank} has too little memory for the held-out loss after step {step - 1:,} ({told}): lower "
             "train.microbatch_size, or set train.eval_batches=0"
         )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return (
+            f"rank {rank} could not compile the layers at step {step:,} ({told}): look at the compiler, and at the "
+            "disk of TORCHINDUCTOR_CACHE_DIR (unset, that of TMPDIR), or set train.compile=false"
+        )
     # torch has no classes for these.
     if _has_lost_worker(error, told):
         if not isinstance(error, RuntimeError):
@@ -130,16 +135,20 @@ def _failed_step(trainer: Trainer, error: BaseException) -> str:
             "says so); lower data.num_workers or data.predownload"
         )
     if isinstance(error, RuntimeError) and any(each in told for each in (*LOST_RANK, *WAITED_FOR_RANK)):
-        missing = _saving(trainer).roll_call()
-        who = f"{missing}; " if missing else ""
-        if any(each in told for each in LOST_RANK):
-            remedy = "the reason is among the messages of that rank"
-            return f"rank {rank} lost another rank at step {step:,} ({who}{told}): {remedy}"
-        return (
-            f"rank {rank} waited in vain for another rank at step {step:,} ({who}{told}): if that rank was not stopped "
-            "by somebody, look at its machine; train.dist_timeout says how long ranks wait for each other"
-        )
+        return _told_of_lost_rank(trainer, rank, step, told)
     return ""
+
+
+def _told_of_lost_rank(trainer: Trainer, rank: int, step: int, told: str) -> str:
+    missing = _saving(trainer).roll_call()
+    who = f"{missing}; " if missing else ""
+    if any(each in told for each in LOST_RANK):
+        remedy = "the reason is among the messages of that rank"
+        return f"rank {rank} lost another rank at step {step:,} ({who}{told}): {remedy}"
+    return (
+        f"rank {rank} waited in vain for another rank at step {step:,} ({who}{told}): if that rank was not stopped "
+        "by somebody, look at its machine; train.dist_timeout says how long ranks wait for each other"
+    )
 
 
 def _has_lost_worker(error: BaseException, told: str) -> bool:

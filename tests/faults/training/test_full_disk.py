@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,26 @@ def fill(disk: Path) -> Path:
                 break
         handle.truncate(handle.tell() - (1 << 15))
     return filler
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch's own compiler needs g++ on a CPU")
+def test_no_room_for_compiled_layers_is_told_with_the_remedy(
+    small_disk, config_file, tmp_path, warm_python, quiet_environment, project_root
+):
+    fill(small_disk)
+    config = config_file(tmp_path / "run", *RUN, "train.compile=true")
+    ended = subprocess.run(
+        [warm_python, project_root / "recipes/meap_1b.py", config],
+        env=quiet_environment | {"TORCHINDUCTOR_CACHE_DIR": str(small_disk / "compiled")},
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert re.search(
+        r"error: rank 0 could not compile the layers at step 1 \(.*No space left on device\): .*"
+        r"TORCHINDUCTOR_CACHE_DIR .*train\.compile=false\. There is no checkpoint",
+        ended.stderr,
+    ), ended.stderr
 
 
 @pytest.mark.slow
