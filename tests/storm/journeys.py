@@ -82,6 +82,7 @@ NOT_IN_TUNING = (
     "masking.schedule",
     "masking.scope",
     "masking.preset",
+    "scheduler.warmup_duration",  # an epoch of the conversations is all of it
 )
 BRANCH = {"scheduler.schedule": "wsd", "scheduler.decay_fraction": "1.0"}
 _SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
@@ -156,7 +157,10 @@ class _Drawing:
         branches = name == "base" and self.chance(0.15)
         if branches:
             base |= {"scheduler.schedule": "constant", "scheduler.warmup_ratio": "0.1", "checkpoint.keep": "-1"}
-        settings = draw(self.random, RecipeConfig, base, without=NOT_IN_TUNING if name == "tuned" else ())
+        without = NOT_IN_TUNING if name == "tuned" else ()
+        without += ("masking.",) if base.get("masking.ratio") == "0" else ()
+        settings = draw(self.random, RecipeConfig, base, without=without)
+        divides = int(settings.get("data.num_canonical_nodes", "2")) % 2 == 0
         place = self.place()
         for leg in range(self.random.choice((1, 1, 2, 2, 3))):
             if leg:
@@ -166,7 +170,7 @@ class _Drawing:
             workers = self.random.choice((0, 0, 1, 2, 2, 3))
             self.add(
                 "train", name, settings=settings, place=place, source=source, ranks=ranks, workers=workers,
-                nodes=ranks == 2 and self.chance(0.3), fault_share=0.75,
+                nodes=ranks == 2 and self.chance(0.3) and divides, fault_share=0.75,
             )  # fmt: skip
         if branches:
             self.add("branch", name, settings=BRANCH, ranks=ranks, workers=self.random.choice((0, 2)), fault_share=0.5)
