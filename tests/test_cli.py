@@ -37,6 +37,7 @@ MISTAKES = [
     (["inspect", "html={here}"], "html={here} is a folder: name a file in it, such as {here}/samples.html"),
     (["inspect", "html={here}/tiny.yaml/page.html"], "page.html: {here}/tiny.yaml is a file; choose another folder"),
     (["inspect", "html=s3://bucket/page.html"], "html=s3://bucket/page.html is a URL: name a local file, such as"),
+    (["inspect", "html={here}/tiny.yaml"], "would replace a file of another kind: choose another name, such as"),
     (["inspect", "html={here}/" + "n" * 300], "cannot be written (File name too long): choose another path"),
     (["inspect", "remote=s3://key:secret@bucket/x"], "remote is a URL with a user or password in it"),
     (["verify", "workers=3"], "remote is not set: give remote=<folder or URL that data preparation wrote>"),

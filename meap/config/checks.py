@@ -60,7 +60,7 @@ def require_plain_address(key: str, value: str) -> None:
 
 
 def require_writable_file(key: str, value: str | None, *, example: str) -> None:
-    """Raise if the file to write is a URL or a folder, or its folder cannot be made or written.
+    """Raise if the file to write is a URL or a folder, would replace one of another kind, or cannot be written.
 
     Args:
         key: The key that names the file.
@@ -74,6 +74,8 @@ def require_writable_file(key: str, value: str | None, *, example: str) -> None:
     path = Path(value)
     if _existing(f"{key}={value}", path.absolute()) == path.absolute() and path.is_dir():
         raise ConfigError(f"{key}={value} is a folder: name a file in it, such as {path / example}")
+    if path.is_file() and path.suffix != Path(example).suffix:
+        raise ConfigError(f"{key}={value} would replace a file of another kind: choose another name, such as {example}")
     _require_writable(f"{key}={value}", path.absolute().parent)
 
 

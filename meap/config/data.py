@@ -56,8 +56,8 @@ class DataConfig:
     drawn for more rows than it has repeats rows, each time with other masks. Without, every row comes once per epoch.
     Held-out loss counts each row that it measures once; see train.eval_batches."""
     cache_dir: str | None = None
-    """Local folder for downloaded shards, with one folder per stream; runs cannot share it. Unset: <run.dir>/cache,
-    with one per node if there are several."""
+    """Local folder for downloaded shards, with one folder per stream; runs cannot share it. Unset: one per node
+    below <run.dir>/cache."""
     seq_len: int = 4096
     """Input tokens per row; must equal seq_len of data preparation."""
     num_canonical_nodes: int = 24

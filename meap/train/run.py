@@ -115,9 +115,8 @@ def open_run(config: RecipeConfig, *, dry_run: bool = False) -> Iterator[Run]:
         return
     if machine.is_leader:
         save_config(config, folder / CONFIG_NAME)
-    cache_dir = folder / "cache"
-    if machine.num_nodes > 1:  # nodes may share the run's folder, but cannot agree on what is in a cache
-        cache_dir /= f"node{machine.rank // machine.ranks_per_node}"
+    # Nodes may share the folder, but cannot agree on what is in a cache; one alone finds its own again among more.
+    cache_dir = folder / "cache" / f"node{machine.rank // machine.ranks_per_node}"
     yield Run(machine, folder, Path(config.data.cache_dir or cache_dir))
 
 

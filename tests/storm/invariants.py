@@ -23,7 +23,8 @@ _REMEDY = re.compile(
     r"|resumes?|tries|continues|begins|name|look|write|copy|close|save)\b"
 )
 _DRAFTS = re.compile(r"\.partial|\.drafts-|\.previous$|\.in_use$|/\.saving/|\.prep/claim\.json$")
-
+_OF_ANOTHER_NODE = re.compile(r"/cache/node[1-9]/\w+\.in_use$")
+"""It was killed, and the run goes on without it."""
 
 SECONDS_AFTER_CTRL_C = 20.0
 
@@ -74,7 +75,7 @@ def check_left(home: Home, outcome: Outcome, *, was_killed: bool) -> None:
     """No process, segment of shared memory or temporary file; no lock and no draft where files are published."""
     require(not outcome.left, "nothing is left", f"{outcome.left}\n{outcome.printed[-1500:]}")
     if not was_killed:
-        drafts = [each for each in files_of(home) if _DRAFTS.search(each)]
+        drafts = [each for each in files_of(home) if _DRAFTS.search(each) and not _OF_ANOTHER_NODE.search(each)]
         require(not drafts, "nothing is left", f"{drafts}\n{outcome.printed[-1500:]}")
 
 

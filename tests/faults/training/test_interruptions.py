@@ -72,6 +72,17 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_is_not(start, whol
         assert losses(run_dir) == pytest.approx(losses(whole[1].run_dir), abs=1e-5)
 
 
+def test_a_killed_run_that_goes_on_with_more_nodes_finds_its_cache_and_leaves_no_lock(start, tmp_path):
+    run_dir = tmp_path / "run"
+    killed = start(run_dir, 1, faults={0: {"point": "forward", "call": 30, "signal": signal.SIGKILL}})
+    assert killed.end() == [-signal.SIGKILL], killed.printed
+    assert list(run_dir.rglob("*.in_use"))
+    last = start(run_dir, 2, nodes=True)
+    assert last.wait() == [0, 0], last.printed
+    assert not list(run_dir.rglob("*.in_use"))
+    assert {path.name for path in (run_dir / "cache").iterdir()} == {"node0", "node1"}
+
+
 def compare_rows(run: Run, world: int, whole: dict[int, Run], begun: int, what: str) -> None:
     seen = run.rows(world) if all((run.out / f"rank{rank}.jsonl").exists() for rank in range(world)) else []
     assert seen == whole[1].rows(1)[begun : begun + len(seen)], what
