@@ -50,6 +50,7 @@ MISTAKES = [
     (["report", "runs={here}"], "{here} holds no metrics.jsonl"),
     (["report", "runs=s3://bucket/run"], "runs=s3://bucket/run is a URL: copy metrics.jsonl, config.yaml and eval/"),
     (["report", "runs=s3://key:secret@bucket/run"], "runs is a URL with a user or password in it"),
+    (["report", "runs=a", "html=/dev/null"], "html=/dev/null is a device or a pipe: name a file, such as report.html"),
     (["report", "runs=a", "html=x", "json=x"], "html and json are both x: name two files"),
     (["generate", "runs/1b", "Once", "upon"], "write model=runs/1b prompt='Once upon'"),
     (["generate", "prompt=x"], "model is not set: give model=<Hugging Face folder, folder of a run, or hub name>"),
