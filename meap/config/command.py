@@ -36,7 +36,10 @@ VERSION = f"meap {__version__}"
 _USAGE_ERROR = 2
 _STOPPED = os.EX_TEMPFAIL  # "temporary failure; the user is invited to retry"
 _NO_READER = 128 + signal.SIGPIPE  # as a shell shows a command whose reader has gone
-_ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
+_ENVIRONMENT = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+    errno.EBUSY,  # where a disk is mounted
+}
 """Errors of the machine, not of the program, wherever they come from."""
 _DRY_RUN, _PRINT_CONFIG, _VERSION = "--dry-run", "--print-config", "--version"
 _HOW_VALUES_ARE_READ = """\
