@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -206,12 +206,17 @@ def describe_replaced(out_dir: Path, name: str, identity: Mapping[str, Any]) -> 
 
 
 def _former_results(out_dir: Path) -> dict[str, Any]:
-    """What results.json holds before an evaluation; nothing where it is damaged, as evaluating again is the remedy."""
-    try:
+    """What results.json holds before an evaluation; nothing where it is damaged, as evaluating again is the remedy.
+
+    Nor where it is something else of that name.
+    """
+    with suppress(DataError):
         found = read_results(out_dir)
-    except DataError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        if isinstance(found, dict) and all(
+            isinstance(found.get(part), dict) for part in ("model", "identity", "tasks")
+        ):
+            return found
+    return {}
 
 
 def _ask(

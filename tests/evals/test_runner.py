@@ -133,9 +133,12 @@ def test_what_a_stopped_evaluation_of_this_model_has_finished_is_kept(run, blind
     assert (tmp_path / "eval" / "key_retrieval.parquet").is_file()
 
 
-def test_results_that_are_damaged_are_replaced(run, blind, tmp_path):
+@pytest.mark.parametrize(
+    "content", ["{", '{"model": "gpt2", "accuracy": 0.5}', '{"model": {}, "identity": [], "tasks": []}']
+)
+def test_results_that_are_damaged_or_something_else_are_replaced(content, run, blind, tmp_path):
     (tmp_path / "eval").mkdir()
-    (tmp_path / "eval" / "results.json").write_text("{")
+    (tmp_path / "eval" / "results.json").write_text(content)
     run(names=["kv_retrieval"], model=blind)
     assert set(read_results(tmp_path / "eval")["tasks"]) == {"kv_retrieval"}
 
