@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from meap.errors import DataError
+from meap.places import whole
 from meap.places.locks import lock_file, sole_writer
 from meap.places.whole import (
     append_whole,
@@ -70,6 +71,21 @@ def test_lines_are_appended_to_whole_lines(tmp_path, before, after):
     append_whole(path, "")
     append_whole(path, "d\n")
     assert path.read_text("utf-8") == after + "\N{LATIN SMALL LETTER U WITH DIAERESIS}\nc\nd\n"
+
+
+def test_lines_that_a_second_writer_appends_meanwhile_are_not_cut_off(tmp_path, monkeypatch):
+    path, find = tmp_path / "log.txt", whole._end_of_whole_lines
+
+    def find_slowly(*where: Any) -> int:
+        end = find(*where)
+        with path.open("a") as file:
+            file.write("second\n")
+        return end
+
+    monkeypatch.setattr(whole, "_end_of_whole_lines", find_slowly)
+    append_whole(path, "first\n")
+    append_whole(path, "first\n")
+    assert sorted(path.read_text().splitlines()) == ["first", "first", "second", "second"]
 
 
 @pytest.mark.parametrize("one_writer", [False, True])
