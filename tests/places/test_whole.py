@@ -282,6 +282,21 @@ def test_a_folder_that_cannot_be_created_is_one_error(tmp_path, path):
         pass
 
 
+def test_what_fails_within_leaves_no_empty_folder_and_who_is_refused_no_other_s(tmp_path):
+    folder = tmp_path / "made"
+
+    def fail() -> None:
+        with sole_writer(folder):
+            with pytest.raises(DataError, match="is being written by another process"), sole_writer(folder):
+                pass
+            assert folder.is_dir()
+            raise DataError("no such row")
+
+    with pytest.raises(DataError, match="no such row"):
+        fail()
+    assert not folder.exists()
+
+
 def test_writers_of_a_folder_that_meet_again_and_again_leave_one_of_theirs(tmp_path):
     others = [subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path / "made")]) for _ in range(3)]
     assert [each.wait(timeout=60) for each in others] == [0] * 3
