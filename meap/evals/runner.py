@@ -104,6 +104,8 @@ def results_dir(model: str, *, is_export: bool) -> Path:
         model: Folder or name.
         is_export: Whether `recipes/export_hf.py` wrote it.
     """
+    if Path(model).name in {"", ".."}:  # this folder, or one above: it would hold the results, until it is replaced
+        model = str(Path(model).resolve())
     run_dir = Path(model).parent
     if is_export and (run_dir / CONFIG_NAME).is_file():
         return run_dir / EVAL_DIR
