@@ -60,7 +60,7 @@ def require_plain_address(key: str, value: str) -> None:
 
 
 def require_writable_file(key: str, value: str | None, *, example: str) -> None:
-    """Raise if the file to write is a URL or a folder, would replace one of another kind, or cannot be written.
+    """Raise if the file to write is a URL, a folder or a device, would replace another kind, or cannot be written.
 
     Args:
         key: The key that names the file.
@@ -72,10 +72,13 @@ def require_writable_file(key: str, value: str | None, *, example: str) -> None:
     if "://" in value:
         raise ConfigError(f"{key}={value} is a URL: name a local file, such as {example}")
     path = Path(value)
-    if _existing(f"{key}={value}", path.absolute()) == path.absolute() and path.is_dir():
-        raise ConfigError(f"{key}={value} is a folder: name a file in it, such as {path / example}")
-    if path.is_file() and path.suffix != Path(example).suffix:
-        raise ConfigError(f"{key}={value} would replace a file of another kind: choose another name, such as {example}")
+    if _existing(f"{key}={value}", path.absolute()) == path.absolute():
+        if path.is_dir():
+            raise ConfigError(f"{key}={value} is a folder: name a file in it, such as {path / example}")
+        if not path.is_file():  # it would be replaced, as /dev/null by who may do that
+            raise ConfigError(f"{key}={value} is a device or a pipe: name a file, such as {example}")
+        if path.suffix != Path(example).suffix:
+            raise ConfigError(f"{key}={value} would replace a file of another kind: choose another, such as {example}")
     _require_writable(f"{key}={value}", path.absolute().parent)
 
 

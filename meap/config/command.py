@@ -14,7 +14,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
@@ -36,7 +36,10 @@ VERSION = f"meap {__version__}"
 _USAGE_ERROR = 2
 _STOPPED = os.EX_TEMPFAIL  # "temporary failure; the user is invited to retry"
 _NO_READER = 128 + signal.SIGPIPE  # as a shell shows a command whose reader has gone
-_ENVIRONMENT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
+_ENVIRONMENT = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+    errno.EBUSY,  # where a disk is mounted
+}
 """Errors of the machine, not of the program, wherever they come from."""
 _DRY_RUN, _PRINT_CONFIG, _VERSION = "--dry-run", "--print-config", "--version"
 _HOW_VALUES_ARE_READ = """\
@@ -144,6 +147,9 @@ def report_errors(run: Callable[[], object]) -> int:
         if not drop_lost_reader():
             raise
         return status or _NO_READER
+    except OSError:
+        if not status:
+            raise
     return status
 
 
@@ -206,23 +212,29 @@ def _status_of(run: Callable[[], object]) -> int:
     try:
         with stopping_by_signals():
             run()
+            sys.stdout.flush()  # what was printed is part of it: its disk may be full
     except StoppedError as stopped:
         if str(stopped):  # one rank prints for all
-            print(stopped, file=sys.stderr, flush=True)
+            _tell(str(stopped))
         return _STOPPED
     except MeapError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        _tell(f"error: {error}")
         return _USAGE_ERROR if isinstance(error, ConfigError) else 1
     except Exception as error:
         if (told := _told_of_machine(error)) is None:
             raise
-        print(f"error: {told}", file=sys.stderr, flush=True)
+        _tell(f"error: {told}")
         return 1
     except KeyboardInterrupt as interrupt:
         remedy = str(interrupt) or "run the same command again to continue"
-        print(f"interrupted: {remedy}", file=sys.stderr, flush=True)
+        _tell(f"interrupted: {remedy}")
         return 130
     return 0
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # the same disk may be full, or the reader gone: the status says it
+        print(text, file=sys.stderr, flush=True)
 
 
 def _told_of_machine(error: Exception) -> str | None:

@@ -244,7 +244,7 @@ def _nearby(path: Path) -> str:
 
 def _yamls_in(folder: Path) -> list[Path]:
     """Those of users: tools keep theirs under hidden names."""
-    return sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("."))
+    return sorted(path for path in folder.glob("*.yaml") if path.is_file() and not path.name.startswith("."))
 
 
 def _name_of(given: Given) -> str:

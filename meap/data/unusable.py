@@ -6,13 +6,12 @@ import errno
 
 from meap.errors import DataError
 from meap.mds.findings import FETCH_AGAIN
-from meap.places.problems import GIVE_CREDENTIALS, clock_skew, lacks_credentials
+from meap.places.problems import GIVE_CREDENTIALS, MORE_FILES, clock_skew, lacks_credentials
 from meap.places.redaction import describe_error
 
 __all__ = ["DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final"]
 
 _TRY_AGAIN = "check the storage, then run the same command again"
-_MORE_FILES = "raise the number of open files with `ulimit -n 4096`, then run the same command again"
 _MISSING, _PASSING = (404, 410), (408, 429)
 
 
@@ -50,7 +49,7 @@ def explain(error: Exception, attempts: int) -> tuple[str, str]:  # noqa: PLR091
     if isinstance(error, PermissionError) or (status and is_final(error)):
         remedy = "check the credentials in the environment, and what they may read"
         return f"could not be read: access denied ({_refusal(error)})", remedy
-    remedy = _MORE_FILES if getattr(error, "errno", None) == errno.EMFILE else _TRY_AGAIN
+    remedy = MORE_FILES if getattr(error, "errno", None) == errno.EMFILE else _TRY_AGAIN
     return f"could not be read in {attempts} attempt{'s' * (attempts > 1)} ({describe_error(error)})", remedy
 
 

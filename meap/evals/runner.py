@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,8 @@ def results_dir(model: str, *, is_export: bool) -> Path:
         model: Folder or name.
         is_export: Whether `recipes/export_hf.py` wrote it.
     """
+    if Path(model).name in {"", ".."}:  # this folder, or one above: it would hold the results, until it is replaced
+        model = str(Path(model).resolve())
     run_dir = Path(model).parent
     if is_export and (run_dir / CONFIG_NAME).is_file():
         return run_dir / EVAL_DIR
@@ -206,12 +208,17 @@ def describe_replaced(out_dir: Path, name: str, identity: Mapping[str, Any]) -> 
 
 
 def _former_results(out_dir: Path) -> dict[str, Any]:
-    """What results.json holds before an evaluation; nothing where it is damaged, as evaluating again is the remedy."""
-    try:
+    """What results.json holds before an evaluation; nothing where it is damaged, as evaluating again is the remedy.
+
+    Nor where it is something else of that name.
+    """
+    with suppress(DataError):
         found = read_results(out_dir)
-    except DataError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        if isinstance(found, dict) and all(
+            isinstance(found.get(part), dict) for part in ("model", "identity", "tasks")
+        ):
+            return found
+    return {}
 
 
 def _ask(

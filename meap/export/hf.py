@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -104,7 +105,7 @@ def require_replaceable(out_dir: str, run: str) -> Path:
     """The folder to write; call it before the work starts.
 
     Raises:
-        ConfigError: It is a URL or a file.
+        ConfigError: It is a URL or a file, or cannot be renamed.
         CheckpointError: It holds other things than an export, or the export of another run.
     """
     folder = Path(out_dir)
@@ -112,7 +113,15 @@ def require_replaceable(out_dir: str, run: str) -> Path:
         raise ConfigError(f"export.out_dir={out_dir} is a URL: export to a local folder, then copy it")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"export.out_dir={out_dir} is a file: choose another folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir():
+        return folder
+    whole = folder.resolve()
+    if whole.is_mount() or not os.access(whole.parent, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"export.out_dir={out_dir} cannot be replaced as a whole, since a disk is mounted there, or nothing may be "
+            f"written beside it: choose a folder in it, such as {folder / 'hf'}"
+        )
+    if not any(folder.iterdir()):
         return folder
     record = read_export_record(folder)
     if record is None:

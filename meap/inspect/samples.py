@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ from meap.data.shards import read_manifest
 from meap.errors import ConfigError, DataError, IncompleteError, MeapError
 from meap.manifest import CONVERSATIONS, ROWS, Manifest
 from meap.masking import MaskRule
+from meap.places.problems import MORE_FILES
 from meap.schema import (
     ANSWER_COLUMN,
     CHOSEN_COLUMN,
@@ -254,9 +256,10 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
     except MeapError:
         raise
     except Exception as error:
+        is_short_of_files = getattr(error, "errno", None) == errno.EMFILE
+        remedy = MORE_FILES if is_short_of_files else "check the storage and cache_dir"
         raise DataError(
-            f"{remote}/{cfg.split} could not be opened ({type(error).__name__}: {error}): check the storage and "
-            "cache_dir"
+            f"{remote}/{cfg.split} could not be opened ({type(error).__name__}: {error}): {remedy}"
         ) from error
     return InspectedData(
         split=cfg.split,

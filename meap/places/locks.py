@@ -82,11 +82,10 @@ def sole_writer(folder: Path, *, of: Path | None = None) -> Iterator[None]:
         while (handle := _lock_folder(folder, of or folder)) is None:
             pass  # it was renamed or removed meanwhile
         yield
-    except DataError:
-        raise
-    except BaseException:  # by a signal, perhaps before anything is in it
-        with suppress(OSError):  # it is not empty, or gone
-            folder.rmdir()
+    except BaseException as error:  # by a signal, perhaps before anything is in it
+        if handle is not None or not isinstance(error, DataError):  # else it is the other process's
+            with suppress(OSError):  # it is not empty, or gone
+                folder.rmdir()
         raise
     finally:
         if handle is not None:

@@ -19,6 +19,7 @@ from meap.places.redaction import describe_error
 
 __all__ = [
     "GIVE_CREDENTIALS",
+    "MORE_FILES",
     "clock_skew",
     "code_of",
     "describe_full_disk",
@@ -32,11 +33,13 @@ __all__ = [
 ]
 
 GIVE_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
+MORE_FILES = "raise the number of open files with `ulimit -n 4096`, then run the same command again"
 _FREE_SPACE = "free space and run the same command again"
 _CHECK = "check the address, the permissions or credentials, and the network or disk, then run the same command again"
 _REMEDIES = {
     errno.EROFS: "choose a folder that can be written, or mount its disk for writing",
     errno.ENAMETOOLONG: "choose a shorter one; a name takes 255 bytes at most",
+    errno.EMFILE: MORE_FILES,
 }
 """Of errors that neither permissions nor another attempt would change."""
 _SKEW_CODES = {"RequestTimeTooSkewed", "RequestExpired", "SignatureNotYetCurrent"}

@@ -85,9 +85,11 @@ def append_whole(path: Path, lines: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = memoryview(lines.encode())
     with path.open("a+b", buffering=0) as file:
-        end = _end_of_whole_lines(file)
+        size = file.seek(0, os.SEEK_END)
+        end = _end_of_whole_lines(file, size)
         try:
-            file.truncate(end)
+            if end < size:  # or lines would be lost that a second run in this folder writes now, until it is refused
+                file.truncate(end)
             while content:
                 content = content[file.write(content) :]
         except OSError as error:
@@ -97,8 +99,7 @@ def append_whole(path: Path, lines: str) -> None:
             raise
 
 
-def _end_of_whole_lines(file: FileIO) -> int:
-    end = file.seek(0, os.SEEK_END)
+def _end_of_whole_lines(file: FileIO, end: int) -> int:
     while end:
         start = max(0, end - _BLOCK)
         file.seek(start)

@@ -437,6 +437,38 @@ def test_nobody_has_to_read_all_of_it(project_root: Path):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_output_on_a_full_disk_is_one_line_and_hides_no_status(is_told: bool, project_root: Path):
+    program = """
+from meap.config import RecipeConfig, run_command
+from meap.errors import StoppedError
+from meap.processes import leave
+
+def main(config):
+    print("done")
+    if config.run.name == "stopped":
+        raise StoppedError("stopped: run the same command again")
+
+leave(run_command(RecipeConfig, main, doc="d"))
+"""
+    for name, status, line in [
+        ("x", 1, "error: No space left on device: free space on .*, and run it again"),
+        ("stopped", 75, "stopped: run the same command again"),
+    ]:
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", program, f"run.name={name}"],
+                cwd=project_root,
+                env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
+                stdout=full,
+                stderr=subprocess.PIPE if is_told else full,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == status
+        assert not is_told or re.fullmatch(f"{line}\n", done.stderr)
+
+
 def test_a_broken_pipe_that_is_not_the_output_is_not_hidden():
     def fail(_: RecipeConfig) -> None:
         raise BrokenPipeError("a worker has gone")

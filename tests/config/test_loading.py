@@ -188,6 +188,7 @@ def test_a_missing_base_names_the_yaml_that_asks_for_it(tmp_path: Path, project_
     )
     write(mine, f"run: {{seed: 3}}\nbase: {there}\n")
     assert load_config(RecipeConfig, mine).train.sharding == "grad_op"
+    (tmp_path / "none.yaml").mkdir()  # a folder is none
     with pytest.raises(ConfigError, match=r"there is no .*/none\.yaml: correct the path, or copy that yaml, too$"):
         load_config(RecipeConfig, write(mine, "base: none.yaml\n"))
 

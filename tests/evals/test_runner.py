@@ -1,11 +1,12 @@
 """What a run of the tasks leaves behind."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from meap.errors import ConfigError, DataError
-from meap.evals.runner import choose_tasks, read_results, run_tasks
+from meap.evals.runner import choose_tasks, read_results, results_dir, run_tasks
 from meap.evals.tables import grid_csv, print_results
 from meap.evals.tasks import TASKS
 from meap.places.locks import sole_writer
@@ -133,9 +134,12 @@ def test_what_a_stopped_evaluation_of_this_model_has_finished_is_kept(run, blind
     assert (tmp_path / "eval" / "key_retrieval.parquet").is_file()
 
 
-def test_results_that_are_damaged_are_replaced(run, blind, tmp_path):
+@pytest.mark.parametrize(
+    "content", ["{", '{"model": "gpt2", "accuracy": 0.5}', '{"model": {}, "identity": [], "tasks": []}']
+)
+def test_results_that_are_damaged_or_something_else_are_replaced(content, run, blind, tmp_path):
     (tmp_path / "eval").mkdir()
-    (tmp_path / "eval" / "results.json").write_text("{")
+    (tmp_path / "eval" / "results.json").write_text(content)
     run(names=["kv_retrieval"], model=blind)
     assert set(read_results(tmp_path / "eval")["tasks"]) == {"kv_retrieval"}
 
@@ -240,3 +244,14 @@ def test_results_that_are_not_there_are_reported(tmp_path):
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(DataError, match="is not valid JSON"):
         read_results(tmp_path)
+
+
+def test_an_export_that_is_this_folder_does_not_hold_its_results(tmp_path, monkeypatch):
+    """The next export would replace them with it."""
+    run = tmp_path / "runs/1b"
+    (run / "hf").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert results_dir("runs/1b/hf/", is_export=True) == Path("runs/1b/eval")
+    monkeypatch.chdir(run / "hf")
+    assert results_dir(".", is_export=True) == run / "eval"

@@ -3,8 +3,10 @@
 import copy
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -200,8 +202,6 @@ def test_what_an_interrupted_export_left_is_replaced(model, tokenizer, tmp_path)
 
 
 def test_an_older_export_survives_a_failed_move(model, tokenizer, exported, monkeypatch):
-    from pathlib import Path
-
     rename = Path.rename
 
     def refuse(self, target):
@@ -236,6 +236,20 @@ def test_other_folders_are_refused(tmp_path, exported):
         require_replaceable(str(other / "thesis.tex"), "small")
     with pytest.raises(ConfigError, match="is a URL: export to a local folder"):
         require_replaceable("s3://bucket/hf", "small")
+
+
+def test_a_folder_that_cannot_be_renamed_is_refused_before_the_work(tmp_path, monkeypatch):
+    """It was found when all was written, with a traceback."""
+    mounted = Path("/dev/shm")
+    with pytest.raises(ConfigError, match="cannot be replaced as a whole.*choose a folder in it, such as /dev/shm/hf"):
+        require_replaceable(str(mounted), "small")
+    (tmp_path / "link").symlink_to(mounted)
+    with pytest.raises(ConfigError, match="cannot be replaced as a whole"):
+        require_replaceable(str(tmp_path / "link"), "small")
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ConfigError, match="cannot be replaced as a whole"):
+        require_replaceable(str(tmp_path / "own"), "small")
 
 
 # --- smaller: bf16, several files ---

@@ -1,6 +1,7 @@
 """What is shown is what the loader yields, sample by sample and epoch by epoch."""
 
 import dataclasses
+import errno
 import itertools
 import re
 import shutil
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+import meap.inspect.samples
 from meap.config import DataConfig, MaskingConfig, SftConfig
 from meap.config.commands import InspectConfig
 from meap.data import build_loader, build_mask_rule, build_sft_loader, open_shards
-from meap.errors import ConfigError, IncompleteError, MismatchError
+from meap.errors import ConfigError, DataError, IncompleteError, MismatchError
 from meap.inspect.terminal import print_samples
 from meap.manifest import CONVERSATIONS, ROWS, Manifest
 
@@ -234,3 +236,12 @@ def test_rows_without_room_for_copies_are_not_shown_as_masked(sft_remote, open_s
     with pytest.raises(ConfigError, match=r"masking\.ratio=0\.15, but .* was prepared with copies=false, so that noth"):
         open_split(tmp_path / "plain", f"training={yaml}")
     assert open_split(tmp_path / "plain", f"training={yaml}", "ratio=0").sample(0).num_masked == 0
+
+
+def test_too_few_open_files_are_not_said_to_be_the_storage(rows_remote, open_split, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "/1_barrier")
+
+    monkeypatch.setattr(meap.inspect.samples, "build_loader", refuse)
+    with pytest.raises(DataError, match="could not be opened .*: raise the number of open files with `ulimit -n 4096`"):
+        open_split(rows_remote)

@@ -46,3 +46,6 @@ def test_a_process_that_may_open_no_more_files_is_not_sent_to_the_storage():
     what, remedy = explain(OSError(errno.EMFILE, "Too many open files", "shard"), 4)
     assert what.startswith("could not be read in 4 attempts (")
     assert remedy.startswith("raise the number of open files with `ulimit -n 4096`")
+    told = "cannot be used .Too many open files.: raise the number of open files"
+    with pytest.raises(DataError, match=told), place_errors("disk/mds"):
+        raise OSError(errno.EMFILE, "Too many open files", "index.json")

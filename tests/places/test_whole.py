@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from meap.errors import DataError
+from meap.places import whole
 from meap.places.locks import lock_file, sole_writer
 from meap.places.whole import (
     append_whole,
@@ -70,6 +71,21 @@ def test_lines_are_appended_to_whole_lines(tmp_path, before, after):
     append_whole(path, "")
     append_whole(path, "d\n")
     assert path.read_text("utf-8") == after + "\N{LATIN SMALL LETTER U WITH DIAERESIS}\nc\nd\n"
+
+
+def test_lines_that_a_second_writer_appends_meanwhile_are_not_cut_off(tmp_path, monkeypatch):
+    path, find = tmp_path / "log.txt", whole._end_of_whole_lines
+
+    def find_slowly(*where: Any) -> int:
+        end = find(*where)
+        with path.open("a") as file:
+            file.write("second\n")
+        return end
+
+    monkeypatch.setattr(whole, "_end_of_whole_lines", find_slowly)
+    append_whole(path, "first\n")
+    append_whole(path, "first\n")
+    assert sorted(path.read_text().splitlines()) == ["first", "first", "second", "second"]
 
 
 @pytest.mark.parametrize("one_writer", [False, True])
@@ -264,6 +280,21 @@ def test_a_folder_that_cannot_be_created_is_one_error(tmp_path, path):
         pass
     with pytest.raises(DataError, match=told), sole_writer(tmp_path / path):
         pass
+
+
+def test_what_fails_within_leaves_no_empty_folder_and_who_is_refused_no_other_s(tmp_path):
+    folder = tmp_path / "made"
+
+    def fail() -> None:
+        with sole_writer(folder):
+            with pytest.raises(DataError, match="is being written by another process"), sole_writer(folder):
+                pass
+            assert folder.is_dir()
+            raise DataError("no such row")
+
+    with pytest.raises(DataError, match="no such row"):
+        fail()
+    assert not folder.exists()
 
 
 def test_writers_of_a_folder_that_meet_again_and_again_leave_one_of_theirs(tmp_path):
