@@ -60,7 +60,7 @@ def store_and_step(location: str) -> tuple[CheckpointStore, int]:
     step = _STEP.fullmatch(name)
     if step is None:
         raise CheckpointError(f"checkpoint {location} is not called ba<step>.pt or ba<step>: give one that a run wrote")
-    return CheckpointStore(parent or "."), int(step[1])
+    return CheckpointStore(parent or ("/" if location.startswith("/") else ".")), int(step[1])
 
 
 def _none_whole(folder: str, *, num_records: int) -> CheckpointError:

@@ -185,7 +185,10 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
                 f"{key}={remote}: there is no bucket {parts.netloc!r} at this endpoint that these credentials may see: "
                 f"correct {key}, or the endpoint (AWS_ENDPOINT_URL)"
             )
-        remedy = _PREPARE if split == TRAIN_SPLIT else f"{_PREPARE}, with a heldout_ratio above 0; {_NO_EVALUATION}"
+        remedy = _PREPARE
+        if split != TRAIN_SPLIT:
+            remedy += ", with a heldout_ratio above 0"
+            remedy += f"; {_NO_EVALUATION}" if key.startswith("data.") else ""
         found = f"{key}={remote}{relative_to(remote)} holds no finished {split!r} split (no {split}/{INDEX_NAME})"
         raise IncompleteError(f"{found}: {remedy}")
     if size > MOST_BYTES:  # ranks would download it

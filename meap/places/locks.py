@@ -43,8 +43,8 @@ def lock_file(path: Path) -> int | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another process may have removed it between opening and locking.
-        is_ours = path.exists() and os.path.samestat(path.stat(), os.fstat(handle))
-    except BlockingIOError:
+        is_ours = os.path.samestat(path.stat(), os.fstat(handle))
+    except (BlockingIOError, FileNotFoundError):
         is_ours = False
     except OSError as error:
         os.close(handle)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from meap.checkpoints import find_checkpoint, require_checkpoint_at
+from meap.checkpoints.finding import store_and_step
 from meap.checkpoints.reading import (
     load_weights,
     local_copy,
@@ -67,6 +68,11 @@ def test_the_configuration_is_that_of_the_run_which_wrote_the_checkpoint(tmp_pat
         read_record(f"{folder}/ba9.pt")
     with pytest.raises(CheckpointError, match=r"latest.pt is not called ba<step>.pt or ba<step>: give one"):
         read_record(f"{folder}/latest.pt")
+
+
+@pytest.mark.parametrize(("location", "store"), [("/ba9.pt", "/"), ("ba9.pt", "."), ("a/ba9/", "a")])
+def test_the_store_of_a_checkpoint_is_the_folder_that_it_is_in(location, store):
+    assert [store_and_step(location)[0].location, store_and_step(location)[1]] == [store, 9]
 
 
 def test_a_checkpoint_that_is_not_there_is_told_with_the_nearest(tmp_path, publish):

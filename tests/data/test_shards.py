@@ -7,6 +7,7 @@ import pytest
 
 from meap.config import DataConfig, TokenizerConfig
 from meap.data import open_shards, open_tokenizer
+from meap.data.shards import read_manifest
 from meap.errors import DataError, IncompleteError, MismatchError
 from meap.manifest import CONVERSATIONS
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR
@@ -70,8 +71,10 @@ def test_nothing_there_says_what_to_run(tmp_path):
 
 
 def test_a_split_that_was_never_made_is_named(remote):
-    with pytest.raises(IncompleteError, match="holds no finished 'validation' split"):
+    with pytest.raises(IncompleteError, match=r"holds no finished 'validation' split .* train\.eval_batches=0"):
         open_shards(config(remote), "validation")
+    with pytest.raises(IncompleteError, match=r"a heldout_ratio above 0$"):  # it is not training that asks
+        read_manifest(str(remote), "validation", key="perplexity.remote")
 
 
 def test_an_index_without_manifest_is_not_a_data_set(remote, tmp_path):

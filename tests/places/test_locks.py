@@ -1,5 +1,6 @@
 """A lock ends with its holder, and tells others who that is."""
 
+import fcntl
 import json
 import os
 import re
@@ -63,6 +64,17 @@ def test_a_lock_names_its_holder_without_secrets_and_ends_with_it(lock):
     assert handle is not None
     assert f"process {os.getpid()} (" in describe_holder(lock)
     os.close(handle)
+
+
+def test_a_lock_whose_file_is_removed_at_any_moment_is_not_held(lock, monkeypatch):
+    flock = fcntl.flock
+
+    def removed(handle: int, how: int) -> None:
+        flock(handle, how)
+        lock.unlink()
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    assert lock_file(lock) is None
 
 
 def test_a_holder_of_another_machine_is_named_with_its_host_and_age(lock):
