@@ -5,7 +5,7 @@ tokens the ranks score, the loss (twice, once between backward pass and optimise
 Each of these syncs idles first the host, then the device. Here a step only enqueues work. Losses stay on the device,
 and are reduced and read once per interval.
 
-`LeanTrainer` replaces private methods of that version.
+`LeanTrainer` replaces private methods of that version, and where it loads checkpoints by way of temporary folders.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import datetime as dt
 import signal
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -23,12 +25,30 @@ from composer.core import Callback, Event
 from composer.core.precision import get_precision_context
 from composer.core.types import TrainerMode
 from composer.distributed import ddp_sync_context
-from composer.utils import dist
+from composer.utils import checkpoint, dist
 
 from meap.errors import TrainingError, first_line
+from meap.places.whole import temporary_folder
 from meap.train.callbacks import StepLosses
 
 __all__ = ["LeanTrainer"]
+
+
+@contextmanager
+def _own_folders() -> Iterator[None]:
+    """Within, the folder that Composer loads a checkpoint by is gone afterwards, whatever ends the process."""
+    theirs = checkpoint.tempfile
+    checkpoint.tempfile = SimpleNamespace(TemporaryDirectory=_temporary_directory)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        checkpoint.tempfile = theirs
+
+
+@contextmanager
+def _temporary_directory() -> Iterator[str]:
+    with temporary_folder("meap-resume-") as folder:
+        yield str(folder)
 
 
 class LeanTrainer(Trainer):
@@ -51,7 +71,10 @@ class LeanTrainer(Trainer):
         self._step_losses = StepLosses(interval=loss_interval)
         self._host_group: Any = None
         self._batch_began = 0.0
-        super().__init__(callbacks=[self._step_losses, *callbacks], accumulate_train_batch_on_tokens=True, **settings)
+        with _own_folders():
+            super().__init__(
+                callbacks=[self._step_losses, *callbacks], accumulate_train_batch_on_tokens=True, **settings
+            )
 
     def _iter_dataloader(self, trainer_mode: TrainerMode) -> Generator[Any, None, None]:
         is_training = trainer_mode == TrainerMode.TRAIN

@@ -1,6 +1,7 @@
 """What a resumed run is trained on."""
 
 import shutil
+import subprocess
 
 import pytest
 
@@ -31,3 +32,31 @@ def test_other_data_at_the_same_address_is_refused_once_a_run_has_been_trained_o
             train(tmp_path / f"new{number}", prepare(rows=rows, seed=seed), saved, "train.max_duration=6ba")
     shutil.rmtree(tmp_path / "run/cache")
     assert len(train(tmp_path / "run", prepare(), saved, "train.max_duration=6ba")) == 6
+
+
+WITH_FEW_FILES = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_resumption_that_may_open_few_files_leaves_nothing(
+    train, config_file, warm_python, quiet_environment, project_root, tmp_path
+):
+    """With each limit another step of it fails, among them the folder by which Composer loads a checkpoint."""
+    train(tmp_path / "run", "train.max_duration=4ba")
+    (temporary := tmp_path / "temporary").mkdir()
+    config, statuses = config_file(tmp_path / "run", "train.max_duration=4ba"), set[int]()
+    for limit in range(14, 30):
+        ended = subprocess.run(
+            [warm_python, "-c", WITH_FEW_FILES, str(limit), project_root / "recipes/meap_1b.py", config],
+            env=quiet_environment | {"TMPDIR": str(temporary)},
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+        statuses.add(ended.returncode)
+        assert "Traceback" not in ended.stderr, f"{limit}\n{ended.stderr}"
+        assert not list(temporary.iterdir()), f"{limit}\n{ended.stderr}"
+    assert statuses == {0, 1}
