@@ -15,8 +15,6 @@
 A message names the value that was given, what is allowed, and what to do about it.
 """
 
-import signal
-
 __all__ = [
     "BadInputError",
     "CheckpointError",
@@ -75,9 +73,6 @@ class JudgeError(MeapError):
 
 class StoppedError(MeapError):
     """A signal stopped the program after it saved its state."""
-
-    signal_number: int = signal.SIGTERM
-    """The signal."""
 
 
 def first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from functools import cache, partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from meap.errors import MeapError, StoppedError
 
@@ -43,14 +43,16 @@ __all__ = [
     "visible_processes",
 ]
 
-LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection was likely closed")
 WAITED_FOR_RANK = ("Timed out waiting", "Operation timed out", "Connection timed out")
 """What torch says of the connections between ranks, for which it has no classes."""
 
 SAME_REQUEST_SECONDS = 2.0
 """A launcher that is asked to stop asks its ranks, often by another signal than the one that has reached them, too."""
 
-_FAILED = "meap/failed"
+_Found = TypeVar("_Found")
+_FAILED, _STOPPED = "meap/failed", "meap/stopped"
+_SECONDS_TO_ANSWER = 2.0
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _SECONDS_TO_DIE = 5.0
@@ -177,18 +179,18 @@ def stopping_by_signals() -> Iterator[None]:
     except StoppedError:
         raise
     except Exception:
-        _tell_ranks()
+        if request := _told_by_ranks(_STOPPED):  # it ended, and this one has missed it
+            raise _stopped(request) from None
+        _tell_ranks(_FAILED, "")
         raise
     except _StopRequest as request:
-        rank = os.environ.get("RANK", "0")
-        if _has_failed_rank(request):
+        if not _told_by_ranks(_STOPPED) and (_has_lost_rank(request) or _told_by_ranks(_FAILED) is not None):
+            rank = os.environ.get("RANK", "0")
             raise MeapError(
                 f"rank {rank} ends, since another one has failed: look for the reason among the messages of that rank"
             ) from None
-        is_speaker = rank == "0"
-        error = StoppedError(f"stopped by {request}: run the same command again to resume" if is_speaker else "")
-        error.signal_number = request.number
-        raise error from None
+        _tell_ranks(_STOPPED, str(request))
+        raise _stopped(str(request)) from None
     finally:
         sys.unraisablehook = hook
         for timer in timers:
@@ -197,22 +199,43 @@ def stopping_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _tell_ranks() -> None:
-    """Note for the other ranks that this one has failed, before its end reaches them as a signal to stop."""
-    if (store := _store_of_ranks()) is not None:
-        with suppress(RuntimeError):  # its host has ended
-            store.set(_FAILED, os.environ.get("RANK", "0"))
+def _stopped(request: str) -> StoppedError:
+    is_speaker = os.environ.get("RANK", "0") == "0"
+    return StoppedError(f"stopped by {request}: run the same command again to resume" if is_speaker else "")
 
 
-def _has_failed_rank(request: BaseException) -> bool:
-    """Whether another rank has said so, or was lost already when the signal came."""
+def _tell_ranks(what: str, text: str) -> None:
+    """Note for the other ranks how this one ends, before its end reaches them as a signal or a lost connection."""
+    _with_store(lambda store: store.set(what, text))
+
+
+def _told_by_ranks(what: str) -> str | None:
+    """What a rank has noted; None where none has."""
+    return _with_store(lambda store: store.get(what).decode() if store.check([what]) else None)
+
+
+def _with_store(use: Callable[[Any], _Found]) -> _Found | None:
+    """What it gives; None where there is no store, or its host, rank 0, has ended or stands still."""
+    found, store = list[_Found](), _store_of_ranks()
+
+    def ask() -> None:
+        with suppress(RuntimeError):
+            found.append(use(store))
+
+    if store is not None:
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(_SECONDS_TO_ANSWER)
+    return next(iter(found), None)
+
+
+def _has_lost_rank(request: BaseException) -> bool:
+    """Whether another rank was lost already when the signal came."""
     error = request.__context__
     while error is not None:
         if any(each in str(error) for each in LOST_RANK):
             return True
         error = error.__context__
-    with suppress(RuntimeError):  # its host, rank 0, has ended, and says itself how
-        return (store := _store_of_ranks()) is not None and store.check([_FAILED])
     return False
 
 

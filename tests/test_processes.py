@@ -188,6 +188,8 @@ def run():
     open(f"{sys.argv[1]}/{rank}", "w").close()
     if rank == 1 and sys.argv[2] == "fails":
         raise DataError("a shard is damaged")
+    if rank == 0 and sys.argv[2] == "is stopped alone":
+        distributed.barrier()
     time.sleep(60)
 
 pids = []
@@ -198,6 +200,9 @@ for rank in range(2):
     pids.append(pid)
 while len(os.listdir(sys.argv[1])) < 3:
     time.sleep(0.01)
+if sys.argv[2] == "is stopped alone":
+    os.kill(pids[1], signal.SIGTERM)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(pids.pop(), 0)[1]) for _ in range(2)))
 if sys.argv[2] == "fails":
     print(os.waitstatus_to_exitcode(os.waitpid(pids.pop(), 0)[1]))
 for pid in pids:  # as a launcher does
@@ -216,6 +221,7 @@ for pid in pids:
             "error: rank 0 ends, since another one has failed: look for the reason among the messages of that rank",
         ),
         ("is stopped", ["75", "75"], "stopped by SIGTERM: run the same command again to resume"),
+        ("is stopped alone", ["75", "75"], "stopped by SIGTERM: run the same command again to resume"),
     ],
 )
 def test_a_rank_that_is_ended_since_another_failed_has_failed(

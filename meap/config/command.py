@@ -246,13 +246,8 @@ def _told_of_machine(error: Exception) -> str | None:
             f"{error.strerror}: free space on the disks of {Path.cwd()} and of TMPDIR, or wherever else this command "
             "writes, and run it again"
         )
-    rank = os.environ.get("RANK")
-    is_of_ranks = isinstance(error, RuntimeError) and any(each in str(error) for each in (*LOST_RANK, *WAITED_FOR_RANK))
-    if rank is not None and is_of_ranks:
-        return (
-            f"rank {rank} lost another rank outside of training ({first_line(error)}): look for the reason among the "
-            "messages of that rank"
-        )
+    if told := _told_of_ranks(error):
+        return told
     text = os.strerror(errno.EMFILE)  # libraries, and torch's of other processes, pass it on as text
     chain: list[BaseException | None] = [error, error.__cause__, error.__context__]
     if any(text in str(each) or getattr(each, "errno", None) == errno.EMFILE for each in chain if each is not None):
@@ -266,6 +261,23 @@ def _told_of_machine(error: Exception) -> str | None:
         return (
             f"a loader worker cannot go on ({what}): see to that, or raise the number of open files with `ulimit -n "
             "4096`, and run the same command again"
+        )
+    return None
+
+
+def _told_of_ranks(error: Exception) -> str | None:
+    rank, text = os.environ.get("RANK"), str(error)
+    if rank is None or not isinstance(error, RuntimeError):
+        return None
+    if "to a (local) address" in text:  # as torch says where it may open no socket, too
+        return (
+            f"rank {rank} cannot open a connection to the others ({first_line(error)}): raise the number of open files "
+            "with `ulimit -n 4096`, or name the network's interface in GLOO_SOCKET_IFNAME"
+        )
+    if any(each in text for each in (*LOST_RANK, *WAITED_FOR_RANK)):
+        return (
+            f"rank {rank} lost another rank outside of training ({first_line(error)}): look for the reason among the "
+            "messages of that rank"
         )
     return None
 

@@ -371,6 +371,7 @@ def test_what_the_machine_refuses_a_loader_worker_is_one_line(capsys: pytest.Cap
         "[pair.cc:545] Read error [127.0.0.1]:1437: Connection reset by peer. This is typically caused by",
         "[pair.cc:534] Connection closed by peer [127.0.0.1]:11883",
         "[unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete",
+        "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?",
     ],
 )
 def test_a_rank_whose_neighbour_ends_at_the_start_says_so_in_a_line(capsys, monkeypatch, told: str):
@@ -386,6 +387,15 @@ def test_a_rank_whose_neighbour_ends_at_the_start_says_so_in_a_line(capsys, monk
     monkeypatch.delenv("RANK")
     with pytest.raises(RuntimeError):  # a store's connection, say
         run_command(RecipeConfig, lose, doc="d", argv=["run.seed=1"])
+
+
+def test_a_rank_that_can_open_no_connection_says_what_to_do(capsys, monkeypatch):
+    def fail(_: RecipeConfig) -> None:
+        raise RuntimeError("Cannot resolve 127.0.0.1 to a (local) address")
+
+    monkeypatch.setenv("RANK", "1")
+    assert run_command(RecipeConfig, fail, doc="d", argv=["run.seed=1"]) == 1
+    assert re.fullmatch(r"error: rank 1 cannot open .*ulimit -n 4096.*GLOO_SOCKET_IFNAME\n", capsys.readouterr().err)
 
 
 def test_a_yaml_of_the_project_is_found_from_another_folder(answer, tmp_path: Path, project_root: Path):

@@ -46,7 +46,8 @@ class Traveller(Ground):
     hits: list[str] = field(default_factory=list[str])
     steps: int = 0
     seconds: float = 0.0
-    was_killed: bool = False
+    killed: set[str] = field(default_factory=set[str])
+    """Data and runs whose command was killed; what that leaves, the next one on the same that ends well removes."""
     rest: Sequence[Step] = ()
     """Of the journey."""
 
@@ -246,7 +247,7 @@ class Traveller(Ground):
             check_end(outcome, {0, 1})  # it may have read the shard already, or not need it
             check_rows(rows_of(outcome.notes), self.quiet.trained(spec).told.rows, ROWS_OF_BATCH)
             # Composer's launcher kills a rank that still fetches the shard half a minute after another has given up.
-            check_left(self.home, outcome, was_killed=self.was_killed or "with SIGKILL instead" in outcome.printed)
+            check_left(self.home, outcome, was_killed=bool(self.killed) or "with SIGKILL instead" in outcome.printed)
             if name not in self.runs:
                 shutil.rmtree(self.home.path / "runs" / name)
         shard.write_bytes(content)
@@ -284,9 +285,10 @@ class Traveller(Ground):
         for faults in (step.faults, ()) if step.faults else ((),):
             outcome = self.run(words, faults, expected, ranks=step.ranks, nodes=step.nodes, cold=step.cold)
             allowed = statuses(faults, outcome.hits, step.settings)
-            kills = any(each.detail.get("signal") == "SIGKILL" for each in faults)
-            # What a kill leaves, the next command of the kind that ends well removes.
-            self.was_killed = (kills and "signal" in outcome.hits) or (self.was_killed and outcome.status != 0)
+            if "signal" in outcome.hits and any(each.detail.get("signal") == "SIGKILL" for each in faults):
+                self.killed.add(step.on)
+            elif outcome.status == 0:
+                self.killed.discard(step.on)
             check_end(outcome, allowed)
             always(outcome)
             for other in outcome.others:
@@ -295,7 +297,7 @@ class Traveller(Ground):
             check_published(self.home)
             if outcome.status == 0:
                 done(outcome)
-            check_left(self.home, outcome, was_killed=self.was_killed)
+            check_left(self.home, outcome, was_killed=bool(self.killed))
             check_secrets(self.home, outcome)
             if outcome.status == 0:
                 return True

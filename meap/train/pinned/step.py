@@ -26,6 +26,7 @@ from composer.core.precision import get_precision_context
 from composer.core.types import TrainerMode
 from composer.distributed import ddp_sync_context
 from composer.utils import checkpoint, dist
+from torch.nn.parallel import DistributedDataParallel
 
 from meap.errors import TrainingError, first_line
 from meap.places.whole import temporary_folder
@@ -49,6 +50,21 @@ def _own_folders() -> Iterator[None]:
 def _temporary_directory() -> Iterator[str]:
     with temporary_folder("meap-resume-") as folder:
         yield str(folder)
+
+
+def _settle_buckets(model: DistributedDataParallel) -> None:
+    """Let DDP lay out its buckets before the first step, which it does in the order in which gradients come first.
+
+    Between the first two steps, as otherwise, the place of a gradient in its bucket changes, and with it the order in
+    which more than two ranks are added: a run that resumes would not be, to the bit, the one that was not interrupted.
+    """
+    module, trained = model.module, [each for each in model.parameters() if each.requires_grad]
+    module.forward = lambda _: torch.stack([0.0 * each.flatten()[0].float() for each in trained]).sum()
+    try:
+        torch.autograd.backward(model({}))
+    finally:
+        del module.forward
+    module.zero_grad(set_to_none=True)
 
 
 class LeanTrainer(Trainer):
@@ -75,6 +91,8 @@ class LeanTrainer(Trainer):
             super().__init__(
                 callbacks=[self._step_losses, *callbacks], accumulate_train_batch_on_tokens=True, **settings
             )
+        if isinstance(self.state.model, DistributedDataParallel):
+            _settle_buckets(self.state.model)
 
     def _iter_dataloader(self, trainer_mode: TrainerMode) -> Generator[Any, None, None]:
         is_training = trainer_mode == TrainerMode.TRAIN

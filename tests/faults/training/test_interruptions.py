@@ -28,6 +28,7 @@ INTERVAL = 3
 PLACES = {"forward": 112, "backward": 8, "update": 4, "copy": 2, "write": 60, "move": 2, "publish": 2, "prune": 2}
 LAYOUTS = [(1, 0), (1, 1), (2, 0), (2, 1)]
 """Ranks, and loader workers of each."""
+LEGS = (("whole", STEPS), ("cut", 6))
 
 
 def newest(run_dir: Path) -> int:
@@ -70,6 +71,16 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_is_not(start, whol
         assert losses(run_dir) == losses(whole[1].run_dir)
     else:
         assert losses(run_dir) == pytest.approx(losses(whole[1].run_dir), abs=1e-5)
+
+
+def test_four_ranks_that_go_on_are_the_four_that_were_not_killed(start, tmp_path):
+    """The sum of more than two numbers depends on their order, which DDP changes after the first step of a start."""
+    constant = "scheduler.schedule=constant"
+    whole, cut = (start(tmp_path / name, 4, constant, f"train.max_duration={steps}ba") for name, steps in LEGS)
+    assert whole.wait() + cut.wait() == [0] * 8, whole.printed + cut.printed
+    last = start(tmp_path / "cut", 4, constant)
+    assert last.wait() == [0] * 4, last.printed
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
 def test_a_killed_run_that_goes_on_with_more_nodes_finds_its_cache_and_leaves_no_lock(start, tmp_path):
