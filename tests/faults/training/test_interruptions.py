@@ -73,12 +73,13 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_is_not(start, whol
         assert losses(run_dir) == pytest.approx(losses(whole[1].run_dir), abs=1e-5)
 
 
-def test_four_ranks_that_go_on_are_the_four_that_were_not_killed(start, tmp_path):
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_four_ranks_that_go_on_are_the_four_that_were_not_killed(start, tmp_path, sharding):
     """The sum of more than two numbers depends on their order, which DDP changes after the first step of a start."""
-    constant = "scheduler.schedule=constant"
-    whole, cut = (start(tmp_path / name, 4, constant, f"train.max_duration={steps}ba") for name, steps in LEGS)
+    given = ("scheduler.schedule=constant", f"train.sharding={sharding}")
+    whole, cut = (start(tmp_path / name, 4, *given, f"train.max_duration={steps}ba") for name, steps in LEGS)
     assert whole.wait() + cut.wait() == [0] * 8, whole.printed + cut.printed
-    last = start(tmp_path / "cut", 4, constant)
+    last = start(tmp_path / "cut", 4, *given)
     assert last.wait() == [0] * 4, last.printed
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
