@@ -38,12 +38,12 @@ __all__ = ["LeanTrainer"]
 @contextmanager
 def _own_folders() -> Iterator[None]:
     """Within, the folder that Composer loads a checkpoint by is gone afterwards, whatever ends the process."""
-    theirs = checkpoint.tempfile
-    checkpoint.tempfile = SimpleNamespace(TemporaryDirectory=_temporary_directory)  # pyright: ignore[reportAttributeAccessIssue]
+    loading: Any = checkpoint
+    theirs, loading.tempfile = loading.tempfile, SimpleNamespace(TemporaryDirectory=_temporary_directory)
     try:
         yield
     finally:
-        checkpoint.tempfile = theirs
+        loading.tempfile = theirs
 
 
 @contextmanager
