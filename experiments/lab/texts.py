@@ -86,19 +86,19 @@ _ASKED_PER_GROUP = 60
 
 
 def rivals(seed: int, index: int) -> str:
-    """Up to 8 places with the same 3 fields, prose among them up to a random length, then four summaries."""
+    """Up to 8 places with the same field, prose among them up to a random length, then six summaries."""
     rng = keyed_generator("rivals", seed, index)
     stated = _draw_places(rng, 1 + int(rng.random() * 8))
-    sentences = _passage(rng, stated, num_characters=int(rng.random() * 2400))
+    sentences = _passage(rng, stated, num_characters=int(rng.random() ** 2 * 2400))
     paragraphs = [" ".join(each for _, each in sentences)]
-    for _ in range(4):
+    for _ in range(6):
         keys = rng.sample(list(stated), min(len(stated), 8))
         paragraphs.append(" ".join([choose(rng, words.RECAP_LEADS), *(_in_place(key, stated[key]) for key in keys)]))
     return "\n".join(paragraphs)
 
 
 def rival_prompts(seed: int) -> Iterator[Prompt]:
-    """One field of one place asked for, by length in tokens (about), places in the passage, and depth of the answer."""
+    """The field of one place asked for, by length in tokens (about), places in the passage, and depth of the answer."""
     for (length, num_places, depth), number in itertools.product(
         itertools.product(_LENGTHS, _RIVALS, _DEPTHS), range(_ASKED_PER_GROUP)
     ):
@@ -207,10 +207,9 @@ _Key = tuple[str, str]
 
 
 def _draw_places(rng: random.Random, number: int) -> dict[_Key, str]:
-    fields = rng.sample(tuple(FIELDS), 3)
-    values = {field: rng.sample(FIELDS[field], number) for field in fields}
-    places = rng.sample(PLACES, number)
-    return {(place, field): values[field][at] for at, place in enumerate(places) for field in fields}
+    field = choose(rng, tuple(FIELDS))
+    places, values = rng.sample(PLACES, number), rng.sample(FIELDS[field], number)
+    return {(place, field): value for place, value in zip(places, values, strict=True)}
 
 
 def _passage(rng: random.Random, stated: dict[_Key, str], *, num_characters: int) -> list[tuple[_Key | None, str]]:
