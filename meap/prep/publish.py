@@ -85,7 +85,7 @@ def _no_rows(job: Job[ResolvedJob], records: Sequence[TaskRecord]) -> str:
     num_removed = sum(sum(record.removed.values()) for record in records)
     removed = f" (filters and deduplication removed {num_removed} documents)" if num_removed else ""
     limits = [f"{key}={value}" for key in ("max_tokens", "heldout_ratio") if (value := getattr(job.config, key, None))]
-    held_back = f" ({', '.join(limits)} hold back some of it)" if limits else ""
+    held_back = f" (some of it is held back by {', '.join(limits)})" if limits else ""
     return (
         f"not a single row: {tokens} tokens in {job.num_tasks} tasks{removed}, and a row takes "
         f"{job.config.seq_len + 1}: choose a smaller seq_len, fewer tasks, or more input{held_back}"
