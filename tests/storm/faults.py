@@ -201,6 +201,7 @@ def _read_only(home: Home, fault: Fault) -> Iterator[bool]:
         yield True
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+        _mount("-o", "remount,rw", home.path)  # a disk that was made smaller meanwhile has become read-only itself
 
 
 def _mount(*arguments: object) -> None:
