@@ -180,6 +180,7 @@ def stopping_by_signals() -> Iterator[None]:
     except StoppedError:
         raise
     except Exception:
+        _requested = time.monotonic()  # it ends already: a signal would only keep it from saying why
         if request := _told_by_ranks(_STOPPED):  # it ended, and this one has missed it
             raise _stopped(request) from None
         _tell_ranks(_FAILED, "")
