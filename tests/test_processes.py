@@ -10,6 +10,9 @@ import time
 
 import pytest
 
+from meap import processes
+from meap.processes import stopping_by_signals
+
 SWALLOWED = """
 import os, signal, sys, time
 from meap.config.command import report_errors
@@ -238,6 +241,15 @@ def test_a_rank_that_is_ended_since_another_failed_has_failed(
     )
     assert done.stdout.split() == statuses, done.stderr
     assert done.stderr.splitlines()[-1:] == [told]
+
+
+def test_a_signal_that_comes_while_a_failure_is_told_does_not_hide_it(monkeypatch):
+    def told_late(_: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(processes, "_told_by_ranks", told_late)
+    with pytest.raises(ValueError, match="the reason"), stopping_by_signals():
+        raise ValueError("the reason")
 
 
 TRACKED = """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -36,14 +37,26 @@ __all__ = ["LeanTrainer"]
 
 
 @contextmanager
-def _own_folders() -> Iterator[None]:
-    """Within, the folder that Composer loads a checkpoint by is gone afterwards, whatever ends the process."""
+def _loading_with_care() -> Iterator[None]:
+    """Within, a rank that fails to load a checkpoint ends, and the folder that Composer loads it by is gone."""
     loading: Any = checkpoint
-    theirs, loading.tempfile = loading.tempfile, SimpleNamespace(TemporaryDirectory=_temporary_directory)
+    theirs = loading.tempfile, loading.dist
+    loading.tempfile, loading.dist = SimpleNamespace(TemporaryDirectory=_temporary_directory), _ImpatientRanks()
     try:
         yield
     finally:
-        loading.tempfile = theirs
+        loading.tempfile, loading.dist = theirs
+
+
+class _ImpatientRanks:
+    """Composer's `dist`, but a rank with an error waits for no others, which wait for it elsewhere."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(dist, name)
+
+    def barrier(self) -> None:
+        if sys.exc_info()[0] is None:
+            dist.barrier()
 
 
 @contextmanager
@@ -87,7 +100,7 @@ class LeanTrainer(Trainer):
         self._step_losses = StepLosses(interval=loss_interval)
         self._host_group: Any = None
         self._batch_began = 0.0
-        with _own_folders():
+        with _loading_with_care():
             super().__init__(
                 callbacks=[self._step_losses, *callbacks], accumulate_train_batch_on_tokens=True, **settings
             )

@@ -2,8 +2,10 @@
 
 import shutil
 import subprocess
+import sys
 
 import pytest
+from composer.utils import checkpoint, dist
 
 from meap.errors import MismatchError, TrainingError
 from tests.train.outputs import at_pass, no_number
@@ -60,3 +62,18 @@ def test_a_resumption_that_may_open_few_files_leaves_nothing(
         assert "Traceback" not in ended.stderr, f"{limit}\n{ended.stderr}"
         assert not list(temporary.iterdir()), f"{limit}\n{ended.stderr}"
     assert statuses == {0, 1}
+
+
+def test_a_rank_that_cannot_load_a_checkpoint_does_not_wait_for_the_others(train, monkeypatch, tmp_path):
+    """They wait for it within the loading, and Composer would have it wait for them after it: half an hour."""
+    train(tmp_path / "run", "train.max_duration=4ba")
+    waited = list[str]()
+    monkeypatch.setattr(dist, "barrier", lambda: waited.append("after an error" if sys.exc_info()[0] else "in step"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no more files")
+
+    monkeypatch.setattr(checkpoint, "_restore_checkpoint", fail)
+    with pytest.raises(OSError, match="no more files"):
+        train(tmp_path / "run", "train.max_duration=6ba")
+    assert "after an error" not in waited
