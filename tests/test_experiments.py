@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -225,6 +226,37 @@ def test_the_pages_say_what_the_numbers_say():
     for found in experiments.values():
         assert found["sentence"] == sentence_of(found)
     assert all(path.stat().st_size < 300_000 for path in (ROOT / "experiments/results").glob("*"))
+
+
+MANY_COMMANDS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from lab import launching
+
+def run(number):
+    try:
+        launching.run_command_line(folder / f"{number}.txt", folder / "command.py", str(number % 2))
+    except launching.MeapError as error:
+        return str(error).partition(" (")[0].partition("status ")[2]
+
+folder = Path(sys.argv[1])
+if __name__ == "__main__":
+    launching.IMPORTED = ["torch", "meap.processes"]
+    launching.share_the_machine()
+    with ThreadPoolExecutor(8) as pool:
+        print(*pool.map(run, range(400)), sep=",")
+"""
+
+
+def test_commands_that_end_together_end_with_their_own_status(tmp_path, quiet_environment):
+    (tmp_path / "many.py").write_text(MANY_COMMANDS)
+    (tmp_path / "command.py").write_text("import sys; print('so it is'); sys.exit(3 * int(sys.argv[1]))")
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "many.py", tmp_path], text=True, stdout=subprocess.PIPE, timeout=300, check=True,
+        env=quiet_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'experiments'}"},
+    )  # fmt: skip
+    assert ended.stdout.strip() == ",".join(["None", "3: so it is"] * 200)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import runpy
 import signal
 import sys
 import threading
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -34,6 +35,11 @@ ENVIRONMENT = {
 }
 _running: set[BaseProcess] = set()
 _is_stopping = threading.Event()
+_asking = threading.Lock()
+"""Held while multiprocessing reads how processes ended: to start one, it looks at all of them.
+
+The status can be read once. Of two threads that read it together, the later one took an exit for a lost server (255).
+"""
 
 
 def share_the_machine() -> None:
@@ -50,18 +56,21 @@ def run_command_line(output: Path, script: str, *arguments: str) -> None:
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     process = SERVER.Process(target=_run_script, args=(output, script, *arguments))
-    if _is_stopping.is_set():
-        raise MeapError("the experiment was stopped")
-    process.start()
-    _running.add(process)
+    with _asking:
+        if _is_stopping.is_set():
+            raise MeapError("the experiment was stopped")
+        process.start()
+        _running.add(process)
     try:
-        process.join()
+        wait([process.sentinel])
     except BaseException:  # a signal, where this is the main thread
         process.terminate()
-        process.join()
+        wait([process.sentinel])
         raise
     finally:
-        _running.discard(process)
+        with _asking:
+            process.join()
+            _running.discard(process)
     if process.exitcode:
         *_, last = output.read_text(encoding="utf-8").splitlines() or [""]
         raise MeapError(
@@ -73,8 +82,9 @@ def run_command_line(output: Path, script: str, *arguments: str) -> None:
 def stop_commands() -> None:
     """Ask all that run to save and end, and start no more."""
     _is_stopping.set()
-    for process in list(_running):
-        process.terminate()
+    with _asking:
+        for process in _running:
+            process.terminate()
 
 
 def _run_script(output: Path, script: str, *arguments: str) -> None:
