@@ -60,9 +60,8 @@ def main(cfg: EvaluationConfig) -> None:
 
     with open_inputs(cfg, model.tokenizer) as (inputs, origin):
         facts = {"data": origin, "export": export}
-        results = run_tasks(inputs, model, names, out_dir, ranks=ranks, facts=facts)
+        results = run_tasks(inputs, model, names, out_dir, ranks=ranks, facts=facts, write_page=write_results_page)
     if ranks.is_first:
-        write_results_page(out_dir)
         print_results(results)
         print(f"\nwritten     {out_dir}")
 

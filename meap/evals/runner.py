@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -120,6 +120,7 @@ def run_tasks(
     *,
     ranks: Ranks | None = None,
     facts: Mapping[str, Any] | None = None,
+    write_page: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
     """Run the named tasks, alone in `out_dir`; rank 0 writes results.json, and responses, picture and files of each.
 
@@ -133,6 +134,7 @@ def run_tasks(
         out_dir: Folder to write, created if needed.
         ranks: Processes that share the work; None: this one alone.
         facts: Further entries for results.json.
+        write_page: Shows what is in `out_dir`, before another evaluation may write there.
 
     Returns:
         Content of results.json; empty on other ranks.
@@ -184,6 +186,8 @@ def run_tasks(
             if name in former and name not in results["tasks"] and not ResponseStore(out_dir, name, key).is_finished():
                 for suffix in _SUFFIXES:
                     (out_dir / f"{name}.{suffix}").unlink(missing_ok=True)
+        if write_page is not None:
+            write_page(out_dir)
         return results
 
 

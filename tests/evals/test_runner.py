@@ -190,7 +190,16 @@ def test_two_evaluations_into_one_folder_do_not_meet(run, blind, tmp_path):
     ):
         run(names=["kv_retrieval"], model=blind)
     assert not list((tmp_path / "eval").iterdir())
-    assert run(names=["kv_retrieval"], model=blind)["tasks"]
+
+    def show(folder: Path) -> None:
+        assert read_results(folder)["tasks"]
+        with pytest.raises(DataError, match="is being written by another process"), sole_writer(folder):
+            pass
+        shown.append(folder)
+
+    shown: list[Path] = []
+    assert run(names=["kv_retrieval"], model=blind, write_page=show)["tasks"]
+    assert shown == [tmp_path / "eval"]
 
 
 def test_nothing_to_measure_is_an_error_and_leaves_former_results(make_inputs, blind, tmp_path):
