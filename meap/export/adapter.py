@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from meap import __version__
 from meap.errors import CheckpointError
-from meap.export.hf import TOLERANCE, ExportSource
+from meap.export.hf import TOLERANCE, ExportSource, require_replaceable
 from meap.export.prompting import Prompting
 from meap.export.weights import write_tensors
 from meap.extras import require_packages
@@ -104,6 +104,7 @@ def export_adapter(
             "versions": {"meap": __version__, **{name: version(name) for name in ("peft", "torch", "transformers")}},
         }
         (draft / EXPORT_RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        require_replaceable(str(out_dir), source.run)  # another run's export may have come meanwhile
     return largest
 
 

@@ -201,6 +201,7 @@ def export_model(
         (draft / EXPORT_RECORD_NAME).write_text(
             json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8"
         )
+        require_replaceable(str(out_dir), source.run)  # another run's export may have come meanwhile
     return record
 
 

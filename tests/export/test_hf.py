@@ -215,6 +215,14 @@ def test_an_older_export_survives_a_failed_move(model, tokenizer, exported, monk
     assert read_export_record(exported) is not None
 
 
+def test_what_came_while_the_model_was_verified_is_not_replaced(model, tokenizer, exported):
+    mine = {path.name: path.read_bytes() for path in exported.iterdir()}
+    with pytest.raises(CheckpointError, match="holds the export of run 'small', not of 'other'"):
+        export_model(model, tokenizer, exported, dataclasses.replace(SOURCE, run="other"), usage=USAGE)
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == mine
+    assert list(exported.parent.glob(".*")) == []
+
+
 def test_new_and_empty_folders_may_be_written(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
