@@ -18,6 +18,7 @@ class S3Faults:
 
         cut     read half of the request's body and hang up
         stall   read it all, and answer only when `resumed` is set
+        mute    do as asked, but do not answer before `resumed` is set
         reset   read it all, and break the connection off
         half    answer with the right headers and half of the body, and hang up
         short   answer with half of the body as if it were the whole
@@ -72,6 +73,10 @@ class S3Faults:
                     response = upstream.getresponse()
                     content = response.read()
                 sent = content
+                if fault == "mute":
+                    faults.resumed.wait()
+                    self.close_connection = True
+                    return
                 if fault in {"half", "short"}:
                     sent = content[: len(content) // 2]
                 elif fault == "flip" and content:

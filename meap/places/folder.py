@@ -90,8 +90,14 @@ class Folder:
         def write(filesystem: AbstractFileSystem, root: str) -> None:
             if isinstance(filesystem, LocalFileSystem):
                 Path(root).mkdir(parents=True, exist_ok=True)
-            filesystem.pipe_file(f"{root}/{name}", b"meap")
-            filesystem.rm_file(f"{root}/{name}")
+            try:
+                filesystem.pipe_file(f"{root}/{name}", b"meap")
+                filesystem.rm_file(f"{root}/{name}")
+            except BaseException as error:
+                if not isinstance(error, Exception):  # a signal: the store has it, perhaps, and has not answered yet
+                    with suppress(Exception):
+                        filesystem.rm_file(f"{root}/{name}")
+                raise
 
         self._do(write, cannot_be="written")
 

@@ -85,6 +85,7 @@ class StoreClaim(Claim):
         self._name = name
         self._holder = _Holder.of_this_process()
         self._over = threading.Event()
+        self._may_be_there = False
 
     def require(self) -> None:
         """Raise `DataError` if another process has taken the place over."""
@@ -101,6 +102,7 @@ class StoreClaim(Claim):
         if held is not None and not held.has_ended:
             raise self._refusal(held)
         ours = self._holder.to_json()
+        self._may_be_there = True  # from now on, also if a signal comes before the store has answered
         if held is None:
             is_new = self._folder.create(self._name, ours)
             is_conditional = not self._folder.create(self._name, ours) if is_new else True
@@ -121,8 +123,10 @@ class StoreClaim(Claim):
                 self._folder.write(self._name, replace(self._holder, renewed=time.time()).to_json())
 
     def release(self) -> None:
-        """Give the place up."""
+        """Give the place up, if it was taken."""
         self._over.set()
+        if not self._may_be_there:
+            return
         with suppress(DataError):
             self.require()
             self._folder.remove(self._name)
@@ -160,10 +164,10 @@ def held(folder: Folder, name: str) -> Iterator[StoreClaim]:
         DataError: Another process holds it, or the store cannot be used.
     """
     claim = StoreClaim(folder, name)
-    claim.take()
-    keeper = threading.Thread(target=claim.keep, name="claim", daemon=True)
-    keeper.start()
     try:
+        claim.take()
+        keeper = threading.Thread(target=claim.keep, name="claim", daemon=True)
+        keeper.start()
         yield claim
     finally:
         claim.release()

@@ -49,6 +49,22 @@ def test_what_is_written_is_listed_read_and_removed(url, tmp_path):
     assert folder.entries() == ["record"]
 
 
+def test_a_signal_before_the_store_has_answered_leaves_no_probe(url, monkeypatch):
+    folder = Folder(url)
+    folder.write("record", b"123")
+    kind = type(folder._do(lambda filesystem, _: filesystem, cannot_be="read"))
+    write = kind.pipe_file
+
+    def interrupted(*arguments, **how):
+        write(*arguments, **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kind, "pipe_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folder.require_writable()
+    assert folder.entries() == ["record"]
+
+
 def test_several_files_are_read_at_once(url):
     folder = Folder(url)
     folder.write("a", b"1")

@@ -118,6 +118,33 @@ def test_the_whole_job_killed_while_it_writes_to_s3(
     record_property("injected", _S3_KILLS)
 
 
+def test_a_store_is_left_as_it_was_when_a_stop_comes_before_its_answer(
+    arguments, s3_environment, forked_commands, s3_faults, bucket, record_property
+):
+    """The first two requests claim the place: only the store knows that they came."""
+    asked, seen = threading.Event(), list[str]()
+    for number in (1, 2):
+        asked.clear()
+        seen.clear()
+
+        def rule(method: str, path: str, _: int, *, number: int = number) -> str | None:
+            if method not in {"PUT", "DELETE"}:
+                return None
+            seen.append(path)
+            if len(seen) == number:
+                asked.set()
+            return "mute" if len(seen) == number else None
+
+        s3_faults.rule = rule
+        with forked_commands(*arguments, f"remote=s3://corpus/mds{number}", "workers=1") as group:
+            assert asked.wait(60)
+            os.killpg(group, signal.SIGTERM)
+        assert forked_commands.status == os.EX_TEMPFAIL
+        assert [each.key for each in bucket.objects.filter(Prefix=f"mds{number}/")] == [], seen
+        assert all(path.endswith("claim.json") for path in seen[:number])
+    record_property("injected", 2)
+
+
 def test_a_worker_killed(
     forked_commands, prepare, tmp_path, tokenizer_dir, make_texts, write_lines, hashes_of, wait_until, record_property
 ):
