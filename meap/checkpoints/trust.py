@@ -15,6 +15,8 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.torch_version import TorchVersion
 
+from meap.checkpoints.parts import errors_of_parts
+
 __all__ = ["allowed_types", "load_checkpoint", "require_data"]
 
 _METADATA_NAME = ".metadata"
@@ -77,7 +79,7 @@ def load_checkpoint(path: str) -> dict[str, Any]:
             for name, entry in metadata.state_dict_metadata.items()
             if name.startswith(_WEIGHTS) and isinstance(entry, TensorStorageMetadata)
         }
-        with warnings.catch_warnings():
+        with errors_of_parts(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is enough
             load_parts(weights, storage_reader=_DataReader(path), no_dist=True)
     return {"state": {"model": {name.removeprefix(_WEIGHTS): weight for name, weight in weights.items()}}}

@@ -95,7 +95,7 @@ class Save:
         try:
             if self._write is not None:
                 self._put_in_place(self._write)
-        except Exception as error:  # noqa: BLE001 (any failure must reach the training thread)
+        except BaseException as error:  # noqa: BLE001 (any failure must reach the training thread)
             shutil.rmtree(self._folder / STAGING_NAME, ignore_errors=True)
             is_conflict = isinstance(error, ConflictingRunError)
             self.failure = str(error) if is_conflict else self._not_written(error)
@@ -109,10 +109,10 @@ class Save:
             self._delete_old()
         except ConflictingRunError as error:
             self.failure = str(error)
-        except Exception as error:  # noqa: BLE001 (a store may fail in any way, and training continues)
+        except BaseException as error:  # noqa: BLE001 (a store may fail in any way, and training continues)
             self._warn(_describe(error))
 
-    def _not_written(self, error: Exception) -> str:
+    def _not_written(self, error: BaseException) -> str:
         return (
             f"checkpoint {self._record.name} could not be written to {self._folder}: {_describe(error)}; "
             "earlier ones are intact. Free space or choose another checkpoint.folder, then run the same command again "
@@ -214,7 +214,7 @@ class Save:
         result, problem = cast("ResultT", None), ""
         try:
             result = act()
-        except Exception as error:  # noqa: BLE001 (the other ranks wait for the outcome)
+        except BaseException as error:  # noqa: BLE001 (the other ranks wait for the outcome)
             problem = _describe(error)
         everyone: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(everyone, (result, problem), group=self._destination.group)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
 
+from meap.checkpoints.parts import errors_of_parts
 from meap.checkpoints.trust import allowed_types, require_data
 from meap.errors import CheckpointError
 
@@ -35,11 +35,9 @@ def forbid_unpickling() -> None:
 def named_checkpoint_errors(folder: str) -> Iterator[None]:
     """Turn torch's refusal to unpickle into a `CheckpointError` that names the checkpoint folder."""
     try:
-        yield
-    except (pickle.UnpicklingError, CheckpointException) as error:
-        causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
-        if causes and not any(isinstance(each[0], pickle.UnpicklingError) for each in causes):
-            raise
+        with errors_of_parts():
+            yield
+    except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"the newest checkpoint in {folder} holds more than tensors and plain values; nothing in it was run: "
             "delete it and run the same command again to resume from the one before"

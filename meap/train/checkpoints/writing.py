@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from meap.checkpoints import CheckpointFile, CheckpointStore, describe_file
+from meap.checkpoints.parts import errors_of_parts
 from meap.config import RecipeConfig
 from meap.errors import CheckpointError
 from meap.places.problems import full_disk_errors
@@ -83,7 +84,7 @@ def _to_host(leaf: Any) -> Any:
 
 
 def _written_parts(writing: Any, path: Path, name: str, rank: int, needed: int) -> list[CheckpointFile]:
-    with full_disk_errors(path, num_bytes=needed, kind=CheckpointError):
+    with full_disk_errors(path, num_bytes=needed, kind=CheckpointError), errors_of_parts():
         writing.result()
     own = [*path.glob(f"__{rank}_*"), *([path / ".metadata"] if rank == 0 else [])]
     return [describe_file(part, f"{name}/{part.name}") for part in sorted(own)]

@@ -15,6 +15,7 @@ from meap.checkpoints import CheckpointStore
 from meap.errors import CheckpointError, MeapError
 from meap.export.weights import write_tensors
 from meap.places.whole import append_whole, whole_folder
+from tests.train.conftest import losses
 from tests.train.outputs import at_pass
 
 pytestmark = [pytest.mark.fault(2), pytest.mark.timeout(300)]
@@ -95,6 +96,31 @@ def test_a_disk_that_is_full_is_an_error_with_both_sizes_and_with_room_the_run_c
         train(tmp_path / "run", *to_disk)
     (small_disk / "filler").unlink()
     assert train(tmp_path / "run", *to_disk) == whole
+
+
+@pytest.mark.slow
+def test_parts_that_a_full_disk_has_no_room_for_end_all_ranks_and_with_room_the_run_continues(
+    start, whole, small_disk, tmp_path
+):
+    subprocess.run(["mount", "-o", "remount,size=600k", str(small_disk)], check=True, timeout=30)
+    sharded = ("train.sharding=full", "checkpoint.state_dict=sharded")
+    to_disk = (*sharded, f"checkpoint.folder={small_disk}/run", "checkpoint.keep=2", "run.name=whole2")
+    run = start(tmp_path / "run", 2, *to_disk)
+    assert run.wait() == [1, 1], run.printed
+    assert "Traceback" not in run.printed
+    assert re.search(
+        rf"error: checkpoint ba6 could not be written to {small_disk}/run: no space left for "
+        rf"{small_disk}/run/\.saving/ba6 \([\d,]+ bytes needed, [\d,]+ bytes free on its disk\): .* "
+        r"Free space or choose another checkpoint\.folder",
+        run.printed,
+    ), run.printed
+    assert CheckpointStore(f"{small_disk}/run").steps() == [3]
+    assert not (small_disk / "run/.saving").exists()
+
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True, timeout=30)
+    again = start(tmp_path / "run", 2, *to_disk)
+    assert again.wait() == [0, 0], again.printed
+    assert losses(tmp_path / "run") == pytest.approx(losses(whole[2].run_dir), abs=1e-5)
 
 
 def test_weights_that_a_full_disk_has_no_room_for_are_one_error_and_nothing_is_left(small_disk):

@@ -19,7 +19,8 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from meap.checkpoints import CheckpointStore, describe_file
-from meap.errors import DataError
+from meap.checkpoints.reading import read_checkpoint
+from meap.errors import CheckpointError, DataError
 from meap.manifest import Manifest, ShardRecord
 from tests.train.forked_runs import Run
 
@@ -85,6 +86,16 @@ def test_a_sharded_checkpoint_is_never_executed(start, sharded, tmp_path, tamper
     assert "holds more than tensors and plain values; nothing in it was run" in run.printed
     assert not (tmp_path / "touched").exists()
     assert "step      7" not in run.printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keeps", [0, 0.1])
+def test_a_sharded_checkpoint_whose_part_is_damaged_is_one_error(sharded, tmp_path, keeps):
+    folder = shutil.copytree(sharded.run_dir / "checkpoints/ba6", tmp_path / "ba6")
+    part = max(folder.glob("__*"), key=lambda path: path.stat().st_size)
+    os.truncate(part, int(part.stat().st_size * keeps))
+    with pytest.raises(CheckpointError, match=r"^checkpoint ba6 is damaged \([A-Za-z]+Error: .*\): use an older one"):
+        read_checkpoint(folder)
 
 
 def rewrite_manifest(split: Path) -> None:
