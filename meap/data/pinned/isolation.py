@@ -14,6 +14,7 @@ import os
 import secrets
 import tempfile
 import time
+from _posixshmem import shm_unlink
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -57,6 +58,10 @@ _held: dict[Path, int] = {}
 """Files this process has locked, open until it ends; the kernel then releases the lock."""
 _holder = 0
 """Process id of the owner of the locks."""
+_made: set[str] = set()
+"""Names of the segments that this process has made, or began to."""
+_maker = 0
+"""Its process id."""
 
 
 @contextmanager
@@ -125,6 +130,8 @@ class _SizedSharedMemory(PlainSharedMemory):
 
     def __init__(self, name: str | None = None, create: bool = False, size: int = 0) -> None:
         self._is_ready, self._is_new = False, create
+        if create and name is not None:
+            _making(name)
         given_up = time.monotonic() + _SECONDS_TO_SIZE
         while True:
             try:
@@ -134,6 +141,9 @@ class _SizedSharedMemory(PlainSharedMemory):
                 if create or time.monotonic() > given_up:
                     raise
                 time.sleep(0.001)
+            except FileExistsError:  # another's
+                _made.discard(str(name))
+                raise
             except FileNotFoundError as error:
                 rank = os.environ.get("RANK", "0")
                 raise LostNeighbourError(
@@ -151,6 +161,25 @@ class _SizedSharedMemory(PlainSharedMemory):
         if not self._is_ready:
             resource_tracker.register(f"/{self.name}", "shared_memory")
         super().unlink()
+        _made.discard(self.name)
+
+
+def _making(name: str) -> None:
+    """Note a segment that is about to be made; what a signal keeps anybody else from knowing is removed at the exit."""
+    global _maker  # noqa: PLW0603
+    if _maker != os.getpid():
+        _maker = os.getpid()
+        _made.clear()  # of the process that forked this one
+        _AtEveryExit.register(_remove_made)
+    _made.add(name)
+
+
+def _remove_made() -> None:
+    for path in (f"/{name}" for name in _made if _maker == os.getpid()):
+        with suppress(FileNotFoundError):  # streaming has removed it, as it does but for such signals
+            shm_unlink(path)
+            resource_tracker.register(path, "shared_memory")  # perhaps it is known already; unknown ones are an error
+            resource_tracker.unregister(path, "shared_memory")
 
 
 def _register(

@@ -50,6 +50,32 @@ def test_shared_memory_that_cannot_be_opened_is_left_to_those_who_use_it(warm_py
     assert done.stderr == ""
 
 
+STOPPED_WHILE_MAKING = """
+import importlib, sys
+from pathlib import Path
+from meap.data.pinned import isolation
+
+def interrupted(*arguments):
+    if asked:
+        return theirs(*arguments)
+    asked.append(True)
+    raise KeyboardInterrupt
+
+asked = []
+isolation.start_tracker()  # before anything is replaced
+where, function = sys.argv[2].rsplit(".", 1)
+module = importlib.import_module(where)
+with isolation.wait_for_shared_memory():
+    isolation._making("none")  # registers
+    theirs = getattr(module, function)
+    setattr(module, function, interrupted)
+    try:
+        isolation.SharedMemory(sys.argv[1], True, 8)
+    except KeyboardInterrupt:
+        print(Path("/dev/shm", sys.argv[1]).exists())
+"""
+
+
 def test_the_last_rank_to_end_removes_the_lock_files(tmp_path, monkeypatch):
     """A rank that still read when that with the run's number ended made one anew, which nobody removed."""
     from meap.data.pinned.isolation import _follow
@@ -141,6 +167,19 @@ def test_a_cache_folder_is_one_run_s_at_a_time(found):
         second["refused"],
     )
     assert sorted(second["rows"]) == list(range(ROWS))
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory has no folder here")
+@pytest.mark.parametrize("moment", ["os.ftruncate", "multiprocessing.resource_tracker.register", "atexit.register"])
+def test_a_signal_while_a_segment_is_made_leaves_none(warm_python, project_root, moment):
+    """Neither the segment, nor a word of Python's tracker about it."""
+    name = f"meap-test-{os.getpid()}"
+    done = subprocess.run(
+        [warm_python, "-c", STOPPED_WHILE_MAKING, name, moment],
+        env=os.environ | {"PYTHONPATH": str(project_root)}, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert not Path("/dev/shm", name).exists()
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory has no folder here")
