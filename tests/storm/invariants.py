@@ -23,7 +23,7 @@ _REMEDY = re.compile(
     r"|resumes?|tries|continues|begins|name|look|write|copy|close|save)\b"
 )
 _DRAFTS = re.compile(r"\.partial|\.drafts-|\.previous$|\.in_use$|/\.saving/|\.prep/claim\.json$")
-_OF_ANOTHER_NODE = re.compile(r"/cache/node[1-9]/\w+\.in_use$")
+_OF_ANOTHER_NODE = re.compile(r"/cache/node[1-9]/.*\.in_use$")
 """It was killed, and the run goes on without it."""
 
 SECONDS_AFTER_CTRL_C = 20.0
