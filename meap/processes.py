@@ -12,6 +12,7 @@ import platform
 import signal
 import stat
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -108,9 +109,15 @@ def start_tracker() -> None:
     """
     from multiprocessing import resource_tracker
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # which a process inherits, and keeps
-    try:
+    with _signals_wait():  # which a process inherits, and keeps
         resource_tracker.ensure_running()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOP_SIGNALS, signal.SIGINT))
+    try:
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -176,6 +183,8 @@ def stopping_by_signals() -> Iterator[None]:
     _requested = -math.inf
     raise_on_signals()
     try:
+        with _signals_wait(), suppress(FileNotFoundError):  # there is none
+            tempfile.gettempdir()  # which Python tries out with a file, at its first use
         yield
     except StoppedError:
         raise

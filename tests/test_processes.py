@@ -6,11 +6,13 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
 
 from meap import processes
+from meap.errors import StoppedError
 from meap.processes import stopping_by_signals
 
 SWALLOWED = """
@@ -241,6 +243,21 @@ def test_a_rank_that_is_ended_since_another_failed_has_failed(
     )
     assert done.stdout.split() == statuses, done.stderr
     assert done.stderr.splitlines()[-1:] == [told]
+
+
+def test_a_signal_while_python_looks_for_the_temporary_folder_leaves_no_file_there(monkeypatch, tmp_path):
+    unlink = os.unlink
+
+    def late(path: str) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        unlink(path)
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(os, "unlink", late)
+    with pytest.raises(StoppedError), stopping_by_signals():
+        tempfile.gettempdir()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_signal_that_comes_while_a_failure_is_told_does_not_hide_it(monkeypatch):

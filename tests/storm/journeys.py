@@ -158,6 +158,7 @@ class _Drawing:
         if branches:
             base |= {"scheduler.schedule": "constant", "scheduler.warmup_ratio": "0.1", "checkpoint.keep": "-1"}
         without = NOT_IN_TUNING if name == "tuned" else ()
+        without += ("scheduler.warmup",) if branches else ()  # a branch begins at the peak
         without += ("masking.",) if base.get("masking.ratio") == "0" else ()
         settings = draw(self.random, RecipeConfig, base, without=without)
         divides = int(settings.get("data.num_canonical_nodes", "2")) % 2 == 0
