@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import tenacity
 
+from meap.processes import raise_swallowed_request
+
 __all__ = ["BackOff", "GaveUpError"]
 
 ResultT = TypeVar("ResultT")
@@ -75,8 +77,16 @@ class BackOff:
             sleep=sleep,
             reraise=True,
         )
+
+        def attempt() -> ResultT:
+            try:
+                return act()
+            except Exception as error:
+                raise_swallowed_request(error)
+                raise
+
         try:
-            return retrying(act)
+            return retrying(attempt)
         except Exception as error:
             raise GaveUpError(error, retrying.statistics["attempt_number"]) from error
 

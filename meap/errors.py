@@ -22,6 +22,7 @@ __all__ = [
     "DataError",
     "IncompleteError",
     "JudgeError",
+    "LostRankError",
     "MeapError",
     "MismatchError",
     "MissingPackageError",
@@ -69,6 +70,10 @@ class CheckpointError(MeapError):
 
 class JudgeError(MeapError):
     """The language model that judges an evaluation cannot be reached, or would exceed its budget."""
+
+
+class LostRankError(MeapError):
+    """Another rank ended, or stands still, while this one waited for it."""
 
 
 class StoppedError(MeapError):

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import socket
 import stat
 import sys
 import tempfile
@@ -22,26 +23,31 @@ from functools import cache, partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
-from meap.errors import MeapError, StoppedError
+from meap.errors import LostRankError, MeapError, StoppedError
 
 __all__ = [
     "LOST_RANK",
     "SAME_REQUEST_SECONDS",
     "WAITED_FOR_RANK",
+    "ask_store",
     "end_processes",
     "end_with_parent",
     "is_alive",
     "leave",
     "leave_lost_terminal",
     "obey_parent_alone",
+    "open_line",
     "open_standard_streams",
     "raise_on_signals",
+    "raise_swallowed_request",
     "start_tracker",
+    "state_of",
     "stop_signals",
     "stopping_by_signals",
     "visible_processes",
+    "wait_with_ranks",
 ]
 
 LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection was likely closed")
@@ -52,9 +58,12 @@ SAME_REQUEST_SECONDS = 2.0
 """A launcher that is asked to stop asks its ranks, often by another signal than the one that has reached them, too."""
 
 _Found = TypeVar("_Found")
-_FAILED, _STOPPED = "meap/failed", "meap/stopped"
+_FAILED, _STOPPED, _LEFT = "meap/failed", "meap/stopped", "meap/left"
 _SECONDS_TO_ANSWER = 0.6
 """Three questions take less than `SAME_REQUEST_SECONDS`."""
+_SECONDS_TO_BE_ASKED = 1.5
+"""For the other ranks, to learn from the store of one that ends early how it ended."""
+_SECONDS_TO_LOOK = 1.0
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _SECONDS_TO_DIE = 5.0
@@ -68,6 +77,13 @@ _status: int | None = None
 """Exit status, once `leave` was called."""
 _requested = -math.inf
 """When a signal last raised."""
+_store_to_keep: Any = None
+"""Holds a note of how this process ends."""
+_line: Any = None
+"""See `open_line`."""
+_has_asked = False
+_is_store_lost = False
+"""Whether its host did not answer: torch would print its own frames each time that it is asked."""
 
 
 def _skip_teardown() -> None:
@@ -185,13 +201,20 @@ def stopping_by_signals() -> Iterator[None]:
     try:
         with _signals_wait(), suppress(FileNotFoundError):  # there is none
             tempfile.gettempdir()  # which Python tries out with a file, at its first use
-        yield
+        try:
+            yield
+        except SystemExit as exit_:
+            raise _as_request(exit_) from None
+        except Exception as error:
+            raise_swallowed_request(error)
+            raise
     except StoppedError:
         raise
-    except Exception:
+    except Exception as error:
         _requested = time.monotonic()  # it ends already: a signal would only keep it from saying why
-        if request := _told_by_ranks(_STOPPED):  # it ended, and this one has missed it
-            raise _stopped(request) from None
+        is_own = isinstance(error, MeapError) and not _has_lost_rank(error)
+        if not is_own and (told := _told_by_ranks(_STOPPED)):  # it ended, and this one has missed it
+            raise _stopped(told) from None
         _tell_ranks(_FAILED, "")
         raise
     except _StopRequest as request:
@@ -210,6 +233,26 @@ def stopping_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _as_request(exit_: SystemExit) -> BaseException:
+    """The signal for which Composer's handlers exit, which replace ours when it is imported."""
+    if exit_.code == 128 + signal.SIGINT:
+        return KeyboardInterrupt()
+    return _StopRequest(signal.SIGTERM) if exit_.code == 128 + signal.SIGTERM else exit_
+
+
+def raise_swallowed_request(error: BaseException) -> None:
+    """Raise a signal's request in whose place a library has raised `error`, as s3transfer does when it cleans up."""
+    if isinstance(error, StoppedError):
+        return
+    each = error.__context__
+    while each is not None:
+        if isinstance(each, _StopRequest):
+            raise _StopRequest(each.number) from None
+        if isinstance(each, KeyboardInterrupt):
+            raise KeyboardInterrupt(*each.args) from None
+        each = each.__context__
+
+
 def _stopped(request: str) -> StoppedError:
     is_speaker = os.environ.get("RANK", "0") == "0"
     return StoppedError(f"stopped by {request}: run the same command again to resume" if is_speaker else "")
@@ -217,37 +260,117 @@ def _stopped(request: str) -> StoppedError:
 
 def _tell_ranks(what: str, text: str) -> None:
     """Note for the other ranks how this one ends, before its end reaches them as a signal or a lost connection."""
-    _with_store(lambda store: store.set(what, text))
+    ask_store(lambda store: store.set(what, text))
+    global _store_to_keep  # noqa: PLW0603
+    _store_to_keep = _store_of_ranks()
 
 
 def _told_by_ranks(what: str) -> str | None:
     """What a rank has noted; None where none has."""
-    return _with_store(lambda store: store.get(what).decode() if store.check([what]) else None)
+    return ask_store(lambda store: store.get(what).decode() if store.check([what]) else None)
 
 
-def _with_store(use: Callable[[Any], _Found]) -> _Found | None:
-    """What it gives; None where there is no store, or its host, rank 0, has ended or stands still."""
+def ask_store(use: Callable[[Any], _Found]) -> _Found | None:
+    """What it gives; None where there is no store, or its host, rank 0, has ended or stands still.
+
+    Args:
+        use: Is given what torch's ranks share, in a thread.
+    """
     found, store = list[_Found](), _store_of_ranks()
 
     def ask() -> None:
-        with suppress(RuntimeError):
+        global _is_store_lost  # noqa: PLW0603
+        try:
             found.append(use(store))
+        except RuntimeError:
+            _is_store_lost = True
 
-    if store is not None:
+    if store is not None and not _is_store_lost:
+        global _has_asked  # noqa: PLW0603
+        _has_asked = True
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(_SECONDS_TO_ANSWER)
     return next(iter(found), None)
 
 
-def _has_lost_rank(request: BaseException) -> bool:
-    """Whether another rank was lost already when the signal came."""
-    error = request.__context__
-    while error is not None:
-        if any(each in str(error) for each in LOST_RANK):
+def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda: None) -> _Found:
+    """Call what waits for other ranks within torch, where signals are not handled and a rank that is gone goes unseen.
+
+    Args:
+        act: What to call; in a thread.
+        look: Raises where a rank is gone, as far as it can be seen; called each second.
+
+    Raises:
+        LostRankError: Another rank has ended, stopped or with an error.
+    """
+    outcome, error = list[_Found](), list[BaseException]()
+
+    def run() -> None:
+        try:
+            outcome.append(act())
+        except BaseException as raised:  # noqa: BLE001 (raised below)
+            error.append(raised)
+
+    thread, looked = threading.Thread(target=run, name="ranks", daemon=True), time.monotonic()
+    thread.start()
+    while thread.is_alive():
+        thread.join(_TICK)
+        if time.monotonic() - looked > _SECONDS_TO_LOOK:
+            looked = time.monotonic()
+            look()
+            if _told_by_ranks(_STOPPED) is not None or _told_by_ranks(_FAILED) is not None:
+                rank = os.environ.get("RANK", "0")
+                raise LostRankError(
+                    f"rank {rank} waited for another one, which has ended: the reason is among the messages of that "
+                    "rank"
+                )
+    if error:
+        raise error[0]
+    return outcome[0]
+
+
+def _be_asked() -> None:
+    """Keep the store that this process hosts for the others, as rank 0, until they know how it ended."""
+    store, rank, port = _store_to_keep, os.environ.get("RANK", "0"), os.environ.get("MASTER_PORT", "")
+    if rank != "0" and _has_asked:
+        ask_store(lambda store: store.add(_LEFT, 1))
+    if rank != "0" or store is None or not port.isdecimal():
+        return
+    others = sys.modules["torch.distributed"].get_world_size() - 1
+    _close_connections(but=int(port))
+    until = time.monotonic() + _SECONDS_TO_BE_ASKED
+    with suppress(RuntimeError):
+        while store.add(_LEFT, 0) < others and time.monotonic() < until:
+            time.sleep(_TICK)
+
+
+def _close_connections(*, but: int) -> None:
+    """End what other ranks may be waiting at, as the end of this process would; not the connections of that port."""
+    for path in Path("/proc/self/fd").glob("*"):  # Linux only
+        with suppress(OSError), socket.socket(fileno=os.dup(int(path.name))) as connection:
+            is_tcp = connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type == socket.SOCK_STREAM
+            if is_tcp and but not in {connection.getsockname()[1], connection.getpeername()[1]}:
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _has_lost_rank(error: BaseException) -> bool:
+    """Whether an error, or what it or a signal came upon, is that another rank was lost."""
+    chain: list[BaseException | None] = [error] if int(os.environ.get("WORLD_SIZE", "1")) > 1 else []
+    while chain:
+        each = chain.pop()
+        if isinstance(each, LostRankError) or any(words in str(each) for words in (*LOST_RANK, *WAITED_FOR_RANK)):
             return True
-        error = error.__context__
+        chain += [] if each is None else [each.__cause__, each.__context__]
     return False
+
+
+def open_line() -> None:
+    """Connect to torch's store once more, for questions while torch waits there, and holds its own connection."""
+    global _line, _is_store_lost  # noqa: PLW0603
+    _line, _is_store_lost = None, False
+    store = _store_of_ranks()
+    _line = store and store.clone()
 
 
 def _store_of_ranks() -> Any:
@@ -257,7 +380,7 @@ def _store_of_ranks() -> Any:
         return None
     if distributed.get_world_size() == 1:
         return None
-    return distributed.distributed_c10d._get_default_store()
+    return _line or distributed.distributed_c10d._get_default_store()
 
 
 def _resend(timers: list[threading.Timer], unraisable: Any, *, otherwise: Callable[[Any], object]) -> None:
@@ -290,13 +413,21 @@ def raise_on_signals() -> None:
 
 def is_alive(pid: int) -> bool:
     """Whether a process of this machine runs."""
+    return state_of(pid) != "ended"
+
+
+def state_of(pid: int) -> Literal["runs", "stopped", "ended"]:
+    """What a process of this machine does; one that nobody has waited for yet has ended all the same."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
+        return "ended"
     except PermissionError:
         pass  # another user's
-    return True
+    with suppress(OSError, IndexError):  # not Linux, or gone by now
+        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return "ended" if letter in "ZX" else "stopped" if letter in "Tt" else "runs"
+    return "runs"
 
 
 @cache
@@ -326,6 +457,9 @@ def leave(status: int) -> NoReturn:
     threading.Thread(target=_force_exit, args=[status], name="exit", daemon=True).start()
     end_processes([each for each in multiprocessing.active_children() if each.daemon])
     _flush()
+    if status:
+        with suppress(Exception):  # whatever goes wrong, the status is known
+            _be_asked()
     sys.exit(status)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -258,6 +259,24 @@ def test_a_signal_while_python_looks_for_the_temporary_folder_leaves_no_file_the
     with pytest.raises(StoppedError), stopping_by_signals():
         tempfile.gettempdir()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_exit_of_composers_handlers_is_the_request_that_they_were_given():
+    """They replace ours while Composer is imported."""
+    for code, expected in ((143, StoppedError), (130, KeyboardInterrupt), (2, SystemExit)):
+        with pytest.raises(expected), stopping_by_signals():
+            raise SystemExit(code)
+
+
+def test_an_error_of_a_library_in_the_place_of_a_request_is_the_request():
+    def transfer() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            Path("/there/is/none").read_text()
+
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"), stopping_by_signals():
+        transfer()
 
 
 def test_a_signal_that_comes_while_a_failure_is_told_does_not_hide_it(monkeypatch):

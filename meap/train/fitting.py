@@ -19,6 +19,7 @@ from meap.errors import CheckpointError, MeapError, StoppedError, TrainingError
 from meap.places.redaction import clean_arguments
 from meap.processes import LOST_RANK, WAITED_FOR_RANK
 from meap.train.checkpoints.saving import CheckpointSaving
+from meap.train.roll_call import roll_call
 from meap.train.run_folder import append_to_log
 
 __all__ = ["fit"]
@@ -135,12 +136,12 @@ def _failed_step(trainer: Trainer, error: BaseException) -> str:
             "says so); lower data.num_workers or data.predownload"
         )
     if isinstance(error, RuntimeError) and any(each in told for each in (*LOST_RANK, *WAITED_FOR_RANK)):
-        return _told_of_lost_rank(trainer, rank, step, told)
+        return _told_of_lost_rank(rank, step, told)
     return ""
 
 
-def _told_of_lost_rank(trainer: Trainer, rank: int, step: int, told: str) -> str:
-    missing = _saving(trainer).roll_call()
+def _told_of_lost_rank(rank: int, step: int, told: str) -> str:
+    missing = roll_call()
     who = f"{missing}; " if missing else ""
     if any(each in told for each in LOST_RANK):
         remedy = "the reason is among the messages of that rank"

@@ -10,8 +10,9 @@ from composer.utils import dist
 from composer.utils.device import get_device
 
 from meap.config import TrainConfig
+from meap.data.ranks import limit_waits, meet_neighbours
 from meap.errors import ConfigError, MeapError, first_line
-from meap.processes import raise_on_signals
+from meap.processes import open_line, raise_on_signals, wait_with_ranks
 from meap.train.flops import peak_flops_per_second
 
 __all__ = ["Machine", "join_machine"]
@@ -83,7 +84,8 @@ def join_machine(config: TrainConfig) -> Machine:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first called
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
     try:
-        dist.initialize_dist(get_device(device), timeout=config.dist_timeout)
+        # In its thread, too, the device is this rank's own.
+        wait_with_ranks(lambda: dist.initialize_dist(get_device(device), timeout=config.dist_timeout))
     except RuntimeError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise MeapError(
@@ -91,4 +93,8 @@ def join_machine(config: TrainConfig) -> Machine:
             f"({first_line(error)}): MASTER_ADDR must be a name of rank 0's node that all nodes resolve, "
             "MASTER_PORT free there, and all ranks started"
         ) from error
+    get_device(device)
+    open_line()
+    meet_neighbours()
+    limit_waits(config.dist_timeout)
     return Machine(device, precision, dist.get_world_size(), dist.get_global_rank(), dist.get_local_world_size())

@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-import threading
+import json
 import time
 from typing import Any
 
-import torch
-import torch.distributed
+from composer.utils import dist
+
+from meap.data.ranks import neighbour_states
+from meap.processes import ask_store
 
 __all__ = ["roll_call"]
 
 _SECONDS = 20.0
 """Ranks find out within so many seconds of each other that one is missing."""
+_SECONDS_TO_HEAR = 2.0
+"""For the others to say, too, which ranks they have seen to be gone."""
+_KEY = "meap/here"
 
 
-def roll_call(group: Any) -> str:
+def roll_call() -> str:
     """What is known of the ranks that do not answer, for messages; every rank that still can calls.
 
-    Args:
-        group: All ranks, over CPUs; None if there is one.
+    Each says in the store that it is there, and which ranks of its machine have ended: the connections of a group tell
+    no more once one of them is lost, as then all of them are.
     """
-    if group is None:
-        return ""
-    rank, others = torch.distributed.get_rank(), range(torch.distributed.get_world_size())
-    silent, gone, lock = {other for other in others if other != rank}, set[int](), threading.Lock()
+    rank, world_size = dist.get_global_rank(), dist.get_world_size()
+    here, ended, stopped = {rank}, set[int](), set[int]()
+    began = time.monotonic()
+    while True:
+        states = neighbour_states()
+        ended |= {other for other, state in states.items() if state == "ended"}
+        stopped = {other for other, state in states.items() if state == "stopped"}
+        mine = json.dumps(sorted(ended))
+        told = ask_store(lambda store, mine=mine: _exchange(store, rank, mine, world_size))
+        waited = time.monotonic() - began
+        if told is None and (0 in ended | stopped or waited > _SECONDS):  # who hosts it: nobody can be asked
+            return _describe(ended, stopped, {0} - ended - stopped)
+        for other, seen in (told or {}).items():
+            here.add(other)
+            ended |= set(seen)
+        ended -= here  # who has answered ends for the same reason as this one
+        silent = set(range(world_size)) - here - ended
+        if silent <= stopped or waited > (_SECONDS_TO_HEAR if ended else _SECONDS):
+            silent = set() if ended else silent  # some wait on, for those that this one does not depend on
+            return _describe(ended, silent & stopped, silent - stopped)
+        time.sleep(0.1)
 
-    def listen(other: int) -> None:
-        try:
-            torch.distributed.recv(torch.zeros(1), other, group=group)
-        except (RuntimeError, ValueError):  # its connections have ended
-            with lock:
-                gone.add(other)
-        with lock:
-            silent.discard(other)
 
-    def speak(other: int) -> None:
-        try:
-            torch.distributed.send(torch.zeros(1), other, group=group)
-        except (RuntimeError, ValueError):
-            return
+def _exchange(store: Any, rank: int, mine: str, world_size: int) -> dict[int, list[int]]:
+    """Say that this rank is there; returns the ranks that have said so, and which they have seen to be gone."""
+    store.set(f"{_KEY}/{rank}", mine)
+    others = [other for other in range(world_size) if other != rank and store.check([f"{_KEY}/{other}"])]
+    return {other: json.loads(store.get(f"{_KEY}/{other}")) for other in others}
 
-    # A wait with a time-out would end every connection of the group; threads that wait for ever end with the process.
-    for act in (speak, listen):
-        for other in sorted(silent):
-            threading.Thread(target=act, args=[other], daemon=True).start()
-    until = time.monotonic() + _SECONDS
-    while silent and time.monotonic() < until:
-        time.sleep(0.05)
-    with lock:
-        return " and ".join(
-            f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, sorted(ranks)))} {what}"
-            for ranks, what in ((gone, "ended"), (silent, f"did not answer for {_SECONDS:.0f} s"))
-            if ranks
-        )
+
+def _describe(ended: set[int], stopped: set[int], silent: set[int]) -> str:
+    parts = ((ended, "ended"), (stopped, "got SIGSTOP"), (silent, f"did not answer for {_SECONDS:.0f} s"))
+    return " and ".join(
+        f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, sorted(ranks)))} {what}"
+        for ranks, what in parts
+        if ranks
+    )

@@ -7,16 +7,25 @@
 
 import errno
 import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import psutil
 import torch
+from composer.utils import dist
 
 from meap.checkpoints import CheckpointStore
+from meap.data import StreamingMaskedDataset
 from meap.train.checkpoints import publishing, saving, writing
+from meap.train.pinned import step
 
 POINTS: dict[str, tuple[Any, str]] = {
+    "join": (dist, "initialize_dist"),
+    "settle": (step, "_settle_buckets"),
+    "connect": (torch.distributed, "new_group"),
+    "epoch": (StreamingMaskedDataset, "_share_sequence"),
     "forward": (torch.nn.Linear, "forward"),
     "backward": (torch.Tensor, "backward"),
     "update": (torch.optim.AdamW, "step"),
@@ -27,7 +36,9 @@ POINTS: dict[str, tuple[Any, str]] = {
     "prune": (CheckpointStore, "prune"),
     "upload": (CheckpointStore, "_put"),
 }
-"""Where a run can be hit: in a step, while a checkpoint is copied, written and put into place, while it is uploaded."""
+"""Where a run can be hit: before its first step, as an epoch begins, in a step, while a checkpoint is copied, written
+and put into place, while it is uploaded.
+"""
 
 
 def inject(fault: dict[str, Any]) -> None:
@@ -38,10 +49,12 @@ def inject(fault: dict[str, Any]) -> None:
 
     def counted(*given: Any, **named: Any) -> Any:
         nonlocal calls
-        is_step = getattr(given[0], "training", True)  # not held-out loss, samples, or a trial before the start
+        is_step = getattr(
+            next(iter(given), None), "training", True
+        )  # not held-out loss, samples, or a trial before the start
         calls += is_step
         if is_step and calls == fault["call"]:
-            _hit(fault.get("whom", "rank"), fault.get("signal", 0), given[0])
+            _hit(fault.get("whom", "rank"), fault.get("signal", 0), next(iter(given), None))
         return function(*given, **named)
 
     setattr(owner, name, counted)
@@ -63,3 +76,5 @@ def _hit(whom: str, number: int, owner: Any) -> None:
         next(each for each in own.children() if each.cmdline() == own.cmdline()).send_signal(number)
     else:
         os.kill(os.getpid(), number)
+        if threading.current_thread() is not threading.main_thread():  # which gets the signal
+            time.sleep(60)

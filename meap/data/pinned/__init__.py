@@ -4,6 +4,7 @@ dataset     files are checked before use, failures end an iteration, repetitions
 stream      fetches and checks the files of a data set
 order       orders an epoch in a fraction of memory and time
 isolation   keeps runs on one machine apart
+barrier     waits for other processes end where one has ended
 """
 
 from meap.extras import require_version

@@ -32,10 +32,11 @@ from streaming.base.shared import SharedMemory
 from streaming.base.shared.prefix import _check_self, _get_path, _pack_locals
 from streaming.base.world import World
 
+from meap.data.pinned.barrier import WatchedBarrier
 from meap.data.pinned.order import RowLocator
-from meap.data.ranks import gather_from_ranks
+from meap.data.ranks import gather_from_ranks, meet_neighbours
 from meap.data.shared_memory import require_shared_memory
-from meap.errors import ConfigError, DataError
+from meap.errors import ConfigError, DataError, LostRankError
 from meap.places.locks import NoLocksError, describe_holder, lock_file
 from meap.places.redaction import describe_error
 from meap.processes import start_tracker
@@ -75,6 +76,7 @@ def isolated_names() -> Iterator[None]:
     with (
         _replaced(streaming_dataset, "get_shm_prefix", _register),
         _replaced(streaming_dataset, "Spanner", RowLocator),
+        _replaced(streaming_dataset, "SharedBarrier", WatchedBarrier),
         wait_for_shared_memory(),
     ):
         yield
@@ -121,7 +123,7 @@ class _AtEveryExit:
             Finalize(None, release, exitpriority=-1)  # below 0: after processes that read here have ended
 
 
-class LostNeighbourError(DataError, FileNotFoundError):
+class LostNeighbourError(DataError, LostRankError, FileNotFoundError):
     """A segment is gone with the rank that has created it; streaming handles the latter where one need not be there."""
 
 
@@ -187,6 +189,7 @@ def _register(
 ) -> tuple[int, SharedMemory]:
     """Replaces streaming's function of the same signature; called by every rank at once."""
     _check_self(streams_local)
+    meet_neighbours()
     number, memory, problem = 0, None, ""
     if world.is_local_leader:
         try:

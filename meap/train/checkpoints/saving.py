@@ -29,7 +29,6 @@ from meap.errors import CheckpointError, StoppedError
 from meap.train.checkpoints.publishing import Destination, Save
 from meap.train.checkpoints.stopping import NO_SIGNAL, Agreement, StopSignals
 from meap.train.checkpoints.writing import STAGING_NAME, copy_state, local_folder
-from meap.train.roll_call import roll_call
 
 __all__ = ["CheckpointSaving"]
 
@@ -100,10 +99,6 @@ class CheckpointSaving(Callback):
     def run_dir(self) -> Path:
         """The run's folder."""
         return Path(self._config.run.dir)
-
-    def roll_call(self) -> str:
-        """Which ranks do not answer, see `meap.train.roll_call`."""
-        return roll_call(self._agreement.group if self._agreement is not None else None)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Install signal handlers, and connect the ranks over CPUs."""

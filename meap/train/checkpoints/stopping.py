@@ -20,7 +20,8 @@ from typing import Any
 import torch
 import torch.distributed
 
-from meap.processes import SAME_REQUEST_SECONDS, leave_lost_terminal, stop_signals
+from meap.data.ranks import require_neighbours
+from meap.processes import SAME_REQUEST_SECONDS, leave_lost_terminal, stop_signals, wait_with_ranks
 
 __all__ = ["NO_SIGNAL", "Agreement", "StopSignals"]
 
@@ -78,7 +79,9 @@ class Agreement:
         self.group: Any = None
         """A process group of all ranks over CPUs; None if there is one rank."""
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            self.group = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+            self.group = wait_with_ranks(
+                lambda: torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT), look=require_neighbours
+            )
         self._told = torch.zeros((), dtype=torch.int64)
         self._work: Any = None
 

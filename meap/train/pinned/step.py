@@ -29,8 +29,10 @@ from composer.distributed import ddp_sync_context
 from composer.utils import checkpoint, dist
 from torch.nn.parallel import DistributedDataParallel
 
+from meap.data.ranks import require_neighbours
 from meap.errors import TrainingError, first_line
 from meap.places.whole import temporary_folder
+from meap.processes import wait_with_ranks
 from meap.train.callbacks import StepLosses
 
 __all__ = ["LeanTrainer"]
@@ -209,7 +211,9 @@ class LeanTrainer(Trainer):
             return float(count)
         if self._host_group is None and torch.distributed.get_backend() != "gloo":
             # Over CPUs: through NCCL the number would queue behind the device's work.
-            self._host_group = torch.distributed.new_group(backend="gloo")
+            self._host_group = wait_with_ranks(
+                lambda: torch.distributed.new_group(backend="gloo"), look=require_neighbours
+            )
         total = torch.tensor(count)
         torch.distributed.all_reduce(total, group=self._host_group)
         return int(total) / world_size

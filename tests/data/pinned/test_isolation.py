@@ -95,13 +95,14 @@ import os, sys
 from types import SimpleNamespace
 from torch import distributed
 from meap.data.pinned.isolation import _register, wait_for_shared_memory
-from meap.data.ranks import gather_from_ranks
+from meap.data.ranks import gather_from_ranks, meet_neighbours
 from meap.errors import DataError
 
 rank = int(os.fork() == 0)
 os.environ["RANK"] = str(rank)
 distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/ranks", rank=rank, world_size=2)
 if rank == 0:
+    meet_neighbours()
     gather_from_ranks((0, True, 4711, ""))
     os.wait()  # as if it had ended, and its segment with it
 else:

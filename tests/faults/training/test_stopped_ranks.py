@@ -26,5 +26,5 @@ def test_the_others_name_the_rank_and_the_step(start, tmp_path, point, hit, worl
     )
     assert [int(rank) for rank, *_ in told] == [rank for rank in range(world) if rank != hit], run.printed
     assert {step for _, step, _ in told} == {"1" if point == "backward" else "7"}
-    assert all(why.startswith(f"rank {hit} did not answer for 20 s; ") for *_, why in told), run.printed
+    assert all(why.startswith(f"rank {hit} got SIGSTOP; ") for *_, why in told), run.printed
     assert "Traceback" not in run.printed

@@ -1,0 +1,74 @@
+"""A rank that is gone while others wait for it, outside of a step: they end soon, and with a status that is true."""
+
+import os
+import re
+import signal
+
+import pytest
+
+from tests.train.conftest import losses
+from tests.train.forked_runs import STOPPED, state_of, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.fault(5), pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize(
+    ("point", "call", "hit", "workers"), [("epoch", 2, 0, 0), ("epoch", 2, 1, 0), ("update", 8, 1, 1)]
+)
+def test_a_rank_that_is_killed_as_an_epoch_begins(start, whole, tmp_path, point, call, hit, workers):
+    """The others waited for it without an end, and took no SIGTERM."""
+    settings = (f"data.num_workers={workers}", "run.name=whole2")
+    fault = {"point": point, "call": call, "signal": signal.SIGKILL}
+    run = start(tmp_path / "run", 2, *settings, faults={hit: fault})
+    assert run.end() == ([-signal.SIGKILL, 1] if hit == 0 else [1, -signal.SIGKILL]), run.printed
+    assert re.search(rf"^error: rank {1 - hit} .*rank", run.printed, re.MULTILINE), run.printed
+    assert "Traceback" not in run.printed
+    again = start(tmp_path / "run", 2, *settings)
+    assert again.wait() == [0, 0], again.printed
+    assert losses(tmp_path / "run") == losses(whole[2].run_dir)
+
+
+def test_a_rank_that_stands_still_as_an_epoch_begins(start, tmp_path):
+    fault = {"point": "epoch", "call": 2, "signal": signal.SIGSTOP}
+    run = start(tmp_path / "run", 2, "train.dist_timeout=6", faults={1: fault})
+    until(lambda: state_of(run.pids[0]) == "Z", run)
+    assert run.kill() == [1, -signal.SIGKILL], run.printed
+    assert re.search(
+        r"^error: rank 0 waited in vain for another rank of this machine \(rank 1 is stopped; train\.dist_timeout=6\)",
+        run.printed, re.MULTILINE,
+    ), run.printed  # fmt: skip
+
+
+@pytest.mark.parametrize("point", ["settle", "connect"])
+@pytest.mark.parametrize("hit", [0, 1])
+def test_one_rank_that_is_stopped_before_the_first_step_stops_all(start, tmp_path, point, hit):
+    fault = {"point": point, "call": 1, "signal": signal.SIGTERM}
+    run = start(tmp_path / "run", 2, faults={hit: fault})
+    assert run.end() == [STOPPED, STOPPED], run.printed
+    assert "error" not in run.printed
+    assert "stopped by SIGTERM: run the same command again to resume" in run.printed
+
+
+def test_a_rank_that_is_killed_before_the_first_step_is_named(start, tmp_path):
+    fault = {"point": "connect", "call": 1, "signal": signal.SIGKILL}
+    run = start(tmp_path / "run", 2, faults={1: fault})
+    assert run.end() == [1, -signal.SIGKILL], run.printed
+    assert "error: rank 0 waited for rank 1, which ended: the reason is among the messages of that rank" in run.printed
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, STOPPED), (signal.SIGINT, 130)])
+def test_a_rank_that_waits_for_one_that_never_comes_can_be_stopped(start, tmp_path, number, status):
+    fault = {"point": "join", "call": 1, "signal": number}
+    run = start(tmp_path / "run", 2, faults={1: fault})
+    until(lambda: state_of(run.pids[1]) == "Z", run)
+    os.kill(run.pids[0], number)  # as a launcher does, or a terminal
+    assert run.end() == [status, status], run.printed
+    assert "Traceback" not in run.printed
+
+
+def test_of_four_ranks_the_one_that_is_gone_is_named(start, tmp_path):
+    fault = {"point": "backward", "call": 2, "signal": signal.SIGKILL}
+    run = start(tmp_path / "run", 4, faults={2: fault})
+    assert run.end() == [1, 1, -signal.SIGKILL, 1], run.printed
+    told = re.findall(r"^error: rank (\d) lost another rank at step \d+ \((.*?);", run.printed, re.MULTILINE)
+    assert told == [(rank, "rank 2 ended") for rank in "013"], run.printed
