@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -148,10 +149,14 @@ class Command:
                 each.kill()
         met = [json.loads(line) for line in self._lines("hit")]
         ctrl_c = [each["time"] for each in met if each.get("signal") == signal.SIGINT and each["whom"] == "group"]
+        # Composer's launcher has a folder for logs, which a signal as it is made or removed leaves.
+        in_launcher = "for all training processes to terminate" in self.printed and any(
+            each.get("whom") in {"group", "launcher"} for each in met
+        )
         for path in temporary_files(self.temporary, is_private=self.is_private):
             if path in self.before:
                 continue
-            if not was_killed:
+            if not was_killed and not (in_launcher and re.fullmatch(r"tmp\w{8}", path.name) and path.is_dir()):
                 left.append(str(path))
             elif path.name.startswith(("pymp-", "tmp", "torch")):  # of Python's and of libraries
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
