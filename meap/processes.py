@@ -244,13 +244,22 @@ def raise_swallowed_request(error: BaseException) -> None:
     """Raise a signal's request in whose place a library has raised `error`, as s3transfer does when it cleans up."""
     if isinstance(error, StoppedError):
         return
-    each = error.__context__
-    while each is not None:
+    for each in _chain(error):
         if isinstance(each, _StopRequest):
             raise _StopRequest(each.number) from None
         if isinstance(each, KeyboardInterrupt):
             raise KeyboardInterrupt(*each.args) from None
-        each = each.__context__
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error, and all that it came upon or from; libraries make circles of them."""
+    found, left = list[BaseException](), [error]
+    while left:
+        each = left.pop()
+        if not any(each is other for other in found):
+            found.append(each)
+            left += [other for other in (each.__cause__, each.__context__) if other is not None]
+    return found
 
 
 def _stopped(request: str) -> StoppedError:
@@ -356,13 +365,12 @@ def _close_connections(*, but: int) -> None:
 
 def _has_lost_rank(error: BaseException) -> bool:
     """Whether an error, or what it or a signal came upon, is that another rank was lost."""
-    chain: list[BaseException | None] = [error] if int(os.environ.get("WORLD_SIZE", "1")) > 1 else []
-    while chain:
-        each = chain.pop()
-        if isinstance(each, LostRankError) or any(words in str(each) for words in (*LOST_RANK, *WAITED_FOR_RANK)):
-            return True
-        chain += [] if each is None else [each.__cause__, each.__context__]
-    return False
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    return any(
+        isinstance(each, LostRankError) or any(words in str(each) for words in (*LOST_RANK, *WAITED_FOR_RANK))
+        for each in _chain(error)
+    )
 
 
 def open_line() -> None:
