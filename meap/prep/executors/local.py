@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import multiprocess
@@ -102,12 +103,22 @@ def _workers_from_server() -> Iterator[None]:
     try:
         with _interrupts_ignored():
             multiprocess.forkserver.ensure_running()
+        atexit.unregister(_end_server)
+        atexit.register(_end_server)
         yield
     finally:
         processes.set_start_method(previous_method, force=True)
         del os.environ[_PARALLELISM]
         if previous_parallelism is not None:
             os.environ[_PARALLELISM] = previous_parallelism
+
+
+def _end_server() -> None:
+    """End it with this process: it would only see that once its imports are done, seconds later on a busy machine."""
+    pid = getattr(multiprocess.forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager

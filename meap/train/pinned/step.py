@@ -11,12 +11,16 @@ and are reduced and read once per interval.
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import os
+import pickle
 import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,9 +34,9 @@ from composer.utils import checkpoint, dist
 from torch.nn.parallel import DistributedDataParallel
 
 from meap.data.ranks import require_neighbours
-from meap.errors import TrainingError, first_line
+from meap.errors import CheckpointError, MeapError, TrainingError, first_line
 from meap.places.whole import temporary_folder
-from meap.processes import wait_with_ranks
+from meap.processes import LOST_RANK, WAITED_FOR_RANK, wait_with_ranks
 from meap.train.callbacks import StepLosses
 
 __all__ = ["LeanTrainer"]
@@ -42,12 +46,30 @@ __all__ = ["LeanTrainer"]
 def _loading_with_care() -> Iterator[None]:
     """Within, a rank that fails to load a checkpoint ends, and the folder that Composer loads it by is gone."""
     loading: Any = checkpoint
-    theirs = loading.tempfile, loading.dist
+    theirs = loading.tempfile, loading.dist, loading.load_checkpoint
     loading.tempfile, loading.dist = SimpleNamespace(TemporaryDirectory=_temporary_directory), _ImpatientRanks()
+    loading.load_checkpoint = partial(_load, loading.load_checkpoint)
     try:
         yield
     finally:
-        loading.tempfile, loading.dist = theirs
+        loading.tempfile, loading.dist, loading.load_checkpoint = theirs
+
+
+def _load(load: Callable[..., Any], path: str, **settings: Any) -> Any:
+    """Load a checkpoint, which was verified, and may be gone or unreadable all the same by now."""
+    try:
+        return load(path=path, **settings)
+    except (MeapError, pickle.UnpicklingError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        # Not this file's fault: another rank's, or this machine's.
+        if any(words in str(error) for words in (*LOST_RANK, *WAITED_FOR_RANK, os.strerror(errno.EMFILE))):
+            raise
+        raise CheckpointError(
+            f"rank {dist.get_global_rank()} could not load the checkpoint {path} ({type(error).__name__}: "
+            f"{first_line(error)}): see to its disk, then run the same command again; it resumes from the checkpoint "
+            "before where this one is damaged"
+        ) from error
 
 
 class _ImpatientRanks:

@@ -7,7 +7,7 @@ import sys
 import pytest
 from composer.utils import checkpoint, dist
 
-from meap.errors import MismatchError, TrainingError
+from meap.errors import CheckpointError, MismatchError, TrainingError
 from tests.train.outputs import at_pass, no_number
 
 pytestmark = pytest.mark.fault(8)
@@ -74,6 +74,9 @@ def test_a_rank_that_cannot_load_a_checkpoint_does_not_wait_for_the_others(train
         raise OSError("no more files")
 
     monkeypatch.setattr(checkpoint, "_restore_checkpoint", fail)
-    with pytest.raises(OSError, match="no more files"):
+    told = (
+        r"rank 0 could not load the checkpoint .*ba4\.pt \(OSError: no more files\): see to its disk, then run the same"
+    )
+    with pytest.raises(CheckpointError, match=told):
         train(tmp_path / "run", "train.max_duration=6ba")
     assert "after an error" not in waited
