@@ -252,13 +252,14 @@ def raise_swallowed_request(error: BaseException) -> None:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error, and all that it came upon or from; libraries make circles of them."""
+    """An error, and all that it came from or, where nobody has said otherwise, upon; libraries make circles of them."""
     found, left = list[BaseException](), [error]
     while left:
         each = left.pop()
         if not any(each is other for other in found):
             found.append(each)
-            left += [other for other in (each.__cause__, each.__context__) if other is not None]
+            came_upon = None if each.__suppress_context__ else each.__context__
+            left += [other for other in (each.__cause__, came_upon) if other is not None]
     return found
 
 

@@ -33,7 +33,7 @@ CORE = {
 CONFIGURED_CORE = CORE | {"back_off", "config", "mds", "model_sizes", "places", "tokenizer"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
-    "back_off": set(),
+    "back_off": {"processes"},
     "model_sizes": {"errors", "json_text"},
     "places": {"back_off", "errors", "extras", "json_text", "places", "processes"},
     "mds": {"errors", "extras", "json_text", "mds"},

@@ -9,6 +9,7 @@ from typing import Any
 from composer.utils import dist
 
 from meap.data.ranks import neighbour_states
+from meap.json_text import parse_json
 from meap.processes import ask_store
 
 __all__ = ["roll_call"]
@@ -53,7 +54,7 @@ def _exchange(store: Any, rank: int, mine: str, world_size: int) -> dict[int, li
     """Say that this rank is there; returns the ranks that have said so, and which they have seen to be gone."""
     store.set(f"{_KEY}/{rank}", mine)
     others = [other for other in range(world_size) if other != rank and store.check([f"{_KEY}/{other}"])]
-    return {other: json.loads(store.get(f"{_KEY}/{other}")) for other in others}
+    return {other: parse_json(store.get(f"{_KEY}/{other}")) for other in others}
 
 
 def _describe(ended: set[int], stopped: set[int], silent: set[int]) -> str:

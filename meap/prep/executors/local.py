@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import multiprocess
@@ -20,6 +20,7 @@ from multiprocess.pool import Pool
 
 from meap.prep.executors.base import TasksToRun, quiet
 from meap.prep.pinned.executor import CompletionFromRecords
+from meap.prep.pinned.server import end_server
 
 __all__ = ["LocalExecutor"]
 
@@ -103,22 +104,14 @@ def _workers_from_server() -> Iterator[None]:
     try:
         with _interrupts_ignored():
             multiprocess.forkserver.ensure_running()
-        atexit.unregister(_end_server)
-        atexit.register(_end_server)
+        atexit.unregister(end_server)
+        atexit.register(end_server)
         yield
     finally:
         processes.set_start_method(previous_method, force=True)
         del os.environ[_PARALLELISM]
         if previous_parallelism is not None:
             os.environ[_PARALLELISM] = previous_parallelism
-
-
-def _end_server() -> None:
-    """End it with this process: it would only see that once its imports are done, seconds later on a busy machine."""
-    pid = getattr(multiprocess.forkserver._forkserver, "_forkserver_pid", None)
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -74,9 +74,7 @@ def test_a_rank_that_cannot_load_a_checkpoint_does_not_wait_for_the_others(train
         raise OSError("no more files")
 
     monkeypatch.setattr(checkpoint, "_restore_checkpoint", fail)
-    told = (
-        r"rank 0 could not load the checkpoint .*ba4\.pt \(OSError: no more files\): see to its disk, then run"
-    )
+    told = r"rank 0 could not load the checkpoint .*ba4\.pt \(OSError: no more files\): see to its disk, then run"
     with pytest.raises(CheckpointError, match=told):
         train(tmp_path / "run", "train.max_duration=6ba")
     assert "after an error" not in waited
