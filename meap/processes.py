@@ -77,11 +77,10 @@ _status: int | None = None
 """Exit status, once `leave` was called."""
 _requested = -math.inf
 """When a signal last raised."""
-_store_to_keep: Any = None
-"""Holds a note of how this process ends."""
+_ends_early = False
+"""Whether this rank ends without having agreed on it with the others."""
 _line: Any = None
 """See `open_line`."""
-_has_asked = False
 _is_store_lost = False
 """Whether its host did not answer: torch would print its own frames each time that it is asked."""
 
@@ -195,8 +194,8 @@ def stopping_by_signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (*_STOP_SIGNALS, signal.SIGINT)}
     hook, timers = sys.unraisablehook, list[threading.Timer]()
     sys.unraisablehook = partial(_resend, timers, otherwise=hook)
-    global _requested  # noqa: PLW0603
-    _requested = -math.inf
+    global _requested, _ends_early  # noqa: PLW0603
+    _requested, _ends_early = -math.inf, False
     raise_on_signals()
     try:
         with _signals_wait(), suppress(FileNotFoundError):  # there is none
@@ -211,13 +210,14 @@ def stopping_by_signals() -> Iterator[None]:
     except StoppedError:
         raise
     except Exception as error:
-        _requested = time.monotonic()  # it ends already: a signal would only keep it from saying why
+        _requested, _ends_early = time.monotonic(), True  # a signal would only keep it from saying why
         is_own = isinstance(error, MeapError) and not _has_lost_rank(error)
         if not is_own and (told := _told_by_ranks(_STOPPED)):  # it ended, and this one has missed it
             raise _stopped(told) from None
         _tell_ranks(_FAILED, "")
         raise
     except _StopRequest as request:
+        _ends_early = True
         if not _told_by_ranks(_STOPPED) and (_has_lost_rank(request) or _told_by_ranks(_FAILED) is not None):
             rank = os.environ.get("RANK", "0")
             raise MeapError(
@@ -271,8 +271,6 @@ def _stopped(request: str) -> StoppedError:
 def _tell_ranks(what: str, text: str) -> None:
     """Note for the other ranks how this one ends, before its end reaches them as a signal or a lost connection."""
     ask_store(lambda store: store.set(what, text))
-    global _store_to_keep  # noqa: PLW0603
-    _store_to_keep = _store_of_ranks()
 
 
 def _told_by_ranks(what: str) -> str | None:
@@ -296,8 +294,6 @@ def ask_store(use: Callable[[Any], _Found]) -> _Found | None:
             _is_store_lost = True
 
     if store is not None and not _is_store_lost:
-        global _has_asked  # noqa: PLW0603
-        _has_asked = True
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(_SECONDS_TO_ANSWER)
@@ -341,11 +337,12 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
 
 
 def _be_asked() -> None:
-    """Keep the store that this process hosts for the others, as rank 0, until they know how it ended."""
-    store, rank, port = _store_to_keep, os.environ.get("RANK", "0"), os.environ.get("MASTER_PORT", "")
-    if rank != "0" and _has_asked:
+    """Say that this rank knows how the run ends; rank 0, which hosts the store, keeps it until the others have."""
+    store, port = _store_of_ranks(), os.environ.get("MASTER_PORT", "")
+    if store is None or not port.isdecimal():
+        return
+    if os.environ.get("RANK", "0") != "0":
         ask_store(lambda store: store.add(_LEFT, 1))
-    if rank != "0" or store is None or not port.isdecimal():
         return
     others = sys.modules["torch.distributed"].get_world_size() - 1
     _close_connections(but=int(port))
@@ -366,7 +363,7 @@ def _close_connections(*, but: int) -> None:
 
 def _has_lost_rank(error: BaseException) -> bool:
     """Whether an error, or what it or a signal came upon, is that another rank was lost."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
     return any(
         isinstance(each, LostRankError) or any(words in str(each) for words in (*LOST_RANK, *WAITED_FOR_RANK))
@@ -466,7 +463,7 @@ def leave(status: int) -> NoReturn:
     threading.Thread(target=_force_exit, args=[status], name="exit", daemon=True).start()
     end_processes([each for each in multiprocessing.active_children() if each.daemon])
     _flush()
-    if status:
+    if status and _ends_early:
         with suppress(Exception):  # whatever goes wrong, the status is known
             _be_asked()
     sys.exit(status)

@@ -1,12 +1,16 @@
 """A store that fails while shards are read: what passes is waited for, what stays is one error, no row is wrong."""
 
+import os
 import random
+import signal
+import threading
 
 import pytest
 
 from meap.config import DataConfig
 from meap.data import open_shards
-from meap.errors import DataError
+from meap.errors import DataError, StoppedError
+from meap.processes import stopping_by_signals
 
 pytestmark = [pytest.mark.fault(3), pytest.mark.slow]
 
@@ -103,3 +107,21 @@ def test_a_store_that_takes_its_time_loses_nothing(
     s3_faults.rule = lambda method, path, _: "late" if is_shard(path) else None
     assert_rows(epoch_of(open_data(s3_data, tmp_path, workers=2, download_timeout=5.0)))
     record_property("injected", sum(count for (_, path), count in s3_faults.requests.items() if is_shard(path)))
+
+
+def test_a_stop_while_a_file_is_downloaded_is_no_missing_file(s3_data, s3_faults, tmp_path, open_data):
+    """s3transfer renames a file that it has not downloaded, and its error took the place of the request."""
+    stalled = list[str]()
+
+    def rule(method: str, path: str, _: int) -> str | None:
+        if method != "GET" or not path.endswith("train/index.json"):
+            return None
+        if not stalled:
+            threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+        stalled.append(path)
+        return "stall"
+
+    s3_faults.rule = rule
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"), stopping_by_signals():
+        open_data(s3_data, tmp_path)
+    assert len(stalled) == 1
