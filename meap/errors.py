@@ -35,6 +35,12 @@ __all__ = [
 class MeapError(Exception):
     """Base of all errors raised for users of this project."""
 
+    def __init__(self, message: str = "") -> None:
+        # torch passes a loader worker's error on as one of its class, with the worker's traceback as its message.
+        if message.startswith(f"Caught {type(self).__name__} "):
+            message = message.rpartition(f"{type(self).__name__}: ")[2].rstrip()
+        super().__init__(message)
+
 
 class ConfigError(MeapError, ValueError):
     """A configuration key or value is not allowed."""

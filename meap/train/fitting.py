@@ -15,7 +15,7 @@ from composer.core.time import TimeUnit
 from composer.utils import dist
 
 from meap.data import RowLoader
-from meap.errors import CheckpointError, MeapError, StoppedError, TrainingError
+from meap.errors import CheckpointError, LostRankError, MeapError, StoppedError, TrainingError
 from meap.places.redaction import clean_arguments
 from meap.processes import LOST_RANK, WAITED_FOR_RANK
 from meap.train.checkpoints.saving import CheckpointSaving
@@ -113,7 +113,7 @@ def _close_loaders(trainer: Trainer) -> None:
 
 def _failed_step(trainer: Trainer, error: BaseException) -> str:
     """Why a step failed, with the remedy; empty where that is not known."""
-    if isinstance(error, TrainingError):
+    if isinstance(error, (TrainingError, LostRankError)):
         return str(error)
     rank, step = dist.get_global_rank(), int(trainer.state.timestamp.batch) + 1
     told = next(iter(str(error).strip().splitlines()), "").strip(" .")

@@ -14,7 +14,7 @@ from torch._utils import ExceptionWrapper
 import meap
 from meap.config import EvaluationConfig, RecipeConfig, load_config, run_command
 from meap.config.command import describe_keys
-from meap.errors import ConfigError, DataError
+from meap.errors import ConfigError, DataError, LostRankError, MeapError, MissingPackageError
 from meap.places.whole import write_whole
 
 ENTRY_POINTS = sorted(
@@ -363,6 +363,19 @@ def test_what_the_machine_refuses_a_loader_worker_is_one_line(capsys: pytest.Cap
         "'/tmp/1_barrier_filelock'): see to that, or raise the number of open files with `ulimit -n 4096`, and run the "
         "same command again\n"
     )
+
+
+@pytest.mark.parametrize("error", [LostRankError, DataError, MissingPackageError])
+def test_an_error_of_ours_in_a_loader_worker_is_told_as_anywhere_else(capsys, error: type[MeapError]):
+    def fail(_: RecipeConfig) -> None:
+        try:
+            raise error("shards/00001 is damaged (MeapError: 3 bytes): fetch it again")
+        except MeapError:
+            worker = ExceptionWrapper(where="in DataLoader worker process 0")
+        worker.reraise()
+
+    assert run_command(RecipeConfig, fail, doc="d", argv=["run.seed=1"]) == (2 if error is MissingPackageError else 1)
+    assert capsys.readouterr().err == "error: shards/00001 is damaged (MeapError: 3 bytes): fetch it again\n"
 
 
 @pytest.mark.parametrize(

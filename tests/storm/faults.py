@@ -249,4 +249,7 @@ def statuses(faults: Sequence[Fault], hits: Sequence[str], settings: dict[str, s
             is_borne = fault.detail["what"] == "late" or fault.detail["times"] == 1
             allowed |= set() if is_borne and settings.get("data.download_retry") != "0" else {1}
             allowed |= SIGNALLED.get((fault.detail.get("signal"), "group"), set())
+    if hits.count("signal") > 1:  # the second one, after more than two seconds, ends the process at once
+        numbers = {signal.Signals[each.detail["signal"]] for each in faults if each.detail.get("signal")}
+        allowed |= {-number for number in numbers} | {256 - number for number in numbers}
     return allowed

@@ -124,6 +124,15 @@ def test_every_guard_that_planted_bugs_take_out_is_there(guard, tmp_path):
         guard.plant(tmp_path)
 
 
+def test_a_second_signal_may_end_a_command_at_once():
+    faults = [
+        Fault("signal", 0.1, "change", {"signal": "SIGHUP", "whom": "group"}),
+        Fault("store", 0.9, "request", {"what": "hang", "method": "GET", "times": 1, "signal": "SIGTERM"}),
+    ]
+    assert statuses(faults, ["signal"], {}) == {0, 75, -1}
+    assert statuses(faults, ["store", "signal", "signal"], {}) == {0, 75, -1, -15, 255, 241}
+
+
 @pytest.mark.parametrize(
     ("fault", "hits", "allowed"),
     [

@@ -285,7 +285,8 @@ class Traveller(Ground):
         for faults in (step.faults, ()) if step.faults else ((),):
             outcome = self.run(words, faults, expected, ranks=step.ranks, nodes=step.nodes, cold=step.cold)
             allowed = statuses(faults, outcome.hits, step.settings)
-            if "signal" in outcome.hits and any(each.detail.get("signal") == "SIGKILL" for each in faults):
+            is_killed = "signal" in outcome.hits and any(each.detail.get("signal") == "SIGKILL" for each in faults)
+            if is_killed or (outcome.status or 0) < 0:
                 self.killed.add(step.on)
             elif outcome.status == 0:
                 self.killed.discard(step.on)

@@ -17,7 +17,8 @@ import torch
 from composer.utils import dist
 
 from meap.checkpoints import CheckpointStore
-from meap.data import StreamingMaskedDataset
+from meap.data import RowLoader, StreamingMaskedDataset
+from meap.data.pinned.stream import CheckedStream
 from meap.train.checkpoints import publishing, saving, writing
 from meap.train.pinned import step
 
@@ -25,6 +26,8 @@ POINTS: dict[str, tuple[Any, str]] = {
     "join": (dist, "initialize_dist"),
     "settle": (step, "_settle_buckets"),
     "connect": (torch.distributed, "new_group"),
+    "workers": (RowLoader, "__iter__"),
+    "shard": (CheckedStream, "prepare_shard"),
     "epoch": (StreamingMaskedDataset, "_share_sequence"),
     "forward": (torch.nn.Linear, "forward"),
     "backward": (torch.Tensor, "backward"),
@@ -36,8 +39,8 @@ POINTS: dict[str, tuple[Any, str]] = {
     "prune": (CheckpointStore, "prune"),
     "upload": (CheckpointStore, "_put"),
 }
-"""Where a run can be hit: before its first step, as an epoch begins, in a step, while a checkpoint is copied, written
-and put into place, while it is uploaded.
+"""Where a run can be hit: before its first step, as loader workers start, while a shard is fetched, as an epoch begins,
+in a step, while a checkpoint is copied, written and put into place, while it is uploaded.
 """
 
 

@@ -26,9 +26,10 @@ from torch.utils.data import get_worker_info
 from meap.data.pinned.isolation import isolated_names, wait_for_shared_memory
 from meap.data.pinned.order import draw_units, fill_sequence, is_regular, row_dtype, sequence_length
 from meap.data.pinned.stream import CheckedStream
+from meap.data.pinned.waits import watched
 from meap.data.rows import RowReader
 from meap.data.unusable import UnusableFileError
-from meap.errors import ConfigError, DataError
+from meap.errors import ConfigError, DataError, LostRankError, MeapError
 from meap.places.redaction import describe_error
 
 __all__ = ["CheckedDataset", "UnreadableShardError"]
@@ -44,10 +45,6 @@ _OF_ITS_PROCESS = ("_executor", "_event", "_iterator", "_cache_filelock")
 
 class UnreadableShardError(DataError):
     """The rows of a shard cannot be read."""
-
-    def __init__(self, message: str) -> None:
-        # A loader passes a worker's error on as text, after the worker's traceback.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
 
 
 class CheckedDataset(StreamingDataset):
@@ -118,7 +115,7 @@ class CheckedDataset(StreamingDataset):
         shard_id, number = self.spanner[row]
         try:
             return self._read(shard_id, number, retry)
-        except DataError:
+        except MeapError:
             raise
         except Exception as error:
             raise (self._background_failure() or self._unreadable(shard_id, error)) from error
@@ -194,7 +191,8 @@ class CheckedDataset(StreamingDataset):
                     if is_still and self._shard_states[shard_id] == _ShardState.LOCAL:
                         # Otherwise streaming uses the file unchecked.
                         self._shard_states[shard_id] = _ShardState.REMOTE
-            super().prepare_shard(shard_id, blocking)
+            with watched():
+                super().prepare_shard(shard_id, blocking)
         except Exception as error:
             # streaming would leave it "in preparation", and other workers waiting forever. Each worker that needs the
             # shard now checks or fetches it again, and succeeds or fails by itself.
@@ -248,7 +246,12 @@ class CheckedDataset(StreamingDataset):
         return own
 
     def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
-        for row in super()._each_sample_id(it):
+        rows = super()._each_sample_id(it)
+        while True:
+            with watched():
+                row = next(rows, None)
+            if row is None:
+                return
             self._place = it.yield_index
             yield row
 
@@ -267,17 +270,17 @@ class CheckedDataset(StreamingDataset):
             self._background_error = error
             self._event.set()
 
-    def _background_failure(self) -> DataError | None:
+    def _background_failure(self) -> MeapError | None:
         """Why reading ahead has ended; None while it has not failed."""
         if not hasattr(self, "_event") or not self._event.is_set():
             return None
         error = self._background_error
-        if isinstance(error, DataError):
+        if isinstance(error, MeapError):
             return error
         return DataError(f"reading ahead failed ({describe_error(error)}): run the same command again")
 
-    def _unreadable(self, shard_id: int, cause: Exception) -> UnreadableShardError:
-        if isinstance(cause, UnreadableShardError):
+    def _unreadable(self, shard_id: int, cause: Exception) -> UnreadableShardError | LostRankError:
+        if isinstance(cause, (UnreadableShardError, LostRankError)):
             return cause
         first = int(self.sample_offset_per_shard[shard_id])
         rows = f"(rows {first:,} to {first + int(self.samples_per_shard[shard_id]) - 1:,})"

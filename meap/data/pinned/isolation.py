@@ -32,8 +32,8 @@ from streaming.base.shared import SharedMemory
 from streaming.base.shared.prefix import _check_self, _get_path, _pack_locals
 from streaming.base.world import World
 
-from meap.data.pinned.barrier import WatchedBarrier
 from meap.data.pinned.order import RowLocator
+from meap.data.pinned.waits import WatchedBarrier
 from meap.data.ranks import gather_from_ranks, meet_neighbours
 from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError, DataError, LostRankError

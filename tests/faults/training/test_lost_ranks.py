@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.fault(5), pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(
-    ("point", "call", "hit", "workers"), [("epoch", 2, 0, 0), ("epoch", 2, 1, 0), ("update", 8, 1, 1)]
+    ("point", "call", "hit", "workers"),
+    [("epoch", 2, 0, 0), ("epoch", 2, 1, 0), ("update", 8, 1, 1), ("workers", 1, 0, 1), ("workers", 1, 1, 1)],
 )
 def test_a_rank_that_is_killed_as_an_epoch_begins(start, whole, tmp_path, point, call, hit, workers):
     """The others waited for it without an end, and took no SIGTERM."""
@@ -26,6 +27,20 @@ def test_a_rank_that_is_killed_as_an_epoch_begins(start, whole, tmp_path, point,
     again = start(tmp_path / "run", 2, *settings)
     assert again.wait() == [0, 0], again.printed
     assert losses(tmp_path / "run") == losses(whole[2].run_dir)
+
+
+@pytest.mark.parametrize("eval_batches", [0, 1])
+def test_a_rank_that_is_killed_while_it_fetches_the_shard_of_all(start, tmp_path, write_shards, eval_batches):
+    """Whichever does it first; the other one waited for the shard without an end, and took no SIGTERM."""
+    remote = write_shards(tmp_path / "shards", shard_rows=96)
+    fault = {"point": "shard", "call": 1, "signal": signal.SIGKILL}
+    settings = (f"data.remote={remote}", "data.num_workers=0", f"train.eval_batches={eval_batches}")
+    run = start(tmp_path / "run", 2, *settings, faults={0: fault, 1: fault})
+    assert sorted(run.end()) == [-signal.SIGKILL, 1], run.printed
+    assert re.search(r"^error: rank [01] .*rank", run.printed, re.MULTILINE), run.printed
+    assert "Traceback" not in run.printed
+    again = start(tmp_path / "run", 2, *settings)
+    assert again.wait() == [0, 0], again.printed
 
 
 def test_a_rank_that_stands_still_as_an_epoch_begins(start, tmp_path):
