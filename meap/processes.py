@@ -35,6 +35,7 @@ __all__ = [
     "end_processes",
     "end_with_parent",
     "is_alive",
+    "is_of_connection",
     "leave",
     "leave_lost_terminal",
     "obey_parent_alone",
@@ -52,7 +53,7 @@ __all__ = [
 
 LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection was likely closed")
 WAITED_FOR_RANK = ("Timed out waiting", "Operation timed out", "Connection timed out")
-"""What torch says of the connections between ranks, for which it has no classes."""
+"""What torch says of the connections between ranks, mostly without a class of its own."""
 
 SAME_REQUEST_SECONDS = 2.0
 """A launcher that is asked to stop asks its ranks, often by another signal than the one that has reached them, too."""
@@ -325,11 +326,11 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
         if time.monotonic() - looked > _SECONDS_TO_LOOK:
             looked = time.monotonic()
             look()
-            if _told_by_ranks(_STOPPED) is not None or _told_by_ranks(_FAILED) is not None:
-                rank = os.environ.get("RANK", "0")
+            is_told = _told_by_ranks(_STOPPED) is not None or _told_by_ranks(_FAILED) is not None
+            if is_told or _is_store_lost:
+                rank, other = os.environ.get("RANK", "0"), "another one" if is_told else "rank 0"
                 raise LostRankError(
-                    f"rank {rank} waited for another one, which has ended: the reason is among the messages of that "
-                    "rank"
+                    f"rank {rank} waited for {other}, which has ended: the reason is among the messages of that rank"
                 )
     if error:
         raise error[0]
@@ -365,10 +366,13 @@ def _has_lost_rank(error: BaseException) -> bool:
     """Whether an error, or what it or a signal came upon, is that another rank was lost."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
-    return any(
-        isinstance(each, LostRankError) or any(words in str(each) for words in (*LOST_RANK, *WAITED_FOR_RANK))
-        for each in _chain(error)
-    )
+    return any(isinstance(each, LostRankError) or is_of_connection(each) for each in _chain(error))
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """Whether torch says that a connection between ranks has ended, or was waited for in vain."""
+    has_class = type(error).__name__ in {"DistNetworkError", "DistStoreError"}
+    return has_class or any(words in str(error) for words in (*LOST_RANK, *WAITED_FOR_RANK))
 
 
 def open_line() -> None:

@@ -25,7 +25,7 @@ from meap.config.loading import load_config, to_yaml
 from meap.config.mistakes import argument_error, grammar_of, require_own_yaml
 from meap.errors import ConfigError, MeapError, StoppedError, first_line
 from meap.noise import silence_libraries
-from meap.processes import LOST_RANK, WAITED_FOR_RANK, end_with_parent, open_standard_streams, stopping_by_signals
+from meap.processes import end_with_parent, is_of_connection, open_standard_streams, stopping_by_signals
 
 __all__ = ["VERSION", "announce", "describe_keys", "drop_lost_reader", "report_errors", "run_command"]
 
@@ -274,7 +274,7 @@ def _told_of_ranks(error: Exception) -> str | None:
             f"rank {rank} cannot open a connection to the others ({first_line(error)}): raise the number of open files "
             "with `ulimit -n 4096`, or name the network's interface in GLOO_SOCKET_IFNAME"
         )
-    if any(each in text for each in (*LOST_RANK, *WAITED_FOR_RANK)):
+    if is_of_connection(error):
         return (
             f"rank {rank} lost another rank outside of training ({first_line(error)}): look for the reason among the "
             "messages of that rank"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from torch import distributed
@@ -12,7 +13,14 @@ from torch import distributed
 from meap.errors import LostRankError
 from meap.processes import state_of, visible_processes
 
-__all__ = ["gather_from_ranks", "limit_waits", "meet_neighbours", "neighbour_states", "require_neighbours"]
+__all__ = [
+    "gather_from_ranks",
+    "limit_waits",
+    "meet_neighbours",
+    "neighbour_states",
+    "neighbour_watch",
+    "require_neighbours",
+]
 
 T = TypeVar("T")
 
@@ -43,6 +51,23 @@ def limit_waits(seconds: float) -> None:
     """Say how long ranks of one machine wait for each other where nothing else limits it."""
     global _patience  # noqa: PLW0603
     _patience = seconds
+
+
+def neighbour_watch() -> Callable[[], None]:
+    """A look at the other ranks of this machine, for waits for work that may take long.
+
+    Called again and again, it raises `LostRankError` where one has ended, or was stopped for all the time that
+    `limit_waits` allows.
+    """
+    stopped_at: float | None = None
+
+    def look() -> None:
+        nonlocal stopped_at
+        is_stopped = "stopped" in neighbour_states().values()
+        stopped_at = (stopped_at or time.monotonic()) if is_stopped else None
+        require_neighbours(time.monotonic() - stopped_at if stopped_at else 0.0)
+
+    return look
 
 
 def neighbour_states() -> dict[int, str]:

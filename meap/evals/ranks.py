@@ -6,9 +6,12 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
+from meap.processes import open_line, wait_with_ranks
+
 __all__ = ["Ranks", "join_ranks"]
 
 _PATIENCE = timedelta(days=7)
+"""A rank may have long examples left when another has none."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +27,27 @@ class Ranks:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait for all ranks."""
+        """Wait for all ranks.
+
+        Raises:
+            LostRankError: Another one has ended.
+        """
         if self.num_ranks > 1:
             import torch.distributed
 
-            torch.distributed.barrier()
+            wait_with_ranks(torch.distributed.barrier)
 
 
 def join_ranks() -> Ranks:
-    """Join the other ranks at the address that the launcher set; they only wait for each other."""
+    """Join the other ranks at the address that the launcher set; they only wait for each other.
+
+    Raises:
+        LostRankError: Another rank has ended meanwhile.
+    """
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if num_ranks > 1:
         import torch.distributed
 
-        # A rank may have long examples left when another has none.
-        torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+        wait_with_ranks(lambda: torch.distributed.init_process_group("gloo", timeout=_PATIENCE))
+        open_line()
     return Ranks(int(os.environ.get("RANK", "0")), num_ranks)

@@ -65,6 +65,9 @@ def fit(trainer: Trainer) -> None:
             trainer.engine.close()
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(_after_interruption(trainer)) from error
+            if isinstance(error, LostRankError):
+                step = int(trainer.state.timestamp.batch) + 1
+                raise TrainingError(f"{error} (step {step:,}). {_where_to_resume(trainer)}") from error
             if failure := _failed_step(trainer, error):
                 raise TrainingError(f"{failure}. {_where_to_resume(trainer)}") from error
             raise
@@ -113,7 +116,7 @@ def _close_loaders(trainer: Trainer) -> None:
 
 def _failed_step(trainer: Trainer, error: BaseException) -> str:
     """Why a step failed, with the remedy; empty where that is not known."""
-    if isinstance(error, (TrainingError, LostRankError)):
+    if isinstance(error, TrainingError):
         return str(error)
     rank, step = dist.get_global_rank(), int(trainer.state.timestamp.batch) + 1
     told = next(iter(str(error).strip().splitlines()), "").strip(" .")

@@ -11,7 +11,7 @@ from composer.utils.device import get_device
 
 from meap.config import TrainConfig
 from meap.data.ranks import limit_waits, meet_neighbours
-from meap.errors import ConfigError, MeapError, first_line
+from meap.errors import ConfigError, LostRankError, MeapError, first_line
 from meap.processes import open_line, raise_on_signals, wait_with_ranks
 from meap.train.flops import peak_flops_per_second
 
@@ -65,6 +65,7 @@ def join_machine(config: TrainConfig) -> Machine:
     Raises:
         ConfigError: A GPU or what only one computes is asked for where there is none, or this rank has none of its own.
         MeapError: The ranks do not find each other.
+        LostRankError: One of them has ended already.
     """
     raise_on_signals()  # Composer took the signals when it was imported, and would exit without a message
     has_gpu = torch.cuda.is_available()
@@ -94,7 +95,17 @@ def join_machine(config: TrainConfig) -> Machine:
             "MASTER_PORT free there, and all ranks started"
         ) from error
     get_device(device)
-    open_line()
-    meet_neighbours()
+    try:
+        wait_with_ranks(_meet)
+    except RuntimeError as error:
+        raise LostRankError(
+            f"rank {dist.get_global_rank()} lost another one as they met ({first_line(error)}): the reason is among "
+            "the messages of that rank"
+        ) from error
     limit_waits(config.dist_timeout)
     return Machine(device, precision, dist.get_world_size(), dist.get_global_rank(), dist.get_local_world_size())
+
+
+def _meet() -> None:
+    open_line()
+    meet_neighbours()

@@ -22,7 +22,8 @@ _REMEDY = re.compile(
     r"\b(set|give|choose|free|raise|lower|run|check|leave|install|remove|end|make|prepare|use|wait|start|delete|restore"
     r"|resumes?|tries|continues|begins|name|look|write|copy|close|save)\b"
 )
-_DRAFTS = re.compile(r"\.partial|\.drafts-|\.previous$|\.in_use$|/\.saving/|\.prep/claim\.json$")
+_DRAFTS = re.compile(r"\.partial|\.drafts-|\.previous$|\.in_use$|/\.saving/")
+_CLAIMS = re.compile(r"\.prep/claim\.json$")
 _OF_ANOTHER_NODE = re.compile(r"/cache/node[1-9]/.*\.in_use$")
 """It was killed, and the run goes on without it."""
 
@@ -71,9 +72,15 @@ def check_error(printed: str) -> None:
         require(is_whole, "error", f"without value, place or remedy: {each}")
 
 
-def check_left(home: Home, outcome: Outcome, *, was_killed: bool) -> None:
-    """No process, segment of shared memory or temporary file; no lock and no draft where files are published."""
+def check_left(home: Home, outcome: Outcome, *, was_killed: bool, is_store_lost: bool = False) -> None:
+    """No process, segment of shared memory or temporary file; no lock and no draft where files are published.
+
+    A claim stays in a store that cannot be read any more, and ends by itself.
+    """
     require(not outcome.left, "nothing is left", f"{outcome.left}\n{outcome.printed[-1500:]}")
+    if not was_killed and not is_store_lost:
+        claims = [each for each in files_of(home) if _CLAIMS.search(each)]
+        require(not claims, "nothing is left", f"{claims}\n{outcome.printed[-1500:]}")
     if not was_killed:
         drafts = [each for each in files_of(home) if _DRAFTS.search(each) and not _OF_ANOTHER_NODE.search(each)]
         require(not drafts, "nothing is left", f"{drafts}\n{outcome.printed[-1500:]}")

@@ -47,6 +47,7 @@ class Traveller(Ground):
     steps: int = 0
     seconds: float = 0.0
     killed: set[str] = field(default_factory=set[str])
+    unreleased: set[str] = field(default_factory=set[str])
     """Data and runs whose command was killed; what that leaves, the next one on the same that ends well removes."""
     rest: Sequence[Step] = ()
     """Of the journey."""
@@ -290,6 +291,9 @@ class Traveller(Ground):
                 self.killed.add(step.on)
             elif outcome.status == 0:
                 self.killed.discard(step.on)
+                self.unreleased.discard(step.on)
+            elif "store" in outcome.hits and any(each.detail.get("times", 1) > 1 for each in faults):
+                self.unreleased.add(step.on)
             check_end(outcome, allowed)
             always(outcome)
             for other in outcome.others:
@@ -298,7 +302,7 @@ class Traveller(Ground):
             check_published(self.home)
             if outcome.status == 0:
                 done(outcome)
-            check_left(self.home, outcome, was_killed=bool(self.killed))
+            check_left(self.home, outcome, was_killed=bool(self.killed), is_store_lost=bool(self.unreleased))
             check_secrets(self.home, outcome)
             if outcome.status == 0:
                 return True

@@ -3,6 +3,7 @@
 {"point": "write", "call": 3, "signal": 9}                          a rank of its own
 {"point": "update", "call": 5, "signal": 2, "whom": "session"}      and its loader workers, as Ctrl-C in a terminal
 {"point": "update", "call": 5, "signal": 9, "whom": "worker"}       one of its loader workers alone
+{"point": "load", "call": 1, "whom": "parts"}                       the files of a sharded checkpoint are gone
 """
 
 import errno
@@ -10,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,11 +21,15 @@ from composer.utils import dist
 from meap.checkpoints import CheckpointStore
 from meap.data import RowLoader, StreamingMaskedDataset
 from meap.data.pinned.stream import CheckedStream
+from meap.train import machine
 from meap.train.checkpoints import publishing, saving, writing
+from meap.train.checkpoints.stopping import Agreement
 from meap.train.pinned import step
 
 POINTS: dict[str, tuple[Any, str]] = {
     "join": (dist, "initialize_dist"),
+    "joined": (machine, "open_line"),
+    "load": (step, "_load"),
     "settle": (step, "_settle_buckets"),
     "connect": (torch.distributed, "new_group"),
     "workers": (RowLoader, "__iter__"),
@@ -37,10 +43,11 @@ POINTS: dict[str, tuple[Any, str]] = {
     "move": (publishing, "_move"),
     "publish": (CheckpointStore, "publish"),
     "prune": (CheckpointStore, "prune"),
+    "settled": (Agreement, "settle"),
     "upload": (CheckpointStore, "_put"),
 }
 """Where a run can be hit: before its first step, as loader workers start, while a shard is fetched, as an epoch begins,
-in a step, while a checkpoint is copied, written and put into place, while it is uploaded.
+in a step, while a checkpoint is copied, written and put into place, while it is uploaded, when all wait for that.
 """
 
 
@@ -57,7 +64,7 @@ def inject(fault: dict[str, Any]) -> None:
         )  # not held-out loss, samples, or a trial before the start
         calls += is_step
         if is_step and calls == fault["call"]:
-            _hit(fault.get("whom", "rank"), fault.get("signal", 0), next(iter(given), None))
+            _hit(fault.get("whom", "rank"), fault.get("signal", 0), named.get("path", next(iter(given), None)))
         return function(*given, **named)
 
     setattr(owner, name, counted)
@@ -71,6 +78,9 @@ def _hit(whom: str, number: int, owner: Any) -> None:
     if whom == "weights":
         with torch.no_grad():
             owner.weight.fill_(float("nan"))
+    elif whom == "parts":
+        for part in Path(owner).glob("__*"):
+            part.unlink()
     elif whom == "session":
         os.killpg(os.getpgid(0), number)
     elif whom == "worker":

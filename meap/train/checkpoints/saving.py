@@ -15,6 +15,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -25,7 +26,9 @@ from composer.utils import dist
 
 from meap.checkpoints import CheckpointFile, CheckpointRecord, CheckpointStore, ModelRecord
 from meap.config import RecipeConfig, to_values
-from meap.errors import CheckpointError, StoppedError
+from meap.data.ranks import neighbour_watch
+from meap.errors import CheckpointError, LostRankError, StoppedError
+from meap.processes import wait_with_ranks
 from meap.train.checkpoints.publishing import Destination, Save
 from meap.train.checkpoints.stopping import NO_SIGNAL, Agreement, StopSignals
 from meap.train.checkpoints.writing import STAGING_NAME, copy_state, local_folder
@@ -141,8 +144,8 @@ class CheckpointSaving(Callback):
     def close(self, state: State, logger: Logger) -> None:
         """Let a running save finish, whatever has ended training."""
         self._signals.release()
-        if self._save is not None:
-            self._save.wait(self._seconds_to_finish)
+        with suppress(LostRankError):
+            self._wait_for_save(self._seconds_to_finish)
 
     def _news(self) -> int:
         return _FAILED if self._save is not None and self._save.failure else self._signals.received
@@ -173,10 +176,16 @@ class CheckpointSaving(Callback):
 
     def _finish_last(self) -> list[CheckpointRecord]:
         """Wait for the previous save; returns what could not be uploaded."""
-        if self._save is None:
-            return []
-        self._save.wait()
-        return self._save.unpublished
+        self._wait_for_save()
+        return self._save.unpublished if self._save is not None else []
+
+    def _wait_for_save(self, seconds: float | None = None) -> None:
+        if (save := self._save) is None:
+            return
+        if self._kind == "sharded":  # ranks save together: without one of them it would not end
+            wait_with_ranks(lambda: save.wait(seconds), look=neighbour_watch())
+        else:
+            save.wait(seconds)
 
     def _leave(self, state: State, heard: int) -> None:
         self._settle()

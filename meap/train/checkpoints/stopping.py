@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from meap.data.ranks import require_neighbours
+from meap.data.ranks import neighbour_watch, require_neighbours
 from meap.processes import SAME_REQUEST_SECONDS, leave_lost_terminal, stop_signals, wait_with_ranks
 
 __all__ = ["NO_SIGNAL", "Agreement", "StopSignals"]
@@ -97,9 +97,11 @@ class Agreement:
         return heard
 
     def settle(self, mine: int) -> int:
-        """The largest number that any rank sends now; waits for all of them."""
+        """The largest number that any rank sends now; waits for all of them, which may be uploading."""
         self.exchange(mine)
-        return self._finish(_TIMEOUT) if self.group is not None else mine
+        if self.group is None:
+            return mine
+        return wait_with_ranks(lambda: self._finish(_TIMEOUT), look=neighbour_watch())
 
     def _finish(self, timeout: timedelta) -> int:
         if self._work is not None:

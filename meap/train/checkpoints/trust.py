@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 import torch
 
-from meap.checkpoints.parts import errors_of_parts
 from meap.checkpoints.trust import allowed_types, require_data
 from meap.errors import CheckpointError
 
@@ -35,8 +34,7 @@ def forbid_unpickling() -> None:
 def named_checkpoint_errors(folder: str) -> Iterator[None]:
     """Turn torch's refusal to unpickle into a `CheckpointError` that names the checkpoint folder."""
     try:
-        with errors_of_parts():
-            yield
+        yield
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"the newest checkpoint in {folder} holds more than tensors and plain values; nothing in it was run: "

@@ -33,10 +33,11 @@ from composer.distributed import ddp_sync_context
 from composer.utils import checkpoint, dist
 from torch.nn.parallel import DistributedDataParallel
 
+from meap.checkpoints.parts import errors_of_parts
 from meap.data.ranks import require_neighbours
 from meap.errors import CheckpointError, MeapError, TrainingError, first_line
 from meap.places.whole import temporary_folder
-from meap.processes import LOST_RANK, WAITED_FOR_RANK, wait_with_ranks
+from meap.processes import is_of_connection, wait_with_ranks
 from meap.train.callbacks import StepLosses
 
 __all__ = ["LeanTrainer"]
@@ -58,12 +59,13 @@ def _loading_with_care() -> Iterator[None]:
 def _load(load: Callable[..., Any], path: str, **settings: Any) -> Any:
     """Load a checkpoint, which was verified, and may be gone or unreadable all the same by now."""
     try:
-        return load(path=path, **settings)
+        with errors_of_parts():
+            return load(path=path, **settings)
     except (MeapError, pickle.UnpicklingError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         # Not this file's fault: another rank's, or this machine's.
-        if any(words in str(error) for words in (*LOST_RANK, *WAITED_FOR_RANK, os.strerror(errno.EMFILE))):
+        if is_of_connection(error) or os.strerror(errno.EMFILE) in str(error):
             raise
         raise CheckpointError(
             f"rank {dist.get_global_rank()} could not load the checkpoint {path} ({type(error).__name__}: "

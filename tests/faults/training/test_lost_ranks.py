@@ -87,3 +87,38 @@ def test_of_four_ranks_the_one_that_is_gone_is_named(start, tmp_path):
     assert run.end() == [1, 1, -signal.SIGKILL, 1], run.printed
     told = re.findall(r"^error: rank (\d) lost another rank at step \d+ \((.*?);", run.printed, re.MULTILINE)
     assert told == [(rank, "rank 2 ended") for rank in "013"], run.printed
+
+
+@pytest.mark.parametrize(("number", "statuses"), [(signal.SIGKILL, [-9, 1]), (signal.SIGTERM, [STOPPED, STOPPED])])
+def test_rank_0_ends_just_after_all_have_met(start, tmp_path, number, statuses):
+    """The others connected to it once more, for up to twice the time-out, and took no signal."""
+    run = start(tmp_path / "run", 2, faults={0: {"point": "joined", "call": 1, "signal": number}})
+    until(lambda: state_of(run.pids[0]) == "Z", run)
+    if number == signal.SIGTERM:
+        os.kill(run.pids[1], number)  # as a launcher does
+    assert run.end() == statuses, run.printed
+    assert "Traceback" not in run.printed
+
+
+@pytest.mark.parametrize("point", [("settled", 1), ("copy", 5)])
+def test_a_rank_that_stands_still_at_the_end_is_named(start, tmp_path, point):
+    """Others waited for hours, since it might be uploading."""
+    name, call = point
+    settings = ("train.dist_timeout=6", "train.sharding=full", "checkpoint.state_dict=sharded")
+    run = start(tmp_path / "run", 2, *settings, faults={1: {"point": name, "call": call, "signal": signal.SIGSTOP}})
+    until(lambda: state_of(run.pids[0]) == "Z", run)
+    assert run.kill() == [1, -signal.SIGKILL], run.printed
+    told = [line for line in run.printed.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1, run.printed
+    assert re.search(r"rank 0 waited in vain .*\(rank 1 (is stopped|got SIGSTOP)", told[0]), told
+    assert "The same command resumes from" in run.printed
+
+
+def test_a_sharded_checkpoint_that_is_gone_when_it_is_loaded_is_one_error(start, tmp_path):
+    settings = ("train.sharding=full", "checkpoint.state_dict=sharded")
+    run = start(tmp_path / "run", 2, *settings, "train.max_duration=6ba")
+    assert run.wait() == [0, 0], run.printed
+    run = start(tmp_path / "run", 2, *settings, faults={1: {"point": "load", "call": 1, "whom": "parts"}})
+    assert run.end() == [1, 1], run.printed
+    assert "Traceback" not in run.printed
+    assert re.search(r"^error: rank [01] could not load the checkpoint .*ba6", run.printed, re.MULTILINE), run.printed
