@@ -43,6 +43,7 @@ __all__ = [
     "open_standard_streams",
     "raise_on_signals",
     "raise_swallowed_request",
+    "signals_wait",
     "start_tracker",
     "state_of",
     "stop_signals",
@@ -125,12 +126,13 @@ def start_tracker() -> None:
     """
     from multiprocessing import resource_tracker
 
-    with _signals_wait():  # which a process inherits, and keeps
+    with signals_wait():  # which a process inherits, and keeps
         resource_tracker.ensure_running()
 
 
 @contextmanager
-def _signals_wait() -> Iterator[None]:
+def signals_wait() -> Iterator[None]:
+    """Block the stop signals of this thread: they take effect when the block ends."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOP_SIGNALS, signal.SIGINT))
     try:
         yield
@@ -199,7 +201,7 @@ def stopping_by_signals() -> Iterator[None]:
     _requested, _ends_early = -math.inf, False
     raise_on_signals()
     try:
-        with _signals_wait(), suppress(FileNotFoundError):  # there is none
+        with signals_wait(), suppress(FileNotFoundError):  # there is none
             tempfile.gettempdir()  # which Python tries out with a file, at its first use
         try:
             yield

@@ -1,24 +1,19 @@
 """The command's side of progress: one view of the whole job, live in a terminal and as lines elsewhere.
 
-A thread of the command reads the progress that the tasks store. It also detects a worker process of this machine that
-was killed (out of memory, say), for which a process pool would wait for ever.
+A thread of the command reads the progress that the tasks store.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from meap.errors import DataError
 from meap.places.folder import Folder
 from meap.prep.progress import MAX_SHOWN_BAD_LINES, Counts, Totals, clear_counts, read_counts
 from meap.prep.view import Snapshot, position_of
@@ -28,10 +23,6 @@ __all__ = ["Progress"]
 
 _WINDOW_SECONDS = 60.0
 """Speeds are over the last minute: a job may wait in a queue for hours before it runs."""
-_MOST_REPLACED = 20
-"""Workers that may end and be replaced; more do not end by chance."""
-_LOST_SECONDS = 4.0
-"""How long a worker must be gone before it counts as lost: longer than a pool takes to end its own workers."""
 
 
 class Progress:
@@ -67,10 +58,6 @@ class Progress:
         """How long the tasks have taken."""
         self.note = ""
         """A line from the executor."""
-        self.has_local_workers = False
-        """Whether the tasks run in worker processes of this command, which would wait for a lost one for ever."""
-        self.replaced_workers: Callable[[], int] = lambda: 0
-        """How many of them have ended and were replaced: without an end, where they cannot start."""
         self.announces_failures = False
         """Whether a failed task is reported at once: if the others continue, its error comes much later."""
         self.announces_bad_lines = True
@@ -91,18 +78,12 @@ class Progress:
         """Time, bytes read, tokens."""
         self._warned: Counter[int] = Counter()
         self._announced: set[int] = set()
-        self._gone_since: dict[int, float] = {}
-        self._lost: str | None = None
         self._is_shown = False
         self._over = threading.Event()
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show it while the body runs.
-
-        Raises:
-            DataError: A worker process was lost.
-        """
+        """Show it while the body runs."""
         started = time.monotonic()
         self._read_tallies()
         with self._display:
@@ -110,13 +91,6 @@ class Progress:
             thread.start()
             try:
                 yield
-            except KeyboardInterrupt:
-                if self._lost is None:
-                    raise
-                raise DataError(
-                    f"{self._lost}; was it killed, perhaps out of memory? Run the same command again to continue; if "
-                    "it was memory, with fewer workers"
-                ) from None
             finally:
                 self._over.set()
                 thread.join()
@@ -155,8 +129,6 @@ class Progress:
         while not self._over.wait(self._poll_seconds):
             self._read_tallies()
             self._warn()
-            if self.has_local_workers:
-                self._look_for_lost_workers()
             self._display.show(position_of(self._snapshot()), now=not self._is_shown)
             self._is_shown = True
 
@@ -186,23 +158,6 @@ class Progress:
             self._warned[task] += 1
             self.say(f"warning: more bad lines in task {task} are only counted and recorded")
 
-    def _look_for_lost_workers(self) -> None:
-        now = time.monotonic()
-        here = socket.gethostname()
-        for task, counts in self._counts.items():
-            if counts.is_over or counts.host != here or _is_running(counts.pid):
-                continue
-            gone_since = self._gone_since.setdefault(counts.pid, now)
-            if now - gone_since > _LOST_SECONDS and self._lost is None and not self._over.is_set():
-                self._report_loss(f"the worker process {counts.pid} of task {task} has ended without a word")
-        replaced = self.replaced_workers()
-        if replaced > _MOST_REPLACED and self._lost is None and not self._over.is_set():
-            self._report_loss(f"{replaced} worker processes have ended before they began, see above")
-
-    def _report_loss(self, what: str) -> None:
-        self._lost = what
-        os.kill(os.getpid(), signal.SIGINT)  # the one way to wake the main thread from its wait
-
     @property
     def _totals(self) -> Totals:
         totals = replace(self._done)
@@ -230,13 +185,3 @@ class Progress:
             failures=sum(each.failure is not None for each in counts),
             note=self.note,
         )
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,12 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from multiprocess.pool import Pool
-
-from meap.errors import DataError
 from meap.places.folder import Folder
-from meap.prep.executors.local import _Context, _Worker
 from meap.prep.live import Progress
 from meap.prep.progress import BadLine, Tally, read_counts
 from meap.prep.view import Snapshot, position_of
@@ -138,37 +133,3 @@ def test_tallies_go_through_any_folder():
     assert read_counts(folder, but=frozenset({2})) == {}
     make_progress(folder, io.StringIO()).clear()
     assert read_counts(folder, but=frozenset()) == {}
-
-
-def test_a_task_that_ends_on_another_machine_is_not_taken_for_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr("meap.prep.live._LOST_SECONDS", 0.0)
-    tally_of(tmp_path, 1, tokens=5, input_bytes=5)
-    file = tmp_path / "00001.json"
-    gone = '"pid": 4194305'  # more than Linux gives
-    file.write_text(file.read_text().replace(f'"pid": {os.getpid()}', gone).replace('"host": "', '"host": "other-'))
-    seen = threading.Event()
-    console = io.StringIO()
-    console.write = lambda _: seen.set()
-    progress = make_progress(tmp_path, console)
-    progress.has_local_workers = True
-    with progress.shown():
-        for _ in range(3):
-            seen.clear()
-            assert seen.wait(30)
-
-
-@pytest.mark.fault(1)
-def test_workers_that_cannot_start_end_the_command(tmp_path):
-    """A pool would replace them without an end."""
-    progress = Progress(
-        tmp_path, tasks=1, completed=frozenset(), total_bytes=0, done_bytes=0, interval=10, poll_seconds=0.02
-    )
-    progress.has_local_workers, before = True, _Worker.starts
-    progress.replaced_workers = lambda: _Worker.starts - before - 2
-    ended = r"^\d+ worker processes have ended before they began, see above; was it killed"
-    with (
-        pytest.raises(DataError, match=ended),
-        progress.shown(),
-        Pool(2, initializer=os._exit, initargs=(3,), context=_Context()) as pool,
-    ):
-        pool.map(abs, [1])
