@@ -20,10 +20,12 @@ from meap.json_text import parse_json, read_small
 from meap.places.redaction import clean_arguments
 from meap.processes import is_alive
 
-__all__ = ["NoLocksError", "describe_holder", "lock_file", "sole_writer"]
+__all__ = ["NoLocksError", "describe_holder", "lock_file", "lock_in_time", "sole_writer"]
 
 _MOST_SHOWN = 200
 """Characters of a command."""
+_SECONDS_TO_DIE = 20.0
+"""Loader workers, and the locks they hold, outlive a killed run by a few seconds."""
 
 
 class NoLocksError(OSError):
@@ -62,6 +64,19 @@ def lock_file(path: Path) -> int | None:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(holder).encode(), 0)
     return handle
+
+
+def lock_in_time(path: Path) -> int | None:
+    """As `lock_file`, in a folder created if needed; waits for child processes that a killed holder has left."""
+    given_up = time.monotonic() + _SECONDS_TO_DIE
+    while True:
+        handle = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # the folder was removed meanwhile
+            handle = lock_file(path)
+        if handle is not None or time.monotonic() > given_up:
+            return handle
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def open_run(config: RecipeConfig, *, dry_run: bool = False) -> Iterator[Run]:
         dry_run: Only plan: no folder is made.
 
     Raises:
-        ConfigError: Settings contradict each other, or do not fit the ranks.
+        ConfigError: Settings contradict each other, or do not fit the ranks; or another run writes in the same folder.
         MismatchError: The run exists with another value of a key that must not change.
         MeapError: The ranks do not find each other.
     """
@@ -103,21 +103,24 @@ def open_run(config: RecipeConfig, *, dry_run: bool = False) -> Iterator[Run]:
 
     from meap.train.checkpoints.trust import forbid_unpickling
     from meap.train.machine import join_machine
+    from meap.train.sole_run import sole_run
 
     forbid_unpickling()
     machine = join_machine(config.train)
     folder = Path(config.run.dir)
-    if machine.is_leader:
-        require_same_settings(config)
     if dry_run:
+        if machine.is_leader:
+            require_same_settings(config)
         with temporary_folder("meap-dry-run-") as temporary:
             yield PlannedRun(machine, folder, temporary, plans_for=ranks, refusal=refusal)
         return
-    if machine.is_leader:
-        save_config(config, folder / CONFIG_NAME)
-    # Nodes may share the folder, but cannot agree on what is in a cache; one alone finds its own again among more.
-    cache_dir = folder / "cache" / f"node{machine.rank // machine.ranks_per_node}"
-    yield Run(machine, folder, Path(config.data.cache_dir or cache_dir))
+    with sole_run(config, is_leader=machine.is_leader):
+        if machine.is_leader:
+            require_same_settings(config)
+            save_config(config, folder / CONFIG_NAME)
+        # Nodes may share the folder, but cannot agree on what is in a cache; one alone finds its own again among more.
+        cache_dir = folder / "cache" / f"node{machine.rank // machine.ranks_per_node}"
+        yield Run(machine, folder, Path(config.data.cache_dir or cache_dir))
 
 
 def _example_ranks(config: RecipeConfig) -> Ranks:

@@ -37,7 +37,7 @@ from meap.data.pinned.waits import WatchedBarrier
 from meap.data.ranks import gather_from_ranks, meet_neighbours
 from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError, DataError, LostRankError
-from meap.places.locks import NoLocksError, describe_holder, lock_file
+from meap.places.locks import NoLocksError, describe_holder, lock_file, lock_in_time
 from meap.places.redaction import describe_error
 from meap.processes import start_tracker
 
@@ -49,8 +49,6 @@ _LEAST_SHARED_MEMORY = 1 << 20
 """For the shared state besides the order of an epoch: a few bytes per shard."""
 _SECONDS_TO_SIZE = 30.0
 """For another rank to get from one system call to the next, on a busy machine."""
-_SECONDS_TO_DIE = 20.0
-"""Loader workers, and the locks they hold, outlive a killed run by a few seconds."""
 
 _IN_USE = ".in_use"
 _OWN = "give each run, and each node, its own with run.dir, or with data.cache_dir on a disk that nodes do not share"
@@ -233,8 +231,7 @@ def _lock_caches(streams_local: list[str], streams_remote: list[str | None]) -> 
             continue
         path = Path(local + _IN_USE)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            is_held = path in _held or _lock_in_time(path)
+            is_held = path in _held or _lock(path, lock_in_time)
         except NoLocksError:
             path.unlink(missing_ok=True)
             continue  # runs that share it anyway load each file more than once, into drafts of their own
@@ -246,16 +243,9 @@ def _lock_caches(streams_local: list[str], streams_remote: list[str | None]) -> 
             raise ConfigError(f"the cache folder {local} is in use by {describe_holder(path)}: {_OWN}")
 
 
-def _lock_in_time(path: Path) -> bool:
-    given_up = time.monotonic() + _SECONDS_TO_DIE
-    while not (is_held := _lock(path)) and time.monotonic() < given_up:
-        time.sleep(0.1)
-    return is_held
-
-
-def _lock(path: Path) -> bool:
+def _lock(path: Path, lock: Callable[[Path], int | None] = lock_file) -> bool:
     """Lock the file at `path` until this process ends; False if another process holds it."""
-    handle = lock_file(path)
+    handle = lock(path)
     if handle is not None:
         global _holder  # noqa: PLW0603
         if _holder != os.getpid():

@@ -17,8 +17,8 @@ from typing import Any
 
 from meap.config import DataConfig
 from meap.data import build_loader, open_shards
-from meap.data.pinned import isolation
 from meap.errors import ConfigError
+from meap.places import locks
 
 SHARDS, FOLDER, TEMPORARY = sys.argv[1], Path(sys.argv[2]), Path(os.environ["TMPDIR"])
 
@@ -99,7 +99,7 @@ def leave_nothing() -> Any:
 
 def one_cache() -> Any:
     """Two runs on one cache folder, and the second again when the first has been killed."""
-    isolation._SECONDS_TO_DIE = 0.2
+    locks._SECONDS_TO_DIE = 0.2
     started, ready = os.pipe()
 
     def stay() -> None:
