@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from datatrove.utils.logging import log_pipeline, logger
 from datatrove.utils.stats import PipelineStats, Stats
 
 from meap.errors import DataError, MeapError
+from meap.places.problems import describe_full_disk, is_full_disk
 from meap.prep.executors.base import TasksToRun, log_of_task
 from meap.prep.progress import Tally
 
@@ -82,13 +84,20 @@ class CompletionFromRecords(PipelineExecutor):
             self.tally.fail(str(error))
             raise
         except Exception as error:  # noqa: BLE001
-            # The traceback is in the log; a pool would print it several times.
-            message = (
-                f"task {rank} failed with {type(error).__name__}: {error} (the log is {self.logging_dir.path}/logs/"
-                f"task_{rank:05d}.log): run the same command again to retry"
-            )
+            message = self._described(rank, error)
             self.tally.fail(message)
             raise DataError(message) from None
+
+    def _described(self, rank: int, error: Exception) -> str:
+        """Names the log, which has the traceback; a full disk is named itself, as its log may be cut."""
+        if is_full_disk(error):
+            place = getattr(error, "filename", None) or self.logging_dir.path
+            place = tempfile.gettempdir() if "://" in str(place) else place  # what goes to a store is written there
+            return f"task {rank}: {describe_full_disk(place)}: free space and run the same command again"
+        return (
+            f"task {rank} failed with {type(error).__name__}: {error} (the log is {self.logging_dir.path}/logs/"
+            f"task_{rank:05d}.log): run the same command again to retry"
+        )
 
 
 def _with_own_stats(step: Any) -> Any:
