@@ -7,7 +7,8 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from multiprocess.connection import Connection, wait
@@ -26,6 +27,8 @@ _PARALLELISM = "TOKENIZERS_PARALLELISM"
 _SERVER_IS_GONE = 255
 """What multiprocess says of a process where the server, which alone waits for it, cannot tell how it ended."""
 _SECONDS_TO_DIE = 5.0
+_FILES_TO_START = 6
+"""What starting a process opens at most: pipes, and the connection to the server."""
 
 
 def run_in_workers(run_task: Callable[[int], object], tasks: Sequence[int], *, num_workers: int) -> None:
@@ -64,6 +67,7 @@ class _Worker:
         self._connection, theirs = context.Pipe()
         self.process: Any = context.Process(target=_work, args=(theirs, server), daemon=True)
         with theirs:
+            _require_files(_FILES_TO_START)
             try:
                 self.process.start()
             except (EOFError, ConnectionError):
@@ -128,6 +132,13 @@ def _started(count: int) -> Iterator[list[_Worker]]:
         end_processes([each.process for each in workers])
         for each in workers:
             each.wait_until_gone()
+
+
+def _require_files(count: int) -> None:
+    """Raise where files run out, before the server is asked: half a request ends it with a traceback."""
+    with ExitStack() as opened:
+        for _ in range(count):
+            opened.enter_context(Path(os.devnull).open())
 
 
 @contextmanager
