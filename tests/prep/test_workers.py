@@ -111,13 +111,19 @@ class Preparation:
 
 
 @pytest.fixture
-def preparation(prepare, start_command, tmp_path, tokenizer_dir, make_texts, write_lines, wait_until, hashes_of):
-    """Afterwards the same command completes to what an undisturbed one gives."""
+def preparation_arguments(prepare, tmp_path, tokenizer_dir, make_texts, write_lines) -> tuple[str, ...]:
+    """What to prepare; it is there as `expected`, made by one process."""
     for number in range(4):
         write_lines(tmp_path / "in" / f"{number}.json.gz", make_texts(1500, seed=number))
     arguments = ("source=in", f"tokenizer.name={tokenizer_dir}", "seq_len=63", "shard_size=16kb", "tasks=4")
     prepare(*arguments, "remote=expected")
-    disturbed = Preparation(arguments, tmp_path, start_command, wait_until)
+    return arguments
+
+
+@pytest.fixture
+def preparation(preparation_arguments, start_command, tmp_path, wait_until, hashes_of):
+    """Afterwards the same command completes to what an undisturbed one gives."""
+    disturbed = Preparation(preparation_arguments, tmp_path, start_command, wait_until)
     yield disturbed
     again = disturbed.start()
     assert again.communicate(timeout=300)[1]
@@ -185,3 +191,21 @@ def test_a_signal_to_all_processes_stops_the_command_quietly(preparation, wait_u
     status, messages = preparation.end()
     assert status == os.EX_TEMPFAIL
     assert messages.endswith(f"stopped by {number.name}: run the same command again to resume\n")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(2)
+@pytest.mark.parametrize("options", ["size=4k", "size=4k,ro"], ids=["full", "read-only"])
+def test_workers_need_no_shared_memory(
+    preparation_arguments, tmp_path, command_path, quiet_environment, hashes_of, options
+):
+    mount = f"mount -t tmpfs -o {options} none /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("a file system cannot be mounted here (root can)")
+    command = [sys.executable, str(command_path), *preparation_arguments, "remote=out", "workers=2"]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mount}; exec "$@"', "sh", *command], cwd=tmp_path, check=False, timeout=300,
+        env=quiet_environment | {"PYTHONPATH": str(command_path.parent.parent)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,10 @@ from datatrove.utils.logging import log_pipeline, logger
 from datatrove.utils.stats import PipelineStats, Stats
 
 from meap.errors import DataError, MeapError
+from meap.places.problems import describe_full_disk, is_full_disk
 from meap.prep.executors.base import TasksToRun, log_of_task
 from meap.prep.progress import Tally
+from meap.prep.task_records import PREP_DIR
 
 __all__ = ["CompletionFromRecords"]
 
@@ -82,13 +85,21 @@ class CompletionFromRecords(PipelineExecutor):
             self.tally.fail(str(error))
             raise
         except Exception as error:  # noqa: BLE001
-            # The traceback is in the log; a pool would print it several times.
-            message = (
-                f"task {rank} failed with {type(error).__name__}: {error} (the log is {self.logging_dir.path}/logs/"
-                f"task_{rank:05d}.log): run the same command again to retry"
-            )
+            message = self._described(rank, error)
             self.tally.fail(message)
             raise DataError(message) from None
+
+    def _described(self, rank: int, error: Exception) -> str:
+        """Names the log, which has the traceback; a full disk is named itself, as its log may be cut."""
+        if is_full_disk(error):
+            out = self.logging_dir.path.partition(f"/{PREP_DIR}")[0]
+            # What goes to a store is written to a temporary file first.
+            place = getattr(error, "filename", None) or (out if self.logging_dir.is_local() else tempfile.gettempdir())
+            return f"task {rank}: {describe_full_disk(place)}: free space and run the same command again"
+        return (
+            f"task {rank} failed with {type(error).__name__}: {error} (the log is {self.logging_dir.path}/logs/"
+            f"task_{rank:05d}.log): run the same command again to retry"
+        )
 
 
 def _with_own_stats(step: Any) -> Any:
