@@ -28,7 +28,7 @@ _SERVER_IS_GONE = 255
 """What multiprocess says of a process where the server, which alone waits for it, cannot tell how it ended."""
 _SECONDS_TO_DIE = 5.0
 _FILES_TO_START = 6
-"""A process: its pipes, and the connection to the server."""
+"""What starting a process opens at most: pipes, and the connection to the server."""
 
 
 def run_in_workers(run_task: Callable[[int], object], tasks: Sequence[int], *, num_workers: int) -> None:
@@ -135,7 +135,7 @@ def _started(count: int) -> Iterator[list[_Worker]]:
 
 
 def _require_files(count: int) -> None:
-    """Raise here what else the server would come to see half of, and end with a traceback."""
+    """Raise where files run out, before the server is asked: half a request ends it with a traceback."""
     with ExitStack() as opened:
         for _ in range(count):
             opened.enter_context(Path(os.devnull).open())

@@ -16,6 +16,7 @@ from meap.errors import DataError, MeapError
 from meap.places.problems import describe_full_disk, is_full_disk
 from meap.prep.executors.base import TasksToRun, log_of_task
 from meap.prep.progress import Tally
+from meap.prep.task_records import PREP_DIR
 
 __all__ = ["CompletionFromRecords"]
 
@@ -91,8 +92,9 @@ class CompletionFromRecords(PipelineExecutor):
     def _described(self, rank: int, error: Exception) -> str:
         """Names the log, which has the traceback; a full disk is named itself, as its log may be cut."""
         if is_full_disk(error):
-            place = getattr(error, "filename", None) or self.logging_dir.path
-            place = tempfile.gettempdir() if "://" in str(place) else place  # what goes to a store is written there
+            out = self.logging_dir.path.partition(f"/{PREP_DIR}")[0]
+            # What goes to a store is written to a temporary file first.
+            place = getattr(error, "filename", None) or (out if self.logging_dir.is_local() else tempfile.gettempdir())
             return f"task {rank}: {describe_full_disk(place)}: free space and run the same command again"
         return (
             f"task {rank} failed with {type(error).__name__}: {error} (the log is {self.logging_dir.path}/logs/"
