@@ -3,13 +3,17 @@
 {"point": "write", "call": 3, "signal": 9}                          a rank of its own
 {"point": "update", "call": 5, "signal": 2, "whom": "session"}      and its loader workers, as Ctrl-C in a terminal
 {"point": "update", "call": 5, "signal": 9, "whom": "worker"}       one of its loader workers alone
+{"point": "epoch", "call": 2, "whom": "shared memory"}              no signal: /dev/shm is full from now on
 """
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -28,7 +32,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "connect": (torch.distributed, "new_group"),
     "workers": (RowLoader, "__iter__"),
     "shard": (CheckedStream, "prepare_shard"),
-    "epoch": (StreamingMaskedDataset, "_share_sequence"),
+    "epoch": (StreamingMaskedDataset, "_get_work"),
     "forward": (torch.nn.Linear, "forward"),
     "backward": (torch.Tensor, "backward"),
     "update": (torch.optim.AdamW, "step"),
@@ -66,9 +70,14 @@ def inject(fault: dict[str, Any]) -> None:
 def _hit(whom: str, number: int, owner: Any) -> None:
     if whom == "disk":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if whom == "memory":
+    if whom == "shared memory":
+        assert shutil.disk_usage("/dev/shm").total <= 1 << 24, "the machine's own is left alone"
+        with Path("/dev/shm/filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(1 << 12))
+    elif whom == "memory":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    if whom == "weights":
+    elif whom == "weights":
         with torch.no_grad():
             owner.weight.fill_(float("nan"))
     elif whom == "session":

@@ -214,10 +214,14 @@ class CheckedDataset(StreamingDataset):
         # Called in every worker when an epoch starts, also after resuming: the only place that knows its number.
         self.epoch = epoch
         world = self._parallel_worker_world
-        if is_regular(self, world, sample_in_epoch):
-            self._epoch_ids = self._share_sequence(world, epoch, sample_in_epoch)
-        else:
-            self._epoch_ids = super()._get_work(epoch, sample_in_epoch)
+        try:
+            with wait_for_shared_memory():
+                if is_regular(self, world, sample_in_epoch):
+                    self._epoch_ids = self._share_sequence(world, epoch, sample_in_epoch)
+                else:
+                    self._epoch_ids = super()._get_work(epoch, sample_in_epoch)
+        except ConfigError as error:  # it was free when the data set was opened
+            raise DataError(f"{error}; then run the same command again") from error
         # streaming finds shards by row, without the repetition.
         if not len(self._epoch_ids) or self._epoch_ids.max() < self.num_samples:
             return self._epoch_ids

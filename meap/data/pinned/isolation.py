@@ -9,9 +9,11 @@ number while it lives, and removes the leftovers of runs whose lock is free.
 from __future__ import annotations
 
 import atexit
+import errno
 import multiprocessing
 import os
 import secrets
+import sys
 import tempfile
 import time
 from _posixshmem import shm_unlink
@@ -35,7 +37,7 @@ from streaming.base.world import World
 from meap.data.pinned.order import RowLocator
 from meap.data.pinned.waits import WatchedBarrier
 from meap.data.ranks import gather_from_ranks, meet_neighbours
-from meap.data.shared_memory import require_shared_memory
+from meap.data.shared_memory import describe_full_memory, require_shared_memory
 from meap.errors import ConfigError, DataError, LostRankError
 from meap.places.locks import NoLocksError, describe_holder, lock_file, lock_in_time
 from meap.places.redaction import describe_error
@@ -47,6 +49,7 @@ _MOST_NUMBERS = 10**11
 """macOS allows names of 31 characters."""
 _LEAST_SHARED_MEMORY = 1 << 20
 """For the shared state besides the order of an epoch: a few bytes per shard."""
+_SHARED = "what the readers of a data set share"
 _SECONDS_TO_SIZE = 30.0
 """For another rank to get from one system call to the next, on a busy machine."""
 
@@ -126,7 +129,13 @@ class LostNeighbourError(DataError, LostRankError, FileNotFoundError):
 
 
 class _SizedSharedMemory(PlainSharedMemory):
-    """A segment is empty between creation and sizing; streaming waits 7 ms for that, this class longer."""
+    """A segment is empty between creation and sizing; streaming waits 7 ms for that, this class longer.
+
+    It has all its memory once it is made: a process that writes where there is none is killed by SIGBUS.
+
+    Raises:
+        ConfigError: There is too little.
+    """
 
     def __init__(self, name: str | None = None, create: bool = False, size: int = 0) -> None:
         self._is_ready, self._is_new = False, create
@@ -153,6 +162,18 @@ class _SizedSharedMemory(PlainSharedMemory):
             else:
                 self._is_ready = True
                 break
+        if create and sys.platform == "linux":
+            self._allocate(size)
+
+    def _allocate(self, size: int) -> None:
+        try:
+            os.posix_fallocate(self._fd, 0, size)  # pyright: ignore[reportAttributeAccessIssue]
+        except OSError as error:
+            self.close()
+            self.unlink()
+            if error.errno != errno.ENOSPC:
+                raise
+            raise ConfigError(describe_full_memory(size, _SHARED)) from error
 
     def unlink(self) -> None:
         """As Python's, which also calls it where opening fails: on what others use, or its tracker does not know."""
@@ -193,7 +214,7 @@ def _register(
         try:
             _lock_caches(streams_local, streams_remote)
             _sweep()
-            require_shared_memory(_LEAST_SHARED_MEMORY, "what the readers of a data set share")
+            require_shared_memory(_LEAST_SHARED_MEMORY, _SHARED)
             number, memory = _claim(streams_local)
         except ConfigError as error:
             problem = str(error)
