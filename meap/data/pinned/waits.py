@@ -18,6 +18,7 @@ from streaming import StreamingDataset
 from streaming.base.shared import SharedBarrier
 
 from meap.data.ranks import require_neighbours
+from meap.errors import LostRankError
 
 __all__ = ["WatchedBarrier", "watched"]
 
@@ -27,6 +28,7 @@ _SECONDS = 0.5
 
 class _Watch(threading.local):
     is_on = False
+    has_lost = False
     began = math.inf
     looked = 0.0
 
@@ -42,7 +44,8 @@ def watched(*, is_limited: bool = False) -> Iterator[None]:
         is_limited: Whether they also raise after too long; what others fetch may take as long as it takes.
     """
     now = time.monotonic()
-    _watch.is_on, _watch.looked, _watch.began = True, now, now if is_limited else math.inf
+    _watch.is_on, _watch.has_lost = True, False
+    _watch.looked, _watch.began = now, now if is_limited else math.inf
     try:
         yield
     finally:
@@ -54,7 +57,12 @@ def _sleep(seconds: float) -> None:
     now = time.monotonic()
     if _watch.is_on and now - _watch.looked > _SECONDS:
         _watch.looked = now
-        require_neighbours(now - _watch.began)
+        try:
+            require_neighbours(now - _watch.began)
+        except LostRankError:
+            if _watch.has_lost:
+                raise
+            _watch.has_lost = True  # this process may have stood still itself, and the wait be over
 
 
 for _waits in (SharedBarrier, StreamingDataset):
