@@ -422,7 +422,7 @@ def test_with_workers_it_survives_a_kill_an_interrupt_and_the_loss_of_a_worker(
     assert (process.returncode, out) == (1, "")
     (told,) = [line for line in err.splitlines()[1:] if " documents | " not in line]
     assert told.startswith(f"error: the worker process {victim} of task ")
-    assert told.endswith("Run the same command again to continue; if it was memory, with fewer workers")
+    assert told.endswith("run the same command again to continue; if it was memory, with fewer workers")
 
     prepare(*arguments, "remote=out")
     assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
