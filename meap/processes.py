@@ -331,7 +331,7 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
                 look()
                 _require_ranks()
             except LostRankError:
-                thread.join(_SECONDS_TO_LOOK)  # this process may have stood still itself: what it waits for may be there
+                thread.join(_SECONDS_TO_LOOK)  # this process may have stood still itself, and it be there
                 if thread.is_alive():
                     raise
     if error:
