@@ -102,7 +102,7 @@ def test_a_disk_that_is_full_is_an_error_with_both_sizes_and_with_room_the_run_c
 def test_parts_that_a_full_disk_has_no_room_for_end_all_ranks_and_with_room_the_run_continues(
     start, whole, small_disk, tmp_path
 ):
-    subprocess.run(["mount", "-o", "remount,size=600k", str(small_disk)], check=True, timeout=30)
+    subprocess.run(["mount", "-o", "remount,size=604k", str(small_disk)], check=True, timeout=30)
     sharded = ("train.sharding=full", "checkpoint.state_dict=sharded")
     to_disk = (*sharded, f"checkpoint.folder={small_disk}/run", "checkpoint.keep=2", "run.name=whole2")
     run = start(tmp_path / "run", 2, *to_disk)

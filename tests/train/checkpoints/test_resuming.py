@@ -52,7 +52,7 @@ def test_a_resumption_that_may_open_few_files_leaves_nothing(
     train(tmp_path / "run", "train.max_duration=4ba")
     (temporary := tmp_path / "temporary").mkdir()
     config, statuses = config_file(tmp_path / "run", "train.max_duration=4ba"), set[int]()
-    for limit in range(14, 30):
+    for limit in range(14, 33):
         ended = subprocess.run(
             [warm_python, "-c", WITH_FEW_FILES, str(limit), project_root / "recipes/meap_1b.py", config],
             env=quiet_environment | {"TMPDIR": str(temporary)},
