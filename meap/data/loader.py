@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import tempfile
 import threading
 import traceback
 import weakref
@@ -33,6 +32,7 @@ from meap.data.shared_memory import require_shared_memory
 from meap.errors import ConfigError
 from meap.manifest import CONVERSATIONS
 from meap.masking import MaskRule
+from meap.places.problems import require_room_for_sockets
 from meap.processes import end_processes, obey_parent_alone
 
 __all__ = [
@@ -49,8 +49,6 @@ BATCHES_AHEAD = 2
 """Of each worker; torch's own default."""
 _INT64 = 8
 """Bytes of a row number in an epoch's order, and of a token, a label or a position in a batch."""
-_LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
-"""Bytes of the longest socket path on Linux, minus what multiprocessing appends."""
 _SECONDS_TO_SHUT_DOWN = 2.0
 """Enough for workers between two batches; others may be waiting for a store."""
 
@@ -68,7 +66,8 @@ class RowLoader(DataLoader[Any]):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         if self.num_workers:
-            _require_room_for_sockets(tempfile.gettempdir())
+            # Workers would fail to send batches, silently, and the loader would wait forever.
+            require_room_for_sockets("data.num_workers=0")
         self._owner = os.getpid()
         _open_loaders.add(self)
 
@@ -135,17 +134,6 @@ def _stop_watching(iterator: Any) -> None:
     if iterator is not None and iterator._worker_pids_set:
         _remove_worker_pids(id(iterator))
         iterator._worker_pids_set = False
-
-
-def _require_room_for_sockets(folder: str) -> None:
-    """Raise if workers could not send batches: they would fail silently, and the loader would wait forever."""
-    length = len(os.fsencode(folder))
-    if length > _LONGEST_TEMPORARY:
-        raise ConfigError(
-            f"the folder for temporary files, {folder}, has a path of {length} bytes, and the sockets that loader "
-            f"workers make there leave it {_LONGEST_TEMPORARY}: set TMPDIR to a shorter one, such as /tmp, or "
-            "data.num_workers=0"
-        )
 
 
 @atexit.register  # runs before what multiprocessing has registered earlier

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from meap.back_off import GaveUpError
-from meap.errors import DataError, MeapError
+from meap.errors import ConfigError, DataError, MeapError
 from meap.places.redaction import describe_error
 
 __all__ = [
@@ -29,10 +30,13 @@ __all__ = [
     "is_stale",
     "lacks_credentials",
     "place_errors",
+    "require_room_for_sockets",
     "response_of",
 ]
 
 GIVE_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
+_LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
+"""Bytes of the longest socket path on Linux, minus what multiprocessing appends."""
 MORE_FILES = "raise the number of open files with `ulimit -n 4096`, then run the same command again"
 _FREE_SPACE = "free space and run the same command again"
 _CHECK = "check the address, the permissions or credentials, and the network or disk, then run the same command again"
@@ -196,3 +200,18 @@ def full_disk_errors(
 def _free_bytes(location: str | Path) -> int:
     path = Path(location).absolute()
     return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
+
+
+def require_room_for_sockets(otherwise: str) -> None:
+    """Raise `ConfigError` where the folder for temporary files is too long a path for sockets of worker processes.
+
+    Args:
+        otherwise: The setting that needs none.
+    """
+    length = len(os.fsencode(folder := tempfile.gettempdir()))
+    if length > _LONGEST_TEMPORARY:
+        raise ConfigError(
+            f"the folder for temporary files, {folder}, has a path of {length} bytes, and the sockets that worker "
+            f"processes make there leave it {_LONGEST_TEMPORARY}: set TMPDIR to a shorter one, such as /tmp, or "
+            f"{otherwise}"
+        )

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -60,8 +62,8 @@ class Preparation:
 
     def __init__(self, arguments: tuple[str, ...], tmp_path: Path, start_command, wait_until) -> None:
         self.arguments, self.out, self.wait_until = arguments, tmp_path / "out", wait_until
-        (temporary := tmp_path / "tmp").mkdir()
-        self.temporary = temporary
+        # Sockets are made there, whose paths must be short.
+        self.temporary = temporary = Path(tempfile.mkdtemp(prefix="w", dir="/tmp"))
         self.start = lambda: start_command(*arguments, "remote=out", "workers=2", TMPDIR=str(temporary))
         self.command = self.start()
 
@@ -129,6 +131,21 @@ def preparation(preparation_arguments, start_command, tmp_path, wait_until, hash
     assert again.communicate(timeout=300)[1]
     assert again.returncode == 0
     assert hashes_of(disturbed.out) == hashes_of(tmp_path / "expected")
+    shutil.rmtree(disturbed.temporary)  # which a command that was killed has left something in
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1)
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_one_error(
+    preparation_arguments, start_command, tmp_path
+):
+    (temporary := tmp_path / ("long" * 30)).mkdir()
+    command = start_command(*preparation_arguments, "remote=out", "workers=2", TMPDIR=str(temporary))
+    _, messages = command.communicate(timeout=300)
+    assert command.returncode == 2, messages
+    assert f"error: the folder for temporary files, {temporary}, has a path of" in messages
+    assert "set TMPDIR to a shorter one, such as /tmp, or workers=1" in messages
+    assert "Traceback" not in messages
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from multiprocess.process import parent_process
 from multiprocess.reduction import ForkingPickler
 
 from meap.errors import DataError
+from meap.places.problems import require_room_for_sockets
 from meap.prep.pinned.server import start_server
 from meap.processes import end_processes, end_with_parent
 
@@ -123,6 +124,7 @@ def _started(count: int) -> Iterator[list[_Worker]]:
 
     Forking this process instead would copy its threads' locks in any state.
     """
+    require_room_for_sockets("workers=1")
     server, workers = start_server(_PRELOADED), list[_Worker]()
     try:
         for _ in range(count):
