@@ -193,11 +193,13 @@ class CheckedDataset(StreamingDataset):
                         self._shard_states[shard_id] = _ShardState.REMOTE
             with watched():
                 super().prepare_shard(shard_id, blocking)
-        except Exception as error:
+        except BaseException as error:
             # streaming would leave it "in preparation", and other workers waiting forever. Each worker that needs the
             # shard now checks or fetches it again, and succeeds or fails by itself.
             self._shard_access_times[shard_id] = _UNCHECKED
             self._shard_states[shard_id] = _ShardState.LOCAL
+            if not isinstance(error, Exception):
+                raise
             raise self._unreadable(shard_id, error) from error
 
     def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -250,6 +252,8 @@ class CheckedDataset(StreamingDataset):
         return own
 
     def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
+        # The threads that read ahead are joined when the process exits: one may be waiting for another's shard.
+        threading._register_atexit(self._event.set)  # pyright: ignore[reportAttributeAccessIssue]
         rows = super()._each_sample_id(it)
         while True:
             with watched():
