@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -42,27 +41,6 @@ def test_a_rank_that_is_killed_while_it_fetches_the_shard_of_all(start, tmp_path
     assert "Traceback" not in run.printed
     again = start(tmp_path / "run", 2, *settings)
     assert again.wait() == [0, 0], again.printed
-
-
-def test_a_rank_that_is_interrupted_while_it_waits_for_a_shard_leaves_nothing(start, tmp_path, write_shards):
-    """Its threads went on waiting, and it was ended without its exit handlers."""
-    remote = write_shards(tmp_path / "shards", shard_rows=96)
-    fault = {"point": "shard", "call": 1, "signal": signal.SIGSTOP}
-    settings = (f"data.remote={remote}", "data.num_workers=0")
-    run = start(tmp_path / "run", 2, *settings, faults={0: fault, 1: fault})
-    until(lambda: "T" in map(state_of, run.pids), run)
-    waits = next(pid for pid in run.pids if state_of(pid) != "T")
-    until(lambda: threads_that_read_ahead(waits), run)
-    os.kill(waits, signal.SIGINT)
-    until(lambda: state_of(waits) == "Z", run)
-    assert "leaked" not in run.printed
-    assert sorted(run.kill()) == [-signal.SIGKILL, 130], run.printed
-
-
-def threads_that_read_ahead(pid: int) -> bool:
-    """Streaming sleeps in them; the main thread does so, too."""
-    sleeping = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/wchan")]
-    return sum("nanosleep" in each for each in sleeping) >= 2
 
 
 def test_a_rank_that_stands_still_as_an_epoch_begins(start, tmp_path):
