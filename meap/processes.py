@@ -327,9 +327,12 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
         thread.join(_TICK)
         if time.monotonic() - looked > _SECONDS_TO_LOOK:
             looked = time.monotonic()
+            if _told_by_ranks(_STOPPED) is not None or _told_by_ranks(_FAILED) is not None:
+                raise _lost("another one")
             try:
                 look()
-                _require_ranks()
+                if _is_store_lost:
+                    raise _lost("rank 0")
             except LostRankError:
                 thread.join(_SECONDS_TO_LOOK)  # this process may have stood still itself, and it be there
                 if thread.is_alive():
@@ -339,14 +342,11 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
     return outcome[0]
 
 
-def _require_ranks() -> None:
-    """Raise `LostRankError` if another rank has said that it ends, or rank 0 is gone, whom it would tell."""
-    is_told = _told_by_ranks(_STOPPED) is not None or _told_by_ranks(_FAILED) is not None
-    if is_told or _is_store_lost:
-        rank, other = os.environ.get("RANK", "0"), "another one" if is_told else "rank 0"
-        raise LostRankError(
-            f"rank {rank} waited for {other}, which has ended: the reason is among the messages of that rank"
-        )
+def _lost(other: str) -> LostRankError:
+    rank = os.environ.get("RANK", "0")
+    return LostRankError(
+        f"rank {rank} waited for {other}, which has ended: the reason is among the messages of that rank"
+    )
 
 
 def _be_asked() -> None:
