@@ -256,8 +256,19 @@ def _told_of_machine(error: Exception) -> str | None:
             f"too many open files: this process may open {limit:,}; raise that with `ulimit -n 4096`, and run the same "
             "command again"
         )
-    if isinstance(error, OSError) and str(error).startswith("Caught "):  # in a loader worker, as torch passes it on
-        what = str(error).rstrip().splitlines()[-1]
+    return _told_of_worker(error)
+
+
+def _told_of_worker(error: Exception) -> str | None:
+    """What a loader worker could not do, as torch passes it on: as text."""
+    what = next(reversed(str(error).rstrip().splitlines()), "")
+    if "unable to allocate shared memory" in what:
+        return (
+            f"a loader worker cannot hand over a batch ({what}): end what fills /dev/shm, or make it larger (docker run "
+            "--shm-size=16g; mount -o remount,size=16g /dev/shm), or set data.num_workers=0, and run the same command "
+            "again"
+        )
+    if isinstance(error, OSError) and str(error).startswith("Caught "):
         return (
             f"a loader worker cannot go on ({what}): see to that, or raise the number of open files with `ulimit -n "
             "4096`, and run the same command again"

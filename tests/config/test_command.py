@@ -365,6 +365,17 @@ def test_what_the_machine_refuses_a_loader_worker_is_one_line(capsys: pytest.Cap
     )
 
 
+def test_a_batch_that_finds_no_shared_memory_is_one_line(capsys: pytest.CaptureFixture[str]):
+    def fail(_: RecipeConfig) -> None:
+        raise RuntimeError("Caught\nRuntimeError: unable to allocate shared memory(shm) for </torch_1>: No space left")
+
+    assert run_command(RecipeConfig, fail, doc="d", argv=["run.seed=1"]) == 1
+    told = capsys.readouterr().err
+    assert "a loader worker cannot hand over a batch (RuntimeError: unable to allocate" in told
+    assert "/dev/shm" in told
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize("error", [LostRankError, DataError, MissingPackageError])
 def test_an_error_of_ours_in_a_loader_worker_is_told_as_anywhere_else(capsys, error: type[MeapError]):
     def fail(_: RecipeConfig) -> None:
