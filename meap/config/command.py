@@ -265,8 +265,8 @@ def _told_of_worker(error: Exception) -> str | None:
     if "unable to allocate shared memory" in what:
         return (
             f"a loader worker cannot hand over a batch ({what}): end what fills /dev/shm, or make it larger (docker "
-            "run --shm-size=16g; mount -o remount,size=16g /dev/shm), or set data.num_workers=0, and run the same command "
-            "again"
+            "run --shm-size=16g; mount -o remount,size=16g /dev/shm), or set data.num_workers=0, and run the same "
+            "command again"
         )
     if isinstance(error, OSError) and str(error).startswith("Caught "):
         return (
