@@ -67,7 +67,15 @@ def lock_file(path: Path) -> int | None:
 
 
 def lock_in_time(path: Path) -> int | None:
-    """As `lock_file`, in a folder created if needed; waits for child processes that a killed holder has left."""
+    """As `lock_file`, in a folder created if needed; waits for child processes that a killed holder has left.
+
+    Returns:
+        The handle; None if another process holds the lock for 20 seconds.
+
+    Raises:
+        NoLocksError: Nobody can lock it.
+        OSError: The folder cannot be created.
+    """
     given_up = time.monotonic() + _SECONDS_TO_DIE
     while True:
         handle = None

@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 GIVE_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
+MORE_FILES = "raise the number of open files with `ulimit -n 4096`, then run the same command again"
 _LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
 """Bytes of the longest socket path on Linux, minus what multiprocessing appends."""
-MORE_FILES = "raise the number of open files with `ulimit -n 4096`, then run the same command again"
 _FREE_SPACE = "free space and run the same command again"
 _CHECK = "check the address, the permissions or credentials, and the network or disk, then run the same command again"
 _REMEDIES = {

@@ -66,8 +66,8 @@ def fit(trainer: Trainer) -> None:
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(_after_interruption(trainer)) from error
             if isinstance(error, LostRankError):
-                step = int(trainer.state.timestamp.batch) + 1
-                raise TrainingError(f"{error} (step {step:,}). {_where_to_resume(trainer)}") from error
+                step = int(trainer.state.timestamp.batch)
+                raise TrainingError(f"{error} (after step {step:,}). {_where_to_resume(trainer)}") from error
             if failure := _failed_step(trainer, error):
                 raise TrainingError(f"{failure}. {_where_to_resume(trainer)}") from error
             raise

@@ -161,6 +161,22 @@ def forked_commands(
     stdout.close()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A disk of so many KiB; called again, the same one gets another size."""
+    (disk := tmp_path / "disk").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(disk)]
+    if (mount := subprocess.run(command, capture_output=True, check=False)).returncode:
+        pytest.skip(f"a small file system cannot be mounted here (root can): {mount.stderr.decode().strip()}")
+
+    def resize(size: int) -> Path:
+        subprocess.run(["mount", "-o", f"remount,size={size}k", str(disk)], check=True)
+        return disk
+
+    yield resize
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
 @pytest.fixture(scope="session")
 def make_texts() -> Callable[..., list[str]]:
     def make(count: int, *, seed: int = 0, words: int = 60) -> list[str]:

@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -274,25 +273,16 @@ def _is_running(pid: int) -> bool:
 
 @pytest.mark.fault(2)
 def test_a_full_disk_is_named_with_the_remedy(
-    prepare, tmp_path, arguments, write_corpus, planted, hashes_of, record_property
+    prepare, tmp_path, arguments, write_corpus, planted, hashes_of, small_disk, record_property
 ):
     command, sizes = (write_corpus("in", planted["files"]), *arguments, "tasks=3", "dedup.exact=true"), (16, 28)
     prepare(*command, "remote=expected")
-    (disk := tmp_path / "disk").mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=28k", "none", str(disk)], capture_output=True, check=False
-    )
-    if mount.returncode:
-        pytest.skip(f"a small file system cannot be mounted here (root can): {mount.stderr.decode().strip()}")
-    try:
-        full = r"no space left for .*disk/out.* \(.*[\d,]+ bytes free on its disk\): free space and run the same"
-        for size in sizes:  # no room for what is found, and none for the record of it
-            subprocess.run(["mount", "-o", f"remount,size={size}k", str(disk)], check=True)
-            with pytest.raises(DataError, match=full):
-                prepare(*command, "remote=disk/out")
-        subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
-        prepare(*command, "remote=disk/out")
-        assert hashes_of(disk / "out") == hashes_of(tmp_path / "expected")
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    full = r"no space left for .*disk/out.* \(.*[\d,]+ bytes free on its disk\): free space and run the same"
+    for size in sizes:  # no room for what is found, and none for the record of it
+        small_disk(size)
+        with pytest.raises(DataError, match=full):
+            prepare(*command, "remote=disk/out")
+    disk = small_disk(16 << 10)
+    prepare(*command, "remote=disk/out")
+    assert hashes_of(disk / "out") == hashes_of(tmp_path / "expected")
     record_property("injected", len(sizes))

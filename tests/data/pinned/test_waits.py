@@ -1,0 +1,43 @@
+"""Threads that read ahead end with their process, whatever they wait for."""
+
+import subprocess
+import sys
+
+import pytest
+
+WAITS = """
+import sys, threading
+from pathlib import Path
+from streaming.base.dataset import _ShardState
+from meap.config import DataConfig
+from meap.data import build_loader, open_shards
+
+data = DataConfig(remote=sys.argv[1], seq_len=16, num_canonical_nodes=4, num_workers=0)
+loader = build_loader(
+    data, open_shards(data, "train"), rule=None, seed=17, global_batch_size=8, world_size=1,
+    cache_dir=Path(sys.argv[2]), shuffle=True,
+)
+for shard in range(loader.dataset.num_shards):
+    loader.dataset._shard_states[shard] = _ShardState.PREPARING  # by a process that is gone
+threading.Thread(target=next, args=[iter(loader)], daemon=True).start()
+while not any(
+    frame.f_code.co_name == "_sleep" and frame.f_back.f_code.co_name == "_ready_thread"
+    for frame in sys._current_frames().values()
+):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_whose_threads_wait_for_a_shard(tmp_path, quiet_environment, project_root, write_shards):
+    """They are joined at the exit: a rank that was interrupted was killed after seconds, and left its locks."""
+    shards, cache = write_shards(tmp_path / "shards"), tmp_path / "cache"
+    ended = subprocess.run(
+        [sys.executable, "-c", WAITS, str(shards), str(cache)],
+        env=quiet_environment | {"PYTHONPATH": str(project_root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
