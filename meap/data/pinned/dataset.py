@@ -215,6 +215,8 @@ class CheckedDataset(StreamingDataset):
     def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[Any]:
         # Called in every worker when an epoch starts, also after resuming: the only place that knows its number.
         self.epoch = epoch
+        # Threads that read ahead begin after this. They are joined at the exit, when one may be waiting for a shard.
+        threading._register_atexit(self._event.set)  # pyright: ignore[reportAttributeAccessIssue]
         world = self._parallel_worker_world
         try:
             with wait_for_shared_memory():
@@ -252,8 +254,6 @@ class CheckedDataset(StreamingDataset):
         return own
 
     def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
-        # The threads that read ahead are joined when the process exits: one may be waiting for another's shard.
-        threading._register_atexit(self._event.set)  # pyright: ignore[reportAttributeAccessIssue]
         rows = super()._each_sample_id(it)
         while True:
             with watched():
