@@ -83,16 +83,26 @@ def test_a_silent_server_is_asked_again(ask, judge_server):
     assert len(judge_server.prompts) == 2
 
 
-def test_a_server_says_how_long_to_wait(config, judge_server, tmp_path, monkeypatch):
-    waits = []
-    monkeypatch.setattr("threading.Event.wait", lambda self, timeout=None: waits.append(timeout))
+class _Recorder(Event):
+    """Waits for no time at all, and notes for how long it was to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return False
+
+
+def test_a_server_says_how_long_to_wait(config, judge_server, tmp_path):
+    stopped = _Recorder()
     judge_server.headers = {"Retry-After": "7"}
     judge_server.fault = lambda number: 429 if number <= 2 else None
     endpoint = Endpoint(dataclasses.replace(config, backoff=1, parallel=1))
     with openai.OpenAI(api_key="k", base_url=config.base_url, max_retries=0) as client:
-        # Not from a pool, which waits for events of its own.
-        endpoint._ask(client, "p", "key", ReplyStore(tmp_path / "judge.jsonl"), Budget(1, 0), Event())
-    assert [each for each in waits if each is not None] == [7, 7]
+        endpoint._ask(client, "p", "key", ReplyStore(tmp_path / "judge.jsonl"), Budget(1, 0), stopped)
+    assert stopped.waits == [7, 7]
 
 
 @pytest.mark.parametrize(
