@@ -1,6 +1,7 @@
 """A place on a network file system: no locks, no hard links, handles that go stale, files that appear late."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,8 +52,10 @@ def test_of_two_that_claim_a_local_place_at_once_one_gets_it(tmp_path):
 def test_records_that_appear_late_are_waited_for_and_not_for_ever(monkeypatch, seconds):
     """Completed on another machine, whose files this one sees a little later; its clock is the test's."""
     now, slept = [100.0], []
-    monkeypatch.setattr(base.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(base.time, "sleep", lambda wait: slept.append(wait) or now.__setitem__(0, now[0] + wait))
+    clock = SimpleNamespace(  # of that module alone: other threads have the real one
+        monotonic=lambda: now[0], sleep=lambda wait: slept.append(wait) or now.__setitem__(0, now[0] + wait)
+    )
+    monkeypatch.setattr(base, "time", clock)
 
     class Job:
         def records(self):

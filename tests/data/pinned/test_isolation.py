@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,7 +193,8 @@ def test_a_segment_that_another_rank_has_only_just_begun_is_waited_for(monkeypat
     path.touch()
     try:
         waits = iter([lambda: None, lambda: path.write_bytes(bytes(4096))])
-        monkeypatch.setattr(isolation.time, "sleep", lambda _: next(waits)())
+        clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: next(waits)())
+        monkeypatch.setattr(isolation, "time", clock)
         with isolation.wait_for_shared_memory():
             segment = isolation.streaming_memory.BuiltinSharedMemory(path.name)
         assert segment.size == 4096
@@ -199,7 +202,7 @@ def test_a_segment_that_another_rank_has_only_just_begun_is_waited_for(monkeypat
         segment.close()
         path.write_bytes(b"")
         monkeypatch.setattr(isolation, "_SECONDS_TO_SIZE", 0.0)
-        monkeypatch.setattr(isolation.time, "sleep", lambda _: None)
+        clock.sleep = lambda _: None
         with isolation.wait_for_shared_memory(), pytest.raises(ValueError, match="empty file"):
             isolation.streaming_memory.BuiltinSharedMemory(path.name)
     finally:
