@@ -53,19 +53,19 @@ class Checkpoint:
     """Parameters by the names they have in `meap.train.model.NextTokenModel`."""
 
 
-def read_record(location: str) -> CheckpointRecord:
-    """The record beside the checkpoint at `location`.
+def read_record(location: str, *, key: str = "export.checkpoint") -> CheckpointRecord:
+    """The record beside the checkpoint at `location`, which `key` of the configuration names.
 
     Raises:
         CheckpointError: It is missing or damaged, or there is no such checkpoint.
     """
-    store, step = store_and_step(location)
+    store, step = store_and_step(location, key=key)
     try:
         return store.record(step)
     except DamagedError as error:
-        require_checkpoint_at(location)
+        require_checkpoint_at(location, key=key)
         raise CheckpointError(
-            f"the architecture of checkpoint {location} is not known ({error}): give one with its record, which a run "
+            f"the architecture of {key}={location} is not known ({error}): give one with its record, which a run "
             "writes beside it"
         ) from error
 
@@ -122,7 +122,7 @@ def rows_without_mask(record: CheckpointRecord) -> int:
 
 
 @contextmanager
-def local_copy(location: str) -> Iterator[Path]:
+def local_copy(location: str, *, key: str = "export.checkpoint") -> Iterator[Path]:
     """A local file or folder with the checkpoint at `location`; a download is verified, and removed at the end.
 
     Raises:
@@ -130,27 +130,26 @@ def local_copy(location: str) -> Iterator[Path]:
     """
     if not is_url(location):
         if not Path(location).exists():
-            raise CheckpointError(f"checkpoint {location} does not exist: correct export.checkpoint")
+            raise CheckpointError(f"{key}={location} does not exist: correct the path")
         yield Path(location)
         return
-    store, step = store_and_step(location)
+    store, step = store_and_step(location, key=key)
     with temporary_folder("meap-checkpoint-") as folder:
         try:
             record = store.record(step)
             path = store.fetch(record, folder)
             (folder / f"ba{record.step}.json").write_bytes(record.to_json())
         except DamagedError as error:
-            raise CheckpointError(
-                f"checkpoint {location} is damaged ({error}): give an older one with export.checkpoint"
-            ) from error
+            raise CheckpointError(f"{key}={location} is damaged ({error}): give an older one") from error
         yield path
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, key: str = "export.checkpoint") -> Checkpoint:
     """Read a Composer checkpoint as data.
 
     Args:
         path: A local file, or the folder of a sharded checkpoint.
+        key: Key of the configuration that names it, for errors.
 
     Raises:
         CheckpointError: The file is damaged, holds anything but data, or is not a Composer checkpoint.
@@ -172,24 +171,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     except Exception as error:
         raise CheckpointError(
-            f"checkpoint {path.name} is damaged ({type(error).__name__}: {first_line(error)}): use an older one with "
-            "export.checkpoint=<file>"
+            f"checkpoint {path.name} is damaged ({type(error).__name__}: {first_line(error)}): give an older one with "
+            f"{key}=<file or folder>"
         ) from error
     timestamp = state.get("timestamp", {}).get("Timestamp", {})
     run_name, step, tokens = state.get("run_name"), timestamp.get("batch"), timestamp.get("token")
     if path.is_dir():  # the folder holds the weights, its record the rest
-        record = _record_beside(path)
+        record = _record_beside(path, key)
         run_name, step, tokens = record.run, record.step, record.tokens
     return Checkpoint(path.name, run_name, step, tokens, weights)
 
 
-def _record_beside(path: Path) -> CheckpointRecord:
+def _record_beside(path: Path, key: str) -> CheckpointRecord:
     try:
         return CheckpointRecord.from_json(read_small(path.with_name(f"{path.name}.json")))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"checkpoint {path.name} has no intact {path.name}.json beside it ({error}): give an older one with "
-            "export.checkpoint"
+            f"checkpoint {path.name} has no intact {path.name}.json beside it ({error}): give an older one with {key}"
         ) from error
 
 

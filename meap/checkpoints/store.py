@@ -40,14 +40,15 @@ class CheckpointStore:
     """Checkpoints below a local folder or a URL.
 
     Args:
-        location: ``checkpoint.folder``.
+        location: ``checkpoint.folder``, or another folder of checkpoints.
+        key: Key of the configuration that names it, for errors.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, *, key: str = "checkpoint.folder") -> None:
         self.is_remote = is_url(location)
         expanded = str(Path(location).expanduser()) if location.startswith("~") else location
         self.location = expanded.rstrip("/") or expanded
-        self._folder = Folder(self.location, key="checkpoint.folder", kind=CheckpointError)
+        self._folder = Folder(self.location, key=key, kind=CheckpointError)
 
     def require_writable(self) -> None:
         """Write a tiny file where checkpoints will go, and remove it again.
@@ -223,13 +224,13 @@ def _require_match(path: Path, file: CheckpointFile) -> None:
         raise DamagedError(f"{file.name} does not have the hash that was recorded")
 
 
-def newest_record(folder: str) -> CheckpointRecord | None:
+def newest_record(folder: str, *, key: str = "checkpoint.folder") -> CheckpointRecord | None:
     """The newest record that can be read, whether or not its files are whole.
 
     Raises:
         CheckpointError: The folder or store cannot be read.
     """
-    store = CheckpointStore(folder)
+    store = CheckpointStore(folder, key=key)
     for step in store.steps():
         with contextlib.suppress(DamagedError):
             return store.record(step)

@@ -224,7 +224,7 @@ def _require_trunk(config: RecipeConfig) -> None:
     branch_from, folder = config.train.branch_from, config.checkpoint.folder
     if branch_from is None or is_url(branch_from) or is_url(folder) or CheckpointStore(folder).steps():
         return
-    require_checkpoint_at(branch_from)
+    require_checkpoint_at(branch_from, key="train.branch_from")
 
 
 def _require_room_for_schedule(config: RecipeConfig) -> None:

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 import torch
 
-from meap.checkpoints import find_checkpoint, require_checkpoint_at
+from meap.checkpoints import find_checkpoint, newest_record, require_checkpoint_at
 from meap.checkpoints.finding import store_and_step
 from meap.checkpoints.reading import (
     load_weights,
@@ -60,11 +60,11 @@ def test_the_configuration_is_that_of_the_run_which_wrote_the_checkpoint(tmp_pat
     publish(folder, 20, config={"run": {"name": "other"}})
     location = f"{folder}/ba20.pt"
     assert recorded_config(read_record(location), location).run.name == "other"
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint ba9 in .*: choose from ba20$"):
+    with pytest.raises(CheckpointError, match=r"^export.checkpoint=.*ba9.pt does not exist: choose from ba20 in "):
         read_record(f"{folder}/ba9.pt")
     filesystem, root = fsspec.core.url_to_fs(folder)
     filesystem.pipe_file(f"{root}/ba9.pt", b"whose record is lost")
-    with pytest.raises(CheckpointError, match=r"of checkpoint .*ba9.pt is not known \(ba9.json is missing\)"):
+    with pytest.raises(CheckpointError, match=r"of export.checkpoint=.*ba9.pt is not known \(ba9.json is missing\)"):
         read_record(f"{folder}/ba9.pt")
     with pytest.raises(CheckpointError, match=r"latest.pt is not called ba<step>.pt or ba<step>: give one"):
         read_record(f"{folder}/latest.pt")
@@ -76,7 +76,7 @@ def test_the_store_of_a_checkpoint_is_the_folder_that_it_is_in(location, store):
 
 
 def test_a_checkpoint_that_is_not_there_is_told_with_the_nearest(tmp_path, publish):
-    with pytest.raises(CheckpointError, match=r"no checkpoint ba7 in .*none: there is none at all, correct the path$"):
+    with pytest.raises(CheckpointError, match=r"none/ba7.pt does not exist: there is none at all, correct the path$"):
         require_checkpoint_at(f"{tmp_path}/none/ba7.pt")
     for step in range(10, 130, 10):
         publish(str(tmp_path), step)
@@ -84,7 +84,29 @@ def test_a_checkpoint_that_is_not_there_is_told_with_the_nearest(tmp_path, publi
     named = ", ".join(f"ba{step}" for step in range(30, 130, 10))
     with pytest.raises(CheckpointError) as refused:
         require_checkpoint_at(f"{tmp_path}/ba119.pt")
-    assert str(refused.value) == f"there is no checkpoint ba119 in {tmp_path}: choose from {named} and 2 more"
+    told = f"export.checkpoint={tmp_path}/ba119.pt does not exist: choose from {named} and 2 more in {tmp_path}"
+    assert str(refused.value) == told
+    with pytest.raises(CheckpointError, match=r"^train.branch_from=.*/ba119.pt does not exist"):
+        require_checkpoint_at(f"{tmp_path}/ba119.pt", key="train.branch_from")
+
+
+def test_an_error_names_the_setting_that_led_there(tmp_path, publish):
+    key = "model.base"
+    publish(str(tmp_path), 20).unlink()
+    for act, message in (
+        (
+            lambda: find_checkpoint(str(tmp_path), key=key),
+            r"^model.base=.* holds no whole checkpoint \(of 1 with a record",
+        ),
+        (lambda: find_checkpoint("nosuch://x", key=key), r"^model.base=nosuch://x cannot be used"),
+        (lambda: newest_record("nosuch://x", key=key), r"^model.base=nosuch://x cannot be used"),
+        (lambda: read_record(f"{tmp_path}/ba9.pt", key=key), r"^model.base=.*/ba9.pt does not exist: choose from ba20"),
+        (lambda: read_record("nosuch://x/ba9.pt", key=key), r"^model.base=nosuch://x.* cannot be used"),
+        (lambda: local_copy(f"{tmp_path}/ba20.pt", key=key).__enter__(), r"^model.base=.*/ba20.pt does not exist"),
+        (lambda: local_copy("latest://x/ba20.pt", key=key).__enter__(), r"^model.base=latest://x.* cannot be used"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            act()
 
 
 # --- getting it ---
@@ -104,7 +126,7 @@ def test_a_download_is_verified_and_removed_again(store, publish):
 
 def test_what_cannot_be_had_is_reported(tmp_path):
     for location, message in (
-        (str(tmp_path / "ba1.pt"), "does not exist: correct export.checkpoint"),
+        (str(tmp_path / "ba1.pt"), "does not exist: correct the path"),
         ("memory://bucket/none/ba1.pt", r"is damaged \(ba1.json is missing"),
         ("memory://bucket/none/latest", "is not called ba<step>.pt or ba<step>"),
     ):
@@ -153,7 +175,7 @@ def test_a_checkpoint_that_would_run_a_program_is_refused(tmp_path, zipped, monk
 def test_a_damaged_checkpoint_is_reported(tmp_path, write_checkpoint):
     path = write_checkpoint(tmp_path / "ba7.pt", {"a": torch.ones(1000)})
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(CheckpointError, match=r"ba7.pt is damaged \(\w+Error.*use an older one"):
+    with pytest.raises(CheckpointError, match=r"ba7.pt is damaged \(\w+Error.*give an older one with export.checkpoint="):
         read_checkpoint(path)
 
 

@@ -234,7 +234,7 @@ def test_a_missing_checkpoint_is_told_before_anything_heavy_is_imported(
     for step in (30, 60):
         (tmp_path / f"ba{step}.json").touch()
     done = run_entry_point(script, f"{key}={tmp_path}/ba77.pt", f"run.dir={tmp_path}/run", cwd=project_root)
-    told = f"error: there is no checkpoint ba77 in {tmp_path}: choose from ba30, ba60\n"
+    told = f"error: {key}={tmp_path}/ba77.pt does not exist: choose from ba30, ba60 in {tmp_path}\n"
     assert (done.returncode, done.stderr) == (1, told)
 
 

@@ -131,7 +131,7 @@ def test_a_checkpoint_off_the_peak_is_refused(run, trunk, tmp_path):
 
 
 def test_a_checkpoint_that_is_missing_or_damaged_is_refused(run, trunk, tmp_path):
-    with pytest.raises(CheckpointError, match=r"no checkpoint ba5 in .*trunk/checkpoints: choose from ba"):
+    with pytest.raises(CheckpointError, match=r"^train.branch_from=.*ba5.pt does not exist: choose from ba"):
         run(tmp_path / "branch", branch_from(trunk, 5))
     shutil.copytree(trunk, tmp_path / "damaged")
     (tmp_path / f"damaged/checkpoints/ba{AT}.pt").write_bytes(b"x")

@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 from composer.utils import dist
 
 from meap.checkpoints import CheckpointRecord, CheckpointStore, DamagedError, MissingError, ModelRecord, newest_record
+from meap.checkpoints.finding import store_and_step
 from meap.checkpoints.reading import read_record
 from meap.config import RecipeConfig, from_values
 from meap.config.sharding import spreading_modes
@@ -57,7 +58,7 @@ def model_to_continue(config: RecipeConfig, shards: Shards) -> ModelRecord | Non
         if place is None:
             return None
         is_branch = record is None
-        record = record or read_record(place)
+        record = record or read_record(place, key="train.branch_from")
         _require_same_rows(place, record.data, shards.identity)
         recorded = from_values(RecipeConfig, record.config, origin=place)
         if is_branch:
@@ -111,8 +112,8 @@ def find_resume_point(config: RecipeConfig, run_dir: Path) -> ResumePoint | None
 
 
 def _branch_point(config: RecipeConfig, branch_from: str, run_dir: Path) -> ResumePoint:
-    folder = branch_from.rstrip("/").rpartition("/")[0] or "."
-    point, problem = _fetched(CheckpointStore(folder), config.train.branch_step, run_dir / "cache" / "branch")
+    store, step = store_and_step(branch_from, key="train.branch_from")
+    point, problem = _fetched(store, step, run_dir / "cache" / "branch")
     if point is None:
         raise CheckpointError(f"train.branch_from={branch_from} is damaged ({problem}): give another checkpoint")
     _require_loadable(config, point.record)

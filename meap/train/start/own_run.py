@@ -25,6 +25,7 @@ from meap.train.start.base import Base, empty_model, recorded_architecture
 
 __all__ = ["is_own_run", "open_own_run"]
 
+_KEY = "model.base"
 _CHECKPOINT = re.compile(r"ba\d+(\.pt)?")
 
 
@@ -70,9 +71,9 @@ def open_own_run(base: str, tokenizer: Tokenizer) -> Base:
 def _record(base: str) -> CheckpointRecord:
     """Any readable record: weights are verified when they are loaded, and all of a run have one architecture."""
     if _is_checkpoint(base):
-        return read_record(base)
+        return read_record(base, key=_KEY)
     folder = _checkpoint_folder(base)
-    record = newest_record(folder)
+    record = newest_record(folder, key=_KEY)
     if record is None:
         raise CheckpointError(
             f"model.base={base}: {folder} holds no checkpoint with a record (ba<step>.json): give a run that has saved "
@@ -82,12 +83,12 @@ def _record(base: str) -> CheckpointRecord:
 
 
 def _load(base: str, architecture: PretrainedConfig) -> PreTrainedModel:
-    location = base if _is_checkpoint(base) else find_checkpoint(_checkpoint_folder(base))
+    location = base if _is_checkpoint(base) else find_checkpoint(_checkpoint_folder(base), key=_KEY)
     if dist.get_global_rank() == 0:
         print(f"base       {location}", flush=True)
     model = empty_model(architecture)
-    with local_copy(location) as path:
-        load_weights(NextTokenModel(model), read_checkpoint(path))
+    with local_copy(location, key=_KEY) as path:
+        load_weights(NextTokenModel(model), read_checkpoint(path, key=_KEY))
     return model
 
 
