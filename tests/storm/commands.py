@@ -11,7 +11,9 @@ import yaml
 from .settings import SEQ_LEN, SMALL
 
 MAX_LENGTH = SEQ_LEN // 2
-CORPORA = {"web": "crawl", "books": "other", "chats": "chats"}
+LONG = {"data.seq_len": 2 * SEQ_LEN, "model.base_rope_theta": 20_000.0}
+"""Of a run that goes on from another one on longer rows."""
+CORPORA = {"web": "crawl", "books": "other", "pages": "crawl", "chats": "chats"}
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Data:
     def words(self, remote: str, *, workers: int, base_dir: str = "") -> list[str]:
         source = f"source={self.corpus}/*.jsonl.gz"
         given = [f"{key}={value}" for key, value in self.settings.items()] + [f"workers={workers}", f"remote={remote}"]
-        if self.kind == "prepare":
-            return ["dataprep/c4_to_mds.py", source, "tokenizer.name=my-tokenizer", f"seq_len={SEQ_LEN}", *given]
+        if self.kind != "prepare_chats":
+            seq_len = LONG["data.seq_len"] if self.kind == "prepare_long" else SEQ_LEN
+            return ["dataprep/c4_to_mds.py", source, "tokenizer.name=my-tokenizer", f"seq_len={seq_len}", *given]
         sizes = [f"max_length={MAX_LENGTH}", f"seq_len={SEQ_LEN}", "min_answer_tokens=4"]
         return ["dataprep/sft_to_mds.py", source, f"tokenizer.name={base_dir}", *sizes, *given]
 
@@ -42,8 +45,17 @@ class Run:
     ranks: int = 1
 
     @property
+    def tunes(self) -> bool:
+        """Whether it is a fine-tuning; else, with a base, it extends that one's context."""
+        return any(each.kind == "prepare_chats" for each in self.data.values())
+
+    @property
     def recipe(self) -> str:
-        return "recipes/meap_1b.py" if self.base is None else "recipes/meap_sft.py"
+        return "recipes/meap_sft.py" if self.tunes else "recipes/meap_1b.py"
+
+    def base_dir(self, run_dir: str) -> str:
+        """What it begins with of its base, whose folder is given: the export, or the run itself."""
+        return f"{run_dir}/hf" if self.tunes else run_dir
 
     @property
     def steps(self) -> int:
@@ -57,7 +69,7 @@ class Run:
         values = {key: value for key, value in SMALL.items() if self.base is None or not key.startswith("model.")}
         values |= self.settings
         if self.base is not None:
-            values["model.base"] = base_dir
+            values |= {"model.base": base_dir, **({} if self.tunes else LONG)}
         if folder:
             values["checkpoint.folder"] = folder
         nested = _nested(

@@ -42,7 +42,7 @@ class Ground:
 
     def has_ground(self, step: Step) -> bool:
         """Whether there is what the step needs."""
-        if step.kind == "prepare":
+        if step.kind in {"prepare", "prepare_long"}:
             return True
         if step.kind == "prepare_chats":
             return all(name in self.runs and self.runs[name].exported for name in step.source)
@@ -50,8 +50,9 @@ class Ground:
             found = self.data.get(step.on)
             return found is not None and (step.kind == "verify" or (found.done and not found.remote.startswith("s3:")))
         if step.kind == "train":
-            needed = step.source[:1] if step.on == "tuned" else step.source
-            has_base = step.on != "tuned" or ("base" in self.runs and self.runs["base"].exported)
+            needed = step.source if step.on == "base" else step.source[:1]
+            base = self.runs.get("base")
+            has_base = step.on == "base" or (base is not None and base.done and (step.on == "long" or base.exported))
             return has_base and all(name in self.data and self.data[name].done for name in needed)
         run = self.runs.get(step.on)
         return run is not None and run.done and (step.kind in {"extend", "branch", "export", "report"} or run.exported)

@@ -74,7 +74,7 @@ EVENTS = {
     "request": "requests to the store",
     "publish": "moments after a record is there",
 }
-NOT_IN_TUNING = (
+NOT_WITH_BASE = (
     "model.",
     "export.keep_mask",
     "masking.site",
@@ -126,6 +126,11 @@ class _Drawing:
         if self.chance(0.2):
             self.add("cut", "web", fault_share=0)
         self.train("base", ("web", "books") if mixed else ("web",))
+        if self.chance(0.2):
+            self.add("prepare_long", "pages", settings={"shard_size": "16kb"}, place=self.place(), workers=1)
+            self.train("long", ("pages", "base"))
+            if self.chance(0.5):
+                self.finish("long")
         if self.chance(0.7):
             self.finish("base")
             if self.chance(0.35):
@@ -142,7 +147,7 @@ class _Drawing:
         """A run with its starts, and what happens to its data between them."""
         ranks = self.ranks()
         sharding = self.random.choice(SHARDED) if ranks > 1 else {}
-        base = {**sharding, **(given or {}), "train.max_duration": f"{6 if name == 'tuned' else STEPS}ba"}
+        base = {**sharding, **(given or {}), "train.max_duration": f"{STEPS if name == 'base' else 6}ba"}
         if len(source) == 2 and name == "base" and self.chance(0.5):
             base |= {"data.streams.web.proportion": "2", "data.streams.books.proportion": "1"}
             base |= {"data.batching_method": "stratified"} if self.chance(0.4) else {}
@@ -157,7 +162,7 @@ class _Drawing:
         branches = name == "base" and self.chance(0.15)
         if branches:
             base |= {"scheduler.schedule": "constant", "scheduler.warmup_ratio": "0.1", "checkpoint.keep": "-1"}
-        without = NOT_IN_TUNING if name == "tuned" else ()
+        without = () if name == "base" else NOT_WITH_BASE
         without += ("scheduler.warmup",) if branches else ()  # a branch begins at the peak
         without += ("masking.",) if base.get("masking.ratio") == "0" else ()
         settings = draw(self.random, RecipeConfig, base, without=without)
@@ -195,6 +200,7 @@ class _Drawing:
         kinds = ["signal"] * 7 + ["second"] * 3 + ["stop", "clock", "files", "home", "umask"]
         if self.has_store and step.kind in {
             "prepare",
+            "prepare_long",
             "prepare_chats",
             "train",
             "extend",

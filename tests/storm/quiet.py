@@ -55,7 +55,7 @@ class Quiet:
         if key not in self.runs:
             name, self.begun = f"run{self.begun}", self.begun + 1
             remotes = {name: self.prepared(data).remote for name, data in spec.data.items()}
-            base_dir = self.exported(spec.base) if spec.base is not None else ""
+            base_dir = self.begun_with(spec)
             path = self.home.path / f"{name}.yaml"
             spec.write_yaml(path, remotes, base_dir=base_dir)
             outcome = self._run(spec.words(name, workers=0), ranks=spec.ranks)
@@ -66,6 +66,11 @@ class Quiet:
             published = max(1, outcome.count("publish"))
             self.runs[key] = QuietRun(name, told, replace(expected, request=40, publish=published))
         return self.runs[key]
+
+    def begun_with(self, spec: Run) -> str:
+        if spec.base is None:
+            return ""
+        return self.exported(spec.base) if spec.tunes else f"runs/{self.trained(spec.base).name}"
 
     def exported(self, spec: Run) -> str:
         name = self.trained(spec).name

@@ -47,7 +47,7 @@ def test_everything_that_can_be_drawn_is():
             "cut",
             "anew",
         ),
-        "prepare_chats",
+        *("prepare_chats", "prepare_long"),
     }
     assert {each.kind for each in faults} == {
         *("signal", "stop", "second", "clock", "files", "home", "umask", "store", "disk", "shm", "read_only", "user"),

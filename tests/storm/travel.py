@@ -90,14 +90,14 @@ class Traveller(Ground):
         known.done = self.command(step, words, expected, done=check, always=always)
         self.command(replace(step, faults=(), cold=False), ["-m", "meap", "verify", f"remote={remote}"], Expected())
 
-    prepare_chats = prepare
+    prepare_chats = prepare_long = prepare
 
     def verify(self, step: Step) -> None:
         self.command(step, ["-m", "meap", "verify", f"remote={self.data[step.on].remote}"], EXPECTED["verify"])
 
     def train(self, step: Step) -> None:
-        base = self.runs["base"] if step.on == "tuned" else None
-        names = step.source[:1] if step.on == "tuned" else step.source
+        base = None if step.on == "base" else self.runs["base"]
+        names = step.source if base is None else step.source[:1]
         sources = {name: self.data[name] for name in names}
         if step.on not in self.runs:
             specs = {name: each.spec for name, each in sources.items()}
@@ -117,7 +117,7 @@ class Traveller(Ground):
         known, name = self.runs[step.on], step.on
         quiet = self.quiet.trained(known.spec)
         remotes = {each: self.data[each].remote for each in known.spec.data}
-        base_dir = "runs/base/hf" if known.spec.base is not None else ""
+        base_dir = known.spec.base_dir("runs/base")
         known.spec.write_yaml(self.home.path / f"{name}.yaml", remotes, base_dir=base_dir, folder=known.place)
         ranks = step.ranks
         if ranks == 1 and known.spec.settings.get("train.sharding") and not self.checkpoints(known, name):
