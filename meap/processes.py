@@ -43,6 +43,7 @@ __all__ = [
     "open_standard_streams",
     "raise_on_signals",
     "raise_swallowed_request",
+    "require_files_for_ranks",
     "signals_wait",
     "start_tracker",
     "state_of",
@@ -66,6 +67,9 @@ _SECONDS_TO_ANSWER = 0.6
 _SECONDS_TO_BE_ASKED = 1.5
 """For the other ranks, to learn from the store of one that ends early how it ended."""
 _SECONDS_TO_LOOK = 1.0
+_SECONDS_WITHOUT_FILES, _FILES_TO_CONNECT = 4.0, 4
+_FILES_OF_RUN = 40
+"""Fewer than any run of several ranks takes: two of them, without loader workers, take 52 to 58."""
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _SECONDS_TO_DIE = 5.0
@@ -312,6 +316,7 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
 
     Raises:
         LostRankError: Another rank has ended, stopped or with an error.
+        OSError: No more files may be opened, for which torch tries to connect again and again, for half an hour.
     """
     outcome, error = list[_Found](), list[BaseException]()
 
@@ -322,11 +327,15 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
             error.append(raised)
 
     thread, looked = threading.Thread(target=run, name="ranks", daemon=True), time.monotonic()
+    could_open = looked
     thread.start()
     while thread.is_alive():
         thread.join(_TICK)
         if time.monotonic() - looked > _SECONDS_TO_LOOK:
             looked = time.monotonic()
+            could_open = looked if _may_open(_FILES_TO_CONNECT) else could_open
+            if looked - could_open > _SECONDS_WITHOUT_FILES:
+                raise _too_many_open_files()
             if _told_by_ranks(_STOPPED) is not None or _told_by_ranks(_FAILED) is not None:
                 raise _lost("another one")
             try:
@@ -340,6 +349,37 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
     if error:
         raise error[0]
     return outcome[0]
+
+
+def require_files_for_ranks() -> None:
+    """Refuse to meet other ranks where this one may not open the files that it takes.
+
+    Later on gloo ends the process where it cannot open one more.
+
+    Raises:
+        OSError: It may not.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1 and not _may_open(_FILES_OF_RUN + 2 * world_size):
+        raise _too_many_open_files()
+
+
+def _too_many_open_files() -> OSError:
+    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def _may_open(count: int) -> bool:
+    """Whether this process may open as many files besides those that it has open."""
+    opened = list[int]()
+    try:
+        for _ in range(count):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno != errno.EMFILE
+    finally:
+        for each in opened:
+            os.close(each)
+    return True
 
 
 def _lost(other: str) -> LostRankError:

@@ -354,6 +354,30 @@ def test_a_command_leaves_with_its_status(what):
     assert (done.returncode, done.stdout, done.stderr) == (3, "the last word", "")
 
 
+WITHOUT_FILES = """
+import os, resource, sys, threading
+from meap.processes import require_files_for_ranks, wait_with_ranks
+
+free = os.open(os.devnull, os.O_RDONLY)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))
+try:
+    require_files_for_ranks() if sys.argv[1] == "before" else wait_with_ranks(threading.Event().wait)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", pytest.param("while it waits", marks=pytest.mark.slow)])
+def test_a_rank_that_may_open_no_more_files_does_not_wait_for_the_others(when):
+    """Torch's store tries to connect again, ever more seldom, for half an hour; gloo ends the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FILES, when], env=os.environ | {"WORLD_SIZE": "2"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[Errno 24] Too many open files\n", "")
+
+
 STOPPED = """
 import atexit, os, signal
 from meap.processes import leave

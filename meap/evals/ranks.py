@@ -49,5 +49,5 @@ def join_ranks() -> Ranks:
         import torch.distributed
 
         wait_with_ranks(lambda: torch.distributed.init_process_group("gloo", timeout=_PATIENCE))
-        open_line()
+        wait_with_ranks(open_line)
     return Ranks(int(os.environ.get("RANK", "0")), num_ranks)

@@ -12,7 +12,7 @@ from composer.utils.device import get_device
 from meap.config import TrainConfig
 from meap.data.ranks import limit_waits, meet_neighbours
 from meap.errors import ConfigError, LostRankError, MeapError, first_line
-from meap.processes import open_line, raise_on_signals, wait_with_ranks
+from meap.processes import open_line, raise_on_signals, require_files_for_ranks, wait_with_ranks
 from meap.train.flops import peak_flops_per_second
 
 __all__ = ["Machine", "join_machine"]
@@ -65,6 +65,7 @@ def join_machine(config: TrainConfig) -> Machine:
     Raises:
         ConfigError: A GPU or what only one computes is asked for where there is none, or this rank has none of its own.
         MeapError: The ranks do not find each other.
+        OSError: This process may not open as many files as that takes.
         LostRankError: One of them has ended already.
     """
     raise_on_signals()  # Composer took the signals when it was imported, and would exit without a message
@@ -84,6 +85,7 @@ def join_machine(config: TrainConfig) -> Machine:
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first called
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    require_files_for_ranks()
     try:
         # In its thread, too, the device is this rank's own.
         wait_with_ranks(lambda: dist.initialize_dist(get_device(device), timeout=config.dist_timeout))

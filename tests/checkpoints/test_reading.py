@@ -175,7 +175,9 @@ def test_a_checkpoint_that_would_run_a_program_is_refused(tmp_path, zipped, monk
 def test_a_damaged_checkpoint_is_reported(tmp_path, write_checkpoint):
     path = write_checkpoint(tmp_path / "ba7.pt", {"a": torch.ones(1000)})
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(CheckpointError, match=r"ba7.pt is damaged \(\w+Error.*give an older one with export.checkpoint="):
+    with pytest.raises(
+        CheckpointError, match=r"ba7.pt is damaged \(\w+Error.*give an older one with export.checkpoint="
+    ):
         read_checkpoint(path)
 
 

@@ -159,6 +159,8 @@ class _Drawing:
             base |= {"loggers.tensorboard": "false"}
         elif self.chance(0.06):
             base |= {"loggers.mlflow": "true", "loggers.mlflow_tracking_uri": "file:mlruns"}
+        elif self.chance(0.06):
+            base |= {"loggers.wandb": "true"}
         branches = name == "base" and self.chance(0.15)
         if branches:
             base |= {"scheduler.schedule": "constant", "scheduler.warmup_ratio": "0.1", "checkpoint.keep": "-1"}

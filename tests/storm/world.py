@@ -148,6 +148,7 @@ class Home:
             "S3_ENDPOINT_URL": self.world.store.url,
             "AWS_DEFAULT_REGION": "us-east-1",
             "HF_HUB_OFFLINE": "1",
+            "WANDB_MODE": "offline",
             **SECRETS,
             **changed,
         }

@@ -4,11 +4,13 @@
 {"point": "update", "call": 5, "signal": 2, "whom": "session"}      and its loader workers, as Ctrl-C in a terminal
 {"point": "update", "call": 5, "signal": 9, "whom": "worker"}       one of its loader workers alone
 {"point": "load", "call": 1, "whom": "parts"}                       the files of a sharded checkpoint are gone
+{"point": "joined", "call": 1, "whom": "files"}                     no signal: it may open no more from now on
 {"point": "epoch", "call": 2, "whom": "shared memory"}              no signal: /dev/shm is full from now on
 """
 
 import errno
 import os
+import resource
 import shutil
 import threading
 import time
@@ -81,6 +83,9 @@ def _hit(whom: str, number: int, owner: Any) -> None:
         with Path("/dev/shm/filler").open("wb", buffering=0) as filler, suppress(OSError):
             while True:
                 filler.write(bytes(1 << 12))
+    elif whom == "files":
+        most = 1 + max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     elif whom == "memory":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     elif whom == "weights":

@@ -100,6 +100,15 @@ def test_rank_0_ends_just_after_all_have_met(start, tmp_path, number, statuses):
     assert "Traceback" not in run.printed
 
 
+@pytest.mark.parametrize("hit", [0, 1])
+def test_a_rank_that_may_open_no_more_files_does_not_wait_for_the_others(start, tmp_path, hit):
+    """torch tried to connect again, ever more seldom, for half an hour."""
+    run = start(tmp_path / "run", 2, faults={hit: {"point": "joined", "call": 1, "whom": "files"}})
+    assert run.end() == [1, 1], run.printed
+    assert re.search(r"^error: too many open files: this process may open \d+; raise", run.printed, re.MULTILINE)
+    assert "Traceback" not in run.printed
+
+
 @pytest.mark.parametrize("point", [("settled", 1), ("copy", 5)])
 def test_a_rank_that_stands_still_at_the_end_is_named(start, tmp_path, point):
     """Others waited for hours, since it might be uploading."""
