@@ -6,6 +6,7 @@ Entry points call this; importing the library never does, so that other programs
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -36,8 +37,12 @@ def hide_loading_bars(model: str | Path) -> None:
 
 
 def silence_libraries() -> None:
-    """Ignore these warnings in this process, unless the user chose which warnings to show."""
+    """Ignore these warnings in this process, unless the user chose which warnings to show.
+
+    Also ignore that a library's own log cannot be written, for which `logging` prints a traceback: W&B's on a full disk.
+    """
     if sys.warnoptions:
         return
+    logging.raiseExceptions = False
     for message in _SILENCED:
         warnings.filterwarnings("ignore", message=message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import errno
+import gc
 import math
 import multiprocessing
 import os
@@ -359,8 +360,7 @@ def require_files_for_ranks() -> None:
     Raises:
         OSError: It may not.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size > 1 and not _may_open(_FILES_OF_RUN + 2 * world_size):
+    if os.environ.get("WORLD_SIZE", "1") != "1" and not _may_open(_FILES_OF_RUN):
         raise _too_many_open_files()
 
 
@@ -406,8 +406,14 @@ def _be_asked() -> None:
 
 
 def _close_connections(*, but: int) -> None:
-    """End what other ranks may be waiting at, as the end of this process would; not the connections of that port."""
+    """End what other ranks may be waiting at, as the end of this process would; not the connections of that port.
+
+    torch's are no objects of Python's, as those of libraries are: W&B's to the process that writes for it, a store's.
+    """
+    of_python = {each.fileno() for each in gc.get_objects() if issubclass(type(each), socket.socket)}
     for path in Path("/proc/self/fd").glob("*"):  # Linux only
+        if int(path.name) in of_python:
+            continue
         with suppress(OSError), socket.socket(fileno=os.dup(int(path.name))) as connection:
             is_tcp = connection.family in {socket.AF_INET, socket.AF_INET6} and connection.type == socket.SOCK_STREAM
             if is_tcp and but not in {connection.getsockname()[1], connection.getpeername()[1]}:

@@ -4,9 +4,13 @@ import subprocess
 import sys
 
 PROBE = """
-import sys, warnings
+import logging, sys, warnings
 
 def run():
+    library = logging.getLogger("of a library")
+    library.addHandler(logging.FileHandler("/dev/full"))
+    library.propagate = False
+    library.warning("on a full disk")
     warnings.warn("FSDP2 Config/APIs are experimental and subject to heavy changes", UserWarning)
     warnings.warn("\\n            The warmup duration is 0. If you", UserWarning)
     warnings.warn("one of the user's own", UserWarning)
@@ -22,7 +26,9 @@ sys.exit(report_errors(run))
 
 def shown(*options: str) -> list[str]:
     done = subprocess.run([sys.executable, *options, "-c", PROBE], capture_output=True, text=True, check=True)
-    return [line.partition("Warning: ")[2] for line in done.stderr.splitlines() if "Warning: " in line]
+    lines = done.stderr.splitlines()
+    told = [line.partition("Warning: ")[2] for line in lines if "Warning: " in line]
+    return [*told, *(line for line in lines if line == "--- Logging error ---")]
 
 
 def test_only_what_is_listed_is_silenced():
@@ -30,4 +36,4 @@ def test_only_what_is_listed_is_silenced():
 
 
 def test_python_options_show_everything():
-    assert len(shown("-W", "default")) == 3
+    assert len(shown("-W", "default")) == 4

@@ -109,6 +109,16 @@ def test_a_rank_that_may_open_no_more_files_does_not_wait_for_the_others(start, 
     assert "Traceback" not in run.printed
 
 
+def test_a_rank_that_fails_leaves_the_connections_of_its_libraries_alone(start, tmp_path):
+    """W&B's to the process that writes for it was closed with those to the other ranks."""
+    pytest.importorskip("wandb")
+    fault = {"point": "update", "call": 3, "whom": "memory"}
+    run = start(tmp_path / "run", 2, "loggers.wandb=true", faults={0: fault}, WANDB_MODE="offline")
+    assert run.end() == [1, 1], run.printed
+    assert "Traceback" not in run.printed
+    assert re.search(r"^error: .*out of memory", run.printed, re.MULTILINE), run.printed
+
+
 @pytest.mark.parametrize("point", [("settled", 1), ("copy", 5)])
 def test_a_rank_that_stands_still_at_the_end_is_named(start, tmp_path, point):
     """Others waited for hours, since it might be uploading."""
