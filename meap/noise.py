@@ -39,7 +39,7 @@ def hide_loading_bars(model: str | Path) -> None:
 def silence_libraries() -> None:
     """Ignore these warnings in this process, unless the user chose which warnings to show.
 
-    Also ignore that a library's own log cannot be written, for which `logging` prints a traceback: W&B's on a full disk.
+    Ignore, too, that a library's own log cannot be written: `logging` prints a traceback, as for W&B's on a full disk.
     """
     if sys.warnoptions:
         return

@@ -21,6 +21,7 @@ from streaming.base.storage.download import DOWNLOADER_MAPPINGS
 from torch._C import _remove_worker_pids
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import MP_STATUS_CHECK_INTERVAL
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from meap.config import DataConfig
@@ -83,6 +84,12 @@ class RowLoader(DataLoader[Any]):
         _keep_queues(iterator)
         return iterator
 
+    def _get_iterator(self) -> Any:
+        if not self.num_workers:
+            return super()._get_iterator()
+        self.check_worker_number_rationality()
+        return _RowIterator(self)
+
     def close(self) -> None:
         """End the workers; another iteration starts new ones."""
         iterator: Any = self._iterator
@@ -101,6 +108,21 @@ class RowLoader(DataLoader[Any]):
         shutdown.join(_SECONDS_TO_SHUT_DOWN)
         end_processes(workers)
         shutdown.join()
+
+
+class _RowIterator(_MultiProcessingDataLoaderIter):
+    """torch's, which keeps an error until the batch's turn comes.
+
+    It may never come: a worker that fails as an epoch begins leaves the others waiting for it in streaming's barrier.
+    """
+
+    def _try_get_data(self, timeout: float = MP_STATUS_CHECK_INTERVAL) -> Any:
+        is_there, batch = super()._try_get_data(timeout)
+        if not is_there:
+            for _, *found in self._task_info.values():
+                if found and isinstance(found[0], ExceptionWrapper):
+                    found[0].reraise()
+        return is_there, batch
 
 
 def _end_what_began(error: Exception) -> None:

@@ -46,6 +46,25 @@ NO_FILES_FOR_WORKERS = """
 """
 
 
+ONE_FAILS_AND_ONE_WAITS = """
+    import threading
+    import torch
+    from meap.data.loader import RowLoader, start_worker
+
+    class Rows(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            if torch.utils.data.get_worker_info().id == 0:
+                threading.Event().wait()  # for the other one, as in streaming's barrier
+            raise OSError(24, "Too many open files")
+
+    loader = RowLoader(Rows(), batch_size=8, num_workers=2, persistent_workers=True, worker_init_fn=start_worker)
+    try:
+        next(iter(loader))
+    except OSError as error:
+        print("Too many open files" in str(error))
+"""
+
+
 def run_python(warm_python, environment, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [warm_python, "-c", textwrap.dedent(code), *arguments],
@@ -74,3 +93,10 @@ def test_a_worker_that_may_open_no_more_files_says_so_instead_of_dropping_a_batc
         ran.stderr,
     )
     assert "in _serve" not in ran.stderr
+
+
+@pytest.mark.slow
+def test_an_error_of_one_worker_does_not_wait_for_another_one_that_waits_for_it(warm_python, quiet_environment):
+    """torch keeps it until the batches before it have come."""
+    ran = run_python(warm_python, quiet_environment, ONE_FAILS_AND_ONE_WAITS)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "True\n", "")
