@@ -127,14 +127,14 @@ class CheckpointSaving(Callback):
         if is_last:  # saved when all that belongs to the end is done
             return
         if heard != NO_SIGNAL or state.timestamp.batch.value % self._interval == 0:
-            self._start(state)
+            self._start(state, logger)
         if heard != NO_SIGNAL:
             self._leave(state, heard)
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Save the final state, and wait until it is stored."""
         if self._saved_at != _moment(state):
-            self._start(state)
+            self._start(state, logger)
         self._settle()
 
     def hurry(self) -> None:
@@ -150,7 +150,7 @@ class CheckpointSaving(Callback):
     def _news(self) -> int:
         return _FAILED if self._save is not None and self._save.failure else self._signals.received
 
-    def _start(self, state: State) -> None:
+    def _start(self, state: State, logger: Logger) -> None:
         unpublished = self._finish_last()
         timestamp = state.timestamp
         record = CheckpointRecord(
@@ -168,6 +168,8 @@ class CheckpointSaving(Callback):
         staging = self._destination.folder / STAGING_NAME
         write = copy_state(state, kind=self._kind, name=record.name, folder=staging, group=self._destination.group)
         self._saved_at = _moment(state)
+        for destination in logger.destinations:  # what a run that resumes here does not log again, whatever comes now
+            destination.batch_checkpoint(state, logger)
         if self._save is not None and self._save.failure:
             return  # told to all at the next step; those who do not know yet have copied together with this rank
         if self._kind == "sharded" or dist.get_global_rank() == 0:

@@ -1,16 +1,19 @@
 """Which checkpoint a run continues from, and what is said where it cannot; in this process, one rank."""
 
 import dataclasses
+import os
 import resource
 import runpy
 import shutil
+import signal
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from meap.checkpoints import CheckpointStore
-from meap.errors import CheckpointError, ConfigError, MismatchError
+from meap.checkpoints import CheckpointRecord, CheckpointStore
+from meap.errors import CheckpointError, ConfigError, MismatchError, StoppedError
+from tests.train.conftest import losses
 from tests.train.outputs import at_pass
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,6 +62,21 @@ def test_checkpoints_are_named_by_their_step_and_recorded(begun):
     assert (record.step, record.epoch, record.tokens, record.run) == (10, 1, 10 * 8 * 16, "run")
     assert record.config["train"]["max_duration"] == "10ba"
     assert record.versions.keys() >= {"torch", "mosaicml"}
+
+
+def test_losses_are_on_record_before_the_checkpoint_that_follows_them(train, tmp_path, monkeypatch):
+    """A run that is killed in that moment begins after them, and does not log them again."""
+    found, publish = dict[int, int](), CheckpointStore.publish
+
+    def look(store: CheckpointStore, record: CheckpointRecord) -> None:
+        found[record.step] = len(losses(tmp_path / "run"))
+        publish(store, record)
+
+    monkeypatch.setattr(CheckpointStore, "publish", look)
+    settings = ("checkpoint.interval=2ba", "train.log_interval=100ba", "train.microbatch_size=8")
+    with at_pass(4, lambda _: os.kill(os.getpid(), signal.SIGTERM)), pytest.raises(StoppedError):
+        train(tmp_path / "run", *BEGUN, *settings)
+    assert found == {2: 2, 4: 4, 5: 5}
 
 
 @pytest.mark.slow
