@@ -308,15 +308,18 @@ def ask_store(use: Callable[[Any], _Found]) -> _Found | None:
     return next(iter(found), None)
 
 
-def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda: None) -> _Found:
+def wait_with_ranks(
+    act: Callable[[], _Found], look: Callable[[], None] = lambda: None, *, seconds: float = math.inf
+) -> _Found:
     """Call what waits for other ranks within torch, where signals are not handled and a rank that is gone goes unseen.
 
     Args:
         act: What to call; in a thread.
         look: Raises where a rank is gone, as far as it can be seen; called each second.
+        seconds: To wait at most; torch's own time-outs do not hold for all that it waits for.
 
     Raises:
-        LostRankError: Another rank has ended, stopped or with an error.
+        LostRankError: Another rank has ended, stopped or with an error; or it was waited for in vain.
         OSError: No more files may be opened, for which torch tries to connect again and again, for half an hour.
     """
     outcome, error = list[_Found](), list[BaseException]()
@@ -328,7 +331,7 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
             error.append(raised)
 
     thread, looked = threading.Thread(target=run, name="ranks", daemon=True), time.monotonic()
-    could_open = looked
+    began = could_open = looked
     thread.start()
     while thread.is_alive():
         thread.join(_TICK)
@@ -337,6 +340,11 @@ def wait_with_ranks(act: Callable[[], _Found], look: Callable[[], None] = lambda
             could_open = looked if _may_open(_FILES_TO_CONNECT) else could_open
             if looked - could_open > _SECONDS_WITHOUT_FILES:
                 raise _too_many_open_files()
+            if looked - began > seconds:
+                raise LostRankError(
+                    f"rank {os.environ.get('RANK', '0')} waited for the others for {seconds:g} s in vain: see that all "
+                    "were started, and that MASTER_ADDR and MASTER_PORT lead to rank 0, then run the same command again"
+                )
             if _told_by_ranks(_STOPPED) is not None or _told_by_ranks(_FAILED) is not None:
                 raise _lost("another one")
             try:

@@ -22,6 +22,10 @@ class UnusableFileError(DataError):
         super().__init__(f"{file} {what}: {remedy}")
         self.file, self.what, self.remedy = file, what, remedy
 
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """From a loader worker it comes pickled, which knows the message alone."""
+        return UnusableFileError, (self.file, self.what, self.remedy)
+
 
 class DamagedError(Exception):
     """A file's content is not what the index or the manifest describes."""

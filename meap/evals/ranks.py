@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from meap.processes import open_line, wait_with_ranks
 
@@ -12,6 +13,8 @@ __all__ = ["Ranks", "join_ranks"]
 
 _PATIENCE = timedelta(days=7)
 """A rank may have long examples left when another has none."""
+_SECONDS_TO_JOIN = 1800.0
+"""As torch allows by default."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,13 @@ def join_ranks() -> Ranks:
     """Join the other ranks at the address that the launcher set; they only wait for each other.
 
     Raises:
-        LostRankError: Another rank has ended meanwhile.
+        LostRankError: Another rank has ended meanwhile, or has not come.
     """
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if num_ranks > 1:
         import torch.distributed
 
-        wait_with_ranks(lambda: torch.distributed.init_process_group("gloo", timeout=_PATIENCE))
-        wait_with_ranks(open_line)
+        joined = partial(torch.distributed.init_process_group, "gloo", timeout=_PATIENCE)
+        wait_with_ranks(joined, seconds=_SECONDS_TO_JOIN)
+        wait_with_ranks(open_line, seconds=_SECONDS_TO_JOIN)
     return Ranks(int(os.environ.get("RANK", "0")), num_ranks)

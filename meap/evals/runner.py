@@ -147,6 +147,7 @@ def run_tasks(
     skipped = reasons_to_skip(names, inputs)
     asked = {name: _examples(name, TASKS[name], inputs, model) for name in names if name not in skipped}
     with sole_writer(out_dir) if ranks.is_first else nullcontext():
+        ranks.wait()  # none writes beside another evaluation
         # On one rank only: the others would ask the same again.
         asks_judge = {name: TASKS[name].judging for name in asked if ranks.is_first}
         judges = {name: make(inputs.config, out_dir) for name, make in asks_judge.items() if make is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import shlex
 import socket
@@ -66,17 +67,17 @@ def lock_file(path: Path) -> int | None:
     return handle
 
 
-def lock_in_time(path: Path) -> int | None:
+def lock_in_time(path: Path, *, patience: float = math.inf) -> int | None:
     """As `lock_file`, in a folder created if needed; waits for child processes that a killed holder has left.
 
     Returns:
-        The handle; None if another process holds the lock for 20 seconds.
+        The handle; None if another process holds the lock for 20 seconds, or for `patience` if that is shorter.
 
     Raises:
         NoLocksError: Nobody can lock it.
         OSError: The folder cannot be created.
     """
-    given_up = time.monotonic() + _SECONDS_TO_DIE
+    given_up = time.monotonic() + min(_SECONDS_TO_DIE, patience)
     while True:
         handle = None
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,9 @@ from meap.train.flops import peak_flops_per_second
 
 __all__ = ["Machine", "join_machine"]
 
+_SECONDS_TO_SAY_SO = 30.0
+"""For torch, which gives up after `train.dist_timeout` by itself, mostly, and says why."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -88,7 +91,10 @@ def join_machine(config: TrainConfig) -> Machine:
     require_files_for_ranks()
     try:
         # In its thread, too, the device is this rank's own.
-        wait_with_ranks(lambda: dist.initialize_dist(get_device(device), timeout=config.dist_timeout))
+        wait_with_ranks(
+            lambda: dist.initialize_dist(get_device(device), timeout=config.dist_timeout),
+            seconds=config.dist_timeout + _SECONDS_TO_SAY_SO,
+        )
     except RuntimeError as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise MeapError(
@@ -98,7 +104,7 @@ def join_machine(config: TrainConfig) -> Machine:
         ) from error
     get_device(device)
     try:
-        wait_with_ranks(_meet)
+        wait_with_ranks(_meet, seconds=config.dist_timeout + _SECONDS_TO_SAY_SO)
     except RuntimeError as error:
         raise LostRankError(
             f"rank {dist.get_global_rank()} lost another one as they met ({first_line(error)}): the reason is among "

@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import runpy
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,23 @@ def test_a_folder_that_cannot_be_used_is_one_error(small_config, tmp_path):
         sole_run(small_config(tmp_path / "run"), is_leader=True),
     ):
         pass
+
+
+def test_links_in_a_circle_are_one_error(small_config, tmp_path):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    config = small_config(tmp_path / "run", f"checkpoint.folder={tmp_path}/circle")
+    with pytest.raises(ConfigError, match=r"^checkpoint.folder=\S+circle cannot be "), sole_run(config, is_leader=True):
+        pass
+
+
+def test_a_folder_that_was_removed_and_made_again_is_left_to_its_run(small_config, tmp_path):
+    config = small_config(tmp_path / "run")
+    first = ExitStack()
+    first.enter_context(sole_run(config, is_leader=True))
+    shutil.rmtree(tmp_path / "run")
+    with sole_run(config, is_leader=True):
+        first.close()
+        assert (tmp_path / "run/.in_use").exists()
 
 
 def test_a_plan_is_made_beside_a_run(small_config, tmp_path, project_root: Path, capsys):

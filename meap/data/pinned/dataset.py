@@ -11,7 +11,6 @@ from time import time_ns
 from typing import Any, cast
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataset
 from streaming.base.constant import EPOCH_DATA
@@ -26,7 +25,7 @@ from torch.utils.data import get_worker_info
 from meap.data.pinned.isolation import isolated_names, wait_for_shared_memory
 from meap.data.pinned.order import draw_units, fill_sequence, is_regular, row_dtype, sequence_length
 from meap.data.pinned.stream import CheckedStream
-from meap.data.pinned.waits import watched
+from meap.data.pinned.waits import WatchedLock, watched
 from meap.data.rows import RowReader
 from meap.data.unusable import UnusableFileError
 from meap.errors import ConfigError, DataError, LostRankError, MeapError
@@ -186,7 +185,7 @@ class CheckedDataset(StreamingDataset):
         """Fetch or check a shard that this run has not used yet; on failure, let no worker wait for it."""
         try:
             if self._shard_access_times[shard_id] == _UNCHECKED:
-                with FileLock(self._cache_filelock_path):
+                with watched(), WatchedLock(self._cache_filelock_path):
                     is_still = self._shard_access_times[shard_id] == _UNCHECKED
                     if is_still and self._shard_states[shard_id] == _ShardState.LOCAL:
                         # Otherwise streaming uses the file unchecked.
@@ -234,7 +233,7 @@ class CheckedDataset(StreamingDataset):
     def _share_sequence(self, world: World, epoch: int, drop: int) -> NDArray[np.signedinteger]:
         """This worker's share of what its node reads, which one worker orders for all."""
         if not hasattr(self._shared_barrier, "lock"):
-            self._shared_barrier.lock = FileLock(self._shared_barrier.filelock_path)
+            self._shared_barrier.lock = WatchedLock(self._shared_barrier.filelock_path)
         unique = self._unique_worker_world
         dtype, length = row_dtype(self), sequence_length(self, world, drop)
         name, size = _get_path(self._shm_prefix_int, EPOCH_DATA), length * np.dtype(dtype).itemsize

@@ -165,7 +165,7 @@ def _work(connection: Connection, server: int) -> None:
     with suppress(EOFError, OSError):
         run_task = connection.recv()
         while True:
-            connection.send(_error_of(run_task, connection.recv()))
+            connection.send_bytes(_error_of(run_task, connection.recv()))
 
 
 def _end_with_command() -> None:
@@ -176,9 +176,17 @@ def _end_with_command() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _error_of(run_task: Callable[[int], object], task: int) -> Exception | None:
+def _error_of(run_task: Callable[[int], object], task: int) -> bytes:
+    """What a task has raised, pickled; None where it has done its work."""
+    raised: BaseException | None = None
     try:
         run_task(task)
-    except Exception as error:  # noqa: BLE001 (raised by the command)
-        return error
-    return None
+    except BaseException as error:  # noqa: BLE001 (raised by the command; a panic of Rust is no Exception)
+        raised = error
+    try:
+        pickled = bytes(ForkingPickler.dumps(raised))
+        if raised is None or isinstance(ForkingPickler.loads(pickled), Exception):
+            return pickled
+    except Exception:  # noqa: BLE001, S110 (of classes that are local, or whose arguments are not their message)
+        pass
+    return bytes(ForkingPickler.dumps(RuntimeError(f"{type(raised).__name__}: {raised}")))

@@ -12,9 +12,10 @@ upload is a warning, and is retried with the next save; at the end of training i
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -171,7 +172,10 @@ class CheckpointSaving(Callback):
         for destination in logger.destinations:  # what a run that resumes here does not log again, whatever comes now
             destination.batch_checkpoint(state, logger)
         if self._save is not None and self._save.failure:
-            return  # told to all at the next step; those who do not know yet have copied together with this rank
+            # Told to all at the next step; those who do not know yet have copied together with this rank.
+            if self._kind == "sharded":
+                _discard(write, staging)
+            return
         if self._kind == "sharded" or dist.get_global_rank() == 0:
             self._save = Save(self._destination, record, write, unpublished)
             self._save.start()
@@ -214,6 +218,13 @@ class CheckpointSaving(Callback):
             f"rank {dist.get_global_rank()} ends, since another one could not save a checkpoint: look for the reason "
             "among the messages of that rank"
         )
+
+
+def _discard(write: Callable[[], object], staging: Path) -> None:
+    """Remove the parts of a checkpoint that is not to be, once torch's threads have written them."""
+    with suppress(Exception):  # for the reason that has made the one before fail
+        wait_with_ranks(write, look=neighbour_watch())
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _moment(state: State) -> tuple[int, int]:
