@@ -9,12 +9,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from meap import processes
-from meap.errors import StoppedError
-from meap.processes import stopping_by_signals
+from meap.errors import LostRankError, StoppedError
+from meap.processes import stopping_by_signals, wait_with_ranks
 
 SWALLOWED = """
 import os, signal, sys, time
@@ -376,6 +377,12 @@ def test_a_rank_that_may_open_no_more_files_does_not_wait_for_the_others(when):
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "[Errno 24] Too many open files\n", "")
+
+
+def test_a_wait_for_other_ranks_has_an_end():
+    """torch's own time-outs do not hold where a stranger accepts the connection, and is silent."""
+    with pytest.raises(LostRankError, match=r"^rank 0 waited for the others for 0.5 s in vain: see that all were"):
+        wait_with_ranks(Event().wait, seconds=0.5)
 
 
 STOPPED = """

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from meap.data.unusable import UnusableFileError
+from meap.prep.executors.workers import _error_of
 
 BEGINS_AND_ENDS = """
 from meap.prep.pinned.server import start_server
@@ -226,3 +230,37 @@ def test_workers_need_no_shared_memory(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert hashes_of(tmp_path / "out") == hashes_of(tmp_path / "expected")
+
+
+class LongerError(Exception):
+    """Its argument is not its message."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is too long", len(what))
+
+
+class PanicError(BaseException):
+    """As those of libraries in Rust."""
+
+
+def fail(task: int) -> None:
+    class LocalError(Exception):
+        pass
+
+    unusable = UnusableFileError("shard.00001.mds", "is missing", "fetch it again")
+    raise (unusable, LongerError("a line"), LocalError("of a library"), PanicError("in a library"))[task]
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        (0, "UnusableFileError: shard.00001.mds is missing: fetch it again"),
+        (1, "RuntimeError: LongerError: ('a line is too long', 6)"),
+        (2, "LocalError: of a library"),
+        (3, "RuntimeError: PanicError: in a library"),
+    ],
+)
+def test_an_error_of_any_kind_comes_from_a_task_to_the_command(task, told):
+    error = pickle.loads(_error_of(fail, task))
+    assert f"{type(error).__name__}: {error}" == told
+    assert pickle.loads(_error_of(str, task)) is None

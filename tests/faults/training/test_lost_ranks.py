@@ -43,6 +43,20 @@ def test_a_rank_that_is_killed_while_it_fetches_the_shard_of_all(start, tmp_path
     assert again.wait() == [0, 0], again.printed
 
 
+def test_a_rank_that_stands_still_while_it_fetches_the_shard_of_all(start, tmp_path, write_shards):
+    """The other one waited for the shard without an end."""
+    remote = write_shards(tmp_path / "shards", shard_rows=96)
+    fault = {"point": "shard", "call": 1, "signal": signal.SIGSTOP}
+    settings = (f"data.remote={remote}", "data.num_workers=0", "train.eval_batches=0", "train.dist_timeout=6")
+    run = start(tmp_path / "run", 2, *settings, faults={0: fault, 1: fault})
+    until(lambda: "Z" in map(state_of, run.pids), run)
+    assert sorted(run.kill()) == [-signal.SIGKILL, 1], run.printed
+    assert re.search(r"^error: rank [01] waited in vain .*\(rank [01] is stopped", run.printed, re.MULTILINE), (
+        run.printed
+    )
+    assert "Traceback" not in run.printed
+
+
 def test_a_rank_that_stands_still_as_an_epoch_begins(start, tmp_path):
     fault = {"point": "epoch", "call": 2, "signal": signal.SIGSTOP}
     run = start(tmp_path / "run", 2, "train.dist_timeout=6", faults={1: fault})
