@@ -14,6 +14,7 @@ import numpy as np
 __all__ = [
     "ANSWER_COLUMN",
     "CHOSEN_COLUMN",
+    "COPIED",
     "COPIED_COLUMN",
     "IGNORE_INDEX",
     "LENGTHS_COLUMN",
@@ -46,6 +47,8 @@ LENGTHS_COLUMN: Final = "lengths"
 """uint32: tokens of each conversation of the row, in order."""
 COPIED_COLUMN: Final = "copied"
 """uint8, one per conversation: 1 where the row has room for a masked copy of it."""
+COPIED: Final = "conversations_copied"
+"""Of a manifest's counts: conversations that get a masked copy."""
 
 CHOSEN_COLUMN: Final = "chosen"
 """Of batches whose inputs do not show which tokens were chosen: bool (B, T), True where one was, whatever stands there

@@ -57,6 +57,7 @@ from meap.masking import MaskRule
 from meap.schema import (
     ANSWER_COLUMN,
     CHOSEN_COLUMN,
+    COPIED,
     COPIED_COLUMN,
     IGNORE_INDEX,
     LENGTHS_COLUMN,
@@ -260,12 +261,18 @@ def require_room_for_copies(shards: Shards, *, ratio: float) -> None:
         ratio: The largest `masking.ratio` of the run.
 
     Raises:
-        ConfigError: The rows have no room for copies.
+        ConfigError: The rows have no room for copies, or there are none.
     """
     if ratio and not any(stream.manifest.config["copies"] for stream in shards.streams):
         raise ConfigError(
             f"masking.ratio={ratio}, but {shards.origin} was prepared with copies=false, so that nothing would be "
             "masked: set masking.ratio=0 for an NTP control, or prepare the data with copies"
+        )
+    counted = [stream.manifest.counts for stream in shards.streams]
+    if ratio and all(counts and not counts.get(COPIED) for counts in counted):
+        raise ConfigError(
+            f"masking.ratio={ratio}, but no conversation of {shards.origin} has a masked copy, since their answers are "
+            "too short: set masking.ratio=0 for an NTP control, or prepare the data with a lower min_answer_tokens"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -14,8 +15,9 @@ from meap.errors import DataError, IncompleteError, MismatchError
 from meap.json_text import MOST_BYTES, RESTORE, too_large
 from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
 from meap.mds.index import INDEX_NAME
-from meap.places.addresses import relative_to, without_file_scheme
+from meap.places.addresses import is_url, relative_to, without_file_scheme
 from meap.places.folder import Folder
+from meap.places.near import describe_missing
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, restore_tokenizer
 
@@ -185,6 +187,9 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
                 f"{key}={remote}: there is no bucket {parts.netloc!r} at this endpoint that these credentials may see: "
                 f"correct {key}, or the endpoint (AWS_ENDPOINT_URL)"
             )
+        if not is_url(remote) and not Path(remote).exists():
+            place, missing = f"{key}={remote}{relative_to(remote)}", describe_missing(Path(remote))
+            raise IncompleteError(f"{place} {missing}: {_PREPARE}".replace("?:", "? Or"))
         remedy = _PREPARE
         if split != TRAIN_SPLIT:
             remedy += ", with a heldout_ratio above 0"

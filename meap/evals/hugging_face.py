@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from meap.evals.attention import read_attention
 from meap.evals.lm import Attention, Ids, Reading
 from meap.model_sizes import misfit, require_stated_sizes
 from meap.noise import hide_loading_bars
+from meap.places.near import describe_missing, is_missing
 from meap.rope import require_same_rope
 from meap.run_files import find_model
 from meap.tokenizer import Tokenizer, load_tokenizer
@@ -127,23 +127,17 @@ def load_weights(name: str) -> PreTrainedModel:
 def require_model_files(name: str) -> None:
     """Raise `CheckpointError` where `name` is a folder without a model, or neither a folder nor a name on the hub."""
     folder = Path(name)
-    # The first part of a hub's name is an account, never a folder that is here.
-    looks_local = folder.is_absolute() or name.startswith(".") or name.count("/") > 1 or folder.parent.is_dir()
-    if looks_local and not folder.exists() and (near := _nearest_folders(folder)):
-        raise CheckpointError(f"model={name} is not there: did you mean {' or '.join(near)}?")
+    told = describe_missing(folder)
+    if not folder.exists() and (is_missing(name) or "/" not in name) and told.endswith("?"):
+        raise CheckpointError(f"model={name} {told}")
     if "/" not in name and not folder.exists():
         raise CheckpointError(
             f"model={name}: there is no such folder, and a hub name begins with an account, as in openai/{name}"
         )
-    if looks_local and not folder.exists():
-        raise CheckpointError(f"model={name} is not there: give {_MODELS}")
+    if is_missing(name):
+        raise CheckpointError(f"model={name} {told}: give {_MODELS}")
     if folder.exists() and not (folder / "config.json").is_file():
         raise CheckpointError(f"model={name} holds no exported model (no config.json): give {_MODELS}")
-
-
-def _nearest_folders(folder: Path) -> list[str]:
-    there = [each.name for each in folder.parent.iterdir() if each.is_dir()] if folder.parent.is_dir() else []
-    return [str(folder.with_name(each)) for each in difflib.get_close_matches(folder.name, there, n=2)]
 
 
 def limit_threads(about: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ __all__ = ["summary"]
 _LARGE_TAIL = 0.01
 _FEW_LOSSY = 0.01
 _MOST_UNREAD = 20
+_MOST_HELDOUT = 0.5
 
 
 def summary(job: Job[ResolvedJob]) -> str:
@@ -92,10 +93,15 @@ def _tails(records: Collection[TaskRecord]) -> list[_Tail]:
 def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterator[str]:
     for tail in _tails(records):
         if tail.dropped > _LARGE_TAIL * tail.tokens:
-            yield (
-                f"{tail.dropped / tail.tokens:.1%} of the tokens of {tail.part} filled no row: each of {job.num_tasks} "
-                f"tasks loses less than a row of {job.config.seq_len + 1:,}; choose fewer tasks, or a smaller seq_len"
+            of_tasks, fewer = (
+                (f"each of {job.num_tasks} tasks", "fewer tasks, ") if job.num_tasks > 1 else ("the end", "")
             )
+            yield (
+                f"{tail.dropped / tail.tokens:.1%} of the tokens of {tail.part} filled no row: {of_tasks} loses less "
+                f"than a row of {job.config.seq_len + 1:,}; choose {fewer}a smaller seq_len, or more text"
+            )
+    if warning := _without_heldout(job, records):
+        yield warning
     counts = sum((Counter(split.counts) for record in records for split in record.splits.values()), Counter[str]())
     if isinstance(job.config, ResolvedSft):
         by_part = [each for record in records for each in record.splits.items()]
@@ -106,6 +112,7 @@ def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterato
             heldout_rows=heldout_rows if job.config.heldout_ratio else None,
             max_length=job.config.max_length,
             views=job.config.views,
+            min_answer_tokens=job.config.min_answer_tokens,
         )
         context, views = model_context(job.tokenizer.name), job.config.views
         if warning := warning_of_context(context, max_length=job.config.max_length, views=views):
@@ -117,6 +124,23 @@ def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterato
             f"{counts[LOSSY_DOCUMENTS]:,} of {counts[TRIED_DOCUMENTS]:,} {noun} that were encoded and decoded as a "
             f"trial do not come back: the tokenizer loses {first}; choose one that can spell this text"
         )
+
+
+def _without_heldout(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> str:
+    """A warning where documents were to be held out, and fill no row."""
+    asked = job.config.heldout_ratio
+    held_out = [split for record in records for part, split in record.splits.items() if part.endswith(VALIDATION_SPLIT)]
+    tokens = sum(split.tokens for record in records for split in record.splits.values())
+    if not asked or not tokens or any(split.rows for split in held_out):
+        return ""
+    documents, lost = sum(each.documents for each in held_out), sum(each.tokens for each in held_out)
+    row = job.config.seq_len + 1
+    enough = 2 * row * job.num_tasks / tokens
+    remedy = f"raise heldout_ratio to {enough:.1g}" if enough < _MOST_HELDOUT else "prepare more text"
+    return (
+        f"there is no validation split: heldout_ratio={asked:g} held out {documents:,} documents, whose {lost:,} "
+        f"tokens fill no row of {row:,}; {remedy}, or choose a smaller seq_len, in another folder"
+    )
 
 
 def _special_tokens(job: Job[ResolvedJob], splits: Collection[SplitRecord]) -> str:

@@ -281,7 +281,7 @@ def test_unknown_labels_are_refused(remote, tmp_path):
 
 
 def test_a_place_without_data_is_named_as_it_was_given(tmp_path):
-    with pytest.raises(DataError, match=r"remote=.*nothing holds no finished 'train' split"):
+    with pytest.raises(DataError, match=r"^remote=.*nothing is not there: run dataprep/"):
         open_dataset(remote=tmp_path / "nothing", local=tmp_path, labels="shifted", batch_size=BATCH)
 
 

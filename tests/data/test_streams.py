@@ -167,7 +167,7 @@ def test_without_any_held_out_rows_the_remedy_is_named(remotes):
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_stream_that_is_not_there_is_named(remotes, tmp_path, split):
-    with pytest.raises(IncompleteError, match=r"data\.streams\.gone\.remote=.*nowhere holds no finished"):
+    with pytest.raises(IncompleteError, match=r"data\.streams\.gone\.remote=.*nowhere is not there: run dataprep/"):
         open_shards(section(remotes | {"gone": tmp_path / "nowhere"}), split)
 
 

@@ -88,7 +88,7 @@ def test_rows_of_another_tokenizer_are_not_scored(main, folder, capsys):
 def test_without_the_data_all_but_held_out_loss_is_measured(main, folder, capsys):
     main(configure("perplexity.remote=[gone/mds]"))
     assert set(results()["tasks"]) == {"key_retrieval"}
-    why = r"perplexity.remote=gone/mds \(in .*\) holds no finished 'validation' split"
+    why = r"perplexity.remote=gone/mds \(in .*\) is not there: run dataprep"
     assert re.match(why, results()["skipped"]["perplexity"])
     assert re.search(f"skipped perplexity: {why}", capsys.readouterr().out)
     with pytest.raises(DataError, match=f"would measure nothing .perplexity: {why}"):

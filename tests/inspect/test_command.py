@@ -40,7 +40,7 @@ def test_a_folder_for_shards_is_kept_but_never_the_data_itself(rows_remote, tmp_
     [
         (["remote={rows}", "samples=[9999]"], 2, "samples=[9999] is out of range: the train split has"),
         (["remote={rows}", "layout=concat"], 2, "layout: {rows} holds rows, not conversations for fine-tuning; leave"),
-        (["remote={rows}/nothing"], 1, "remote={rows}/nothing holds no finished 'train' split"),
+        (["remote={rows}/nothing"], 1, "remote={rows}/nothing is not there: run dataprep"),
     ],
 )
 def test_what_the_data_contradicts_is_one_line(arguments, status, message, rows_remote, capsys):

@@ -4,6 +4,7 @@ import codecs
 import dataclasses
 import gzip
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +18,16 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from meap.answers import SCORED
-from meap.config import SftPrepConfig, TokenizerConfig, load_config
+from meap.config import DataConfig, SftPrepConfig, TokenizerConfig, load_config
+from meap.data import open_shards
+from meap.data.sft import require_room_for_copies
 from meap.errors import BadInputError, ConfigError, DataError, MismatchError
 from meap.manifest import CONVERSATIONS, Manifest
 from meap.prep.sft.records import ALL_FIELDS
 from meap.prep.sft.report import CUT, describe_packing, warnings_of
 from meap.prep.sft.source import check_config
 from meap.prep.sft.steps import pack_best_fit
+from meap.schema import COPIED
 from meap.tokenizer import load_tokenizer, model_context
 from tests.prep.plain_streaming import open_plain
 
@@ -237,16 +241,34 @@ def test_the_summary_says_how_full_rows_are_and_what_the_paper_s_batch_is(prepar
 
 
 def test_the_advice_on_batch_and_length_fits_the_data():
-    counts = {CUT: 30}
+    counts = {CUT: 30, COPIED: 1}
     enough = describe_packing(counts, conversations=2_000, rows=1_000, seq_len=320)
     assert enough.endswith("; train.global_batch_size=256 is the paper's batch of 512 conversations")
     for views, remedy in (
         (1, "raise it if the model reads more"),
         (2, "set copies=false, which leaves room for twice as much"),
     ):
-        (told,) = warnings_of(counts, conversations=100, heldout_rows=None, max_length=160, views=views)
+        given = {"conversations": 100, "heldout_rows": None, "max_length": 160, "min_answer_tokens": 50}
+        (told,) = warnings_of(counts, views=views, **given)
         assert "30 of 100 conversations (30%) are longer than max_length=160 and were cut, so that their last" in told
         assert told.endswith(remedy)
+
+
+def test_conversations_without_a_copy_are_told_and_no_run_is_called_meap_on_them(prepare_sft, tmp_path, capsys):
+    said = [{"instruction": f"Number {number}?", "output": "It is short."} for number in range(20)]
+    (tmp_path / "in.json").write_text(json.dumps(said))
+    prepare_sft("source=in.json", "max_length=160", "seq_len=320", "min_answer_tokens=40")
+    assert re.search(
+        r"warning: no conversation has a masked copy, since none of the 20 answers has more than 40 tokens: training "
+        r"would mask nothing, and refuses to; lower min_answer_tokens, or set masking\.ratio=0 there",
+        capsys.readouterr().out,
+    )
+    data = DataConfig(remote=str(tmp_path / "out"), seq_len=320)
+    with pytest.raises(
+        ConfigError, match=r"no conversation of \S+ has a masked copy, .* with a lower min_answer_tokens"
+    ):
+        require_room_for_copies(open_shards(data, "train", kind=CONVERSATIONS), ratio=0.1)
+    require_room_for_copies(open_shards(data, "train", kind=CONVERSATIONS), ratio=0.0)
 
 
 def test_characters_that_vanish_from_conversations_are_told(prepare_sft, tmp_path, capsys):

@@ -78,6 +78,27 @@ def test_special_tokens_are_plain_text_and_counted(prepare, tmp_path, tokenizer_
         prepare(*common, "remote=refuse", "tokenizer.special_tokens_in_text=refuse")
 
 
+def test_documents_that_were_held_out_and_fill_no_row_are_a_warning(
+    prepare, tmp_path, tokenizer_dir, make_texts, write_lines, capsys
+):
+    """They were in no split, and in no figure."""
+    write_lines(tmp_path / "in.jsonl", make_texts(200))
+    common = ("source=in.jsonl", f"tokenizer.name={tokenizer_dir}", "seq_len=1023")
+    prepare(*common, "remote=few", "heldout_ratio=0.02")
+    out = capsys.readouterr().out
+    told = re.search(
+        r"warning: there is no validation split: heldout_ratio=0.02 held out (\d+) documents, whose ([\d,]+) tokens "
+        r"fill no row of 1,024; raise heldout_ratio to (0\.\d+), or choose a smaller seq_len, in another folder",
+        out,
+    )
+    assert told, out
+    assert int(told[1]) + manifest_of(tmp_path / "few").documents == 200
+    prepare(*common, "remote=enough", f"heldout_ratio={told[3]}")
+    assert "there is no validation split" not in capsys.readouterr().out
+    prepare(*common, "remote=none", "heldout_ratio=0")
+    assert "there is no validation split" not in capsys.readouterr().out
+
+
 def test_a_tail_that_matters_is_a_warning(prepare, tmp_path, tokenizer_dir, make_texts, write_lines, capsys):
     for number in range(4):
         write_lines(tmp_path / "in" / f"{number}.jsonl", make_texts(12))

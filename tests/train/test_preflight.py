@@ -114,7 +114,7 @@ def test_room_for_checkpoints_and_leave_to_write(small_config, tmp_path):
 def test_data_that_does_not_fit_is_refused_before_the_first_step(train, tmp_path, write_shards, tokenizer_dir):
     plain = write_shards(tmp_path / "plain", rows=16, seq_len=16, validation_rows=0)
     remote = f"data.remote={plain}"
-    with pytest.raises(IncompleteError, match="holds no finished 'train' split"):
+    with pytest.raises(IncompleteError, match="is not there: run dataprep"):
         train(tmp_path / "run", f"data.remote={plain / 'validation'}", "train.eval_batches=1")
     with pytest.raises(MismatchError, match=r"data\.seq_len=32, but the rows of .* were packed to 16 tokens: set"):
         train(tmp_path / "run", remote, "data.seq_len=32")

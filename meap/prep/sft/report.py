@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from meap.schema import COPIED
+
 __all__ = [
     "ANSWERS",
-    "COPIED",
     "CUT",
     "CUT_TOKENS",
     "DROPPED",
@@ -34,8 +35,6 @@ OPEN_ANSWERS = "answers_without_end"
 """Scored answers that no token of its own ends."""
 ENDED_BY = "answers_ended_by:"
 """Prefix of an id: scored answers that this token ends."""
-COPIED = "conversations_copied"
-"""Conversations that get a masked copy."""
 CUT = "conversations_cut"
 """Cut to length."""
 CUT_TOKENS = "tokens_cut"
@@ -123,7 +122,13 @@ def warning_of_context(context: int | None, *, max_length: int, views: int) -> s
 
 
 def warnings_of(
-    counts: Mapping[str, int], *, conversations: int, heldout_rows: int | None, max_length: int, views: int
+    counts: Mapping[str, int],
+    *,
+    conversations: int,
+    heldout_rows: int | None,
+    max_length: int,
+    views: int,
+    min_answer_tokens: int,
 ) -> Iterator[str]:
     """What users should look at before they train.
 
@@ -133,6 +138,7 @@ def warnings_of(
         heldout_rows: Rows of the validation split; None where nothing was to be held out.
         max_length: Most tokens of a conversation.
         views: Most views of a conversation in its row.
+        min_answer_tokens: What an answer must have more of to be masked in a copy.
     """
     whole = max(1, conversations + counts.get(DROPPED, 0))
     if (cut := counts.get(CUT, 0)) > _MANY_CUT * whole:
@@ -140,6 +146,12 @@ def warnings_of(
             f"{cut:,} of {whole:,} conversations ({cut / whole:.0%}) are longer than max_length={max_length:,} and "
             "were cut, so that their last answers end nowhere: raise it if the model reads more"
             + (", or set copies=false, which leaves room for twice as much" if views > 1 else "")
+        )
+    if views > 1 and conversations and not counts.get(COPIED, 0):
+        yield (
+            f"no conversation has a masked copy, since none of the {counts.get(ANSWERS, 0):,} answers has more than "
+            f"{min_answer_tokens} tokens: training would mask nothing, and refuses to; lower min_answer_tokens, or set "
+            "masking.ratio=0 there"
         )
     if open_answers := counts.get(OPEN_ANSWERS, 0):
         yield (
@@ -153,6 +165,6 @@ def warnings_of(
         )
     if heldout_rows is not None and heldout_rows < _FEW_ROWS:
         yield (
-            f"{heldout_rows} rows are held out, which few devices can share: raise heldout_ratio, or evaluate on other "
-            "data (data.validation_remote)"
+            f"{heldout_rows} rows are held out, which few devices can share: raise heldout_ratio, or prepare more "
+            "conversations"
         )

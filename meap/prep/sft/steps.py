@@ -33,7 +33,6 @@ from meap.prep.sft.records import Conversation, bad_records
 from meap.prep.sft.rendering import ChatTemplate, Rendered
 from meap.prep.sft.report import (
     ANSWERS,
-    COPIED,
     CUT,
     CUT_TOKENS,
     DROPPED,
@@ -47,6 +46,7 @@ from meap.prep.sft.report import (
 from meap.prep.steps import LOSSY_DOCUMENTS, TRIED_DOCUMENTS
 from meap.schema import (
     ANSWER_COLUMN,
+    COPIED,
     COPIED_COLUMN,
     LENGTHS_COLUMN,
     TOKENS_COLUMN,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from meap.errors import ConfigError, DataError, first_line
 from meap.model_sizes import require_stated_sizes
+from meap.places.near import describe_missing, is_missing
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer
 
@@ -34,6 +36,8 @@ def read_architecture(key: str, name: str) -> PretrainedConfig:
         DataError: It cannot be read.
         CheckpointError: It is read with another RoPE than it states, or states sizes that its weights cannot have.
     """
+    if is_missing(name):
+        raise DataError(f"{key}={name} {describe_missing(Path(name))}: give {_WANTED[key]}".replace("?:", "? Or"))
     require_stated_sizes(f"{key}={name}", name, fresh=key == "model.config")
     try:
         stored, _ = PretrainedConfig.get_config_dict(name)

@@ -190,7 +190,7 @@ def test_what_contradicts_a_configuration_is_refused_with_it():
 
 @pytest.mark.fault(9)
 def test_what_cannot_be_read_or_brings_code_is_refused(write, tokenizer, tmp_path):
-    with pytest.raises(DataError, match=r"model\.config=.*nowhere cannot be read .*a folder with config\.json, the "):
+    with pytest.raises(DataError, match=r"model\.config=.*nowhere is not there: give a folder with config\.json, the "):
         begin(tmp_path / "nowhere", tokenizer)
     folder = write("llama")
     stored = json.loads((folder / "config.json").read_text())

@@ -125,7 +125,7 @@ def test_a_longer_context_changes_theta_and_positions_alone(make_base, tokenizer
 
 @pytest.mark.fault(9)
 def test_what_cannot_be_tuned_is_refused(make_base, tokenizer, tokenizer_dir, tmp_path):
-    with pytest.raises(DataError, match=r"model.base=.*nowhere cannot be read"):
+    with pytest.raises(DataError, match=r"model.base=.*nowhere is not there: give a folder"):
         start(tmp_path / "nowhere", tokenizer)
     base = make_base("llama", vocab_rows=320)
     with pytest.raises(ConfigError, match=r"has max_position_embeddings=128, but segments .* can take 256 positions"):

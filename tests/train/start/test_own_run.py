@@ -95,7 +95,7 @@ def test_what_does_not_belong_together_is_refused(run, tokenizer, tmp_path):
         start(empty / "checkpoints", tokenizer)
     shutil.copy(run / "checkpoints/ba4.pt", tmp_path / "ba4.pt")
     with pytest.raises(
-        CheckpointError, match=r"the architecture of checkpoint .*ba4.pt is not known \(ba4.json is missing\): give one"
+        CheckpointError, match=r"the architecture of model.base=.*ba4.pt is not known \(ba4.json is missing\): give one"
     ):
         start(tmp_path / "ba4.pt", tokenizer)
 

@@ -1,0 +1,26 @@
+"""Names of folders that are not there, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+__all__ = ["describe_missing", "is_missing"]
+
+
+def is_missing(name: str) -> bool:
+    """Whether a name stands for a folder or file here, not for one on the hub, and there is none."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return False
+    # The first part of a hub's name is an account, never a folder that is here; `runs/` is where runs are by default.
+    return (
+        path.is_absolute() or name.startswith((".", "~", "runs/")) or name.count("/") > 1 or path.parent.is_dir()
+    ) and ("/" in name or name.startswith("."))
+
+
+def describe_missing(path: Path) -> str:
+    """That a path is not there, with what is called nearly so."""
+    there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = [str(path.with_name(each)) for each in difflib.get_close_matches(path.name, there, n=2)]
+    return f"is not there{': did you mean ' + ' or '.join(near) + '?' if near else ''}"

@@ -1,0 +1,39 @@
+"""Which names are folders that are not there, and what was probably meant."""
+
+from pathlib import Path
+
+import pytest
+
+from meap.places.near import describe_missing, is_missing
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("openai/gpt", False),
+        ("gpt2", False),
+        ("runs/tiny", False),
+        ("runs/tinny", True),
+        ("runs/tiny/hf", True),
+        ("./tiny", True),
+        ("~/there-is-none", True),
+        ("/there/is/none", True),
+        ("an/account/model", True),
+    ],
+)
+def test_a_name_on_the_hub_is_no_folder_that_is_missing(tmp_path, monkeypatch, name, missing):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/tiny").mkdir(parents=True)
+    assert is_missing(name) == missing
+
+
+def test_where_there_are_no_runs_yet_a_run_is_still_no_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_missing("runs/tiny")
+    assert describe_missing(Path("runs/tiny")) == "is not there"
+
+
+def test_the_nearest_names_are_told(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    assert describe_missing(tmp_path / "tinny") == f"is not there: did you mean {tmp_path}/tiny?"
+    assert describe_missing(tmp_path / "another") == "is not there"
