@@ -20,6 +20,8 @@ from .world import Home
 ANOTHER_USER = 65534
 SECONDS_OF_A_STALL = 3.0
 SECONDS_OF_PATIENCE = 1.0
+_FEW_TIMES, _SECONDS_WITHOUT_A_STORE = 2, 900.0
+"""A checkpoint of each step asks a store that never answers for two minutes: ours, s3fs and botocore ask again."""
 _DAMAGES = ("flip", "short")
 _HASHED = (".zstd", ".mds", ".pt", ".distcp")
 """Files whose bytes the project checks against a hash; what else is damaged on the way, TLS would tell."""
@@ -63,6 +65,8 @@ def run(
         store = stack.enter_context(_AtTheStore(home, faults, expected))
         hits += [each.kind for each in faults if each.kind in {"files", "umask", "user", "home"}]
         command = store.command = home.start(words, ranks=ranks, orders=orders, changed=changed, cold=cold)
+        if any(each.detail.get("times", 1) > _FEW_TIMES for each in faults):
+            command.more_seconds = _SECONDS_WITHOUT_A_STORE
         others = _accompany(command, faults, lambda: home.start(words, ranks=ranks, orders={"nodes": nodes}))
         met = [*hits, *["store"] * bool(store.done)]
         outcome = command.end(met, was_killed=signal.SIGKILL in command.signals())

@@ -42,6 +42,8 @@ class Outcome:
     others: "list[Outcome]" = field(default_factory=list)
     """Commands that ran on the same place meanwhile."""
     passes_at_stop: int = 0
+    more_seconds: float = 0.0
+    """That it may take for what happens to it."""
     """Forward passes that it had made when it stood still."""
     patience: float = 0.0
     """Seconds between Ctrl-C and its end, as on a machine with nothing else to do."""
@@ -121,7 +123,7 @@ class Command:
                 each.send_signal(signal.SIGCONT)
 
     def is_late(self) -> bool:
-        return time.monotonic() - self.started > SECONDS_TO_END * machine_load()
+        return time.monotonic() - self.started > (SECONDS_TO_END + self.more_seconds) * machine_load()
 
     def kill(self) -> None:
         """What did not end in time; its stacks are noted first."""
