@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from meap.config.checks import require_at_least, require_one_of
 from meap.errors import ConfigError
 
-__all__ = ["ARCHITECTURES", "ModelConfig"]
+__all__ = ["ARCHITECTURES", "MODEL_SIZES", "ModelConfig"]
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 """Decoders of transformers that are alike enough to be described by sizes: RMSNorm, RoPE and SwiGLU."""
 _OTHER_STARTS = ("base", "base_rope_theta")
-_SIZES = (
+MODEL_SIZES = (
     *("architecture", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
     *("num_hidden_layers", "head_dim", "tie_word_embeddings", "rope_theta", "rms_norm_eps"),
 )
@@ -90,7 +90,7 @@ class ModelConfig:
         if self.config is None:
             return
         defaults = {field.name: field.default for field in fields(self)}
-        for name in (*_OTHER_STARTS, *_SIZES):
+        for name in (*_OTHER_STARTS, *MODEL_SIZES):
             if (value := getattr(self, name)) != defaults[name]:
                 remedy = (
                     "leave one of the two out (model.base brings weights and architecture)"

@@ -41,7 +41,7 @@ model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
 
 {example}
-output = model.generate(**inputs, max_new_tokens=256)
+output = model.generate(**inputs, max_new_tokens={new_tokens})
 print(tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```
 
@@ -102,6 +102,7 @@ def model_card(record: Mapping[str, Any], config: Any, prompting: Prompting) -> 
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         context=config.max_position_embeddings,
+        new_tokens=min(256, config.max_position_embeddings // 2),
         vocab_rows=config.vocab_size,
         trained=", ".join(f"{count:,} {unit}" for count, unit in counts if count is not None) or "not recorded",
         weights=(

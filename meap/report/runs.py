@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from meap.config.loading import read_yaml
+from meap.config.model import MODEL_SIZES
 from meap.errors import ConfigError, DataError
 from meap.json_text import parse_json, read_small
 from meap.manifest import Manifest
@@ -203,10 +204,19 @@ def _read_settings(path: Path, notes: list[str]) -> dict[str, Any]:
         notes.append(f"there is no {path.name}, so its settings and tokens are not known")
         return {}
     try:
-        return dict(_leaves(read_yaml(path)))
+        settings = dict(_leaves(read_yaml(path)))
     except ConfigError as error:
         notes.append(str(error))
         return {}
+    if _brings_sizes(settings):
+        return {key: value for key, value in settings.items() if key.removeprefix("model.") not in MODEL_SIZES}
+    return settings
+
+
+def _brings_sizes(settings: Mapping[str, Any]) -> bool:
+    """Whether the model has sizes of its own, beside which those of the configuration are unused."""
+    base = settings.get("model.base")
+    return settings.get("model.config") is not None or (base is not None and not str(base).endswith(".pth"))
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

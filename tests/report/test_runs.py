@@ -20,6 +20,13 @@ def test_a_run_is_read(make_run):
     assert not run.notes
 
 
+def test_sizes_that_a_base_brings_are_no_settings_of_the_run(make_run):
+    """Those of the configuration are unused there, and looked like a difference."""
+    assert "model.hidden_size" in read_run(make_run("a"), "a").settings
+    assert "model.hidden_size" not in read_run(make_run("b", "model.base=runs/a"), "b").settings
+    assert "model.hidden_size" in read_run(make_run("c", "model.base=official.pth"), "c").settings
+
+
 def test_a_line_that_a_kill_left_broken_is_left_out_and_said(make_run):
     folder = make_run("a")
     with (folder / "metrics.jsonl").open("a") as file:
