@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import time_ns
 from typing import Any, cast
 
@@ -38,7 +38,7 @@ _LOOK_AHEAD = 16
 """Samples per block of ids: with more, drawing masks for a block leaves the processor's cache."""
 _UNCHECKED = 0
 """Instead of the last access time of a shard that an earlier run left: it is also the first to be evicted."""
-_OF_ITS_PROCESS = ("_executor", "_event", "_iterator", "_cache_filelock")
+_OF_ITS_PROCESS = ("_executor", "_event", "_set_at_exit", "_iterator", "_cache_filelock")
 """State of streaming's iteration that a fork breaks: it copies the objects, but neither the threads nor the lock."""
 
 
@@ -215,7 +215,10 @@ class CheckedDataset(StreamingDataset):
         # Called in every worker when an epoch starts, also after resuming: the only place that knows its number.
         self.epoch = epoch
         # Threads that read ahead begin after this. They are joined at the exit, when one may be waiting for a shard.
-        threading._register_atexit(self._event.set)  # pyright: ignore[reportAttributeAccessIssue]
+        if self.__dict__.get("_set_at_exit") is not self._event:
+            with suppress(RuntimeError):  # the interpreter ends: no thread begins any more
+                threading._register_atexit(self._event.set)  # pyright: ignore[reportAttributeAccessIssue]
+            self._set_at_exit = self._event
         world = self._parallel_worker_world
         try:
             with wait_for_shared_memory():

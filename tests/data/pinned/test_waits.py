@@ -2,8 +2,13 @@
 
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 
 import pytest
+
+from meap.config import DataConfig
+from meap.data import build_loader, open_shards
 
 WAITS = """
 import sys, threading
@@ -41,3 +46,17 @@ def test_a_process_ends_whose_threads_wait_for_a_shard(tmp_path, quiet_environme
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def test_an_iteration_of_many_epochs_asks_once_to_be_ended_at_the_exit(tmp_path, write_shards):
+    data = DataConfig(remote=str(write_shards(tmp_path / "shards")), seq_len=16, num_canonical_nodes=4, num_workers=0)
+    loader = build_loader(
+        data, open_shards(data, "train"), rule=None, seed=17, global_batch_size=8, world_size=1,
+        cache_dir=tmp_path / "cache", shuffle=True,
+    )  # fmt: skip
+    asked = list[Callable[[], object]]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "_register_atexit", asked.append)
+        for _ in range(3):
+            assert list(loader)
+    assert sum(getattr(each, "__func__", None) is threading.Event.set for each in asked) == 1
