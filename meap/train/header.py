@@ -9,7 +9,7 @@ from typing import Any
 from meap.config import RecipeConfig
 from meap.data import describe_epoch, plan_epoch, shared_memory_bytes
 from meap.places.addresses import is_url
-from meap.show.numbers import size
+from meap.show.numbers import clock, size
 from meap.train.attention import describe_attention
 from meap.train.data import RunData
 from meap.train.flops import peak_flops_per_second, training_flops_per_token
@@ -23,6 +23,7 @@ from meap.train.run import EXAMPLE_DEVICES
 __all__ = ["describe_plan", "describe_run"]
 
 _EXAMPLE_DEVICE, _EXAMPLE_MFU = "H100", 0.4
+_SHORTEST_IN_DAYS = 0.1
 
 
 def describe_run(config: RecipeConfig, machine: Machine, data: RunData, model: NextTokenModel) -> list[str]:
@@ -170,9 +171,10 @@ def _arithmetic(config: RecipeConfig, data: RunData, model: NextTokenModel) -> l
         utilisation=_EXAMPLE_MFU,
         frozen=frozen,
     )
+    time = f"{days:.2g} days" if days >= _SHORTEST_IN_DAYS else clock(days * 24 * 3600)
     return [
         f"compute    {flops * tokens:.3g} FLOPs, {flops / 1e9:.3f} GFLOP per token (PaLM's convention)",
-        f"time       an estimate: {days:.2g} days on {EXAMPLE_DEVICES} {_EXAMPLE_DEVICE} at {_EXAMPLE_MFU:.0%} MFU",
+        f"time       an estimate: {time} on {EXAMPLE_DEVICES} {_EXAMPLE_DEVICE} at {_EXAMPLE_MFU:.0%} MFU",
     ]
 
 
