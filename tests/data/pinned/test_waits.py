@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from meap.config import DataConfig
-from meap.data import build_loader, open_shards
+from meap.data import build_loader, open_shards, ranks
+from meap.data.pinned.waits import WatchedLock, watched
+from meap.errors import LostRankError
 
 WAITS = """
 import sys, threading
@@ -60,3 +62,32 @@ def test_an_iteration_of_many_epochs_asks_once_to_be_ended_at_the_exit(tmp_path,
         for _ in range(3):
             assert list(loader)
     assert sum(getattr(each, "__func__", None) is threading.Event.set for each in asked) == 1
+
+
+HOLDS = """
+import os, signal, sys
+from filelock import FileLock
+
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_lock_that_a_stopped_rank_holds_is_not_waited_for_without_an_end(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        monkeypatch.setattr(ranks, "_neighbours", {1: holder.pid})
+        monkeypatch.setattr(ranks, "_patience", 0.5)
+        with pytest.raises(LostRankError, match=r"rank 0 waited in vain .*\(rank 1 is stopped"), watched():
+            WatchedLock(path).acquire()
+    finally:
+        holder.kill()
+        holder.communicate()
+    monkeypatch.setattr(ranks, "_neighbours", {})
+    with watched(), WatchedLock(path):
+        pass
