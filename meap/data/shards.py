@@ -188,8 +188,8 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
                 f"correct {key}, or the endpoint (AWS_ENDPOINT_URL)"
             )
         if not is_url(remote) and not Path(remote).exists():
-            place, missing = f"{key}={remote}{relative_to(remote)}", describe_missing(Path(remote))
-            raise IncompleteError(f"{place} {missing}: {_PREPARE}".replace("?:", "? Or"))
+            missing = describe_missing(Path(remote), remedy=_PREPARE)
+            raise IncompleteError(f"{key}={remote}{relative_to(remote)} {missing}")
         remedy = _PREPARE
         if split != TRAIN_SPLIT:
             remedy += ", with a heldout_ratio above 0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-__all__ = ["describe_missing", "is_missing"]
+__all__ = ["describe_missing", "is_missing", "nearest"]
 
 
 def is_missing(name: str) -> bool:
@@ -19,8 +19,14 @@ def is_missing(name: str) -> bool:
     ) and ("/" in name or name.startswith("."))
 
 
-def describe_missing(path: Path) -> str:
-    """That a path is not there, with what is called nearly so."""
+def nearest(path: Path) -> str:
+    """What is called nearly as a path that is not there, as a question; empty where nothing is."""
     there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
     near = [str(path.with_name(each)) for each in difflib.get_close_matches(path.name, there, n=2)]
-    return f"is not there{': did you mean ' + ' or '.join(near) + '?' if near else ''}"
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def describe_missing(path: Path, *, remedy: str) -> str:
+    """That a path is not there, with what is called nearly so, and with what else helps."""
+    question = nearest(path)
+    return f"is not there: {question} Or {remedy}" if question else f"is not there: {remedy}"

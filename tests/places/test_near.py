@@ -30,10 +30,11 @@ def test_a_name_on_the_hub_is_no_folder_that_is_missing(tmp_path, monkeypatch, n
 def test_where_there_are_no_runs_yet_a_run_is_still_no_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert is_missing("runs/tiny")
-    assert describe_missing(Path("runs/tiny")) == "is not there"
+    assert describe_missing(Path("runs/tiny"), remedy="train it") == "is not there: train it"
 
 
 def test_the_nearest_names_are_told(tmp_path):
     (tmp_path / "tiny").mkdir()
-    assert describe_missing(tmp_path / "tinny") == f"is not there: did you mean {tmp_path}/tiny?"
-    assert describe_missing(tmp_path / "another") == "is not there"
+    told = describe_missing(tmp_path / "tinny", remedy="train it")
+    assert told == f"is not there: did you mean {tmp_path}/tiny? Or train it"
+    assert describe_missing(tmp_path / "another", remedy="train it") == "is not there: train it"

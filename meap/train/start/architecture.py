@@ -37,7 +37,7 @@ def read_architecture(key: str, name: str) -> PretrainedConfig:
         CheckpointError: It is read with another RoPE than it states, or states sizes that its weights cannot have.
     """
     if is_missing(name):
-        raise DataError(f"{key}={name} {describe_missing(Path(name))}: give {_WANTED[key]}".replace("?:", "? Or"))
+        raise DataError(f"{key}={name} {describe_missing(Path(name), remedy=f'give {_WANTED[key]}')}")
     require_stated_sizes(f"{key}={name}", name, fresh=key == "model.config")
     try:
         stored, _ = PretrainedConfig.get_config_dict(name)
