@@ -68,6 +68,8 @@ _SECONDS_TO_ANSWER = 0.6
 _SECONDS_TO_BE_ASKED = 1.5
 """For the other ranks, to learn from the store of one that ends early how it ended."""
 _SECONDS_TO_LOOK = 1.0
+_SECONDS_TO_ARRIVE = 0.2
+"""For what another rank has sent just before it ended."""
 _SECONDS_WITHOUT_FILES, _FILES_TO_CONNECT = 4.0, 4
 _FILES_OF_RUN = 40
 """Fewer than any run of several ranks takes: two of them, without loader workers, take 52 to 58."""
@@ -346,7 +348,9 @@ def wait_with_ranks(
                     "were started, and that MASTER_ADDR and MASTER_PORT lead to rank 0, then run the same command again"
                 )
             if _told_by_ranks(_STOPPED) is not None or _told_by_ranks(_FAILED) is not None:
-                raise _lost("another one")
+                thread.join(_SECONDS_TO_ARRIVE)
+                if thread.is_alive():
+                    raise _lost("another one")
             try:
                 look()
                 if _is_store_lost:

@@ -80,7 +80,8 @@ def _hit(whom: str, number: int, owner: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if whom == "shared memory":
         assert shutil.disk_usage("/dev/shm").total <= 1 << 24, "the machine's own would take all of its memory"
-        with Path("/dev/shm/filler").open("wb", buffering=0) as filler, suppress(OSError):
+        # Ranks share it: one that emptied it would make room for another.
+        with Path("/dev/shm/filler").open("ab", buffering=0) as filler, suppress(OSError):
             while True:
                 filler.write(bytes(1 << 12))
     elif whom == "files":

@@ -94,7 +94,7 @@ def test_a_sharded_checkpoint_whose_part_is_damaged_is_one_error(sharded, tmp_pa
     folder = shutil.copytree(sharded.run_dir / "checkpoints/ba6", tmp_path / "ba6")
     part = max(folder.glob("__*"), key=lambda path: path.stat().st_size)
     os.truncate(part, int(part.stat().st_size * keeps))
-    with pytest.raises(CheckpointError, match=r"^checkpoint ba6 is damaged \([A-Za-z]+Error: .*\): use an older one"):
+    with pytest.raises(CheckpointError, match=r"^checkpoint ba6 is damaged \([A-Za-z]+Error: .*\): give an older one"):
         read_checkpoint(folder)
 
 
