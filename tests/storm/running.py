@@ -42,8 +42,6 @@ class Outcome:
     others: "list[Outcome]" = field(default_factory=list)
     """Commands that ran on the same place meanwhile."""
     passes_at_stop: int = 0
-    more_seconds: float = 0.0
-    """That it may take for what happens to it."""
     """Forward passes that it had made when it stood still."""
     patience: float = 0.0
     """Seconds between Ctrl-C and its end, as on a machine with nothing else to do."""
@@ -77,6 +75,8 @@ class Command:
     """Segments of shared memory and temporary files that were there."""
     started: float
     passes_at_stop: int = 0
+    more_seconds: float = 0.0
+    """That it may take for what happens to it."""
 
     @property
     def leader(self) -> int | None:
