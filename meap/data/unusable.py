@@ -23,7 +23,7 @@ class UnusableFileError(DataError):
         self.file, self.what, self.remedy = file, what, remedy
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        """From a loader worker it comes pickled, which knows the message alone."""
+        """Pickled, as between processes, an error would be made of its message alone."""
         return UnusableFileError, (self.file, self.what, self.remedy)
 
 

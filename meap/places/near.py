@@ -11,12 +11,10 @@ __all__ = ["describe_missing", "is_missing", "nearest"]
 def is_missing(name: str) -> bool:
     """Whether a name stands for a folder or file here, not for one on the hub, and there is none."""
     path = Path(name).expanduser()
-    if path.exists():
+    if path.exists() or ("/" not in name and not name.startswith(".")):
         return False
     # The first part of a hub's name is an account, never a folder that is here; `runs/` is where runs are by default.
-    return (
-        path.is_absolute() or name.startswith((".", "~", "runs/")) or name.count("/") > 1 or path.parent.is_dir()
-    ) and ("/" in name or name.startswith("."))
+    return path.is_absolute() or name.startswith((".", "runs/")) or name.count("/") > 1 or path.parent.is_dir()
 
 
 def nearest(path: Path) -> str:

@@ -135,7 +135,7 @@ def _without_heldout(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> 
         return ""
     documents, lost = sum(each.documents for each in held_out), sum(each.tokens for each in held_out)
     row = job.config.seq_len + 1
-    enough = 2 * row * job.num_tasks / tokens
+    enough = 2 * max(asked, row * job.num_tasks / tokens)
     remedy = f"raise heldout_ratio to {enough:.1g}" if enough < _MOST_HELDOUT else "prepare more text"
     return (
         f"there is no validation split: heldout_ratio={asked:g} held out {documents:,} documents, whose {lost:,} "

@@ -45,10 +45,8 @@ def require_same_settings(config: RecipeConfig) -> None:
     branch_from, free = config.train.branch_from, ()
     found = _settings_before(config)
     if found is None and branch_from is not None:
-        found, free = (
-            (branch_from, recorded_config(read_record(branch_from, key="train.branch_from"), branch_from)),
-            _FREE_IN_BRANCH,
-        )
+        record = read_record(branch_from, key="train.branch_from")
+        found, free = (branch_from, recorded_config(record, branch_from)), _FREE_IN_BRANCH
     if found is not None:
         place, before = found
         _require_same_run(place, flatten(to_values(before)), flatten(to_values(config)), free=free)

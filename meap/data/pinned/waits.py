@@ -69,8 +69,8 @@ class WatchedLock(FileLock):
     """As filelock's; raises `LostRankError` within `watched`, where one that stands still may hold it."""
 
     def acquire(self, *given: Any, **named: Any) -> Any:
-        """Wait for the lock."""
-        while _watch.look is not None:
+        """Wait for the lock, or as long as the arguments say."""
+        while _watch.look is not None and not (given or named):
             try:
                 return super().acquire(timeout=_SECONDS)
             except Timeout:
