@@ -39,6 +39,7 @@ __all__ = [
     "is_of_connection",
     "leave",
     "leave_lost_terminal",
+    "neighbours",
     "obey_parent_alone",
     "open_line",
     "open_standard_streams",
@@ -62,7 +63,7 @@ SAME_REQUEST_SECONDS = 2.0
 """A launcher that is asked to stop asks its ranks, often by another signal than the one that has reached them, too."""
 
 _Found = TypeVar("_Found")
-_FAILED, _STOPPED, _LEFT = "meap/failed", "meap/stopped", "meap/left"
+_FAILED, _STOPPED, _FINISHED, _LEFT = "meap/failed", "meap/stopped", "meap/finished", "meap/left"
 _SECONDS_TO_ANSWER = 0.6
 """Three questions take less than `SAME_REQUEST_SECONDS`."""
 _SECONDS_TO_BE_ASKED = 1.5
@@ -81,6 +82,9 @@ _SECONDS_TO_RESEND = 0.05
 _SECONDS_TO_LEAVE = 6.0
 """For threads and exit handlers, after the last message; nothing of value remains to be done."""
 _TICK = 0.1
+
+neighbours: dict[int, int] = {}
+"""Process ids of the other ranks of this machine, by rank, once they have met, see `meap.data.ranks`."""
 
 _status: int | None = None
 """Exit status, once `leave` was called."""
@@ -217,6 +221,7 @@ def stopping_by_signals() -> Iterator[None]:
         except Exception as error:
             raise_swallowed_request(error)
             raise
+        _tell_ranks(_FINISHED, "")
     except StoppedError:
         raise
     except Exception as error:
@@ -228,7 +233,7 @@ def stopping_by_signals() -> Iterator[None]:
         raise
     except _StopRequest as request:
         _ends_early = True
-        if not _told_by_ranks(_STOPPED) and (_has_lost_rank(request) or _told_by_ranks(_FAILED) is not None):
+        if _came_since_rank_failed(request):
             rank = os.environ.get("RANK", "0")
             raise MeapError(
                 f"rank {rank} ends, since another one has failed: look for the reason among the messages of that rank"
@@ -241,6 +246,17 @@ def stopping_by_signals() -> Iterator[None]:
             timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _came_since_rank_failed(request: _StopRequest) -> bool:
+    """Whether it is a launcher's, which ends the others when one has failed, or is gone without a word."""
+    is_one_gone = not all(is_alive(pid) for pid in neighbours.values())  # looked at first: it may be about to speak
+    keys = (_STOPPED, _FAILED, _FINISHED)
+    told = ask_store(lambda store: [bool(store.check([key])) for key in keys])
+    if told is None:
+        return _has_lost_rank(request)
+    is_stopped, is_failed, is_finished = told
+    return not is_stopped and (is_failed or _has_lost_rank(request) or (is_one_gone and not is_finished))
 
 
 def _as_request(exit_: SystemExit) -> BaseException:

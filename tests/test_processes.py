@@ -186,13 +186,18 @@ RANKS = """
 import os, signal, sys, time
 import torch.distributed as distributed
 from meap.config.command import report_errors
+from meap.data.ranks import meet_neighbours
 from meap.errors import DataError
 from meap.processes import leave
 
 def run():
     distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/ranks", rank=rank, world_size=2)
-    distributed.barrier()
+    meet_neighbours()
     open(f"{sys.argv[1]}/{rank}", "w").close()
+    if rank == 1 and sys.argv[2] == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank == 1 and sys.argv[2] == "finishes":
+        return
     if rank == 1 and sys.argv[2] == "fails":
         raise DataError("a shard is damaged")
     if rank == 0 and sys.argv[2] == "is stopped alone":
@@ -210,7 +215,7 @@ while len(os.listdir(sys.argv[1])) < 3:
 if sys.argv[2] == "is stopped alone":
     os.kill(pids[1], signal.SIGTERM)
     print(*(os.waitstatus_to_exitcode(os.waitpid(pids.pop(), 0)[1]) for _ in range(2)))
-if sys.argv[2] == "fails":
+if sys.argv[2] in {"fails", "finishes", "is killed"}:
     print(os.waitstatus_to_exitcode(os.waitpid(pids.pop(), 0)[1]))
 for pid in pids:  # as a launcher does
     os.kill(pid, signal.SIGTERM)
@@ -227,6 +232,12 @@ for pid in pids:
             ["1", "1"],
             "error: rank 0 ends, since another one has failed: look for the reason among the messages of that rank",
         ),
+        (
+            "is killed",
+            ["-9", "1"],
+            "error: rank 0 ends, since another one has failed: look for the reason among the messages of that rank",
+        ),
+        ("finishes", ["0", "75"], "stopped by SIGTERM: run the same command again to resume"),
         ("is stopped", ["75", "75"], "stopped by SIGTERM: run the same command again to resume"),
         ("is stopped alone", ["75", "75"], "stopped by SIGTERM: run the same command again to resume"),
     ],

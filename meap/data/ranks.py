@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import distributed
 
 from meap.errors import LostRankError
-from meap.processes import state_of, visible_processes
+from meap.processes import neighbours, state_of, visible_processes
 
 __all__ = [
     "gather_from_ranks",
@@ -24,8 +24,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-_neighbours: dict[int, int] = {}
-"""Process ids of the other ranks of this machine, by rank."""
 _patience = math.inf
 
 
@@ -41,8 +39,8 @@ def gather_from_ranks(own: T) -> Sequence[T]:
 def meet_neighbours() -> None:
     """Learn which processes the ranks of this machine are; every rank calls it at once."""
     everyone = gather_from_ranks((visible_processes(), os.getpid()))
-    _neighbours.clear()
-    _neighbours.update(
+    neighbours.clear()
+    neighbours.update(
         (rank, pid) for rank, (where, pid) in enumerate(everyone) if where == visible_processes() and pid != os.getpid()
     )
 
@@ -72,7 +70,7 @@ def neighbour_watch() -> Callable[[], None]:
 
 def neighbour_states() -> dict[int, str]:
     """What the other ranks of this machine do, by rank, see `meap.processes.state_of`."""
-    return {rank: state_of(pid) for rank, pid in _neighbours.items()}
+    return {rank: state_of(pid) for rank, pid in neighbours.items()}
 
 
 def require_neighbours(waited: float = 0.0) -> None:

@@ -166,6 +166,7 @@ class _Drawing:
             base |= {"scheduler.schedule": "constant", "scheduler.warmup_ratio": "0.1", "checkpoint.keep": "-1"}
         without = () if name == "base" else NOT_WITH_BASE
         without += ("scheduler.warmup",) if branches else ()  # a branch begins at the peak
+        without += ("scheduler.warmup_duration",) if len(source) == 2 else ()  # an epoch of both is more than all of it
         without += ("masking.",) if base.get("masking.ratio") == "0" else ()
         settings = draw(self.random, RecipeConfig, base, without=without)
         divides = int(settings.get("data.num_canonical_nodes", "2")) % 2 == 0

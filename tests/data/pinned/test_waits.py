@@ -81,13 +81,13 @@ def test_a_lock_that_a_stopped_rank_holds_is_not_waited_for_without_an_end(tmp_p
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        monkeypatch.setattr(ranks, "_neighbours", {1: holder.pid})
+        monkeypatch.setattr(ranks, "neighbours", {1: holder.pid})
         monkeypatch.setattr(ranks, "_patience", 0.5)
         with pytest.raises(LostRankError, match=r"rank 0 waited in vain .*\(rank 1 is stopped"), watched():
             WatchedLock(path).acquire()
     finally:
         holder.kill()
         holder.communicate()
-    monkeypatch.setattr(ranks, "_neighbours", {})
+    monkeypatch.setattr(ranks, "neighbours", {})
     with watched(), WatchedLock(path):
         pass
