@@ -77,7 +77,8 @@ def verify(cfg: VerifyConfig) -> None:
     verdict = find_faults(find_data_sets(remote), workers=cfg.num_workers)
     _print(map(str, verdict.findings))
     if verdict.findings:
-        raise DataError(f"{remote} is not whole: {len(verdict.findings):,} findings, listed above")
+        found = f"{len(verdict.findings):,} {'finding' if len(verdict.findings) == 1 else 'findings'}"
+        raise DataError(f"{remote} is not whole: {found}, listed above: do what they say, then run this again")
     seen = f"{verdict.splits} splits, {verdict.shards:,} shards, {verdict.rows:,} rows, {size(verdict.bytes)}"
     speed = f"{size(verdict.bytes / (verdict.seconds or 1e-9))}/s"
     _print([f"whole: {seen} at {remote}; {verdict.seconds:,.1f} s, {speed}"])

@@ -94,6 +94,8 @@ _ends_early = False
 """Whether this rank ends without having agreed on it with the others."""
 _line: Any = None
 """See `open_line`."""
+_asking: threading.Thread | None = None
+"""Asks the store; while it gets no answer, nobody asks again."""
 _is_store_lost = False
 """Whether its host did not answer: torch would print its own frames each time that it is asked."""
 
@@ -319,10 +321,11 @@ def ask_store(use: Callable[[Any], _Found]) -> _Found | None:
         except RuntimeError:
             _is_store_lost = True
 
-    if store is not None and not _is_store_lost:
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(_SECONDS_TO_ANSWER)
+    global _asking  # noqa: PLW0603
+    if store is not None and not _is_store_lost and not (_asking and _asking.is_alive()):
+        _asking = threading.Thread(target=ask, daemon=True)
+        _asking.start()
+        _asking.join(_SECONDS_TO_ANSWER)
     return next(iter(found), None)
 
 
@@ -332,7 +335,7 @@ def wait_with_ranks(
     """Call what waits for other ranks within torch, where signals are not handled and a rank that is gone goes unseen.
 
     Args:
-        act: What to call; in a thread.
+        act: What to call; in a thread, whose GPU is that of this one.
         look: Raises where a rank is gone, as far as it can be seen; called each second.
         seconds: To wait at most; torch's own time-outs do not hold for all that it waits for.
 
@@ -341,9 +344,13 @@ def wait_with_ranks(
         OSError: No more files may be opened, for which torch tries to connect again and again, for half an hour.
     """
     outcome, error = list[_Found](), list[BaseException]()
+    cuda: Any = sys.modules.get("torch.cuda")
+    device = cuda.current_device() if cuda is not None and cuda.is_initialized() else None
 
     def run() -> None:
         try:
+            if cuda is not None and device is not None:
+                cuda.set_device(device)  # a thread begins with the first one, which all ranks of a node would share
             outcome.append(act())
         except BaseException as raised:  # noqa: BLE001 (raised below)
             error.append(raised)
@@ -438,6 +445,7 @@ def _close_connections(*, but: int) -> None:
 
     torch's are no objects of Python's, as those of libraries are: W&B's to the process that writes for it, a store's.
     """
+    gc.unfreeze()  # what a run has frozen is not among the objects
     of_python = {each.fileno() for each in gc.get_objects() if issubclass(type(each), socket.socket)}
     for path in Path("/proc/self/fd").glob("*"):  # Linux only
         if int(path.name) in of_python:

@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 
 from meap import processes
 from meap.errors import LostRankError, StoppedError
-from meap.processes import stopping_by_signals, wait_with_ranks
+from meap.processes import ask_store, stopping_by_signals, wait_with_ranks
 
 SWALLOWED = """
 import os, signal, sys, time
@@ -414,3 +416,54 @@ def test_a_command_that_stands_still_while_it_leaves_cleans_up_when_it_goes_on()
     time.sleep(8)  # longer than it waits
     command.send_signal(signal.SIGCONT)
     assert (command.communicate(timeout=50)[0], command.returncode) == ("cleaned up\n", 3)
+
+
+def test_a_wait_for_other_ranks_uses_the_gpu_of_this_one(monkeypatch):
+    """A thread begins with GPU 0, and NCCL refuses ranks that share one: no run of several GPUs could start."""
+    chosen = dict[int, int]()
+    here = SimpleNamespace(
+        is_initialized=lambda: True,
+        current_device=lambda: 3,
+        set_device=lambda device: chosen.update({threading.get_ident(): device}),
+    )
+    monkeypatch.setitem(sys.modules, "torch.cuda", here)
+    assert chosen[wait_with_ranks(threading.get_ident)] == 3
+    assert threading.get_ident() not in chosen
+
+
+def test_nobody_asks_again_while_the_store_stands_still(monkeypatch):
+    """A thread was left for each question; a container allows few thousand."""
+    answer = Event()
+    monkeypatch.setattr(processes, "_SECONDS_TO_ANSWER", 0.01)
+    monkeypatch.setattr(processes, "_asking", None)
+    monkeypatch.setattr(processes, "_store_of_ranks", lambda: answer)
+    before = threading.active_count()
+    assert [ask_store(Event.wait) for _ in range(5)] == [None] * 5
+    assert threading.active_count() == before + 1
+    answer.set()
+    processes._asking.join()
+    assert ask_store(Event.is_set)
+
+
+OPEN = """
+import gc, socket
+from meap.processes import _close_connections
+
+server = socket.create_server(("127.0.0.1", 0))
+clients = [socket.create_connection(server.getsockname())]
+gc.collect()
+gc.freeze()  # as training does
+clients += [socket.create_connection(server.getsockname())]
+other = socket.create_connection(server.getsockname())
+of_torch = other.detach()
+_close_connections(but=0)
+for client, connection in zip(clients, [server.accept()[0] for _ in clients]):
+    client.send(b"open")
+    assert connection.recv(4) == b"open"
+assert server.accept()[0].recv(4) == b""
+"""
+
+
+def test_connections_of_libraries_stay_open_whenever_they_were_opened():
+    done = subprocess.run([sys.executable, "-c", OPEN], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

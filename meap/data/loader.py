@@ -236,6 +236,8 @@ def build_loader(
         dataset,
         batch_size=batch_size,
         num_workers=data.num_workers,
+        # Workers watch the ranks that this process has met. Python 3.14 would make them anew, as macOS does.
+        multiprocessing_context="fork" if data.num_workers and sys.platform == "linux" else None,
         prefetch_factor=BATCHES_AHEAD if data.num_workers else None,
         persistent_workers=data.num_workers > 0,
         drop_last=True,

@@ -17,7 +17,7 @@ from meap.manifest import CONVERSATIONS, ROWS, Manifest, TokenizerRecord
 from meap.mds.index import INDEX_NAME
 from meap.places.addresses import is_url, relative_to, without_file_scheme
 from meap.places.folder import Folder
-from meap.places.near import describe_missing
+from meap.places.near import describe_missing, is_there
 from meap.schema import MANIFEST_NAME, TOKENIZER_DIR, TRAIN_SPLIT, VALIDATION_SPLIT
 from meap.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer, restore_tokenizer
 
@@ -187,7 +187,7 @@ def read_manifest(remote: str, split: str, *, key: str) -> Manifest:
                 f"{key}={remote}: there is no bucket {parts.netloc!r} at this endpoint that these credentials may see: "
                 f"correct {key}, or the endpoint (AWS_ENDPOINT_URL)"
             )
-        if not is_url(remote) and not Path(remote).exists():
+        if not is_url(remote) and not is_there(Path(remote)):
             missing = describe_missing(Path(remote), remedy=_PREPARE)
             raise IncompleteError(f"{key}={remote}{relative_to(remote)} {missing}")
         remedy = _PREPARE

@@ -21,7 +21,7 @@ from meap.evals.attention import read_attention
 from meap.evals.lm import Attention, Ids, Reading
 from meap.model_sizes import misfit, require_stated_sizes
 from meap.noise import hide_loading_bars
-from meap.places.near import describe_missing, is_missing, nearest
+from meap.places.near import describe_missing, is_missing, is_there, nearest
 from meap.rope import require_same_rope
 from meap.run_files import find_model
 from meap.tokenizer import Tokenizer, load_tokenizer
@@ -109,8 +109,8 @@ def load_weights(name: str) -> PreTrainedModel:
         if why := misfit(name, error):
             raise CheckpointError(f"model={name}: {why}") from error
         raise CheckpointError(
-            f"model={name} cannot be loaded ({type(error).__name__}: {first_line(error)}): export it again, or check "
-            "the name"
+            f"model={name} cannot be loaded ({type(error).__name__}: {first_line(error)}): "
+            f"{nearest(Path(name)) or 'export it again, or check the name'}"
         ) from error
     if lost := sorted(found["missing_keys"]):
         raise CheckpointError(
@@ -127,13 +127,13 @@ def load_weights(name: str) -> PreTrainedModel:
 def require_model_files(name: str) -> None:
     """Raise `CheckpointError` where `name` is a folder without a model, or neither a folder nor a name on the hub."""
     folder = Path(name)
-    if is_missing(name) or (nearest(folder) and "/" not in name and not folder.exists()):
+    if is_missing(name) or ("/" not in name and nearest(folder)):
         raise CheckpointError(f"model={name} {describe_missing(folder, remedy=f'give {_MODELS}')}")
-    if "/" not in name and not folder.exists():
+    if "/" not in name and not is_there(folder):
         raise CheckpointError(
             f"model={name}: there is no such folder, and a hub name begins with an account, as in openai/{name}"
         )
-    if folder.exists() and not (folder / "config.json").is_file():
+    if is_there(folder) and not (folder / "config.json").is_file():
         raise CheckpointError(f"model={name} holds no exported model (no config.json): give {_MODELS}")
 
 

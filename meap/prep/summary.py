@@ -100,7 +100,7 @@ def _warnings(job: Job[ResolvedJob], records: Collection[TaskRecord]) -> Iterato
                 f"{tail.dropped / tail.tokens:.1%} of the tokens of {tail.part} filled no row: {of_tasks} loses less "
                 f"than a row of {job.config.seq_len + 1:,}; choose {fewer}a smaller seq_len, or more text"
             )
-    if warning := _without_heldout(job, records):
+    if job.kind == ROWS and (warning := _without_heldout(job, records)):
         yield warning
     counts = sum((Counter(split.counts) for record in records for split in record.splits.values()), Counter[str]())
     if isinstance(job.config, ResolvedSft):

@@ -19,6 +19,7 @@ _SECONDS = 20.0
 _SECONDS_TO_HEAR = 2.0
 """For the others to say, too, which ranks they have seen to be gone."""
 _KEY = "meap/here"
+"""Of a line by each rank, for each time that it knows more."""
 
 
 def roll_call() -> str:
@@ -29,13 +30,14 @@ def roll_call() -> str:
     """
     rank, world_size = dist.get_global_rank(), dist.get_world_size()
     here, ended, stopped = {rank}, set[int](), set[int]()
-    began = time.monotonic()
+    began, said = time.monotonic(), ""
     while True:
         states = neighbour_states()
         ended |= {other for other, state in states.items() if state == "ended"}
         stopped = {other for other, state in states.items() if state == "stopped"}
-        mine = json.dumps(sorted(ended))
-        told = ask_store(lambda store, mine=mine: _exchange(store, rank, mine, world_size))
+        mine = f"{rank} {json.dumps(sorted(ended))}\n"
+        told = ask_store(lambda store, news=mine if mine != said else "": _exchange(store, news))
+        said = mine if told is not None else said
         waited = time.monotonic() - began
         if told is None and (0 in ended | stopped or waited > _SECONDS):  # who hosts it: nobody can be asked
             return _describe(ended, stopped, {0} - ended - stopped)
@@ -50,11 +52,15 @@ def roll_call() -> str:
         time.sleep(0.1)
 
 
-def _exchange(store: Any, rank: int, mine: str, world_size: int) -> dict[int, list[int]]:
-    """Say that this rank is there; returns the ranks that have said so, and which they have seen to be gone."""
-    store.set(f"{_KEY}/{rank}", mine)
-    others = [other for other in range(world_size) if other != rank and store.check([f"{_KEY}/{other}"])]
-    return {other: parse_json(store.get(f"{_KEY}/{other}")) for other in others}
+def _exchange(store: Any, news: str) -> dict[int, list[int]]:
+    """Say that this rank is there; returns the ranks that have said so, and which they have seen to be gone.
+
+    Hundreds of ranks ask one store at once: two requests each, whatever their number.
+    """
+    if news:
+        store.append(_KEY, news)
+    lines = (line.split(" ", 1) for line in store.get(_KEY).decode().splitlines())
+    return {int(rank): parse_json(seen) for rank, seen in lines}
 
 
 def _describe(ended: set[int], stopped: set[int], silent: set[int]) -> str:

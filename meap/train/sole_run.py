@@ -76,10 +76,10 @@ def _held(folder: Path, key: str, *, patience: float) -> Iterator[None]:
             handle = _lock(path, f"{key}={folder}", f"give each run its own {key}", patience=patience)
         yield
     finally:
-        is_ours = True
+        is_ours = handle is None
         if handle is not None:
-            with suppress(FileNotFoundError):
-                # Else the folder was removed and made again, and is another run's now.
+            with suppress(OSError):  # the folder was removed, which NFS calls a stale handle
+                # Else it was made again, and is another run's now.
                 is_ours = os.path.samestat(path.stat(), os.fstat(handle))
                 if is_ours:
                     path.unlink()

@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,12 @@ def test_ratio_zero_yields_clean_rows(remote, tmp_path, clean_rows):
     (epoch,) = epochs(load(remote, tmp_path, ratio=0.0), 1)
     for sample, inputs in zip(epoch["sample_id"], epoch["input_ids"], strict=True):
         np.testing.assert_array_equal(inputs.numpy(), clean_rows[int(sample)][0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, workers cannot be forked")
+def test_workers_are_forked_with_every_version_of_python(remote, tmp_path):
+    """They know the processes of the other ranks from the one that has met them."""
+    assert load(remote, tmp_path, workers=1).multiprocessing_context.get_start_method() == "fork"
 
 
 def test_rows_can_be_read_by_number(remote, tmp_path, clean_rows):

@@ -12,6 +12,7 @@ import pytest
 from meap.config import DataConfig
 from meap.data import open_shards
 from meap.data.pinned.isolation import _lock_caches
+from meap.evals.hugging_face import require_model_files
 from meap.places.folder import Folder
 from tests.in_a_fork import in_a_fork
 from tests.other_user import become_user
@@ -98,3 +99,13 @@ def test_a_cache_or_a_place_of_another_user_is_refused_by_name(own_folder, write
     assert told.endswith("data.cache_dir on a disk that nodes do not share")
     told = as_another_user(Folder(str(own_folder), key="remote").require_writable)
     assert told.startswith(f"DataError: remote={own_folder}: access denied (PermissionError")
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o711, ""), (0o700, "is not there: give")])
+def test_a_model_below_a_folder_that_may_not_be_listed(own_folder, mode, told):
+    """Evaluations ended in a traceback: they looked for names that are nearly the same."""
+    (own_folder / "tiny").mkdir()
+    (own_folder / "tiny" / "config.json").touch()
+    own_folder.chmod(mode)
+    error = as_another_user(lambda: require_model_files(str(own_folder / "tiny")))
+    assert error == "" if not told else error.startswith(f"CheckpointError: model={own_folder}/tiny {told}")

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from meap.places.near import describe_missing, is_missing
+from meap.places.near import describe_missing, is_missing, nearest
 
 
 @pytest.mark.parametrize(
     ("name", "missing"),
     [
         ("openai/gpt", False),
+        ("openai/large", False),  # though another model of the account was downloaded to where hub names lead
         ("gpt2", False),
         ("runs/tiny", False),
         ("runs/tinny", True),
@@ -24,6 +25,7 @@ from meap.places.near import describe_missing, is_missing
 def test_a_name_on_the_hub_is_no_folder_that_is_missing(tmp_path, monkeypatch, name, missing):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/tiny").mkdir(parents=True)
+    (tmp_path / "openai/small").mkdir(parents=True)
     assert is_missing(name) == missing
 
 
@@ -38,3 +40,4 @@ def test_the_nearest_names_are_told(tmp_path):
     told = describe_missing(tmp_path / "tinny", remedy="train it")
     assert told == f"is not there: did you mean {tmp_path}/tiny? Or train it"
     assert describe_missing(tmp_path / "another", remedy="train it") == "is not there: train it"
+    assert nearest(tmp_path / "tiny") == ""

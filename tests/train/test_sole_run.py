@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import math
+import os
 import runpy
 import shutil
 from contextlib import ExitStack
@@ -50,6 +51,16 @@ def test_who_holds_a_place_is_told_before_other_ranks_give_up(small_config, tmp_
     refused = pytest.raises(ConfigError, match="is in use by")
     with sole_run(config, is_leader=True), refused, sole_run(config, is_leader=True):
         pass
+
+
+def test_a_stale_handle_is_no_failure_of_the_run(small_config, tmp_path, monkeypatch):
+    """NFS calls it so where another machine has removed the folder."""
+
+    def stale(_: int) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch, sole_run(small_config(tmp_path / "run"), is_leader=True):
+        patch.setattr(os, "fstat", stale)
 
 
 def test_what_is_held_leaves_nothing_behind(small_config, tmp_path):

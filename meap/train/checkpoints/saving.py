@@ -33,6 +33,7 @@ from meap.processes import wait_with_ranks
 from meap.train.checkpoints.publishing import Destination, Save
 from meap.train.checkpoints.stopping import NO_SIGNAL, Agreement, StopSignals
 from meap.train.checkpoints.writing import STAGING_NAME, copy_state, local_folder
+from meap.train.loggers.stepwise import StepwiseLogger
 
 __all__ = ["CheckpointSaving"]
 
@@ -170,7 +171,8 @@ class CheckpointSaving(Callback):
         write = copy_state(state, kind=self._kind, name=record.name, folder=staging, group=self._destination.group)
         self._saved_at = _moment(state)
         for destination in logger.destinations:  # what a run that resumes here does not log again, whatever comes now
-            destination.batch_checkpoint(state, logger)
+            if isinstance(destination, StepwiseLogger) and destination.is_local:  # a server may keep a save waiting
+                destination.batch_checkpoint(state, logger)
         if self._save is not None and self._save.failure:
             # Told to all at the next step; those who do not know yet have copied together with this rank.
             if self._kind == "sharded":

@@ -26,6 +26,8 @@ class MetricsFile(StepwiseLogger):
         interval: Batches between writings.
     """
 
+    is_local = True
+
     def __init__(self, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
         self._run_dir = run_dir

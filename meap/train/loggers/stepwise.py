@@ -43,6 +43,9 @@ class StepwiseLogger(LoggerDestination):
         interval: Batches between writings.
     """
 
+    is_local = False
+    """Whether it writes to this machine's disk, so that it is done soon."""
+
     def __init__(self, *, interval: int) -> None:
         self._interval = interval
         self._pending: dict[int, dict[str, float]] = {}

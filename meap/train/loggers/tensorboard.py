@@ -32,6 +32,8 @@ class TensorBoardLogger(StepwiseLogger):
         interval: Batches between writings.
     """
 
+    is_local = True
+
     def __init__(self, config: RecipeConfig, run_dir: Path, *, interval: int) -> None:
         super().__init__(interval=interval)
         self._folder = run_dir / "tensorboard"

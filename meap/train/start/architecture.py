@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from meap.errors import ConfigError, DataError, first_line
 from meap.model_sizes import require_stated_sizes
-from meap.places.near import describe_missing, is_missing
+from meap.places.near import describe_missing, is_missing, nearest
 from meap.rope import require_same_rope
 from meap.tokenizer import Tokenizer
 
@@ -55,9 +55,10 @@ def read_architecture(key: str, name: str) -> PretrainedConfig:
 
 def unreadable(key: str, name: str, error: Exception) -> DataError:
     """The error that says what is wanted instead."""
+    question = nearest(Path(name))
     return DataError(
-        f"{key}={name} cannot be read ({type(error).__name__}: {first_line(error)}): give {_WANTED[key]}; for a gated "
-        "repository log in with `hf auth login`"
+        f"{key}={name} cannot be read ({type(error).__name__}: {first_line(error)}): "
+        f"{question}{' Or ' if question else ''}give {_WANTED[key]}; for a gated repository log in with `hf auth login`"
     )
 
 

@@ -155,7 +155,7 @@ def test_metadata_that_is_wrong_is_found(rows_remote, edit_json, capsys, file, c
     told = capsys.readouterr()
     assert expected in told.out
     assert told.err.startswith(f"error: {rows_remote} is not whole: ")
-    assert len(told.out.splitlines()) == int(re.search(r"(\d+) findings", told.err)[1])
+    assert len(told.out.splitlines()) == int(re.search(r"(\d+) findings?, listed above: do what they say", told.err)[1])
 
 
 @pytest.mark.parametrize("file", ["train/index.json", "validation/manifest.json", "tokenizer/tokenizer.json"])

@@ -13,6 +13,8 @@ import pytest
 
 from meap.checkpoints import CheckpointRecord, CheckpointStore
 from meap.errors import CheckpointError, ConfigError, MismatchError, StoppedError
+from meap.train.checkpoints.publishing import Save
+from meap.train.loggers.metrics_file import MetricsFile
 from tests.train.conftest import losses
 from tests.train.outputs import at_pass
 
@@ -77,6 +79,22 @@ def test_losses_are_on_record_before_the_checkpoint_that_follows_them(train, tmp
     with at_pass(4, lambda _: os.kill(os.getpid(), signal.SIGTERM)), pytest.raises(StoppedError):
         train(tmp_path / "run", *BEGUN, *settings)
     assert found == {2: 2, 4: 4, 5: 5}
+
+
+def test_a_tracker_does_not_keep_a_checkpoint_waiting(train, tmp_path, monkeypatch):
+    """Its server may be gone with the power that SIGTERM announces, and is asked for minutes."""
+    pytest.importorskip("mlflow")
+    from meap.train.loggers.mlflow import MlflowLogger
+
+    order = list[str]()
+    for owner, method in ((MlflowLogger, "flush"), (MetricsFile, "flush"), (Save, "start")):
+        whole = getattr(owner, method)
+        monkeypatch.setattr(
+            owner, method, lambda self, whole=whole: (order.append(type(self).__name__), whole(self))[1]
+        )
+    settings = ("checkpoint.interval=2ba", "train.log_interval=100ba", "loggers.mlflow=true")
+    train(tmp_path / "run", *settings, "train.max_duration=3ba", f"loggers.mlflow_tracking_uri={tmp_path.as_uri()}/own")
+    assert order[:4] == ["MetricsFile", "Save", "MlflowLogger", "MetricsFile"], order
 
 
 @pytest.mark.slow
