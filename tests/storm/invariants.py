@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _DRAFTS = re.compile(r"\.partial|\.drafts-|\.previous$|\.in_use$|/\.saving/")
 _CLAIMS = re.compile(r"\.prep/claim\.json$")
 _OF_ANOTHER_NODE = re.compile(r"/cache/node[1-9]/.*\.in_use$")
 """It was killed, and the run goes on without it."""
+_MET = re.compile(r"^data {7}", re.MULTILINE)
+"""In the header of a run, once its ranks have met."""
 
 SECONDS_AFTER_CTRL_C = 20.0
 
@@ -58,6 +61,8 @@ def check_end(outcome: Outcome, allowed: set[int]) -> None:
     require(outcome.status is not None, "ends in time", f"it ran for {outcome.seconds:.0f} s\n{tail}{_stacks(outcome)}")
     require(outcome.patience < SECONDS_AFTER_CTRL_C, "ends in time", f"{outcome.patience:.0f} s after Ctrl-C\n{tail}")
     require(not _TRACEBACK.search(_OF_THE_LAUNCHER.sub("", outcome.printed)), "no traceback", tail)
+    if {1, 2} & allowed and "Global rank" in outcome.printed and not _MET.search(outcome.printed):
+        allowed = allowed | {os.EX_TEMPFAIL}  # a rank failed; the launcher has ended others, which cannot know why
     require(outcome.status in allowed, "status", f"{outcome.status} is none of {sorted(allowed)}\n{tail}")
     if outcome.status in {1, 2}:
         check_error(outcome.printed)
