@@ -206,7 +206,7 @@ class CheckpointStore:
     def _download(self, file: CheckpointFile, path: Path) -> None:
         if matches(path, file):
             return
-        with whole_file(path, one_writer=True) as draft:
+        with whole_file(path) as draft:  # nodes may share the disk, and fetch at the same time
             for _ in range(2):  # a second transfer may repair a failed one, but no damaged file
                 if not self._folder.download(file.name, draft, num_bytes=file.size):
                     raise MissingError(f"{file.name} is missing")

@@ -116,10 +116,10 @@ class Progress:
         self._counts.clear()
         self._over_tasks, self._done = set(self._completed), Totals()
 
-    def failure_of(self, task: int) -> tuple[str, str] | None:
-        """Host and error of a task that reported a failure."""
-        counts = read_counts(self.folder, but=self._completed).get(task)
-        return (counts.host, counts.failure) if counts and counts.failure is not None else None
+    def failures(self) -> dict[int, tuple[str, str]]:
+        """Host and error of each task that reported a failure."""
+        counts = read_counts(self.folder, but=self._completed)
+        return {task: (each.host, each.failure) for task, each in counts.items() if each.failure is not None}
 
     def say(self, line: str) -> None:
         """Print a line above the progress."""

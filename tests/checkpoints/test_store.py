@@ -1,5 +1,7 @@
 """What counts as a checkpoint, what is deleted, and what a store that does not answer means."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -7,6 +9,7 @@ import pytest
 
 from meap.checkpoints import CheckpointStore, DamagedError
 from meap.errors import CheckpointError
+from meap.places.folder import Folder
 
 
 def names_in(folder: str) -> set[str]:
@@ -83,6 +86,24 @@ def test_a_copy_that_is_there_is_not_fetched_again_unless_it_is_damaged(save, tm
     (copies / "ba8.pt").write_bytes(b"other")
     with pytest.raises(DamagedError, match="missing"):
         store.fetch(record, copies)
+
+
+def test_nodes_that_share_a_disk_fetch_at_the_same_time(save, tmp_path, memory, monkeypatch):
+    """They wrote one draft, and called the checkpoint damaged."""
+    save("memory://runs", 8)
+    download, have_all = Folder.download, threading.Barrier(3, timeout=20)
+
+    def together(folder: Folder, name: str, path: Path, *, num_bytes: int) -> bool:
+        is_there = download(folder, name, path, num_bytes=num_bytes)
+        have_all.wait()
+        return is_there
+
+    monkeypatch.setattr(Folder, "download", together)
+    store = CheckpointStore("memory://runs")
+    record = store.record(8)
+    with ThreadPoolExecutor(3) as nodes:
+        paths = [each.result() for each in [nodes.submit(store.fetch, record, tmp_path / "copies") for _ in range(3)]]
+    assert {path.name for path in paths} == {path.name for path in (tmp_path / "copies").iterdir()} == {"ba8.pt"}
 
 
 def test_old_checkpoints_and_what_never_counted_are_deleted(place, save):

@@ -1,5 +1,7 @@
 """Deduplication keeps the first of equal or similar documents, over all tasks, whatever happens on the way."""
 
+import copy
+import itertools
 import json
 import os
 import random
@@ -8,11 +10,14 @@ import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from meap.errors import ConfigError, DataError, IncompleteError, MismatchError
+from meap.places.folder import Folder
 from meap.prep.removal import duplicates
+from meap.prep.removal.stages import WORK_DIR, _sizes_of
 
 BOTH = ("dedup.exact=true", "dedup.minhash=true", "dedup.num_buckets=4", "dedup.hashes_per_bucket=3")
 
@@ -134,6 +139,44 @@ def test_pairs_that_may_not_fit_into_memory_are_told_before_they_are_read(
         r"(?s)warning: \d+ pairs of similar texts take up to .* more than the 1.0 kB of this machine: .*clusters of"
     )
     assert bool(re.search(warned, told)) == ("pairs of similar texts take" in told) == is_warned
+
+
+@pytest.mark.parametrize(
+    ("executor", "whose"),
+    [("slurm", r"8.6 GB of slurm.mem_per_cpu_gb times slurm.cpus_per_task"), ("ray", r"1.1 GB of ray.memory_gb")],
+)
+def test_the_memory_of_a_cluster_is_what_its_tasks_get(executor, whose):
+    """Not that of the machine where the command was given."""
+    config = SimpleNamespace(
+        executor=executor,
+        slurm=SimpleNamespace(mem_per_cpu_gb=4, cpus_per_task=2),
+        ray=SimpleNamespace(memory_gb=1.0),
+    )
+    folder = SimpleNamespace(matching=lambda _: {"pairs": 16 * 10**8})
+    warning = duplicates._memory_warning(SimpleNamespace(config=config, folder=folder))
+    assert re.search(rf"take up to 24.0 GB of memory in one task, more than the {whose}: if that task is", warning)
+
+
+def test_a_process_may_do_any_number_of_tasks(tmp_path):
+    """Each wrapped the listing of the one before, up to Python's limit of recursion at task 988."""
+    (tmp_path / "00000").mkdir()
+    step = duplicates._DropExact(str(tmp_path), duplicates._exact_config(), None)
+    for task in range(1100):
+        assert list(copy.copy(step).run(iter(()), task, 1100)) == []
+
+
+def test_what_a_task_has_written_is_found_without_a_listing_of_all_tasks(tmp_path, monkeypatch):
+    """Thousands of tasks write into the same folders: each listed the files of all."""
+    work = tmp_path / WORK_DIR
+    for bucket, task in itertools.product(range(2), range(3)):
+        file = work / f"minhash/signatures/bucket_{bucket:03d}/{task:05d}.minhash.sig"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(10 * bucket + task))
+    monkeypatch.setattr(Folder, "matching", None)
+    found = _sizes_of(Folder(str(tmp_path)), "minhash/signatures/*/00002.minhash.sig")
+    names = [f"{WORK_DIR}/minhash/signatures/bucket_00{bucket}/00002.minhash.sig" for bucket in range(2)]
+    assert found == dict(zip(names, (2, 12), strict=True))
+    assert _sizes_of(Folder(str(tmp_path)), "exact/signatures/*/00002.c4_sig") == {}
 
 
 def test_a_bad_line_is_told_once_though_it_is_read_twice(prepare, tmp_path, arguments, write_lines, make_texts, capsys):

@@ -112,7 +112,7 @@ def test_tallies_of_tasks_that_an_earlier_command_did_are_not_counted_again(tmp_
         assert progress.tokens == 500
         tally_of(tmp_path, 3, tokens=900, input_bytes=2_000_000)
     assert progress.tokens == 900
-    assert progress.failure_of(3) is None
+    assert progress.failures() == {}
     progress.clear()
     assert progress.tokens == 0
     assert not list(tmp_path.iterdir())

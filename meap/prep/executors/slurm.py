@@ -192,7 +192,8 @@ class SlurmExecutor(CompletionFromRecords, SlurmPipelineExecutor):
 
     def _failure(self, array: ArrayJob, missing: list[int], ended: dict[int, Element]) -> DataError:
         """One error for all failed tasks: of the first that says why, or of which Slurm says how, or else any."""
-        said = {rank: told for rank in missing if (told := self.job.progress.failure_of(rank))}
+        failures = self.job.progress.failures()
+        said = {rank: failures[rank] for rank in missing if rank in failures}
         rank = next(iter(said), next((rank for rank in missing if rank in ended), missing[0]))
         number, index = divmod(array.ranks.index(rank), array.chunk)
         job_id = f"{array.job_ids[str(number)]}_{index}"

@@ -12,6 +12,7 @@ cluster numbers allow this. Texts are compared by 64 bits of hash.
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -80,14 +81,18 @@ def _memory_warning(job: Job[ResolvedPrep]) -> str:
     """What to do if the pairs may need more memory than there is where their one task runs; empty if they do not."""
     pairs = sum(job.folder.matching(f"{WORK_DIR}/minhash/pairs/*").values()) // _STORED_BYTES_OF_PAIR
     config, needed = job.config, pairs * _BYTES_OF_PAIR
-    room = config.ray.memory_gb * 2**30 if config.executor == "ray" else 0
-    if needed <= (room := room or _usable_memory()):
+    room, whose = _usable_memory(), "of this machine"
+    if config.executor == "ray" and config.ray.memory_gb:
+        room, whose = int(config.ray.memory_gb * 2**30), "of ray.memory_gb"
+    elif config.executor == "slurm":
+        room = config.slurm.mem_per_cpu_gb * config.slurm.cpus_per_task * 2**30
+        whose = "of slurm.mem_per_cpu_gb times slurm.cpus_per_task"
+    if needed <= room:
         return ""
     return (
         f"{pairs:,} pairs of similar texts take up to {size(needed)} of memory in one task, more than the {size(room)} "
-        f"{'of ray.memory_gb' if config.executor == 'ray' and config.ray.memory_gb else 'of this machine'}: if that "
-        "task is killed, run the same command again where there is more, or in another remote with dedup.exact=true, a "
-        "larger dedup.hashes_per_bucket, or a part of source"
+        f"{whose}: if that task is killed, run the same command again where there is more, or in another remote with "
+        "dedup.exact=true, a larger dedup.hashes_per_bucket, or a part of source"
     )
 
 
@@ -242,7 +247,8 @@ def _stages(job: Job[ResolvedPrep]) -> list[Stage]:
         keep_first = _KeepFirst(f"{work}/minhash/pairs", f"{work}/minhash/removed", minhash, exact_duplicates)
         return [StartStage(tally), keep_first]
 
-    signed = ("exact/signatures/*/{task}.*",) * dedup.exact + ("minhash/signatures/*/{task}.*",) * dedup.minhash
+    signed = (f"exact/signatures/*/{{task}}{ExtensionHelperSD.stage_1_signature}",) * dedup.exact
+    signed += ("minhash/signatures/*/{task}.minhash.sig",) * dedup.minhash
     stages = [Stage("signatures", "deduplication: signatures", tasks, signed, sign, reads_documents=True)]
     if dedup.exact:
         stages.append(Stage("exact", "deduplication: equal texts", finders, ("exact/duplicates/{task}/*",), find_exact))
@@ -262,10 +268,22 @@ class _DropExact(ExactDedupFilter):
     """datatrove's, which takes the listed folder itself for one of those in it, by a name that some stores refuse."""
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
-        folder: Any = self.data_folder
-        list_all = folder.list_files
-        folder.list_files = lambda **given: [each for each in list_all(**given) if each]
-        yield from super().run(data, rank, world_size)
+        own: Any = copy.copy(self)  # the next task of this process has the same folder
+        own.data_folder = _WithoutItself(self.data_folder)
+        yield from ExactDedupFilter.run(own, data, rank, world_size)
+
+
+class _WithoutItself:
+    """A folder that is none of those it lists."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._folder, name)
+
+    def list_files(self, **given: Any) -> list[str]:
+        return [each for each in self._folder.list_files(**given) if each]
 
 
 def _exact_config() -> ExactDedupConfig:

@@ -126,7 +126,7 @@ class FinishStage(PipelineStep):
             pass
         sizes: dict[str, int] = {}
         for pattern in self.written:
-            sizes |= self.folder.matching(f"{WORK_DIR}/{pattern.format(task=f'{rank:05d}')}")
+            sizes |= _sizes_of(self.folder, pattern.format(task=f"{rank:05d}"))
         self.folder.write(_record_name(self.stage, rank), json.dumps({"files": sizes}, sort_keys=True).encode())
         self.tally.finish()
 
@@ -176,6 +176,20 @@ def _completed(stage: Stage, folder: Folder) -> frozenset[int]:
     return frozenset(
         task for task, name in enumerate(names) if name in contents and _is_in_place(contents[name], sizes)
     )
+
+
+def _sizes_of(folder: Folder, pattern: str) -> dict[str, int]:
+    """Bytes of the files of one task, by name.
+
+    Where it has a file of one name in each of several folders, as all tasks have, nothing of the others is listed: with
+    thousands of tasks that would be most of the work.
+    """
+    parents, _, name = pattern.rpartition("/*/")
+    if not parents or "*" in name:
+        return folder.matching(f"{WORK_DIR}/{pattern}")
+    within = Folder(folder.url_of(f"{WORK_DIR}/{parents}"))
+    names = [f"{WORK_DIR}/{parents}/{each}/{name}" for each in within.subfolders()]
+    return {each: size for each in names if (size := folder.size(each)) is not None}
 
 
 def _record_name(stage: str, task: int) -> str:
