@@ -46,6 +46,7 @@ class BackOff:
         act: Callable[[], ResultT],
         *,
         is_final: Callable[[Exception], bool],
+        may_pass: Callable[[Exception], bool] = lambda error: False,
         asked_wait: Callable[[Exception], float] = lambda error: 0.0,
         sleep: Callable[[float], Any] = time.sleep,
     ) -> ResultT:
@@ -54,6 +55,7 @@ class BackOff:
         Args:
             act: What to try.
             is_final: Whether another attempt would fail in the same way.
+            may_pass: Whether it is worth more than `attempts`: then `patience` alone ends.
             asked_wait: Seconds that the failed call asks for: a lower bound of the wait, below `longest_wait`.
             sleep: Sleeps for the given seconds.
 
@@ -70,8 +72,12 @@ class BackOff:
             error = state.outcome.exception() if state.outcome else None
             return isinstance(error, Exception) and not is_final(error)
 
+        def is_over(state: tenacity.RetryCallState) -> bool:
+            is_tried = state.attempt_number >= self.attempts and not may_pass(_error_of(state))
+            return is_tried or (state.seconds_since_start or 0.0) >= self.patience
+
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_after_delay(self.patience),
+            stop=is_over,
             wait=wait,
             retry=is_repeated,
             sleep=sleep,

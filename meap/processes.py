@@ -72,7 +72,7 @@ _SECONDS_TO_LOOK = 1.0
 _SECONDS_TO_ARRIVE = 0.2
 """For what another rank has sent just before it ended."""
 _SECONDS_WITHOUT_FILES, _FILES_TO_CONNECT = 4.0, 4
-_FILES_OF_RUN = 40
+_FILES_OF_RUN, _FILES_TO_JOIN = 46, 40
 """Fewer than any run of several ranks takes: two of them, without loader workers, take 52 to 58."""
 _PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -387,15 +387,19 @@ def wait_with_ranks(
     return outcome[0]
 
 
-def require_files_for_ranks() -> None:
+def require_files_for_ranks(*, is_loaded: bool) -> None:
     """Refuse to meet other ranks where this one may not open the files that it takes.
 
     Later on gloo ends the process where it cannot open one more.
 
+    Args:
+        is_loaded: Whether libraries are loaded, which hold some. Before, all ranks are refused at the same time; later,
+            a launcher may end one that is slower, which then is taken for one to resume.
+
     Raises:
         OSError: It may not.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1" and not _may_open(_FILES_OF_RUN):
+    if os.environ.get("WORLD_SIZE", "1") != "1" and not _may_open(_FILES_TO_JOIN if is_loaded else _FILES_OF_RUN):
         raise _too_many_open_files()
 
 

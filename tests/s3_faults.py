@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import re
 import socket
 import struct
 import threading
@@ -30,6 +31,8 @@ class S3Faults:
         self.rule: Callable[[str, str, int], int | str | tuple[int, str] | None] = lambda *_: None
         self.resumed = threading.Event()
         self.requests: Counter[tuple[str, str]] = Counter()
+        self.keys: list[str] = []
+        """Access key of each request."""
         self.sent: Counter[tuple[str, str]] = Counter()
         """Bytes of answers."""
         faults, (host, port) = self, store.removeprefix("http://").split(":")
@@ -40,6 +43,8 @@ class S3Faults:
             def answer(self) -> None:
                 key = (self.command, self.path.partition("?")[0])
                 faults.requests[key] += 1
+                signed = re.search(r"Credential=([^/]+)/", self.headers.get("Authorization", ""))
+                faults.keys.append(signed[1] if signed else "")
                 fault = faults.rule(*key, faults.requests[key])
                 size = int(self.headers.get("Content-Length") or 0)
                 if fault == "cut":

@@ -376,7 +376,7 @@ free = os.open(os.devnull, os.O_RDONLY)
 os.close(free)
 resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))
 try:
-    require_files_for_ranks() if sys.argv[1] == "before" else wait_with_ranks(threading.Event().wait)
+    require_files_for_ranks(is_loaded=True) if sys.argv[1] == "before" else wait_with_ranks(threading.Event().wait)
 except OSError as error:
     print(error)
 """

@@ -90,6 +90,9 @@ class DataConfig:
     """Retries of a failed download of a shard."""
     download_timeout: float = 60.0
     """Seconds without a byte after which a download counts as failed."""
+    download_patience: float = 300.0
+    """Seconds for which a store that cannot be reached is asked again, however often, before a run ends. 0: as often as
+    `download_retry` says."""
 
     def __post_init__(self) -> None:
         require_at_least("data.seq_len", self.seq_len, 2)
@@ -105,6 +108,7 @@ class DataConfig:
         require_at_least("data.download_retry", self.download_retry, 0)
         if self.download_timeout <= 0:
             raise ConfigError(f"data.download_timeout={self.download_timeout} must be more than 0 seconds")
+        require_at_least("data.download_patience", self.download_patience, 0)
         self._require_streams()
         self._require_batching()
 

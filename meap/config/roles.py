@@ -44,7 +44,8 @@ _ROLES: dict[Role, dict[str, str]] = {
         "data.streams.<name>": "remote",
     },
     Role.SPEED: {
-        "data": "num_workers predownload cache_limit keep_zip validate_hash download_retry download_timeout",
+        "data": "num_workers predownload cache_limit keep_zip validate_hash download_retry download_timeout "
+        "download_patience",
         "masking": "site",
         "model": "attention kernels",
         "train": "microbatch_size device log_interval sharding activation_checkpointing compile loss_chunks "

@@ -154,7 +154,8 @@ class TrainConfig:
     dist_timeout: float = 1800.0
     """Seconds after which ranks stop waiting for others; must exceed the upload time of a checkpoint."""
     deterministic: bool = False
-    """Whether a GPU uses deterministic kernels only (attention without cuDNN), which are slower. A CPU always does."""
+    """Whether a GPU uses deterministic kernels only (attention without cuDNN), which are slower; an operation that has
+    none ends the run. A CPU always does."""
 
     def __post_init__(self) -> None:
         if not 0 < self.dist_timeout < math.inf:

@@ -317,6 +317,7 @@ def build_streams(
                 choose=count,
                 download_retry=data.download_retry + 1,  # streaming counts attempts, not repetitions
                 download_timeout=data.download_timeout,
+                download_patience=data.download_patience,
                 validate_hash=stream.manifest.hash_algorithm if data.validate_hash else None,
                 keep_zip=data.keep_zip,
             )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import re
 
 from meap.errors import DataError
 from meap.mds.findings import FETCH_AGAIN
 from meap.places.problems import GIVE_CREDENTIALS, MORE_FILES, clock_skew, lacks_credentials
 from meap.places.redaction import describe_error
 
-__all__ = ["DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final"]
+__all__ = ["DamagedError", "RefusedError", "UnusableFileError", "explain", "is_final", "is_outage", "is_refusal"]
 
 _TRY_AGAIN = "check the storage, then run the same command again"
-_MISSING, _PASSING = (404, 410), (408, 429)
+_MISSING, _PASSING, _REFUSING = (404, 410), (408, 429), (400, 401, 403)
+_CONNECTION = re.compile("Connect|Timeout|RetriesExceeded")
+"""In the names of errors of botocore, s3transfer, requests and urllib3."""
 
 
 class UnusableFileError(DataError):
@@ -63,6 +66,20 @@ def is_final(error: Exception) -> bool:
     if status is not None:
         return 400 <= status < 500 and status not in _PASSING
     return isinstance(error, (DataError, FileNotFoundError, PermissionError, RefusedError)) or lacks_credentials(error)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the store does not accept the credentials; others may be there by now, where they hold for an hour."""
+    is_refused = isinstance(error, (PermissionError, RefusedError)) or _http_status(error) in _REFUSING
+    return (is_refused or lacks_credentials(error)) and clock_skew(error) is None
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether the store could not be reached, or says that it cannot serve now: as when it is started anew."""
+    status = _http_status(error)
+    if status is not None:
+        return status >= 500 or status in _PASSING
+    return isinstance(error, (ConnectionError, TimeoutError)) or bool(_CONNECTION.search(type(error).__name__))
 
 
 def _http_status(error: Exception) -> int | None:

@@ -93,6 +93,7 @@ def load_weights(name: str) -> PreTrainedModel:
         CheckpointError: It cannot be loaded.
     """
     on_gpu = torch.cuda.is_available()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it builds a graph for each new length, as each new token makes one
     hide_loading_bars(name)
     require_stated_sizes(f"model={name}", name)
     read: Any = AutoModelForCausalLM.from_pretrained

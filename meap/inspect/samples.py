@@ -235,7 +235,14 @@ def open_data(cfg: InspectConfig, cache_dir: str) -> InspectedData:
     if cfg.training is not None:
         _require_trainable(cfg, training, remote)
     # Rows one by one, in order: this decides how a sample is fetched, not what it is.
-    config = DataConfig(remote=remote, seq_len=manifest.seq_len, num_canonical_nodes=1, num_workers=0, download_retry=1)
+    config = DataConfig(
+        remote=remote,
+        seq_len=manifest.seq_len,
+        num_canonical_nodes=1,
+        num_workers=0,
+        download_retry=1,
+        download_patience=0,
+    )
     shards = open_shards(config, cfg.split, kind=manifest.kind)
     mask_token = manifest.config.get("tokenizer", {}).get("mask_token", TokenizerConfig.mask_token)
     tokenizer = open_tokenizer(TokenizerConfig(mask_token=mask_token), shards)

@@ -7,9 +7,9 @@ the same segment. On CUDA no mask of any size is ever built.
 
 What a layer asks for beyond that (sinks, caps, biases or masks of its own) is refused, never passed over.
 
-On CUDA torch chooses the kernel, for SDPA and for `varlen_attn` on the segments of rows: cuDNN's on Hopper and
-Blackwell, where it takes about half the time of flash-attention 2 by published figures, and the latter's on older
-devices. The flash-attn package is therefore only an option.
+On CUDA torch chooses the kernel: cuDNN's on Hopper and Blackwell, where it takes about half the time of flash-attention
+2 by published figures, and the latter's on older devices. The flash-attn package is therefore only an option. cuDNN
+builds a graph for every new shape, and keeps it: where shapes differ from batch to batch, flash-attention 2 serves.
 
 Transformers' own ``sdpa`` path builds a dense (B, 1, T, T) mask in training and repeats keys and values, which rules
 out the flash kernels. Functions registered under other names get no mask at all.
@@ -30,7 +30,14 @@ from transformers import AttentionInterface
 from meap.errors import ConfigError
 from meap.extras import how_to_install, is_installed, require_packages
 
-__all__ = ["Segments", "causal_flash_attention", "causal_sdpa", "choose_attention", "describe_attention"]
+__all__ = [
+    "Segments",
+    "causal_flash_attention",
+    "causal_sdpa",
+    "choose_attention",
+    "describe_attention",
+    "expect_any_shape",
+]
 
 _SDPA_NAME = "meap_sdpa"
 _FLASH_NAME = "meap_fa2"  # transformers would look for its own kernel behind a name with "flash" in it
@@ -93,6 +100,7 @@ def causal_sdpa(
     in half precision. Elsewhere a call each: work is the sum of their squares, and padding gets zeros.
     """
     _require_plain_attention(module, attention_mask, more)
+    query_BHTD, key_BHTD, value_BHTD = _as_autocast(query_BHTD, key_BHTD, value_BHTD)
     window = _shorter_window(sliding_window, query_BHTD, segments)
     has_borders = segments is not None or window is not None
     if has_borders and not dropout and _takes_varlen(query_BHTD) and query_BHTD.shape[-1] == value_BHTD.shape[-1]:
@@ -127,6 +135,14 @@ def causal_sdpa(
             rows.append(F.pad(torch.cat(pieces, dim=2), (0, 0, 0, query_BHTD.shape[2] - sum(lengths))))
         output_BHTD = torch.cat(rows)
     return output_BHTD.transpose(1, 2).contiguous(), None
+
+
+def _as_autocast(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Query, key and value as autocast hands them to a matmul: RoPE has made fp32 of the first two, by its cosines."""
+    device = states[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return states
+    return tuple(each.to(torch.get_autocast_dtype(device)) for each in states)
 
 
 def _takes_varlen(query: torch.Tensor) -> bool:
@@ -187,8 +203,14 @@ def causal_flash_attention(
     from flash_attn import flash_attn_func, flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
     _require_plain_attention(module, attention_mask, more)
+    query_BHTD, key_BHTD, value_BHTD = _as_autocast(query_BHTD, key_BHTD, value_BHTD)
     window = _shorter_window(sliding_window, query_BHTD, segments)
-    choices: dict[str, Any] = {"dropout_p": dropout, "softmax_scale": scaling, "causal": True}
+    choices: dict[str, Any] = {
+        "dropout_p": dropout,
+        "softmax_scale": scaling,
+        "causal": True,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
     if window is not None:
         choices["window_size"] = (window - 1, 0)
     states = [each.transpose(1, 2) for each in (query_BHTD, key_BHTD, value_BHTD)]
@@ -203,6 +225,11 @@ def causal_flash_attention(
         **choices,
     )
     return output.view_as(states[0]), None
+
+
+def expect_any_shape() -> None:
+    """Leave cuDNN's attention out, in this process: nearly every batch or token will have a shape of its own."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def choose_attention(wanted: str, *, on_gpu: bool, bf16: bool) -> str:
@@ -246,7 +273,7 @@ def describe_attention(name: str, *, on_gpu: bool, bf16: bool, has_segments: boo
         return "torch's SDPA, in fp32 without cuDNN and flash-attention"
     function = "torch's varlen_attn" if has_segments else "torch's SDPA"
     major, minor = torch.cuda.get_device_capability()
-    with_cudnn = major in _CUDNN_FASTEST and not torch.are_deterministic_algorithms_enabled()
+    with_cudnn = major in _CUDNN_FASTEST and not has_segments and torch.backends.cuda.cudnn_sdp_enabled()
     return f"{function}, {'cuDNN' if with_cudnn else 'flash-attention 2'}'s kernel on sm_{major}{minor}"
 
 

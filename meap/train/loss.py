@@ -138,9 +138,10 @@ class _ChunkedLoss(torch.autograd.Function):
         device = hidden_TD.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_TD.dtype
         losses, hidden_gradients = [], []
-        # As wide as the weight itself, which autocast keeps in fp32: in bf16, a sum would lose small addends.
+        # In bf16, which FSDP hands the weight in, a sum would lose small addends.
         is_trained = ctx.needs_input_grad[1]
-        weight_gradient_VD = torch.zeros_like(weight_VD) if is_trained else None
+        wide = torch.promote_types(weight_VD.dtype, torch.float32)
+        weight_gradient_VD = torch.zeros_like(weight_VD, dtype=wide) if is_trained else None
         narrow_VD = weight_VD.to(dtype)
         factors_T = labels_T != IGNORE_INDEX if weights_T is None else weights_T
         chunks = zip(*(each.split(chunk_size) for each in (hidden_TD, labels_T, factors_T)), strict=True)
@@ -154,6 +155,8 @@ class _ChunkedLoss(torch.autograd.Function):
                 if weight_gradient_VD is not None and gradient_VD is not None:
                     weight_gradient_VD += gradient_VD
         losses_T = torch.cat(losses)
+        if weight_gradient_VD is not None:
+            weight_gradient_VD = weight_gradient_VD.to(weight_VD.dtype)
         ctx.save_for_backward(torch.cat(hidden_gradients).to(hidden_TD.dtype), weight_gradient_VD)
         ctx.mark_non_differentiable(losses_T)
         return _weighted_sum(losses_T, weights_T), losses_T

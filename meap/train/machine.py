@@ -87,8 +87,10 @@ def join_machine(config: TrainConfig) -> Machine:
         raise ConfigError("train.precision=amp_bf16 needs a GPU, and this run is on the CPU: use train.precision=auto")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first called
-        torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    require_files_for_ranks()
+        # With warnings alone, attention would be computed by kernels that are not.
+        torch.use_deterministic_algorithms(mode=True)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # its kernel for segments asks nobody
+    require_files_for_ranks(is_loaded=True)
     try:
         # In its thread, too, the device is this rank's own.
         wait_with_ranks(

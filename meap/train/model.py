@@ -155,6 +155,8 @@ class NextTokenModel(ComposerModel):
         """Losses of a batch; the head runs here too, so that DDP and FSDP see every parameter used in forward."""
         labels_BT = batch["labels"]
         weights_BT = batch.get("weights")
+        if weights_BT is not None:
+            weights_BT = weights_BT.view(torch.int32)  # FSDP makes bf16 of every argument that is no integer
         total, losses_BT = self.model(
             batch["input_ids"], targets_BT=labels_BT, weights_BT=weights_BT, **_segment_arguments(batch)
         )
@@ -182,7 +184,7 @@ class NextTokenModel(ComposerModel):
             hidden_BTD,
             self.head_weight(),
             targets_BT,
-            weights_BT=weights_BT,
+            weights_BT=None if weights_BT is None else weights_BT.view(torch.float32),
             num_chunks=self.loss_chunks or choose_loss_chunks(targets_BT.numel(), self.config.vocab_size),
             shape=LogitShape.of(self.config),
             speed_up=self.speed_up_loss,

@@ -59,7 +59,7 @@ def device_memory(
     rows of the vocabulary, and t tokens of a micro-batch:
 
         weights      4 P in fp32, and 2 P for the copies in bf16 that autocast keeps during a step
-        gradients    4 P
+        gradients    4 P, and 4 P for the buckets that DDP gathers them in
         optimizer    8 P: AdamW's two moments
         activations  t L (26 h + 4 q + 4 k + 8 m), what the backward pass of a layer reads: both norms' inputs and
                      results in fp32 (16 h), the latter in bf16 for each of five projections (10 h); in bf16 queries,
@@ -107,7 +107,7 @@ def device_memory(
         kept = layer + _FP32 * tokens * hidden * layers
     return DeviceMemory(
         weights=weights,
-        gradients=_FP32 * trained // shards,
+        gradients=_FP32 * trained * (2 if num_devices > 1 == shards else 1) // shards,
         optimizer=2 * _FP32 * trained // shards,
         activations=kept,
         logits=(_BF16 + 2 * _FP32) * -(-tokens // chunks) * architecture.vocab_size,

@@ -16,6 +16,7 @@ from meap.config import RecipeConfig, TrainConfig, save_config
 from meap.errors import ConfigError
 from meap.places.addresses import use_one_s3_endpoint
 from meap.places.whole import temporary_folder
+from meap.processes import require_files_for_ranks
 from meap.run_files import CONFIG_NAME
 from meap.train.preflight import check_config, check_ranks
 from meap.train.ranks import Ranks, adopt_ranks
@@ -100,6 +101,7 @@ def open_run(config: RecipeConfig, *, dry_run: bool = False) -> Iterator[Run]:
         refusal = _refusal(config, ranks)
         ranks = _example_ranks(config)
     check_ranks(config, ranks)
+    require_files_for_ranks(is_loaded=False)
 
     from meap.train.checkpoints.trust import forbid_unpickling
     from meap.train.machine import join_machine

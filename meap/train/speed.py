@@ -24,6 +24,7 @@ from meap.config import RecipeConfig
 from meap.config.model import ARCHITECTURES
 from meap.errors import ConfigError
 from meap.extras import how_to_install, is_installed, require_packages
+from meap.train.attention import expect_any_shape
 from meap.train.model import NextTokenModel
 
 __all__ = ["choose_compilation", "choose_kernels", "compile_model", "speed_up", "use_liger_kernels"]
@@ -48,6 +49,8 @@ def speed_up(config: RecipeConfig, model: NextTokenModel, *, on_gpu: bool, has_s
         config.model.kernels, on_gpu=on_gpu, compiled=compiled, architecture=model.config.model_type
     )
     model.loss_chunks = config.train.loss_chunks
+    if has_segments:
+        expect_any_shape()
     if kernels == "liger":
         use_liger_kernels(model)
     if compiled:

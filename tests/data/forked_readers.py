@@ -27,7 +27,13 @@ def read_epoch(remote: str, cache: Path, options: dict[str, Any]) -> dict[str, A
     """Ids and hashes of an epoch's rows, masked, in order; or the error."""
     use_one_s3_endpoint()
     data = DataConfig(
-        remote=remote, seq_len=16, num_canonical_nodes=4, download_retry=0, download_timeout=5.0, **options
+        remote=remote,
+        seq_len=16,
+        num_canonical_nodes=4,
+        download_retry=0,
+        download_timeout=5.0,
+        download_patience=0,
+        **options,
     )
     try:
         shards = open_shards(data, "train")

@@ -214,6 +214,35 @@ def test_the_variable_length_kernels_are_asked_for_the_same(model, conversation_
     assert set(calls) == {(max(segments_with_padding(batch)),) * 2 + ((before, 0), torch.int32)}
 
 
+def test_under_autocast_the_kernel_for_segments_gets_half_precision(model, conversation_rows, monkeypatch):
+    """RoPE makes fp32 of queries and keys there, and each segment was computed by a call of its own."""
+    given = []
+
+    def varlen_attn(query, key, value, *_, **__):
+        given.append({query.dtype, key.dtype, value.dtype})
+        return torch.zeros_like(query)
+
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen_attn)
+    monkeypatch.setattr(attention, "_takes_varlen", lambda query: query.dtype == torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(batch_of(conversation_rows, "separate"))
+    assert given == [{torch.bfloat16}] * SIZES["num_hidden_layers"]
+
+
+def test_rows_weigh_the_same_where_fsdp_casts_what_a_model_is_given(model, conversation_rows):
+    """To bf16: a third became 0.334."""
+    batch = batch_of(conversation_rows, "separate", weighting="rows")
+    expected = model(batch)["loss"]
+
+    def cast(_, given, named):
+        narrow = {name: each.bfloat16() if each.is_floating_point() else each for name, each in named.items()
+                  if torch.is_tensor(each)}  # fmt: skip
+        return given, named | narrow
+
+    model.model.register_forward_pre_hook(cast, with_kwargs=True)
+    assert model(batch)["loss"] == expected
+
+
 def test_rows_longer_than_a_window_are_segments_of_the_variable_length_kernel(monkeypatch):
     """Also as one compiled graph."""
     borders, states = [], [torch.randn(2, heads, 32, 8) for heads in (4, 2, 2)]

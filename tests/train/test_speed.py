@@ -10,8 +10,9 @@ from meap.config import ModelConfig, TrainConfig, load_config
 from meap.config.recipe import RecipeConfig
 from meap.errors import ConfigError
 from meap.train.attention import choose_attention
+from meap.train.machine import join_machine
 from meap.train.model import NextTokenModel, build_model, decoder_config
-from meap.train.speed import choose_compilation, choose_kernels, compile_model
+from meap.train.speed import choose_compilation, choose_kernels, compile_model, speed_up
 
 SMALL = ModelConfig(
     hidden_size=16, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=10
@@ -59,6 +60,41 @@ def test_all_layers_are_one_graph_and_the_loss_another_and_nothing_changes(check
     assert counter.frame_count == 2
     assert not torch._dynamo.utils.counters["graph_break"]
     assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_under_autocast_layers_are_one_graph_too():
+    compiled = make_model()
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_model(compiled, backend=counter)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert losses_of(compiled)[-1] < losses_of(make_model())[0]
+    assert counter.frame_count == 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.fixture
+def kernels_as_before():
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    torch.use_deterministic_algorithms(mode=False)
+
+
+@pytest.mark.parametrize("has_segments", [False, True])
+def test_rows_with_segments_do_without_cudnn(small_config, tmp_path, kernels_as_before, has_segments):
+    """It builds a graph for each new shape, which takes tens of milliseconds, and memory that is not given back."""
+    config = small_config(tmp_path / "run", "train.compile=false")
+    speed_up(config, make_model(), on_gpu=False, has_segments=has_segments)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == (not has_segments)
+
+
+def test_deterministic_runs_use_no_kernel_that_only_warns(small_config, tmp_path, kernels_as_before):
+    join_machine(small_config(tmp_path / "run", "train.deterministic=true").train)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.slow

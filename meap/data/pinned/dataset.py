@@ -33,7 +33,16 @@ from meap.places.redaction import describe_error
 
 __all__ = ["CheckedDataset", "UnreadableShardError"]
 
-_OF_A_STREAM = {"remote", "local", "split", "download_retry", "download_timeout", "validate_hash", "keep_zip"}
+_OF_A_STREAM = {
+    "remote",
+    "local",
+    "split",
+    "download_retry",
+    "download_timeout",
+    "download_patience",
+    "validate_hash",
+    "keep_zip",
+}
 _LOOK_AHEAD = 16
 """Samples per block of ids: with more, drawing masks for a block leaves the processor's cache."""
 _UNCHECKED = 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,8 +27,17 @@ from streaming.base.storage.download import S3Downloader
 from streaming.base.world import World
 
 from meap.back_off import BackOff, GaveUpError
+from meap.config import DataConfig
 from meap.data.ranks import gather_from_ranks
-from meap.data.unusable import DamagedError, RefusedError, UnusableFileError, explain, is_final
+from meap.data.unusable import (
+    DamagedError,
+    RefusedError,
+    UnusableFileError,
+    explain,
+    is_final,
+    is_outage,
+    is_refusal,
+)
 from meap.errors import DataError
 from meap.json_text import RESTORE, TooLargeError, read_small
 from meap.manifest import ShardRecord
@@ -40,7 +50,7 @@ from meap.places.whole import remove_drafts, whole_file, write_whole
 
 __all__ = ["CheckedStream"]
 
-_BACK_OFF = BackOff(attempts=1, first_wait=0.5, spread=(1.0, 1.5))
+_BACK_OFF = BackOff(attempts=1, first_wait=0.5, longest_wait=15.0, spread=(1.0, 1.5))
 _LEAST_PATIENCE_SECONDS = 60.0
 """Lower bound on the time for all attempts together."""
 _log = logging.getLogger(__name__)
@@ -63,13 +73,21 @@ class CheckedStream(Stream):
 
     Args:
         records: The shards that the index must name, from the manifest; empty without a manifest.
+        download_patience: Seconds for which a store that cannot be reached is asked again, however often.
         streaming_arguments: What `streaming.Stream` takes. `download_retry` counts attempts; none begins after as many
             times `download_timeout`, or a minute if that is longer, whatever the libraries below retry.
     """
 
-    def __init__(self, *, records: Sequence[ShardRecord] = (), **streaming_arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        records: Sequence[ShardRecord] = (),
+        download_patience: float = DataConfig.download_patience,
+        **streaming_arguments: Any,
+    ) -> None:
         super().__init__(**streaming_arguments)
         self._records = records
+        self._patience = download_patience
         if type(self._downloader) is S3Downloader:
             self._downloader = _S3Downloader()
 
@@ -210,7 +228,23 @@ class CheckedStream(Stream):
         num_bytes: int | None = None,
     ) -> bytes:
         """Download a file into the cache, under its name once it has been checked; returns the content."""
-        path = self._path(basename)
+        path, began, refusals, is_told = self._path(basename), time.monotonic(), 0, False
+
+        def ends(error: Exception) -> bool:
+            nonlocal refusals
+            refusals += is_refusal(error)  # the first one may be of credentials that have expired; clients are new now
+            return is_final(error) and (refusals != 1 or not is_refusal(error))
+
+        def may_pass(error: Exception) -> bool:
+            nonlocal is_told
+            left = self._patience - (time.monotonic() - began)
+            if left <= 0 or not is_outage(error):
+                return False
+            if not is_told:
+                what = f"{self._origin(basename)} cannot be reached ({describe_error(error)})"
+                _log.warning("%s: it is asked again for up to %.0f s (data.download_patience)", what, left)
+            is_told = True
+            return True
 
         def fetch() -> bytes:
             try:
@@ -227,10 +261,10 @@ class CheckedStream(Stream):
         back_off = dataclasses.replace(
             _BACK_OFF,
             attempts=self.download_retry,
-            patience=max(_LEAST_PATIENCE_SECONDS, self.download_retry * self.download_timeout),
+            patience=max(_LEAST_PATIENCE_SECONDS, self.download_retry * self.download_timeout, self._patience),
         )
         try:
-            return back_off.run(fetch, is_final=is_final)
+            return back_off.run(fetch, is_final=ends, may_pass=may_pass)
         except GaveUpError as gave_up:
             if isinstance(gave_up.error, DataError):
                 raise gave_up.error from gave_up.error.__cause__

@@ -57,7 +57,7 @@ def open_loader(remote: Path | str, cache: Path, *, workers: int = 0, attempts: 
         num_canonical_nodes=4,
         num_workers=workers,
         download_retry=attempts - 1,
-        **changed,
+        **{"download_patience": 0.0, **changed},
     )
     shards = open_shards(data, "train")
     return build_loader(
@@ -78,6 +78,7 @@ def open_only_copy() -> Callable[[Path], StreamingMaskedDataset]:
             num_canonical_nodes=4,
             validate_hash="xxh3_64",
             download_retry=1,
+            download_patience=0,
         )
 
     return open_it

@@ -64,6 +64,28 @@ def test_keys_that_expire_on_the_way(
     assert_no_secret(message)
 
 
+@pytest.mark.parametrize("refusal", ["ExpiredToken", "InvalidAccessKeyId"])
+def test_keys_that_are_renewed_on_the_way(s3_data, s3_faults, tmp_path, open_data, epoch_of, monkeypatch, refusal):
+    """Whatever renews them writes them anew, and a library that has read them once does not look again."""
+    keys = tmp_path / "credentials"
+
+    def renew(key: str) -> None:
+        keys.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = testsecret\n")
+
+    def rule(method: str, path: str, count: int) -> object:
+        return (403, refusal) if path.endswith(".zstd") and s3_faults.keys[-1] == "old" else None
+
+    renew("old")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    loader = open_data(s3_data, tmp_path / "cache", attempts=3)
+    s3_faults.rule = rule
+    renew("new")
+    assert len(epoch_of(loader)) > 0
+    assert {"old", "new"} <= {*s3_faults.keys}
+
+
 def test_keys_that_are_not_there(s3_data, tmp_path, open_data, epoch_of, failure_of, monkeypatch):
     loader = open_data(s3_data, tmp_path / "cache", attempts=3)
     loader.dataset.streams[0]._downloader.clean_up()  # which holds the keys of before

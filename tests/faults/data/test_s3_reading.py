@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import threading
 
@@ -44,6 +45,32 @@ def test_what_passes_is_waited_for(
     assert_rows(epoch_of(open_data(s3_data, tmp_path, workers=workers, attempts=4, download_timeout=1.0)))
     assert len(kinds) == len(TRANSIENT), "a shard for each"
     record_property("injected", injected)
+
+
+@pytest.mark.parametrize("fault", [503, "reset"])
+def test_an_outage_is_waited_for_with_the_default_patience(
+    s3_data, s3_faults, tmp_path, open_data, epoch_of, assert_rows, caplog, fault
+):
+    """A store that was started anew ended runs: all attempts together took less than twenty seconds."""
+    left = 24
+
+    def rule(method: str, path: str, count: int):
+        nonlocal left
+        left -= path.endswith(SHARD)
+        return fault if path.endswith(SHARD) and left > 0 else None
+
+    s3_faults.rule = rule
+    assert_rows(epoch_of(open_data(s3_data, tmp_path, attempts=2, download_patience=DataConfig.download_patience)))
+    assert left <= 0
+    told = [each.getMessage() for each in caplog.records if "is asked again for up to" in each.getMessage()]
+    assert len(told) == 1
+    assert "(data.download_patience)" in told[0]
+
+
+def test_an_outage_is_waited_for_no_longer_than_told(s3_data, s3_faults, tmp_path, open_data, epoch_of, failure_of):
+    s3_faults.rule = lambda method, path, count: 503 if path.endswith(SHARD) else None
+    loader = open_data(s3_data, tmp_path, attempts=1, download_patience=3.0)
+    assert re.search(r"could not be read in \d+ attempts \(", failure_of(lambda: epoch_of(loader)))
 
 
 @pytest.mark.parametrize(
