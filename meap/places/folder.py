@@ -15,11 +15,18 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from meap.back_off import BackOff
+from meap.back_off import BackOff, GaveUpError
 from meap.errors import DataError, MeapError
 from meap.extras import require_filesystem
 from meap.json_text import MOST_BYTES, RESTORE, too_large
-from meap.places.problems import code_of, full_disk_errors, is_permanent, is_stale, place_errors
+from meap.places.problems import (
+    code_of,
+    full_disk_errors,
+    is_permanent,
+    is_stale,
+    lacks_credentials,
+    place_errors,
+)
 from meap.places.whole import whole_file, write_whole
 
 __all__ = ["Folder", "open_filesystem"]
@@ -324,7 +331,15 @@ class Folder:
         with place_errors(self._shown(name), cannot_be=cannot_be, kind=self._kind, num_bytes=num_bytes):
             if isinstance(filesystem, LocalFileSystem):
                 return _BACK_OFF.run(lambda: act(filesystem, root), is_final=lambda error: not is_stale(error))
-            return _BACK_OFF.run(lambda: act(filesystem, root), is_final=is_permanent)
+            try:
+                return _BACK_OFF.run(lambda: act(filesystem, root), is_final=is_permanent)
+            except GaveUpError as gave_up:
+                if not isinstance(gave_up.error, PermissionError) and not lacks_credentials(gave_up.error):
+                    raise
+            # Those that hold for an hour may have been renewed, and only a new client reads them.
+            type(filesystem).clear_instance_cache()
+            again, _ = self._open()
+            return _BACK_OFF.run(lambda: act(again, root), is_final=is_permanent)
 
     def _shown(self, name: str = "") -> str:
         return f"{self._key}={self.url_of(name)}" if self._key else self.url_of(name)

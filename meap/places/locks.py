@@ -156,6 +156,7 @@ def describe_holder(path: Path) -> str:
     elsewhere, ended = "", ""
     if host != socket.gethostname():
         elsewhere = f" on {host}"
+        ended = f" (if that machine is gone, delete {path}, which its disk's server may hold for it)"
     elif not is_alive(pid):
         ended = ", which has ended but left child processes running"
     return f"process {pid}{elsewhere} ({shown}) for {age}{ended}"

@@ -143,8 +143,8 @@ GUARDS = (
         (
             Edit(
                 "meap/back_off.py",
-                "stop=tenacity.stop_after_attempt(self.attempts)",
-                "stop=tenacity.stop_after_attempt(1)",
+                "is_tried = state.attempt_number >= self.attempts and not may_pass(_error_of(state))",
+                "is_tried = True",
             ),
         ),
     ),

@@ -26,6 +26,7 @@ SMALL = {
     "model.num_hidden_layers": 2,
     "train.max_duration": f"{STEPS}ba",
     "train.global_batch_size": ROWS_OF_BATCH,
+    "data.download_patience": "10",
     "train.log_interval": "2ba",
     "train.eval_interval": "6ba",
     "train.sample_tokens": 4,

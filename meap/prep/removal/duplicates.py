@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import os
+import resource
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -39,6 +40,7 @@ from datatrove.utils.typeshelper import ExtensionHelperSD
 from numpy.typing import NDArray
 
 from meap.config.removal import DedupConfig
+from meap.errors import ConfigError
 from meap.places.folder import Folder
 from meap.prep.job import Job
 from meap.prep.progress import Tally
@@ -60,6 +62,8 @@ _BUFFERED_RECORDS = 1024
 _STORED_BYTES_OF_PAIR = 16
 _BYTES_OF_PAIR = 240
 """Memory that datatrove's clustering takes for one, measured; less where pairs share documents."""
+_OTHER_FILES = 100
+"""What a process has open besides the files of a stage, at most."""
 MAX_TASKS = 65_535
 """datatrove has no more priorities."""
 
@@ -68,13 +72,28 @@ def find_duplicates(job: Job[ResolvedPrep]) -> None:
     """Find what `duplicate_filters` will remove; does nothing unless deduplication is configured.
 
     Raises:
+        ConfigError: So many tasks take more files than may be open.
         IncompleteError: Some tasks are not complete.
     """
     if job.config.dedup.is_on and len(job.completed) < job.num_tasks:
+        _require_files(job)
         for stage in _stages(job):
             if stage.name == "minhash" and (warning := _memory_warning(job)):
                 print(f"warning: {warning}", file=sys.stderr, flush=True)
             run_stage(stage, job)
+
+
+def _require_files(job: Job[ResolvedPrep]) -> None:
+    """Refuse more tasks than a stage can open the files of at once; other machines may allow more than this one."""
+    each = 3 if job.config.dedup.exact else 2
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = each * job.num_tasks + _OTHER_FILES
+    if job.config.executor == "local" and most != resource.RLIM_INFINITY and needed > most:
+        raise ConfigError(
+            f"tasks={job.num_tasks:,}: deduplication opens up to {needed:,} files at once, and a process may open "
+            f"{most:,} here: raise that (ulimit -Hn), or set tasks={max(1, (most - _OTHER_FILES) // each)} at most, in "
+            "another remote"
+        )
 
 
 def _memory_warning(job: Job[ResolvedPrep]) -> str:

@@ -4,8 +4,10 @@ import gc
 import traceback
 
 import pytest
+import s3fs
 
 from meap.errors import DataError
+from meap.places.folder import Folder
 
 pytestmark = [pytest.mark.fault(11), pytest.mark.slow]
 
@@ -64,26 +66,41 @@ def test_keys_that_expire_on_the_way(
     assert_no_secret(message)
 
 
-@pytest.mark.parametrize("refusal", ["ExpiredToken", "InvalidAccessKeyId"])
-def test_keys_that_are_renewed_on_the_way(s3_data, s3_faults, tmp_path, open_data, epoch_of, monkeypatch, refusal):
-    """Whatever renews them writes them anew, and a library that has read them once does not look again."""
+@pytest.fixture
+def renew(s3_data, tmp_path, monkeypatch):
+    """Write keys to the file of credentials, as whatever renews them does; libraries read it once."""
     keys = tmp_path / "credentials"
 
-    def renew(key: str) -> None:
+    def write(key: str) -> None:
         keys.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = testsecret\n")
 
-    def rule(method: str, path: str, count: int) -> object:
-        return (403, refusal) if path.endswith(".zstd") and s3_faults.keys[-1] == "old" else None
-
-    renew("old")
+    write("old")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    s3fs.S3FileSystem.clear_instance_cache()
+    return write
+
+
+@pytest.mark.parametrize("refusal", ["ExpiredToken", "InvalidAccessKeyId"])
+def test_keys_that_are_renewed_on_the_way(s3_data, s3_faults, renew, tmp_path, open_data, epoch_of, refusal):
     loader = open_data(s3_data, tmp_path / "cache", attempts=3)
-    s3_faults.rule = rule
+    s3_faults.rule = lambda *_: (403, refusal) if s3_faults.keys[-1] == "old" else None
     renew("new")
     assert len(epoch_of(loader)) > 0
     assert {"old", "new"} <= {*s3_faults.keys}
+
+
+@pytest.mark.parametrize("refusal", ["ExpiredToken", "InvalidAccessKeyId"])
+def test_keys_that_are_renewed_between_checkpoints(s3_data, s3_faults, renew, refusal):
+    folder = Folder(s3_data)
+    assert folder.exists("train/index.json")
+    s3_faults.rule = lambda *_: (403, refusal) if s3_faults.keys[-1] == "old" else None
+    with pytest.raises(DataError, match="access denied"):
+        folder.write("train/new", b"content")
+    renew("new")
+    folder.write("train/new", b"content")
+    assert folder.read("train/new") == b"content"
 
 
 def test_keys_that_are_not_there(s3_data, tmp_path, open_data, epoch_of, failure_of, monkeypatch):
