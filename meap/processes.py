@@ -322,6 +322,8 @@ def ask_store(use: Callable[[Any], _Found]) -> _Found | None:
             _is_store_lost = True
 
     global _asking  # noqa: PLW0603
+    if _asking is not None:
+        _asking.join(_SECONDS_TO_ANSWER)
     if store is not None and not _is_store_lost and not (_asking and _asking.is_alive()):
         _asking = threading.Thread(target=ask, daemon=True)
         _asking.start()

@@ -41,7 +41,7 @@ def use_one_s3_endpoint() -> None:
         for name in _ENDPOINT_VARIABLES:
             os.environ[name] = endpoint
     # A machine's role is asked for its keys by all ranks and workers at once: boto would give up after one second.
-    os.environ.setdefault("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "5")
+    os.environ.setdefault("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "3")
 
 
 def is_url(location: str) -> bool:
