@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Literal, cast
 import torch
 import xxhash
 from composer.core import State
+from composer.devices import DeviceGPU
 from composer.utils import dist, reproducibility
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -69,7 +70,8 @@ def copy_state(
         return lambda: _written_parts(writing, path, name, rank, needed)
     if rank > 0:
         return list
-    copied = cast("dict[str, Any]", tree_map(_to_host, content))
+    # Sharded weights of GPUs were gathered on the host a moment ago: a second copy might not fit.
+    copied = _copied(content, is_gathered=state.fsdp_enabled and isinstance(state.device, DeviceGPU))
     return lambda: [_write_file(copied, path, name, needed)]
 
 
@@ -79,8 +81,23 @@ def _size(content: dict[str, Any]) -> int:
     return sum(each.nbytes for each in tensors if torch.is_tensor(each))
 
 
-def _to_host(leaf: Any) -> Any:
-    return leaf.detach().to("cpu", copy=True) if torch.is_tensor(leaf) else leaf
+def _copied(content: dict[str, Any], *, is_gathered: bool) -> dict[str, Any]:
+    """The content in memory of the host that training does not go on with.
+
+    Args:
+        content: State and random numbers, as they are saved.
+        is_gathered: Whether weights and moments are in such memory already.
+    """
+
+    def copy(leaf: Any) -> Any:
+        return leaf.detach().to("cpu", copy=True) if torch.is_tensor(leaf) else leaf
+
+    def keep(leaf: Any) -> Any:
+        return leaf if torch.is_tensor(leaf) and leaf.device.type == "cpu" and leaf.dim() else copy(leaf)
+
+    gathered = {"model", "optimizers"} if is_gathered else set[str]()
+    state = {name: tree_map(keep if name in gathered else copy, each) for name, each in content["state"].items()}
+    return cast("dict[str, Any]", tree_map(copy, {**content, "state": None})) | {"state": state}
 
 
 def _written_parts(writing: Any, path: Path, name: str, rank: int, needed: int) -> list[CheckpointFile]:

@@ -6,6 +6,7 @@ import resource
 import runpy
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import fsspec
@@ -178,6 +179,9 @@ def test_a_run_that_saves_where_another_began_to_save_leaves_the_store_as_it_is(
     other = CheckpointStore(str(begun[0] / "checkpoints"))
 
     def save_too(_: object) -> None:
+        until = time.monotonic() + 60
+        while not memory.exists("/bucket/run/ba4.json") and time.monotonic() < until:  # a thread uploads it
+            time.sleep(0.01)
         for name in ("ba10.pt", "ba10.json"):
             memory.pipe(f"/bucket/run/{name}", Path(other.location, name).read_bytes())
 
