@@ -140,7 +140,7 @@ def causal_sdpa(
 def _as_autocast(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Query, key and value as autocast hands them to a matmul: RoPE has made fp32 of the first two, by its cosines."""
     device = states[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return states
     return tuple(each.to(torch.get_autocast_dtype(device)) for each in states)
 
