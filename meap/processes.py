@@ -44,6 +44,7 @@ __all__ = [
     "open_line",
     "open_standard_streams",
     "raise_on_signals",
+    "raise_stop_request",
     "raise_swallowed_request",
     "require_files_for_ranks",
     "signals_wait",
@@ -589,6 +590,13 @@ def _force_exit(status: int) -> None:
     for _ in range(round(_SECONDS_TO_LEAVE / _TICK)):  # what a process that is stopped meanwhile waits counts as one
         time.sleep(_TICK)
     os._exit(status)
+
+
+def raise_stop_request(number: int) -> NoReturn:
+    """End the block within `stopping_by_signals`, as a signal does; from a handler of signals."""
+    global _requested  # noqa: PLW0603
+    _requested = time.monotonic()
+    raise _StopRequest(number)
 
 
 def _raise_request(number: int, _: FrameType | None) -> None:

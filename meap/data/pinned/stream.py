@@ -12,8 +12,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -229,11 +232,12 @@ class CheckedStream(Stream):
     ) -> bytes:
         """Download a file into the cache, under its name once it has been checked; returns the content."""
         path, began, refusals, is_told = self._path(basename), time.monotonic(), 0, False
+        exits = _exit_of(os.getpid())
 
         def ends(error: Exception) -> bool:
             nonlocal refusals
             refusals += is_refusal(error)  # the first one may be of credentials that have expired; clients are new now
-            return is_final(error) and (refusals != 1 or not is_refusal(error))
+            return exits.is_set() or (is_final(error) and (refusals != 1 or not is_refusal(error)))
 
         def may_pass(error: Exception) -> bool:
             nonlocal is_told
@@ -264,7 +268,7 @@ class CheckedStream(Stream):
             patience=max(_LEAST_PATIENCE_SECONDS, self.download_retry * self.download_timeout, self._patience),
         )
         try:
-            return back_off.run(fetch, is_final=ends, may_pass=may_pass)
+            return back_off.run(fetch, is_final=ends, may_pass=may_pass, sleep=exits.wait)
         except GaveUpError as gave_up:
             if isinstance(gave_up.error, DataError):
                 raise gave_up.error from gave_up.error.__cause__
@@ -288,6 +292,18 @@ class CheckedStream(Stream):
     def _raise_unusable(self, basename: str, error: Exception, *, attempts: int) -> NoReturn:
         what, remedy = explain(error, attempts)
         raise UnusableFileError(self._origin(basename), what, remedy) from error
+
+
+@cache
+def _exit_of(process: int) -> threading.Event:
+    """Set once this process ends, which joins the threads that wait here before it cleans up."""
+    del process
+    event = threading.Event()
+    try:
+        threading._register_atexit(event.set)  # pyright: ignore[reportAttributeAccessIssue]
+    except RuntimeError:  # it ends already
+        event.set()
+    return event
 
 
 def _read_shard(path: Path, info: FileInfo) -> bytes:

@@ -4,6 +4,9 @@ SIGTERM comes from a scheduler that wants the machine back, SIGUSR1 from one tha
 --signal=USR1@300``), SIGHUP from a terminal that was closed. Composer's launcher forwards a SIGTERM and kills its ranks
 half a minute later; the others end the launcher at once, and its ranks then have all the time that they need.
 
+A step without its rows, as where their store cannot be reached, does not end in time. The run then ends without one
+more checkpoint, as one to resume; the other ranks learn it as they learn of any rank that ends so.
+
 A launcher and its ranks often get the same signal, and some launchers repeat it to their ranks: what comes soon after
 the first is the same request. A later one ends the process at once.
 """
@@ -12,7 +15,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -21,16 +28,38 @@ import torch
 import torch.distributed
 
 from meap.data.ranks import neighbour_watch, require_neighbours
-from meap.processes import SAME_REQUEST_SECONDS, leave_lost_terminal, stop_signals, wait_with_ranks
+from meap.processes import (
+    SAME_REQUEST_SECONDS,
+    leave_lost_terminal,
+    raise_stop_request,
+    stop_signals,
+    wait_with_ranks,
+)
 
-__all__ = ["NO_SIGNAL", "Agreement", "StopSignals"]
+__all__ = ["NO_SIGNAL", "Agreement", "StopSignals", "waiting_for_rows"]
 
 _TIMEOUT = timedelta(hours=4)
 """How long ranks wait for one that may be uploading a checkpoint."""
 _SHARE_OF_TIMEOUT = 0.9
 
+_SECONDS_FOR_ROWS = 10.0
+"""How long a step may wait for its rows once the run was asked to stop: Composer's launcher allows half a minute."""
+_TICK = 2.0
+_waits_since: float | None = None
+
 NO_SIGNAL = 0
 """Sent by a rank without a signal."""
+
+
+@contextmanager
+def waiting_for_rows() -> Iterator[None]:
+    """Within, the main thread waits for the rows of a step, which a request to stop does not wait for."""
+    global _waits_since  # noqa: PLW0603
+    _waits_since = time.monotonic()
+    try:
+        yield
+    finally:
+        _waits_since = None
 
 
 class StopSignals:
@@ -41,6 +70,7 @@ class StopSignals:
         """Number of the signal."""
         self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
+        self._is_reminder = False
 
     def install(self) -> None:
         """Install the handlers; only in a process's main thread."""
@@ -58,9 +88,26 @@ class StopSignals:
         now = time.monotonic()
         if self.received == NO_SIGNAL:
             self.received, self._since = number, now
+            threading.Thread(target=self._remind, name="reminder", daemon=True).start()
+        elif self._is_reminder:
+            self._is_reminder = False
+            if _waits_since is not None:
+                waited, name = now - _waits_since, signal.Signals(number).name
+                told = f"{name}: no rows have come for {waited:.0f} s: steps since the last checkpoint are not saved"
+                print(told, file=sys.stderr, flush=True)
+                raise_stop_request(number)
         elif now - self._since > SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+    def _remind(self) -> None:
+        """Have the main thread look up, wherever it is, once it has waited for too long."""
+        while self._before:
+            time.sleep(_TICK)
+            since = _waits_since
+            if since is not None and time.monotonic() - max(since, self._since) > _SECONDS_FOR_ROWS and self._before:
+                self._is_reminder = True
+                os.kill(os.getpid(), self.received)
 
 
 class Agreement:

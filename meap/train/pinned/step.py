@@ -39,6 +39,7 @@ from meap.errors import CheckpointError, MeapError, TrainingError, first_line
 from meap.places.whole import temporary_folder
 from meap.processes import is_of_connection, wait_with_ranks
 from meap.train.callbacks import StepLosses
+from meap.train.checkpoints.stopping import waiting_for_rows
 
 __all__ = ["LeanTrainer"]
 
@@ -147,7 +148,8 @@ class LeanTrainer(Trainer):
             if is_training:
                 self.engine.run_event(Event.BEFORE_DATALOADER)
             try:
-                batch = next(batches)
+                with waiting_for_rows():
+                    batch = next(batches)
             except StopIteration:
                 if is_training:
                     self.engine.run_marker_only_event(Event.AFTER_DATALOADER)

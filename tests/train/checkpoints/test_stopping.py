@@ -1,6 +1,7 @@
 """Requests to stop, and processes that end with those that started them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,3 +116,51 @@ def test_a_rank_alone_hears_itself_at_once():
     assert agreement.exchange(NO_SIGNAL) == NO_SIGNAL
     assert agreement.exchange(15) == 15
     assert agreement.settle(NO_SIGNAL) == NO_SIGNAL
+
+
+WITHOUT_ROWS = """
+import os, signal, sys, time
+from meap.config.command import report_errors
+from meap.processes import leave
+from meap.train.checkpoints import stopping
+
+stopping._SECONDS_FOR_ROWS, stopping._TICK = 0.5, 0.05
+
+def run():
+    signals = stopping.StopSignals()
+    signals.install()
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(20):  # a step takes its time, and short waits for rows do not count
+        with stopping.waiting_for_rows():
+            time.sleep(0.05)
+        time.sleep(0.05)
+    print("stepped", flush=True)
+    if sys.argv[1] == "come":
+        signals.release()
+        return
+    with stopping.waiting_for_rows():
+        time.sleep(60)
+
+leave(report_errors(run))
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "status", "told"),
+    [
+        ("come", 0, r""),
+        (
+            "do not come",
+            os.EX_TEMPFAIL,
+            "SIGTERM: no rows have come for . s: steps since the last checkpoint are not saved\n"
+            + "stopped by SIGTERM: run the same command again to resume\n",
+        ),
+    ],
+)
+def test_a_request_to_stop_does_not_wait_for_rows_that_do_not_come(rows, status, told):
+    """A launcher killed the run after half a minute, where the store of its data could not be reached."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ROWS, rows], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert (done.returncode, done.stdout) == (status, "stepped\n")
+    assert re.fullmatch(told, done.stderr), done.stderr
