@@ -145,16 +145,16 @@ leave(report_errors(run))
 """
 
 
+NO_ROWS_TOLD = """SIGTERM: no rows have come for . s: steps since the last checkpoint are not saved
+stopped by SIGTERM: run the same command again to resume
+"""
+
+
 @pytest.mark.parametrize(
     ("rows", "status", "told"),
     [
-        ("come", 0, r""),
-        (
-            "do not come",
-            os.EX_TEMPFAIL,
-            "SIGTERM: no rows have come for . s: steps since the last checkpoint are not saved\n"
-            + "stopped by SIGTERM: run the same command again to resume\n",
-        ),
+        ("come", 0, ""),
+        ("do not come", os.EX_TEMPFAIL, NO_ROWS_TOLD),
     ],
 )
 def test_a_request_to_stop_does_not_wait_for_rows_that_do_not_come(rows, status, told):
