@@ -124,6 +124,10 @@ class _RowIterator(_MultiProcessingDataLoaderIter):
                     found[0].reraise()
         return is_there, batch
 
+    def _shutdown_workers(self) -> None:
+        _stop_watching(self)  # how a worker ends that is no longer needed is no error
+        super()._shutdown_workers()
+
 
 def _end_what_began(error: Exception) -> None:
     """End the workers of an iterator that failed while it was built: torch would stumble over what it lacks."""
@@ -153,7 +157,7 @@ def _keep_queues(iterator: Any) -> None:
 
 def _stop_watching(iterator: Any) -> None:
     """Have torch no longer raise, wherever this process is, when a signal tells it of a worker's end."""
-    if iterator is not None and iterator._worker_pids_set:
+    if getattr(iterator, "_worker_pids_set", False):  # one that could not be built has none
         _remove_worker_pids(id(iterator))
         iterator._worker_pids_set = False
 

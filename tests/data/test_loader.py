@@ -65,6 +65,34 @@ ONE_FAILS_AND_ONE_WAITS = """
 """
 
 
+A_WORKER_FAILS_WHILE_IT_IS_LET_GO = """
+    import os, signal, threading
+    import torch
+    from meap.data.loader import RowLoader, start_worker
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, row):
+            if row:
+                threading.Event().wait()
+            return torch.zeros(1)
+
+    rows = iter(RowLoader(Rows(), batch_size=1, num_workers=1, worker_init_fn=start_worker))
+    next(rows)
+    worker = rows._workers[0]
+    join = worker.join
+    def fail_as_it_is_waited_for(timeout=None):
+        if worker.is_alive():
+            os.kill(worker.pid, signal.SIGKILL)
+        join(timeout)
+    worker.join = fail_as_it_is_waited_for
+    del rows
+    print("gone")
+"""
+
+
 def run_python(warm_python, environment, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [warm_python, "-c", textwrap.dedent(code), *arguments],
@@ -76,7 +104,9 @@ def run_python(warm_python, environment, code: str, *arguments: str) -> subproce
 @pytest.mark.parametrize("files", [2, 6, 10, 14, 18])
 def test_workers_that_cannot_be_started_are_one_error_and_none_is_left(warm_python, quiet_environment, files):
     ran = run_python(warm_python, quiet_environment, NO_FILES_FOR_WORKERS, str(files))
-    assert (ran.returncode, ran.stderr) == (0, "")
+    # One that could be started may say that it cannot hand over its first batch.
+    told = [line for line in ran.stderr.splitlines() if "a loader worker cannot hand over its batches" not in line]
+    assert (ran.returncode, told) == (0, [])
     assert ran.stdout.strip() in {"[Errno 24] Too many open files", "enough"}
     assert files > 6 or "Too many" in ran.stdout
 
@@ -100,3 +130,8 @@ def test_an_error_of_one_worker_does_not_wait_for_another_one_that_waits_for_it(
     """torch keeps it until the batches before it have come."""
     ran = run_python(warm_python, quiet_environment, ONE_FAILS_AND_ONE_WAITS)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "True\n", "")
+
+
+def test_a_worker_that_fails_while_it_is_no_longer_needed_is_no_error(warm_python, quiet_environment):
+    ran = run_python(warm_python, quiet_environment, A_WORKER_FAILS_WHILE_IT_IS_LET_GO)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "gone\n", "")
