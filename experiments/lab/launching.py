@@ -11,7 +11,7 @@ import runpy
 import signal
 import sys
 import threading
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -55,12 +55,15 @@ def run_command_line(output: Path, script: str, *arguments: str) -> None:
         MeapError: It failed; with its last line.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    process = SERVER.Process(target=_run_script, args=(output, script, *arguments))
-    with _asking:
+    has_begun, begins = SERVER.Pipe(duplex=False)
+    process = SERVER.Process(target=_run_script, args=(begins, output, script, *arguments))
+    with _asking, has_begun:
         if _is_stopping.is_set():
             raise MeapError("the experiment was stopped")
         process.start()
         _running.add(process)
+        begins.close()
+        has_begun.poll(None)
     try:
         wait([process.sentinel])
     except BaseException:  # a signal, where this is the main thread
@@ -87,9 +90,12 @@ def stop_commands() -> None:
             process.terminate()
 
 
-def _run_script(output: Path, script: str, *arguments: str) -> None:
+def _run_script(begins: Connection, output: Path, script: str, *arguments: str) -> None:
     import torch
 
+    # Importing Composer sets a handler that raises SystemExit, which what runs in a fork may swallow.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    begins.close()  # from here on it may be told to stop
     end_with_parent(signal.SIGTERM)  # the server ends with the experiment, which may be killed
     with output.open("a", encoding="utf-8") as file:
         for descriptor in (1, 2):
