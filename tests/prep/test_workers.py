@@ -86,15 +86,18 @@ class Preparation:
         return found
 
     def wait_for_tasks(self) -> list[int]:
-        """Wait until workers have tasks, and stop them there; gives their process ids."""
+        """Wait until workers have tasks, and stop them there; gives their process ids.
+
+        One that was forked just now, and has none yet, is left alone: it does not yet end with its parent.
+        """
         while True:
             self.wait_until(self.tasks)
-            workers = workers_of(self.session)
-            for pid in workers:
+            busy = set(self.tasks().values()) & set(workers_of(self.session))
+            for pid in busy:
                 os.kill(pid, signal.SIGSTOP)
-            if set(self.tasks().values()) & set(workers):
-                return workers
-            for pid in workers:
+            if busy & set(self.tasks().values()):
+                return sorted(busy)
+            for pid in busy:
                 os.kill(pid, signal.SIGCONT)
 
     def end(self) -> tuple[int, str]:
