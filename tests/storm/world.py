@@ -99,7 +99,10 @@ class World:
         for number in range(3):
             write_gzip(path / f"chats/{number}.jsonl.gz", chats[number::3])
         bucket = f"{name}-bucket"
-        self.client().create_bucket(Bucket=bucket)
+        client = self.client()
+        # A store under load may fail once it has made it, and is asked again.
+        with contextlib.suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=bucket)
         try:
             yield Home(self, path, bucket)
         finally:
