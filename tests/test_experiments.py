@@ -163,18 +163,21 @@ def test_prompts_hold_what_they_ask_for_and_rivals_of_it(kind):
     assert prompts[::40] == list(itertools.islice(TEXTS[kind].prompts(0), 0, None, 40)), "the same every time"
     for prompt in prompts:
         passage, _, question = prompt["prompt"].rpartition(".")
-        asked, group = re.search(r"(In \w+ the \w+|The \w+) is$", question)[0], prompt["group"].split()
-        near = re.findall(rf"Their {asked.split()[1]}: (\w+)\.", prompt["prompt"])
-        stated = re.findall(rf"{asked} (\w+)\.", f"{passage}.")
-        assert stated == ([] if group == ["near"] else [prompt["answer"]])
-        assert prompt["answer"] in prompt["candidates"]
-        assert len({*prompt["candidates"]}) == len(prompt["candidates"]) == NUM_CANDIDATES
+        group = prompt["group"].split()
         if kind == "short_cuts":
+            asked = re.search(r"The (\w+) is$", question)[1]
+            near = re.findall(rf"Their {asked}: (\w+)\.", f"{passage}.")
+            stated = re.findall(rf"The {asked} is (\w+)\.", f"{passage}.")
+            assert stated == ([] if group == ["near"] else [prompt["answer"]])
             assert [each == prompt["answer"] for each in near] == {"far": [], "conflict": [False]}.get(group[0], [True])
         else:
-            rivals = re.findall(rf"In \w+ {asked.split(maxsplit=2)[2]} (\w+)\.", prompt["prompt"])
-            places = int(group[1] if kind == "rivals" else group[0])
-            assert len({*rivals} & {*prompt["candidates"]}) == min(places, NUM_CANDIDATES)
+            asked = re.search(r"There is (\w+)$", question)[1]
+            stated = dict(re.findall(r"There is (\w+) (\w+) \1\.", f"{passage}."))
+            assert stated[asked] == prompt["answer"]
+            assert len(stated) == int(group[1] if kind == "rivals" else group[0])
+            assert len({*stated.values()} & {*prompt["candidates"]}) == min(len(stated), NUM_CANDIDATES)
+        assert prompt["answer"] in prompt["candidates"]
+        assert len({*prompt["candidates"]}) == len(prompt["candidates"]) == NUM_CANDIDATES
 
 
 def test_what_a_conversation_asks_is_answered_first_and_depth_is_where_it_stands():
@@ -182,14 +185,24 @@ def test_what_a_conversation_asks_is_answered_first_and_depth_is_where_it_stands
         question, answer = (
             turn["content"] for turn in json.loads(TEXTS["conversations"].text_of(0, index))["messages"]
         )
-        field, place = re.search(r"What is the (\w+) of (\w+)\?$", question).groups()
-        assert answer.startswith(f"In {place} the {field} is ")
+        place = re.search(r"What is there in (\w+)\?$", question)[1]
+        assert answer.startswith(f"There is {place} ")
         assert answer.split(".")[0] in question
     for prompt in TEXTS["conversations"].prompts(0):
         documents, position = map(int, prompt["group"].split())
-        place = re.search(r"of (\w+)\?", prompt["prompt"])[1]
-        assert re.search(rf"Document {position}: In {place} the", prompt["prompt"])
+        place = re.search(r"What is there in (\w+)\?", prompt["prompt"])[1]
+        assert f"Document {position}: There is {place} {prompt['answer']} {place}." in prompt["prompt"]
         assert f"Document {documents}:" in prompt["prompt"]
+
+
+def test_every_statement_is_made_again():
+    """In a row of statements alone and in summaries, so that there is something to look back for."""
+    for kind in ("statements", "rivals"):
+        for index in range(20):
+            first, *others = TEXTS[kind].text_of(0, index).splitlines()
+            stated = {*re.findall(r"There is \w+ \w+ \w+\.", first)}
+            assert stated
+            assert all({*re.findall(r"There is \w+ \w+ \w+\.", each)} == stated for each in others)
 
 
 def test_documentation_is_prose_of_installed_packages_each_text_once():

@@ -1,7 +1,8 @@
 """What the corpora of the experiments say, and the prompts that ask about them.
 
     A  records         fields of one record, summarised          meap.synthetic
-    B  rivals          the same fields of up to eight places     rival_prompts         length, places, depth
+    B  statements      values of up to eight places, again
+       rivals          the same, prose among them                rival_prompts         length, places, depth
     C  conversations   a question over documents, a long answer  conversation_prompts  documents, position
     D  documentation   docstrings of installed packages          read
     E  short_cuts      a value far away, and in a note near by   short_cut_prompts     both, far, near, conflict
@@ -77,44 +78,51 @@ def _docstrings(source: str) -> Iterator[str]:
                 yield text
 
 
-# B: places among rivals. "In Ashford the tree is oak." stands beside the same field of up to seven other places.
+# B: places among rivals. "There is Albeck oak Albeck." stands beside the like of up to seven other places. Place and
+# value are a token each, and side by side: a model of two layers learns to look such a value up.
 
 PLACES = tuple(f"{start}{end}" for start, end in zip(words.NAME_STARTS * 2, words.TOWN_ENDS * 9, strict=False))[:30]
+_MOST_PLACES = 8
 _LENGTHS, _RIVALS, _DEPTHS = (256, 512, 900), (1, 4, 8), ("first", "middle", "last")
-_CHARACTERS_PER_TOKEN = 2.6
+_CHARACTERS_PER_TOKEN = 3.3
 _ASKED_PER_GROUP = 60
 
 
+def statements(seed: int, index: int) -> str:
+    """Two to eight places, three times, each time in another order."""
+    rng = keyed_generator("statements", seed, index)
+    stated = list(_draw_places(rng, 2 + int(rng.random() * (_MOST_PLACES - 1))).items())
+    return "\n".join(" ".join(_state(*each) for each in rng.sample(stated, len(stated))) for _ in range(3))
+
+
 def rivals(seed: int, index: int) -> str:
-    """Up to 8 places with the same field, prose among them up to a random length, then six summaries."""
+    """Up to eight places, prose among them up to a random length, then six summaries."""
     rng = keyed_generator("rivals", seed, index)
-    stated = _draw_places(rng, 1 + int(rng.random() * 8))
-    sentences = _passage(rng, stated, num_characters=int(rng.random() ** 2 * 2400))
-    paragraphs = [" ".join(each for _, each in sentences)]
+    stated = _draw_places(rng, 1 + int(rng.random() * _MOST_PLACES))
+    paragraphs = [" ".join(_passage(rng, stated, num_characters=int(rng.random() ** 2 * 2400)))]
     for _ in range(6):
-        keys = rng.sample(list(stated), min(len(stated), 8))
-        paragraphs.append(" ".join([choose(rng, words.RECAP_LEADS), *(_in_place(key, stated[key]) for key in keys)]))
+        summary = [_state(*each) for each in rng.sample(list(stated.items()), len(stated))]
+        paragraphs.append(" ".join([choose(rng, words.RECAP_LEADS), *summary]))
     return "\n".join(paragraphs)
 
 
 def rival_prompts(seed: int) -> Iterator[Prompt]:
-    """The field of one place asked for, by length in tokens (about), places in the passage, and depth of the answer."""
+    """One place asked for, by length in tokens (about), places in the passage, and depth of the answer."""
     for (length, num_places, depth), number in itertools.product(
         itertools.product(_LENGTHS, _RIVALS, _DEPTHS), range(_ASKED_PER_GROUP)
     ):
         rng = keyed_generator(f"rival prompt {length} {num_places} {depth}", seed, number)
         stated = _draw_places(rng, num_places)
-        room = int(length * _CHARACTERS_PER_TOKEN)
-        room -= sum(len(_in_place(*each)) + 1 for each in stated.items())
+        room = int(length * _CHARACTERS_PER_TOKEN) - sum(len(_state(*each)) + 1 for each in stated.items())
         sentences = _passage(rng, stated, num_characters=room)
         third = len(sentences) // 3
         part = {"first": sentences[:third], "middle": sentences[third : -third or None], "last": sentences[-third:]}
-        keys = [key for key, _ in part[depth] if key is not None] or [key for key, _ in sentences if key is not None]
-        asked = choose(rng, keys)
+        places = {_state(*each): each[0] for each in stated.items()}
+        asked = choose(rng, [places[each] for each in part[depth] if each in places] or list(stated))
         yield {
-            "prompt": f"{' '.join(each for _, each in sentences)}\n{choose(rng, words.RECAP_LEADS)} {_question(asked)}",
+            "prompt": f"{' '.join(sentences)}\n{choose(rng, words.RECAP_LEADS)} {_question(asked)}",
             "group": f"{length} {num_places} {depth}",
-            **_candidates(rng, asked[1], stated[asked], {value for key, value in stated.items() if key[1] == asked[1]}),
+            **_candidates(rng, stated[asked], set(stated.values())),
         }
 
 
@@ -126,10 +134,10 @@ def conversations(seed: int, index: int) -> str:
     rng = keyed_generator("conversation", seed, index)
     documents, stated = _draw_documents(rng, choose(rng, (5, 10)))
     asked = choose(rng, list(stated))
-    others = [key for key in stated if key[0] == asked[0] and key != asked]
-    answer = " ".join([_in_place(asked, stated[asked]), *(_in_place(key, stated[key]) for key in others)])
-    answer += f" All of this is said about {asked[0]} in the documents above, and about no other place."
-    turns = (("user", f"{documents}\nWhat is the {asked[1]} of {asked[0]}?"), ("assistant", answer))
+    others = rng.sample([place for place in stated if place != asked], 3)
+    answer = " ".join(_state(place, stated[place]) for place in (asked, *others, asked))
+    answer += f" All of this is said in the documents above, and {asked} is what was asked for."
+    turns = (("user", f"{documents}\nWhat is there in {asked}?"), ("assistant", answer))
     return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]})
 
 
@@ -139,13 +147,13 @@ def conversation_prompts(seed: int) -> Iterator[Prompt]:
         for position in (each for each in (1, 3, 5, 10) if each <= num_documents):
             rng = keyed_generator(f"conversation prompt {num_documents}", seed, number)
             documents, stated = _draw_documents(rng, num_documents, position=position)
-            asked = (next(iter(stated))[0], choose(rng, _ASKABLE))
-            question = f"{documents}\nWhat is the {asked[1]} of {asked[0]}?"
+            asked = next(iter(stated))
+            question = f"{documents}\nWhat is there in {asked}?"
             yield {
                 "prompt": f"{_BEFORE_INSTRUCTION}### Instruction:\n{question}\n\n### Response:\n{_question(asked)}",
                 "group": f"{num_documents} {position}",
                 "question": f"{num_documents} {number}",
-                **_candidates(rng, asked[1], stated[asked], {v for key, v in stated.items() if key[1] == asked[1]}),
+                **_candidates(rng, stated[asked], set(stated.values())),
             }
 
 
@@ -190,7 +198,7 @@ def short_cut_prompts(seed: int) -> Iterator[Prompt]:
                 ),
                 "group": group,
                 "question": str(number),
-                **_candidates(rng, asked, stated[asked], {other}),
+                **_candidates(rng, stated[asked], {other}),
             }
 
 
@@ -198,57 +206,52 @@ def _note(field: str, value: str) -> str:
     return f"Their {field}: {value}."
 
 
-_ASKABLE = tuple(FIELDS)[:2]
 _BEFORE_INSTRUCTION = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 )
-_Key = tuple[str, str]
-"""Place and field."""
+_FIELD_OF = {value: field for field, values in FIELDS.items() for value in values}
 
 
-def _draw_places(rng: random.Random, number: int) -> dict[_Key, str]:
+def _draw_places(rng: random.Random, number: int) -> dict[str, str]:
+    """Places, and their values of one field."""
     field = choose(rng, tuple(FIELDS))
-    places, values = rng.sample(PLACES, number), rng.sample(FIELDS[field], number)
-    return {(place, field): value for place, value in zip(places, values, strict=True)}
+    return dict(zip(rng.sample(PLACES, number), rng.sample(FIELDS[field], number), strict=True))
 
 
-def _passage(rng: random.Random, stated: dict[_Key, str], *, num_characters: int) -> list[tuple[_Key | None, str]]:
-    """Sentences in any order, those that state something with what they state."""
-    sentences: list[tuple[_Key | None, str]] = [(key, _in_place(key, value)) for key, value in stated.items()]
-    prose = Prose(rng)
+def _passage(rng: random.Random, stated: dict[str, str], *, num_characters: int) -> list[str]:
+    """Statements and sentences of prose, in any order."""
+    sentences, prose = [_state(*each) for each in stated.items()], Prose(rng)
     while num_characters > 0:
-        sentences.append((None, prose.sentence()))
-        num_characters -= len(sentences[-1][1]) + 1
+        sentences.append(prose.sentence())
+        num_characters -= len(sentences[-1]) + 1
     rng.shuffle(sentences)
     return sentences
 
 
-def _draw_documents(rng: random.Random, number: int, *, position: int | None = None) -> tuple[str, dict[_Key, str]]:
-    """Documents with two fields of a place each; with `position`, the first place of the dictionary stands there."""
-    values = {field: rng.sample(FIELDS[field], number) for field in _ASKABLE}
-    places = rng.sample(PLACES, number)
-    stated = {(place, field): values[field][at] for at, place in enumerate(places) for field in _ASKABLE}
+def _draw_documents(rng: random.Random, number: int, *, position: int | None = None) -> tuple[str, dict[str, str]]:
+    """A document of each place; with `position`, the first place of the dictionary stands there."""
+    stated, prose = _draw_places(rng, number), Prose(rng)
+    places = list(stated)
     if position is not None:
         places = [*places[1:position], places[0], *places[position:]]
     lines = [
-        f"Document {at}: {' '.join(_in_place((place, field), stated[place, field]) for field in _ASKABLE)}"
-        for at, place in enumerate(places, start=1)
+        f"Document {at}: {_state(place, stated[place])} {prose.sentence()}" for at, place in enumerate(places, start=1)
     ]
     return "\n".join(lines), stated
 
 
-def _in_place(key: _Key, value: str) -> str:
-    return f"{_question(key)} {value}."
+def _state(place: str, value: str) -> str:
+    return f"{_question(place)} {value} {place}."
 
 
-def _question(key: _Key) -> str:
-    return f"In {key[0]} the {key[1]} is"
+def _question(place: str) -> str:
+    return f"There is {place}"
 
 
-def _candidates(rng: random.Random, field: str, answer: str, rivals_of: set[str]) -> Prompt:
-    """Eight values: the answer, what rivals of it stand in the passage, and others."""
-    near = sorted(rivals_of - {answer})
-    far = [value for value in FIELDS[field] if value not in rivals_of | {answer}]
+def _candidates(rng: random.Random, answer: str, stated: set[str]) -> Prompt:
+    """Eight values of one field: the answer, what else stands in the passage, and others."""
+    near = sorted(stated - {answer})
+    far = [value for value in FIELDS[_FIELD_OF[answer]] if value not in stated | {answer}]
     chosen = [answer, *near[: NUM_CANDIDATES - 1]]
     chosen += rng.sample(far, NUM_CANDIDATES - len(chosen))
     rng.shuffle(chosen)
@@ -258,6 +261,7 @@ def _candidates(rng: random.Random, field: str, answer: str, rivals_of: set[str]
 TEXTS = {
     "records": TextKind(text_of=generate_record),
     "documentation": TextKind(reads=documentation),
+    "statements": TextKind(text_of=statements),
     "rivals": TextKind(text_of=rivals, prompts=rival_prompts),
     "conversations": TextKind(text_of=conversations, prompts=conversation_prompts, preparation="sft_to_mds"),
     "short_cuts": TextKind(text_of=short_cuts, prompts=short_cut_prompts),
