@@ -108,10 +108,12 @@ def serve(address: str, owner: int, without: str) -> None:
             elif key.fileobj is listener:
                 client = listener.accept()[0]
                 message, files, _, _ = socket.recv_fds(client, LONGEST_MESSAGE, 3)
+                signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until it has an interpreter's handlers
                 if not (pid := os.fork()):
                     for each in (selector, listener, wake, woken, client, *clients.values()):
                         each.close()
                     become(json.loads(message), files)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
                 for each in files:
                     os.close(each)
                 clients[pid] = client
@@ -136,7 +138,9 @@ def serve(address: str, owner: int, without: str) -> None:
 def become(order: dict[str, Any], files: list[int]) -> None:
     """Be the process that was asked for, from the interpreter's start to its end; never returns."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for each in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, each in enumerate(files):
         os.dup2(each, number)
         os.close(each)
@@ -146,6 +150,7 @@ def become(order: dict[str, Any], files: list[int]) -> None:
         for number in range(3)
     )
     sys.stderr.reconfigure(line_buffering=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])

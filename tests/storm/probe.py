@@ -45,6 +45,7 @@ nodes                   whether each rank is a node of its own
 watched                 folders whose changes count
 """
 _WRITING = os.O_WRONLY | os.O_RDWR
+_ASKING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Count:
@@ -149,12 +150,15 @@ class ForkedRank:
         self.args, self.stdout, self.stderr = args, stdout, stderr
         self.returncode: int | None = None
         sys.stdout.flush()
+        # What importing Composer has set would raise while Python is still busy with the fork, which swallows it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
         if (pid := os.fork()) == 0:
             weakref.finalize._registry.clear()  # pyright: ignore[reportAttributeAccessIssue] (the launcher's folder)
             for number, file in ((1, stdout), (2, stderr)):
                 if file is not None:
                     os.dup2(file.fileno(), number)
             become(args[1:])
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.pid = pid
 
     def poll(self) -> int | None:
@@ -166,8 +170,9 @@ class ForkedRank:
 
 def become(words: list[str]) -> NoReturn:
     """Be a rank to its end, as an interpreter would."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     tempfile.tempdir, status = None, 0
     if ORDERS.get("nodes"):
