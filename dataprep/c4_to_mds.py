@@ -45,4 +45,4 @@ def check(config: PrepConfig) -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(PrepConfig, prepare, doc=__doc__, check=check, loads="datatrove", starts_bare=True))
+    leave(run_command, PrepConfig, prepare, doc=__doc__, check=check, loads="datatrove", starts_bare=True)

@@ -37,4 +37,4 @@ def check(config: LitpkdsPrepConfig) -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(LitpkdsPrepConfig, prepare, doc=__doc__, check=check, loads="datatrove"))
+    leave(run_command, LitpkdsPrepConfig, prepare, doc=__doc__, check=check, loads="datatrove")

@@ -40,4 +40,4 @@ def check(config: SftPrepConfig) -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(SftPrepConfig, prepare, doc=__doc__, check=check, loads="datatrove", starts_bare=True))
+    leave(run_command, SftPrepConfig, prepare, doc=__doc__, check=check, loads="datatrove", starts_bare=True)

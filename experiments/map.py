@@ -29,4 +29,4 @@ def main(cfg: MapConfig) -> None:
 
 
 if __name__ == "__main__":
-    leave(run_command(MapConfig, main, doc=__doc__, starts_bare=True))
+    leave(run_command, MapConfig, main, doc=__doc__, starts_bare=True)

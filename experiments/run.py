@@ -130,4 +130,4 @@ def _yamls(cfg: ExperimentConfig) -> dict[str, type[Any]]:
 
 
 if __name__ == "__main__":
-    leave(run_command(ExperimentConfig, main, doc=__doc__, check=check, loads="datatrove, torch and transformers"))
+    leave(run_command, ExperimentConfig, main, doc=__doc__, check=check, loads="datatrove, torch and transformers")

@@ -184,7 +184,7 @@ COMMANDS = {
 
 def start() -> NoReturn:
     """Run the command of this process, and end it."""
-    leave(main())
+    leave(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

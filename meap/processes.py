@@ -24,7 +24,7 @@ from functools import cache, partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from meap.errors import LostRankError, MeapError, StoppedError
 
@@ -64,6 +64,7 @@ SAME_REQUEST_SECONDS = 2.0
 """A launcher that is asked to stop asks its ranks, often by another signal than the one that has reached them, too."""
 
 _Found = TypeVar("_Found")
+_Given = ParamSpec("_Given")
 _FAILED, _STOPPED, _FINISHED, _LEFT = "meap/failed", "meap/stopped", "meap/finished", "meap/left"
 _SECONDS_TO_ANSWER = 0.6
 """Three questions take less than `SAME_REQUEST_SECONDS`."""
@@ -93,6 +94,8 @@ _requested = -math.inf
 """When a signal last raised."""
 _ends_early = False
 """Whether this rank ends without having agreed on it with the others."""
+_leaves = False
+"""Whether the process ends after what is run, see `leave`."""
 _line: Any = None
 """See `open_line`."""
 _asking: threading.Thread | None = None
@@ -244,10 +247,11 @@ def stopping_by_signals() -> Iterator[None]:
         _tell_ranks(_STOPPED, str(request))
         raise _stopped(str(request)) from None
     finally:
+        _requested = math.inf  # the result is known: no signal may change it any more
         sys.unraisablehook = hook
         for timer in timers:
             timer.cancel()
-        for number, handler in before.items():
+        for number, handler in () if _leaves else before.items():
             signal.signal(number, handler)
 
 
@@ -551,16 +555,26 @@ def visible_processes() -> str:
     return f"{zlib.crc32(seen.encode()):08x}"
 
 
-def leave(status: int) -> NoReturn:
-    """End this process with `status`, within seconds.
+def leave(run: Callable[_Given, int], *given: _Given.args, **named: _Given.kwargs) -> NoReturn:
+    """Call `run`, and end this process with the status that it returns, within seconds.
 
     multiprocessing and concurrent.futures join their workers without a timeout, so a worker that hangs, or a thread
     that waits for a store, would keep a finished command running forever.
 
     Args:
-        status: Exit status.
+        run: Returns the exit status. Once its `stopping_by_signals` has ended, no signal changes that.
+        given: Its arguments.
+        named: Those with a name.
     """
-    for number in (*_STOP_SIGNALS, signal.SIGINT):  # the result is known already
+    global _leaves  # noqa: PLW0603
+    _leaves = True
+    try:
+        status = run(*given, **named)
+    except BaseException:
+        for number in (*_STOP_SIGNALS, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        raise
+    for number in (*_STOP_SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     global _status  # noqa: PLW0603
     _status = status

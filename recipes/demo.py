@@ -137,4 +137,4 @@ _SUMMARIES = {
 }
 
 if __name__ == "__main__":
-    leave(run_command(DemoConfig, main, doc=__doc__, starts_bare=True))
+    leave(run_command, DemoConfig, main, doc=__doc__, starts_bare=True)

@@ -129,4 +129,4 @@ def open_inputs(cfg: EvaluationConfig, tokenizer: Any) -> Iterator[tuple[Any, st
 
 if __name__ == "__main__":
     run = {"dry_run": dry_run, "check": check, "loads": libraries}
-    leave(run_command(EvaluationConfig, main, doc=__doc__, outlives_reader=True, **run))
+    leave(run_command, EvaluationConfig, main, doc=__doc__, outlives_reader=True, **run)

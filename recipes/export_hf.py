@@ -142,4 +142,4 @@ def subject(cfg: RecipeConfig) -> str:
 
 if __name__ == "__main__":
     loads = "torch, composer and transformers"
-    leave(run_command(RecipeConfig, main, doc=__doc__, check=check, loads=loads, subject=subject, outlives_reader=True))
+    leave(run_command, RecipeConfig, main, doc=__doc__, check=check, loads=loads, subject=subject, outlives_reader=True)

@@ -57,4 +57,4 @@ def check(cfg: RecipeConfig) -> None:
 if __name__ == "__main__":
     loads = "torch, composer and transformers"
     dry_run = partial(main, dry_run=True)
-    leave(run_command(RecipeConfig, main, doc=__doc__, dry_run=dry_run, check=check, loads=loads))
+    leave(run_command, RecipeConfig, main, doc=__doc__, dry_run=dry_run, check=check, loads=loads)

@@ -37,8 +37,43 @@ def run():
     Asked(0)  # the second attempt is swallowed too
     time.sleep(60)
 
-leave(report_errors(run))
+leave(report_errors, run)
 """
+
+
+ENDED = """
+import atexit, os, signal, sys
+from meap.config.command import report_errors
+from meap.errors import MeapError
+from meap.processes import leave
+
+class Slow:
+    def write(self, text):
+        sys.__stderr__.write(text)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+
+    def flush(self):
+        pass
+
+def run():
+    sys.stderr = Slow()
+    if sys.argv[1] == "interrupted":
+        raise KeyboardInterrupt
+    if sys.argv[1] == "failed":
+        raise MeapError("no")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+atexit.register(print, "cleaned up")
+leave(report_errors, run)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("interrupted", 130), ("failed", 1), ("stopped", 75)])
+def test_a_launcher_that_ends_its_ranks_does_not_change_how_one_has_ended(how, status):
+    """One that was told its end, and was not gone yet, died of the signal, and left shared memory."""
+    done = subprocess.run([sys.executable, "-c", ENDED, how], capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout) == (status, "cleaned up\n"), done.stderr
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGHUP", 75), ("SIGINT", 130)])
@@ -64,7 +99,7 @@ def run():
     except (Exception, MeapError) as error:  # as around a library that may raise whatever
         raise DataError(f"the file cannot be read ({error}): copy it again") from error
 
-leave(report_errors(run))
+leave(report_errors, run)
 """
 
 
@@ -92,7 +127,7 @@ def run():
         [None for _ in range(1000)]
         print("cleaned up")
 
-leave(report_errors(run))
+leave(report_errors, run)
 """
 
 
@@ -120,7 +155,7 @@ from meap.config.command import report_errors
 from meap.processes import leave
 
 signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-leave(report_errors(lambda: os.kill(os.getpid(), signal.SIGHUP)))
+leave(report_errors, lambda: os.kill(os.getpid(), signal.SIGHUP))
 """
 
 
@@ -141,7 +176,7 @@ def run():
         print("what nobody reads", flush=True)
         open(sys.argv[1], "w").close()
 
-leave(report_errors(run))
+leave(report_errors, run)
 """
 
 
@@ -168,7 +203,7 @@ def run():
         os.system("echo of a library")
         file.write("whole")
 
-leave(report_errors(run))
+leave(report_errors, run)
 """
 
 
@@ -210,7 +245,7 @@ pids = []
 for rank in range(2):
     if (pid := os.fork()) == 0:
         os.environ["RANK"] = str(rank)
-        leave(report_errors(run))
+        leave(report_errors, run)
     pids.append(pid)
 while len(os.listdir(sys.argv[1])) < 3:
     time.sleep(0.01)
@@ -354,7 +389,7 @@ elif what == "files":
     atexit.register(open, os.devnull)  # as torch's imports do
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 print("the last word", end="")
-leave(3)
+leave(lambda: 3)
 """
 
 
@@ -404,7 +439,7 @@ from meap.processes import leave
 
 atexit.register(print, "cleaned up", flush=True)
 atexit.register(os.kill, os.getpid(), signal.SIGSTOP)
-leave(3)
+leave(lambda: 3)
 """
 
 

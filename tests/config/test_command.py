@@ -483,7 +483,7 @@ def main(config):
     if config.run.name == "stopped":
         raise StoppedError("stopped: run the same command again")
 
-leave(run_command(RecipeConfig, main, doc="d"))
+leave(run_command, RecipeConfig, main, doc="d")
 """
     for name, status, line in [
         ("x", 1, "error: No space left on device: free space on .*, and run it again"),

@@ -23,7 +23,7 @@ from meap.prep.pinned.server import start_server
 from meap.processes import leave
 
 start_server(["datatrove.executor", "numba", "tokenizers"])
-leave(0)
+leave(lambda: 0)
 """
 
 

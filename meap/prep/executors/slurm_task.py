@@ -22,4 +22,4 @@ def run_element(location: str) -> None:
 
 
 if __name__ == "__main__":
-    leave(report_errors(lambda: run_element(sys.argv[1])))
+    leave(report_errors, lambda: run_element(sys.argv[1]))

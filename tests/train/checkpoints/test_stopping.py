@@ -141,7 +141,7 @@ def run():
     with stopping.waiting_for_rows():
         time.sleep(60)
 
-leave(report_errors(run))
+leave(report_errors, run)
 """
 
 
