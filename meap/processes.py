@@ -44,6 +44,7 @@ __all__ = [
     "open_line",
     "open_standard_streams",
     "raise_on_signals",
+    "raise_request_of_ranks",
     "raise_stop_request",
     "raise_swallowed_request",
     "require_files_for_ranks",
@@ -232,8 +233,7 @@ def stopping_by_signals() -> Iterator[None]:
         raise
     except Exception as error:
         _requested, _ends_early = time.monotonic(), True  # a signal would only keep it from saying why
-        is_own = isinstance(error, MeapError) and not _has_lost_rank(error)
-        if not is_own and (told := _told_by_ranks(_STOPPED)):  # it ended, and this one has missed it
+        if told := _request_of_ranks(error):
             raise _stopped(told) from None
         _tell_ranks(_FAILED, "")
         raise
@@ -282,6 +282,18 @@ def raise_swallowed_request(error: BaseException) -> None:
             raise _StopRequest(each.number) from None
         if isinstance(each, KeyboardInterrupt):
             raise KeyboardInterrupt(*each.args) from None
+
+
+def raise_request_of_ranks(error: Exception) -> None:
+    """Raise the request that has ended another rank, where this one has failed for it: at once, before that is gone."""
+    if told := _request_of_ranks(error):
+        raise _StopRequest(signal.Signals[told]) from None
+
+
+def _request_of_ranks(error: Exception) -> str | None:
+    """The request that has ended another rank; None where there was none, or this one failed for reasons of its own."""
+    is_own = isinstance(error, MeapError) and not _has_lost_rank(error)
+    return None if is_own else _told_by_ranks(_STOPPED)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -92,7 +92,7 @@ class DataConfig:
     """Seconds without a byte after which a download counts as failed."""
     download_patience: float = 300.0
     """Seconds for which a store that cannot be reached is asked again, however often, before a run ends. 0: as often as
-    `download_retry` says."""
+    `download_retry` says. Where `train.dist_timeout` is less, the other ranks end before."""
 
     def __post_init__(self) -> None:
         require_at_least("data.seq_len", self.seq_len, 2)

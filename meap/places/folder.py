@@ -23,8 +23,8 @@ from meap.places.problems import (
     code_of,
     full_disk_errors,
     is_permanent,
+    is_refused,
     is_stale,
-    lacks_credentials,
     place_errors,
 )
 from meap.places.whole import whole_file, write_whole
@@ -334,7 +334,7 @@ class Folder:
             try:
                 return _BACK_OFF.run(lambda: act(filesystem, root), is_final=is_permanent)
             except GaveUpError as gave_up:
-                if not isinstance(gave_up.error, PermissionError) and not lacks_credentials(gave_up.error):
+                if not is_refused(gave_up.error):
                     raise
             # Those that hold for an hour may have been renewed, and only a new client reads them.
             type(filesystem).clear_instance_cache()

@@ -13,7 +13,7 @@ def is_there(path: Path) -> bool:
     """Whether a path is there, as far as this user may see."""
     try:
         return path.expanduser().exists()
-    except OSError:  # no right to look
+    except (OSError, RuntimeError):  # no right to look; no home that ~ stands for
         return False
 
 
@@ -29,7 +29,7 @@ def is_missing(name: str) -> bool:
 def nearest(path: Path) -> str:
     """What is called nearly as a path, as a question; empty where nothing is, or where the path is there."""
     there = list[str]()
-    with suppress(OSError):  # that is not there either, or not to be listed
+    with suppress(OSError, RuntimeError):  # that is not there either, or not to be listed
         there = [each.name for each in path.expanduser().parent.iterdir()]
     near = [str(path.with_name(each)) for each in difflib.get_close_matches(path.name, there, n=2)]
     return f"did you mean {' or '.join(near)}?" if near and not is_there(path) else ""

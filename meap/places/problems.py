@@ -27,6 +27,7 @@ __all__ = [
     "full_disk_errors",
     "is_full_disk",
     "is_permanent",
+    "is_refused",
     "is_stale",
     "lacks_credentials",
     "place_errors",
@@ -145,6 +146,12 @@ def is_permanent(error: Exception) -> bool:
 def lacks_credentials(error: BaseException) -> bool:
     """Whether a store's library found no credentials; each library has its own error class."""
     return "Credentials" in type(error).__name__
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether a store does not accept the credentials, or its library found none; to HEAD it answers with a bare 400."""
+    status = response_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return isinstance(error, PermissionError) or lacks_credentials(error) or status in {400, 401, 403}
 
 
 def is_stale(error: BaseException) -> bool:

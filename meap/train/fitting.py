@@ -17,7 +17,7 @@ from composer.utils import dist
 from meap.data import RowLoader
 from meap.errors import CheckpointError, LostRankError, MeapError, StoppedError, TrainingError
 from meap.places.redaction import clean_arguments
-from meap.processes import LOST_RANK, WAITED_FOR_RANK
+from meap.processes import LOST_RANK, WAITED_FOR_RANK, raise_request_of_ranks
 from meap.train.checkpoints.saving import CheckpointSaving
 from meap.train.roll_call import roll_call
 from meap.train.run_folder import append_to_log
@@ -50,6 +50,9 @@ def fit(trainer: Trainer) -> None:
         try:
             try:
                 trainer.fit()
+            except Exception as error:
+                raise_request_of_ranks(error)
+                raise
             finally:
                 _close_loaders(trainer)
         except StoppedError as stopped:  # on every rank
@@ -58,7 +61,7 @@ def fit(trainer: Trainer) -> None:
                 append_to_log(_run_dir(trainer), str(stopped))
             raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
+            if not isinstance(error, Exception):  # a request to end now
                 _saving(trainer).hurry()
             # A checkpoint may be on its way. The Trainer's own `close` would also wait for ranks that have not failed,
             # and those wait for this one.

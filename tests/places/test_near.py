@@ -18,6 +18,7 @@ from meap.places.near import describe_missing, is_missing, nearest
         ("runs/tiny/hf", True),
         ("./tiny", True),
         ("~/there-is-none", True),
+        ("~nobody-here/data", True),  # has no home
         ("/there/is/none", True),
         ("an/account/model", True),
     ],

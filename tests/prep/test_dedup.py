@@ -158,16 +158,24 @@ def test_the_memory_of_a_cluster_is_what_its_tasks_get(executor, whose):
 
 
 @pytest.mark.parametrize(
-    ("executor", "tasks", "is_refused"), [("local", 3, True), ("local", 2, False), ("slurm", 3, False)]
+    ("executor", "tasks", "remote", "is_refused"),
+    [
+        ("local", 3, "corpus", True),
+        ("local", 2, "corpus", False),
+        ("slurm", 3, "corpus", False),
+        ("local", 3, "s3://bucket/corpus", False),  # opened as requests, not as files
+    ],
 )
-def test_more_tasks_than_files_may_be_open_are_refused_before_any_is_run(monkeypatch, executor, tasks, is_refused):
+def test_more_tasks_than_files_may_be_open_are_refused_before_any_is_run(
+    monkeypatch, executor, tasks, remote, is_refused
+):
     """After the signatures of all documents, a stage that opens files of all tasks could never end."""
     limits = SimpleNamespace(getrlimit=lambda _: (64, 106), RLIMIT_NOFILE=7, RLIM_INFINITY=-1)
     monkeypatch.setattr(duplicates, "resource", limits)
     config = SimpleNamespace(executor=executor, dedup=SimpleNamespace(exact=True))
     told = r"^tasks=3: deduplication opens up to 109 files at once, and a process may open 106 here: .* set tasks=2 at"
     with pytest.raises(ConfigError, match=told) if is_refused else nullcontext():
-        duplicates._require_files(SimpleNamespace(config=config, num_tasks=tasks))
+        duplicates._require_files(SimpleNamespace(config=config, num_tasks=tasks, folder=Folder(remote)))
 
 
 def test_a_process_may_do_any_number_of_tasks(tmp_path):

@@ -5,6 +5,7 @@
 {"point": "update", "call": 5, "signal": 9, "whom": "worker"}       one of its loader workers alone
 {"point": "load", "call": 1, "whom": "parts"}                       the files of a sharded checkpoint are gone
 {"point": "joined", "call": 1, "whom": "files"}                     no signal: it may open no more from now on
+{"point": "row", "call": 20, "whom": "rows"}                         no more come, and all ranks are asked to stop
 {"point": "epoch", "call": 2, "whom": "shared memory"}              no signal: /dev/shm is full from now on
 """
 
@@ -12,6 +13,7 @@ import errno
 import os
 import resource
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from composer.utils import dist
 from meap.checkpoints import CheckpointStore
 from meap.data import RowLoader, StreamingMaskedDataset
 from meap.data.pinned.stream import CheckedStream
+from meap.processes import neighbours
 from meap.train import machine
 from meap.train.checkpoints import publishing, saving, writing
 from meap.train.checkpoints.stopping import Agreement
@@ -40,6 +43,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "workers": (RowLoader, "__iter__"),
     "shard": (CheckedStream, "prepare_shard"),
     "epoch": (StreamingMaskedDataset, "_get_work"),
+    "row": (StreamingMaskedDataset, "__getitem__"),
     "forward": (torch.nn.Linear, "forward"),
     "backward": (torch.Tensor, "backward"),
     "update": (torch.optim.AdamW, "step"),
@@ -87,6 +91,10 @@ def _hit(whom: str, number: int, owner: Any) -> None:
     elif whom == "files":
         most = 1 + max(int(each.name) for each in Path("/proc/self/fd").iterdir())
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    elif whom == "rows":
+        for pid in (*neighbours.values(), os.getpid()):
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(600)
     elif whom == "memory":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     elif whom == "weights":

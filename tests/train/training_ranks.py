@@ -78,7 +78,7 @@ def be_rank(job: dict[str, Any], rank: int, port: int) -> None:
         inject(fault)
     tempfile.tempdir = None  # those who are forked have their own
     main = runpy.run_path(str(ROOT / "recipes" / job["recipe"]))["main"]
-    meap.processes.leave(run_command(RecipeConfig, main, doc="", argv=[job["config"]]))
+    meap.processes.leave(run_command, RecipeConfig, main, doc="", argv=[job["config"]])
 
 
 def main() -> None:

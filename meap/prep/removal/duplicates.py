@@ -88,7 +88,8 @@ def _require_files(job: Job[ResolvedPrep]) -> None:
     each = 3 if job.config.dedup.exact else 2
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = each * job.num_tasks + _OTHER_FILES
-    if job.config.executor == "local" and most != resource.RLIM_INFINITY and needed > most:
+    is_here = job.config.executor == "local" and job.folder.is_local  # what a store holds takes no file each
+    if is_here and most != resource.RLIM_INFINITY and needed > most:
         raise ConfigError(
             f"tasks={job.num_tasks:,}: deduplication opens up to {needed:,} files at once, and a process may open "
             f"{most:,} here: raise that (ulimit -Hn), or set tasks={max(1, (most - _OTHER_FILES) // each)} at most, in "

@@ -19,6 +19,7 @@ from meap.config import RecipeConfig, from_values
 from meap.config.sharding import spreading_modes
 from meap.data import Shards
 from meap.errors import CheckpointError, ConfigError, MeapError, MismatchError
+from meap.places.whole import remove_drafts
 from meap.train.checkpoints.writing import STAGING_NAME, local_folder
 from meap.train.optim import build_schedule
 from meap.train.timetable import Timetable
@@ -90,6 +91,8 @@ def find_resume_point(config: RecipeConfig, run_dir: Path) -> ResumePoint | None
         shutil.rmtree(copies / STAGING_NAME, ignore_errors=True)
     if not store.is_remote:
         _require_shared(copies)
+    if dist.get_global_rank() == 0:  # before any node fetches
+        remove_drafts(copies)
     steps = _on_leader(store.steps)
     if steps and not config.checkpoint.autoresume:
         raise ConfigError(

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -42,8 +42,10 @@ _TIMEOUT = timedelta(hours=4)
 """How long ranks wait for one that may be uploading a checkpoint."""
 _SHARE_OF_TIMEOUT = 0.9
 
-_SECONDS_FOR_ROWS = 10.0
+_SECONDS_FOR_ROWS: dict[int, float] = {signal.SIGTERM: 10.0}
 """How long a step may wait for its rows once the run was asked to stop: Composer's launcher allows half a minute."""
+_SECONDS_FOR_ROWS_AT_MOST = 120.0
+"""After other signals; a healthy epoch of many rows may take a minute to begin."""
 _TICK = 2.0
 _waits_since: float | None = None
 
@@ -94,7 +96,8 @@ class StopSignals:
             if _waits_since is not None:
                 waited, name = now - _waits_since, signal.Signals(number).name
                 told = f"{name}: no rows have come for {waited:.0f} s: steps since the last checkpoint are not saved"
-                print(told, file=sys.stderr, flush=True)
+                with suppress(OSError, RuntimeError):  # nobody may read it, or its disk be full; or this be a print
+                    print(told, file=sys.stderr, flush=True)
                 raise_stop_request(number)
         elif now - self._since > SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
@@ -104,8 +107,8 @@ class StopSignals:
         """Have the main thread look up, wherever it is, once it has waited for too long."""
         while self._before:
             time.sleep(_TICK)
-            since = _waits_since
-            if since is not None and time.monotonic() - max(since, self._since) > _SECONDS_FOR_ROWS and self._before:
+            since, most = _waits_since, _SECONDS_FOR_ROWS.get(self.received, _SECONDS_FOR_ROWS_AT_MOST)
+            if since is not None and time.monotonic() - max(since, self._since) > most and self._before:
                 self._is_reminder = True
                 os.kill(os.getpid(), self.received)
 

@@ -103,6 +103,15 @@ def test_keys_that_are_renewed_between_checkpoints(s3_data, s3_faults, renew, re
     assert folder.read("train/new") == b"content"
 
 
+def test_keys_that_are_renewed_before_a_size_is_asked_for(s3_data, s3_faults, renew):
+    """What refuses a HEAD has no body that says why: a bare 400."""
+    folder = Folder(s3_data)
+    assert folder.exists("train/index.json")
+    s3_faults.rule = lambda *_: (400, "ExpiredToken") if s3_faults.keys[-1] == "old" else None
+    renew("new")
+    assert folder.size("train/index.json") > 0
+
+
 def test_keys_that_are_not_there(s3_data, tmp_path, open_data, epoch_of, failure_of, monkeypatch):
     loader = open_data(s3_data, tmp_path / "cache", attempts=3)
     loader.dataset.streams[0]._downloader.clean_up()  # which holds the keys of before

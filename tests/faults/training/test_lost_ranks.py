@@ -115,6 +115,16 @@ def test_rank_0_ends_just_after_all_have_met(start, tmp_path, number, statuses):
 
 
 @pytest.mark.parametrize("hit", [0, 1])
+def test_all_ranks_are_stopped_where_the_rows_of_one_do_not_come(start, tmp_path, hit):
+    """The other one has its rows, and waits for that rank; it told of a lost rank (1)."""
+    settings = ("data.num_workers=0", "train.eval_batches=0")
+    run = start(tmp_path / "run", 2, *settings, faults={hit: {"point": "row", "call": 20, "whom": "rows"}})
+    assert run.end() == [STOPPED, STOPPED], run.printed
+    assert "SIGTERM: no rows have come for 1" in run.printed
+    assert "error" not in run.printed
+
+
+@pytest.mark.parametrize("hit", [0, 1])
 def test_a_rank_that_may_open_no_more_files_does_not_wait_for_the_others(start, tmp_path, hit):
     """torch tried to connect again, ever more seldom, for half an hour."""
     run = start(tmp_path / "run", 2, faults={hit: {"point": "joined", "call": 1, "whom": "files"}})

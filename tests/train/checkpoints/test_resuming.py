@@ -36,6 +36,17 @@ def test_other_data_at_the_same_address_is_refused_once_a_run_has_been_trained_o
     assert len(train(tmp_path / "run", prepare(), saved, "train.max_duration=6ba")) == 6
 
 
+@pytest.mark.slow
+def test_what_another_machine_has_left_half_fetched_goes_when_the_run_resumes(train, tmp_path):
+    """As where a node comes back as another one: drafts of the same machine are known by their writers."""
+    saved = f"checkpoint.folder={tmp_path}/saved"
+    train(tmp_path / "run", saved, "train.max_duration=4ba")
+    draft = tmp_path / "saved/.ba2.pt.0badcafe-1-0.partial"
+    draft.write_bytes(b"half")
+    train(tmp_path / "run", saved, "train.max_duration=6ba")
+    assert not draft.exists()
+
+
 WITH_FEW_FILES = """
 import resource, runpy, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

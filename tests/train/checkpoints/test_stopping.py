@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -124,12 +125,12 @@ from meap.config.command import report_errors
 from meap.processes import leave
 from meap.train.checkpoints import stopping
 
-stopping._SECONDS_FOR_ROWS, stopping._TICK = 0.5, 0.05
+stopping._SECONDS_FOR_ROWS[signal.SIGTERM], stopping._TICK = 0.5, 0.05
 
 def run():
     signals = stopping.StopSignals()
     signals.install()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
     for _ in range(20):  # a step takes its time, and short waits for rows do not count
         with stopping.waiting_for_rows():
             time.sleep(0.05)
@@ -139,7 +140,8 @@ def run():
         signals.release()
         return
     with stopping.waiting_for_rows():
-        time.sleep(60)
+        time.sleep(60 if sys.argv[2] == "SIGTERM" else 3)  # a scheduler that warns leaves more time
+    signals.release()
 
 leave(report_errors, run)
 """
@@ -151,16 +153,25 @@ stopped by SIGTERM: run the same command again to resume
 
 
 @pytest.mark.parametrize(
-    ("rows", "status", "told"),
+    ("rows", "name", "status", "told"),
     [
-        ("come", 0, ""),
-        ("do not come", os.EX_TEMPFAIL, NO_ROWS_TOLD),
+        ("come", "SIGTERM", 0, ""),
+        ("do not come", "SIGTERM", os.EX_TEMPFAIL, NO_ROWS_TOLD),
+        ("come late", "SIGUSR1", 0, ""),
     ],
 )
-def test_a_request_to_stop_does_not_wait_for_rows_that_do_not_come(rows, status, told):
+def test_a_request_to_stop_does_not_wait_for_rows_that_do_not_come(rows, name, status, told):
     """A launcher killed the run after half a minute, where the store of its data could not be reached."""
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_ROWS, rows], capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-c", WITHOUT_ROWS, rows, name], capture_output=True, text=True, check=False, timeout=50
     )
     assert (done.returncode, done.stdout) == (status, "stepped\n")
     assert re.fullmatch(told, done.stderr), done.stderr
+
+
+def test_nobody_needs_to_read_that_no_rows_come():
+    """Where the terminal is gone, or its disk full, the message would end it in the request's place."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", WITHOUT_ROWS, "do not come", "SIGTERM"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout) == (os.EX_TEMPFAIL, "stepped\n")
