@@ -149,7 +149,7 @@ def lacks_credentials(error: BaseException) -> bool:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether a store does not accept the credentials, or its library found none; to HEAD it answers with a bare 400."""
+    """Whether a store does not accept the credentials, or its library found none; its answer to HEAD may be 400."""
     status = response_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
     return isinstance(error, PermissionError) or lacks_credentials(error) or status in {400, 401, 403}
 
