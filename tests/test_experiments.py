@@ -196,7 +196,7 @@ def test_what_a_conversation_asks_is_answered_first_and_depth_is_where_it_stands
 
 
 def test_every_statement_is_made_again():
-    """In a row of statements alone and in summaries, so that there is something to look back for."""
+    """In summaries, so that there is something to look back for."""
     for kind in ("statements", "rivals"):
         for index in range(20):
             first, *others = TEXTS[kind].text_of(0, index).splitlines()

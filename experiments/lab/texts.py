@@ -1,7 +1,7 @@
 """What the corpora of the experiments say, and the prompts that ask about them.
 
     A  records         fields of one record, summarised          meap.synthetic
-    B  statements      values of up to eight places, again
+    B  statements      values of up to eight places
        rivals          the same, prose among them                rival_prompts         length, places, depth
     C  conversations   a question over documents, a long answer  conversation_prompts  documents, position
     D  documentation   docstrings of installed packages          read
@@ -20,6 +20,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,18 +89,11 @@ _CHARACTERS_PER_TOKEN = 3.3
 _ASKED_PER_GROUP = 60
 
 
-def statements(seed: int, index: int) -> str:
-    """Two to eight places, three times, each time in another order."""
-    rng = keyed_generator("statements", seed, index)
-    stated = list(_draw_places(rng, 2 + int(rng.random() * (_MOST_PLACES - 1))).items())
-    return "\n".join(" ".join(_state(*each) for each in rng.sample(stated, len(stated))) for _ in range(3))
-
-
-def rivals(seed: int, index: int) -> str:
-    """Up to eight places, prose among them up to a random length, then six summaries."""
-    rng = keyed_generator("rivals", seed, index)
+def rivals(seed: int, index: int, *, prose: int = 2400) -> str:
+    """Up to eight places, `prose` characters at most among them, then six summaries."""
+    rng = keyed_generator("rivals" if prose else "statements", seed, index)
     stated = _draw_places(rng, 1 + int(rng.random() * _MOST_PLACES))
-    paragraphs = [" ".join(_passage(rng, stated, num_characters=int(rng.random() ** 2 * 2400)))]
+    paragraphs = [" ".join(_passage(rng, stated, num_characters=int(rng.random() ** 2 * prose)))]
     for _ in range(6):
         summary = [_state(*each) for each in rng.sample(list(stated.items()), len(stated))]
         paragraphs.append(" ".join([choose(rng, words.RECAP_LEADS), *summary]))
@@ -261,7 +255,7 @@ def _candidates(rng: random.Random, answer: str, stated: set[str]) -> Prompt:
 TEXTS = {
     "records": TextKind(text_of=generate_record),
     "documentation": TextKind(reads=documentation),
-    "statements": TextKind(text_of=statements),
+    "statements": TextKind(text_of=partial(rivals, prose=0)),
     "rivals": TextKind(text_of=rivals, prompts=rival_prompts),
     "conversations": TextKind(text_of=conversations, prompts=conversation_prompts, preparation="sft_to_mds"),
     "short_cuts": TextKind(text_of=short_cuts, prompts=short_cut_prompts),
