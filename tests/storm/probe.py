@@ -195,7 +195,10 @@ def become(words: list[str]) -> NoReturn:
 
 def launch(ranks: int, words: list[str]) -> NoReturn:
     from composer.cli import launcher
+    from composer.core.engine import sigterm_handler
 
+    for number in _ASKING:  # as importing it does, which a warm Python has done before
+        signal.signal(number, sigterm_handler)
     launcher.subprocess = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
         Popen=ForkedRank, CalledProcessError=subprocess.CalledProcessError, STDOUT=subprocess.STDOUT
     )
