@@ -34,7 +34,7 @@ from meap.errors import ConfigError
 from meap.manifest import CONVERSATIONS
 from meap.masking import MaskRule
 from meap.places.problems import require_room_for_sockets
-from meap.processes import end_processes, obey_parent_alone
+from meap.processes import end_processes, obey_parent_alone, signals_wait
 
 __all__ = [
     "BATCHES_AHEAD",
@@ -78,7 +78,7 @@ class RowLoader(DataLoader[Any]):
             get_temp_dir()  # this process removes it when it exits; a killed worker would leave its own behind
         try:
             iterator = super().__iter__()
-        except Exception as error:
+        except BaseException as error:  # a signal, too
             _end_what_began(error)
             raise
         _keep_queues(iterator)
@@ -88,7 +88,8 @@ class RowLoader(DataLoader[Any]):
         if not self.num_workers:
             return super()._get_iterator()
         self.check_worker_number_rationality()
-        return _RowIterator(self)
+        with signals_wait():  # a worker that has just been forked has the handlers of this process
+            return _RowIterator(self)
 
     def close(self) -> None:
         """End the workers; another iteration starts new ones."""
@@ -129,7 +130,7 @@ class _RowIterator(_MultiProcessingDataLoaderIter):
         super()._shutdown_workers()
 
 
-def _end_what_began(error: Exception) -> None:
+def _end_what_began(error: BaseException) -> None:
     """End the workers of an iterator that failed while it was built: torch would stumble over what it lacks."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         iterator = frame.f_locals.get("self")

@@ -93,6 +93,33 @@ A_WORKER_FAILS_WHILE_IT_IS_LET_GO = """
 """
 
 
+STOPPED_AS_WORKERS_START = """
+import multiprocessing.context as context, os, signal, sys
+import torch
+from meap.config.command import report_errors
+from meap.data.loader import RowLoader, start_worker
+from meap.processes import leave
+
+def run():
+    given = torch.arange(64)
+    loader = RowLoader(given, batch_size=8, num_workers=2, worker_init_fn=start_worker, multiprocessing_context="fork")
+    started, start = [], context.ForkProcess.start
+
+    def signalled(process):
+        started.append(process)
+        if len(started) == 2:
+            os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+            if sys.argv[2] == "at once":  # as where another thread gets it
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        start(process)
+
+    context.ForkProcess.start = signalled
+    list(loader)
+
+leave(report_errors, run)
+"""
+
+
 def run_python(warm_python, environment, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [warm_python, "-c", textwrap.dedent(code), *arguments],
@@ -135,3 +162,11 @@ def test_an_error_of_one_worker_does_not_wait_for_another_one_that_waits_for_it(
 def test_a_worker_that_fails_while_it_is_no_longer_needed_is_no_error(warm_python, quiet_environment):
     ran = run_python(warm_python, quiet_environment, A_WORKER_FAILS_WHILE_IT_IS_LET_GO)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "gone\n", "")
+
+
+@pytest.mark.parametrize("when", ["later", "at once"])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_while_workers_start_is_no_traceback(warm_python, quiet_environment, name, status, when):
+    ran = run_python(warm_python, quiet_environment, STOPPED_AS_WORKERS_START, name, when)
+    assert ran.returncode == status, ran.stderr
+    assert re.fullmatch(r"(stopped by SIGTERM|interrupted): .*\n", ran.stderr), ran.stderr
