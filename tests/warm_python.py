@@ -138,9 +138,10 @@ def serve(address: str, owner: int, without: str) -> None:
 def become(order: dict[str, Any], files: list[int]) -> None:
     """Be the process that was asked for, from the interpreter's start to its end; never returns."""
     signal.set_wakeup_fd(-1)
-    for each in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(each, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if Path(order["arguments"][0]).name != "composer":  # what it imports, here already, sets the handlers that it needs
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, each in enumerate(files):
         os.dup2(each, number)
         os.close(each)

@@ -206,7 +206,8 @@ def answer(project_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [script, *arguments])
         monkeypatch.syspath_prepend(str((project_root / script).parent))
-        monkeypatch.setattr("meap.processes.leave", sys.exit)  # which would see to it that this process ends, too
+        # Which would see to it that this process ends, too.
+        monkeypatch.setattr("meap.processes.leave", lambda run, *given, **named: sys.exit(run(*given, **named)))
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(project_root / script), run_name="__main__")
         captured = capsys.readouterr()
