@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import yaml
 from lab.declaration import ExperimentConfig
 from lab.findings import find, sentence_of, text_of
 from lab.pages import page_of, read_all, with_summary
@@ -166,7 +168,7 @@ def test_prompts_hold_what_they_ask_for_and_rivals_of_it(kind):
         group = prompt["group"].split()
         if kind == "short_cuts":
             asked = re.search(r"The (\w+) is$", question)[1]
-            near = re.findall(rf"Their {asked}: (\w+)\.", f"{passage}.")
+            near = re.findall(r"So (\w+)\.", f"{passage}.")
             stated = re.findall(rf"The {asked} is (\w+)\.", f"{passage}.")
             assert stated == ([] if group == ["near"] else [prompt["answer"]])
             assert [each == prompt["answer"] for each in near] == {"far": [], "conflict": [False]}.get(group[0], [True])
@@ -345,3 +347,38 @@ def test_a_killed_experiment_goes_on_to_its_verdict(tiny, tmp_path, warm_python,
     errors = other.communicate()[1]
     assert other.returncode == 2, errors
     assert "holds an experiment that was declared otherwise" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", ["a_delay", "b_rivals", "c_fine_tuning", "e_short_cuts"])
+def test_a_declared_experiment_runs_to_its_end_at_a_hundredth_of_its_size(
+    name, tmp_path, warm_python, quiet_environment
+):
+    """All stages one after the other, as declared; d_repetition has one."""
+
+    def shortened(setting: str) -> str:
+        return re.sub(r"(?<=/ba)\d+|\d+(?=ba\b)", lambda steps: str(math.ceil(int(steps[0]) / 600)), setting)
+
+    declared = yaml.safe_load((ROOT / f"experiments/{name}.yaml").read_text())
+    prompts = {}
+    for data in declared["data"].values():
+        data["megabytes"] = 0.6
+        for prompt in kind.prompts(0) if (kind := TEXTS[data["texts"]]).prompts else ():
+            prompts.setdefault(prompt["group"], prompt)
+    (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(prompt)}\n" for prompt in prompts.values()))
+    for stage in declared["stages"].values():
+        stage["settings"] = [*map(shortened, stage["settings"]), "scheduler.warmup_duration=1ba"]
+        stage["evaluation_settings"] = [
+            *stage.get("evaluation_settings", []), "perplexity.rows=2",
+            "record_retrieval.examples=2", "attention_decay.rows=2", f"choice.source={tmp_path}/prompts.jsonl",
+        ]  # fmt: skip
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(declared, sort_keys=False))
+    ended = subprocess.run(
+        [warm_python, "-W", "ignore", ROOT / "experiments/run.py", path, f"out_dir={tmp_path}/out", "seeds=[1,2]",
+         f"tuning.values={declared['tuning']['values'][:1]}"],
+        check=False, cwd=ROOT, env=quiet_environment | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((tmp_path / "out/results.json").read_text())["verdict"] is not None

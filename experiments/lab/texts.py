@@ -5,7 +5,7 @@
        rivals          the same, prose among them                rival_prompts         length, places, depth
     C  conversations   a question over documents, a long answer  conversation_prompts  documents, position
     D  documentation   docstrings of installed packages          read
-    E  short_cuts      a value far away, and in a note near by   short_cut_prompts     both, far, near, conflict
+    E  short_cuts      a value far away, and in a cue near by    short_cut_prompts     both, far, near, conflict
 
 As in `meap.synthetic`, a draw is an address: texts and prompts share none.
 """
@@ -151,23 +151,23 @@ def conversation_prompts(seed: int) -> Iterator[Prompt]:
             }
 
 
-# E: a value can be had from far away, or from a paraphrase near by.
+# E: a value can be had from far away, or from the words before. "So oak. The tree is oak.": a cue names no field, and
+# so does not have to be looked up itself; the statement behind it repeats a token at a fixed distance.
+
+_CUED = 0.95
 
 
 def short_cuts(seed: int, index: int) -> str:
-    """A record whose summaries follow notes: for three fields of four the value is near, in other words."""
+    """A record with three summaries, in which a cue precedes nearly every statement."""
     rng = keyed_generator("short cuts", seed, index)
-    stated = {field: choose(rng, FIELDS[field]) for field in rng.sample(tuple(FIELDS), 6)}
-    prose = Prose(rng)
-    sentences = [f"The {field} is {value}." for field, value in stated.items()]
-    sentences.append(prose.sentence())
-    rng.shuffle(sentences)
-    paragraphs = [" ".join(sentences), prose.sentence()]
-    for _ in range(6):
-        near = rng.sample(list(stated), 5)
-        notes = [_note(field, stated[field]) for field in near if rng.random() < 0.75]
-        lead = choose(rng, words.RECAP_LEADS)
-        paragraphs.append(" ".join([*notes, lead, *(f"The {field} is {stated[field]}." for field in near)]))
+    stated, prose = _draw_fields(rng), Prose(rng)
+    paragraphs = [_statements(rng, stated), _between(prose)]
+    for _ in range(3):
+        summary = [choose(rng, words.RECAP_LEADS)]
+        for field in rng.sample(list(stated), 5):
+            summary += [_cue(stated[field])] if rng.random() < _CUED else []
+            summary.append(_say(field, stated[field]))
+        paragraphs.append(" ".join(summary))
     return "\n".join(paragraphs)
 
 
@@ -176,28 +176,42 @@ def short_cut_prompts(seed: int) -> Iterator[Prompt]:
     for number in range(200):
         for group in ("both", "far", "near", "conflict"):
             rng = keyed_generator("short cut prompt", seed, number)
-            stated = {field: choose(rng, FIELDS[field]) for field in rng.sample(tuple(FIELDS), 6)}
-            asked, prose = choose(rng, list(stated)), Prose(rng)
-            other = choose(rng, [value for value in FIELDS[asked] if value != stated[asked]])
-            sentences = [f"The {field} is {value}." for field, value in stated.items()]
-            rng.shuffle(sentences)
+            stated, prose = _draw_fields(rng), Prose(rng)
+            asked = choose(rng, list(stated))
+            answer = stated[asked]
+            other = choose(rng, [value for value in FIELDS[asked] if value != answer])
+            cues = {"far": [], "conflict": [_cue(other)]}.get(group, [_cue(answer)])
             if group == "near":
-                sentences.remove(f"The {asked} is {stated[asked]}.")
-            between = prose.sentence()
-            near = {"far": [], "conflict": [_note(asked, other)]}
-            notes = near.get(group, [_note(asked, stated[asked])])
+                del stated[asked]
+            lead = choose(rng, words.RECAP_LEADS)
             yield {
                 "prompt": "\n".join(
-                    [" ".join(sentences), between, " ".join([*notes, words.RECAP_LEADS[0], f"The {asked} is"])]
+                    [_statements(rng, stated), _between(prose), " ".join([lead, *cues, f"The {asked} is"])]
                 ),
                 "group": group,
                 "question": str(number),
-                **_candidates(rng, stated[asked], {other}),
+                **_candidates(rng, answer, {other}),
             }
 
 
-def _note(field: str, value: str) -> str:
-    return f"Their {field}: {value}."
+def _draw_fields(rng: random.Random) -> dict[str, str]:
+    return {field: choose(rng, FIELDS[field]) for field in rng.sample(tuple(FIELDS), 6)}
+
+
+def _statements(rng: random.Random, stated: dict[str, str]) -> str:
+    return " ".join(_say(field, stated[field]) for field in rng.sample(list(stated), len(stated)))
+
+
+def _between(prose: Prose) -> str:
+    return f"{prose.sentence()} {prose.sentence()}"
+
+
+def _say(field: str, value: str) -> str:
+    return f"The {field} is {value}."
+
+
+def _cue(value: str) -> str:
+    return f"So {value}."
 
 
 _BEFORE_INSTRUCTION = (

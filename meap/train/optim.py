@@ -55,13 +55,13 @@ def learning_rate_factor(
     """The learning rate at `time`, in steps since the start, as a share of its peak; pure.
 
     It rises linearly from 0 to 1 in `warmup` steps, stays there, falls to `final_ratio` in the last `decay` steps up to
-    `total`, and stays there. By default it falls along half a cosine from the warm-up on (section 4.1 of the paper, and
-    ``get_lr`` of the official code).
+    `total`, and stays there; with a decay of 0 it never falls. By default it falls along half a cosine from the warm-up
+    on (section 4.1 of the paper, and ``get_lr`` of the official code).
     """
     if time < warmup:
         return time / warmup
     start = warmup if decay is None else total - decay
-    if time < start:
+    if time < start or decay == 0:
         return 1.0
     progress = min(1.0, (time - start) / (total - start)) if total > start else 1.0
     return final_ratio + (1 - final_ratio) * _SHAPES[shape](progress)

@@ -57,6 +57,20 @@ def are_equal(one, other) -> bool:
     return bool((one == other).all()) if hasattr(one, "all") else one == other
 
 
+def test_a_branch_begins_where_its_trunk_ended(run, trunk, tmp_path):
+    """A constant rate never falls, at the trunk's last step neither."""
+    folder = tmp_path / "branch"
+    run(
+        folder,
+        branch_from(trunk, STEPS),
+        "train.max_duration=12ba",
+        "scheduler.schedule=wsd",
+        "scheduler.decay_fraction=1",
+    )
+    rates = [rate / 0.004 for rate in by_step(folder, "lr-AdamW/group0").values()]
+    assert rates == pytest.approx([1, 0.55])
+
+
 def test_a_branch_without_decay_continues_as_the_trunk_does_bit_for_bit(run, trunk, tmp_path, capsys):
     shutil.copytree(trunk, tmp_path / "moved")
     folder = tmp_path / "branch"

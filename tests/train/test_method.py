@@ -216,6 +216,11 @@ def test_a_lead_of_all_parts_but_one_gives_the_official_rate_of_an_update(parts)
     assert official[:2] == pytest.approx([(1 - 1 / parts) / 100, (2 - 1 / parts) / 100])
 
 
+@pytest.mark.parametrize("time", [10, 19, 20, 40])
+def test_without_a_decay_the_rate_never_falls(time):
+    assert learning_rate_factor(time, warmup=10, total=20, final_ratio=0.1, decay=0) == 1
+
+
 def test_nothing_but_warm_up_ends_at_the_final_rate():
     assert learning_rate_factor(20, warmup=40, total=40, final_ratio=0.1) == 0.5
     assert learning_rate_factor(40, warmup=40, total=40, final_ratio=0.1) == pytest.approx(0.1)
