@@ -137,7 +137,7 @@ def conversations(seed: int, index: int) -> str:
 
 def conversation_prompts(seed: int) -> Iterator[Prompt]:
     """The same questions, begun to be answered, with their document at several positions, rendered as in training."""
-    for num_documents, number in itertools.product((5, 10), range(100)):
+    for num_documents, number in itertools.product((5, 10), range(60)):
         for position in (each for each in (1, 3, 5, 10) if each <= num_documents):
             rng = keyed_generator(f"conversation prompt {num_documents}", seed, number)
             documents, stated = _draw_documents(rng, num_documents, position=position)
@@ -243,7 +243,8 @@ def _draw_documents(rng: random.Random, number: int, *, position: int | None = N
     if position is not None:
         places = [*places[1:position], places[0], *places[position:]]
     lines = [
-        f"Document {at}: {_state(place, stated[place])} {prose.sentence()}" for at, place in enumerate(places, start=1)
+        " ".join([f"Document {at}:", _state(place, stated[place]), *(prose.sentence() for _ in range(3))])
+        for at, place in enumerate(places, start=1)
     ]
     return "\n".join(lines), stated
 
