@@ -363,7 +363,7 @@ def test_a_declared_experiment_runs_to_its_end_at_a_hundredth_of_its_size(
     declared = yaml.safe_load((ROOT / f"experiments/{name}.yaml").read_text())
     prompts = {}
     for data in declared["data"].values():
-        data["megabytes"] = 0.6
+        data["megabytes"] = min(0.6, data["megabytes"])
         for prompt in kind.prompts(0) if (kind := TEXTS[data["texts"]]).prompts else ():
             prompts.setdefault(prompt["group"], prompt)
     (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(prompt)}\n" for prompt in prompts.values()))
