@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from meap.errors import MeapError
 from meap.evals.runner import read_results
 from meap.places.whole import write_whole
 from meap.run_files import EVAL_DIR, EXPORT_DIR, METRICS_NAME, RESULTS_NAME
@@ -234,7 +235,11 @@ def _read(measure: MeasureConfig, folder: Path) -> float:
         return choose.get(measure.at, lambda: values[int(measure.at) - 1])()
     name, _, rows = measure.metric.partition("[")
     task, _, metric = name.partition(".")
-    found = read_results(folder / EVAL_DIR)["tasks"][task]
+    results = read_results(folder / EVAL_DIR)
+    if task not in results["tasks"]:
+        why = results["skipped"].get(task, "it is not among evaluation_settings' tasks")
+        raise MeapError(f"measure {measure.label!r} needs the task {task}, which {folder} was not evaluated on: {why}")
+    found = results["tasks"][task]
     if not rows:
         return found["metrics"][metric]["value"]
     wanted = dict(each.split("=") for each in rows.removesuffix("]").split(","))
