@@ -34,7 +34,7 @@ def main(cfg: ExperimentConfig) -> None:
     require_packages("experiments/run.py", "scipy", "transformers", extra="eval")
     from lab.launching import share_the_machine
     from lab.material import prepare
-    from lab.running import choose_settings, reported_units, run_units
+    from lab.running import choose_settings, reported_units, run_shared_stages, run_units
 
     out_dir = Path(cfg.out_dir).absolute()
     _remember(cfg, out_dir)
@@ -43,6 +43,7 @@ def main(cfg: ExperimentConfig) -> None:
     if not cfg.only_report:
         share_the_machine()
         prepare(cfg.data, out_dir)
+        run_shared_stages(cfg, out_dir)
         choices = choose_settings(cfg, out_dir)
         run_units(cfg, out_dir, reported_units(cfg, out_dir, choices), title=cfg.title)
     print(f"\n{_report(cfg, out_dir)}\n\nwritten     {cfg.out_dir}")

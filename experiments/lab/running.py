@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,18 @@ from .declaration import ExperimentConfig, MeasureConfig
 from .launching import run_command_line, stop_commands
 from .material import SHARDS_DIR, folder_of
 
-__all__ = ["Unit", "choose_settings", "finished", "keep_finished", "read_records", "reported_units", "run_units"]
+__all__ = [
+    "Unit",
+    "choose_settings",
+    "finished",
+    "keep_finished",
+    "read_records",
+    "reported_units",
+    "run_shared_stages",
+    "run_units",
+]
 
 RECORD_NAME = "record.json"
-_BASES = defaultdict[Path, threading.Lock](threading.Lock)
-"""Of stages that several runs continue from."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,12 @@ class Unit:
 
 def reported_units(cfg: ExperimentConfig, out_dir: Path, choices: dict[str, str]) -> list[Unit]:
     """Seed by seed over all arms, so that arms are level whenever it is stopped."""
-    own = tuple(name for name, stage in cfg.stages.items() if not stage.shared)
     return [
         Unit(
             arm,
             seed,
             out_dir / "runs" / f"{arm}-{seed}",
-            own,
+            _own_stages(cfg),
             (*cfg.arms[arm].settings, *((f"{cfg.tuning.key}={choices[arm]}",) if arm in choices else ())),
             tuple(cfg.measures),
         )
@@ -65,19 +70,16 @@ def reported_units(cfg: ExperimentConfig, out_dir: Path, choices: dict[str, str]
     ]
 
 
-def choose_settings(cfg: ExperimentConfig, out_dir: Path, *, start: bool = True) -> dict[str, str]:
-    """The value of the tuned key for every arm, by runs that are not reported; without `start`, where they are done."""
+def _tuning_units(cfg: ExperimentConfig, out_dir: Path) -> dict[tuple[str, str], list[Unit]]:
+    """Those of every arm and value, where there is a choice."""
     tuning = cfg.tuning
-    if len(tuning.values) < 2:
-        return dict.fromkeys(cfg.arms, tuning.values[0]) if tuning.values else {}
-    own = tuple(name for name, stage in cfg.stages.items() if not stage.shared)
-    units = {
+    return {
         (arm, value): [
             Unit(
                 arm,
                 seed,
                 out_dir / "tuning" / f"{arm}-{value}-{seed}",
-                tuning.stages or own,
+                tuning.stages or _own_stages(cfg),
                 (*cfg.arms[arm].settings, *tuning.settings, f"{tuning.key}={value}"),
                 (tuning.measure,),
             )
@@ -85,7 +87,16 @@ def choose_settings(cfg: ExperimentConfig, out_dir: Path, *, start: bool = True)
         ]
         for value in tuning.values
         for arm in cfg.arms
+        if len(tuning.values) > 1
     }
+
+
+def choose_settings(cfg: ExperimentConfig, out_dir: Path, *, start: bool = True) -> dict[str, str]:
+    """The value of the tuned key for every arm, by runs that are not reported; without `start`, where they are done."""
+    tuning = cfg.tuning
+    units = _tuning_units(cfg, out_dir)
+    if not units:
+        return dict.fromkeys(cfg.arms, tuning.values[0]) if tuning.values else {}
     if start:
         run_units(cfg, out_dir, [unit for each in units.values() for unit in each], title="tuning")
     sign = -1 if tuning.higher_is_better else 1
@@ -103,17 +114,32 @@ def choose_settings(cfg: ExperimentConfig, out_dir: Path, *, start: bool = True)
     return choices
 
 
+def run_shared_stages(cfg: ExperimentConfig, out_dir: Path) -> None:
+    """Train what arms continue from, for all seeds first, so that no arm waits for the base of another."""
+    tuning = [unit for each in _tuning_units(cfg, out_dir).values() for unit in each]
+    left = [unit for unit in [*tuning, *reported_units(cfg, out_dir, {})] if not unit.record.is_file()]
+    seeds = dict.fromkeys(unit.seed for unit in left)
+    if any(stage.shared for stage in cfg.stages.values()):
+        jobs = [partial(_run_shared, cfg, out_dir, seed) for seed in seeds]
+        _run_together(cfg, jobs, len(jobs), title="shared stages")
+
+
 def run_units(cfg: ExperimentConfig, out_dir: Path, units: Sequence[Unit], *, title: str) -> None:
-    """Run what is not finished, `parallel` at a time."""
+    """Run what is not finished."""
+    jobs = [partial(_run, cfg, out_dir, unit) for unit in units if not unit.record.is_file()]
+    _run_together(cfg, jobs, len(units), title=title)
+
+
+def _run_together(cfg: ExperimentConfig, jobs: Sequence[Callable[[], object]], total: int, *, title: str) -> None:
+    """Run them in their order, `parallel` at a time; those of `total` that are missing are done."""
     from meap.show.progress import counting
 
-    left = [unit for unit in units if not unit.record.is_file()]
     with ThreadPoolExecutor(cfg.parallel) as pool, counting(title, unit="runs", interval=0) as progress:
-        pending = [pool.submit(_run, cfg, out_dir, unit) for unit in left]
+        pending = [pool.submit(job) for job in jobs]
         try:
-            for done, each in enumerate(as_completed(pending), start=len(units) - len(left) + 1):
+            for done, each in enumerate(as_completed(pending), start=total - len(jobs) + 1):
                 each.result()
-                progress(done, len(units))
+                progress(done, total)
         except BaseException:  # a run has failed, or a signal came
             pool.shutdown(wait=False, cancel_futures=True)
             stop_commands()
@@ -142,18 +168,29 @@ def keep_finished(records: dict[str, Any], out_dir: Path) -> None:
             write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
-def _run(cfg: ExperimentConfig, out_dir: Path, unit: Unit) -> None:
-    folders = {name: folder_of(out_dir, name) for name in cfg.data}
-    asked = {name: cfg.measures[name] for name in unit.measures}
-    evaluated = {measure.stage for measure in asked.values() if not _is_of_training(measure)}
+def _own_stages(cfg: ExperimentConfig) -> tuple[str, ...]:
+    return tuple(name for name, stage in cfg.stages.items() if not stage.shared)
+
+
+def _given(cfg: ExperimentConfig, out_dir: Path, seed: int) -> dict[str, Path]:
+    """Folders of the data, and of the stages that all arms of a seed share."""
+    shared = {name: out_dir / "runs" / f"shared-{seed}" / name for name, stage in cfg.stages.items() if stage.shared}
+    return {name: folder_of(out_dir, name) for name in cfg.data} | shared
+
+
+def _run_shared(cfg: ExperimentConfig, out_dir: Path, seed: int) -> None:
+    evaluated = {measure.stage for measure in cfg.measures.values() if not _is_of_training(measure)}
     for name, stage in cfg.stages.items():
         if stage.shared:
-            folders[name] = out_dir / "runs" / f"shared-{unit.seed}" / name
-            with _BASES[folders[name]]:
-                _run_stage(cfg, name, folders, (), unit.seed, evaluates=name in evaluated)
-        elif name in unit.stages:
-            folders[name] = unit.dir / name
-            _run_stage(cfg, name, folders, unit.settings, unit.seed, evaluates=name in evaluated)
+            _run_stage(cfg, name, _given(cfg, out_dir, seed), (), seed, evaluates=name in evaluated)
+
+
+def _run(cfg: ExperimentConfig, out_dir: Path, unit: Unit) -> None:
+    folders = _given(cfg, out_dir, unit.seed) | {name: unit.dir / name for name in unit.stages}
+    asked = {name: cfg.measures[name] for name in unit.measures}
+    evaluated = {measure.stage for measure in asked.values() if not _is_of_training(measure)}
+    for name in unit.stages:
+        _run_stage(cfg, name, folders, unit.settings, unit.seed, evaluates=name in evaluated)
     drawn = {picture.curve for picture in cfg.pictures.values()}
     own = [folders[name] for name in unit.stages]
     record = {
