@@ -85,7 +85,7 @@ class SchedulerConfig:
     warmup_duration: str | None = None
     """The same as a duration: 2000ba, 2000000000tok, 512000sp, 1ep, 0.1dur. Unset: warmup_ratio, else not read."""
     final_ratio: float = 0.1
-    """Learning rate at the end as a share of the peak, in [0, 1)."""
+    """What the learning rate falls to, as a share of the peak, in [0, 1): the last step is one short of it."""
     lead: float | None = None
     """Repeats the official code, where step k, counted from 0, has the schedule's rate at k + lead: 1 - 1/G with G
     micro-batches per device. Unset: step k of W warm-up steps has (k + 1)/W of the peak; the decay begins after it."""

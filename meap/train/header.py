@@ -104,7 +104,7 @@ def _rows(config: RecipeConfig, data: RunData) -> list[str]:
     """What is read, what an epoch consists of, how long the run is, and what is measured: a line each."""
     batch, shards, heldout, timetable = config.train.global_batch_size, data.shards, data.heldout, data.timetable
     held_out = f"; held out: {heldout.rows:,} rows" if heldout is not None else ""
-    tokens, epochs = _tokens(config, data), timetable.steps / timetable.steps_per_epoch
+    tokens, epochs = _tokens(config, timetable.steps), timetable.steps / timetable.steps_per_epoch
     trunk = f"; those up to {timetable.branch_step:,} are of the run it branches from" if timetable.branch_step else ""
     lines = [
         f"data       {shards.rows:,} rows of {config.data.seq_len:,} tokens from {shards.origin}{held_out}",
@@ -158,7 +158,8 @@ def _disk(config: RecipeConfig, data: RunData, num_parameters: int) -> str:
 
 
 def _arithmetic(config: RecipeConfig, data: RunData, model: NextTokenModel) -> list[str]:
-    tokens, context = _tokens(config, data), config.data.seq_len
+    context = config.data.seq_len
+    tokens = _tokens(config, data.timetable.steps - data.timetable.branch_step)
     frozen = bool(config.lora.rank)
     flops = training_flops_per_token(model.config, context=context, causal=False, frozen=frozen)
     peak = peak_flops_per_second(_EXAMPLE_DEVICE)
@@ -182,8 +183,8 @@ def _notes(config: RecipeConfig, data: RunData) -> list[str]:
     return [f"note       {note}" for note in notes(config, data.timetable, heldout=data.heldout)]
 
 
-def _tokens(config: RecipeConfig, data: RunData) -> int:
-    return data.timetable.steps * config.train.global_batch_size * config.data.seq_len
+def _tokens(config: RecipeConfig, steps: int) -> int:
+    return steps * config.train.global_batch_size * config.data.seq_len
 
 
 def _vocabulary_layers(model: NextTokenModel) -> list[Any]:

@@ -121,7 +121,7 @@ def checkpoint_bytes(num_parameters: int) -> int:
 
 def num_checkpoints(timetable: Timetable, *, keep: int) -> int:
     """Checkpoints on the disk at once: an old one is deleted after the new one is whole."""
-    saved = timetable.times_left(timetable.checkpoint_interval, done=0)
+    saved = timetable.times_left(timetable.checkpoint_interval, done=timetable.branch_step)
     return saved if keep == -1 else min(saved, keep + 1)
 
 

@@ -27,6 +27,9 @@ _OF_BRANCH = (
 )
 _FREE_IN_BRANCH = ("masking.", "scheduler.", "train.branch_from")
 _EFFECTS = {"train.max_duration": "; schedules that go by the length of the run are stretched to it"}
+_EFFECTS_IN_BRANCH = dict.fromkeys(
+    ("scheduler.warmup_duration", "scheduler.warmup_ratio"), "; not read, as a branch begins at the peak"
+)
 
 
 def append_to_log(run_dir: Path, text: str) -> None:
@@ -94,7 +97,7 @@ def _require_same_run(place: str, before: dict[str, Any], now: dict[str, Any], *
         if role is Role.RESULT and (not key.startswith(free) or key == "masking.reversed_ratio"):
             remedy = _OF_BRANCH if free else _REMEDIES.get(key, _OTHER_RUN)
             raise MismatchError(f"{place} holds a run with {key}={was}, not {given}: {remedy}")
-        effect = "" if free else _EFFECTS.get(key, "")
+        effect = (_EFFECTS_IN_BRANCH if free else _EFFECTS).get(key, "")
         print(f"{verb} {place} with {key}={given} (was {was}){effect}", flush=True)
 
 

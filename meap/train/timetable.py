@@ -125,7 +125,8 @@ def count_rate_steps(config: RecipeConfig, *, total: int, **sizes: int) -> tuple
     if warmup + decay > total:
         raise ConfigError(
             f"scheduler.decay_fraction={scheduler.decay_fraction} ({decay:,} steps) and the warm-up ({warmup:,} steps) "
-            f"take more than the {total:,} steps of the run: lower one of them"
+            f"take more than the {total:,} steps of the run: lower one of them; to resume a branch, give its "
+            "train.branch_from as well"
         )
     return warmup, decay
 

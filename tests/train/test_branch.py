@@ -21,8 +21,8 @@ SETTINGS = ("optimizer.lr=0.004", "checkpoint.keep=-1", f"train.max_duration={ST
 def run(small_config, release_caches) -> Callable[..., None]:
     main = runpy.run_path(str(ROOT / "recipes/meap_1b.py"))["main"]
 
-    def run_it(run_dir: Path, *overrides: str) -> None:
-        main(small_config(run_dir, *SETTINGS, *overrides))
+    def run_it(run_dir: Path, *overrides: str, dry_run: bool = False) -> None:
+        main(small_config(run_dir, *SETTINGS, *overrides), dry_run=dry_run)
         release_caches()
 
     return run_it
@@ -96,6 +96,25 @@ def test_a_branch_without_decay_continues_as_the_trunk_does_bit_for_bit(run, tru
     run(folder, branch_from(tmp_path / "moved"), "scheduler.schedule=wsd", "scheduler.decay_fraction=0")
     assert "step 8 (epoch 0)" in capsys.readouterr().out
     assert are_equal(state_at(folder, STEPS), whole)
+
+
+def test_the_plan_of_a_branch_is_of_its_own_steps(run, trunk, tmp_path, capsys):
+    def planned(*overrides: str) -> list[str]:
+        run(tmp_path / "run", "checkpoint.interval=1ba", *overrides, dry_run=True)
+        told = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+        return [told["disk"], told["compute"]]
+
+    own_steps = f"train.max_duration={STEPS - AT}ba"
+    assert planned(branch_from(trunk)) == planned(own_steps)
+    assert planned(own_steps) != planned()
+
+
+def test_a_branch_that_resumes_needs_its_trunk_named(run, trunk, tmp_path, capsys):
+    decay = ("scheduler.schedule=wsd", "scheduler.decay_fraction=1", "scheduler.warmup_duration=3ba")
+    run(tmp_path / "branch", branch_from(trunk), *decay)
+    assert "scheduler.warmup_duration=3ba (was 2ba); not read, as a branch begins" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"lower one of them; to resume a branch, give its train.branch_from as well"):
+        run(tmp_path / "branch", *decay)
 
 
 @pytest.mark.parametrize("schedule", ["wsd", "cosine"])
