@@ -61,6 +61,8 @@ def _panel(axes: Any, *, found: Found, picture: PictureConfig, cfg: ExperimentCo
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
+    if picture.x:
+        axes.set_xticks(picture.x)
     axes.legend()
 
 
