@@ -88,9 +88,9 @@ def libraries(cfg: EvaluationConfig) -> str:
 
 
 def dry_run(cfg: EvaluationConfig) -> None:
-    """Make every example, and say how many there are and what a judge would cost; neither model nor judge is asked."""
+    """Make every example, say how many there are, whether they fit, and what a judge would cost; nobody is asked."""
     from meap.evals.dry_run import rehearse
-    from meap.evals.hugging_face import load_model_tokenizer
+    from meap.evals.hugging_face import load_context, load_model_tokenizer
     from meap.evals.runner import choose_tasks, describe_replaced
     from meap.places.addresses import use_one_s3_endpoint
     from meap.run_files import find_model
@@ -99,7 +99,7 @@ def dry_run(cfg: EvaluationConfig) -> None:
     names = choose_tasks(cfg.tasks)
     tokenizer = load_model_tokenizer(cfg)
     with open_inputs(cfg, tokenizer) as (inputs, _):
-        rehearse(inputs, names)
+        rehearse(inputs, names, max_positions=load_context(cfg))
     model = find_model(cfg.require_model())
     known = {"tokenizer": tokenizer.fingerprint, "add_bos": cfg.add_bos}
     if warning := describe_replaced(find_out_dir(cfg, model), model, known):

@@ -241,6 +241,12 @@ def test_the_paper_s_evaluations():
     assert config.ancestral_trace.relations == tuple(2**power for power in range(1, 10))
 
 
+def test_an_evaluation_for_what_1b_yaml_trains(configs):
+    config = load_config(EvaluationConfig, FOLDER / "eval_4k.yaml")
+    assert max(config.needle_fu.lengths) == max(config.needle_magic.lengths) == configs["1b"].data.seq_len
+    assert config.multidoc_qa.source is None
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_models_have_the_size_they_are_named_for(size: str, configs, capsys: pytest.CaptureFixture[str]):
     import torch

@@ -27,7 +27,8 @@ _HEAD = """\
 
 A map at small scale. Each experiment is one command, and its yaml was written before its first run: question,
 hypothesis, primary endpoint, arms, seeds, tests, and what would refute it. This page is written from the numbers in
-`experiments/results/` by `python experiments/map.py`. A result against the method is a result.
+`experiments/results/` by `python experiments/map.py`. A result against the method is a result. All runs were made from
+2026-11-28 on, on two cores of a shared machine (AMD EPYC, torch 2.15).
 
     python experiments/run.py experiments/d_repetition.yaml
 

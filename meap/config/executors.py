@@ -19,7 +19,7 @@ class SlurmConfig:
     partition: str | None = None
     """Partition to submit to. Unset: the cluster's default."""
     time_hours: float = 20.0
-    """Time limit of one task in hours, at least 0.01 (yaml would read sbatch's own 20:00:00 as a number)."""
+    """Time limit of one task in hours, at least 0.01; not as sbatch's 20:00:00."""
     cpus_per_task: int = 1
     """Cores of one task, at least 1; a task tokenizes on one."""
     mem_per_cpu_gb: int = 4

@@ -201,7 +201,8 @@ class SftPrepConfig(JobConfig):
     """Answers with MORE tokens than this, their end of turn not counted, are masked in a copy. Unset: 50, or 12 for the
     sample."""
     seq_len: int | None = None
-    """Positions of a row. Unset: 2 * max_length, so that the longest conversation fits beside its copy."""
+    """Positions of a row. Unset: 2 * max_length, so that the longest conversation fits beside its copy; max_length
+    with copies=false."""
     pack: bool = True
     """Whether a row holds as many conversations as fit; false gives each its own row, mostly padding."""
     heldout_ratio: float = 0.01

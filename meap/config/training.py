@@ -120,7 +120,8 @@ class TrainConfig:
     branch_from: str | None = None
     """Checkpoint (`ba<step>.pt` or a folder `ba<step>`, here or in a store) of another run that this one continues, in
     a folder of its own: weights, optimiser and place in the data; max_duration counts from the other's beginning. Must
-    be of the part in which the rate is at its peak. `masking` and `scheduler` may differ."""
+    be of the part in which the rate is at its peak. `masking`, but for reversed_ratio, and `scheduler`
+    may differ."""
     global_batch_size: int = 256
     """Rows per optimiser step over all devices."""
     microbatch_size: int = 8

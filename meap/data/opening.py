@@ -99,8 +99,9 @@ def open_dataset(
         labels: ``shifted`` for a loss of one's own, ``transformers`` for ``model(**batch)``.
         batch_size: Rows of a batch of one device, as the DataLoader is given.
         ratio: Share of input tokens that are masked, in [0, 1), 0.15 unless given; 0 for clean rows, as in evaluation.
-        masking: In its place, all that a yaml says in `masking`: spans, random tokens, reversed rows, other ratios from
-            later epochs on. Reversed rows begin with the id after the tokenizer's last, for which `model` needs a row.
+        masking: In its place, what a yaml says in `masking` for site=dataset: spans, random tokens, reversed rows,
+            other ratios from later epochs on. Reversed rows begin with the id after the tokenizer's last, for which
+            `model` needs a row.
         seed: Seed of the masks and the order of rows.
         split: Name of the split.
         shuffle: Whether rows are shuffled, anew in each epoch.

@@ -98,13 +98,13 @@ def ask_all(
         progress(finished, total)
 
 
-def require_fit(name: str, examples: Sequence[Example], model: LanguageModel) -> None:
-    """Raise `ConfigError` if the model's context cannot hold an example of the task called `name`."""
-    too_long = [example for example in examples if example.positions > model.max_positions]
+def require_fit(name: str, examples: Sequence[Example], *, max_positions: int) -> None:
+    """Raise `ConfigError` if a context of `max_positions` cannot hold an example of the task called `name`."""
+    too_long = [example for example in examples if example.positions > max_positions]
     if too_long:
         longest = max(too_long, key=lambda example: example.positions)
         raise ConfigError(
-            f"{name}: {len(too_long):,} of {len(examples):,} examples exceed the {model.max_positions:,} "
+            f"{name}: {len(too_long):,} of {len(examples):,} examples exceed the {max_positions:,} "
             f"tokens of the model's context, {longest.id} takes {longest.positions:,}: make {name} shorter, or set "
             "too_long=wrong to count them as wrong"
         )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from meap.config import EvaluationConfig
 from meap.errors import CheckpointError, ConfigError, first_line
@@ -30,6 +30,7 @@ from meap.usage import join_ids
 __all__ = [
     "HuggingFaceLM",
     "limit_threads",
+    "load_context",
     "load_model",
     "load_model_tokenizer",
     "load_weights",
@@ -54,6 +55,21 @@ def load_model_tokenizer(config: EvaluationConfig) -> Tokenizer:
     """
     name = config.tokenizer.name or find_model(config.require_model())
     return load_tokenizer(dataclasses.replace(config.tokenizer, name=name))
+
+
+def load_context(config: EvaluationConfig) -> int:
+    """Tokens of the model's context, by its config.json alone.
+
+    Raises:
+        CheckpointError: The model does not exist, or its configuration cannot be read.
+        ConfigError: No model is named, or it is a run without an export.
+    """
+    name = find_model(config.require_model())
+    require_model_files(name)
+    try:
+        return _max_positions(AutoConfig.from_pretrained(name, trust_remote_code=False))
+    except Exception as error:
+        raise _unreadable(name, error) from error
 
 
 def load_model(config: EvaluationConfig) -> HuggingFaceLM:
@@ -109,10 +125,7 @@ def load_weights(name: str) -> PreTrainedModel:
     except Exception as error:
         if why := misfit(name, error):
             raise CheckpointError(f"model={name}: {why}") from error
-        raise CheckpointError(
-            f"model={name} cannot be loaded ({type(error).__name__}: {first_line(error)}): "
-            f"{nearest(Path(name)) or 'export it again, or check the name'}"
-        ) from error
+        raise _unreadable(name, error) from error
     if lost := sorted(found["missing_keys"]):
         raise CheckpointError(
             f"model={name}: {len(lost):,} weights of a {model.config.model_type!r} model are not in its files, such as "
@@ -123,6 +136,16 @@ def load_weights(name: str) -> PreTrainedModel:
     # Called on the base class: transformers wraps `to` in a way that hides its parameters from type checkers.
     torch.nn.Module.to(model, device)
     return model.eval()
+
+
+def _max_positions(config: PretrainedConfig) -> int:
+    """As good as unlimited where the model states none."""
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+
+
+def _unreadable(name: str, error: Exception) -> CheckpointError:
+    remedy = nearest(Path(name)) or "export it again, or check the name"
+    return CheckpointError(f"model={name} cannot be loaded ({type(error).__name__}: {first_line(error)}): {remedy}")
 
 
 def require_model_files(name: str) -> None:
@@ -187,7 +210,7 @@ class HuggingFaceLM:
         configured = getattr(model.generation_config, "eos_token_id", None)
         self._ends = frozenset(join_ids(tokenizer.eos_id, configured))
         self._num_logits = int(model.config.vocab_size)
-        self._max_positions = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+        self._max_positions = _max_positions(model.config)
         banned = {tokenizer.mask_id, tokenizer.bos_id, model.config.pad_token_id} - {*self._ends, None}
         # Some tokenizers have one token as BOS and EOS; ids of padded embedding rows have no text.
         banned |= set(range(tokenizer.vocab_size, self._num_logits))

@@ -25,7 +25,7 @@ from meap.evals.pictures import panel
 from meap.evals.ranks import Ranks
 from meap.evals.responses import ResponseStore, hash_of, prompt_hashes
 from meap.evals.summary import summarise
-from meap.evals.task import Example, Judging, Response, Task, TaskInputs
+from meap.evals.task import Example, Judging, Response, TaskInputs
 from meap.evals.tasks import TASKS
 from meap.extras import is_installed, require_packages
 from meap.json_text import RESTORE, TooLargeError, parse_json, read_small
@@ -145,7 +145,9 @@ def run_tasks(
     require_packages_of(names, inputs.config)
     ranks = ranks or Ranks()
     skipped = reasons_to_skip(names, inputs)
-    asked = {name: _examples(name, TASKS[name], inputs, model) for name in names if name not in skipped}
+    asked = {
+        name: choose_examples(name, inputs, max_positions=model.max_positions) for name in names if name not in skipped
+    }
     with sole_writer(out_dir) if ranks.is_first else nullcontext():
         ranks.wait()  # none writes beside another evaluation
         # On one rank only: the others would ask the same again.
@@ -278,13 +280,20 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not valid JSON ({error}): evaluate again") from error
 
 
-def choose_examples(name: str, inputs: TaskInputs) -> tuple[list[Example], bool]:
+def choose_examples(name: str, inputs: TaskInputs, *, max_positions: int) -> tuple[list[Example], bool]:
     """Examples of the task `name`, and whether `limit` has left some out.
 
+    Args:
+        name: A key of `TASKS`.
+        inputs: What the examples are made from.
+        max_positions: Tokens of the model's context.
+
     Raises:
+        ConfigError: An example exceeds the context, and does not count as wrong.
         MeapError: The task has no examples, or cannot make them.
     """
-    examples = TASKS[name].examples(inputs)
+    task = TASKS[name]
+    examples = task.examples(inputs)
     assert max(Counter(example.id for example in examples).values(), default=1) == 1, f"{name}: an id occurs twice"
     if not examples:
         raise DataError(f"{name} has no examples: change section {name} of the configuration")
@@ -292,15 +301,9 @@ def choose_examples(name: str, inputs: TaskInputs) -> tuple[list[Example], bool]
     partial = 0 < limit < len(examples)
     if partial:
         examples = [examples[index] for index in np.linspace(0, len(examples) - 1, limit).round().astype(int)]
-    return examples, partial
-
-
-def _examples(name: str, task: Task, inputs: TaskInputs, model: LanguageModel) -> tuple[list[Example], bool]:
-    """Examples of a task that the model's context can hold, unless longer ones count as wrong."""
-    examples, partial = choose_examples(name, inputs)
     # A loss has no worst value to give to examples that are too long.
     if inputs.config.too_long == "refuse" or not all(metric.higher_is_better for metric in task.metrics):
-        require_fit(name, examples, model)
+        require_fit(name, examples, max_positions=max_positions)
     return examples, partial
 
 

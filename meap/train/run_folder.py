@@ -27,9 +27,8 @@ _OF_BRANCH = (
 )
 _FREE_IN_BRANCH = ("masking.", "scheduler.", "train.branch_from")
 _EFFECTS = {"train.max_duration": "; schedules that go by the length of the run are stretched to it"}
-_EFFECTS_IN_BRANCH = dict.fromkeys(
-    ("scheduler.warmup_duration", "scheduler.warmup_ratio"), "; not read, as a branch begins at the peak"
-)
+_NO_WARM_UP = "; not read, as a branch begins at the peak"
+_EFFECTS_IN_BRANCH = {"scheduler.warmup_duration": _NO_WARM_UP, "scheduler.warmup_ratio": _NO_WARM_UP}
 
 
 def append_to_log(run_dir: Path, text: str) -> None:

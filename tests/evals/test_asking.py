@@ -137,7 +137,7 @@ def test_what_is_too_long_is_refused_or_wrong(asked, oracle):
     model = oracle(asked.examples)
     model.max_positions = sorted(example.positions for example in asked.examples)[20]
     with pytest.raises(ConfigError, match=r"key: \d of 30 examples exceed the \d+ tokens of the model"):
-        require_fit("key", asked.examples, model)
+        require_fit("key", asked.examples, max_positions=model.max_positions)
     asked(model)
     wrong = [response for response in asked.done().values() if response["too_long"]]
     assert 0 < len(wrong) < 10
