@@ -1,10 +1,11 @@
 """Measure any Hugging Face causal language model, or compare two that were measured.
 
-    python recipes/evaluate.py yamls/eval_small.yaml model=runs/tiny/hf            # all tasks in minutes on a CPU
-    python recipes/evaluate.py yamls/eval.yaml model=runs/1b                       # the paper's settings, on its export
+    python recipes/evaluate.py yamls/eval_small.yaml model=runs/tiny/hf      # all tasks in minutes on a CPU
+    python recipes/evaluate.py yamls/eval_4k.yaml model=runs/1b              # what needs no download
+    python recipes/evaluate.py yamls/eval.yaml model=runs/1b_64k             # the paper's settings, on its export
     python recipes/evaluate.py yamls/eval.yaml model=meta-llama/Llama-3.2-3B tasks=needle_fu,multidoc_qa
-    torchrun --nproc_per_node 8 recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf   # examples shared by 8 GPUs
-    python recipes/evaluate.py yamls/eval.yaml model=runs/1b/hf --dry-run              # examples, and a judge's cost
+    torchrun --nproc_per_node 8 recipes/evaluate.py yamls/eval.yaml model=runs/1b_64k # 8 GPUs share
+    python recipes/evaluate.py yamls/eval.yaml model=runs/1b_64k --dry-run            # a judge's cost, too
     python recipes/evaluate.py compare=runs/1b_ntp/eval,runs/1b/eval
 
 Writes <out_dir>: results.json, report.html, which opens offline, summary.png, and for each task a picture,
