@@ -177,6 +177,13 @@ def test_prompts_hold_what_they_ask_for_and_rivals_of_it(kind):
             stated = dict(re.findall(r"There is (\w+) (\w+) \1\.", f"{passage}."))
             assert stated[asked] == prompt["answer"]
             assert len(stated) == int(group[1] if kind == "rivals" else group[0])
+            if kind == "rivals":
+                sentences = re.findall(r"[^.]+\.", f"{passage}.")
+                at = next(at for at, each in enumerate(sentences) if f"There is {asked} " in each)
+                begins, ends = 3 * at / len(sentences), 3 * (at + 1) / len(sentences)
+                third = ("first", "middle", "last").index(group[2])
+                assert begins < third + 1
+                assert ends > third
             assert len({*stated.values()} & {*prompt["candidates"]}) == min(len(stated), NUM_CANDIDATES)
         assert prompt["answer"] in prompt["candidates"]
         assert len({*prompt["candidates"]}) == len(prompt["candidates"]) == NUM_CANDIDATES

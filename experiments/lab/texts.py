@@ -108,11 +108,10 @@ def rival_prompts(seed: int) -> Iterator[Prompt]:
         rng = keyed_generator(f"rival prompt {length} {num_places} {depth}", seed, number)
         stated = _draw_places(rng, num_places)
         room = int(length * _CHARACTERS_PER_TOKEN) - sum(len(_state(*each)) + 1 for each in stated.items())
-        sentences = _passage(rng, stated, num_characters=room)
-        third = len(sentences) // 3
-        part = {"first": sentences[:third], "middle": sentences[third : -third or None], "last": sentences[-third:]}
-        places = {_state(*each): each[0] for each in stated.items()}
-        asked = choose(rng, [places[each] for each in part[depth] if each in places] or list(stated))
+        asked, *others = stated
+        sentences = _passage(rng, {place: stated[place] for place in others}, num_characters=room)
+        before = (_DEPTHS.index(depth) + rng.random()) / len(_DEPTHS)
+        sentences.insert(int(before * (len(sentences) + 1)), _state(asked, stated[asked]))
         yield {
             "prompt": f"{' '.join(sentences)}\n{choose(rng, words.RECAP_LEADS)} {_question(asked)}",
             "group": f"{length} {num_places} {depth}",
