@@ -5,10 +5,10 @@
     python experiments/run.py experiments/d_repetition.yaml begin_with=experiments/results/d_repetition.json
                                                                                # elsewhere: only what is missing
 
-The yaml was written before the first run: question, hypothesis, primary endpoint, arms, seeds, how learning rates are
-chosen (on seeds that are not reported), secondaries, and what would refute it. Every run goes through the product's own
-entry points. Writes <out_dir>: corpora, shards and runs, and results.json, table.txt and picture.png. An experiment
-that was stopped or killed continues; finished runs are kept.
+The yaml was fixed before the first reported run: question, hypothesis, primary endpoint, arms, seeds, how learning
+rates are chosen (on seeds that are not reported), secondaries, and what would refute it. Every run goes through the
+product's own entry points. Writes <out_dir>: corpora, shards and runs, and results.json, table.txt and picture.png.
+An experiment that was stopped or killed continues; finished runs are kept.
 """
 
 import dataclasses

@@ -115,6 +115,7 @@ def test_p_is_the_share_of_all_ways_to_deal_the_runs_out(declared):
         (1.0, {"expected": "higher"}, "supported", "Less"),
         (0.0, {"smallest": 0.0}, "undecided", "Open"),
         (0.0, {"smallest": 0.5}, "refuted", "Not less"),  # no difference that would matter
+        (-0.1, {"smallest": 0.5}, "refuted", "Not less"),  # one that is there for certain, and does not matter
     ],
 )
 def test_the_verdict_follows_the_declared_rule(declared, shift, primary, verdict, words):
@@ -124,6 +125,25 @@ def test_the_verdict_follows_the_declared_rule(declared, shift, primary, verdict
     assert found["sentence"].startswith(f"{words} (last loss: masked {1.02 + shift:.4f}, plain 1.0200, difference ")
     assert f"{shift:+.4f} [" in found["sentence"] or shift == 0
     assert "5 and 5 seeds" in found["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "masked", "expected", "verdict"),
+    [
+        (0.99, 0.99, "higher", "undecided"),  # nothing above it would have shown
+        (0.99, 0.90, "higher", "refuted"),  # what is lower has
+        (0.99, 0.99, "lower", "refuted"),
+        (0.13, 0.13, "lower", "undecided"),
+        (0.13, 0.13, "higher", "refuted"),
+        (0.13, 0.90, "higher", "supported"),
+    ],
+)
+def test_where_no_difference_could_show_nothing_is_refuted(declared, plain, masked, expected, verdict):
+    measures = declared.measures | {"last": dataclasses.replace(declared.measures["last"], chance=0.125)}
+    declared = dataclasses.replace(declared, measures=measures)
+    spread = np.array([-0.002, -0.001, 0.0, 0.001, 0.002])
+    found = found_of(declared, plain + spread, masked + spread, expected=expected, smallest=0.03)
+    assert found["verdict"] == verdict
 
 
 def test_without_all_runs_there_is_no_verdict(declared):
@@ -176,7 +196,7 @@ def test_prompts_hold_what_they_ask_for_and_rivals_of_it(kind):
             asked = re.search(r"There is (\w+)$", question)[1]
             stated = dict(re.findall(r"There is (\w+) (\w+) \1\.", f"{passage}."))
             assert stated[asked] == prompt["answer"]
-            assert len(stated) == int(group[1] if kind == "rivals" else group[0])
+            assert len(stated) == int(group[1] if kind == "rivals" else group[-2])
             if kind == "rivals":
                 sentences = re.findall(r"[^.]+\.", f"{passage}.")
                 at = next(at for at, each in enumerate(sentences) if f"There is {asked} " in each)
@@ -198,7 +218,7 @@ def test_what_a_conversation_asks_is_answered_first_and_depth_is_where_it_stands
         assert answer.startswith(f"There is {place} ")
         assert answer.split(".")[0] in question
     for prompt in TEXTS["conversations"].prompts(0):
-        documents, position = map(int, prompt["group"].split())
+        documents, position = map(int, prompt["group"].removeprefix("tuning ").split())
         place = re.search(r"What is there in (\w+)\?", prompt["prompt"])[1]
         assert f"Document {position}: There is {place} {prompt['answer']} {place}." in prompt["prompt"]
         assert f"Document {documents}:" in prompt["prompt"]

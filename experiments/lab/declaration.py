@@ -117,12 +117,12 @@ class PrimaryConfig(ContrastConfig):
     expected: str = "higher"
     """Sign of the difference under the hypothesis: `higher` or `lower`."""
     smallest: float = 0.0
-    """Smallest difference that would matter, without sign. Where the whole interval lies below it, in the direction of
-    the hypothesis, the hypothesis is refuted."""
+    """Smallest difference that would matter, without sign."""
     supported: str = ""
-    """Words for p < 0.05 in the expected direction."""
+    """Words for p < 0.05 in the expected direction, with an interval that reaches a difference that would matter."""
     refuted: str = ""
-    """Words for p < 0.05 in the other direction, or an interval without any difference that would matter."""
+    """Words for p < 0.05 in the other direction, or an interval without any difference that would matter; but not
+    where the control is too near to guessing, or to certainty, for such a difference to show."""
     undecided: str = ""
     """Words for all else."""
 
@@ -140,7 +140,7 @@ class TuningConfig:
     settings: tuple[str, ...] = ()
     """Keys that make these runs shorter, written as those of an arm."""
     measure: str = ""
-    """Measure that chooses."""
+    """Measure that chooses; of equals the first value is taken."""
     higher_is_better: bool = False
 
 

@@ -81,6 +81,7 @@ def find(cfg: ExperimentConfig, records: Sequence[Found], choices: dict[str, str
         for name in cfg.measures
         for arm in cfg.arms
         if arm != control
+        and not cfg.stages[cfg.measures[name].stage].shared
         and (difference := _difference(ContrastConfig(arm=arm, control=control, measure=name), values)) is not None
     ]
     found["primary"] = asdict(cfg.primary) | (_difference(cfg.primary, values) or {})
@@ -127,10 +128,19 @@ def _verdict(found: Found) -> str | None:
     if found["runs"]["finished"] < found["runs"]["declared"] or "p" not in primary:
         return None
     sign = 1 if primary["expected"] == "higher" else -1
-    if primary["p"] < _LEVEL:
-        return "supported" if sign * primary["value"] > 0 else "refuted"
-    largest = max(sign * primary["low"], sign * primary["high"])
-    return "refuted" if largest < primary["smallest"] else "undecided"
+    if primary["p"] < _LEVEL and sign * primary["value"] < 0:
+        return "refuted"
+    if max(sign * primary["low"], sign * primary["high"]) < primary["smallest"]:
+        return "refuted" if _has_room(found, sign * primary["smallest"]) else "undecided"
+    return "supported" if primary["p"] < _LEVEL else "undecided"
+
+
+def _has_room(found: Found, difference: float) -> bool:
+    """Whether the control is far enough from guessing, or from certainty, for a difference to show."""
+    primary = found["primary"]
+    chance = found["measures"][primary["measure"]]["chance"]
+    control = found["arms"][primary["control"]]["measures"][primary["measure"]]["value"]
+    return chance is None or chance <= control + difference <= 1
 
 
 def sentence_of(found: Found) -> str:

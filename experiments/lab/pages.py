@@ -25,18 +25,20 @@ _VERDICTS = {"supported": "hypothesis supported", "refuted": "hypothesis refuted
 _HEAD = """\
 # When does masking help, and when does it cost?
 
-A map at small scale. Each experiment is one command, and its yaml was written before its first run: question,
-hypothesis, primary endpoint, arms, seeds, tests, and what would refute it. This page is written from the numbers in
-`experiments/results/` by `python experiments/map.py`. A result against the method is a result. All runs were made from
-2026-11-28 on, on two cores of a shared machine (AMD EPYC, torch 2.15).
+A map at small scale. Each experiment is one command, and its yaml was fixed before its first reported run: question,
+hypothesis, primary endpoint, arms, seeds, tests, and what would refute it. What was changed after trial runs, which
+are not reported, stands in the yaml. This page is written from the numbers in `experiments/results/` by `python
+experiments/map.py`. A result against the method is a result. All runs were made from 2026-11-28 on, on two cores of a
+shared machine (AMD EPYC, torch 2.15).
 
     python experiments/run.py experiments/d_repetition.yaml
 
-The same command continues what was stopped or killed, with `begin_with=experiments/results/d_repetition.json` also what
-was begun on another machine. Learning rates are chosen for each arm on seeds that are not reported. The unit of
-observation is the run: intervals (95 %) are Welch's over seeds, p is that of an exact permutation test of runs between
-two arms. Declared secondaries are corrected for their number (Holm). All other differences are shown without a
-correction, and no verdict hangs on them.
+The same command continues what was stopped or killed, with `begin_with=experiments/results/d_repetition.json` also
+what was begun on another machine. Learning rates are chosen for each arm on seeds that are not reported, one or two,
+in A and D by shorter runs; arms may differ in them. The unit of observation is the run: intervals (95 %) are Welch's
+over seeds, p is that of an exact permutation test of runs between two arms. Where the control is too near to guessing
+or to certainty for a difference that would matter, nothing is refuted. Declared secondaries are corrected for their
+number (Holm). All other differences are shown without a correction, and no verdict hangs on them.
 
 | experiment | question | result | seeds | tokens of a run | verdict |
 |---|---|---|---|---|---|

@@ -135,17 +135,21 @@ def conversations(seed: int, index: int) -> str:
 
 
 def conversation_prompts(seed: int) -> Iterator[Prompt]:
-    """The same questions, begun to be answered, with their document at several positions, rendered as in training."""
-    for num_documents, number in itertools.product((5, 10), range(60)):
+    """The same questions, begun to be answered, with their document at several positions, rendered as in training.
+
+    By those whose group begins with "tuning" learning rates are chosen; they are not reported.
+    """
+    kinds = ("", 5), ("", 10), ("tuning ", 10)
+    for (use, num_documents), number in itertools.product(kinds, range(60)):
         for position in (each for each in (1, 3, 5, 10) if each <= num_documents):
-            rng = keyed_generator(f"conversation prompt {num_documents}", seed, number)
+            rng = keyed_generator(f"conversation {use}prompt {num_documents}", seed, number)
             documents, stated = _draw_documents(rng, num_documents, position=position)
             asked = next(iter(stated))
             question = f"{documents}\nWhat is there in {asked}?"
             yield {
                 "prompt": f"{_BEFORE_INSTRUCTION}### Instruction:\n{question}\n\n### Response:\n{_question(asked)}",
-                "group": f"{num_documents} {position}",
-                "question": f"{num_documents} {number}",
+                "group": f"{use}{num_documents} {position}",
+                "question": f"{use}{num_documents} {number}",
                 **_candidates(rng, stated[asked], set(stated.values())),
             }
 
