@@ -86,8 +86,12 @@ def records_of(plain, masked):
     ]  # fmt: skip
 
 
-def found_of(declared, plain, masked, **primary):
+def found_of(declared, plain, masked, *, has_bases=False, **primary):
     seeds = tuple(range(1, len(plain) + 1))
+    stages = {
+        name: dataclasses.replace(stage, shared=stage.shared and has_bases) for name, stage in declared.stages.items()
+    }
+    declared = dataclasses.replace(declared, stages=stages)
     changed = dataclasses.replace(declared, seeds=seeds, primary=dataclasses.replace(declared.primary, **primary))
     changed = dataclasses.replace(changed, tuning=dataclasses.replace(declared.tuning, seeds=(1000,)))
     return find(changed, records_of(plain, masked), {})
@@ -105,6 +109,19 @@ def test_p_is_the_share_of_all_ways_to_deal_the_runs_out(declared):
     assert found["value"] == pytest.approx(observed)
     assert found["p"] == pytest.approx(np.mean(np.abs(differences) >= abs(observed) - 1e-12))
     assert found["low"] < observed < found["high"]
+
+
+def test_arms_that_share_a_base_are_compared_in_pairs(declared):
+    plain, differences = np.array([0.1, 0.9, 0.4, 0.7, 0.2, 0.6]), np.array([0.02, 0.03, 0.01, 0.04, 0.02, -0.01])
+    found = found_of(declared, [*plain], [*(plain + differences)], has_bases=True)["primary"]
+    signs = np.array([*itertools.product((-1, 1), repeat=6)])
+    as_large = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12
+    assert found["value"] == pytest.approx(differences.mean())
+    assert found["p"] == pytest.approx(as_large.mean())
+    half = 2.5706 * differences.std(ddof=1) / math.sqrt(6)  # Student's t, five degrees of freedom
+    assert (found["low"], found["high"]) == pytest.approx((found["value"] - half, found["value"] + half), abs=1e-6)
+    apart = found_of(declared, [*plain], [*(plain + differences)])["primary"]
+    assert apart["p"] > 0.5
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,22 @@
 
 The unit of observation is the run. A difference of two arms has Welch's interval and the p-value of an exact
 permutation test: the share of all ways to deal the runs out to the two arms that differ at least as much. Runs of a
-seed share weights and order of rows, which makes the test conservative. Declared secondaries are corrected for their
-number (Holm); all other differences are shown without a correction, and no verdict hangs on them.
+seed share initial weights and order of rows, which makes the test conservative. Where they continue from one base, the
+unit is the pair of a seed: bases differ more than what is made of them. The interval is then that of a mean, and the
+test flips signs. Declared secondaries are corrected for their number (Holm); all other differences are shown without a
+correction, and no verdict hangs on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from meap.evals.scoring import Group, estimate, holm
+from meap.evals.scoring import Group, estimate, holm, paired_difference
 from meap.show.tables import align
 
 from .declaration import ContrastConfig, ExperimentConfig
@@ -24,7 +27,11 @@ __all__ = ["find", "sentence_of", "tables_of"]
 _LEVEL = 0.05
 _ALL_WAYS = 10**9
 """More than there are ways to deal out runs, so that all are tried: the test is exact."""
+_FEWEST_RUNS = 2
 Found = dict[str, Any]
+BySeed = dict[int, float]
+Values = dict[tuple[str, str], BySeed]
+"""By arm and measure."""
 
 
 def find(cfg: ExperimentConfig, records: Sequence[Found], choices: dict[str, str]) -> Found:
@@ -35,11 +42,13 @@ def find(cfg: ExperimentConfig, records: Sequence[Found], choices: dict[str, str
         records: One per finished run.
         choices: Tuned value by arm.
     """
-    values = {
-        (arm, name): [each["measures"][name] for each in records if each["arm"] == arm]
+    values: Values = {
+        (arm, name): {each["seed"]: each["measures"][name] for each in records if each["arm"] == arm}
         for arm in cfg.arms
         for name in cfg.measures
     }
+    has_bases = any(stage.shared for stage in cfg.stages.values())
+    difference_of = partial(_difference, values, _differ_in_pairs if has_bases else _differ)
     num_runs = sum(len(cfg.seeds_of(arm)) for arm in cfg.arms)
     found: Found = {
         "title": cfg.title,
@@ -66,9 +75,9 @@ def find(cfg: ExperimentConfig, records: Sequence[Found], choices: dict[str, str
                 "label": cfg.arms[arm].label or arm,
                 "seeds": [each["seed"] for each in records if each["arm"] == arm],
                 "measures": {
-                    name: {"values": values[arm, name], **asdict(estimate([Group(np.array(values[arm, name]))]))}
+                    name: {"values": runs, **asdict(estimate([Group(np.array(runs))]))}
                     for name in cfg.measures
-                    if values[arm, name]
+                    if (runs := list(values[arm, name].values()))
                 },
                 "curves": [each["curves"] for each in records if each["arm"] == arm],
             }
@@ -82,10 +91,10 @@ def find(cfg: ExperimentConfig, records: Sequence[Found], choices: dict[str, str
         for arm in cfg.arms
         if arm != control
         and not cfg.stages[cfg.measures[name].stage].shared
-        and (difference := _difference(ContrastConfig(arm=arm, control=control, measure=name), values)) is not None
+        and (difference := difference_of(ContrastConfig(arm=arm, control=control, measure=name))) is not None
     ]
-    found["primary"] = asdict(cfg.primary) | (_difference(cfg.primary, values) or {})
-    secondaries = {name: _difference(each, values) for name, each in cfg.secondaries.items()}
+    found["primary"] = asdict(cfg.primary) | (difference_of(cfg.primary) or {})
+    secondaries = {name: difference_of(each) for name, each in cfg.secondaries.items()}
     tested = {name: each for name, each in secondaries.items() if each is not None}
     if len(tested) == len(secondaries):
         for each, corrected in zip(tested.values(), holm([each["p"] for each in tested.values()]), strict=True):
@@ -96,30 +105,42 @@ def find(cfg: ExperimentConfig, records: Sequence[Found], choices: dict[str, str
     return found
 
 
-def _difference(contrast: ContrastConfig, values: dict[tuple[str, str], list[float]]) -> Found | None:
+def _difference(values: Values, differ: Callable[[BySeed, BySeed], Found], contrast: ContrastConfig) -> Found | None:
+    arm, control = (values[each, contrast.measure] for each in (contrast.arm, contrast.control))
+    if min(len(arm), len(control), len(arm.keys() & control.keys())) < _FEWEST_RUNS:
+        return None
+    named = {"arm": contrast.arm, "control": contrast.control, "measure": contrast.measure}
+    return named | differ(arm, control)
+
+
+def _differ(arm: BySeed, control: BySeed) -> Found:
+    """Of runs that have nothing in common."""
     from scipy.stats import permutation_test
 
-    arm, control = (np.array(values[each, contrast.measure]) for each in (contrast.arm, contrast.control))
-    if min(len(arm), len(control)) < 2:
-        return None
+    one, other = (np.array(list(each.values())) for each in (arm, control))
     # The mean over two groups is half the sum.
-    half = estimate([Group(arm), Group(-control)])
+    half = estimate([Group(one), Group(-other)])
     p = permutation_test(
-        (arm, control),
+        (one, other),
         lambda x, y, axis: np.mean(x, axis=axis) - np.mean(y, axis=axis),
         n_resamples=_ALL_WAYS,
         vectorized=True,
     ).pvalue
     return {
-        "arm": contrast.arm,
-        "control": contrast.control,
-        "measure": contrast.measure,
-        "value": float(arm.mean() - control.mean()),
+        "value": float(one.mean() - other.mean()),
         "low": None if half.low is None else 2 * half.low,
         "high": None if half.high is None else 2 * half.high,
         "p": float(p),
-        "n": [len(arm), len(control)],
+        "n": [len(one), len(other)],
     }
+
+
+def _differ_in_pairs(arm: BySeed, control: BySeed) -> Found:
+    """Of runs that continue from one base for each seed."""
+    seeds = [seed for seed in arm if seed in control]
+    one, other = (Group(np.array([each[seed] for seed in seeds])) for each in (arm, control))
+    found = paired_difference([other], [one])
+    return {"value": found.value, "low": found.low, "high": found.high, "p": found.p, "n": [len(seeds)] * 2}
 
 
 def _verdict(found: Found) -> str | None:

@@ -36,9 +36,10 @@ shared machine (AMD EPYC, torch 2.15).
 The same command continues what was stopped or killed, with `begin_with=experiments/results/d_repetition.json` also
 what was begun on another machine. Learning rates are chosen for each arm on seeds that are not reported, one or two,
 in A and D by shorter runs; arms may differ in them. The unit of observation is the run: intervals (95 %) are Welch's
-over seeds, p is that of an exact permutation test of runs between two arms. Where the control is too near to guessing
-or to certainty for a difference that would matter, nothing is refuted. Declared secondaries are corrected for their
-number (Holm). All other differences are shown without a correction, and no verdict hangs on them.
+over seeds, p is that of an exact permutation test of runs between two arms. Where the arms of a seed continue from
+one base (B and C), the unit is the pair of a seed. Where the control is too near to guessing or to certainty for a
+difference that would matter, nothing is refuted. Declared secondaries are corrected for their number (Holm). All
+other differences are shown without a correction, and no verdict hangs on them.
 
 | experiment | question | result | seeds | tokens of a run | verdict |
 |---|---|---|---|---|---|
