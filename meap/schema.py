@@ -1,8 +1,8 @@
 """What data preparation writes and training reads: the contract between `meap.prep` and `meap.data`.
 
 Shape suffixes used throughout: ``B`` batch, ``T`` tokens of a row's input, ``V`` vocabulary, ``D`` hidden size,
-``H`` heads, ``L`` layers, ``Q`` queries, ``K`` keys. A *row* is stored with ``T + 1`` tokens, so that inputs are
-``row[:-1]`` and labels ``row[1:]``.
+``H`` heads, ``L`` layers, ``Q`` queries, ``K`` keys, ``C`` candidates. A *row* is stored with ``T + 1`` tokens, so
+that inputs are ``row[:-1]`` and labels ``row[1:]``.
 """
 
 from __future__ import annotations

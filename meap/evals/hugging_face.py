@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -225,26 +224,34 @@ class HuggingFaceLM:
     def loglikelihoods(self, rows: Sequence[Ids]) -> list[NDArray[np.float64]]:
         """See `LanguageModel.loglikelihoods`; the softmax is computed in fp32 whatever the model's precision.
 
+        Rows that differ in their last token alone, as those of one-token candidates, are read once.
+
         Raises:
             ConfigError: A row is longer than the model's context.
             CheckpointError: The model computes values that are not finite.
         """
         self._require_fit(max(len(row) - 1 for row in rows), "a row to score")
-        results: dict[int, NDArray[np.float64]] = {}
-        for batch in self._batches([len(row) for row in rows]):
-            width = max(len(rows[index]) for index in batch)
+        by_context: dict[bytes, list[int]] = {}
+        for index, row in enumerate(rows):
+            by_context.setdefault(np.asarray(row[:-1], np.int64).tobytes(), []).append(index)
+        alike, results = list(by_context.values()), dict[int, NDArray[np.float64]]()
+        for batch in self._batches([len(rows[each[0]]) for each in alike]):
+            groups = [alike[place] for place in batch]
+            width, most = max(len(rows[each[0]]) for each in groups), max(map(len, groups))
             # Causal positions never see padding on their right: no attention mask is needed.
-            tokens_BT = torch.full((len(batch), width), self._eos_id)
-            for place, index in enumerate(batch):
-                tokens_BT[place, : len(rows[index])] = torch.from_numpy(np.asarray(rows[index], np.int64))
-            losses_BT = self._losses(tokens_BT.to(self._model.device)).double().cpu().numpy()
-            for place, index in enumerate(batch):
-                results[index] = -losses_BT[place, : len(rows[index]) - 1]
-                if not np.isfinite(results[index]).all():
-                    raise CheckpointError(
-                        f"model {self._name} computes log-likelihoods that are not finite: its weights are damaged or "
-                        "its training diverged"
-                    )
+            tokens_CBT = torch.full((most, len(groups), width), self._eos_id)
+            for place, group in enumerate(groups):
+                for number, index in enumerate(group):
+                    tokens_CBT[number, place, : len(rows[index])] = torch.from_numpy(np.asarray(rows[index], np.int64))
+            losses_CBT = self._losses(tokens_CBT.to(self._model.device)).double().cpu().numpy()
+            for place, group in enumerate(groups):
+                for number, index in enumerate(group):
+                    results[index] = -losses_CBT[number, place, : len(rows[index]) - 1]
+                    if not np.isfinite(results[index]).all():
+                        raise CheckpointError(
+                            f"model {self._name} computes log-likelihoods that are not finite: its weights are damaged "
+                            "or its training diverged"
+                        )
         return [results[index] for index in range(len(rows))]
 
     @torch.inference_mode()
@@ -282,7 +289,9 @@ class HuggingFaceLM:
             "device": self._model.device.type,
         }
 
-    def _losses(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+    def _losses(self, tokens_CBT: torch.Tensor) -> torch.Tensor:
+        """Losses of each token but the first, for C rows in each place that differ in their last token alone."""
+        tokens_BT = tokens_CBT[0]
         num_rows, last = tokens_BT.shape[0], tokens_BT.shape[1] - 1
         # The logits of a long row would not fit in memory; shorter rows are read at once.
         chunk = max(1, min(self._chunk, _NUM_LOGITS // (self._num_logits * num_rows)))
@@ -292,10 +301,9 @@ class HuggingFaceLM:
             end = min(start + chunk, last)
             output = self._model(input_ids=tokens_BT[:, start:end], cache=cache, use_cache=last > chunk)
             cache = output.cache
-            logits = output.logits.flatten(0, 1).float()
-            targets = tokens_BT[:, start + 1 : end + 1].flatten()
-            losses.append(F.cross_entropy(logits, targets, reduction="none").view(num_rows, -1))
-        return torch.cat(losses, 1)
+            targets_BTC = tokens_CBT[:, :, start + 1 : end + 1].permute(1, 2, 0)
+            losses.append(-output.logits.float().log_softmax(-1).gather(-1, targets_BTC))
+        return torch.cat(losses, 1).permute(2, 0, 1)
 
     def _generate_batch(self, prompts: Sequence[Ids], max_new_tokens: int, stop: str) -> list[list[int]]:
         device, width = self._model.device, max(map(len, prompts))

@@ -32,6 +32,22 @@ def test_loglikelihoods_are_those_of_each_row_alone(lm, llama, tokenizer):
         assert loglikelihoods == pytest.approx(expected.numpy(), abs=1e-4)
 
 
+def test_candidates_of_one_token_are_read_with_their_prompt_once(llama, tokenizer):
+    lm = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3)
+    prompts = rows(tokenizer)
+    asked = [np.append(prompt, last) for prompt in prompts for last in range(5, 5 + len(prompt) % 4 + 1)]
+    sizes = []
+    handle = llama.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    found = lm.loglikelihoods([*asked[::2], *asked[1::2]])
+    handle.remove()
+    assert sum(sizes) == len(prompts) < len(asked)
+    for row, loglikelihoods in zip([*asked[::2], *asked[1::2]], found, strict=True):
+        (alone,) = lm.loglikelihoods([row])
+        assert loglikelihoods == pytest.approx(alone, abs=1e-4)
+
+
 def test_a_small_memory_changes_batches_only(lm, tokenizer, monkeypatch):
     whole = lm.loglikelihoods(rows(tokenizer))
     monkeypatch.setattr(hugging_face, "_NUM_LOGITS", 1)
