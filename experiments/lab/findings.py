@@ -107,7 +107,7 @@ def find(cfg: ExperimentConfig, records: Sequence[Found], choices: dict[str, str
 
 def _difference(values: Values, differ: Callable[[BySeed, BySeed], Found], contrast: ContrastConfig) -> Found | None:
     arm, control = (values[each, contrast.measure] for each in (contrast.arm, contrast.control))
-    if min(len(arm), len(control), len(arm.keys() & control.keys())) < _FEWEST_RUNS:
+    if len(arm.keys() & control.keys()) < _FEWEST_RUNS:
         return None
     named = {"arm": contrast.arm, "control": contrast.control, "measure": contrast.measure}
     return named | differ(arm, control)

@@ -28,8 +28,8 @@ _HEAD = """\
 A map at small scale. Each experiment is one command, and its yaml was fixed before its first reported run: question,
 hypothesis, primary endpoint, arms, seeds, tests, and what would refute it. What was changed after trial runs, which
 are not reported, stands in the yaml. This page is written from the numbers in `experiments/results/` by `python
-experiments/map.py`. A result against the method is a result. All runs were made from 2026-11-28 on, on two cores of a
-shared machine (AMD EPYC, torch 2.15).
+experiments/map.py`. A result against the method is a result. All runs were made from 2026-11-29 on, on two cores of a
+shared machine (x86-64, torch 2.15).
 
     python experiments/run.py experiments/d_repetition.yaml
 

@@ -240,18 +240,17 @@ class HuggingFaceLM:
             width, most = max(len(rows[each[0]]) for each in groups), max(map(len, groups))
             # Causal positions never see padding on their right: no attention mask is needed.
             tokens_CBT = torch.full((most, len(groups), width), self._eos_id)
-            for place, group in enumerate(groups):
-                for number, index in enumerate(group):
-                    tokens_CBT[number, place, : len(rows[index])] = torch.from_numpy(np.asarray(rows[index], np.int64))
+            places = [(number, place, index) for place, each in enumerate(groups) for number, index in enumerate(each)]
+            for number, place, index in places:
+                tokens_CBT[number, place, : len(rows[index])] = torch.from_numpy(np.asarray(rows[index], np.int64))
             losses_CBT = self._losses(tokens_CBT.to(self._model.device)).double().cpu().numpy()
-            for place, group in enumerate(groups):
-                for number, index in enumerate(group):
-                    results[index] = -losses_CBT[number, place, : len(rows[index]) - 1]
-                    if not np.isfinite(results[index]).all():
-                        raise CheckpointError(
-                            f"model {self._name} computes log-likelihoods that are not finite: its weights are damaged "
-                            "or its training diverged"
-                        )
+            for number, place, index in places:
+                results[index] = -losses_CBT[number, place, : len(rows[index]) - 1]
+                if not np.isfinite(results[index]).all():
+                    raise CheckpointError(
+                        f"model {self._name} computes log-likelihoods that are not finite: its weights are damaged or "
+                        "its training diverged"
+                    )
         return [results[index] for index in range(len(rows))]
 
     @torch.inference_mode()

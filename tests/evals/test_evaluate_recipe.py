@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from meap.config import EvaluationConfig, load_config
+from meap.config import EvaluationConfig, RecipeConfig, load_config
 from meap.errors import ConfigError, DataError
 
 
@@ -154,6 +154,19 @@ def test_a_rehearsal_names_the_results_that_would_be_replaced(recipe, main, fold
     shutil.copytree("hf", "other")
     recipe.dry_run(configure("out_dir=out", "model=other"))
     assert "warning: out holds results of hf (tasks key_retrieval), which will be replaced" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_needs_no_download_fits_the_context_of_1b_yaml(recipe, project_root, shared_data, tmp_path, capsys):
+    """The rows of perplexity and attention_decay are as long as training's, and not given here."""
+    model = tmp_path / "model"
+    shutil.copytree(shared_data / "tokenizers/llama2", model)
+    context = load_config(RecipeConfig, project_root / "yamls/1b.yaml").data.seq_len
+    (model / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": context}))
+    recipe.dry_run(load_config(EvaluationConfig, project_root / "yamls/eval_4k.yaml", [f"model={model}"]))
+    told = capsys.readouterr().out
+    assert told.count(" examples, ") == 8
+    assert "exceed" not in told
 
 
 @pytest.mark.slow
