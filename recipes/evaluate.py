@@ -98,9 +98,9 @@ def dry_run(cfg: EvaluationConfig) -> None:
 
     use_one_s3_endpoint()
     names = choose_tasks(cfg.tasks)
-    tokenizer = load_model_tokenizer(cfg)
+    context, tokenizer = load_context(cfg), load_model_tokenizer(cfg)
     with open_inputs(cfg, tokenizer) as (inputs, _):
-        rehearse(inputs, names, max_positions=load_context(cfg))
+        rehearse(inputs, names, max_positions=context)
     model = find_model(cfg.require_model())
     known = {"tokenizer": tokenizer.fingerprint, "add_bos": cfg.add_bos}
     if warning := describe_replaced(find_out_dir(cfg, model), model, known):

@@ -179,7 +179,7 @@ def _attention_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def _require_weights(layers: Sequence[WeightSums], model: PreTrainedModel, num_tokens: int, name: str) -> None:
-    num_layers = int(model.config.num_hidden_layers)
+    num_layers = int(model.config.get_text_config().num_hidden_layers)
     seen = sum(sums.num_queries == num_tokens for sums in layers)
     if seen != num_layers or len(layers) != num_layers:
         raise _unreadable(model, name, f"returns the attention weights of {seen} of its {num_layers} layers")

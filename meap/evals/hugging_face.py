@@ -41,6 +41,8 @@ _NUM_LOGITS = 1 << 29
 """Most logits of a forward pass (2 GiB in fp32), whatever the batch size."""
 _FEW_PARAMETERS = 30_000_000
 _MODELS = "the folder of a run that recipes/export_hf.py has exported, a Hugging Face folder or a hub name"
+_MOST_CANDIDATES = 32
+"""Most rows that are read as one, which bounds the memory of what differs."""
 _HASHED_VALUES = 256
 """Values of each tensor that `weights_hash` reads: training changes every one of them."""
 
@@ -66,9 +68,14 @@ def load_context(config: EvaluationConfig) -> int:
     name = find_model(config.require_model())
     require_model_files(name)
     try:
-        return _max_positions(AutoConfig.from_pretrained(name, trust_remote_code=False))
+        read = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
-        raise _unreadable(name, error) from error
+        why = " ".join(str(error).split())
+        raise CheckpointError(
+            f"model={name}: its config.json cannot be used ({type(error).__name__}: {why}): restore it, or check the "
+            "name; code that comes with a model is never run"
+        ) from error
+    return _max_positions(name, read)
 
 
 def load_model(config: EvaluationConfig) -> HuggingFaceLM:
@@ -124,7 +131,10 @@ def load_weights(name: str) -> PreTrainedModel:
     except Exception as error:
         if why := misfit(name, error):
             raise CheckpointError(f"model={name}: {why}") from error
-        raise _unreadable(name, error) from error
+        raise CheckpointError(
+            f"model={name} cannot be loaded ({type(error).__name__}: {first_line(error)}): "
+            f"{nearest(Path(name)) or 'export it again, or check the name'}"
+        ) from error
     if lost := sorted(found["missing_keys"]):
         raise CheckpointError(
             f"model={name}: {len(lost):,} weights of a {model.config.model_type!r} model are not in its files, such as "
@@ -137,14 +147,15 @@ def load_weights(name: str) -> PreTrainedModel:
     return model.eval()
 
 
-def _max_positions(config: PretrainedConfig) -> int:
-    """As good as unlimited where the model states none."""
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
-
-
-def _unreadable(name: str, error: Exception) -> CheckpointError:
-    remedy = nearest(Path(name)) or "export it again, or check the name"
-    return CheckpointError(f"model={name} cannot be loaded ({type(error).__name__}: {first_line(error)}): {remedy}")
+def _max_positions(name: str, config: PretrainedConfig) -> int:
+    """As good as unlimited where the model states none; MPT has a name of its own for it."""
+    text = config.get_text_config()
+    stated = getattr(text, "max_position_embeddings", getattr(text, "max_seq_len", None))
+    if stated is not None and stated < 1:
+        raise CheckpointError(
+            f"model={name}: its config.json states a context of {stated} tokens (max_position_embeddings): restore it"
+        )
+    return stated or 1 << 30
 
 
 def require_model_files(name: str) -> None:
@@ -208,9 +219,10 @@ class HuggingFaceLM:
         self._eos_id = tokenizer.eos_id
         configured = getattr(model.generation_config, "eos_token_id", None)
         self._ends = frozenset(join_ids(tokenizer.eos_id, configured))
-        self._num_logits = int(model.config.vocab_size)
-        self._max_positions = _max_positions(model.config)
-        banned = {tokenizer.mask_id, tokenizer.bos_id, model.config.pad_token_id} - {*self._ends, None}
+        text = model.config.get_text_config()
+        self._num_logits = int(text.vocab_size)
+        self._max_positions = _max_positions(name, model.config)
+        banned = {tokenizer.mask_id, tokenizer.bos_id, text.pad_token_id} - {*self._ends, None}
         # Some tokenizers have one token as BOS and EOS; ids of padded embedding rows have no text.
         banned |= set(range(tokenizer.vocab_size, self._num_logits))
         self._banned_ids = sorted(token_id for token_id in banned if token_id < self._num_logits)
@@ -234,7 +246,12 @@ class HuggingFaceLM:
         by_context: dict[bytes, list[int]] = {}
         for index, row in enumerate(rows):
             by_context.setdefault(np.asarray(row[:-1], np.int64).tobytes(), []).append(index)
-        alike, results = list(by_context.values()), dict[int, NDArray[np.float64]]()
+        alike = [
+            some[start : start + _MOST_CANDIDATES]
+            for some in by_context.values()
+            for start in range(0, len(some), _MOST_CANDIDATES)
+        ]
+        results: dict[int, NDArray[np.float64]] = {}
         for batch in self._batches([len(rows[each[0]]) for each in alike]):
             groups = [alike[place] for place in batch]
             width, most = max(len(rows[each[0]]) for each in groups), max(map(len, groups))

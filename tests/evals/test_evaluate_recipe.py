@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meap.config import EvaluationConfig, RecipeConfig, load_config
-from meap.errors import ConfigError, DataError
+from meap.errors import CheckpointError, ConfigError, DataError, MeapError
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,36 @@ def test_a_rehearsal_names_the_results_that_would_be_replaced(recipe, main, fold
     shutil.copytree("hf", "other")
     recipe.dry_run(configure("out_dir=out", "model=other"))
     assert "warning: out holds results of hf (tasks key_retrieval), which will be replaced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({"model_type": "llama", "max_position_embeddings": 8}, "6 of 6 examples exceed the 8 tokens"),
+        ({"model_type": "gpt2", "n_positions": 8}, "6 of 6 examples exceed the 8 tokens"),
+        ({"model_type": "mpt", "max_seq_len": 8}, "6 of 6 examples exceed the 8 tokens"),
+        ({"model_type": "gemma3", "text_config": {"max_position_embeddings": 8}}, "6 of 6 examples exceed the 8"),
+        (
+            {"model_type": "llama", "max_position_embeddings": 0},
+            r"a context of 0 tokens \(max_position_emb.*: restore it",
+        ),
+        (
+            {"model_type": "llama", "max_position_embeddings": "abc"},
+            "its config.json cannot be used .*abc.*: restore it",
+        ),
+        ({"model_type": "nobody"}, "its config.json cannot be used .*nobody.*: restore it, or check the name"),
+    ],
+)
+def test_a_rehearsal_reads_the_context_that_a_model_states(recipe, folder, stated, said):
+    shutil.copytree("hf", "stated")
+    (Path("stated") / "config.json").write_text(json.dumps(stated))
+    with pytest.raises(MeapError, match=said):
+        recipe.dry_run(configure("model=stated", "tasks=key_retrieval"))
+
+
+def test_a_rehearsal_of_no_model_names_the_model(recipe, folder):
+    with pytest.raises(CheckpointError, match="^model=nowhere: there is no such folder"):
+        recipe.dry_run(configure("model=nowhere", "tasks=key_retrieval"))
 
 
 @pytest.mark.slow

@@ -35,6 +35,9 @@ def test_loglikelihoods_are_those_of_each_row_alone(lm, llama, tokenizer):
 def test_candidates_of_one_token_are_read_with_their_prompt_once(llama, tokenizer):
     lm = HuggingFaceLM(llama, tokenizer, name="small", batch_size=3)
     prompts = rows(tokenizer)
+    many = [np.append(prompts[0], last) for last in range(100)]
+    for row, loglikelihoods in zip(many[::9], lm.loglikelihoods(many)[::9], strict=True):
+        assert loglikelihoods == pytest.approx(lm.loglikelihoods([row])[0], abs=1e-4)
     asked = [np.append(prompt, last) for prompt in prompts for last in range(5, 5 + len(prompt) % 4 + 1)]
     sizes = []
     handle = llama.register_forward_pre_hook(

@@ -57,14 +57,21 @@ def examples(inputs: TaskInputs) -> list[Example]:
 
 
 def _read(row: dict[str, Any], where: str) -> tuple[RetrievalExample, str, str]:
-    try:
-        prompt, candidates, answer = str(row["prompt"]), tuple(map(str, row["candidates"])), str(row["answer"])
-    except (KeyError, TypeError) as error:
-        raise BadInputError(f"{where} cannot be asked ({error!r}): {_FORMAT}") from error
-    if len(set(candidates)) < max(2, len(candidates)) or answer not in candidates or not prompt.strip():
-        raise BadInputError(f"{where} cannot be asked (answer {answer!r} of {list(candidates)}): {_FORMAT}")
-    asked = RetrievalExample(prompt.rstrip(), answer, candidates, depth=0.0)
+    found: dict[str, Any] = {key: row.get(key) for key in ("prompt", "candidates", "answer")}
+    prompt, candidates, answer = found.values()
+    if not (isinstance(candidates, list) and all(map(_is_text, [prompt, answer, *candidates]))):
+        raise BadInputError(f"{where} cannot be asked ({found} are not texts, and a list of texts): {_FORMAT}")
+    if not prompt.strip():
+        raise BadInputError(f"{where} cannot be asked (prompt {prompt!r}): {_FORMAT}")
+    if len(set(candidates)) < max(2, len(candidates)) or answer not in candidates:
+        raise BadInputError(f"{where} cannot be asked (answer {answer!r} of {candidates}): {_FORMAT}")
+    asked = RetrievalExample(prompt.rstrip(), answer, tuple(candidates), depth=0.0)
     return asked, str(row.get("group", "all")), str(row.get("question", ""))
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is one that can be encoded: JSON may hold half of a pair of surrogates."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 def _skip(inputs: TaskInputs) -> str | None:

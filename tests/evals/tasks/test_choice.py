@@ -42,6 +42,10 @@ def test_without_a_group_there_is_one_row(make_inputs, write):
         ASKED | {"candidates": ["oak"]},
         ASKED | {"candidates": ["oak", "oak"]},
         ASKED | {"candidates": 3},
+        ASKED | {"candidates": "oakelm", "answer": "o"},
+        ASKED | {"candidates": {"oak": 1, "elm": 2}},
+        ASKED | {"prompt": None},
+        ASKED | {"prompt": "half \ud800"},
         ASKED | {"prompt": " "},
     ],
 )
